@@ -1,0 +1,20 @@
+"""The command line: one module a command, each imported only when it is asked for."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command and return its exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments == ["healthcheck"]:
+        # Asked every minute by the container: nothing else is imported for it.
+        from claude_usage_mqtt.service.heartbeat import check  # noqa: PLC0415
+
+        status, sentence = check()
+        sys.stdout.write(sentence + "\n")
+        return status
+    from claude_usage_mqtt.cli.commands import dispatch  # noqa: PLC0415
+
+    return dispatch(arguments)

@@ -1,0 +1,87 @@
+"""Which commands there are, and what they have in common: arguments, errors, exit statuses."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+
+from claude_usage_mqtt import __version__
+from claude_usage_mqtt.errors import ClaudeUsageError
+
+EXIT_STATUSES = """\
+exit status:
+  0 fine                      5 rate limited
+  2 settings or usage         6 network or server error
+  3 no usable credentials     7 the answer was not understood
+  4 refused by the API        8 the broker could not be reached or refused us
+
+Settings come from the environment and from a file .env in the working folder; see config.example.env."""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser for all commands."""
+    parser = argparse.ArgumentParser(
+        prog="claude-usage-mqtt",
+        description="Keeps the usage of a Claude subscription on an MQTT broker.",
+        epilog=EXIT_STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    commands.add_parser("run", help="publish the usage until stopped (the default)")
+    once = commands.add_parser("once", help="print the usage once; needs no broker")
+    once.add_argument("--json", action="store_true", help="one line, as on the state topic")
+    commands.add_parser("check", help="go through the whole chain and say what is wrong")
+    commands.add_parser("demo", help="show it all with a simulated account and a broker of its own")
+    commands.add_parser("healthcheck", help="say whether the service on this machine is alive")
+    return parser
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Run the command that `arguments` name and return its exit status; no error ever shows a traceback."""
+    parser = make_parser()
+    try:
+        parsed = parser.parse_args(arguments)
+    except SystemExit as end:
+        return int(end.code or 0)
+    try:
+        return _run(parsed)
+    except ClaudeUsageError as error:
+        print(f"claude-usage-mqtt: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # whoever read our output has left; nothing more can be said, at the interpreter's end neither
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    match parsed.command or "run":
+        case "run":
+            from claude_usage_mqtt.cli.run import run  # noqa: PLC0415
+
+            return run()
+        case "once":
+            from claude_usage_mqtt.cli.once import once  # noqa: PLC0415
+
+            return once(as_json=parsed.json)
+        case "check":
+            from claude_usage_mqtt.cli.check import check  # noqa: PLC0415
+
+            return check()
+        case "demo":
+            from claude_usage_mqtt.cli.demo import demo  # noqa: PLC0415
+
+            return demo()
+        case "healthcheck":
+            from claude_usage_mqtt.cli import main  # noqa: PLC0415
+
+            return main(["healthcheck"])
+        case unknown:
+            raise AssertionError(unknown)

@@ -1,0 +1,6 @@
+"""`demo`: all of it with a simulated account."""
+
+
+def demo() -> int:
+    """Show it all."""
+    raise NotImplementedError

@@ -1,0 +1,74 @@
+"""`once`: the usage, printed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from claude_usage_mqtt.clock import SystemClock
+from claude_usage_mqtt.errors import SettingsError
+from claude_usage_mqtt.service.account import encode
+from claude_usage_mqtt.service.worker import poll
+from claude_usage_mqtt.settings import load_settings
+from claude_usage_mqtt.sources.oauth_api import UsageApi
+from claude_usage_mqtt.usage.account import AccountUsage
+from claude_usage_mqtt.usage.moments import parse_instant
+
+
+def once(*, as_json: bool) -> int:
+    """Print the usage of each account, as a table or as one line of JSON; raises the first error after that."""
+    settings = load_settings()
+    if not settings.needs_credentials:
+        raise SettingsError("CLAUDE_SOURCE=statusline has nothing to ask once; set CLAUDE_SOURCE=oauth.")
+    api, clock = UsageApi(settings.claude_api_url, settings.claude_user_agent), SystemClock()
+    first_error: Exception | None = None
+    for account in settings.accounts():
+        outcome = poll(account.id, account.credentials, api, clock, may_retry=True)
+        if outcome.usage is None:
+            first_error = first_error or outcome.error
+            continue
+        usage = AccountUsage(account.id)
+        usage.answered(outcome.usage, ())
+        document = usage.document(outcome.usage.read_at)
+        print(encode(document).decode() if as_json else table(document))
+    if first_error is not None:
+        raise first_error
+    return 0
+
+
+def table(document: dict[str, Any]) -> str:
+    """Return a state document as a small table, instants in the local time zone."""
+    rows = [("", "used", "resets", "at reset")]
+    for window in document["windows"].values():
+        projected = "" if window["projected"] is None else f"{window['projected']:.0f} %"
+        resets = "not started" if window["utilization"] == 0 else ""
+        rows.append(
+            (window["label"], f"{window['utilization']:g} %", local_time(window["resets_at"]) or resets, projected)
+        )
+    money = document["extra_usage"]
+    if money is not None:
+        rows.append(("Extra usage", _amounts(money), "", ""))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    plan = f" ({document['plan']})" if document["plan"] else ""
+    title = f"Claude{plan}" if document["account"] == "default" else f"Claude {document['account']}{plan}"
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), row[1].rjust(widths[1]), row[2].ljust(widths[2]), row[3].rjust(widths[3])])
+        for row in rows
+    ]
+    if not document["windows"] and money is None:
+        lines = ["The API tells of no limits for this account."]
+    return "\n".join([title, *(line.rstrip() for line in lines)])
+
+
+def local_time(instant: str | None) -> str | None:
+    """Return weekday and time of an instant in the local time zone."""
+    parsed = parse_instant(instant)
+    return None if parsed is None else parsed.astimezone().strftime("%a %H:%M")
+
+
+def _amounts(money: dict[str, Any]) -> str:
+    currency = money["currency"] or ""
+    if not money["enabled"]:
+        return "off"
+    used = "?" if money["used"] is None else f"{money['used']:g}"
+    limit = "" if money["limit"] is None else f" of {money['limit']:g}"
+    return f"{used}{limit} {currency}".strip()

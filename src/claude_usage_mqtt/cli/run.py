@@ -1,0 +1,72 @@
+"""`run`: the service."""
+
+from __future__ import annotations
+
+import signal
+from datetime import timedelta
+from types import FrameType
+
+from claude_usage_mqtt.clock import Clock, SystemClock
+from claude_usage_mqtt.homeassistant.discovery import Topics
+from claude_usage_mqtt.logs import set_up_logging
+from claude_usage_mqtt.mqtt.connection import make_tls_context
+from claude_usage_mqtt.service.account import AccountOptions
+from claude_usage_mqtt.service.loop import Service, ServiceOptions
+from claude_usage_mqtt.settings import Settings, load_settings
+from claude_usage_mqtt.sources.oauth_api import UsageApi
+
+
+def run() -> int:
+    """Publish the usage until SIGTERM or SIGINT."""
+    settings = load_settings()
+    set_up_logging(settings.log_level, settings.log_format)
+    service = make_service(settings, SystemClock())
+    run_until_signal(service)
+    return 0
+
+
+def make_service(settings: Settings, clock: Clock) -> Service:
+    """Return the service that the settings describe; raises SettingsError."""
+    broker = settings.broker()
+    options = ServiceOptions(
+        broker=broker,
+        tls=make_tls_context(broker),
+        base_topic=settings.mqtt_base_topic,
+        status_topic=settings.status_topic,
+        accounts=tuple(
+            (
+                AccountOptions(
+                    topics=topics(settings, account.id),
+                    label=account.label,
+                    interval=settings.interval,
+                    limited=not settings.api_is_local,
+                    stale_after=timedelta(seconds=settings.stale_after),
+                    thresholds=settings.alert_thresholds,
+                    discovery=settings.homeassistant_discovery,
+                    polls=settings.needs_credentials,
+                ),
+                account.credentials,
+            )
+            for account in settings.accounts()
+        ),
+    )
+    return Service(options, UsageApi(settings.claude_api_url, settings.claude_user_agent), clock)
+
+
+def topics(settings: Settings, account: str) -> Topics:
+    """Return the topics of an account."""
+    return Topics(base=settings.mqtt_base_topic, account=account, prefix=settings.homeassistant_prefix)
+
+
+def run_until_signal(service: Service) -> None:
+    """Run the service until SIGTERM or SIGINT; the handlers that were there before are back afterwards."""
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        service.stop()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        service.run()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

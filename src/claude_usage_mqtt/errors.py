@@ -1,0 +1,132 @@
+"""Everything that can go wrong, each with the sentence a person needs.
+
+ClaudeUsageError
+├── SettingsError
+├── CredentialsError
+│   ├── CredentialsNotFound
+│   ├── CredentialsUnreadable
+│   └── TokenExpired
+├── ApiError
+│   ├── Unauthorized
+│   ├── InsufficientScope
+│   ├── RateLimited
+│   ├── NetworkError
+│   ├── ServerError
+│   └── InvalidResponse
+└── BrokerError
+    ├── BrokerUnreachable
+    └── BrokerRefused
+
+The text of an error is one sentence that says what is wrong and what to do. It never holds a secret.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+
+class ClaudeUsageError(Exception):
+    """Base of all errors of this package."""
+
+    exit_status: ClassVar[int] = 1
+    status: ClassVar[str] = "starting"
+    """The `status` of the health topic that tells of this error."""
+
+
+class SettingsError(ClaudeUsageError):
+    """A setting or an argument is wrong."""
+
+    exit_status = 2
+
+
+class CredentialsError(ClaudeUsageError):
+    """There are no credentials that could be sent; nothing was sent."""
+
+    exit_status = 3
+    status = "credentials_unreadable"
+
+
+class CredentialsNotFound(CredentialsError):  # noqa: N818 - named by what happened, as users read it
+    """No credentials are where the settings say."""
+
+    status = "no_credentials"
+
+
+class CredentialsUnreadable(CredentialsError):  # noqa: N818
+    """The credentials are there, but cannot be read or understood."""
+
+
+class TokenExpired(CredentialsError):  # noqa: N818
+    """The access token is past its time, or within five minutes of it."""
+
+    status = "token_expired"
+
+
+class ApiError(ClaudeUsageError):
+    """The usage could not be fetched."""
+
+    exit_status = 6
+    status = "network_error"
+
+
+class Unauthorized(ApiError):  # noqa: N818
+    """The API does not accept the token (401, 403)."""
+
+    exit_status = 4
+    status = "unauthorized"
+
+
+class InsufficientScope(ApiError):  # noqa: N818
+    """The token is good, but may not read the usage (403 naming `user:profile`)."""
+
+    exit_status = 4
+    status = "insufficient_scope"
+
+
+class RateLimited(ApiError):  # noqa: N818
+    """The API asks for patience (429).
+
+    `retry_after` is the time the API named, or None where it named none (or zero): then only the
+    hourly window of this token is full, else the account is shut out for that time.
+    """
+
+    exit_status = 5
+    status = "rate_limited"
+
+    def __init__(self, message: str, *, retry_after: timedelta | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class NetworkError(ApiError):
+    """The API could not be reached, or did not answer in time."""
+
+
+class ServerError(ApiError):
+    """The API answered, but is out of order (5xx, an HTML page)."""
+
+    status = "server_error"
+
+
+class InvalidResponse(ApiError):  # noqa: N818
+    """The answer is not one that this program understands."""
+
+    exit_status = 7
+    status = "invalid_response"
+
+
+class BrokerError(ClaudeUsageError):
+    """The MQTT broker is not usable."""
+
+    exit_status = 8
+
+
+class BrokerUnreachable(BrokerError):  # noqa: N818
+    """No connection to the broker could be made, or it was lost."""
+
+
+class BrokerRefused(BrokerError):  # noqa: N818
+    """The broker answered, and refused us: login, certificate, permission."""

@@ -1,0 +1,235 @@
+"""Device-discovery messages, made from the table of entities. Deterministic: no times, the same order always."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from claude_usage_mqtt.homeassistant.entities import (
+    ACCOUNT_ENTITIES,
+    EVENT,
+    EXTRA_USAGE_ENTITIES,
+    HEALTH,
+    STATE,
+    WINDOW_ENTITIES,
+    EntityDescription,
+)
+from claude_usage_mqtt.usage.health import NO_PROBLEM
+
+PROJECT_URL = "https://pypi.org/project/claude-usage-mqtt/"
+REMOVABLE = frozenset(
+    {"sensor", "binary_sensor", "event", "button", "number", "switch", "select", "text", "update", "device_tracker"}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Topics:
+    """The topics of one account under a base topic."""
+
+    base: str
+    account: str
+    prefix: str = "homeassistant"
+
+    @property
+    def status(self) -> str:
+        """Availability of the service; also the last will."""
+        return f"{self.base}/status"
+
+    @property
+    def state(self) -> str:
+        """The numbers."""
+        return f"{self.base}/{self.account}/state"
+
+    @property
+    def health(self) -> str:
+        """How the polling is doing."""
+        return f"{self.base}/{self.account}/health"
+
+    @property
+    def statusline(self) -> str:
+        """Usage as the status line saw it, incoming."""
+        return f"{self.base}/{self.account}/statusline"
+
+    @property
+    def device(self) -> str:
+        """The device's identifier."""
+        return f"claude_usage_{self.account}"
+
+    @property
+    def config(self) -> str:
+        """The device-discovery message."""
+        return f"{self.prefix}/device/{self.device}/config"
+
+    def event(self, window: str) -> str:
+        """Return the topic of a window's events."""
+        return f"{self.base}/{self.account}/event/{window}"
+
+    def command(self, name: str) -> str:
+        """Return the topic of a command, incoming."""
+        return f"{self.base}/{self.account}/command/{name}"
+
+
+def discovery(
+    topics: Topics,
+    *,
+    device_name: str,
+    version: str,
+    windows: Mapping[str, str],
+    currency: str | None,
+    has_extra_usage: bool,
+    leftovers: Mapping[str, str],
+) -> dict[str, Any]:
+    """Return the discovery message of an account.
+
+    `windows` maps the keys of the windows that have entities to their labels, `leftovers` the keys of
+    entities to take back to their platforms. `currency` is the unit of the money.
+    """
+    components: dict[str, Any] = {}
+    for window, label in windows.items():
+        for row in WINDOW_ENTITIES:
+            components[f"{window}_{row.key}"] = _window_component(topics, row, window, label)
+    if has_extra_usage:
+        for row in EXTRA_USAGE_ENTITIES:
+            components[row.key] = _extra_usage_component(topics, row, currency)
+    for row in ACCOUNT_ENTITIES:
+        components[row.key] = _component(topics, row, row.key, row.name, _account_template(row))
+    for key, platform in sorted(leftovers.items()):
+        components.setdefault(key, {"platform": platform})
+    return {
+        "device": device(topics.device, device_name, version),
+        "origin": origin(version),
+        "qos": 1,
+        "components": components,
+    }
+
+
+def device(identifier: str, name: str, version: str) -> dict[str, Any]:
+    """Return the device's object."""
+    return {
+        "identifiers": [identifier],
+        "name": name,
+        "manufacturer": "Anthropic",
+        "model": "Claude subscription",
+        "sw_version": version,
+    }
+
+
+def origin(version: str) -> dict[str, Any]:
+    """Return the origin's object: this program."""
+    return {"name": "claude-usage-mqtt", "sw_version": version, "support_url": PROJECT_URL}
+
+
+def announced(payload: bytes) -> dict[str, str]:
+    """Return keys and platforms of the entities in a discovery message, untrusted; empty where it is no such."""
+    try:
+        document = json.loads(payload)
+    except (ValueError, RecursionError):
+        return {}
+    components = document.get("components") if isinstance(document, dict) else None
+    if not isinstance(components, dict):
+        return {}
+    return {
+        key: component["platform"]
+        for key, component in list(components.items())[:1000]
+        if re.fullmatch(r"[a-z0-9_]{1,80}", key)
+        and isinstance(component, dict)
+        and isinstance(component.get("platform"), str)
+        and component["platform"] in REMOVABLE
+    }
+
+
+def window_components(windows: Iterable[str]) -> dict[str, str]:
+    """Return keys and platforms of the entities that windows have."""
+    return {f"{window}_{row.key}": row.platform for window in windows for row in WINDOW_ENTITIES}
+
+
+def extra_usage_components() -> dict[str, str]:
+    """Return keys and platforms of the entities that extra usage has."""
+    return {row.key: row.platform for row in EXTRA_USAGE_ENTITIES}
+
+
+def _window_component(topics: Topics, row: EntityDescription, window: str, label: str) -> dict[str, Any]:
+    short = {"five_hour": "session", "seven_day": "weekly"}.get(window, "weekly_" + window.removeprefix("seven_day_"))
+    template = f"value_json.windows.{window}.{row.value}"
+    component = _component(topics, row, f"{window}_{row.key}", f"{label} {row.name}", _shown(row, template))
+    component["default_entity_id"] = _entity_id(topics, row.platform, f"{short}_{row.suffix or row.key}")
+    if row.topic == EVENT:
+        component["state_topic"] = topics.event(window)
+    return component
+
+
+def _extra_usage_component(topics: Topics, row: EntityDescription, currency: str | None) -> dict[str, Any]:
+    template = f"(value_json.extra_usage or {{}}).get('{row.value}')"
+    component = _component(topics, row, row.key, row.name, _shown(row, template))
+    if row.device_class == "monetary" and currency is None:
+        component.pop("device_class", None)  # an amount of nobody knows what is a plain number
+    elif row.device_class == "monetary":
+        component["unit_of_measurement"] = currency
+    return component
+
+
+def _account_template(row: EntityDescription) -> str | None:
+    if row.value is None:
+        return None
+    path = f"value_json.{row.value}"
+    if row.key == "problem":
+        return f"{{{{ 'OFF' if {path} in {list(NO_PROBLEM)!r} else 'ON' }}}}"
+    return _shown(row, path)
+
+
+def _shown(row: EntityDescription, expression: str) -> str | None:
+    """Return the template for an expression: `None` is what Home Assistant takes for "not known", silently."""
+    if row.value is None:
+        return None
+    if row.platform in ("binary_sensor", "switch"):
+        return f"{{% set v = {expression} %}}{{{{ 'None' if v is none else 'ON' if v else 'OFF' }}}}"
+    return f"{{{{ {expression} }}}}"
+
+
+def _component(topics: Topics, row: EntityDescription, key: str, name: str, template: str | None) -> dict[str, Any]:
+    component: dict[str, Any] = {
+        "platform": row.platform,
+        "unique_id": f"{topics.device}_{key}",
+        "default_entity_id": _entity_id(topics, row.platform, row.suffix or key),
+        "name": name,
+        "icon": row.icon,
+    }
+    if row.topic != EVENT:
+        # An event has happened whatever became of the service since: were it unavailable at each restart of ours,
+        # careless automations would fire when it is back.
+        component["availability"] = _availability(topics, fresh=row.topic == STATE and row.category is None)
+        component["availability_mode"] = "all"
+    if row.platform != "button":
+        component["state_topic"] = topics.health if row.topic == HEALTH else topics.state
+    if template is not None:
+        component["value_template"] = template
+    optional = {
+        "unit_of_measurement": row.unit,
+        "device_class": row.device_class,
+        "state_class": row.state_class,
+        "suggested_display_precision": row.precision,
+        "entity_category": row.category,
+        "command_topic": None if row.command is None else topics.command(row.command),
+    }
+    component |= {option: value for option, value in optional.items() if value is not None}
+    if row.options:
+        component["event_types" if row.platform == "event" else "options"] = list(row.options)
+    if not row.enabled:
+        component["enabled_by_default"] = False
+    return component | dict(row.extra)
+
+
+def _entity_id(topics: Topics, platform: str, ending: str) -> str:
+    account = "" if topics.account == "default" else f"{topics.account}_"
+    return f"{platform}.claude_{account}{ending}"
+
+
+def _availability(topics: Topics, *, fresh: bool) -> list[dict[str, str]]:
+    conditions = [{"topic": topics.status}]
+    if fresh:
+        template = "{{ 'online' if value_json.fresh else 'offline' }}"
+        conditions.append({"topic": topics.health, "value_template": template})
+    return conditions

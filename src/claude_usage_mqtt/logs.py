@@ -1,0 +1,75 @@
+"""The log: text for people or JSON for machines, one line a message, and one line per outage, not per attempt."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+
+
+class _OneLine(logging.Formatter):
+    """Text; what is not printable (a terminal escape, a line break in outside data) becomes `?`."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "".join(c if c.isprintable() else "?" for c in super().format(_without_traceback(record)))
+
+
+class _JsonLine(logging.Formatter):
+    """One JSON object a line: `time`, `level`, `message`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return json.dumps(
+            {
+                "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+                "level": record.levelname.lower(),
+                "message": record.getMessage(),
+            }
+        )
+
+
+def _without_traceback(record: logging.LogRecord) -> logging.LogRecord:
+    # a traceback would show whatever the frames hold
+    record.exc_info = record.exc_text = record.stack_info = None
+    return record
+
+
+def set_up_logging(level: str, form: str) -> None:
+    """Log this package's messages to standard error; other libraries only from warnings on."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLine() if form == "json" else _OneLine())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("claude_usage_mqtt").setLevel(level.upper())
+
+
+class Outage:
+    """Something that may be broken: one line when it breaks, one when it is back.
+
+    Another line comes only where it is broken in a new way (`kind`) that was not told yet.
+    """
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._told: set[str] = set()
+
+    @property
+    def is_on(self) -> bool:
+        """Whether it is broken."""
+        return bool(self._told)
+
+    def fell(self, kind: str, sentence: str) -> None:
+        """Say that it is broken, unless that was said."""
+        if kind not in self._told:
+            self._told.add(kind)
+            self._log.warning("%s", sentence)
+
+    def rose(self, sentence: str) -> None:
+        """Say that it is back, where it was broken."""
+        if self._told:
+            self._told.clear()
+            self._log.info("%s", sentence)

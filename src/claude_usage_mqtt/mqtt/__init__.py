@@ -1,0 +1,1 @@
+"""The broker: connections to it, and what should stand there. The only place that imports paho."""

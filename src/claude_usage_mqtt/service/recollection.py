@@ -1,0 +1,46 @@
+"""Reading back at the start what an earlier run left on the broker: its retained topics, exactly those.
+
+Not by wildcard: not every broker replays retained messages to one. What is not there is not told, so a message of
+our own, sent after the subscription and received again, says that everything that was there has come.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+
+from claude_usage_mqtt.homeassistant.discovery import Topics
+from claude_usage_mqtt.mqtt.connection import Message
+
+FENCE = "fence"
+
+LONGEST = 2.0
+"""Seconds to wait where the broker does not let us hear ourselves."""
+
+
+class Recollection:
+    """What has been read back so far."""
+
+    def __init__(self, accounts: Iterable[Topics], began: float) -> None:
+        accounts = list(accounts)
+        self.topics = [topic for each in accounts for topic in (each.state, each.config, each.health)]
+        self.found: dict[str, bytes] = {}
+        self.ends_at = began + LONGEST
+        self.fence = Message(topic=accounts[0].command(FENCE), payload=secrets.token_hex(8).encode())
+        self._wanted = set(self.topics)
+
+    def take(self, message: Message) -> bool:
+        """Take in a message; return whether it was for us."""
+        if message.topic == self.fence.topic:
+            if message.payload == self.fence.payload:
+                self._wanted.clear()
+            return True
+        if message.topic not in self.topics:
+            return False
+        self.found[message.topic] = message.payload
+        self._wanted.discard(message.topic)
+        return True
+
+    def is_over(self, now: float) -> bool:
+        """Whether everything that was there has come, or it is useless to wait longer."""
+        return not self._wanted or now >= self.ends_at

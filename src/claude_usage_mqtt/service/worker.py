@@ -1,0 +1,112 @@
+"""One poll of one account: credentials, request, answer. Runs in a thread of its own and only reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from claude_usage_mqtt.clock import Clock
+from claude_usage_mqtt.errors import (
+    ApiError,
+    CredentialsError,
+    InvalidResponse,
+    RateLimited,
+    TokenExpired,
+    Unauthorized,
+)
+from claude_usage_mqtt.sources.credentials import Credentials, CredentialSource
+from claude_usage_mqtt.sources.oauth_api import UsageApi
+from claude_usage_mqtt.usage.model import Usage
+from claude_usage_mqtt.usage.parse import parse_usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a poll brought: a usage or an error, and what the credentials told beside their token."""
+
+    account: str
+    usage: Usage | None = None
+    error: ApiError | CredentialsError | None = None
+    requests: int = 0
+    token_expires_at: datetime | None = None
+    organization: str | None = None
+    fingerprint: object = None
+
+
+def poll(account: str, source: CredentialSource, api: UsageApi, clock: Clock, *, may_retry: bool) -> Outcome:
+    """Fetch the usage once; with `may_retry` a second time where the token was renewed meanwhile. Never raises."""
+    requests = 0
+    credentials: Credentials | None = None
+    usage: Usage | None = None
+    error: ApiError | CredentialsError | None = None
+    fingerprint = source.fingerprint()
+    try:
+        credentials = source.read()
+        credentials.require_unexpired(clock.now())
+        requests = 1
+        try:
+            answer = api.fetch(credentials.token)
+        except Unauthorized:
+            renewed = source.read()
+            if not may_retry or renewed.token == credentials.token:
+                raise
+            credentials = renewed
+            credentials.require_unexpired(clock.now())
+            requests = 2
+            answer = api.fetch(credentials.token)
+        usage = parse_usage(answer, clock.now(), credentials.plan)
+    except RateLimited as limited:
+        error = _expired_in_disguise(credentials, clock.now()) or limited
+    except (ApiError, CredentialsError) as known:
+        error = known
+    except Exception as unknown:  # noqa: BLE001 - a poll must always report; its text could hold outside data
+        error = InvalidResponse(f"The usage could not be read ({type(unknown).__name__}); update this program.")
+    return Outcome(
+        account=account,
+        usage=usage,
+        error=error,
+        requests=requests,
+        token_expires_at=credentials.expires_at if credentials else None,
+        organization=credentials.organization if credentials else None,
+        fingerprint=fingerprint,
+    )
+
+
+def _expired_in_disguise(credentials: Credentials | None, now: datetime) -> TokenExpired | None:
+    """Return TokenExpired where a 429 came for a token whose time had passed: the API answers both alike."""
+    try:
+        if credentials is not None:
+            credentials.require_unexpired(now)
+    except TokenExpired as expired:
+        return expired
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noticed:
+    """What the credentials of an account are on disk now; no request was made."""
+
+    account: str
+    fingerprint: object
+    token_expires_at: datetime | None
+    organization: str | None
+
+
+def look(account: str, source: CredentialSource, known: object) -> Noticed:
+    """Return what the credentials are now, read only where they are not those of the fingerprint `known`.
+
+    Never raises.
+    """
+    fingerprint = source.fingerprint()
+    credentials: Credentials | None = None
+    if fingerprint != known:
+        try:
+            credentials = source.read()
+        except CredentialsError:
+            credentials = None
+    return Noticed(
+        account=account,
+        fingerprint=fingerprint,
+        token_expires_at=credentials.expires_at if credentials else None,
+        organization=credentials.organization if credentials else None,
+    )

@@ -1,0 +1,4 @@
+"""Where the usage comes from: credentials, the API, the status line, and the policy of when to ask.
+
+The only place that knows the wire and the files.
+"""

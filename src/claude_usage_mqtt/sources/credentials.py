@@ -1,0 +1,267 @@
+"""Claude Code's credentials: read afresh at every poll, never written, never kept.
+
+Three places: a token given directly, `.credentials.json` in Claude Code's folder, the Keychain on macOS.
+Whatever is wrong with them is told by a CredentialsError that names the place, and never what stood there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Protocol
+
+from claude_usage_mqtt.errors import CredentialsNotFound, CredentialsUnreadable, TokenExpired
+from claude_usage_mqtt.usage.moments import format_instant, from_epoch
+from claude_usage_mqtt.usage.parse import clean_text
+
+EXPIRY_MARGIN = timedelta(minutes=5)
+"""A token this close to its end is not sent: clocks differ, and an expired one is answered with a 429."""
+
+MAX_FILE = 1024 * 1024
+MAX_TOKEN = 8192
+KEYCHAIN_TIMEOUT = 10
+"""Seconds; the Keychain may ask its user something, and nobody answers."""
+
+KEYCHAIN_NO_ITEM = 44
+FILE_NAME = ".credentials.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """An access token and what is known about it.
+
+    `organization` is a hash: enough to see that the account changed, and nothing more.
+    """
+
+    token: str = field(repr=False)
+    expires_at: datetime | None = None
+    scopes: tuple[str, ...] = ()
+    plan: str | None = None
+    organization: str | None = None
+
+    def require_unexpired(self, now: datetime) -> None:
+        """Raise TokenExpired where the token is past its time, or will be within five minutes."""
+        if self.expires_at is not None and now >= self.expires_at - EXPIRY_MARGIN:
+            raise TokenExpired(
+                f"The access token expired at {format_instant(self.expires_at)}; "
+                "open Claude Code once on the machine that owns it, it renews the token by itself."
+            )
+
+
+class CredentialSource(Protocol):
+    """A place where credentials are found."""
+
+    @property
+    def place(self) -> str:
+        """The place, in words, for messages."""
+
+    def read(self) -> Credentials:
+        """Return the credentials as they are now; raises CredentialsError."""
+
+    def fingerprint(self) -> object:
+        """Return something that changes when the credentials do, cheaply and without reading them."""
+
+
+@dataclass(frozen=True, slots=True)
+class GivenToken:
+    """A token from the environment, or from a file that holds nothing else (`…_FILE`)."""
+
+    token: str = field(default="", repr=False)
+    file: Path | None = None
+
+    @property
+    def place(self) -> str:
+        """The setting it came from."""
+        return "CLAUDE_CODE_OAUTH_TOKEN" if self.file is None else f"CLAUDE_CODE_OAUTH_TOKEN_FILE ({self.file})"
+
+    def read(self) -> Credentials:
+        """Return the token; nothing else is known about it."""
+        text = self.token if self.file is None else _read_text(self.file)
+        if not text.strip():
+            raise CredentialsNotFound(f"{self.place} is empty; put the token there, or use Claude Code's own file.")
+        return Credentials(token=_checked_token(text.strip(), self.place))
+
+    def fingerprint(self) -> object:
+        """Return the file's identity; a token given directly never changes."""
+        return None if self.file is None else _stat(self.file)
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialsFile:
+    """`.credentials.json` in Claude Code's folder, opened by path each time: it is replaced by rename."""
+
+    folder: Path
+
+    @property
+    def path(self) -> Path:
+        """The file itself."""
+        return self.folder / FILE_NAME
+
+    @property
+    def place(self) -> str:
+        """The path."""
+        return str(self.path)
+
+    def read(self) -> Credentials:
+        """Return what the file holds now."""
+        return parse_credentials(_read_text(self.path), self.place)
+
+    def fingerprint(self) -> object:
+        """Return the file's identity, size and time."""
+        return _stat(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Keychain:
+    """The item that Claude Code keeps in the macOS Keychain; a credentials file, where there is one, wins."""
+
+    folder: Path
+    is_default_folder: bool = True
+
+    @property
+    def place(self) -> str:
+        """The item's name."""
+        return f"the Keychain item '{self._item}'"
+
+    @property
+    def _item(self) -> str:
+        name = "Claude Code-credentials"
+        if self.is_default_folder:
+            return name
+        return f"{name}-{hashlib.sha256(str(self.folder).encode()).hexdigest()[:8]}"
+
+    def read(self) -> Credentials:
+        """Return what the file or the Keychain holds now."""
+        file = CredentialsFile(self.folder)
+        if file.path.exists():
+            return file.read()
+        command = [
+            "/usr/bin/security",
+            "find-generic-password",
+            "-a",
+            os.environ.get("USER", ""),
+            "-w",
+            "-s",
+            self._item,
+        ]
+        try:
+            found = subprocess.run(command, capture_output=True, check=False, timeout=KEYCHAIN_TIMEOUT)  # noqa: S603
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise CredentialsUnreadable(
+                f"The Keychain did not answer for '{self._item}'; unlock it and allow access."
+            ) from error
+        if found.returncode == KEYCHAIN_NO_ITEM:
+            raise CredentialsNotFound(f"There is no {self.place.removeprefix('the ')}; log in with Claude Code first.")
+        if found.returncode != 0:
+            raise CredentialsUnreadable(f"The Keychain refused '{self._item}'; unlock it and allow access.")
+        return parse_credentials(found.stdout.decode("utf-8", "replace"), self.place)
+
+    def fingerprint(self) -> object:
+        """Return the identity of the file; the Keychain cannot be asked cheaply."""
+        return _stat(CredentialsFile(self.folder).path)
+
+
+def find_source(folder: Path, *, is_default_folder: bool, platform: str = sys.platform) -> CredentialSource:
+    """Return where Claude Code keeps its credentials on this platform."""
+    return Keychain(folder, is_default_folder) if platform == "darwin" else CredentialsFile(folder)
+
+
+def parse_credentials(text: str, place: str) -> Credentials:
+    """Return the credentials in `text`, the JSON of Claude Code's file; raises CredentialsError."""
+    if not text.strip():
+        raise CredentialsUnreadable(f"{place} is empty; log in with Claude Code again if it stays so.")
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        raise CredentialsUnreadable(
+            f"{place} is not valid JSON, perhaps just being written; log in with Claude Code again if it stays so."
+        ) from None
+    if not isinstance(document, dict):
+        raise CredentialsUnreadable(f"{place} does not hold a JSON object; log in with Claude Code again.")
+    section = document.get("claudeAiOauth")
+    if section is None:
+        raise CredentialsNotFound(f"{place} holds no Claude login; log in with Claude Code.")
+    if not isinstance(section, dict):
+        raise CredentialsUnreadable(f"claudeAiOauth in {place} is no object; log in with Claude Code again.")
+    token = section.get("accessToken")
+    if token is None or token == "":
+        raise CredentialsNotFound(f"{place} holds no access token (logged out?); log in with Claude Code.")
+    if not isinstance(token, str):
+        raise CredentialsUnreadable(f"The access token in {place} is no text; log in with Claude Code again.")
+    return Credentials(
+        token=_checked_token(token, place),
+        expires_at=_expiry(section.get("expiresAt")),
+        scopes=_scopes(section.get("scopes")),
+        plan=clean_text(section.get("subscriptionType")),
+        organization=_hashed(document.get("organizationUuid")),
+    )
+
+
+def _checked_token(token: str, place: str) -> str:
+    # What is no visible ASCII would make the HTTP library quote the token in an error.
+    if len(token) > MAX_TOKEN or not re.fullmatch(r"[!-~]+", token):
+        raise CredentialsUnreadable(f"The access token in {place} holds characters that no token has; copy it again.")
+    return token
+
+
+def _expiry(value: object) -> datetime | None:
+    """Return the instant of milliseconds since 1970, a number or text; missing, zero or nonsense is not known."""
+    if isinstance(value, str) and re.fullmatch(r"\d{1,16}", value):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return from_epoch(value / 1000)
+    except OverflowError:
+        return None
+
+
+def _scopes(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        return ()
+    return tuple(text for text in map(clean_text, value[:50]) if text)
+
+
+def _hashed(value: object) -> str | None:
+    return hashlib.sha256(value.encode()).hexdigest()[:16] if isinstance(value, str) and value else None
+
+
+def _stat(path: Path) -> tuple[int, int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_mode
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE + 1)
+    except FileNotFoundError:
+        raise CredentialsNotFound(
+            f"{path} does not exist; log in with Claude Code, or point CLAUDE_CONFIG_DIR at its folder."
+        ) from None
+    except PermissionError:
+        raise CredentialsUnreadable(
+            f"{path} may not be read by user {_user()}; run as the user who owns it, or allow that user to read it."
+        ) from None
+    except OSError as error:
+        raise CredentialsUnreadable(f"{path} cannot be read: {error.strerror or type(error).__name__}.") from None
+    if len(content) > MAX_FILE:
+        raise CredentialsUnreadable(f"{path} is too large to be credentials; log in with Claude Code again.")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise CredentialsUnreadable(f"{path} is no text; log in with Claude Code again.") from None
+
+
+def _user() -> str:
+    return str(os.getuid()) if hasattr(os, "getuid") else os.environ.get("USERNAME", "?")

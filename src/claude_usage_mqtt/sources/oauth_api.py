@@ -1,0 +1,220 @@
+"""The usage endpoint over HTTP; the only import of httpx.
+
+One GET, one header with the token, one host. The whole exchange has one deadline and the body one bound,
+whatever the server does; redirects are not followed, because they would carry the token elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import socket
+import ssl
+import threading
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from claude_usage_mqtt.errors import (
+    ApiError,
+    InsufficientScope,
+    InvalidResponse,
+    NetworkError,
+    RateLimited,
+    ServerError,
+    SettingsError,
+    Unauthorized,
+)
+from claude_usage_mqtt.usage.parse import clean_text
+
+PATH = "/api/oauth/usage"
+BETA = "oauth-2025-04-20"
+"""Without this header the endpoint answers 401. Source: all known clients."""
+
+DEADLINE = 20.0
+"""Seconds for the whole exchange, name lookup to last byte."""
+
+MAX_BODY = 1024 * 1024
+"""Bytes; a real answer has a few thousand."""
+
+LONGEST_RETRY = timedelta(hours=24)
+"""A longer Retry-After is taken as this: nothing seen so far asked for more than an hour."""
+
+
+class UsageApi:
+    """The endpoint at one base URL. Safe to use from several threads; holds no token."""
+
+    def __init__(self, base_url: str, user_agent: str, deadline: float = DEADLINE) -> None:
+        self._url = base_url.rstrip("/") + PATH
+        self._deadline = deadline
+        secure = urlsplit(base_url).scheme == "https"
+        try:
+            self._client = httpx.Client(
+                headers={"User-Agent": user_agent, "Accept": "application/json", "anthropic-beta": BETA},
+                # A fresh connection each time: polls are minutes apart, and the deadline needs its socket.
+                limits=httpx.Limits(max_keepalive_connections=0),
+                timeout=httpx.Timeout(deadline),
+                follow_redirects=False,
+                # Plain http is for loopback only: no proxy may see it, and no certificates need loading.
+                trust_env=secure,
+                verify=True if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+            )
+        except (ValueError, ImportError, OSError) as error:
+            raise SettingsError(
+                "The proxy or certificate settings in the environment (HTTPS_PROXY, SSL_CERT_FILE …) "
+                "are not usable; correct or unset them."
+            ) from error
+
+    def close(self) -> None:
+        """Close what is open; requests under way fail."""
+        self._client.close()
+
+    def fetch(self, token: str) -> Any:
+        """Return the answer's JSON document. Takes at most the deadline; raises ApiError."""
+        exchange = _Exchange(self._client, self._url, token)
+        return exchange.run(self._deadline)
+
+
+class _Exchange:
+    """One request in a thread of its own, so that whatever hangs (a name lookup too) cannot hang the caller."""
+
+    def __init__(self, client: httpx.Client, url: str, token: str) -> None:
+        self._client = client
+        self._url = url
+        self._token = token
+        self._socket: socket.socket | None = None
+        self._outcome: queue.SimpleQueue[object] = queue.SimpleQueue()
+
+    def run(self, deadline: float) -> Any:
+        threading.Thread(target=self._work, name="usage-request", daemon=True).start()
+        try:
+            outcome = self._outcome.get(timeout=deadline)
+        except queue.Empty:
+            self._cut()
+            raise NetworkError(f"The API did not answer within {deadline:g} s; it is asked again later.") from None
+        if isinstance(outcome, ApiError):
+            raise outcome.with_traceback(None)  # whose frames hold the request
+        return outcome
+
+    def _work(self) -> None:
+        try:
+            outcome: object = self._request()
+        except ApiError as error:
+            outcome = error
+        except httpx.HTTPError as error:
+            outcome = NetworkError(_explain(error))
+        except Exception as error:  # noqa: BLE001 - this thread must always report, and must not quote the request
+            outcome = NetworkError(f"The request failed ({type(error).__name__}); it is made again later.")
+        self._outcome.put(outcome)
+
+    def _request(self) -> Any:
+        headers = {"Authorization": f"Bearer {self._token}", "Accept-Encoding": "identity"}
+        extensions = {"trace": self._trace}
+        with self._client.stream("GET", self._url, headers=headers, extensions=extensions) as response:
+            body = _read_body(response)
+        return interpret(response.status_code, response.headers, body)
+
+    def _trace(self, event: str, info: dict[str, Any]) -> None:
+        if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
+            self._socket = info["return_value"].get_extra_info("socket")
+
+    def _cut(self) -> None:
+        connection = self._socket
+        if connection is not None:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+def _read_body(response: httpx.Response) -> bytes:
+    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise ServerError("The API's answer is compressed though that was not asked for; it is asked again later.")
+    body = bytearray()
+    for chunk in response.iter_raw():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise ServerError("The API's answer is far too long; it is asked again later.")
+    return bytes(body)
+
+
+def interpret(status: int, headers: httpx.Headers, body: bytes) -> Any:
+    """Return the JSON document of a good answer; raises the ApiError that any other one means."""
+    document = _json(body)
+    if status == 200:
+        if document is None and body.lstrip()[:1] == b"<":
+            raise ServerError("The API's answer is an HTML page; it is asked again later.")
+        if document is None:
+            raise InvalidResponse("The API's answer is not valid JSON; it is asked again later.")
+        return document
+    kind, message = _error(document)
+    if status == 429:
+        raise RateLimited(
+            "The API asks for patience (429); the next request waits as long as it asked.",
+            retry_after=parse_retry_after(headers.get("Retry-After"), datetime.now(UTC)),
+        )
+    if status == 401 or kind == "authentication_error":
+        raise Unauthorized("The API does not accept the token (401); log in with Claude Code again.")
+    if status == 403 and "user:profile" in message:
+        raise InsufficientScope(
+            "The token may not read the usage: it lacks the scope user:profile, as those of 'claude setup-token' do; "
+            "use the credentials of a login with Claude Code instead."
+        )
+    if status == 403 and document is not None:
+        raise Unauthorized("The API refuses the usage to this account (403); log in with Claude Code again.")
+    if status == 403 or status >= 500:
+        raise ServerError(f"The API is out of order (HTTP {status}); it is asked again later.")
+    if 300 <= status < 400:
+        raise InvalidResponse(
+            f"The API redirects elsewhere (HTTP {status}), which is not followed; check CLAUDE_API_URL."
+        )
+    raise InvalidResponse(f"The API answered HTTP {status}; check CLAUDE_API_URL, or update this program.")
+
+
+def parse_retry_after(value: str | None, now: datetime) -> timedelta | None:
+    """Return how long a Retry-After header (seconds or an HTTP date) asks to wait; None for none, zero or nonsense."""
+    text = (value or "").strip()[:64]
+    if text.isascii() and text.isdigit():
+        wait = timedelta(seconds=min(int(text), LONGEST_RETRY.total_seconds()))
+    else:
+        try:
+            until = parsedate_to_datetime(text)
+            wait = min((until if until.tzinfo else until.replace(tzinfo=UTC)) - now, LONGEST_RETRY)
+        except (ValueError, TypeError, IndexError, OverflowError):
+            return None
+    return wait if wait > timedelta(0) else None
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _error(document: object) -> tuple[str, str]:
+    """Return type and message of an error body, at times without its outer object."""
+    inner = document.get("error", document) if isinstance(document, dict) else None
+    if not isinstance(inner, dict):
+        return "", ""
+    return clean_text(inner.get("type")) or "", clean_text(inner.get("message"), 500) or ""
+
+
+def _explain(error: httpx.HTTPError) -> str:
+    """Return a sentence for a failed exchange, made of our words only."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"The API's certificate is not trusted ({cause.verify_message}); check proxies and SSL_CERT_FILE."
+        if isinstance(cause, socket.gaierror):
+            return "The API's name cannot be looked up; check the network and its DNS."
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        return "The API cannot be reached; check the network."
+    if isinstance(error, httpx.ProxyError):
+        return "The proxy refused the connection; check HTTPS_PROXY."
+    if isinstance(error, httpx.TimeoutException):
+        return "The API did not answer in time; it is asked again later."
+    return "The connection to the API broke; it is asked again later."

@@ -1,0 +1,265 @@
+"""When to ask the API next: a pure policy, all instants passed in, all numbers argued for here.
+
+The endpoint is undocumented and guards itself. Best measurement: 28 to 30 requests in any hour, then an hour
+shut out, for Claude Code on the same account too. So the policy is to ask seldom, at the right moment, and to
+remember over a restart when it may ask again.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from claude_usage_mqtt.errors import (
+    ApiError,
+    CredentialsError,
+    InsufficientScope,
+    RateLimited,
+    Unauthorized,
+)
+from claude_usage_mqtt.usage.moments import format_instant, from_epoch, parse_instant
+
+HOUR = timedelta(hours=1)
+
+BUDGET = 20
+"""Requests in any 60 minutes: two thirds of what was seen to be allowed, the rest is Claude Code's own."""
+
+RESERVE = 2
+"""Of these, kept for the polls that follow a reset, so that a reset is seen in time whatever the interval."""
+
+FLOOR = timedelta(seconds=60)
+"""Between two requests, manual refreshes included: the answer does not change faster, and bursts are punished."""
+
+JITTER = 0.1
+"""Share of the interval, both ways, so that the accounts of the world do not ask in step."""
+
+AFTER_RESET = timedelta(seconds=60)
+"""The poll that follows a reset: late enough for a jittering reset to have passed, early enough to be seen in 90 s."""
+
+IDLE_AFTER = timedelta(hours=1)
+IDLE_INTERVAL = timedelta(minutes=10)
+"""When nothing has moved for an hour, nobody works; the first change brings back the normal interval."""
+
+SAVED_INTERVALS = 4
+"""While the status line tells the session and the week, only every fourth request is made: for the rest."""
+
+TRANSIENT_FIRST = timedelta(seconds=30)
+TRANSIENT_LONGEST = timedelta(seconds=600)
+"""Back-off for faults of the network and the server, doubling: they mend by themselves, often quickly."""
+
+WINDOW_FULL_FIRST = timedelta(seconds=300)
+WINDOW_FULL_FACTOR = 1.5
+WINDOW_FULL_LONGEST = timedelta(seconds=1800)
+"""429 without a time: the hourly window of this token is full, and empties slowly."""
+
+SHUT_OUT_MARGIN = timedelta(seconds=30)
+"""Added to a Retry-After, for the clocks of both sides."""
+
+SLOW_INTERVAL = timedelta(seconds=360)
+SLOW_FOR = timedelta(hours=1)
+"""After a 429, not faster than this for so long: who returns at once is shut out at once."""
+
+LONGEST_BLOCK = timedelta(hours=25)
+
+TOKEN, ACCOUNT = "token", "account"  # what a block belongs to
+
+
+@dataclass(slots=True, kw_only=True)
+class Schedule:
+    """When one account may and should be asked.
+
+    `limited` is False only against a loopback endpoint (tests, the demo): then neither floor nor budget apply.
+    A method that takes `now` wants the same clock each time; where that clock is set, `shift` follows it.
+    """
+
+    interval: timedelta
+    limited: bool = True
+    rng: random.Random = field(default_factory=random.Random, repr=False)
+    requests: list[datetime] = field(default_factory=list)
+    next_regular: datetime | None = None
+    blocked_until: datetime | None = None
+    blocked_by: str | None = None
+    limited_at: datetime | None = None
+    failures: int = 0
+    window_full: int = 0
+    waits_for_credentials: bool = False
+    refresh_wanted: bool = False
+
+    def due(self, now: datetime, resets: Iterable[datetime] = ()) -> datetime | None:
+        """Return when to ask next, never before `now`; None while only new credentials would help."""
+        if self.waits_for_credentials:
+            return None
+        regular = now if self.next_regular is None else self.next_regular
+        due = self._earliest(now, regular, BUDGET - self._reserved(now, resets))
+        if self.refresh_wanted:
+            due = min(due, self._earliest(now, now, BUDGET))
+        last = max(self.requests, default=None)
+        for reset in resets:
+            wanted = reset + AFTER_RESET
+            # already asked after it: that answer told of it, or nothing more can be learned by asking at once
+            if last is None or last < wanted:
+                due = min(due, self._earliest(now, max(wanted, now), BUDGET)) if wanted > now - HOUR else due
+        return due
+
+    def _earliest(self, now: datetime, wanted: datetime, budget: int) -> datetime:
+        """Return the first instant from `wanted` on that no block, floor or budget forbids."""
+        earliest = max(now, wanted, self.blocked_until or now)
+        if not self.requests:
+            return earliest
+        requests = sorted(self.requests)
+        if self._is_slow(now):
+            earliest = max(earliest, requests[-1] + SLOW_INTERVAL)
+        if not self.limited:
+            return earliest
+        earliest = max(earliest, requests[-1] + FLOOR)
+        if len(requests) >= budget:
+            earliest = max(earliest, requests[-budget] + HOUR)
+        return earliest
+
+    def _is_slow(self, now: datetime) -> bool:
+        return self.limited_at is not None and now - self.limited_at < SLOW_FOR
+
+    def _reserved(self, now: datetime, resets: Iterable[datetime]) -> int:
+        return min(RESERVE, sum(now < reset + AFTER_RESET <= now + HOUR for reset in resets))
+
+    def requested(self, now: datetime, count: int = 1) -> None:
+        """Note that `count` requests are being made."""
+        self._forget(now)
+        self.requests += [now] * count
+        self.refresh_wanted = False
+        self.next_regular = now + self._jittered(self.interval)
+
+    def not_sent(self) -> None:
+        """Take back the last request noted: the credentials did not allow to send it."""
+        if self.requests:
+            self.requests.pop()
+
+    def glimpsed(self, now: datetime) -> None:
+        """Note that the status line told the main numbers: the request for them can wait, for a while."""
+        if self.requests and self.next_regular is not None:
+            latest = max(self.requests) + SAVED_INTERVALS * self.interval
+            self.next_regular = max(self.next_regular, min(now + self.interval, latest))
+
+    def answered(self, now: datetime, last_change: datetime | None = None) -> None:
+        """Note a good answer; `last_change` is when an answer last differed from the one before it."""
+        self.failures = self.window_full = 0
+        self.blocked_until = self.blocked_by = None
+        interval = self.interval
+        if last_change is not None and now - last_change >= IDLE_AFTER:
+            interval = max(interval, IDLE_INTERVAL)
+        if self._is_slow(now):
+            interval = max(interval, SLOW_INTERVAL)
+        self.next_regular = now + self._jittered(interval)
+
+    def failed(self, now: datetime, error: ApiError | CredentialsError) -> None:
+        """Note that there was no answer, and why."""
+        self.failures += 1
+        if isinstance(error, CredentialsError):
+            # Nothing was sent. Looking at the credentials costs nobody anything: they are read again at the
+            # normal pace, and at once when they change.
+            self.next_regular = now + self._jittered(self.interval)
+        elif isinstance(error, Unauthorized | InsufficientScope):
+            self.waits_for_credentials = True
+        elif isinstance(error, RateLimited):
+            self.limited_at = now
+            if error.retry_after is not None:
+                self._block(now + error.retry_after + SHUT_OUT_MARGIN, ACCOUNT)
+            else:
+                wait = WINDOW_FULL_FIRST * WINDOW_FULL_FACTOR ** min(self.window_full, 10)
+                self.window_full += 1
+                self._block(now + min(wait, WINDOW_FULL_LONGEST), TOKEN)
+        else:
+            wait = min(TRANSIENT_FIRST * 2 ** min(self.failures - 1, 10), TRANSIENT_LONGEST)
+            self.next_regular = now + self._jittered(wait)
+
+    def _block(self, until: datetime, by: str) -> None:
+        self.blocked_until, self.blocked_by = until, by
+        self.next_regular = until
+
+    def credentials_changed(self, now: datetime) -> None:
+        """Note other credentials: what waited for them waits no longer, what belongs to the account stays."""
+        self.window_full = 0
+        if self.waits_for_credentials:
+            self.waits_for_credentials = False
+            self.next_regular = now
+        if self.blocked_by == TOKEN:
+            self.blocked_until = self.blocked_by = self.limited_at = None
+            self.next_regular = now
+
+    def ask_now(self, now: datetime) -> None:
+        """Want the next request as soon as it is allowed."""
+        self.next_regular = now
+
+    def refresh(self, now: datetime) -> datetime | None:
+        """Want a request by hand; return when it will be made: `now`, later, or None while credentials lack."""
+        self.refresh_wanted = True
+        return self.due(now)
+
+    def set_interval(self, now: datetime, interval: timedelta) -> None:
+        """Change the normal interval; a shorter one is felt at once."""
+        self.interval = interval
+        if self.next_regular is not None and self.blocked_until is None and self.failures == 0:
+            self.next_regular = min(self.next_regular, now + self._jittered(interval))
+
+    def requests_last_hour(self, now: datetime) -> int:
+        """Return how many requests the last 60 minutes saw."""
+        self._forget(now)
+        return len(self.requests)
+
+    def _forget(self, now: datetime) -> None:
+        self.requests = [at for at in self.requests if now - at < HOUR]
+
+    def _jittered(self, interval: timedelta) -> timedelta:
+        return interval * self.rng.uniform(1 - JITTER, 1 + JITTER)
+
+    def shift(self, step: timedelta) -> None:
+        """Follow a clock that was set by `step`."""
+        self.requests = [at + step for at in self.requests]
+        for name in ("next_regular", "blocked_until", "limited_at"):
+            instant = getattr(self, name)
+            if instant is not None:
+                setattr(self, name, instant + step)
+
+    def remember(self) -> dict[str, Any]:
+        """Return what must survive a restart, as a JSON object."""
+        return {
+            "requests": [round(at.timestamp()) for at in sorted(self.requests)],
+            "next_regular": format_instant(self.next_regular),
+            "blocked_until": format_instant(self.blocked_until),
+            "blocked_by": self.blocked_by,
+            "limited_at": format_instant(self.limited_at),
+            "window_full": self.window_full,
+        }
+
+    def recall(self, memory: object, now: datetime) -> None:
+        """Go on from `memory`, untrusted: nothing in it can wait longer than a block can last.
+
+        A request that was due before now is taken as made: the program may have ended before it could say so.
+        """
+        if not isinstance(memory, dict):
+            return
+        requests = memory.get("requests")
+        if isinstance(requests, list):
+            known = [from_epoch(at) for at in requests[-2 * BUDGET :]]
+            self.requests = sorted(min(at, now) for at in known if at is not None)
+        self.next_regular = _within(memory.get("next_regular"), now, max(2 * HOUR, self.interval * 2))
+        if self.next_regular is not None and self.next_regular <= now:
+            self.requests.append(self.next_regular)
+        self.blocked_until = _within(memory.get("blocked_until"), now, LONGEST_BLOCK)
+        if self.blocked_until is not None and self.blocked_until > now:
+            self.blocked_by = TOKEN if memory.get("blocked_by") == TOKEN else ACCOUNT
+        else:
+            self.blocked_until = None
+        self.limited_at = _within(memory.get("limited_at"), now, timedelta(0))
+        window_full = memory.get("window_full")
+        self.window_full = window_full if type(window_full) is int and 0 <= window_full <= 20 else 0
+        self._forget(now)
+
+
+def _within(value: object, now: datetime, ahead: timedelta) -> datetime | None:
+    """Return the instant, at most `ahead` of now; a clock may have been set meanwhile."""
+    instant = parse_instant(value)
+    return None if instant is None else min(instant, now + ahead)

@@ -1,0 +1,171 @@
+"""The usage of one account followed over time: all windows, the money, and the state document made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from claude_usage_mqtt.usage.changes import Event
+from claude_usage_mqtt.usage.model import ExtraUsage, Usage
+from claude_usage_mqtt.usage.pace import Sample
+from claude_usage_mqtt.usage.track import (
+    ENTITIES_KEPT,
+    STUB_KEPT,
+    UNKNOWN_AFTER_RESET,
+    Track,
+    first_reading,
+    next_reading,
+    no_reading,
+    window_document,
+)
+
+LONGEST_GAP = timedelta(minutes=70)
+"""Good answers further apart than this say nothing about the time between them."""
+
+
+class AccountUsage:
+    """Everything known of one account's usage.
+
+    Fed with each answer, it says what happened (events) and what to publish (`document`). All of it can be
+    put into `memory` and taken from there again.
+    """
+
+    def __init__(self, account: str) -> None:
+        self.account = account
+        self.plan: str | None = None
+        self.organization: str | None = None
+        self.tracks: dict[str, Track] = {}
+        self.extra_usage: ExtraUsage | None = None
+        self.currency: str | None = None
+        self.extra_usage_absent_for: timedelta | None = None
+        """None where no answer ever had extra usage: then it has no entities."""
+        self.last_answer: datetime | None = None
+        self.last_change: datetime | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether any answer was ever seen: there is something to publish."""
+        return self.last_answer is not None
+
+    @property
+    def has_extra_usage(self) -> bool:
+        """Whether extra usage has entities now."""
+        return self.extra_usage_absent_for is not None and self.extra_usage_absent_for < ENTITIES_KEPT
+
+    def identify(self, organization: str | None) -> bool:
+        """Note whose credentials are used (a hash); None tells nothing.
+
+        Return whether they are another organization's than before: then all numbers and all memory of events
+        are forgotten, and only the entities stay, as unknown.
+        """
+        switched = organization is not None and self.organization not in (None, organization)
+        if switched:
+            self.tracks = {
+                key: replace(track, present=False, of_other_account=True) for key, track in self.tracks.items()
+            }
+            self.plan = self.extra_usage = None
+        self.organization = organization or self.organization
+        return switched
+
+    def answered(self, usage: Usage, thresholds: Iterable[float]) -> list[Event]:
+        """Take in a whole answer: what it lacks is not known any more. Return what happened."""
+        now = usage.read_at
+        passed = min(now - self.last_answer, LONGEST_GAP) if self.last_answer else timedelta(0)
+        events = self._read(usage, tuple(thresholds))
+        for key, track in list(self.tracks.items()):
+            if key in usage.windows:
+                continue
+            track = self.tracks[key] = no_reading(track, max(passed, timedelta(0)))  # noqa: PLW2901
+            if track.is_gone:
+                del self.tracks[key]
+        self._take_money(usage.extra_usage, passed)
+        self.plan = usage.plan
+        self.last_answer = now
+        return events
+
+    def glimpsed(self, usage: Usage, thresholds: Iterable[float]) -> list[Event]:
+        """Take in a partial answer (the status line's): what it lacks stays. Return what happened."""
+        newer = {
+            key: window
+            for key, window in usage.windows.items()
+            if key not in self.tracks or self.tracks[key].read_at < window.read_at or not self.tracks[key].present
+        }
+        events = self._read(replace(usage, windows=newer), tuple(thresholds))
+        self.last_answer = max(usage.read_at, self.last_answer or usage.read_at)
+        return events
+
+    def _read(self, usage: Usage, thresholds: tuple[float, ...]) -> list[Event]:
+        events: list[Event] = []
+        for key, window in usage.windows.items():
+            known = self.tracks.get(key)
+            if known is None:
+                track = first_reading(window)
+            else:
+                track, happened = next_reading(known, window, thresholds)
+                events += happened
+            if known is None or (track.utilization, track.resets_at) != (known.utilization, known.resets_at):
+                self.last_change = usage.read_at
+            self.tracks[key] = track
+        return events
+
+    def _take_money(self, money: ExtraUsage | None, passed: timedelta) -> None:
+        if money is not None:
+            self.currency = money.currency or self.currency
+            self.extra_usage_absent_for = timedelta(0)
+        elif self.extra_usage_absent_for is not None:
+            absent_for = self.extra_usage_absent_for + passed
+            # like a window: the order to remove its entities stands for a while, and is never skipped
+            limit = ENTITIES_KEPT if self.has_extra_usage else absent_for
+            self.extra_usage_absent_for = min(absent_for, limit)
+            if self.extra_usage_absent_for >= ENTITIES_KEPT + STUB_KEPT:
+                self.extra_usage_absent_for = None
+        if money != self.extra_usage:
+            self.last_change = self.last_answer
+        self.extra_usage = money
+
+    def resets(self) -> list[datetime]:
+        """Return the known resets, soonest first."""
+        return sorted({t.resets_at for t in self.tracks.values() if t.present and t.resets_at is not None})
+
+    def next_unknown(self, now: datetime) -> datetime | None:
+        """Return when the next window's numbers become unknown for want of a newer answer."""
+        instants = [reset + UNKNOWN_AFTER_RESET for reset in self.resets()]
+        return min((instant for instant in instants if instant > now), default=None)
+
+    def shift(self, step: timedelta) -> None:
+        """Follow a clock that was set by `step`: what was noted at clock time moves, resets do not."""
+        self.tracks = {key: _shifted(track, step) for key, track in self.tracks.items()}
+        if self.last_answer is not None:
+            self.last_answer += step
+        if self.last_change is not None:
+            self.last_change += step
+
+    def document(self, now: datetime) -> dict[str, Any]:
+        """Return the state document, every key of it, as of `now`."""
+        return {
+            "account": self.account,
+            "plan": self.plan,
+            "windows": {key: window_document(track, now) for key, track in self.tracks.items()},
+            "extra_usage": None if self.extra_usage is None else _money_document(self.extra_usage),
+        }
+
+
+def _shifted(track: Track, step: timedelta) -> Track:
+    samples = tuple(Sample(sample.at + step, sample.utilization) for sample in track.samples)
+    return replace(track, read_at=track.read_at + step, samples=samples)
+
+
+def _money_document(money: ExtraUsage) -> dict[str, Any]:
+    def places(amount: float | None) -> float | None:
+        return None if amount is None else round(amount, 8)
+
+    return {
+        "enabled": money.enabled,
+        "used": places(money.used),
+        "limit": places(money.limit),
+        "remaining": places(money.remaining),
+        "utilization": None if money.utilization is None else round(money.utilization, 2),
+        "currency": money.currency,
+    }

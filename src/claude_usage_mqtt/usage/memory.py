@@ -1,0 +1,163 @@
+"""What must survive a restart, as a JSON object, and back again as untrusted input.
+
+Everything read here was on a broker that others may write to: what is not exactly right is left out.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from typing import Any
+
+from claude_usage_mqtt.usage.account import AccountUsage
+from claude_usage_mqtt.usage.model import OAUTH, SESSION, STATUSLINE, WEEK, ExtraUsage
+from claude_usage_mqtt.usage.moments import format_instant, from_epoch, parse_instant
+from claude_usage_mqtt.usage.pace import Sample
+from claude_usage_mqtt.usage.parse import MAX_AMOUNT, MAX_UTILIZATION, clean_text, number
+from claude_usage_mqtt.usage.track import MAX_SAMPLES, Track
+
+FORMAT = 1
+WINDOW_KEY = re.compile(r"five_hour|seven_day(_[a-z0-9]+)*")
+MAX_WINDOWS = 40
+MAX_ABSENCE = timedelta(days=3)
+
+
+def remember(usage: AccountUsage) -> dict[str, Any]:
+    """Return the memory of an account's usage as a JSON object."""
+    absent = usage.extra_usage_absent_for
+    return {
+        "format": FORMAT,
+        "organization": usage.organization,
+        "last_answer": format_instant(usage.last_answer),
+        "last_change": format_instant(usage.last_change),
+        "currency": usage.currency,
+        "extra_usage_absent_for": None if absent is None else int(absent.total_seconds()),
+        "windows": {key: _remember_window(track) for key, track in usage.tracks.items()},
+    }
+
+
+def _remember_window(track: Track) -> dict[str, Any]:
+    return {
+        "label": track.label,
+        "utilization": track.utilization,
+        "resets_at": format_instant(track.resets_at),
+        "read_at": track.read_at.timestamp(),
+        "source": track.source,
+        "peak": track.peak,
+        "limit_at": format_instant(track.limit_at),
+        "present": track.present,
+        "absent_for": int(track.absent_for.total_seconds()),
+        "of_other_account": track.of_other_account,
+        "samples": [[round(sample.at.timestamp()), sample.utilization] for sample in track.samples],
+    }
+
+
+def recall(usage: AccountUsage, memory: object, state: object, now: datetime) -> bool:
+    """Fill a fresh AccountUsage from its `memory`, and what only the state document holds.
+
+    Without memory (an older version, or one that was emptied) the numbers of the state document serve.
+    Return False where there was neither.
+    """
+    if isinstance(memory, dict) and memory.get("format") == FORMAT:
+        organization = memory.get("organization")
+        if isinstance(organization, str) and re.fullmatch(r"[0-9a-f]{8,64}", organization):
+            usage.organization = organization
+        usage.last_answer = _not_after(parse_instant(memory.get("last_answer")), now)
+        usage.last_change = _not_after(parse_instant(memory.get("last_change")), now)
+        usage.currency = _currency(memory.get("currency"))
+        usage.extra_usage_absent_for = _absence(memory.get("extra_usage_absent_for"))
+        _recall_windows(usage, memory.get("windows"), now, from_state=False)
+        if isinstance(state, dict):
+            _recall_rest(usage, state)
+    elif isinstance(state, dict):
+        _recall_windows(usage, state.get("windows"), now, from_state=True)
+        _recall_rest(usage, state)
+        if usage.tracks or usage.extra_usage is not None:
+            usage.last_answer = now
+        if usage.extra_usage is not None:
+            usage.extra_usage_absent_for = timedelta(0)
+            usage.currency = usage.extra_usage.currency
+    return usage.is_known
+
+
+def _recall_windows(usage: AccountUsage, windows: object, now: datetime, *, from_state: bool) -> None:
+    if not isinstance(windows, dict):
+        return
+    for key, entry in list(windows.items())[:MAX_WINDOWS]:
+        if isinstance(key, str) and len(key) <= 60 and WINDOW_KEY.fullmatch(key) and isinstance(entry, dict):
+            track = _recall_window(key, entry, now, from_state=from_state)
+            if track is not None:
+                usage.tracks[key] = track
+
+
+def _recall_window(key: str, entry: dict[str, Any], now: datetime, *, from_state: bool) -> Track | None:
+    duration = SESSION if key == "five_hour" else WEEK
+    label = clean_text(entry.get("label"))
+    utilization = number(entry.get("utilization"), maximum=MAX_UTILIZATION)
+    resets_at = parse_instant(entry.get("resets_at"))
+    present = True
+    if from_state and utilization is None:
+        utilization, present = 0.0, False  # announced, but not known: only its entities are remembered
+    if label is None or utilization is None or (resets_at is None and entry.get("resets_at") is not None):
+        return None
+    if resets_at is not None and resets_at - now > 2 * duration:
+        return None
+    peak = number(entry.get("peak"), maximum=MAX_UTILIZATION)
+    read_at = _not_after(from_epoch(entry.get("read_at")), now)
+    limit_at = parse_instant(entry.get("limit_at"))
+    return Track(
+        key=key,
+        label=label,
+        duration=duration,
+        utilization=utilization,
+        resets_at=resets_at,
+        read_at=read_at or now,
+        source=STATUSLINE if entry.get("source") == STATUSLINE else OAUTH,
+        peak=max(utilization, peak or 0.0),
+        samples=_samples(entry.get("samples"), now),
+        present=present and entry.get("present") is not False,
+        absent_for=_absence(entry.get("absent_for")) or timedelta(0),
+        limit_at=limit_at if resets_at and limit_at and limit_at < resets_at else None,
+        of_other_account=(from_state and not present) or entry.get("of_other_account") is True,
+    )
+
+
+def _samples(value: object, now: datetime) -> tuple[Sample, ...]:
+    if not isinstance(value, list):
+        return ()
+    samples: list[Sample] = []
+    for pair in value[-MAX_SAMPLES:]:
+        if not isinstance(pair, list) or len(pair) != 2:
+            return ()
+        at, utilization = from_epoch(pair[0]), number(pair[1], maximum=MAX_UTILIZATION)
+        if at is None or utilization is None or at > now or (samples and at <= samples[-1].at):
+            return ()
+        samples.append(Sample(at, utilization))
+    return tuple(samples)
+
+
+def _recall_rest(usage: AccountUsage, state: dict[str, Any]) -> None:
+    usage.plan = clean_text(state.get("plan"))
+    money = state.get("extra_usage")
+    if not isinstance(money, dict) or not isinstance(money.get("enabled"), bool):
+        return
+    usage.extra_usage = ExtraUsage(
+        enabled=money["enabled"],
+        used=number(money.get("used"), maximum=MAX_AMOUNT),
+        limit=number(money.get("limit"), maximum=MAX_AMOUNT),
+        utilization=number(money.get("utilization"), maximum=MAX_UTILIZATION),
+        currency=_currency(money.get("currency")),
+    )
+
+
+def _currency(value: object) -> str | None:
+    return value if isinstance(value, str) and re.fullmatch(r"[A-Z]{3}", value) else None
+
+
+def _absence(value: object) -> timedelta | None:
+    seconds = number(value, maximum=MAX_ABSENCE.total_seconds())
+    return None if seconds is None else timedelta(seconds=seconds)
+
+
+def _not_after(instant: datetime | None, now: datetime) -> datetime | None:
+    return None if instant is None else min(instant, now)

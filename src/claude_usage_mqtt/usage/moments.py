@@ -1,0 +1,48 @@
+"""Instants as they travel: ISO 8601 with an offset, always UTC here."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+SAME_INSTANT = timedelta(minutes=1)
+"""Two instants the API means to be the same differ by up to about 2 s, on both sides of a minute; real moves
+are minutes or more. Source: measured by several independent clients of the endpoint."""
+
+
+def parse_instant(value: object) -> datetime | None:
+    """Return the aware UTC instant that ISO 8601 text names, else None; without an offset it means UTC."""
+    if not isinstance(value, str) or not 10 <= len(value) <= 40:
+        return None
+    try:
+        instant = datetime.fromisoformat(value)
+        instant = instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+    return instant if 2000 <= instant.year <= 2200 else None
+
+
+def from_epoch(value: object) -> datetime | None:
+    """Return the UTC instant of a number of seconds since 1970, else None; years 2000 to 2200."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if not 946_684_800 <= value <= 7_258_118_400:
+        return None
+    return datetime.fromtimestamp(value, UTC)
+
+
+def format_instant(instant: datetime | None) -> str | None:
+    """Return `2026-11-20T16:00:00+00:00`, whole seconds; None stays None."""
+    return None if instant is None else instant.astimezone(UTC).isoformat(timespec="seconds")
+
+
+def whole_minute(instant: datetime) -> datetime:
+    """Return the nearest whole minute."""
+    return (instant + timedelta(seconds=30)).replace(second=0, microsecond=0)
+
+
+def steady(known: datetime | None, new: datetime | None) -> datetime | None:
+    """Return the whole minute to publish for `new`, which is `known` itself where both mean the same instant."""
+    if new is None:
+        return None
+    new = whole_minute(new)
+    return known if known is not None and abs(new - known) <= SAME_INSTANT else new

@@ -1,0 +1,105 @@
+"""The derived numbers of a window, each a pure function; every rule is written here, once.
+
+Percentages are 0 to 100 and may exceed 100; instants are aware UTC datetimes; None says "not known".
+A window that has not started (0 %, no reset) is idle: nothing can be said of its time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+TOO_EARLY = 5.0
+"""Percent of a window in which an average over it says nothing yet: one request would project to hundreds."""
+
+RECENT = timedelta(hours=1)
+"""What counts as recent for the burn rate: long enough to smooth a pause, short enough to see a burst."""
+
+RECENT_SAMPLES = 3
+RECENT_SPAN = timedelta(minutes=10)
+"""Fewer samples, or over less time, are noise: the API often reports whole percents."""
+
+OLDEST_SAMPLE = timedelta(hours=4)
+"""No sample older than this counts, however few there are: four times the longest poll interval."""
+
+
+class Sample(NamedTuple):
+    """A utilization (percent) as it was read at an instant."""
+
+    at: datetime
+    utilization: float
+
+
+def elapsed(resets_at: datetime | None, duration: timedelta, now: datetime) -> float | None:
+    """Return the percent of the window that has passed: `100 · (now - start) / duration`, within 0 and 100."""
+    if resets_at is None:
+        return None
+    passed = 100 * (1 - (resets_at - now) / duration)
+    return min(100.0, max(0.0, passed))
+
+
+def pace(utilization: float, elapsed_percent: float | None) -> float | None:
+    """Return `utilization - elapsed` in points: above 0 is ahead of an even pace."""
+    return None if elapsed_percent is None else utilization - elapsed_percent
+
+
+def projected(utilization: float, elapsed_percent: float | None) -> float | None:
+    """Return the percent at the reset if the average pace holds: `100 · utilization / elapsed`.
+
+    Not known in the first 5 % of the window.
+    """
+    if elapsed_percent is None or elapsed_percent < TOO_EARLY:
+        return None
+    return 100 * utilization / elapsed_percent
+
+
+def on_pace(utilization: float, resets_at: datetime | None, projected_percent: float | None) -> bool | None:
+    """Return whether the window lasts to its reset at the average pace (`projected` within 100).
+
+    An idle window is on pace, one that is used up is not; not known where `projected` is not.
+    """
+    if utilization >= 100:
+        return False
+    if projected_percent is not None:
+        return projected_percent <= 100
+    return True if resets_at is None and utilization == 0 else None
+
+
+def burn_rate(samples: Sequence[Sample], now: datetime) -> float | None:
+    """Return percent per hour over the recent samples: the rise from the first to the last, never below 0.
+
+    Recent are the samples of the last hour; where those are fewer than three, the last three. They must
+    span ten minutes, and the newest of them must itself be recent. Samples of an earlier window must not be
+    among them.
+    """
+    known = [sample for sample in samples if now - OLDEST_SAMPLE <= sample.at <= now]
+    recent = [sample for sample in known if now - sample.at <= RECENT]
+    if not recent:
+        return None
+    if len(recent) < RECENT_SAMPLES:
+        recent = known[-RECENT_SAMPLES:]
+    if len(recent) < RECENT_SAMPLES:
+        return None
+    span = recent[-1].at - recent[0].at
+    if span < RECENT_SPAN:
+        return None
+    return max(0.0, (recent[-1].utilization - recent[0].utilization) / (span / timedelta(hours=1)))
+
+
+def limit_at(utilization: float, rate: float | None, read_at: datetime, resets_at: datetime | None) -> datetime | None:
+    """Return when 100 % is reached at `rate` (percent per hour) from the reading at `read_at`.
+
+    Only where that lies before the reset and the limit is not reached already.
+    """
+    if rate is None or rate <= 0 or resets_at is None or utilization >= 100:
+        return None
+    hours = (100 - utilization) / rate
+    if hours >= (resets_at - read_at) / timedelta(hours=1):
+        return None
+    return read_at + timedelta(hours=hours)
+
+
+def time_remaining(resets_at: datetime | None, now: datetime) -> timedelta | None:
+    """Return the time until the reset, never below zero."""
+    return None if resets_at is None else max(timedelta(0), resets_at - now)

@@ -1,0 +1,215 @@
+"""One window followed over time: what is kept from reading to reading, and what each reading changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from claude_usage_mqtt.usage import pace
+from claude_usage_mqtt.usage.changes import RESET, RESET_EARLY, Event, crossed
+from claude_usage_mqtt.usage.model import OAUTH, Window
+from claude_usage_mqtt.usage.moments import SAME_INSTANT, format_instant, steady
+from claude_usage_mqtt.usage.pace import OLDEST_SAMPLE, RECENT, RECENT_SAMPLES, Sample
+
+UNKNOWN_AFTER_RESET = timedelta(minutes=2)
+"""How long the old numbers stand after a reset: the poll that follows it comes after one minute."""
+
+SAMPLE_EVERY = timedelta(seconds=55)
+"""Readings closer than this to the last sample add nothing; it bounds what is kept."""
+
+MAX_SAMPLES = 80
+
+ENTITIES_KEPT = timedelta(hours=24)
+"""A window that good answers lack for this long is taken back: shorter absences are faults of the API."""
+
+STUB_KEPT = timedelta(hours=1)
+"""How long the order to remove its entities stays on the broker, so that a Home Assistant that is just
+restarting gets it too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Track:
+    """What is remembered of one window.
+
+    `resets_at` is the published one: a whole minute, the same object of time from reading to reading.
+    `peak` is the highest utilization since the last reset. `present` says whether the last good answer had
+    the window; `absent_for` for how long good answers have lacked it. `of_other_account` says that the
+    numbers are somebody else's: only the entities are kept.
+    """
+
+    key: str
+    label: str
+    duration: timedelta
+    utilization: float
+    resets_at: datetime | None
+    read_at: datetime
+    source: str = OAUTH
+    peak: float = 0.0
+    samples: tuple[Sample, ...] = ()
+    present: bool = True
+    absent_for: timedelta = timedelta(0)
+    limit_at: datetime | None = None
+    of_other_account: bool = False
+
+    @property
+    def is_retired(self) -> bool:
+        """Whether its entities are being taken back."""
+        return self.absent_for >= ENTITIES_KEPT
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nothing of it needs to be kept any more."""
+        return self.absent_for >= ENTITIES_KEPT + STUB_KEPT
+
+    def is_known(self, now: datetime) -> bool:
+        """Whether the numbers may still be shown: the window was there, and its reset has not passed."""
+        return self.present and (self.resets_at is None or now < self.resets_at + UNKNOWN_AFTER_RESET)
+
+
+def first_reading(window: Window) -> Track:
+    """Start to follow a window: what it has reached already is no event."""
+    utilization = round(window.utilization, 2)
+    return Track(
+        key=window.key,
+        label=window.label,
+        duration=window.duration,
+        utilization=utilization,
+        resets_at=steady(None, window.resets_at),
+        read_at=window.read_at,
+        source=window.source,
+        peak=utilization,
+        samples=(Sample(window.read_at, utilization),),
+    )
+
+
+def next_reading(known: Track, window: Window, thresholds: Iterable[float]) -> tuple[Track, list[Event]]:
+    """Follow `known` with a newer reading; return what is known now and what happened in between."""
+    if known.of_other_account:
+        return first_reading(window), []
+    now = window.read_at
+    utilization = round(window.utilization, 2)
+    resets_at = steady(known.resets_at, window.resets_at)
+    if resets_at is None and utilization > 0 and known.resets_at is not None and now < known.resets_at:
+        resets_at = known.resets_at  # used but no reset given: the one we know still holds
+    if _is_late(known, resets_at, now):
+        return replace(known, present=True, absent_for=timedelta(0)), []
+
+    events: list[Event] = []
+    ended = _ended(known, utilization, resets_at, now)
+    if ended is not None:
+        events.append(
+            Event(
+                event_type=ended,
+                window=known.key,
+                utilization=utilization,
+                previous_utilization=known.utilization,
+                resets_at=known.resets_at,
+            )
+        )
+        known = replace(known, peak=0.0, samples=(), limit_at=None)
+    previous = 0.0 if ended else known.utilization
+    events += crossed(
+        known.key,
+        peak=known.peak,
+        utilization=utilization,
+        previous=previous,
+        resets_at=resets_at,
+        thresholds=thresholds,
+    )
+    track = Track(
+        key=known.key,
+        label=window.label,
+        duration=window.duration,
+        utilization=utilization,
+        resets_at=resets_at,
+        read_at=now,
+        source=window.source,
+        peak=max(known.peak, utilization),
+        samples=_sampled(known.samples, Sample(now, utilization)),
+    )
+    rate = pace.burn_rate(track.samples, now)
+    reached_at = steady(known.limit_at, pace.limit_at(utilization, rate, now, resets_at))
+    return replace(track, limit_at=reached_at), events
+
+
+def no_reading(known: Track, passed: timedelta) -> Track:
+    """Follow `known` with a good answer that lacks the window, `passed` after the good answer before it."""
+    absent_for = known.absent_for + passed if not known.present else timedelta(0)
+    if not known.is_retired:
+        absent_for = min(absent_for, ENTITIES_KEPT)  # the order to remove is never skipped
+    return replace(known, present=False, absent_for=absent_for)
+
+
+def _is_late(known: Track, resets_at: datetime | None, now: datetime) -> bool:
+    """Whether a reading is an old answer: it tells of a window that is over and older than the one we know."""
+    return (
+        resets_at is not None
+        and known.resets_at is not None
+        and resets_at < known.resets_at
+        and resets_at + UNKNOWN_AFTER_RESET <= now
+    )
+
+
+def _ended(known: Track, utilization: float, resets_at: datetime | None, now: datetime) -> str | None:
+    """Return RESET or RESET_EARLY where the window we knew is over, else None."""
+    if known.resets_at is None or resets_at == known.resets_at:
+        return None
+    if now >= known.resets_at - SAME_INSTANT:
+        return RESET
+    return RESET_EARLY if utilization < known.utilization else None
+
+
+def _sampled(samples: tuple[Sample, ...], new: Sample) -> tuple[Sample, ...]:
+    kept = [s for s in samples if new.at - OLDEST_SAMPLE <= s.at < new.at]
+    # The newest reading always counts; it makes room for the next one where it is close to the one before.
+    if len(kept) >= 2 and kept[-1].at - kept[-2].at < SAMPLE_EVERY:
+        kept.pop()
+    kept.append(new)
+    recent = sum(new.at - s.at <= RECENT for s in kept)
+    return tuple(kept[-min(MAX_SAMPLES, max(recent, RECENT_SAMPLES)) :])
+
+
+def window_document(track: Track, now: datetime) -> dict[str, Any]:
+    """Return the window's object in the state document, every key of it, as of `now`."""
+    document: dict[str, Any] = {
+        "label": track.label,
+        "utilization": None,
+        "remaining": None,
+        "resets_at": None,
+        "duration_hours": track.duration // timedelta(hours=1),
+        "elapsed": None,
+        "pace": None,
+        "projected": None,
+        "on_pace": None,
+        "burn_rate": None,
+        "limit_at": None,
+        "limit_reached": None,
+        "time_remaining_hours": None,
+        "source": track.source,
+    }
+    if not track.is_known(now):
+        return document
+    utilization, resets_at = track.utilization, track.resets_at
+    elapsed = pace.elapsed(resets_at, track.duration, now)
+    projected = pace.projected(utilization, elapsed)
+    left = pace.time_remaining(resets_at, now)
+    idle = resets_at is None and utilization == 0
+    return document | {
+        "utilization": utilization,
+        "remaining": _round(max(0.0, 100 - utilization)),
+        "resets_at": format_instant(resets_at),
+        "elapsed": _round(elapsed),
+        "pace": _round(pace.pace(utilization, elapsed)),
+        "projected": _round(projected),
+        "on_pace": pace.on_pace(utilization, resets_at, projected),
+        "burn_rate": None if idle else _round(pace.burn_rate(track.samples, now)),
+        "limit_at": format_instant(track.limit_at if track.limit_at and track.limit_at > now else None),
+        "limit_reached": utilization >= 100,
+        "time_remaining_hours": None if left is None else round(left / timedelta(hours=1), 1),
+    }
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)

@@ -1,0 +1,316 @@
+"""A TCP proxy on loopback that stands for everything that a network does to a connection.
+
+One thread moves all bytes and makes all changes; a method returns when its change is in effect.
+"""
+
+import contextlib
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from multiprocessing.connection import wait
+from typing import Final, Self
+
+from parts.net import LOOPBACK, HeldPort
+
+PIECE: Final = 64 * 1024
+SLOW_STEP: Final = 0.02
+"""Seconds between two pieces while slow; a piece has at least one byte."""
+CONNECT_TIMEOUT: Final = 5.0
+
+
+class _Pipe:
+    """One direction of a link."""
+
+    def __init__(self, source: socket.socket, sink: socket.socket) -> None:
+        self.source = source
+        self.sink = sink
+        self.waiting = b""
+        self.ended = False
+        self.not_before = 0.0
+
+    def fill(self, most: int) -> int:
+        """Read what has come, `most` bytes at a time, and tell how many."""
+        try:
+            self.waiting = self.source.recv(most)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self.waiting = b""
+        self.ended = not self.waiting
+        return len(self.waiting)
+
+    def drain(self) -> None:
+        """Hand on what the other side takes."""
+        try:
+            self.waiting = self.waiting[self.sink.send(self.waiting) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.waiting, self.ended = b"", True
+
+
+class _Link:
+    """A client's connection and the one to the target that belongs to it."""
+
+    def __init__(self, client: socket.socket, target: socket.socket) -> None:
+        for end in (client, target):
+            end.settimeout(0)
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.up = _Pipe(client, target)
+        self.down = _Pipe(target, client)
+
+    def over(self) -> bool:
+        """Tell whether either side has closed and all it had said is handed on."""
+        return any(pipe.ended and not pipe.waiting for pipe in (self.up, self.down))
+
+    def close(self) -> None:
+        """Close both connections."""
+        self.up.source.close()
+        self.down.source.close()
+
+
+class FaultyProxy:
+    """A proxy to `target_port` on loopback; a context manager. It passes everything until told otherwise.
+
+    `port` stays the same, and stays ours, over all faults. `connections` counts those it took so far.
+    """
+
+    def __init__(self, target_port: int) -> None:
+        self.target_port = target_port
+        self._held = HeldPort()
+        self._wake, self._waker = socket.socketpair()
+        self._wake.settimeout(0)
+        self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._changed = threading.Condition()
+        self._listener: socket.socket | None = None
+        self._links: list[_Link] = []
+        self._connections = 0
+        self._frozen = False
+        self._rate: float | None = None
+        self._left: int | None = None
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="faulty proxy")
+
+    def start(self) -> Self:
+        """Begin to listen."""
+        self._listener = self._held.listen()
+        self._thread.start()
+        return self
+
+    def close(self) -> None:
+        """Drop everything and end the thread."""
+        if self._thread.is_alive():
+            self._do(self._end)
+            self._thread.join()
+        for end in (self._wake, self._waker, self._held):
+            end.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def port(self) -> int:
+        """Give the port to connect to."""
+        return self._held.number
+
+    @property
+    def connections(self) -> int:
+        """Tell how many connections it took so far; while frozen or refusing it takes none."""
+        with self._changed:
+            return self._connections
+
+    @property
+    def open_connections(self) -> int:
+        """Tell how many connections are open through it."""
+        with self._changed:
+            return len(self._links)
+
+    def wait_for_connections(self, count: int, timeout: float = 10) -> None:
+        """Wait until it took that many connections in all."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._connections >= count, timeout):
+                raise AssertionError(f"{self._connections} connections in {timeout} s, not {count}")
+
+    def wait_for_open_connections(self, count: int, timeout: float = 10) -> None:
+        """Wait until exactly that many connections are open, 0 for instance after `cut_after`."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: len(self._links) == count, timeout):
+                raise AssertionError(f"{len(self._links)} open connections after {timeout} s, not {count}")
+
+    # -- faults; each replaces the one before, `cut_after` and `drop` come on top
+
+    def heal(self) -> None:
+        """Pass everything again, also what waited while frozen."""
+        self._do(self._reset)
+
+    def refuse(self, *, drop: bool = True) -> None:
+        """Listen no more: new connections are refused. Drops the open ones too, unless told."""
+
+        def change() -> None:
+            self._reset()
+            self._stop_listening()
+            if drop:
+                self._drop_links()
+
+        self._do(change)
+
+    def freeze(self) -> None:
+        """Forward nothing, in either direction, and close nothing: a half-open connection.
+
+        New connections seem to be made (the kernel does that) and get no answer.
+        """
+
+        def change() -> None:
+            self._reset()
+            self._frozen = True
+
+        self._do(change)
+
+    def slow(self, bytes_per_second: float) -> None:
+        """Forward at this rate, in each direction of each connection."""
+
+        def change() -> None:
+            self._reset()
+            self._rate = bytes_per_second
+
+        self._do(change)
+
+    def cut_after(self, count: int) -> None:
+        """Forward exactly so many more bytes from clients, then close the connection they came from, once."""
+
+        def change() -> None:
+            self._left = count
+
+        self._do(change)
+
+    def drop(self) -> None:
+        """Close all open connections, once; new ones are welcome."""
+        self._do(self._drop_links)
+
+    # -- inside: everything below runs in the thread, `_do` excepted
+
+    def _do(self, change: Callable[[], None]) -> None:
+        done: Future[None] = Future()
+
+        def order() -> None:
+            try:
+                change()
+            except Exception as error:  # noqa: BLE001 - it is raised where the order was given
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+        self._orders.put(order)
+        self._waker.send(b"!")
+        done.result(timeout=10)
+
+    def _run(self) -> None:
+        try:
+            while not self._closing:
+                self._step()
+        finally:
+            self._end()
+
+    def _step(self) -> None:
+        now = time.monotonic()
+        pipes = [] if self._frozen else [pipe for link in self._links for pipe in (link.up, link.down)]
+        blocked = any(pipe.waiting for pipe in pipes)
+        fillable = {
+            pipe.source: pipe for pipe in pipes if not pipe.waiting and not pipe.ended and pipe.not_before <= now
+        }
+        pauses = [pipe.not_before - now for pipe in pipes if pipe.not_before > now]
+        if blocked:
+            pauses.append(SLOW_STEP)  # a sink that takes nothing: look again
+        ends: list[socket.socket] = [self._wake, *fillable]
+        if self._listener is not None and not self._frozen:
+            ends.append(self._listener)
+        ready = wait(ends, min(pauses, default=None))
+        if self._wake in ready:
+            self._obey()
+            return  # what is ready may be closed by now
+        for end, pipe in fillable.items():
+            if end in ready:
+                self._move(pipe)
+        for pipe in pipes:
+            if pipe.waiting:
+                pipe.drain()
+        for link in [link for link in self._links if link.over()]:
+            self._close_link(link)
+        if self._listener in ready:
+            self._accept()
+
+    def _obey(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._wake.recv(PIECE)
+        while not self._orders.empty():
+            self._orders.get()()
+
+    def _move(self, pipe: _Pipe) -> None:
+        most = PIECE
+        if self._rate is not None:
+            most = max(1, int(self._rate * SLOW_STEP))
+        upward = any(pipe is link.up for link in self._links)
+        cutting = upward and self._left is not None
+        if cutting and self._left is not None:
+            most = min(most, self._left)
+        count = pipe.fill(most) if most else 0
+        if self._rate is not None:
+            pipe.not_before = time.monotonic() + count / self._rate
+        if cutting and self._left is not None:
+            self._left -= count
+            if self._left <= 0:
+                self._left = None
+                pipe.ended = True  # closed as soon as these bytes are handed on
+
+    def _accept(self) -> None:
+        if self._listener is None:
+            return
+        try:
+            client, _ = self._listener.accept()
+        except OSError:  # gone again before it was accepted
+            return
+        target = None
+        with contextlib.suppress(OSError):
+            target = socket.create_connection((LOOPBACK, self.target_port), CONNECT_TIMEOUT)
+        with self._changed:
+            self._connections += 1
+            if target is None:
+                client.close()
+            else:
+                self._links.append(_Link(client, target))
+            self._changed.notify_all()
+
+    def _reset(self) -> None:
+        self._frozen = False
+        self._rate = None
+        self._left = None
+        for link in self._links:
+            link.up.not_before = link.down.not_before = 0.0
+        if self._listener is None:
+            self._listener = self._held.listen()
+
+    def _stop_listening(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    def _drop_links(self) -> None:
+        for link in list(self._links):
+            self._close_link(link)
+
+    def _close_link(self, link: _Link) -> None:
+        link.close()
+        with self._changed:
+            self._links.remove(link)
+            self._changed.notify_all()
+
+    def _end(self) -> None:
+        self._closing = True
+        self._stop_listening()
+        self._drop_links()

@@ -1,0 +1,301 @@
+"""An MQTT client that has nothing to do with the program and remembers all that it saw."""
+
+import json
+import ssl
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Self
+
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage, topic_matches_sub
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from parts.net import LOOPBACK
+
+FENCE_PREFIX: Final = "tests-fence/"
+CONNECT_TIMEOUT: Final = 10.0
+RECONNECT_DELAY: Final = 0.1
+VERSIONS: Final = {"5": MQTTProtocolVersion.MQTTv5, "3.1.1": MQTTProtocolVersion.MQTTv311}
+
+Version = Literal["auto", "5", "3.1.1"]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message as it arrived; `order` counts from 0 over all topics of a watcher."""
+
+    order: int
+    topic: str
+    payload: str
+    retain: bool
+    qos: int
+
+    def json(self) -> Any:
+        """Give the payload parsed."""
+        return json.loads(self.payload)
+
+
+class Watcher:
+    """A client subscribed to `topics`; a context manager. It reconnects and subscribes again by itself.
+
+    `version` "auto" speaks MQTT 5 and falls back to 3.1.1. With `retain_as_published` (MQTT 5) the flag of a
+    message is the publisher's; without, it says that the message was a replay.
+    With an ACL the watcher's user needs `topic readwrite tests-fence/#` beside what it watches. It is not for
+    TLS handshakes that fail: paho leaves the socket of those to the garbage collector, which warns.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        topics: Sequence[str] = ("#",),
+        *,
+        version: Version = "auto",
+        username: str | None = None,
+        password: str | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        transport: Literal["tcp", "websockets", "unix"] = "tcp",
+        host: str = LOOPBACK,
+        retain_as_published: bool = False,
+    ) -> None:
+        self.topics = tuple(topics)
+        self._versions: list[Version] = ["5", "3.1.1"] if version == "auto" else [version]
+        self._address = (host, port)
+        self._login = (username, password)
+        self._ssl_context = ssl_context
+        self._transport = transport
+        self._retain_as_published = retain_as_published
+        self._id = uuid.uuid4().hex
+        self._changed = threading.Condition()
+        self._messages: list[Message] = []
+        self._fences: set[str] = set()
+        self._results: dict[int, ReasonCode] = {}
+        self._subscribed = False
+        self._failure: str | None = None
+        self._client: Client | None = None
+
+    def start(self) -> Self:
+        """Connect; returns when the subscriptions stand."""
+        failure: str | None = None
+        for version in self._versions:
+            failure = self._failure = None
+            client = self._client = self._make_client(version)
+            client.connect_async(*self._address)
+            client.loop_start()
+            with self._changed:
+                self._changed.wait_for(lambda: self._subscribed or self._failure, CONNECT_TIMEOUT)
+                if self._subscribed:
+                    self._versions = [version]
+                    return self
+                failure = self._failure
+            self.close()
+        raise ConnectionError(f"no connection to {self._address}: {failure or 'no answer in time'}")
+
+    def close(self) -> None:
+        """Disconnect and end the client's thread."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.disconnect()
+            client.loop_stop()
+        with self._changed:
+            self._subscribed = False
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- what it saw
+
+    def messages(self, topic: str = "#", *, since: int = 0) -> list[Message]:
+        """Give the messages of a topic or filter from a `mark` on, in order of arrival."""
+        with self._changed:
+            return [message for message in self._messages[since:] if topic_matches_sub(topic, message.topic)]
+
+    def mark(self) -> int:
+        """Give the place in the order where the next message will be: a `since` for what is yet to come."""
+        with self._changed:
+            return len(self._messages)
+
+    def last(self, topic: str) -> Message:
+        """Give the last message of a topic."""
+        found = self.messages(topic)
+        if not found:
+            raise AssertionError(f"nothing came on {topic}; {self._account(0)}")
+        return found[-1]
+
+    def json(self, topic: str) -> Any:
+        """Give the last payload of a topic, parsed."""
+        return self.last(topic).json()
+
+    def wait_for(self, predicate: Callable[[Message], object], timeout: float = 10, *, since: int = 0) -> Message:
+        """Give the first message, from `since` on, that the predicate likes; wait for it if need be."""
+        seen = since
+        found: Message | None = None
+
+        def look() -> bool:
+            nonlocal seen, found
+            while found is None and seen < len(self._messages):
+                message = self._messages[seen]
+                seen += 1
+                found = message if predicate(message) else None
+            return found is not None
+
+        with self._changed:
+            self._changed.wait_for(look, timeout)
+        if found is None:
+            raise AssertionError(f"waited {timeout} s for a message; {self._account(since)}")
+        return found
+
+    def wait_topic(
+        self,
+        topic: str,
+        predicate: Callable[[Message], object] = lambda _: True,
+        timeout: float = 10,
+        *,
+        since: int = 0,
+    ) -> Message:
+        """Give the first message of a topic or filter, from `since` on, that the predicate likes."""
+        return self.wait_for(
+            lambda message: topic_matches_sub(topic, message.topic) and predicate(message), timeout, since=since
+        )
+
+    def settle(self, timeout: float = 10) -> None:
+        """Return when all that the broker had taken before this call has arrived here."""
+        fence = f"{FENCE_PREFIX}{self._id}/{uuid.uuid4().hex}"
+        self.publish(fence, "")
+        with self._changed:
+            if not self._changed.wait_for(lambda: fence in self._fences, timeout):
+                raise AssertionError(f"the broker did not send the fence back in {timeout} s")
+            self._fences.discard(fence)
+
+    def wait_connected(self, timeout: float = 10) -> None:
+        """Return when the subscriptions stand, after a broker's restart for instance."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._subscribed, timeout):
+                raise AssertionError(f"not connected in {timeout} s: {self._failure}")
+
+    def retained(self) -> dict[str, str]:
+        """Give topic → payload of what the broker retains right now, as a fresh connection gets it."""
+        with self._sibling() as fresh:
+            fresh.settle()
+            return {
+                message.topic: message.payload
+                for message in fresh.messages()
+                if message.retain and any(topic_matches_sub(topic, message.topic) for topic in self.topics)
+            }
+
+    # -- what it says
+
+    def publish(
+        self, topic: str, payload: str | bytes = "", *, retain: bool = False, qos: int = 1, timeout: float = 10
+    ) -> None:
+        """Publish, and wait until the broker has taken it; a refusal (MQTT 5 tells) is an AssertionError."""
+        assert self._client is not None, "the watcher is not started"
+        mid = self._client.publish(topic, payload, qos=qos, retain=retain).mid
+        with self._changed:
+            if not self._changed.wait_for(lambda: mid in self._results, timeout):
+                raise AssertionError(f"no PUBACK for {topic} in {timeout} s")
+            result = self._results.pop(mid)
+        if result.is_failure:
+            raise AssertionError(f"the broker refused {topic}: {result}")
+
+    # -- inside
+
+    def _sibling(self) -> "Watcher":
+        host, port = self._address
+        username, password = self._login
+        return Watcher(
+            port,
+            self.topics,
+            version=self._versions[0],
+            username=username,
+            password=password,
+            ssl_context=self._ssl_context,
+            transport=self._transport,
+            host=host,
+        )
+
+    def _make_client(self, version: Version) -> Client:
+        client = Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=f"watcher-{uuid.uuid4().hex[:12]}",
+            protocol=VERSIONS[version],
+            transport=self._transport,
+        )
+        username, password = self._login
+        if username is not None:
+            client.username_pw_set(username, password)
+        if self._ssl_context is not None:
+            client.tls_set_context(self._ssl_context)
+        client.reconnect_delay_set(RECONNECT_DELAY, RECONNECT_DELAY)  # type: ignore[arg-type]  # no whole seconds
+        client.on_connect = self._on_connect
+        client.on_connect_fail = self._on_connect_fail
+        client.on_disconnect = self._on_disconnect
+        client.on_subscribe = self._on_subscribe
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+        return client
+
+    def _on_connect(
+        self, client: Client, _data: Any, _flags: ConnectFlags, reason: ReasonCode, _properties: Properties | None
+    ) -> None:
+        if reason.is_failure:
+            self._failed(f"refused: {reason}")
+            return
+        topics = [*self.topics, f"{FENCE_PREFIX}{self._id}/#"]
+        if self._versions[0] == "5" and client.protocol == MQTTProtocolVersion.MQTTv5:
+            options = SubscribeOptions(qos=1, retainAsPublished=self._retain_as_published)
+            client.subscribe([(topic, options) for topic in topics])
+        else:
+            client.subscribe([(topic, 1) for topic in topics])
+
+    def _on_connect_fail(self, _client: Client, _data: Any) -> None:
+        self._failed("nobody listens, or the TLS handshake failed")
+
+    def _on_disconnect(
+        self, _client: Client, _data: Any, _flags: DisconnectFlags, reason: ReasonCode, _properties: Properties | None
+    ) -> None:
+        self._failed(f"disconnected: {reason}")
+
+    def _on_subscribe(
+        self, _client: Client, _data: Any, _mid: int, reasons: list[ReasonCode], _properties: Properties | None
+    ) -> None:
+        refused = [str(reason) for reason in reasons if reason.is_failure]
+        with self._changed:
+            self._subscribed = not refused
+            self._failure = f"subscription refused: {refused}" if refused else None
+            self._changed.notify_all()
+
+    def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
+        with self._changed:
+            if not message.topic.startswith(FENCE_PREFIX):
+                payload = message.payload.decode(errors="replace")
+                order = len(self._messages)
+                self._messages.append(Message(order, message.topic, payload, message.retain, message.qos))
+            elif message.topic.startswith(f"{FENCE_PREFIX}{self._id}/"):
+                self._fences.add(message.topic)
+            self._changed.notify_all()
+
+    def _on_publish(
+        self, _client: Client, _data: Any, mid: int, reason: ReasonCode, _properties: Properties | None
+    ) -> None:
+        with self._changed:
+            self._results[mid] = reason
+            self._changed.notify_all()
+
+    def _failed(self, why: str) -> None:
+        with self._changed:
+            self._subscribed = False
+            self._failure = self._failure or why  # the first one is the reason
+            self._changed.notify_all()
+
+    def _account(self, since: int) -> str:
+        with self._changed:
+            came = self._messages[since:]
+        lines = [f"  {m.order}: {m.topic}{' (retained)' if m.retain else ''} {m.payload[:300]}" for m in came]
+        return "\n".join([f"these {len(came)} came:", *lines[-60:]])

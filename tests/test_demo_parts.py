@@ -1,0 +1,326 @@
+"""The demo's own parts: a simulated account, its HTTP server, and the embedded broker."""
+
+import contextlib
+import itertools
+import json
+import logging
+import math
+import queue
+import random
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import paho.mqtt.client as mqtt
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+
+from claude_usage_mqtt.demo.broker import EmbeddedBroker
+from claude_usage_mqtt.demo.simulated_api import SimulatedAccount, SimulatedApi
+from claude_usage_mqtt.errors import SettingsError
+
+START = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+JITTER = timedelta(seconds=2)
+GOOD_HEADERS = {"Authorization": "Bearer some-token", "anthropic-beta": "oauth-2025-04-20"}
+PATIENCE = 10.0  # s until a test gives up; none waits that long where all is well
+
+
+class Clock:
+    """A clock that moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> datetime:
+        """Return the time it was last set to."""
+        return self.now
+
+
+def ten_days(seed: int) -> list[tuple[datetime, dict[str, Any]]]:
+    """Answers of one account, one for each minute of ten days."""
+    clock = Clock()
+    account = SimulatedAccount(clock, seed)
+    answers = []
+    for _ in range(10 * 24 * 60):
+        clock.now += MINUTE
+        answers.append((clock.now, account.answer()))
+    return answers
+
+
+@pytest.fixture(scope="module")
+def history() -> list[tuple[datetime, dict[str, Any]]]:
+    """Ten days, lived through once for all tests that only look."""
+    return ten_days(seed=0)
+
+
+def numbers(document: Any) -> Iterator[float]:
+    """Every number in a JSON document."""
+    if isinstance(document, dict):
+        document = list(document.values())
+    if isinstance(document, list):
+        for value in document:
+            yield from numbers(value)
+    elif isinstance(document, int | float) and not isinstance(document, bool):
+        yield document
+
+
+@pytest.mark.parametrize("window", ["five_hour", "seven_day"])
+def test_windows_fill_and_reset(history: list[tuple[datetime, dict[str, Any]]], window: str) -> None:
+    """Somebody who watches the demo sees both windows get nearly full and start again."""
+    used = [answer[window]["utilization"] for _, answer in history]
+    assert max(used) >= 90
+    assert any(after < before - 20 for before, after in itertools.pairwise(used))
+
+
+def test_every_answer_is_json_with_sane_numbers(history: list[tuple[datetime, dict[str, Any]]]) -> None:
+    """The demo never shows a number that no account could have."""
+    for _, answer in history:
+        assert json.loads(json.dumps(answer, allow_nan=False)) == answer
+        assert all(math.isfinite(number) and number >= 0 for number in numbers(answer))
+
+
+def test_session_resets_five_hours_after_its_first_use(
+    history: list[tuple[datetime, dict[str, Any]]],
+) -> None:
+    """The session's reset stands still while the window runs, and is five hours after the window began."""
+    began: datetime | None = None
+    windows = 0
+    for now, answer in history:
+        session = answer["five_hour"]
+        if session["resets_at"] is None:
+            assert session["utilization"] == 0
+            began = None
+            continue
+        resets_at = datetime.fromisoformat(session["resets_at"])
+        if began is None or now >= began + timedelta(hours=5):
+            began = now
+            windows += 1
+        assert abs(resets_at - (began + timedelta(hours=5))) <= JITTER
+    assert windows > 10
+
+
+def test_session_is_idle_at_times(history: list[tuple[datetime, dict[str, Any]]]) -> None:
+    """The demo shows what an idle session looks like, too: nothing used, and no reset."""
+    assert any(answer["five_hour"]["resets_at"] is None for _, answer in history)
+
+
+def test_extra_usage_drains_only_without_quota(history: list[tuple[datetime, dict[str, Any]]]) -> None:
+    """Money is spent in the demo while a window is at 100 %, and at no other time."""
+    drained = 0
+    for (_, before), (_, after) in itertools.pairwise(history):
+        if after["extra_usage"]["used_credits"] > before["extra_usage"]["used_credits"]:
+            drained += 1
+            assert max(after["five_hour"]["utilization"], after["seven_day"]["utilization"]) >= 100 - 1e-9
+    assert drained
+
+
+def test_newer_model_is_only_in_the_limits(history: list[tuple[datetime, dict[str, Any]]]) -> None:
+    """The demo's model window comes the way that newer models' windows come: not as a flat one."""
+    _, answer = history[-1]
+    scoped = [limit for limit in answer["limits"] if limit["kind"] == "weekly_scoped"]
+    assert [limit["scope"]["model"]["display_name"] for limit in scoped] == ["Fable"]
+    assert answer["seven_day_opus"] is None
+    assert answer["seven_day_sonnet"] is None
+
+
+def test_account_does_not_depend_on_how_often_it_is_asked(
+    history: list[tuple[datetime, dict[str, Any]]],
+) -> None:
+    """Two watchers of the same demo see the same numbers, however seldom one of them looks."""
+    clock = Clock()
+    account = SimulatedAccount(clock, seed=0)
+    rng = random.Random(1)
+    at = -1
+    while (at := at + rng.randint(1, 2 * 24 * 60)) < len(history):
+        clock.now, expected = history[at]
+        answer = account.answer()
+        assert answer["five_hour"]["utilization"] == expected["five_hour"]["utilization"]
+        assert answer["seven_day"]["utilization"] == expected["seven_day"]["utilization"]
+        assert answer["extra_usage"] == expected["extra_usage"]
+
+
+def test_account_survives_a_leap_of_the_clock() -> None:
+    """A demo on a machine that slept for a year goes on with windows that end in the future."""
+    clock = Clock()
+    account = SimulatedAccount(clock)
+    account.answer()
+    clock.now += timedelta(days=365)
+    answer = account.answer()
+    resets = [window["resets_at"] for window in (answer["five_hour"], answer["seven_day"])]
+    assert all(reset is None or datetime.fromisoformat(reset) > clock.now - JITTER for reset in resets)
+
+
+def test_api_answers_with_the_right_headers_only() -> None:
+    """The demo's API is as strict as the real one, so that a missing header is found before release."""
+    with SimulatedApi(SimulatedAccount(Clock())) as api, httpx.Client(base_url=api.url) as client:
+        good = client.get("/api/oauth/usage", headers=GOOD_HEADERS)
+        assert good.status_code == 200
+        assert "five_hour" in good.json()
+        for name, value in (("Authorization", ""), ("Authorization", "Bearer"), ("anthropic-beta", "no")):
+            bad = client.get("/api/oauth/usage", headers=GOOD_HEADERS | {name: value})
+            assert bad.status_code == 401
+            assert bad.json()["error"]["type"] == "authentication_error"
+        assert client.get("/api/oauth/usage").status_code == 401
+        assert client.get("/elsewhere", headers=GOOD_HEADERS).status_code == 404
+        assert api.requests == 6
+
+
+def test_api_is_gone_after_close() -> None:
+    """A demo that has ended leaves no thread and no open port behind."""
+    api = SimulatedApi(SimulatedAccount(Clock()))
+    api.close()
+    api.close()
+    assert "simulated-api" not in [thread.name for thread in threading.enumerate()]
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{api.url}/api/oauth/usage")
+
+
+class Client:
+    """A paho client whose callbacks only fill queues."""
+
+    def __init__(self, port: int, name: str) -> None:
+        self.messages: queue.Queue[tuple[str, bytes, bool]] = queue.Queue()
+        self.subscribed: queue.Queue[int] = queue.Queue()
+        connected = threading.Event()
+        self.paho = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name)
+        # No callback refers to this object: a cycle would leave paho's sockets to the garbage collector.
+        subscribed, messages = self.subscribed, self.messages
+        self.paho.on_connect = lambda *_: connected.set()
+        self.paho.on_subscribe = lambda _client, _data, mid, *_: subscribed.put(mid)
+        self.paho.on_message = lambda _client, _data, message: messages.put(
+            (message.topic, bytes(message.payload), message.retain)
+        )
+        self.paho.connect("127.0.0.1", port)
+        self.paho.loop_start()
+        assert connected.wait(PATIENCE)
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool) -> None:
+        """Publish with QoS 1 and wait until the broker has it."""
+        self.paho.publish(topic, payload, qos=1, retain=retain).wait_for_publish(PATIENCE)
+
+    def subscribe(self, topic: str) -> None:
+        """Subscribe with QoS 1 and wait until the broker has said yes."""
+        self.paho.subscribe(topic, qos=1)
+        self.subscribed.get(timeout=PATIENCE)
+
+    def next_message(self) -> tuple[str, bytes, bool]:
+        """Topic, payload and retain flag of the next message."""
+        return self.messages.get(timeout=PATIENCE)
+
+
+@contextlib.contextmanager
+def client(port: int, name: str) -> Iterator[Client]:
+    """Connect a client, and disconnect it at the end."""
+    it = Client(port, name)
+    try:
+        yield it
+    finally:
+        it.paho.disconnect()
+        it.paho.loop_stop()
+
+
+def test_broker_keeps_a_retained_message() -> None:
+    """What was published before a restart is there for the next start, which is all the memory there is."""
+    with EmbeddedBroker(port=0) as broker:
+        with client(broker.port, "before") as before:
+            before.publish("demo/state", b"old", retain=True)
+            before.publish("demo/state", b"new", retain=True)
+            before.publish("demo/other", b"other", retain=True)
+        with client(broker.port, "after") as after:
+            after.subscribe("demo/state")
+            assert after.next_message() == ("demo/state", b"new", True)
+            after.publish("demo/state", b"newer", retain=True)
+            assert after.next_message() == ("demo/state", b"newer", False)
+            assert after.messages.empty()
+
+
+def test_broker_forgets_what_is_cleared() -> None:
+    """An empty retained payload takes the message back, as it does on any broker."""
+    with EmbeddedBroker(port=0) as broker, client(broker.port, "one") as one:
+        one.publish("demo/gone", b"here", retain=True)
+        one.publish("demo/gone", b"", retain=True)
+        one.subscribe("demo/gone")
+        one.publish("demo/gone", b"live", retain=False)
+        assert one.next_message() == ("demo/gone", b"live", False)
+
+
+def test_broker_sends_nothing_unasked() -> None:
+    """A client that connects gets no retained message because of what another one has subscribed to."""
+    with (
+        EmbeddedBroker(port=0) as broker,
+        client(broker.port, "first") as first,
+    ):
+        first.publish("demo/first", b"mine", retain=True)
+        first.subscribe("demo/first")
+        assert first.next_message() == ("demo/first", b"mine", True)
+        with client(broker.port, "second") as second:
+            second.subscribe("demo/second")
+            second.publish("demo/second", b"live", retain=False)
+            assert second.next_message() == ("demo/second", b"live", False)
+
+
+def test_broker_publishes_the_will_of_a_client_that_died() -> None:
+    """The demo shows entities go unavailable when the service is killed."""
+    with EmbeddedBroker(port=0) as broker, client(broker.port, "watcher") as watcher:
+        watcher.subscribe("demo/status")
+        dying = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="dying")
+        dying.will_set("demo/status", b"offline", qos=1, retain=True)
+        dying.connect("127.0.0.1", broker.port)
+        dying.loop_start()
+        dying.publish("demo/status", b"online", qos=1, retain=True).wait_for_publish(PATIENCE)
+        assert watcher.next_message() == ("demo/status", b"online", False)
+        dying.loop_stop()
+        connection = dying.socket()
+        assert isinstance(connection, socket.socket)
+        connection.shutdown(socket.SHUT_RDWR)
+        assert watcher.next_message() == ("demo/status", b"offline", False)
+        connection.close()
+
+
+def test_broker_takes_another_port_when_its_own_is_taken() -> None:
+    """A demo beside a broker that already has the port starts all the same."""
+    with EmbeddedBroker(port=0) as first, EmbeddedBroker(port=first.port) as second:
+        assert second.port != first.port
+        with client(second.port, "one") as one:
+            one.publish("demo/state", b"x", retain=True)
+
+
+def test_broker_starts_and_stops_again_and_again(caplog: pytest.LogCaptureFixture) -> None:
+    """Twenty demos in a row leave neither a log line, nor a warning, nor a thread behind."""
+    caplog.set_level(logging.DEBUG)
+    for _ in range(20):
+        with EmbeddedBroker(port=0) as broker, client(broker.port, "one") as one:
+            one.subscribe("demo/state")
+            one.publish("demo/state", b"x", retain=True)
+            assert one.next_message() == ("demo/state", b"x", False)
+    assert "embedded-broker" not in [thread.name for thread in threading.enumerate()]
+    assert {record.name.partition(".")[0] for record in caplog.records} <= {"asyncio"}
+    assert not [record for record in caplog.records if record.levelno > logging.DEBUG]
+
+
+def test_broker_closes_on_clients_that_do_not_go() -> None:
+    """Ctrl-C ends the demo even while clients are connected, in the middle of something, or silent."""
+    broker = EmbeddedBroker(port=0)
+    with (
+        socket.create_connection(("127.0.0.1", broker.port)) as silent,
+        client(broker.port, "busy") as busy,
+    ):
+        busy.subscribe("demo/state")
+        broker.close()
+        broker.close()
+        assert "embedded-broker" not in [thread.name for thread in threading.enumerate()]
+        silent.settimeout(PATIENCE)
+        with contextlib.suppress(ConnectionResetError):
+            assert silent.recv(1) == b""
+
+
+def test_broker_without_its_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody without the extra is told the command that helps, not shown a traceback."""
+    monkeypatch.setitem(sys.modules, "amqtt.broker", None)
+    with pytest.raises(SettingsError, match=r"pip install 'claude-usage-mqtt\[demo\]'"):
+        EmbeddedBroker(port=0)
