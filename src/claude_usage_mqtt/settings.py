@@ -25,7 +25,7 @@ from claude_usage_mqtt.usage.parse import slug
 
 ENV_FILE = ".env"
 DEFAULT_ACCOUNT = "default"
-RESERVED_ACCOUNTS = frozenset({"all"})
+RESERVED_ACCOUNTS = frozenset({"all", "default"})
 NOT_ACCOUNTS = 'not valid JSON; write {"personal": "/claude/personal", "work": "/claude/work"}'
 LARGEST_SECRET = 64 * 1024
 OUR_PREFIXES = ("MQTT", "HOMEASSISTANT", "CLAUDE_", "POLL", "STALE", "ALERT", "USAGE_L", "LOG_")
@@ -150,7 +150,7 @@ class Settings(BaseSettings):
         for name, folder in (value or {}).items():
             identifier = slug(name)
             if not identifier or identifier in RESERVED_ACCOUNTS:
-                raise ValueError("each account's id needs letters or digits, and may not be 'all'")
+                raise ValueError("each account's id needs letters or digits, and may not be 'all' or 'default'")
             if identifier in slugs:
                 raise ValueError("two account ids become the same topic; make them differ in letters or digits")
             if not folder.strip():

@@ -6,7 +6,7 @@ from typing import Any
 
 from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import SettingsError
-from claude_usage_mqtt.service.account import encode
+from claude_usage_mqtt.service.announcement import encode
 from claude_usage_mqtt.service.worker import poll
 from claude_usage_mqtt.settings import load_settings
 from claude_usage_mqtt.sources.oauth_api import UsageApi

@@ -32,6 +32,7 @@ def make_service(settings: Settings, clock: Clock) -> Service:
         broker=broker,
         tls=make_tls_context(broker),
         base_topic=settings.mqtt_base_topic,
+        discovery_prefix=settings.homeassistant_prefix,
         status_topic=settings.status_topic,
         accounts=tuple(
             (

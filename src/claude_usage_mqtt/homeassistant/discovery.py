@@ -95,7 +95,7 @@ def discovery(
         for row in EXTRA_USAGE_ENTITIES:
             components[row.key] = _extra_usage_component(topics, row, currency)
     for row in ACCOUNT_ENTITIES:
-        components[row.key] = _component(topics, row, row.key, row.name, _account_template(row))
+        components[row.key] = make_component(topics, row, row.key, row.name, _account_template(row))
     for key, platform in sorted(leftovers.items()):
         components.setdefault(key, {"platform": platform})
     return {
@@ -154,7 +154,7 @@ def extra_usage_components() -> dict[str, str]:
 def _window_component(topics: Topics, row: EntityDescription, window: str, label: str) -> dict[str, Any]:
     short = {"five_hour": "session", "seven_day": "weekly"}.get(window, "weekly_" + window.removeprefix("seven_day_"))
     template = f"value_json.windows.{window}.{row.value}"
-    component = _component(topics, row, f"{window}_{row.key}", f"{label} {row.name}", _shown(row, template))
+    component = make_component(topics, row, f"{window}_{row.key}", f"{label} {row.name}", _shown(row, template))
     component["default_entity_id"] = _entity_id(topics, row.platform, f"{short}_{row.suffix or row.key}")
     if row.topic == EVENT:
         component["state_topic"] = topics.event(window)
@@ -163,7 +163,7 @@ def _window_component(topics: Topics, row: EntityDescription, window: str, label
 
 def _extra_usage_component(topics: Topics, row: EntityDescription, currency: str | None) -> dict[str, Any]:
     template = f"(value_json.extra_usage or {{}}).get('{row.value}')"
-    component = _component(topics, row, row.key, row.name, _shown(row, template))
+    component = make_component(topics, row, row.key, row.name, _shown(row, template))
     if row.device_class == "monetary" and currency is None:
         component.pop("device_class", None)  # an amount of nobody knows what is a plain number
     elif row.device_class == "monetary":
@@ -189,7 +189,8 @@ def _shown(row: EntityDescription, expression: str) -> str | None:
     return f"{{{{ {expression} }}}}"
 
 
-def _component(topics: Topics, row: EntityDescription, key: str, name: str, template: str | None) -> dict[str, Any]:
+def make_component(topics: Topics, row: EntityDescription, key: str, name: str, template: str | None) -> dict[str, Any]:
+    """Return the component of one entity, as far as its row says it all."""
     component: dict[str, Any] = {
         "platform": row.platform,
         "unique_id": f"{topics.device}_{key}",

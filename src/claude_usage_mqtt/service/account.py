@@ -18,14 +18,9 @@ from claude_usage_mqtt.errors import (
     CredentialsUnreadable,
     TokenExpired,
 )
-from claude_usage_mqtt.homeassistant.discovery import (
-    Topics,
-    announced,
-    discovery,
-    extra_usage_components,
-    window_components,
-)
+from claude_usage_mqtt.homeassistant.discovery import Topics
 from claude_usage_mqtt.logs import Outage
+from claude_usage_mqtt.service.announcement import Announcement, encode
 from claude_usage_mqtt.service.worker import Noticed, Outcome
 from claude_usage_mqtt.sources.schedule import BUDGET, Schedule
 from claude_usage_mqtt.usage.account import AccountUsage
@@ -34,7 +29,6 @@ from claude_usage_mqtt.usage.health import OK, PAUSED, STARTING, Health
 from claude_usage_mqtt.usage.memory import recall, remember
 from claude_usage_mqtt.usage.model import Usage
 from claude_usage_mqtt.usage.moments import format_instant, parse_instant
-from claude_usage_mqtt.usage.track import STUB_KEPT
 
 log = logging.getLogger(__name__)
 
@@ -80,16 +74,15 @@ class AccountState:
     busy: bool = False
     polled: bool = False
     changed: bool = True
-    leftovers: dict[str, str] = field(default_factory=dict)
-    leftovers_until: datetime | None = None
+    announcement: Announcement = field(init=False)
     rival_heard: datetime | None = None
     outage: Outage = field(default_factory=lambda: Outage(log))
     _mentioned: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     _shown: tuple[bool, datetime | None] = (False, None)
-    _discovery: tuple[object, bytes] = (None, b"")
 
     def __post_init__(self) -> None:
         self.usage = AccountUsage(self.options.topics.account)
+        self.announcement = Announcement(self.options.topics, self.options.label)
 
     @property
     def name(self) -> str:
@@ -114,11 +107,7 @@ class AccountState:
         # What was set by hand holds until the setting itself is changed.
         if memory.get("interval_setting") == setting and type(interval) is int and self._is_allowed(interval):
             self.schedule.interval = timedelta(seconds=interval)
-        found = announced(retained.get(topics.config, b""))
-        self.leftovers = {key: platform for key, platform in found.items() if key not in self._wanted()}
-        self.leftovers_until = now + STUB_KEPT if self.leftovers else None
-        if retained.get(topics.config) and not self.options.discovery:
-            log.info("Home Assistant discovery is off: its device of account %s is taken back.", self.name)
+        self.announcement.recall(retained.get(topics.config, b""), self.usage, now)
 
     def _document(self, retained: Mapping[str, bytes], topic: str) -> dict[str, Any]:
         payload = retained.get(topic)
@@ -271,7 +260,7 @@ class AccountState:
 
     def wake_at(self, now: datetime) -> datetime | None:
         """Return when time alone changes something, other than a poll being due."""
-        moments = [self.usage.next_unknown(now), self.leftovers_until]
+        moments = [self.usage.next_unknown(now), self.announcement.leftovers_until]
         if self.last_success is not None and self.is_fresh(now):
             moments.append(self.last_success + self.options.stale_after)
         if self.rival_heard is not None:
@@ -284,8 +273,10 @@ class AccountState:
         if shown != self._shown:
             self._shown = shown
             self.changed = True
-        if self.leftovers_until is not None and now >= self.leftovers_until:
-            self.leftovers, self.leftovers_until, self.changed = {}, None, True
+        leftovers_until = self.announcement.leftovers_until
+        if leftovers_until is not None and now >= leftovers_until:
+            self.announcement.forget_leftovers()
+            self.changed = True
         if self.rival_heard is not None and now >= self.rival_heard + RIVAL_FOR:
             self.rival_heard, self.changed = None, True
             log.info("Account %s: no other instance is heard any more.", self.name)
@@ -294,7 +285,7 @@ class AccountState:
         """Follow a clock that was set by `step`."""
         self.usage.shift(step)
         self.schedule.shift(step)
-        for name in ("last_success", "leftovers_until", "rival_heard"):
+        for name in ("last_success", "rival_heard"):
             instant = getattr(self, name)
             if instant is not None:
                 setattr(self, name, instant + step)
@@ -311,7 +302,10 @@ class AccountState:
         topics = self.options.topics
         if self.usage.is_known:
             yield topics.state, encode(self.usage.document(now))
-        yield topics.config, self._discovery_payload() if self.options.discovery else b""
+        if self.options.discovery:
+            yield topics.config, self.announcement.payload(self.usage)
+        elif self.announcement.was_there:
+            yield topics.config, b""  # it was announced before discovery was switched off
         yield topics.health, encode(self._health(now).document(self._memory()))
 
     def _health(self, now: datetime) -> Health:
@@ -342,39 +336,3 @@ class AccountState:
             "schedule": self.schedule.remember(),
             "usage": remember(self.usage),
         }
-
-    def _windows(self) -> dict[str, str]:
-        return {key: track.label for key, track in self.usage.tracks.items() if not track.is_retired}
-
-    def _wanted(self) -> set[str]:
-        document = json.loads(self._build_discovery({}))
-        return set(document["components"])
-
-    def _discovery_payload(self) -> bytes:
-        retired = [key for key, track in self.usage.tracks.items() if track.is_retired]
-        stubs = self.leftovers | window_components(retired)
-        if self.usage.extra_usage_absent_for is not None and not self.usage.has_extra_usage:
-            stubs |= extra_usage_components()
-        basis = (self._windows(), self.usage.currency, self.usage.has_extra_usage, stubs)
-        if self._discovery[0] != basis:
-            self._discovery = (basis, self._build_discovery(stubs))
-        return self._discovery[1]
-
-    def _build_discovery(self, stubs: dict[str, str]) -> bytes:
-        label = self.options.label
-        return encode(
-            discovery(
-                self.options.topics,
-                device_name="Claude" if label is None else f"Claude {label}",
-                version=__version__,
-                windows=self._windows(),
-                currency=self.usage.currency,
-                has_extra_usage=self.usage.has_extra_usage,
-                leftovers=stubs,
-            )
-        )
-
-
-def encode(document: Mapping[str, Any]) -> bytes:
-    """Return compact JSON."""
-    return json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()

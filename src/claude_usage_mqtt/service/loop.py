@@ -6,25 +6,28 @@ paho's thread, signal handlers and workers only put things into its inbox; every
 from __future__ import annotations
 
 import logging
-import queue
 import random
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.errors import CredentialsUnreadable
+from claude_usage_mqtt.homeassistant.discovery import Topics
+from claude_usage_mqtt.homeassistant.summary import SUMMARY
 from claude_usage_mqtt.logs import Outage
 from claude_usage_mqtt.mqtt.connection import Message
 from claude_usage_mqtt.mqtt.options import BrokerOptions
-from claude_usage_mqtt.mqtt.publisher import Acknowledged, Connected, Disconnected, Notice, Publisher, Subscribed
+from claude_usage_mqtt.mqtt.publisher import Acknowledged, Connected, Disconnected, Publisher, Subscribed
 from claude_usage_mqtt.service.account import AccountOptions, AccountState
-from claude_usage_mqtt.service.heartbeat import BEAT_EVERY, Heartbeat
+from claude_usage_mqtt.service.heartbeat import Heartbeat
+from claude_usage_mqtt.service.inbox import Inbox, Item, Stop
 from claude_usage_mqtt.service.recollection import FENCE, Recollection
+from claude_usage_mqtt.service.summary import Digest, digest, leftover_topics, summary_documents
 from claude_usage_mqtt.service.worker import Noticed, Outcome, look, poll
 from claude_usage_mqtt.sources.credentials import CredentialSource
 from claude_usage_mqtt.sources.oauth_api import UsageApi
@@ -35,9 +38,6 @@ log = logging.getLogger(__name__)
 
 ONLINE, OFFLINE = b"online", b"offline"
 
-MAX_INBOX = 2000
-"""Incoming messages beyond this many unread ones are dropped: nobody sends us that much in earnest."""
-
 LOOK_EVERY = timedelta(seconds=30)
 """How often credentials are looked at between polls, without reading them unless they changed."""
 
@@ -47,43 +47,23 @@ WORKER_DEADLINE = 60.0
 CLOCK_SET = 2.0
 """Seconds between wall clock and steady clock that say that the wall clock was set."""
 
+FAR_AWAY = datetime.max.replace(tzinfo=UTC)
+
 STOP_PATIENCE = 1.2
 """Real seconds for the goodbye to the broker; stopping takes at most about twice that."""
 
 
-class Stop:
-    """Ask the loop to end."""
-
-
-Item = Notice | Outcome | Noticed | Stop
-
-
-class Inbox:
-    """What the loop is told, from any thread and from signal handlers."""
-
-    def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
-
-    def put(self, item: Item) -> None:
-        """Add an item; incoming messages are dropped where too many wait."""
-        if isinstance(item, Message) and self._queue.qsize() >= MAX_INBOX:
-            return
-        self._queue.put(item)
-
-    def get(self, timeout: float) -> Item | None:
-        """Return the next item, None after `timeout` seconds."""
-        try:
-            return self._queue.get(timeout=timeout)
-        except queue.Empty:
-            return None
-
-
 @dataclass(slots=True, kw_only=True)
 class Watched:
-    """An account in the loop: its state, where its credentials are, since when a worker is busy with it."""
+    """An account in the loop.
+
+    `look_at` is when there is something to do for it by time alone, `busy_since` when its worker began.
+    """
 
     state: AccountState
     credentials: CredentialSource
+    digest: Digest
+    look_at: datetime
     busy_since: float | None = None
     looking: bool = False
 
@@ -95,6 +75,7 @@ class ServiceOptions:
     broker: BrokerOptions
     status_topic: str
     base_topic: str
+    discovery_prefix: str = "homeassistant"
     tls: ssl.SSLContext | None = None
     accounts: tuple[tuple[AccountOptions, CredentialSource], ...] = field(default=())
 
@@ -112,21 +93,21 @@ class Service:
         will = Message(topic=self._status, payload=OFFLINE, retain=True)
         self._publisher = Publisher(options.broker, will=will, tell=self.inbox.put, tls=options.tls)
         self._accounts = {
-            account.topics.account: Watched(
-                state=AccountState(
-                    account, Schedule(interval=account.interval, limited=account.limited, rng=self._rng)
-                ),
-                credentials=credentials,
-            )
-            for account, credentials in options.accounts
+            account.topics.account: self._watch(account, credentials) for account, credentials in options.accounts
         }
         self._recollection: Recollection | None = None
         self._is_begun = False
+        self._is_summed = False
         self._heartbeat = Heartbeat()
         self._broker_outage = Outage(log)
         self._resend_at: float | None = None
-        self._look_at = self._clock.now()
+        self._credentials_at = self._clock.now()
         self._clock_offset = self._offset()
+
+    def _watch(self, account: AccountOptions, credentials: CredentialSource) -> Watched:
+        schedule = Schedule(interval=account.interval, limited=account.limited, rng=self._rng)
+        state, now = AccountState(account, schedule), self._clock.now()
+        return Watched(state=state, credentials=credentials, digest=digest(state, now), look_at=now)
 
     def stop(self) -> None:
         """Ask the loop to end; safe from any thread and from a signal handler."""
@@ -135,6 +116,7 @@ class Service:
     def run(self) -> None:
         """Run until stopped. The goodbye to the broker takes less than 3 s, whatever the broker does."""
         self._publisher.start()
+        self._heartbeat.notify("READY=1")
         try:
             while True:
                 self._heartbeat.beat()
@@ -176,7 +158,7 @@ class Service:
             case Outcome():
                 self._finished(item)
             case Noticed():
-                watched = self._accounts[item.account]
+                watched = self._touched(item.account)
                 watched.looking = False
                 if item.fingerprint != watched.state.fingerprint and not watched.state.busy:
                     watched.state.credentials_noticed(item, self._clock.now())
@@ -188,8 +170,9 @@ class Service:
             self._subscribe_to_rivals()
             self._send_all()
             return
-        topics = [account.topics for account, _ in self._options.accounts]
-        self._recollection = Recollection(topics, time.monotonic())
+        accounts = [account.topics for account, _ in self._options.accounts]
+        others = [self._topics(name) for name in (SUMMARY, "default") if name not in self._accounts]
+        self._recollection = Recollection(accounts + others, accounts[0].command(FENCE), time.monotonic())
         self._publisher.subscribe(self._recollection.topics)
         self._publisher.send_once(self._recollection.fence)
 
@@ -201,9 +184,9 @@ class Service:
                 self._resend_at = time.monotonic() + self._rng.uniform(1, 10)
             return
         parts = message.topic.removeprefix(self._options.base_topic + "/").split("/")
-        watched = self._accounts.get(parts[0])
-        if watched is None or message.retain or not self._is_begun:
+        if parts[0] not in self._accounts or message.retain or not self._is_begun:
             return  # a retained command is an old one, and would be obeyed again at each connection
+        watched = self._touched(parts[0])
         match parts[1:]:
             case ["command", name] if name != FENCE:
                 watched.state.command(name, message.payload, self._clock.now())
@@ -212,10 +195,16 @@ class Service:
                     watched.state.heard_rival(self._clock.now())
 
     def _finished(self, outcome: Outcome) -> None:
-        watched = self._accounts[outcome.account]
+        watched = self._touched(outcome.account)
         watched.busy_since = None
         events = watched.state.finish_poll(outcome, self._clock.now())
         self._deliver(watched.state, events)
+
+    def _touched(self, account: str) -> Watched:
+        """Return an account that something happened to, so that what follows from it is done at once."""
+        watched = self._accounts[account]
+        watched.look_at = self._clock.now()
+        return watched
 
     def _deliver(self, state: AccountState, events: Iterable[Event]) -> None:
         for event in events:
@@ -234,24 +223,41 @@ class Service:
         if self._resend_at is not None and time.monotonic() >= self._resend_at:
             self._resend_at = None
             self._send_all()
-        if now >= self._look_at:
-            self._look_at = now + LOOK_EVERY
-            self._look()
+        if now >= self._credentials_at:
+            self._credentials_at = now + LOOK_EVERY
+            self._look_at_credentials()
+        self._advance_all(now)
+
+    def _advance_all(self, now: datetime) -> None:
+        digests = [watched.digest for watched in self._accounts.values()]
         for watched in self._accounts.values():
-            self._advance(watched, now)
+            if watched.look_at <= now:
+                self._advance(watched, now)
+        news = [watched.digest for watched in self._accounts.values()]
+        if news != digests or not self._is_summed:
+            self._is_summed = True
+            announce = self._options.accounts[0][0].discovery
+            for topic, payload in summary_documents(self._topics(SUMMARY), news, announce=announce):
+                self._publisher.retain(topic, payload)
 
     def _begin(self, recollection: Recollection, now: datetime) -> None:
         self._recollection = None
         self._is_begun = True
         for watched in self._accounts.values():
             watched.state.recall(recollection.found, now)
+            watched.look_at = now
+        prefix = self._options.discovery_prefix
+        for topic in leftover_topics(self._options.base_topic, prefix, self._accounts, recollection.found):
+            log.info("Taking back %s: its account is not in the settings any more.", topic)
+            self._publisher.retain(topic, b"")
         self._publisher.unsubscribe(recollection.topics)
         self._subscribe_to_rivals()
-        for watched in self._accounts.values():
-            self._advance(watched, now)
+        self._advance_all(now)
         self._publisher.retain(self._status, ONLINE)
-        self._heartbeat.notify("READY=1")
         log.info("Publishing %d account(s) at %s", len(self._accounts), self._options.broker.address)
+
+    def _topics(self, name: str) -> Topics:
+        return Topics(base=self._options.base_topic, account=name, prefix=self._options.discovery_prefix)
 
     def _subscribe_to_rivals(self) -> None:
         topics = [watched.state.options.topics.health for watched in self._accounts.values()]
@@ -261,6 +267,7 @@ class Service:
         self._publisher.send_all(last=self._status)
 
     def _advance(self, watched: Watched, now: datetime) -> None:
+        """Do what is due for an account, and note when to look at it again."""
         state = watched.state
         due = state.due(now)
         begins = due is not None and due <= now
@@ -270,38 +277,38 @@ class Service:
             state.changed = False
             for topic, payload in state.documents(now):
                 self._publisher.retain(topic, payload)
+            watched.digest = digest(state, now)
         if begins:
             watched.busy_since = time.monotonic()
             self._work(partial(poll, state.name, watched.credentials, self._api, self._clock, may_retry=may_retry))
-        elif watched.busy_since is not None and time.monotonic() - watched.busy_since > WORKER_DEADLINE:
-            watched.busy_since = None
-            state.report(CredentialsUnreadable(f"{watched.credentials.place} cannot be read: reading it hangs."))
+        moments = [state.due(now), state.wake_at(now)]
+        watched.look_at = min((moment for moment in moments if moment is not None), default=FAR_AWAY)
 
-    def _look(self) -> None:
+    def _look_at_credentials(self) -> None:
         for watched in self._accounts.values():
             state = watched.state
-            if state.busy or watched.looking or not state.options.polls or not state.polled:
-                continue
-            watched.looking = True
-            self._work(partial(look, state.name, watched.credentials, state.fingerprint))
+            if watched.busy_since is not None and time.monotonic() - watched.busy_since > WORKER_DEADLINE:
+                watched.busy_since = None
+                watched.look_at = self._clock.now()
+                state.report(CredentialsUnreadable(f"{watched.credentials.place} cannot be read: reading it hangs."))
+            if not (state.busy or watched.looking) and state.options.polls and state.polled:
+                watched.looking = True
+                self._work(partial(look, state.name, watched.credentials, state.fingerprint))
 
     def _work(self, job: Callable[[], Outcome | Noticed]) -> None:
         threading.Thread(target=lambda: self.inbox.put(job()), name="worker", daemon=True).start()
 
     def _patience(self) -> float:
         """Return how many real seconds may pass until something is to be done."""
-        real = [BEAT_EVERY]
+        real = [self._heartbeat.patience()]
         if self._recollection is not None:
             real.append(self._recollection.ends_at - time.monotonic())
         if self._resend_at is not None:
             real.append(self._resend_at - time.monotonic())
         if self._is_begun:
             now = self._clock.now()
-            moments = [self._look_at]
-            for watched in self._accounts.values():
-                own = (watched.state.due(now), watched.state.wake_at(now))
-                moments += [moment for moment in own if moment is not None]
-            real.append(self._clock.to_real((min(moments) - now).total_seconds()))
+            moment = min(self._credentials_at, *(watched.look_at for watched in self._accounts.values()))
+            real.append(self._clock.to_real((moment - now).total_seconds()))
         return max(0.0, min(real))
 
     def _offset(self) -> float:
@@ -314,6 +321,7 @@ class Service:
             return
         self._clock_offset = offset
         log.info("The clock was set by %+.0f s.", step)
-        self._look_at += timedelta(seconds=step)
+        self._credentials_at += timedelta(seconds=step)
         for watched in self._accounts.values():
             watched.state.shift(timedelta(seconds=step))
+            watched.look_at = self._clock.now()

@@ -21,12 +21,11 @@ LONGEST = 2.0
 class Recollection:
     """What has been read back so far."""
 
-    def __init__(self, accounts: Iterable[Topics], began: float) -> None:
-        accounts = list(accounts)
-        self.topics = [topic for each in accounts for topic in (each.state, each.config, each.health)]
+    def __init__(self, devices: Iterable[Topics], fence: str, began: float) -> None:
+        self.topics = [topic for each in devices for topic in (each.state, each.config, each.health)]
         self.found: dict[str, bytes] = {}
         self.ends_at = began + LONGEST
-        self.fence = Message(topic=accounts[0].command(FENCE), payload=secrets.token_hex(8).encode())
+        self.fence = Message(topic=fence, payload=secrets.token_hex(8).encode())
         self._wanted = set(self.topics)
 
     def take(self, message: Message) -> bool:

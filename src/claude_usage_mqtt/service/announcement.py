@@ -1,0 +1,75 @@
+"""What is announced to Home Assistant for one account, and what of it has to be taken back. No I/O."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from claude_usage_mqtt import __version__
+from claude_usage_mqtt.homeassistant.discovery import (
+    Topics,
+    announced,
+    discovery,
+    extra_usage_components,
+    window_components,
+)
+from claude_usage_mqtt.usage.account import AccountUsage
+from claude_usage_mqtt.usage.track import STUB_KEPT
+
+
+class Announcement:
+    """The discovery message of an account; made anew only when what it is made of has changed."""
+
+    def __init__(self, topics: Topics, label: str | None) -> None:
+        self._topics = topics
+        self._label = label
+        self._leftovers: dict[str, str] = {}
+        self._basis: object = None
+        self._payload = b""
+        self.was_there = False
+        """Whether an earlier run's message stood on the broker."""
+        self.leftovers_until: datetime | None = None
+        """When the order to remove what an earlier version announced may leave the message."""
+
+    def recall(self, retained: bytes, usage: AccountUsage, now: datetime) -> None:
+        """Compare with the message that stood on the broker: what is not wanted any more is to be taken back."""
+        self.was_there = bool(retained)
+        wanted = self._build(usage, {})["components"]
+        self._leftovers = {key: platform for key, platform in announced(retained).items() if key not in wanted}
+        self.leftovers_until = now + STUB_KEPT if self._leftovers else None
+
+    def forget_leftovers(self) -> None:
+        """Leave out what has been taken back."""
+        self._leftovers, self.leftovers_until = {}, None
+
+    def payload(self, usage: AccountUsage) -> bytes:
+        """Return the message."""
+        stubs = self._leftovers | window_components(key for key, track in usage.tracks.items() if track.is_retired)
+        if usage.extra_usage_absent_for is not None and not usage.has_extra_usage:
+            stubs |= extra_usage_components()
+        basis = (_windows(usage), usage.currency, usage.has_extra_usage, stubs)
+        if basis != self._basis:
+            self._basis, self._payload = basis, encode(self._build(usage, stubs))
+        return self._payload
+
+    def _build(self, usage: AccountUsage, stubs: Mapping[str, str]) -> dict[str, Any]:
+        return discovery(
+            self._topics,
+            device_name="Claude" if self._label is None else f"Claude {self._label}",
+            version=__version__,
+            windows=_windows(usage),
+            currency=usage.currency,
+            has_extra_usage=usage.has_extra_usage,
+            leftovers=stubs,
+        )
+
+
+def _windows(usage: AccountUsage) -> dict[str, str]:
+    return {key: track.label for key, track in usage.tracks.items() if not track.is_retired}
+
+
+def encode(document: Mapping[str, Any]) -> bytes:
+    """Return compact JSON."""
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
