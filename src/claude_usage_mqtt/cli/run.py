@@ -44,7 +44,8 @@ def make_service(settings: Settings, clock: Clock) -> Service:
                     stale_after=timedelta(seconds=settings.stale_after),
                     thresholds=settings.alert_thresholds,
                     discovery=settings.homeassistant_discovery,
-                    polls=settings.needs_credentials,
+                    polls=settings.claude_source != "statusline",
+                    listens=settings.claude_source != "oauth",
                 ),
                 account.credentials,
             )

@@ -14,21 +14,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-from paho.mqtt.enums import MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from claude_usage_mqtt.errors import BrokerError
-from claude_usage_mqtt.mqtt import connection
-from claude_usage_mqtt.mqtt.connection import V3, V5, WRONG_PROTOCOL, Client, Message
+from claude_usage_mqtt.mqtt.attempt import Acknowledged, Attempt, Connected, Disconnected, Notice
+from claude_usage_mqtt.mqtt.connection import V3, V5, Client, Message
 from claude_usage_mqtt.mqtt.options import BrokerOptions
-
-if TYPE_CHECKING:
-    from paho.mqtt.client import MQTTMessage
-    from paho.mqtt.properties import Properties
-    from paho.mqtt.reasoncodes import ReasonCode
 
 log = logging.getLogger(__name__)
 
@@ -42,51 +34,16 @@ STABLE_AFTER = 10.0
 MAX_EVENTS = 500
 """Events that wait for the broker; the oldest are dropped, weeks of them would fit."""
 
+SUSPECT_SIZE = 4096
+SUSPECT_AFTER = 3
+SUSPENDED_FOR = 3600.0
+"""Bytes, connections and seconds: when a message is taken for the reason that connections end. Only discovery
+messages are that large; the numbers must never fall under suspicion."""
+
 OWN_KEPT = 8
 """Payloads remembered per topic, to tell our own echo from another instance's message."""
 
-LONGEST_MESSAGE = 256 * 1024
-"""Bytes of an incoming payload that anybody here would read."""
-
 FILTERS_PER_SUBSCRIBE = 50
-
-
-@dataclass(frozen=True, slots=True)
-class Connected:
-    """The broker accepted us."""
-
-    client: Client
-    max_packet: int | None
-
-    @property
-    def version(self) -> str:
-        """The protocol's version, for people."""
-        return "5" if self.client.protocol == V5 else "3.1.1"
-
-
-@dataclass(frozen=True, slots=True)
-class Disconnected:
-    """There is no connection: an attempt failed, or the connection that was there ended."""
-
-    error: BrokerError
-
-
-@dataclass(frozen=True, slots=True)
-class Acknowledged:
-    """The broker has taken the message `mid`, or refused it for the reason `refusal`."""
-
-    mid: int
-    refusal: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Subscribed:
-    """The broker has answered a subscription; `refused` counts the filters it did not grant."""
-
-    refused: int
-
-
-Notice = Connected | Disconnected | Acknowledged | Subscribed | Message
 
 
 class Publisher:
@@ -105,7 +62,7 @@ class Publisher:
         self._tell = tell
         self._tls = tls
         self._client: Client | None = None  # the one the loop was told of
-        self._attempt: _Attempt | None = None  # the one that is connecting, connected or ending
+        self._attempt: Attempt | None = None  # the one that is connecting, connected or ending
         self._max_packet: int | None = None
         self._retained: dict[str, bytes] = {}
         self._cleared: set[str] = set()
@@ -114,6 +71,8 @@ class Publisher:
         self._events: deque[Message] = deque(maxlen=MAX_EVENTS)
         self._under_way: dict[int, Message] = {}
         self._complained: set[str] = set()
+        self._suspicions: dict[str, int] = {}
+        self._suspended: dict[str, float] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep_connected, name="broker", daemon=True)
 
@@ -142,12 +101,31 @@ class Publisher:
                 self._under_way.clear()
             case Disconnected():
                 self._client = None
+                self._suspect()
             case Acknowledged(mid=mid, refusal=refusal):
                 message = self._under_way.pop(mid, None)
+                self._suspicions.pop(message.topic if message else "", None)
                 if message is not None and not message.retain and message in self._events:
                     self._events.remove(message)
                 if message is not None and refusal is not None:
                     self._complain(message.topic, f"The broker refused to take {message.topic} ({refusal}); allow it.")
+
+    def _suspect(self) -> None:
+        """Draw a conclusion where connection after connection ends at the same large message.
+
+        Not every broker tells its limit, and not every one says that a message was over it: some just hang up.
+        """
+        first = next(iter(self._under_way.values()), None)
+        if first is not None and len(first.payload) >= SUSPECT_SIZE:
+            self._suspicions[first.topic] = self._suspicions.get(first.topic, 0) + 1
+            if self._suspicions[first.topic] == SUSPECT_AFTER:
+                self._suspended[first.topic] = time.monotonic() + SUSPENDED_FOR
+                self._complain(
+                    first.topic,
+                    f"The broker hangs up each time it is sent {first.topic} ({len(first.payload)} bytes); "
+                    "it is left out for an hour: raise the broker's limit for the size of messages.",
+                )
+        self._under_way.clear()
 
     def retain(self, topic: str, payload: bytes) -> None:
         """Let `payload` stand under `topic`; an empty one takes the topic away."""
@@ -198,6 +176,8 @@ class Publisher:
                 f"The broker takes no packet over {self._max_packet} bytes and {message.topic} needs {size}; "
                 "raise its limit.",
             )
+            return
+        if time.monotonic() < self._suspended.get(message.topic, 0.0):
             return
         info = client.publish(message.topic, message.payload, qos=1, retain=message.retain)
         # Where it is slower than we speak the message is left out; the next connection, or the next change, sends it.
@@ -254,7 +234,7 @@ class Publisher:
         delay = FIRST_DELAY
         fell_back = False
         while not self._stopping.is_set():
-            attempt = _Attempt(self._options, protocol, self._will, self._tls, self._tell)
+            attempt = Attempt(self._options, protocol, self._will, self._tls, self._tell)
             self._attempt = attempt
             began = time.monotonic()
             error = attempt.run(self._stopping)
@@ -272,81 +252,3 @@ class Publisher:
                     delay = FIRST_DELAY
             self._stopping.wait(delay * random.uniform(0.75, 1.25))
             delay = min(2 * delay, LONGEST_DELAY)
-
-
-class _Attempt:
-    """One connection from its making to its end."""
-
-    def __init__(
-        self,
-        options: BrokerOptions,
-        protocol: MQTTProtocolVersion,
-        will: Message,
-        tls: ssl.SSLContext | None,
-        tell: Callable[[Notice], None],
-    ) -> None:
-        self._options = options
-        self._tell = tell
-        self._answered = threading.Event()
-        self._reason: str | None = None
-        self._refusal: BrokerError | None = None
-        self.accepted = False
-        self.may_be_protocol = False
-        self.client = client = connection.make_client(options, protocol, will=will, tls=tls)
-        client.on_connect = self._on_connect
-        client.on_disconnect = self._on_disconnect
-        client.on_message = self._on_message
-        client.on_publish = self._on_publish
-        client.on_subscribe = self._on_subscribe
-
-    def run(self, stopping: threading.Event) -> BrokerError:
-        """Connect and stay until the connection ends; return why."""
-        try:
-            connection.connect(self.client, self._options)
-        except BrokerError as error:
-            return error
-        deadline = time.monotonic() + connection.CONNECT_TIMEOUT
-        while not (self._answered.wait(0.2) or self.client.ended.is_set() or stopping.is_set()):
-            if time.monotonic() > deadline:
-                break
-        if self.accepted:
-            while not self.client.ended.wait(60):
-                pass  # paho ends a connection that is silent for longer than the keepalive
-        elif not stopping.is_set():
-            self.client.close(0.2)
-        if self._refusal is not None:
-            return self._refusal
-        self.may_be_protocol = self.may_be_protocol or not self.accepted
-        return connection.explain_loss(self._options, accepted=self.accepted, reason=self._reason)
-
-    # In paho's thread: tell, and nothing else
-
-    def _on_connect(
-        self, _client: Any, _data: Any, _flags: Any, reason: ReasonCode, properties: Properties | None
-    ) -> None:
-        if reason.is_failure:
-            self.may_be_protocol = reason.getName() in WRONG_PROTOCOL
-            self._refusal = connection.explain_refusal(reason, self._options)
-        else:
-            self.accepted = True
-            self._tell(Connected(self.client, getattr(properties, "MaximumPacketSize", None)))
-        self._answered.set()
-
-    def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, reason: ReasonCode, _properties: Any) -> None:
-        self._reason = reason.getName()
-        self._answered.set()
-
-    def _on_message(self, _client: Any, _data: Any, message: MQTTMessage) -> None:
-        if len(message.payload) > LONGEST_MESSAGE:
-            return
-        try:
-            topic = message.topic
-        except UnicodeDecodeError:
-            return
-        self._tell(Message(topic=topic, payload=bytes(message.payload), retain=message.retain))
-
-    def _on_publish(self, _client: Any, _data: Any, mid: int, reason: ReasonCode, _properties: Any) -> None:
-        self._tell(Acknowledged(mid, reason.getName() if reason.is_failure else None))
-
-    def _on_subscribe(self, _client: Any, _data: Any, _mid: int, reasons: list[ReasonCode], _properties: Any) -> None:
-        self._tell(Subscribed(sum(reason.is_failure for reason in reasons)))

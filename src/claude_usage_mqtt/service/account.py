@@ -55,6 +55,8 @@ class AccountOptions:
     discovery: bool = True
     polls: bool = True
     """False where the status line is the only source."""
+    listens: bool = False
+    """Whether the status line is a source."""
 
 
 @dataclass(slots=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import queue
 
+from claude_usage_mqtt.mqtt.attempt import Notice
 from claude_usage_mqtt.mqtt.connection import Message
-from claude_usage_mqtt.mqtt.publisher import Notice
 from claude_usage_mqtt.service.worker import Noticed, Outcome
 
 MAX_INBOX = 2000

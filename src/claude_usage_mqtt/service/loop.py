@@ -20,9 +20,10 @@ from claude_usage_mqtt.errors import CredentialsUnreadable
 from claude_usage_mqtt.homeassistant.discovery import Topics
 from claude_usage_mqtt.homeassistant.summary import SUMMARY
 from claude_usage_mqtt.logs import Outage
+from claude_usage_mqtt.mqtt.attempt import Acknowledged, Connected, Disconnected, Subscribed
 from claude_usage_mqtt.mqtt.connection import Message
 from claude_usage_mqtt.mqtt.options import BrokerOptions
-from claude_usage_mqtt.mqtt.publisher import Acknowledged, Connected, Disconnected, Publisher, Subscribed
+from claude_usage_mqtt.mqtt.publisher import Publisher
 from claude_usage_mqtt.service.account import AccountOptions, AccountState
 from claude_usage_mqtt.service.heartbeat import Heartbeat
 from claude_usage_mqtt.service.inbox import Inbox, Item, Stop
@@ -32,6 +33,7 @@ from claude_usage_mqtt.service.worker import Noticed, Outcome, look, poll
 from claude_usage_mqtt.sources.credentials import CredentialSource
 from claude_usage_mqtt.sources.oauth_api import UsageApi
 from claude_usage_mqtt.sources.schedule import Schedule
+from claude_usage_mqtt.sources.statusline import parse_statusline
 from claude_usage_mqtt.usage.changes import Event
 
 log = logging.getLogger(__name__)
@@ -190,9 +192,17 @@ class Service:
         match parts[1:]:
             case ["command", name] if name != FENCE:
                 watched.state.command(name, message.payload, self._clock.now())
+            case ["statusline"] if watched.state.options.listens:
+                self._glimpsed(watched.state, message.payload)
             case ["health"]:
                 if message.payload and not self._publisher.has_sent(message):
                     watched.state.heard_rival(self._clock.now())
+
+    def _glimpsed(self, state: AccountState, payload: bytes) -> None:
+        now = self._clock.now()
+        usage = parse_statusline(payload, now)
+        if usage is not None:
+            self._deliver(state, state.glimpsed(usage, now))
 
     def _finished(self, outcome: Outcome) -> None:
         watched = self._touched(outcome.account)

@@ -1,0 +1,141 @@
+"""One connection from its making to its end, and what the loop is told of it."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from paho.mqtt.enums import MQTTProtocolVersion
+
+from claude_usage_mqtt.errors import BrokerError
+from claude_usage_mqtt.mqtt import connection
+from claude_usage_mqtt.mqtt.connection import V5, WRONG_PROTOCOL, Client, Message
+from claude_usage_mqtt.mqtt.options import BrokerOptions
+
+if TYPE_CHECKING:
+    from paho.mqtt.client import MQTTMessage
+    from paho.mqtt.properties import Properties
+    from paho.mqtt.reasoncodes import ReasonCode
+
+LONGEST_MESSAGE = 256 * 1024
+"""Bytes of an incoming payload that anybody here would read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The broker accepted us."""
+
+    client: Client
+    max_packet: int | None
+
+    @property
+    def version(self) -> str:
+        """The protocol's version, for people."""
+        return "5" if self.client.protocol == V5 else "3.1.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """There is no connection: an attempt failed, or the connection that was there ended."""
+
+    error: BrokerError
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """The broker has taken the message `mid`, or refused it for the reason `refusal`."""
+
+    mid: int
+    refusal: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    """The broker has answered a subscription; `refused` counts the filters it did not grant."""
+
+    refused: int
+
+
+Notice = Connected | Disconnected | Acknowledged | Subscribed | Message
+
+
+class Attempt:
+    """One connection. Its callbacks run in paho's thread: they tell, and nothing else."""
+
+    def __init__(
+        self,
+        options: BrokerOptions,
+        protocol: MQTTProtocolVersion,
+        will: Message,
+        tls: ssl.SSLContext | None,
+        tell: Callable[[Notice], None],
+    ) -> None:
+        self._options = options
+        self._tell = tell
+        self._answered = threading.Event()
+        self._reason: str | None = None
+        self._refusal: BrokerError | None = None
+        self.accepted = False
+        self.may_be_protocol = False
+        self.client = client = connection.make_client(options, protocol, will=will, tls=tls)
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+        client.on_subscribe = self._on_subscribe
+
+    def run(self, stopping: threading.Event) -> BrokerError:
+        """Connect and stay until the connection ends; return why."""
+        try:
+            connection.connect(self.client, self._options)
+        except BrokerError as error:
+            return error
+        deadline = time.monotonic() + connection.CONNECT_TIMEOUT
+        while not (self._answered.wait(0.2) or self.client.ended.is_set() or stopping.is_set()):
+            if time.monotonic() > deadline:
+                break
+        if self.accepted:
+            while not self.client.ended.wait(60):
+                pass  # paho ends a connection that is silent for longer than the keepalive
+        elif not stopping.is_set():
+            self.client.close(0.2)
+        if self._refusal is not None:
+            return self._refusal
+        self.may_be_protocol = self.may_be_protocol or not self.accepted
+        return connection.explain_loss(self._options, accepted=self.accepted, reason=self._reason)
+
+    # In paho's thread: tell, and nothing else
+
+    def _on_connect(
+        self, _client: Any, _data: Any, _flags: Any, reason: ReasonCode, properties: Properties | None
+    ) -> None:
+        if reason.is_failure:
+            self.may_be_protocol = reason.getName() in WRONG_PROTOCOL
+            self._refusal = connection.explain_refusal(reason, self._options)
+        else:
+            self.accepted = True
+            self._tell(Connected(self.client, getattr(properties, "MaximumPacketSize", None)))
+        self._answered.set()
+
+    def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, reason: ReasonCode, _properties: Any) -> None:
+        self._reason = reason.getName()
+        self._answered.set()
+
+    def _on_message(self, _client: Any, _data: Any, message: MQTTMessage) -> None:
+        if len(message.payload) > LONGEST_MESSAGE:
+            return
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            return
+        self._tell(Message(topic=topic, payload=bytes(message.payload), retain=message.retain))
+
+    def _on_publish(self, _client: Any, _data: Any, mid: int, reason: ReasonCode, _properties: Any) -> None:
+        self._tell(Acknowledged(mid, reason.getName() if reason.is_failure else None))
+
+    def _on_subscribe(self, _client: Any, _data: Any, _mid: int, reasons: list[ReasonCode], _properties: Any) -> None:
+        self._tell(Subscribed(sum(reason.is_failure for reason in reasons)))
