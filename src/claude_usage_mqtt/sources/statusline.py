@@ -53,8 +53,7 @@ def parse_statusline(payload: bytes, now: datetime) -> Usage | None:
     seen_at = from_epoch(document.get("at"))
     if seen_at is None or not now - OLDEST <= seen_at <= now + AHEAD:
         return None
-    # A clock that is a little ahead must not make what is read afterwards look older.
-    return _usage(document.get("rate_limits"), min(seen_at, now), now)
+    return _usage(document.get("rate_limits"), seen_at, now)
 
 
 def format_statusline(usage: Usage) -> bytes:

@@ -1,0 +1,113 @@
+"""A connection for one job ends within its deadline, with what it was for or with the reason why not."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from claude_usage_mqtt.errors import BrokerRefused, BrokerUnreachable
+from claude_usage_mqtt.mqtt.connection import Message
+from claude_usage_mqtt.mqtt.oneshot import Session, publish_once
+from claude_usage_mqtt.mqtt.options import BrokerOptions, Protocol
+from parts import broker
+from parts.broker import Broker, Mosquitto, any_broker
+from parts.net import LOOPBACK, HeldPort
+from parts.watcher import Watcher
+
+needs_mosquitto = pytest.mark.skipif(not broker.available(), reason="Mosquitto is not installed")
+
+ONE_WRITER = "user writer\ntopic write allowed/#\ntopic read allowed/#\nuser watcher\ntopic readwrite #\n"
+HUNG = 30.0
+"""Seconds that only something that hangs would take."""
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Broker]:
+    """Run a broker."""
+    with any_broker() as found:
+        yield found
+
+
+def options(port: int, **more: str) -> BrokerOptions:
+    """Return the options for a broker on loopback."""
+    return BrokerOptions(host=LOOPBACK, port=port, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("protocol", ["auto", "5", "3.1.1"])
+def test_one_message_is_published_and_acknowledged(protocol: Protocol) -> None:
+    """What was handed over once is on the broker when the call returns."""
+    if not broker.available() and protocol == "5":
+        pytest.skip("the embedded broker speaks 3.1.1 only")
+    with any_broker() as running, Watcher(running.port, ("t/#",)) as watcher:
+        publish_once(options(running.port, protocol=protocol), Message(topic="t/a", payload=b"1"))
+        watcher.settle()
+        assert [message.payload for message in watcher.messages("t/a")] == ["1"]
+
+
+def test_auto_falls_back_to_the_older_protocol() -> None:
+    """A broker that speaks only MQTT 3.1.1 is used without a word."""
+    pytest.importorskip("amqtt")
+    from claude_usage_mqtt.demo.broker import EmbeddedBroker
+
+    with EmbeddedBroker(port=0) as embedded, Session(options(embedded.port), 1) as session:
+        assert session.version == "3.1.1"
+
+
+def test_retained_messages_are_collected(running: Broker) -> None:
+    """What stands on the broker is found by asking for it, with nothing missing and an end."""
+    with Watcher(running.port, ("kept/#",)) as watcher:
+        for number in range(30):
+            watcher.publish(f"kept/{number}", str(number), retain=True)
+    with Session(options(running.port)) as session:
+        assert session.subscribe(["kept/+"]) == []
+        found = session.collect(quiet=0.5)
+    assert {message.topic: message.payload for message in found} == {f"kept/{n}": str(n).encode() for n in range(30)}
+    assert all(message.retain for message in found)
+
+
+def test_nobody_there_is_said_at_once() -> None:
+    """Where no broker listens the reason comes as a sentence, not as a wait."""
+    port = HeldPort()
+    try:
+        with pytest.raises(BrokerUnreachable, match="MQTT_PORT"), Session(options(port.number)):
+            pass
+    finally:
+        port.close()
+
+
+@needs_mosquitto
+def test_a_broker_that_does_not_answer_is_left_in_time() -> None:
+    """A frozen broker costs no more than the deadline, before and after the connection stands."""
+    with Mosquitto() as mosquitto:
+        message = Message(topic="t", payload=b"1")
+        with Session(options(mosquitto.port)) as session:
+            mosquitto.freeze()
+            with pytest.raises(BrokerUnreachable, match="did not answer in time"):
+                session.publish(message, within=0.3)
+        with pytest.raises(BrokerUnreachable, match="did not answer in time"):
+            publish_once(options(mosquitto.port), message, within=0.3)
+        mosquitto.thaw()
+
+
+@needs_mosquitto
+def test_a_broker_that_ends_is_noticed() -> None:
+    """A broker that goes away while something is waited for is told of, not waited for."""
+    with Mosquitto() as mosquitto, Session(options(mosquitto.port)) as session:
+        mosquitto.kill()
+        with pytest.raises(BrokerUnreachable, match="was lost"):
+            session.receive(within=HUNG)
+
+
+@needs_mosquitto
+def test_refusals_are_told_with_what_to_do() -> None:
+    """A wrong password, a topic that may not be written and one that may not be read: each is told."""
+    users = {"writer": "secret", "watcher": "secret"}
+    with Mosquitto(users=users, acl=ONE_WRITER) as mosquitto:
+        with (
+            pytest.raises(BrokerRefused, match="MQTT_PASSWORD"),
+            Session(options(mosquitto.port, username="writer", password="wrong")),
+        ):
+            pass
+        with Session(options(mosquitto.port, username="writer", password="secret")) as session:
+            session.publish(Message(topic="allowed/a", payload=b"1"))
+            with pytest.raises(BrokerRefused, match="refused to take other/a"):
+                session.publish(Message(topic="other/a", payload=b"1"))
