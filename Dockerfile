@@ -1,0 +1,30 @@
+# claude-usage-mqtt, for amd64, arm64 and arm/v7: everything with machine code in it (pydantic-core) has wheels for these.
+FROM python:3.13-slim AS build
+WORKDIR /build
+COPY pyproject.toml README.md LICENSE ./
+COPY src src
+RUN python -m venv --without-pip /app \
+ && python -m pip --python /app/bin/python install --no-cache-dir --no-compile --only-binary :all: --no-binary claude-usage-mqtt .
+# Bytecode that is never compared with its source: the image's files do not change, and their times say nothing.
+RUN /app/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /app/lib
+
+
+FROM python:3.13-slim
+LABEL org.opencontainers.image.title="claude-usage-mqtt" \
+      org.opencontainers.image.description="Keeps the usage of a Claude subscription on an MQTT broker, for Home Assistant and Node-RED." \
+      org.opencontainers.image.url="https://pypi.org/project/claude-usage-mqtt/" \
+      org.opencontainers.image.licenses="MIT"
+# Nothing is installed when it runs: what would only be there to be attacked goes.
+RUN rm -rf /usr/local/bin/pip* /usr/local/lib/python3.*/ensurepip /usr/local/lib/python3.*/site-packages/pip*
+COPY --from=build /app /app
+
+# Claude Code's folder goes here, read-only. Its credentials are readable by their owner alone, so the container has to
+# run as that user: 1000 is the first user of most systems, and `--user` (compose: `user:`) takes any other.
+ENV CLAUDE_CONFIG_DIR=/claude \
+    PYTHONDONTWRITEBYTECODE=1
+USER 1000:1000
+
+# It is process 1 itself, stops at SIGTERM within 3 s, writes one small file to /dev/shm and nothing else.
+HEALTHCHECK --interval=60s --timeout=10s --start-period=20s --retries=2 CMD ["/app/bin/claude-usage-mqtt", "healthcheck"]
+ENTRYPOINT ["/app/bin/claude-usage-mqtt"]
+CMD ["run"]
