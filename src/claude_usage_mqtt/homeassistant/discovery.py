@@ -19,7 +19,14 @@ from claude_usage_mqtt.homeassistant.entities import (
 )
 from claude_usage_mqtt.usage.health import NO_PROBLEM
 
+ORIGIN_NAME = "claude-usage-mqtt"
 PROJECT_URL = "https://pypi.org/project/claude-usage-mqtt/"
+USAGE_PAGE = "https://claude.ai/settings/usage"
+"""Where Claude itself shows the same numbers: Home Assistant's "visit device"."""
+
+NO_MINOR_UNIT = frozenset({"BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "VND", "VUV"})
+"""Currencies whose amounts have no decimals."""
+
 REMOVABLE = frozenset(
     {"sensor", "binary_sensor", "event", "button", "number", "switch", "select", "text", "update", "device_tracker"}
 )
@@ -75,31 +82,34 @@ class Topics:
 def discovery(
     topics: Topics,
     *,
-    device_name: str,
+    label: str | None,
     version: str,
     windows: Mapping[str, str],
     currency: str | None,
     has_extra_usage: bool,
     leftovers: Mapping[str, str],
+    shortest_interval: int = 180,
 ) -> dict[str, Any]:
     """Return the discovery message of an account.
 
-    `windows` maps the keys of the windows that have entities to their labels, `leftovers` the keys of
-    entities to take back to their platforms. `currency` is the unit of the money.
+    `label` is what a person calls the account, None where it is the only one. `windows` maps the keys of the
+    windows that have entities to their labels, `leftovers` the keys of entities to take back to their platforms.
+    `currency` is the unit of the money, `shortest_interval` the seconds that the poll interval may not go below.
     """
     components: dict[str, Any] = {}
-    for window, label in windows.items():
+    for window, name in windows.items():
         for row in WINDOW_ENTITIES:
-            components[f"{window}_{row.key}"] = _window_component(topics, row, window, label)
+            components[f"{window}_{row.key}"] = _window_component(topics, row, window, name)
     if has_extra_usage:
         for row in EXTRA_USAGE_ENTITIES:
             components[row.key] = _extra_usage_component(topics, row, currency)
     for row in ACCOUNT_ENTITIES:
         components[row.key] = make_component(topics, row, row.key, row.name, _account_template(row))
+    components["poll_interval"]["min"] = shortest_interval
     for key, platform in sorted(leftovers.items()):
         components.setdefault(key, {"platform": platform})
     return {
-        "device": device(topics.device, device_name, version),
+        "device": device(topics.device, _device_name(label), version),
         "origin": origin(version),
         "qos": 1,
         "components": components,
@@ -114,12 +124,27 @@ def device(identifier: str, name: str, version: str) -> dict[str, Any]:
         "manufacturer": "Anthropic",
         "model": "Claude subscription",
         "sw_version": version,
+        "configuration_url": USAGE_PAGE,
     }
+
+
+def _device_name(label: str | None) -> str:
+    return "Claude" if label is None else f"Claude {label[:1].upper()}{label[1:]}"
 
 
 def origin(version: str) -> dict[str, Any]:
     """Return the origin's object: this program."""
-    return {"name": "claude-usage-mqtt", "sw_version": version, "support_url": PROJECT_URL}
+    return {"name": ORIGIN_NAME, "sw_version": version, "support_url": PROJECT_URL}
+
+
+def is_ours(payload: bytes) -> bool:
+    """Whether a payload is a discovery message that this program made, in whatever version."""
+    try:
+        document = json.loads(payload)
+    except (ValueError, RecursionError):
+        return False
+    found = document.get("origin") if isinstance(document, dict) else None
+    return isinstance(found, dict) and found.get("name") == ORIGIN_NAME
 
 
 def announced(payload: bytes) -> dict[str, str]:
@@ -168,6 +193,8 @@ def _extra_usage_component(topics: Topics, row: EntityDescription, currency: str
         component.pop("device_class", None)  # an amount of nobody knows what is a plain number
     elif row.device_class == "monetary":
         component["unit_of_measurement"] = currency
+        if currency in NO_MINOR_UNIT:
+            component["suggested_display_precision"] = 0
     return component
 
 
@@ -196,7 +223,6 @@ def make_component(topics: Topics, row: EntityDescription, key: str, name: str, 
         "unique_id": f"{topics.device}_{key}",
         "default_entity_id": _entity_id(topics, row.platform, row.suffix or key),
         "name": name,
-        "icon": row.icon,
     }
     if row.topic != EVENT:
         # An event has happened whatever became of the service since: were it unavailable at each restart of ours,
@@ -207,7 +233,11 @@ def make_component(topics: Topics, row: EntityDescription, key: str, name: str, 
         component["state_topic"] = topics.health if row.topic == HEALTH else topics.state
     if template is not None:
         component["value_template"] = template
+    if row.attribute is not None:
+        component["json_attributes_topic"] = component["state_topic"]
+        component["json_attributes_template"] = f"{{{{ {{'{row.attribute}': value_json.{row.attribute}}} | tojson }}}}"
     optional = {
+        "icon": row.icon,
         "unit_of_measurement": row.unit,
         "device_class": row.device_class,
         "state_class": row.state_class,

@@ -18,13 +18,15 @@ class EntityDescription:
     """One entity.
 
     `value` is a path into the JSON of its `topic`; None where there is no state to show. `suffix` ends its
-    default entity id where the key would not read well. `command` is the command topic of a control.
+    default entity id where the key would not read well. `command` is the command topic of a control. `attribute`
+    is a key of the JSON that goes beside the state. Without an `icon` it has its device class's, which follows
+    the state.
     """
 
     key: str
     platform: str
     name: str
-    icon: str
+    icon: str | None = None
     value: str | None = None
     topic: str = STATE
     suffix: str | None = None
@@ -36,13 +38,15 @@ class EntityDescription:
     enabled: bool = True
     options: tuple[str, ...] = ()
     command: str | None = None
+    attribute: str | None = None
     extra: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what Home Assistant would drop or warn of. Source: measured against its schemas."""
         wrong = (
             self.platform not in _PLATFORMS
-            or not self.icon.startswith("mdi:")
+            or not (self.icon or "mdi:").startswith("mdi:")
+            or (self.icon is None) != (self.device_class == "problem")
             or (self.category == "config") != (self.platform in ("number", "switch"))
             or (self.device_class in ("timestamp", "enum") and (self.unit is not None or self.state_class is not None))
             or (self.device_class == "monetary" and self.state_class not in (None, "total"))
@@ -78,13 +82,12 @@ WINDOW_ENTITIES: tuple[EntityDescription, ...] = (
     _percent("utilization", "usage", "mdi:gauge", suffix="usage"),
     _timestamp("resets_at", "resets at", "mdi:timer-refresh-outline"),
     _percent("projected", "projected at reset", "mdi:chart-line"),
-    _timestamp("limit_at", "limit expected at", "mdi:timer-alert-outline"),
+    _timestamp("limit_at", "limit expected", "mdi:timer-alert-outline"),
     EntityDescription(key="on_pace", platform="binary_sensor", name="on pace", icon="mdi:speedometer", value="on_pace"),
     EntityDescription(
         key="limit_reached",
         platform="binary_sensor",
         name="limit reached",
-        icon="mdi:alert-octagon-outline",
         value="limit_reached",
         device_class="problem",
     ),
@@ -150,19 +153,21 @@ ACCOUNT_ENTITIES: tuple[EntityDescription, ...] = (
         device_class="enum",
         options=STATUSES,
         category="diagnostic",
+        attribute="detail",
     ),
     EntityDescription(
         key="problem",
         platform="binary_sensor",
         name="Problem",
-        icon="mdi:alert-circle-outline",
         value="status",
         topic=HEALTH,
         device_class="problem",
         category="diagnostic",
+        attribute="detail",
     ),
     _timestamp("last_success", "Last success", "mdi:cloud-check-outline", topic=HEALTH, category="diagnostic"),
-    _timestamp("next_poll", "Next poll", "mdi:cloud-clock-outline", topic=HEALTH, category="diagnostic"),
+    # Off by default: with the last success it would write two lines per poll into the activity of the device.
+    _timestamp("next_poll", "Next poll", "mdi:cloud-clock-outline", topic=HEALTH, category="diagnostic", enabled=False),
     _timestamp("token_expires_at", "Token expires at", "mdi:key-alert-outline", topic=HEALTH, category="diagnostic"),
     EntityDescription(
         key="refresh", platform="button", name="Refresh", icon="mdi:refresh", topic=HEALTH, command="refresh"
@@ -178,7 +183,7 @@ ACCOUNT_ENTITIES: tuple[EntityDescription, ...] = (
         device_class="duration",
         category="config",
         command="interval",
-        extra=(("min", 180), ("max", 3600), ("step", 10), ("mode", "box")),
+        extra=(("min", 180), ("max", 3600), ("step", 1), ("mode", "box")),
     ),
     EntityDescription(
         key="polling",

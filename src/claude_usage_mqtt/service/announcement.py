@@ -22,9 +22,10 @@ from claude_usage_mqtt.usage.track import STUB_KEPT
 class Announcement:
     """The discovery message of an account; made anew only when what it is made of has changed."""
 
-    def __init__(self, topics: Topics, label: str | None) -> None:
+    def __init__(self, topics: Topics, label: str | None, shortest_interval: int) -> None:
         self._topics = topics
         self._label = label
+        self._shortest_interval = shortest_interval
         self._leftovers: dict[str, str] = {}
         self._basis: object = None
         self._payload = b""
@@ -57,12 +58,13 @@ class Announcement:
     def _build(self, usage: AccountUsage, stubs: Mapping[str, str]) -> dict[str, Any]:
         return discovery(
             self._topics,
-            device_name="Claude" if self._label is None else f"Claude {self._label}",
+            label=self._label,
             version=__version__,
             windows=_windows(usage),
             currency=usage.currency,
             has_extra_usage=usage.has_extra_usage,
             leftovers=stubs,
+            shortest_interval=self._shortest_interval,
         )
 
 
