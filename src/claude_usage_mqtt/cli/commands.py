@@ -36,6 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
     once.add_argument("--json", action="store_true", help="one line, as on the state topic")
     commands.add_parser("check", help="go through the whole chain and say what is wrong")
     commands.add_parser("demo", help="show it all with a simulated account and a broker of its own")
+    commands.add_parser("remove", help="take everything of ours off the broker")
     commands.add_parser("healthcheck", help="say whether the service on this machine is alive")
     return parser
 
@@ -79,6 +80,10 @@ def _run(parsed: argparse.Namespace) -> int:
             from claude_usage_mqtt.cli.demo import demo  # noqa: PLC0415
 
             return demo()
+        case "remove":
+            from claude_usage_mqtt.cli.remove import remove  # noqa: PLC0415
+
+            return remove()
         case "healthcheck":
             from claude_usage_mqtt.cli import main  # noqa: PLC0415
 

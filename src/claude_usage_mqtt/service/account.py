@@ -38,6 +38,8 @@ SHORTEST_INTERVAL = 180
 
 CREDENTIALS_STATUSES = frozenset(kind.status for kind in (CredentialsNotFound, CredentialsUnreadable, TokenExpired))
 
+COMMANDS = ("refresh", "interval", "polling")
+
 RIVAL_FOR = timedelta(hours=1)
 """How long another instance is told of after it was last heard."""
 
@@ -84,7 +86,7 @@ class AccountState:
 
     def __post_init__(self) -> None:
         self.usage = AccountUsage(self.options.topics.account)
-        self.announcement = Announcement(self.options.topics, self.options.label)
+        self.announcement = Announcement(self.options.topics, self.options.label, self._shortest_interval)
 
     @property
     def name(self) -> str:
@@ -238,7 +240,11 @@ class AccountState:
             self.notice = f"A refresh was asked for; it will be made at {format_instant(when)}, not to annoy the API."
 
     def _is_allowed(self, seconds: int) -> bool:
-        return (SHORTEST_INTERVAL if self.schedule.limited else 1) <= seconds <= LONGEST_INTERVAL
+        return self._shortest_interval <= seconds <= LONGEST_INTERVAL
+
+    @property
+    def _shortest_interval(self) -> int:
+        return SHORTEST_INTERVAL if self.options.limited else 1
 
     def heard_rival(self, now: datetime) -> None:
         """Note that another instance publishes this account."""

@@ -24,7 +24,7 @@ from claude_usage_mqtt.mqtt.attempt import Acknowledged, Connected, Disconnected
 from claude_usage_mqtt.mqtt.connection import Message
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.publisher import Publisher
-from claude_usage_mqtt.service.account import AccountOptions, AccountState
+from claude_usage_mqtt.service.account import COMMANDS, AccountOptions, AccountState
 from claude_usage_mqtt.service.heartbeat import Heartbeat
 from claude_usage_mqtt.service.inbox import Inbox, Item, Stop
 from claude_usage_mqtt.service.recollection import FENCE, Recollection
@@ -190,7 +190,7 @@ class Service:
             return  # a retained command is an old one, and would be obeyed again at each connection
         watched = self._touched(parts[0])
         match parts[1:]:
-            case ["command", name] if name != FENCE:
+            case ["command", name] if name in COMMANDS:
                 watched.state.command(name, message.payload, self._clock.now())
             case ["statusline"] if watched.state.options.listens:
                 self._glimpsed(watched.state, message.payload)

@@ -1,0 +1,172 @@
+"""The status line's numbers on their way to the broker: a small file that says what is to be handed over, and a
+process of its own that does it.
+
+The file, in the user's cache folder, holds the message that was handed over last: numbers and a time, no secret.
+A lock beside it lets one process at a time do the work. Where neither can be written nothing is handed over:
+nothing else could keep a broken folder from starting a process per line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+from claude_usage_mqtt.sources.statusline import MAX_MESSAGE, format_statusline, parse_statusline
+from claude_usage_mqtt.usage.model import Usage
+from claude_usage_mqtt.usage.moments import SAME_INSTANT
+from claude_usage_mqtt.usage.parse import slug
+
+REPEAT_EVERY = timedelta(minutes=5)
+"""Numbers that did not change are handed over again after this, so that they count as fresh."""
+
+WITHIN = 4.0
+"""Seconds that the broker gets."""
+
+LIFE = 8
+"""Seconds after which the process ends, whatever it hangs in."""
+
+DEFAULT = "default"
+
+
+class Errand:
+    """What is to be handed over for an account, and whose turn it is."""
+
+    def __init__(self, account: str, folder: str) -> None:
+        self.folder = folder
+        self._path = os.path.join(folder, f"statusline-{account}.json")
+        self._lock = os.path.join(folder, f"statusline-{account}.lock")
+
+    def read(self) -> bytes:
+        """Return the message of the last time; empty where there is none that can be read."""
+        try:
+            with open(self._path, "rb") as file:
+                return file.read(MAX_MESSAGE + 1)
+        except OSError:
+            return b""
+
+    def write(self, message: bytes) -> bool:
+        """Replace the message, whole; return whether that was possible."""
+        temporary = f"{self._path}.{os.getpid()}"
+        try:
+            os.makedirs(self.folder, mode=0o700, exist_ok=True)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            try:
+                os.write(descriptor, message)
+            finally:
+                os.close(descriptor)
+            os.replace(temporary, self._path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            return False
+        return True
+
+    def claim(self) -> bool:
+        """Return whether it is now ours to do; a claim that outlived every process is void."""
+        with contextlib.suppress(OSError):
+            age = time.time() - os.stat(self._lock).st_mtime
+            if not 0 <= age <= LIFE + 2:
+                os.unlink(self._lock)
+        try:
+            os.close(os.open(self._lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        except OSError:
+            return False
+        return True
+
+    def release(self) -> None:
+        """Let the next one do it."""
+        with contextlib.suppress(OSError):
+            os.unlink(self._lock)
+
+
+def cache_folder(environment: Mapping[str, str], platform: str = sys.platform) -> str:
+    """Return our folder in the user's cache folder."""
+    own = environment.get("LOCALAPPDATA" if platform == "win32" else "XDG_CACHE_HOME")
+    if not own or not os.path.isabs(own):
+        own = os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(own, "claude-usage-mqtt")
+
+
+def hand_over(usage: Usage, account: str | None) -> None:
+    """Start a process that publishes the usage, where that is due and none is at it; returns at once."""
+    name = slug(account or DEFAULT) or DEFAULT
+    errand = Errand(name, cache_folder(os.environ))
+    known = parse_statusline(errand.read(), usage.read_at)
+    if not is_due(usage, known) or not errand.write(format_statusline(usage)) or not errand.claim():
+        return
+    import subprocess  # noqa: PLC0415 - rarely needed, and start-up time counts
+
+    try:
+        process = subprocess.Popen(
+            # the folder somebody works in must give us neither modules nor settings
+            [sys.executable, "-P", "-m", __name__, name],
+            cwd=errand.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except (OSError, ValueError):
+        errand.release()
+        return
+    process.returncode = 0  # nobody waits for it, and Python need not warn of that
+
+
+def is_due(usage: Usage, known: Usage | None) -> bool:
+    """Whether a usage is worth a message after the `known` one: it tells something new, or five minutes have passed.
+
+    Of several open sessions each shows the numbers of its own last answer. A lower number in the same window is
+    an older one: it is nothing new.
+    """
+    if known is None or usage.read_at - known.read_at >= REPEAT_EVERY:
+        return True
+    for window in usage:
+        before = known.windows.get(window.key)
+        if before is None:
+            return True
+        if window.resets_at is None or before.resets_at is None:
+            if (window.utilization, window.resets_at) != (before.utilization, before.resets_at):
+                return True
+            continue
+        moved = window.resets_at - before.resets_at
+        if moved > SAME_INSTANT or (abs(moved) <= SAME_INSTANT and window.utilization > before.utilization):
+            return True
+    return False
+
+
+def publish(errand: Errand, account: str) -> None:
+    """Publish what is to be handed over, and what was added meanwhile; the claim is ours, and is released."""
+    from claude_usage_mqtt.errors import ClaudeUsageError  # noqa: PLC0415
+    from claude_usage_mqtt.mqtt.connection import Message  # noqa: PLC0415
+    from claude_usage_mqtt.mqtt.oneshot import publish_once  # noqa: PLC0415
+    from claude_usage_mqtt.settings import load_settings  # noqa: PLC0415
+
+    done = b""
+    while True:
+        message = errand.read()
+        try:
+            if parse_statusline(message, datetime.now(UTC)) is None:
+                return
+            settings = load_settings()
+            topic = f"{settings.mqtt_base_topic}/{account}/statusline"
+            publish_once(settings.broker(), Message(topic=topic, payload=message), WITHIN)
+            done = message
+        except ClaudeUsageError:
+            return  # `check` tells why; a status line has no place for it
+        finally:
+            errand.release()
+        if errand.read() == done or not errand.claim():
+            return
+
+
+if __name__ == "__main__":
+    import faulthandler
+
+    # from a thread that no hanging call can hold up
+    with open(os.devnull, "w") as nowhere:
+        faulthandler.dump_traceback_later(LIFE, exit=True, file=nowhere)
+        publish(Errand(sys.argv[1], os.getcwd()), sys.argv[1])

@@ -1,0 +1,71 @@
+"""`remove`: take everything of ours off the broker, and nothing else."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable
+
+from claude_usage_mqtt.cli.run import topics
+from claude_usage_mqtt.homeassistant.discovery import is_ours
+from claude_usage_mqtt.homeassistant.summary import SUMMARY
+from claude_usage_mqtt.mqtt.connection import Message
+from claude_usage_mqtt.mqtt.oneshot import Session
+from claude_usage_mqtt.service.summary import former_accounts
+from claude_usage_mqtt.settings import DEFAULT_ACCOUNT, Settings, load_settings
+
+QUIET, WITHIN = 1.0, 15.0
+"""Seconds without a message after which all retained ones have come, and at most for all of them."""
+
+FILTERS_AT_ONCE = 50
+
+
+def remove() -> int:
+    """Empty our retained topics and say which."""
+    settings = load_settings()
+    with Session(settings.broker()) as session:
+        found = _retained(session, settings)
+        ours = sorted(topic for topic, payload in found.items() if _is_ours(topic, payload, settings))
+        status = f"{settings.mqtt_base_topic}/status"
+        if found.get(status) == b"online":
+            print(f"A service still runs ({status} says online); stop it, or it publishes again.", file=sys.stderr)
+        # Home Assistant lets go of the entities first, then of what they showed.
+        for topic in sorted(ours, key=lambda topic: not topic.endswith("/config")):
+            session.publish(Message(topic=topic, payload=b"", retain=True))
+            print(f"removed {topic}")
+    if not ours:
+        print("There was nothing of ours on the broker.")
+    return 0
+
+
+def _retained(session: Session, settings: Settings) -> dict[str, bytes]:
+    """Return what stands under our topics: by exact topic, and by wildcard where the broker plays along."""
+    base, prefix = settings.mqtt_base_topic, settings.homeassistant_prefix
+    known = [account.id for account in settings.accounts()]
+    found = _collect(session, [f"{base}/#", f"{prefix}/device/+/config", f"{base}/status"])
+    found |= _collect(session, _exact(settings, [*known, SUMMARY, DEFAULT_ACCOUNT]))
+    former = former_accounts(found.get(topics(settings, SUMMARY).state))
+    return found | _collect(session, _exact(settings, [name for name in former if name not in known]))
+
+
+def _exact(settings: Settings, accounts: Iterable[str]) -> list[str]:
+    return [
+        topic
+        for name in dict.fromkeys(accounts)
+        for place in [topics(settings, name)]
+        for topic in (place.config, place.state, place.health, place.statusline)
+    ]
+
+
+def _collect(session: Session, filters: list[str]) -> dict[str, bytes]:
+    for start in range(0, len(filters), FILTERS_AT_ONCE):
+        session.subscribe(filters[start : start + FILTERS_AT_ONCE])
+    messages = session.collect(QUIET, WITHIN) if filters else []
+    return {message.topic: message.payload for message in messages if message.retain and message.payload}
+
+
+def _is_ours(topic: str, payload: bytes, settings: Settings) -> bool:
+    base, prefix = re.escape(settings.mqtt_base_topic), re.escape(settings.homeassistant_prefix)
+    if re.fullmatch(rf"{prefix}/device/claude_usage_[a-z0-9_]+/config", topic):
+        return is_ours(payload) and f'"{settings.mqtt_base_topic}/status"'.encode() in payload
+    return bool(re.fullmatch(rf"{base}/(status|[a-z0-9_]+/(state|health|statusline|command/[a-z]+|event/\w+))", topic))
