@@ -310,7 +310,10 @@ def _is_loopback(host: str) -> bool:
 
 
 def _folder(text: str) -> Path:
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise SettingsError(f"The home folder in {text} is not known; write the whole path.") from None
 
 
 def _text(path: Path | None) -> str | None:
@@ -322,5 +325,5 @@ def _read_secret(path: Path, setting: str) -> str:
         with path.open("rb") as file:
             content = file.read(LARGEST_SECRET)
         return content.decode().rstrip("\r\n")
-    except (OSError, UnicodeDecodeError):
+    except (OSError, ValueError):
         raise SettingsError(f"{setting} ({path}) cannot be read as text; check path and permissions.") from None

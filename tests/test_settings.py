@@ -1,0 +1,215 @@
+"""Settings: what is wrong with them is said in one line, and the example file tells of all of them."""
+
+import contextlib
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from claude_usage_mqtt.errors import SettingsError
+from claude_usage_mqtt.mqtt.connection import make_tls_context
+from claude_usage_mqtt.settings import Settings, load_settings, variables
+
+CANARY = "canary-0b5e1c"
+EXAMPLE = Path(__file__).parents[1] / "config.example.env"
+NO_DEFAULT = "No default."
+
+
+def run(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the real command with these variables and no others."""
+    return subprocess.run(
+        [sys.executable, "-m", "claude_usage_mqtt", "run"],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+
+WRONG: dict[str, tuple[Mapping[str, str], str]] = {
+    "no broker": ({"MQTT_HOST": ""}, "MQTT_HOST is not set"),
+    "port is no number": ({"MQTT_PORT": "mqtt"}, "MQTT_PORT"),
+    "port too high": ({"MQTT_PORT": "65536"}, "MQTT_PORT"),
+    "port zero": ({"MQTT_PORT": "0"}, "MQTT_PORT"),
+    "keepalive too short": ({"MQTT_KEEPALIVE": "4"}, "MQTT_KEEPALIVE"),
+    "interval too short for the API": ({"POLL_INTERVAL": "179"}, "POLL_INTERVAL is below 180"),
+    "interval too long": ({"POLL_INTERVAL": "3601"}, "POLL_INTERVAL"),
+    "interval is no number": ({"POLL_INTERVAL": "5 min"}, "POLL_INTERVAL"),
+    "stale too early": ({"STALE_AFTER": "299"}, "STALE_AFTER"),
+    "threshold zero": ({"ALERT_THRESHOLDS": "0,90"}, "ALERT_THRESHOLDS"),
+    "threshold is no number": ({"ALERT_THRESHOLDS": "high"}, "ALERT_THRESHOLDS"),
+    "threshold not a number": ({"ALERT_THRESHOLDS": "nan"}, "ALERT_THRESHOLDS"),
+    "misspelt": ({"MQTT_PASWORD": CANARY}, "MQTT_PASWORD is no setting; did you mean MQTT_PASSWORD?"),
+    "misspelt, of Home Assistant": (
+        {"HOMEASSISTANT_DISCOVRY": "false"},
+        "HOMEASSISTANT_DISCOVRY is no setting; did you mean HOMEASSISTANT_DISCOVERY?",
+    ),
+    "misspelt, without its underscore": ({"POLLINTERVAL": "300"}, "did you mean POLL_INTERVAL?"),
+    "password and its file": (
+        {"MQTT_USERNAME": "me", "MQTT_PASSWORD": CANARY, "MQTT_PASSWORD_FILE": "/run/secrets/password"},
+        "MQTT_PASSWORD and MQTT_PASSWORD_FILE are both set",
+    ),
+    "password without a name": ({"MQTT_PASSWORD": CANARY}, "without MQTT_USERNAME"),
+    "password's file missing": (
+        {"MQTT_USERNAME": "me", "MQTT_PASSWORD_FILE": "/nowhere/password"},
+        "MQTT_PASSWORD_FILE (/nowhere/password)",
+    ),
+    "token and its file": (
+        {"CLAUDE_CODE_OAUTH_TOKEN": CANARY, "CLAUDE_CODE_OAUTH_TOKEN_FILE": "/run/secrets/token"},
+        "CLAUDE_CODE_OAUTH_TOKEN and CLAUDE_CODE_OAUTH_TOKEN_FILE are both set",
+    ),
+    "http to elsewhere": ({"CLAUDE_API_URL": "http://192.0.2.1"}, "CLAUDE_API_URL: https only"),
+    "http to a name that only looks local": ({"CLAUDE_API_URL": "http://localhost.example"}, "CLAUDE_API_URL"),
+    "URL with a login in it": ({"CLAUDE_API_URL": f"https://me:{CANARY}@api.anthropic.com"}, "CLAUDE_API_URL"),
+    "no URL": ({"CLAUDE_API_URL": "https://[::1"}, "CLAUDE_API_URL"),
+    "base topic with a wildcard": ({"MQTT_BASE_TOPIC": "claude/#"}, "MQTT_BASE_TOPIC"),
+    "base topic with a plus": ({"MQTT_BASE_TOPIC": "+/claude"}, "MQTT_BASE_TOPIC"),
+    "prefix with a space": ({"HOMEASSISTANT_PREFIX": "home assistant"}, "HOMEASSISTANT_PREFIX"),
+    "CA file missing": ({"MQTT_TLS": "true", "MQTT_TLS_CA": "/nowhere/ca.pem"}, "MQTT_TLS_CA (/nowhere/ca.pem)"),
+    "CA without TLS": ({"MQTT_TLS_CA": "/etc/ssl/ca.pem"}, "set MQTT_TLS=true"),
+    "key without certificate": ({"MQTT_TLS": "true", "MQTT_TLS_KEY": "/etc/ssl/key.pem"}, "without MQTT_TLS_CERT"),
+    "TLS maybe": ({"MQTT_TLS": "maybe"}, "MQTT_TLS"),
+    "unknown transport": ({"MQTT_TRANSPORT": "pigeon"}, "MQTT_TRANSPORT"),
+    "unknown protocol": ({"MQTT_PROTOCOL": "4"}, "MQTT_PROTOCOL"),
+    "unknown source": ({"CLAUDE_SOURCE": "cloud"}, "CLAUDE_SOURCE"),
+    "accounts are no JSON": ({"CLAUDE_ACCOUNTS": f"{{{CANARY}"}, "CLAUDE_ACCOUNTS"),
+    "accounts are a list": ({"CLAUDE_ACCOUNTS": '["/claude"]'}, "CLAUDE_ACCOUNTS"),
+    "accounts that would share a topic": ({"CLAUDE_ACCOUNTS": '{"My work": "/a", "my-work": "/b"}'}, "same topic"),
+    "accounts and a token": (
+        {"CLAUDE_ACCOUNTS": '{"a": "/a", "b": "/b"}', "CLAUDE_CODE_OAUTH_TOKEN": CANARY},
+        "CLAUDE_ACCOUNTS and CLAUDE_CODE_OAUTH_TOKEN",
+    ),
+    "home of nobody": ({"CLAUDE_CONFIG_DIR": "~no-such-user/.claude"}, "home folder"),
+    "user agent of two lines": ({"CLAUDE_USER_AGENT": "me\nX-Other: header"}, "CLAUDE_USER_AGENT"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_setting_is_named_in_one_line(tmp_path: Path, wrong: str) -> None:
+    """Whoever mistypes a setting is told which and why, in one line, with exit status 2 and never with a secret."""
+    environment, said = WRONG[wrong]
+    ended = run(tmp_path, **{"MQTT_HOST": "127.0.0.1", "MQTT_PORT": "1", **environment})
+    assert ended.returncode == 2, ended.stderr
+    assert said in ended.stderr
+    assert ended.stderr.startswith("claude-usage-mqtt: ")
+    assert ended.stderr.count("\n") == 1
+    assert ended.stdout == ""
+    assert CANARY not in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_ca_file_that_holds_no_certificate_is_named(tmp_path: Path) -> None:
+    """A CA file that is there and is none is told from one that works before any connection is made."""
+    ca = tmp_path / "ca.pem"
+    ca.write_text(CANARY)
+    ended = run(tmp_path, MQTT_HOST="127.0.0.1", MQTT_TLS="true", MQTT_TLS_CA=str(ca))
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"claude-usage-mqtt: MQTT_TLS_CA ({ca})")
+    assert ended.stderr.count("\n") == 1
+    assert CANARY not in ended.stderr
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    """Whoever made two mistakes need not start it three times."""
+    (tmp_path / ".env").write_text(f"MQTT_HOST=h\nMQTT_PORT=-1\nMQTT_PASWORD={CANARY}\nSTALE_AFTER=1\n")
+    ended = run(tmp_path)
+    assert ended.returncode == 2
+    assert all(name in ended.stderr for name in ("MQTT_PORT", "MQTT_PASWORD", "STALE_AFTER"))
+    assert ended.stderr.count("\n") == 1
+    assert CANARY not in ended.stderr
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    """A .env saved by the wrong program gives a sentence, not a traceback."""
+    (tmp_path / ".env").write_bytes(b"MQTT_HOST=\xff\xfe\x00")
+    ended = run(tmp_path)
+    assert ended.returncode == 2
+    assert ".env" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+# Variables as they might be written, the right names often enough to get behind them
+NAMES = st.sampled_from(variables()) | st.from_regex(r"(MQTT|CLAUDE|HOMEASSISTANT|LOG)_[A-Z_]{0,12}", fullmatch=True)
+VALUES = (
+    st.text(max_size=30)
+    | st.integers().map(str)
+    | st.floats().map(str)
+    | st.sampled_from(["true", "unix", "both", "3.1.1", "~x/y", "{}", "[1]", '{"a": "/a"}', "http://[::1]:1", "h"])
+)
+LINES = st.tuples(NAMES, VALUES).map("=".join) | st.text(max_size=60)
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give an empty folder to be in, with none of our variables set."""
+    monkeypatch.chdir(tmp_path)
+    for name in variables():
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@given(lines=st.lists(LINES, max_size=8))
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_nothing_but_a_settings_error_comes_of_any_file(empty: Path, lines: list[str]) -> None:
+    """Whatever stands in .env, the program starts or says what is wrong; it never shows a traceback."""
+    (empty / ".env").write_text("\n".join(lines), encoding="utf-8", errors="replace")
+    with contextlib.suppress(SettingsError):
+        found = load_settings()
+        found.accounts()
+        make_tls_context(found.broker())
+
+
+# The example file
+
+Entry = tuple[str, str, str]
+
+
+def entries() -> list[Entry]:
+    """Give comment, name and value of each setting in the example file."""
+    return re.findall(r"^# (.+)\n#([A-Z0-9_]+)=(.*)$", EXAMPLE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+
+
+def test_the_example_file_has_every_setting_once_and_no_other() -> None:
+    """Who looks into the example file sees all there is to set, and nothing that does not exist."""
+    assert sorted(name for _, name, _ in entries()) == sorted(variables())
+    assigned = re.findall(r"^#?\s*([A-Za-z_][A-Za-z0-9_]*)=", EXAMPLE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert sorted(assigned) == sorted(variables())
+
+
+@pytest.mark.parametrize(("comment", "name", "value"), entries(), ids=[name for _, name, _ in entries()])
+def test_the_example_file_tells_the_defaults(
+    empty: Path, monkeypatch: pytest.MonkeyPatch, comment: str, name: str, value: str
+) -> None:
+    """The value beside a setting is what holds without it, unless the line says that there is no default."""
+    default = getattr(Settings(), name.lower())
+    plain = {
+        "MQTT_PORT": "1883",
+        "CLAUDE_CONFIG_DIR": "~/.claude",
+        "CLAUDE_USER_AGENT": "claude-usage-mqtt/<version>",
+        "HOMEASSISTANT_STATUS_TOPIC": Settings().status_topic,
+    }
+    assert empty.is_dir()
+    if name in plain:
+        assert value == plain[name]
+    elif NO_DEFAULT in comment:
+        assert default is None
+    else:
+        monkeypatch.setenv(name, value)
+        assert getattr(Settings(), name.lower()) == default
+
+
+def test_the_example_file_works_as_it_is(empty: Path) -> None:
+    """A copy with nothing but the broker taken from it starts with every default."""
+    text = EXAMPLE.read_text(encoding="utf-8")
+    (empty / ".env").write_text(text.replace("#MQTT_HOST=", "MQTT_HOST="), encoding="utf-8")
+    found = load_settings()
+    assert found.mqtt_host == "homeassistant.local"
+    assert found == Settings(_env_file=None, mqtt_host="homeassistant.local")  # type: ignore[call-arg]
