@@ -1,0 +1,99 @@
+"""The README's tables are true of the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from claude_usage_mqtt.cli.commands import make_parser
+from claude_usage_mqtt.homeassistant.entities import (
+    ACCOUNT_ENTITIES,
+    EXTRA_USAGE_ENTITIES,
+    WINDOW_ENTITIES,
+    EntityDescription,
+)
+from claude_usage_mqtt.settings import Settings
+from claude_usage_mqtt.usage.changes import EVENT_TYPES
+from claude_usage_mqtt.usage.health import OK, STATUSES
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def section(name: str) -> str:
+    """Return what stands between the marks of a generated table."""
+    found = re.search(rf"<!-- {name} -->\n(.*?)\n<!-- /{name} -->", README, re.DOTALL)
+    assert found is not None, name
+    return found.group(1)
+
+
+def settings_table() -> str:
+    """Return the table of settings that the model implies."""
+    lines = ["| variable | default | |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = field.default
+        if default is None:
+            shown = ""
+        elif name == "claude_user_agent":
+            shown = "`claude-usage-mqtt/<version>`"
+        elif isinstance(default, bool):
+            shown = f"`{str(default).lower()}`"
+        elif isinstance(default, tuple):
+            shown = f"`{','.join(f'{value:g}' for value in default)}`"
+        else:
+            shown = f"`{default}`"
+        lines.append(f"| `{name.upper()}` | {shown} | {field.description} |")
+    return "\n".join(lines)
+
+
+def entities_table() -> str:
+    """Return the table of entities that the rows imply."""
+    lines = ["| key | entity | name | unit | shown by default |", "|---|---|---|---|---|"]
+    lines += [_row(row, f"W_{row.key}", f"*Session* {row.name}") for row in WINDOW_ENTITIES]
+    lines += [_row(row, row.key, row.name) for row in (*EXTRA_USAGE_ENTITIES, *ACCOUNT_ENTITIES)]
+    return "\n".join(lines)
+
+
+def _row(row: EntityDescription, key: str, name: str) -> str:
+    kind = row.platform if row.device_class is None else f"{row.platform}, {row.device_class}"
+    kind += f" ({row.category})" if row.category else ""
+    unit = "the currency" if row.device_class == "monetary" else row.unit or ""
+    return f"| `{key}` | {kind} | {name} | {unit} | {'yes' if row.enabled else 'no'} |"
+
+
+def test_settings_table() -> None:
+    """Each setting is in the README with its default and its description, in the order of the model."""
+    assert section("settings") == settings_table()
+
+
+def test_entities_table() -> None:
+    """Each entity is in the README with its kind, name, unit, and whether it is shown by default."""
+    assert section("entities") == entities_table()
+
+
+@pytest.mark.parametrize("status", [status for status in STATUSES if status != OK])
+def test_each_status_is_in_the_troubleshooting(status: str) -> None:
+    """Whatever the status entity shows can be looked up."""
+    assert f"`{status}`" in README.split("## Troubleshooting")[1].split("## Privacy")[0]
+
+
+def test_each_command_is_in_the_table_of_features() -> None:
+    """Each command of the program is named, and no command is named that is none."""
+    features = README.split("## What it does")[1].split("\n## ")[0]
+    subparsers = next(action for action in make_parser()._actions if action.dest == "command")
+    commands = set(subparsers.choices or ())
+    assert set(re.findall(r"`claude-usage-mqtt (\w+)", features)) == commands
+
+
+def test_each_event_type_is_told() -> None:
+    """The event types that automations match on are written down."""
+    for event_type in EVENT_TYPES:
+        assert f"`{event_type}`" in README
+
+
+def test_each_local_link_leads_somewhere() -> None:
+    """No picture or file that the README links to is missing."""
+    root = Path(__file__).parent.parent
+    for target in re.findall(r"\]\((?!https?:|#)([^)]+)\)", README):
+        assert (root / target).exists(), target
