@@ -110,7 +110,7 @@ def loaded_by(code: str) -> set[str]:
     script = (
         f"import sys; before = set(sys.modules)\n{code}\nprint(*sorted(set(sys.modules) - before), file=sys.stderr)"
     )
-    ended = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True, timeout=30)
+    ended = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True, timeout=30)
     return set(ended.stderr.split())
 
 
