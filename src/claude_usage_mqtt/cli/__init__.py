@@ -15,6 +15,11 @@ def main(arguments: list[str] | None = None) -> int:
         status, sentence = check()
         sys.stdout.write(sentence + "\n")
         return status
+    if arguments[:1] == ["statusline"] and (len(arguments) == 1 or arguments[1:-1] == ["--account"]):
+        # Somebody waits for its line; what else it may be given is for the parser.
+        from claude_usage_mqtt.cli.statusline import statusline  # noqa: PLC0415
+
+        return statusline(*arguments[2:])
     from claude_usage_mqtt.cli.commands import dispatch  # noqa: PLC0415
 
     return dispatch(arguments)

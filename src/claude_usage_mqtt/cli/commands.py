@@ -35,6 +35,9 @@ def make_parser() -> argparse.ArgumentParser:
     once = commands.add_parser("once", help="print the usage once; needs no broker")
     once.add_argument("--json", action="store_true", help="one line, as on the state topic")
     commands.add_parser("check", help="go through the whole chain and say what is wrong")
+    commands.add_parser("watch", help="show the usage in this terminal, from the broker")
+    line = commands.add_parser("statusline", help="Claude Code's status-line command: reads its JSON, prints a line")
+    line.add_argument("--account", metavar="ID", help="whose usage it is, where there are several")
     commands.add_parser("demo", help="show it all with a simulated account and a broker of its own")
     commands.add_parser("remove", help="take everything of ours off the broker")
     commands.add_parser("healthcheck", help="say whether the service on this machine is alive")
@@ -76,6 +79,14 @@ def _run(parsed: argparse.Namespace) -> int:
             from claude_usage_mqtt.cli.check import check  # noqa: PLC0415
 
             return check()
+        case "watch":
+            from claude_usage_mqtt.cli.watch import watch  # noqa: PLC0415
+
+            return watch()
+        case "statusline":
+            from claude_usage_mqtt.cli.statusline import statusline  # noqa: PLC0415
+
+            return statusline(parsed.account)
         case "demo":
             from claude_usage_mqtt.cli.demo import demo  # noqa: PLC0415
 

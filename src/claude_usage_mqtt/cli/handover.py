@@ -1,5 +1,4 @@
-"""The status line's numbers on their way to the broker: a small file that says what is to be handed over, and a
-process of its own that does it.
+"""The status line's numbers on their way to the broker, by a file that holds them and a process of its own.
 
 The file, in the user's cache folder, holds the message that was handed over last: numbers and a time, no secret.
 A lock beside it lets one process at a time do the work. Where neither can be written nothing is handed over:
@@ -14,6 +13,7 @@ import sys
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from claude_usage_mqtt.sources.statusline import MAX_MESSAGE, format_statusline, parse_statusline
 from claude_usage_mqtt.usage.model import Usage
@@ -26,7 +26,7 @@ REPEAT_EVERY = timedelta(minutes=5)
 WITHIN = 4.0
 """Seconds that the broker gets."""
 
-LIFE = 8
+LIFE = 8.0
 """Seconds after which the process ends, whatever it hangs in."""
 
 DEFAULT = "default"
@@ -35,44 +35,39 @@ DEFAULT = "default"
 class Errand:
     """What is to be handed over for an account, and whose turn it is."""
 
-    def __init__(self, account: str, folder: str) -> None:
+    def __init__(self, account: str, folder: Path) -> None:
         self.folder = folder
-        self._path = os.path.join(folder, f"statusline-{account}.json")
-        self._lock = os.path.join(folder, f"statusline-{account}.lock")
+        self._file = folder / f"statusline-{account}.json"
+        self._lock = folder / f"statusline-{account}.lock"
 
     def read(self) -> bytes:
         """Return the message of the last time; empty where there is none that can be read."""
         try:
-            with open(self._path, "rb") as file:
+            with self._file.open("rb") as file:
                 return file.read(MAX_MESSAGE + 1)
         except OSError:
             return b""
 
     def write(self, message: bytes) -> bool:
         """Replace the message, whole; return whether that was possible."""
-        temporary = f"{self._path}.{os.getpid()}"
+        temporary = self._file.with_suffix(f".{os.getpid()}")
         try:
-            os.makedirs(self.folder, mode=0o700, exist_ok=True)
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            try:
-                os.write(descriptor, message)
-            finally:
-                os.close(descriptor)
-            os.replace(temporary, self._path)
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            temporary.write_bytes(message)
+            temporary.replace(self._file)
         except OSError:
             with contextlib.suppress(OSError):
-                os.unlink(temporary)
+                temporary.unlink()
             return False
         return True
 
     def claim(self) -> bool:
         """Return whether it is now ours to do; a claim that outlived every process is void."""
-        with contextlib.suppress(OSError):
-            age = time.time() - os.stat(self._lock).st_mtime
-            if not 0 <= age <= LIFE + 2:
-                os.unlink(self._lock)
         try:
-            os.close(os.open(self._lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            with contextlib.suppress(FileNotFoundError):
+                if not 0 <= time.time() - self._lock.stat().st_mtime <= LIFE + 2:
+                    self._lock.unlink()
+            self._lock.touch(0o600, exist_ok=False)
         except OSError:
             return False
         return True
@@ -80,28 +75,30 @@ class Errand:
     def release(self) -> None:
         """Let the next one do it."""
         with contextlib.suppress(OSError):
-            os.unlink(self._lock)
+            self._lock.unlink()
 
 
-def cache_folder(environment: Mapping[str, str], platform: str = sys.platform) -> str:
+def cache_folder(environment: Mapping[str, str], platform: str = sys.platform) -> Path:
     """Return our folder in the user's cache folder."""
     own = environment.get("LOCALAPPDATA" if platform == "win32" else "XDG_CACHE_HOME")
-    if not own or not os.path.isabs(own):
-        own = os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(own, "claude-usage-mqtt")
+    folder = Path(own) if own and Path(own).is_absolute() else Path("~/.cache").expanduser()
+    return folder / "claude-usage-mqtt"
 
 
 def hand_over(usage: Usage, account: str | None) -> None:
     """Start a process that publishes the usage, where that is due and none is at it; returns at once."""
     name = slug(account or DEFAULT) or DEFAULT
-    errand = Errand(name, cache_folder(os.environ))
+    try:
+        errand = Errand(name, cache_folder(os.environ))
+    except RuntimeError:  # nobody knows where this user's home is
+        return
     known = parse_statusline(errand.read(), usage.read_at)
     if not is_due(usage, known) or not errand.write(format_statusline(usage)) or not errand.claim():
         return
     import subprocess  # noqa: PLC0415 - rarely needed, and start-up time counts
 
     try:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603 - our own module
             # the folder somebody works in must give us neither modules nor settings
             [sys.executable, "-P", "-m", __name__, name],
             cwd=errand.folder,
@@ -163,10 +160,16 @@ def publish(errand: Errand, account: str) -> None:
             return
 
 
-if __name__ == "__main__":
-    import faulthandler
+def main(account: str, life: float = LIFE) -> None:
+    """Publish what is to be handed over for an account, from the working folder; ends within `life` seconds."""
+    import faulthandler  # noqa: PLC0415
 
-    # from a thread that no hanging call can hold up
-    with open(os.devnull, "w") as nowhere:
-        faulthandler.dump_traceback_later(LIFE, exit=True, file=nowhere)
-        publish(Errand(sys.argv[1], os.getcwd()), sys.argv[1])
+    with Path(os.devnull).open("w") as nowhere:
+        # from a thread that no hanging call can hold up
+        faulthandler.dump_traceback_later(life, exit=True, file=nowhere)
+        publish(Errand(account, Path.cwd()), account)
+        faulthandler.cancel_dump_traceback_later()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from paho.mqtt.enums import MQTTProtocolVersion
@@ -61,7 +61,8 @@ class Session:
     """
 
     def __init__(self, options: BrokerOptions, within: float = WITHIN) -> None:
-        self._options = options
+        # The configured id is the service's: with it we would throw the service out.
+        self._options = replace(options, client_id="")
         self._within = within
         self._client: Client | None = None
         self._is_running = False

@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from claude_usage_mqtt.usage.changes import Event
-from claude_usage_mqtt.usage.model import ExtraUsage, Usage
+from claude_usage_mqtt.usage.model import ExtraUsage, Usage, Window
+from claude_usage_mqtt.usage.moments import SAME_INSTANT
 from claude_usage_mqtt.usage.pace import Sample
 from claude_usage_mqtt.usage.track import (
     ENTITIES_KEPT,
@@ -86,15 +87,28 @@ class AccountUsage:
         return events
 
     def glimpsed(self, usage: Usage, thresholds: Iterable[float]) -> list[Event]:
-        """Take in a partial answer (the status line's): what it lacks stays. Return what happened."""
-        newer = {
-            key: window
-            for key, window in usage.windows.items()
-            if key not in self.tracks or self.tracks[key].read_at < window.read_at or not self.tracks[key].present
-        }
+        """Take in a partial answer (the status line's): what it lacks stays. Return what happened.
+
+        One that is not newer than the last answer, or tells nothing that is, changes nothing: `last_answer` stays.
+        """
+        newer = {key: window for key, window in usage.windows.items() if self._is_newer(window)}
+        if not newer:
+            return []
         events = self._read(replace(usage, windows=newer), tuple(thresholds))
-        self.last_answer = max(usage.read_at, self.last_answer or usage.read_at)
+        self.last_answer = usage.read_at
         return events
+
+    def _is_newer(self, window: Window) -> bool:
+        if self.last_answer is not None and window.read_at <= self.last_answer:
+            return False
+        known = self.tracks.get(window.key)
+        if known is None or not known.present:
+            return True
+        if known.resets_at is None or window.resets_at is None:
+            return True
+        # Of several open sessions each goes on to show its own last answer: in one window the lower is the older.
+        is_same = abs(window.resets_at - known.resets_at) <= SAME_INSTANT
+        return not is_same or round(window.utilization, 2) >= known.utilization
 
     def _read(self, usage: Usage, thresholds: tuple[float, ...]) -> list[Event]:
         events: list[Event] = []

@@ -1,0 +1,473 @@
+"""The status line: one line, at once, whatever the broker does; and numbers that nobody need trust."""
+
+import json
+import os
+import pty
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from claude_usage_mqtt.cli.handover import Errand, cache_folder, is_due
+from claude_usage_mqtt.cli.statusline import countdown, line
+from claude_usage_mqtt.sources.statusline import (
+    MAX_MESSAGE,
+    OLDEST,
+    format_statusline,
+    parse_rate_limits,
+    parse_statusline,
+)
+from claude_usage_mqtt.usage.account import AccountUsage
+from claude_usage_mqtt.usage.model import Usage
+from parts import broker
+from parts.broker import Broker, Mosquitto, any_broker
+from parts.net import LOOPBACK, HeldPort
+from parts.watcher import Watcher
+
+needs_mosquitto = pytest.mark.skipif(not broker.available(), reason="Mosquitto is not installed")
+
+NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
+RESET = NOW + timedelta(hours=2, minutes=11)
+HUNG = 30.0
+"""Seconds that only something that hangs would take."""
+
+
+def limits(five_hour: float = 42.0, seven_day: float = 19.0, *, now: datetime = NOW, left: float = 7865) -> Any:
+    """Return Claude Code's object."""
+    return {
+        "session_id": "x",
+        "rate_limits": {
+            "five_hour": {"used_percentage": five_hour, "resets_at": int(now.timestamp() + left)},
+            "seven_day": {"used_percentage": seven_day, "resets_at": int(now.timestamp() + 3 * 86400)},
+        },
+    }
+
+
+def usage(five_hour: float = 42.0, seven_day: float = 19.0, *, now: datetime = NOW, left: float = 7865) -> Usage:
+    """Return what Claude Code's object says."""
+    found = parse_rate_limits(limits(five_hour, seven_day, now=now, left=left), now)
+    assert found is not None
+    return found
+
+
+def message(at: datetime = NOW, **windows: Any) -> bytes:
+    """Return a message with these windows."""
+    return json.dumps({"at": at.timestamp(), "rate_limits": windows}).encode()
+
+
+class Program:
+    """The command, with an environment and a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "LANG": "C.UTF-8", "PYTHONUTF8": "1"}
+        self.cache = folder / ".cache" / "claude-usage-mqtt"
+        self.stamp = self.cache / "statusline-default.json"
+        self.lock = self.cache / "statusline-default.lock"
+        self.folder = folder
+
+    def command(self, *arguments: str) -> list[str]:
+        """Return its command line."""
+        return [sys.executable, "-m", "claude_usage_mqtt", "statusline", *arguments]
+
+    def run(self, document: Any, *arguments: str, **environment: str) -> str:
+        """Give it a document, or bytes, and return its line; it says nothing else and does not fail."""
+        data = document if isinstance(document, bytes) else json.dumps(document).encode()
+        ran = subprocess.run(
+            self.command(*arguments),
+            input=data,
+            capture_output=True,
+            cwd=self.folder,
+            env={**self.environment, **environment},
+            timeout=HUNG,
+            check=False,
+        )
+        assert (ran.returncode, ran.stderr) == (0, b"")
+        return ran.stdout.decode()
+
+    def use(self, port: int, **more: str) -> None:
+        """Let it hand its numbers to a broker."""
+        self.environment |= {"MQTT_HOST": LOOPBACK, "MQTT_PORT": str(port), **more}
+
+    def rest(self) -> None:
+        """Return when no process of it is at work any more."""
+        deadline = time.monotonic() + HUNG
+        while self.lock.exists():
+            assert time.monotonic() < deadline, "the process that hands over has not ended"
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Iterator[Program]:
+    """Give a program that leaves nothing behind."""
+    made = Program(tmp_path)
+    yield made
+    made.rest()
+
+
+# -- what Claude Code says, and what a message says
+
+
+def test_both_forms_of_a_reset_are_read() -> None:
+    """Seconds and ISO text mean the same reset, and a window that is missing takes no other with it."""
+    text = {"rate_limits": {"five_hour": {"used_percentage": 23.5, "resets_at": RESET.isoformat()}, "seven_day": None}}
+    found = parse_rate_limits(text, NOW)
+    assert found is not None
+    assert found.seven_day is None
+    assert found.five_hour is not None
+    assert (found.five_hour.utilization, found.five_hour.resets_at) == (23.5, RESET)
+    assert (found.five_hour.source, found.five_hour.read_at) == ("statusline", NOW)
+    assert usage(left=7860).windows["five_hour"].resets_at == RESET
+
+
+def test_a_message_says_what_was_seen() -> None:
+    """What the command hands over is what the service reads, with the moment it was seen."""
+    later = NOW + timedelta(minutes=2)
+    assert parse_statusline(format_statusline(usage()), later) == usage()
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"used_percentage": -1},
+        {"used_percentage": 1e9},
+        {"used_percentage": "42"},
+        {"used_percentage": True},
+        {"used_percentage": None},
+        {"used_percentage": float("nan")},
+        {"used_percentage": float("inf")},
+        {"used_percentage": [42]},
+        {"used_percentage": 42, "resets_at": "soon"},
+        {"used_percentage": 42, "resets_at": -1},
+        {"used_percentage": 42, "resets_at": 1e300},
+        {"used_percentage": 42, "resets_at": True},
+        {"used_percentage": 42, "resets_at": NOW.timestamp()},  # that window is over
+        {"used_percentage": 42, "resets_at": NOW.timestamp() + 7 * 3600},  # no such window lasts that long
+        {},
+        [],
+        "42",
+        None,
+    ],
+)
+def test_a_malformed_window_is_no_window(section: object) -> None:
+    """Nonsense in one window never becomes a number, and the other one is still read."""
+    other = {"used_percentage": 19, "resets_at": None}
+    found = parse_statusline(message(five_hour=section, seven_day=other), NOW)
+    assert found is not None
+    assert list(found.windows) == ["seven_day"]
+    assert parse_statusline(message(five_hour=section), NOW) is None
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"null",
+        b"42",
+        b"[]",
+        b"{}",
+        b'{"at": 1}',
+        b"\xff\xfe",
+        b"[" * 4000,
+        b'{"at":' + b"9" * 4000,
+        b'{"at": 1e999, "rate_limits": {}}',
+        b'{"at": NaN, "rate_limits": {}}',
+        message(NOW + timedelta(seconds=61), five_hour={"used_percentage": 1}),
+        message(NOW - OLDEST - timedelta(seconds=1), five_hour={"used_percentage": 1}),
+        message(five_hour={"used_percentage": 1}) + b" " * MAX_MESSAGE,
+    ],
+)
+def test_what_is_no_message_is_ignored(payload: bytes) -> None:
+    """Rubbish, the future, the past and the far too long change nothing, and crash nothing."""
+    assert parse_statusline(payload, NOW) is None
+
+
+def test_a_replay_changes_nothing() -> None:
+    """A message that comes again, or one from before, takes no number back and makes nothing fresh."""
+    account = AccountUsage("default")
+    first, second = usage(40, now=NOW), usage(41, now=NOW + timedelta(minutes=5))
+    account.glimpsed(first, ())
+    account.glimpsed(second, ())
+    before = account.document(NOW)
+    for replay in (first, second):
+        assert account.glimpsed(replay, ()) == []
+    assert account.document(NOW) == before
+    assert account.last_answer == second.read_at
+
+
+def test_an_idle_session_does_not_take_the_numbers_back() -> None:
+    """Of two open sessions the one that rests shows old numbers: the published ones do not jump between them."""
+    account = AccountUsage("default")
+    account.glimpsed(usage(60), ())
+    account.glimpsed(usage(42, now=NOW + timedelta(minutes=1), left=7865 - 60), ())
+    assert account.document(NOW)["windows"]["five_hour"]["utilization"] == 60
+    account.glimpsed(usage(1, now=NOW + timedelta(hours=3), left=17000), ())
+    assert account.document(NOW + timedelta(hours=3))["windows"]["five_hour"]["utilization"] == 1
+
+
+# -- the line
+
+
+def test_the_line_is_compact() -> None:
+    """The line says both windows and the time to the session's reset."""
+    assert line(usage(), NOW, in_colour=False) == "5h 42% ↻ 2h11m · 7d 19%"
+    assert line(usage(99.7, 100), NOW, in_colour=False) == "5h 99% ↻ 2h11m · 7d 100%"
+    assert line(usage(80, 95), NOW, in_colour=True) == "5h \x1b[33m80%\x1b[0m ↻ 2h11m · 7d \x1b[31m95%\x1b[0m"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(59, "<1m"), (60, "1m"), (3599, "59m"), (3600, "1h00m"), (17999, "4h59m"), (-5, "<1m")]
+)
+def test_the_countdown_is_short(seconds: int, text: str) -> None:
+    """The time left is told in hours and minutes, and never below zero."""
+    assert countdown(timedelta(seconds=seconds)) == text
+
+
+def test_plain_where_nobody_sees_colours(program: Program) -> None:
+    """Into a pipe the line is plain text, and plain ASCII where the encoding has nothing else."""
+    document = limits(80, 95, now=datetime.now(UTC))
+    assert program.run(document) == "5h 80% ↻ 2h11m · 7d 95%\n"
+    ascii_only = {"PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    assert program.run(document, **ascii_only) == "5h 80% reset 2h11m | 7d 95%\n"
+
+
+@pytest.mark.parametrize(
+    ("environment", "is_coloured"),
+    [({"TERM": "xterm"}, True), ({"TERM": "xterm", "NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)],
+)
+def test_colours_on_a_terminal(program: Program, environment: dict[str, str], is_coloured: bool) -> None:  # noqa: FBT001
+    """On a terminal high numbers are coloured, unless NO_COLOR or the terminal says no."""
+    ours, its = pty.openpty()
+    try:
+        subprocess.run(
+            program.command(),
+            input=json.dumps(limits(95, now=datetime.now(UTC))).encode(),
+            stdout=its,
+            env={**program.environment, **environment},
+            timeout=HUNG,
+            check=True,
+        )
+        os.close(its)
+        shown = os.read(ours, 1000).decode()
+    finally:
+        os.close(ours)
+    assert "95%" in shown
+    assert ("\x1b[31m95%\x1b[0m" in shown) == is_coloured
+
+
+@pytest.mark.parametrize("rubbish", [b"", b"{", b"\xff", b"[" * 100_000, b"null", b'{"rate_limits": 3}'])
+def test_rubbish_never_shows_a_traceback(program: Program, rubbish: bytes) -> None:
+    """A status line has no place for an error: at most it says that it knows nothing."""
+    program.use(9)
+    assert program.run(rubbish) in ("", "5h – · 7d –\n")  # noqa: RUF001
+    assert not program.cache.exists()
+
+
+def test_a_reader_who_has_left_is_no_error(program: Program) -> None:
+    """Where Claude Code has already gone on, the command ends quietly."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    ran = subprocess.run(
+        program.command(),
+        input=json.dumps(limits(now=datetime.now(UTC))).encode(),
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        env=program.environment,
+        timeout=HUNG,
+        check=False,
+    )
+    os.close(writer)
+    assert (ran.returncode, ran.stderr) == (0, b"")
+
+
+def test_without_a_broker_it_only_prints(program: Program) -> None:
+    """Where MQTT_HOST is not set nothing is written and nothing is started."""
+    assert program.run(limits(now=datetime.now(UTC))).startswith("5h 42%")
+    assert not program.cache.exists()
+
+
+def test_the_time_it_takes(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    """The line costs little more than Python's own start: told here, not judged, for machines differ."""
+    data = json.dumps(limits(now=datetime.now(UTC))).encode()
+
+    def median(command: list[str]) -> float:
+        took = []
+        for _ in range(5):
+            began = time.perf_counter()
+            subprocess.run(command, input=data, stdout=subprocess.DEVNULL, env=program.environment, check=True)
+            took.append(time.perf_counter() - began)
+        return statistics.median(took) * 1000
+
+    alone, whole = median([sys.executable, "-c", "pass"]), median(program.command())
+    with capsys.disabled():
+        print(f"\nstatus line: {whole:.0f} ms, {whole / alone:.1f} times Python's start of {alone:.0f} ms")  # noqa: T201
+
+
+# -- handing over
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Broker]:
+    """Run a broker."""
+    with any_broker() as found:
+        yield found
+
+
+def test_the_numbers_reach_the_broker_once(program: Program, running: Broker) -> None:
+    """What the line shows is on the broker, and the same numbers are not sent again at the next line."""
+    program.use(running.port, MQTT_BASE_TOPIC="once", MQTT_PROTOCOL="3.1.1")
+    document = limits(now=datetime.now(UTC))
+    with Watcher(running.port, ("once/#",)) as watcher:
+        program.run(document)
+        came = watcher.wait_topic("once/default/statusline")
+        assert not came.retain
+        found = parse_statusline(came.payload.encode(), datetime.now(UTC))
+        assert found is not None
+        assert {window.key: window.utilization for window in found} == {"five_hour": 42, "seven_day": 19}
+        program.rest()
+        told = program.stamp.read_bytes()
+        program.run(document)
+        assert not program.lock.exists()
+        assert program.stamp.read_bytes() == told
+        document["rate_limits"]["five_hour"]["used_percentage"] = 43
+        program.run(document)
+        watcher.wait_topic("once/default/statusline", lambda m: "43" in m.payload)
+        program.rest()
+        watcher.settle()
+        assert len(watcher.messages("once/default/statusline")) == 2
+
+
+def test_an_account_of_its_own(program: Program, running: Broker) -> None:
+    """With several accounts the command says whose numbers they are."""
+    program.use(running.port, MQTT_BASE_TOPIC="own", MQTT_PROTOCOL="3.1.1")
+    with Watcher(running.port, ("own/#",)) as watcher:
+        program.run(limits(now=datetime.now(UTC)), "--account", "My Work")
+        watcher.wait_topic("own/my_work/statusline")
+    program.lock = program.cache / "statusline-my_work.lock"
+
+
+def test_the_folder_somebody_works_in_is_not_read(program: Program, running: Broker) -> None:
+    """A project's own `.env` neither redirects the numbers nor stops them."""
+    program.use(running.port, MQTT_BASE_TOPIC="safe", MQTT_PROTOCOL="3.1.1")
+    (program.folder / ".env").write_text("LOG_LEVEL=chatty\nMQTT_TLS=true\n")
+    (program.folder / "json.py").write_text("raise SystemExit(9)\n")
+    program.environment["PYTHONSAFEPATH"] = "1"  # as the installed command has it
+    with Watcher(running.port, ("safe/#",)) as watcher:
+        program.run(limits(now=datetime.now(UTC)))
+        watcher.wait_topic("safe/default/statusline")
+
+
+def test_a_broken_cache_folder_costs_only_the_handing_over(program: Program) -> None:
+    """Where nothing can be kept the line still comes, and no process is started per line."""
+    (program.folder / ".cache").write_text("no folder")
+    program.use(9)
+    assert program.run(limits(now=datetime.now(UTC))).startswith("5h 42%")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\x00" * 10_000])
+def test_a_broken_file_is_replaced(program: Program, running: Broker, content: bytes) -> None:
+    """Rubbish in the file of the last numbers is as good as no file."""
+    program.use(running.port, MQTT_PROTOCOL="3.1.1")
+    program.cache.mkdir(parents=True)
+    program.stamp.write_bytes(content)
+    program.run(limits(now=datetime.now(UTC)))
+    assert parse_statusline(program.stamp.read_bytes(), datetime.now(UTC)) is not None
+
+
+def test_nobody_listens(program: Program) -> None:
+    """Where there is no broker the line comes all the same, and the process that tried is gone."""
+    port = HeldPort()
+    program.use(port.number)
+    assert program.run(limits(now=datetime.now(UTC))).startswith("5h 42%")
+    program.rest()
+    port.close()
+
+
+@needs_mosquitto
+def test_a_frozen_broker_delays_nothing(program: Program) -> None:
+    """While the broker hangs every line comes at once; one process waits for it, and sends the newest numbers."""
+    now = datetime.now(UTC)
+    with Mosquitto() as mosquitto, Watcher(mosquitto.port, ("claude-usage/#",)) as watcher:
+        program.use(mosquitto.port)
+        mosquitto.freeze()
+        for percent in (41, 42, 43, 44, 45):
+            assert program.run(limits(percent, now=now)).startswith(f"5h {percent}%")
+        assert program.lock.exists()
+        mosquitto.thaw()
+        watcher.wait_topic("claude-usage/default/statusline", lambda m: '"used_percentage": 45' in m.payload)
+        program.rest()
+        watcher.settle()
+        assert len(watcher.messages("claude-usage/default/statusline")) <= 2
+
+
+@needs_mosquitto
+def test_a_refusing_broker_prints_nothing(program: Program) -> None:
+    """A wrong password is not told in the status line."""
+    with Mosquitto(users={"me": "right"}) as mosquitto:
+        program.use(mosquitto.port, MQTT_USERNAME="me", MQTT_PASSWORD="wrong")
+        assert program.run(limits(now=datetime.now(UTC))).startswith("5h 42%")
+        mosquitto.wait_for_log("not authorised")
+        program.rest()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_the_process_ends_whatever_it_hangs_in(tmp_path: Path) -> None:
+    """A password file that never answers leaves no process behind."""
+    os.mkfifo(tmp_path / "password")
+    (tmp_path / "statusline-default.json").write_bytes(format_statusline(usage(now=datetime.now(UTC))))
+    settings = {"MQTT_HOST": LOOPBACK, "MQTT_USERNAME": "me", "MQTT_PASSWORD_FILE": str(tmp_path / "password")}
+    code = "from claude_usage_mqtt.cli.handover import main; main('default', 0.5)"
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], **settings},
+        capture_output=True,
+        timeout=HUNG,
+        check=False,
+    )
+    assert ran.returncode == 1
+    assert (ran.stdout, ran.stderr) == (b"", b"")
+
+
+@pytest.mark.parametrize(
+    ("minutes", "new", "due"),
+    [
+        (1, usage(), False),
+        (5, usage(), True),
+        (1, usage(43), True),
+        (1, usage(42, 20), True),
+        (1, usage(41), False),  # another session's older answer
+        (1, usage(1, left=7865 + 2 * 3600), True),  # the next window
+        (1, usage(60, left=7865 - 3600), False),  # the window before
+        (1, usage(left=7865 + 2), False),  # the reset jitters
+    ],
+)
+def test_when_it_is_due(minutes: int, new: Usage, due: bool) -> None:  # noqa: FBT001
+    """Only news, or five minutes, are worth a message; several open sessions are no storm."""
+    known = usage(now=NOW - timedelta(minutes=minutes), left=7865 + 60 * minutes)
+    assert is_due(new, known) is due
+    assert is_due(new, None)
+
+
+def test_one_at_a_time(tmp_path: Path) -> None:
+    """Of two lines at once one starts a process; a claim left by one that was killed does not stand for ever."""
+    errand = Errand("default", tmp_path)
+    assert errand.claim()
+    assert not Errand("default", tmp_path).claim()
+    long_ago = time.time() - 3600
+    os.utime(tmp_path / "statusline-default.lock", (long_ago, long_ago))
+    assert errand.claim()
+    errand.release()
+    assert errand.claim()
+
+
+def test_where_the_file_lies() -> None:
+    """The file lies where each system keeps such things."""
+    assert cache_folder({"XDG_CACHE_HOME": "/x"}, "linux") == Path("/x/claude-usage-mqtt")
+    assert cache_folder({"XDG_CACHE_HOME": "not/absolute"}, "linux").parts[-2:] == (".cache", "claude-usage-mqtt")
+    assert cache_folder({"LOCALAPPDATA": "/l"}, "win32") == Path("/l/claude-usage-mqtt")
