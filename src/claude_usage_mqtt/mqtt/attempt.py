@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from paho.mqtt.enums import MQTTProtocolVersion
 
-from claude_usage_mqtt.errors import BrokerError
+from claude_usage_mqtt.errors import BrokerError, BrokerRefused
 from claude_usage_mqtt.mqtt import connection
 from claude_usage_mqtt.mqtt.connection import V5, WRONG_PROTOCOL, Client, Message
 from claude_usage_mqtt.mqtt.options import BrokerOptions
@@ -40,9 +40,14 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """There is no connection: an attempt failed, or the connection that was there ended."""
+    """There is no connection: an attempt failed, or the connection that was there ended.
+
+    `refused` says that the broker itself gave the reason, so that trying again alone will not help.
+    """
 
     error: BrokerError
+    accepted: bool = False
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,10 @@ class Attempt:
         self._reason: str | None = None
         self._refusal: BrokerError | None = None
         self.accepted = False
-        self.may_be_protocol = False
+        self.is_wrong_protocol = False
+        """Whether the broker said that it does not speak this version."""
+        self.was_hung_up = False
+        """Whether it closed the connection without an answer, as some do for want of the version."""
         self.client = client = connection.make_client(options, protocol, will=will, tls=tls)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
@@ -88,25 +96,39 @@ class Attempt:
         client.on_publish = self._on_publish
         client.on_subscribe = self._on_subscribe
 
-    def run(self, stopping: threading.Event) -> BrokerError:
-        """Connect and stay until the connection ends; return why."""
+    def run(self, stopping: threading.Event) -> Disconnected:
+        """Connect and stay until the connection ends; return why. Leaves nothing open, unless it is `stopping`."""
         try:
             connection.connect(self.client, self._options)
         except BrokerError as error:
-            return error
+            ended = Disconnected(error, refused=isinstance(error, BrokerRefused))
+        else:
+            ended = self._stay(stopping)
+        if not stopping.is_set():
+            # A callback refers to this object, and it to the client: without them the client is freed at once.
+            client = self.client
+            client.on_connect = client.on_disconnect = client.on_message = None
+            client.on_publish = client.on_subscribe = None
+        return ended
+
+    def _stay(self, stopping: threading.Event) -> Disconnected:
         deadline = time.monotonic() + connection.CONNECT_TIMEOUT
-        while not (self._answered.wait(0.2) or self.client.ended.is_set() or stopping.is_set()):
-            if time.monotonic() > deadline:
-                break
+        has_answered = False
+        while not (has_answered or self.client.ended.is_set() or stopping.is_set() or time.monotonic() > deadline):
+            has_answered = self._answered.wait(0.2)
         if self.accepted:
             while not self.client.ended.wait(60):
                 pass  # paho ends a connection that is silent for longer than the keepalive
         elif not stopping.is_set():
+            is_silent = not (self._answered.is_set() or self.client.ended.is_set())
             self.client.close(0.2)
+            if is_silent:
+                return Disconnected(connection.explain_failure(TimeoutError(), self._options))
         if self._refusal is not None:
-            return self._refusal
-        self.may_be_protocol = self.may_be_protocol or not self.accepted
-        return connection.explain_loss(self._options, accepted=self.accepted, reason=self._reason)
+            return Disconnected(self._refusal, refused=True)
+        self.was_hung_up = not self.accepted
+        error = connection.explain_loss(self._options, accepted=self.accepted, reason=self._reason)
+        return Disconnected(error, accepted=self.accepted)
 
     # In paho's thread: tell, and nothing else
 
@@ -114,7 +136,7 @@ class Attempt:
         self, _client: Any, _data: Any, _flags: Any, reason: ReasonCode, properties: Properties | None
     ) -> None:
         if reason.is_failure:
-            self.may_be_protocol = reason.getName() in WRONG_PROTOCOL
+            self.is_wrong_protocol = reason.getName() in WRONG_PROTOCOL
             self._refusal = connection.explain_refusal(reason, self._options)
         else:
             self.accepted = True

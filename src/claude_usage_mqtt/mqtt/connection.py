@@ -30,6 +30,9 @@ MAX_INCOMING = 1024 * 1024
 MAX_QUEUED = 2000
 """Messages that may wait for the broker; beyond that it is slower than we speak, and gets the newest later."""
 
+MAX_IN_FLIGHT = 10
+"""Messages sent and not yet acknowledged: paho does not look at what an MQTT 5 broker says it can take."""
+
 V5, V3 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
 
 # CONNACK reasons by their names, which paho gives alike for both protocols.
@@ -58,6 +61,10 @@ class Client(paho.Client):
         except Exception:  # noqa: BLE001 - a packet that paho cannot read must end the connection, not go unseen
             return MQTTErrorCode.MQTT_ERR_PROTOCOL
         finally:
+            connection = self.socket()
+            if connection is not None:  # after an exception paho would leave it open
+                with contextlib.suppress(OSError):
+                    connection.close()
             self.ended.set()
 
     def close(self, patience: float) -> None:
@@ -67,6 +74,18 @@ class Client(paho.Client):
             with contextlib.suppress(OSError, AttributeError):
                 self.socket().shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
             self.ended.wait(patience)
+
+
+class TlsSocket(ssl.SSLSocket):
+    """A TLS socket that is closed where its handshake fails: paho leaves it to the garbage collector."""
+
+    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 - the signature is the library's
+        """Shake hands."""
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise
 
 
 def unique_client_id() -> str:
@@ -87,6 +106,7 @@ def make_tls_context(options: BrokerOptions) -> ssl.SSLContext | None:
         raise SettingsError(
             f"MQTT_TLS_CA ({options.tls_ca}) cannot be read as certificates in PEM form; check path and permissions."
         ) from None
+    context.sslsocket_class = TlsSocket
     if options.tls_cert is not None:
         try:
             # an encrypted key would ask on the terminal: nobody is there
@@ -118,6 +138,7 @@ def make_client(
     client.ended = threading.Event()
     client.connect_timeout = CONNECT_TIMEOUT
     client.max_queued_messages_set(MAX_QUEUED)
+    client.max_inflight_messages_set(MAX_IN_FLIGHT)
     if options.username is not None:
         client.username_pw_set(options.username, options.password)
     if tls is not None:
@@ -149,12 +170,15 @@ def explain_failure(error: Exception, options: BrokerOptions) -> BrokerError:
     if isinstance(error, ssl.SSLCertVerificationError):
         return BrokerRefused(f"The certificate of {where} is not trusted ({error.verify_message}); check MQTT_TLS_CA.")
     if isinstance(error, ssl.SSLError):
-        return BrokerRefused(
+        kind = BrokerUnreachable if isinstance(error, ssl.SSLEOFError) else BrokerRefused
+        return kind(
             f"TLS with {where} failed ({error.reason or 'no reason given'}); "
             "check MQTT_TLS, MQTT_PORT and the client certificate."
         )
     if isinstance(error, paho.WebsocketConnectionError):
-        return BrokerRefused(f"{where.capitalize()} speaks no websockets; check MQTT_TRANSPORT and MQTT_PORT.")
+        return BrokerRefused(
+            f"The broker at {options.address} speaks no websockets; check MQTT_TRANSPORT and MQTT_PORT."
+        )
     if isinstance(error, socket.gaierror):
         return BrokerUnreachable(f"The name {options.host} cannot be looked up; check MQTT_HOST and the DNS.")
     if isinstance(error, TimeoutError):

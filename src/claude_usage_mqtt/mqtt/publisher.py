@@ -40,8 +40,12 @@ SUSPENDED_FOR = 3600.0
 """Bytes, connections and seconds: when a message is taken for the reason that connections end. Only discovery
 messages are that large; the numbers must never fall under suspicion."""
 
-OWN_KEPT = 8
-"""Payloads remembered per topic, to tell our own echo from another instance's message."""
+OWN_KEPT = 64
+"""Payloads remembered per topic (their hashes), to tell our own echo, however late, from another instance's message."""
+
+HANG_UPS = 5
+"""Attempts that end without a word until a broker that has spoken MQTT 5 before is asked for 3.1.1: it is much
+more often just restarting behind a proxy."""
 
 FILTERS_PER_SUBSCRIBE = 50
 
@@ -67,7 +71,7 @@ class Publisher:
         self._retained: dict[str, bytes] = {}
         self._cleared: set[str] = set()
         self._sent: dict[str, bytes] = {}
-        self._own: dict[str, deque[bytes]] = {}
+        self._own: dict[str, deque[int]] = {}
         self._events: deque[Message] = deque(maxlen=MAX_EVENTS)
         self._under_way: dict[int, Message] = {}
         self._complained: set[str] = set()
@@ -150,7 +154,7 @@ class Publisher:
 
     def has_sent(self, message: Message) -> bool:
         """Whether a retained message that arrived is one of the last that we sent there ourselves."""
-        return message.payload in self._own.get(message.topic, ())
+        return hash(message.payload) in self._own.get(message.topic, ())
 
     def send_all(self, last: str) -> None:
         """Send everything again: what was taken away, the events that wait, what is retained; `last` comes last."""
@@ -185,7 +189,7 @@ class Publisher:
             self._under_way[info.mid] = message
             if message.retain:
                 self._sent[message.topic] = message.payload
-                self._own.setdefault(message.topic, deque(maxlen=OWN_KEPT)).append(message.payload)
+                self._own.setdefault(message.topic, deque(maxlen=OWN_KEPT)).append(hash(message.payload))
 
     def _complain(self, topic: str, sentence: str) -> None:
         if topic not in self._complained and len(self._complained) < 1000:
@@ -232,22 +236,25 @@ class Publisher:
     def _keep_connected(self) -> None:
         protocol = V3 if self._options.protocol == "3.1.1" else V5
         delay = FIRST_DELAY
-        fell_back = False
+        fell_back = knows_5 = False
+        hang_ups = 0
         while not self._stopping.is_set():
             attempt = Attempt(self._options, protocol, self._will, self._tls, self._tell)
             self._attempt = attempt
             began = time.monotonic()
-            error = attempt.run(self._stopping)
+            ended = attempt.run(self._stopping)
             if self._stopping.is_set():
                 return
-            if self._options.protocol == "auto" and attempt.may_be_protocol:
-                protocol = V3 if protocol == V5 else V5
+            hang_ups = hang_ups + 1 if attempt.was_hung_up else 0
+            patience = HANG_UPS if knows_5 and protocol == V5 else 1
+            if self._options.protocol == "auto" and (attempt.is_wrong_protocol or hang_ups >= patience):
+                protocol, hang_ups = (V3 if protocol == V5 else V5), 0
                 if not fell_back:  # once at once, then as slowly as any failure
                     fell_back = True
                     continue
-            self._tell(Disconnected(error))
+            self._tell(ended)
             if attempt.accepted:
-                fell_back = False
+                fell_back, knows_5 = False, protocol == V5
                 if time.monotonic() - began > STABLE_AFTER:
                     delay = FIRST_DELAY
             self._stopping.wait(delay * random.uniform(0.75, 1.25))

@@ -74,4 +74,5 @@ def _windows(usage: AccountUsage) -> dict[str, str]:
 
 def encode(document: Mapping[str, Any]) -> bytes:
     """Return compact JSON."""
-    return json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    text = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "replace")  # a setting can hold what is no character

@@ -19,14 +19,15 @@ from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.errors import CredentialsUnreadable
 from claude_usage_mqtt.homeassistant.discovery import Topics
 from claude_usage_mqtt.homeassistant.summary import SUMMARY
-from claude_usage_mqtt.logs import Outage
 from claude_usage_mqtt.mqtt.attempt import Acknowledged, Connected, Disconnected, Subscribed
 from claude_usage_mqtt.mqtt.connection import Message
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.publisher import Publisher
 from claude_usage_mqtt.service.account import COMMANDS, AccountOptions, AccountState
+from claude_usage_mqtt.service.announcement import encode
 from claude_usage_mqtt.service.heartbeat import Heartbeat
 from claude_usage_mqtt.service.inbox import Inbox, Item, Stop
+from claude_usage_mqtt.service.link import Link
 from claude_usage_mqtt.service.recollection import FENCE, Recollection
 from claude_usage_mqtt.service.summary import Digest, digest, leftover_topics, summary_documents
 from claude_usage_mqtt.service.worker import Noticed, Outcome, look, poll
@@ -101,7 +102,7 @@ class Service:
         self._is_begun = False
         self._is_summed = False
         self._heartbeat = Heartbeat()
-        self._broker_outage = Outage(log)
+        self._link = Link(options.broker.address)
         self._resend_at: float | None = None
         self._credentials_at = self._clock.now()
         self._clock_offset = self._offset()
@@ -125,6 +126,7 @@ class Service:
                 item = self.inbox.get(self._patience())
                 if isinstance(item, Stop):
                     return
+                self._follow_clock()  # before anything is noted at the new time
                 if item is not None:
                     self._handle(item)
                 self._tick()
@@ -138,12 +140,11 @@ class Service:
         match item:
             case Connected():
                 self._publisher.handle(item)
-                self._broker_outage.rose(f"Connected to the broker at {self._options.broker.address} again.")
-                log.debug("Connected with MQTT %s", item.version)
+                self._link.connected(item, time.monotonic())
                 self._connected()
-            case Disconnected(error=error):
+            case Disconnected():
                 self._publisher.handle(item)
-                self._broker_outage.fell(type(error).__name__, str(error))
+                self._link.disconnected(item, time.monotonic())
                 self._recollection = None
             case Acknowledged():
                 self._publisher.handle(item)
@@ -219,13 +220,13 @@ class Service:
     def _deliver(self, state: AccountState, events: Iterable[Event]) -> None:
         for event in events:
             log.info("Account %s: %s of %s", state.name, event.event_type, event.window)
-            self._publisher.send(state.options.topics.event(event.window), state.encode_event(event))
+            self._publisher.send(state.options.topics.event(event.window), encode(event.document()))
 
     # What time brings
 
     def _tick(self) -> None:
         now = self._clock.now()
-        self._follow_clock()
+        self._link.tick(time.monotonic())
         if self._recollection is not None and self._recollection.is_over(time.monotonic()):
             self._begin(self._recollection, now)
         if not self._is_begun:
@@ -311,22 +312,26 @@ class Service:
     def _patience(self) -> float:
         """Return how many real seconds may pass until something is to be done."""
         real = [self._heartbeat.patience()]
+        real += [at - time.monotonic() for at in (self._link.steady_at, self._resend_at) if at is not None]
         if self._recollection is not None:
             real.append(self._recollection.ends_at - time.monotonic())
-        if self._resend_at is not None:
-            real.append(self._resend_at - time.monotonic())
         if self._is_begun:
             now = self._clock.now()
             moment = min(self._credentials_at, *(watched.look_at for watched in self._accounts.values()))
             real.append(self._clock.to_real((moment - now).total_seconds()))
         return max(0.0, min(real))
 
-    def _offset(self) -> float:
-        return self._clock.now().timestamp() - self._clock.steady()
+    def _offset(self) -> float | None:
+        """Return wall clock minus steady clock; None where we were held up between the two."""
+        before, now = self._clock.steady(), self._clock.now().timestamp()
+        return now - before if self._clock.steady() - before < CLOCK_SET / 2 else None
 
     def _follow_clock(self) -> None:
         offset = self._offset()
-        step = offset - self._clock_offset
+        if offset is None:
+            return
+        known = offset if self._clock_offset is None else self._clock_offset
+        self._clock_offset, step = known, offset - known
         if abs(step) < CLOCK_SET:
             return
         self._clock_offset = offset

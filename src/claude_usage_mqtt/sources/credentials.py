@@ -230,13 +230,15 @@ def _scopes(value: object) -> tuple[str, ...]:
 
 
 def _hashed(value: object) -> str | None:
-    return hashlib.sha256(value.encode()).hexdigest()[:16] if isinstance(value, str) and value else None
+    if not isinstance(value, str) or not value:
+        return None
+    return hashlib.sha256(value.encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def _stat(path: Path) -> tuple[int, int, int, int] | None:
     try:
         found = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # a path that no file can have is a ValueError
         return None
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_mode
 
@@ -255,6 +257,8 @@ def _read_text(path: Path) -> str:
         ) from None
     except OSError as error:
         raise CredentialsUnreadable(f"{path} cannot be read: {error.strerror or type(error).__name__}.") from None
+    except ValueError:
+        raise CredentialsUnreadable("The path of the credentials is no path; correct CLAUDE_CONFIG_DIR.") from None
     if len(content) > MAX_FILE:
         raise CredentialsUnreadable(f"{path} is too large to be credentials; log in with Claude Code again.")
     try:

@@ -87,6 +87,7 @@ class _Exchange:
         self._url = url
         self._token = token
         self._socket: socket.socket | None = None
+        self._is_over = False
         self._outcome: queue.SimpleQueue[object] = queue.SimpleQueue()
 
     def run(self, deadline: float) -> Any:
@@ -119,14 +120,18 @@ class _Exchange:
         return interpret(response.status_code, response.headers, body)
 
     def _trace(self, event: str, info: dict[str, Any]) -> None:
+        if self._is_over:
+            raise httpx.ReadTimeout("too late")  # a name lookup may end long after its request was given up
         if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
             self._socket = info["return_value"].get_extra_info("socket")
 
     def _cut(self) -> None:
+        self._is_over = True
         connection = self._socket
         if connection is not None:
             with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+                # not the method: a TLS socket forgets its state in it, under the feet of the other thread
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 def _read_body(response: httpx.Response) -> bytes:

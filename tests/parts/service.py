@@ -1,0 +1,259 @@
+"""The service itself: as a process of its own, run as a container runs it, or inside the test with another clock."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import logging
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, Self
+
+from claude_usage_mqtt.homeassistant.discovery import Topics
+from claude_usage_mqtt.mqtt.connection import make_tls_context
+from claude_usage_mqtt.mqtt.options import BrokerOptions
+from claude_usage_mqtt.service.account import AccountOptions
+from claude_usage_mqtt.service.loop import Service, ServiceOptions
+from claude_usage_mqtt.sources.credentials import CredentialsFile, CredentialSource
+from claude_usage_mqtt.sources.oauth_api import UsageApi
+from parts.command import clean_environment, command_line
+from parts.net import LOOPBACK
+
+BASE: Final = "claude-usage"
+STATE: Final = f"{BASE}/default/state"
+HEALTH: Final = f"{BASE}/default/health"
+STATUS: Final = f"{BASE}/status"
+CONFIG: Final = "homeassistant/device/claude_usage_default/config"
+BIRTH: Final = "homeassistant/status"
+END_TIMEOUT: Final = 20.0
+
+
+def command(name: str, account: str = "default") -> str:
+    """Give the topic of a command."""
+    return f"{BASE}/{account}/command/{name}"
+
+
+class Log:
+    """Lines as they come, to be waited for."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._changed = threading.Condition()
+
+    def add(self, line: str) -> None:
+        """Take a line in."""
+        with self._changed:
+            self._lines.append(line)
+            self._changed.notify_all()
+
+    @property
+    def lines(self) -> list[str]:
+        """Give all lines so far."""
+        with self._changed:
+            return list(self._lines)
+
+    @property
+    def text(self) -> str:
+        """Give all lines so far as one text."""
+        return "\n".join(self.lines)
+
+    def count(self, part: str) -> int:
+        """Tell how many lines hold this."""
+        return sum(part in line for line in self.lines)
+
+    def wait_for(self, part: str, timeout: float = 15, *, count: int = 1) -> None:
+        """Wait until that many lines hold this."""
+        with self._changed:
+            found = self._changed.wait_for(lambda: sum(part in line for line in self._lines) >= count, timeout)
+        assert found, f"waited {timeout} s for {part!r} in the log:\n{self.text}"
+
+
+class ServiceProcess:
+    """`run` in a process of its own; a context manager that ends it, by SIGKILL if it must."""
+
+    def __init__(self, home: Path, arguments: tuple[str, ...] = ("run",), **settings: object) -> None:
+        self.home = home
+        self.log = Log()
+        self._arguments = arguments
+        self._settings = {"MQTT_HOST": LOOPBACK, "CLAUDE_CONFIG_DIR": home, **settings}
+        self._process: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self.home.mkdir(parents=True, exist_ok=True)
+        self._process = subprocess.Popen(
+            command_line(*self._arguments),
+            env=clean_environment(self.home, self._settings),
+            cwd=self.home,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+        self._reader = threading.Thread(target=self._read, name="service log")
+        self._reader.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(END_TIMEOUT)
+        assert self._reader is not None
+        self._reader.join()
+
+    @property
+    def process(self) -> subprocess.Popen[str]:
+        """Give the process."""
+        assert self._process is not None
+        return self._process
+
+    def stop(self, by: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
+        """End it by a signal; give its exit status and how many seconds it took."""
+        began = time.monotonic()
+        self.process.send_signal(by)
+        status = self.process.wait(END_TIMEOUT)
+        took = time.monotonic() - began
+        assert self._reader is not None
+        self._reader.join()
+        return status, took
+
+    def _read(self) -> None:
+        stream = self.process.stderr
+        assert stream is not None
+        with stream:
+            for line in stream:
+                self.log.add(line.rstrip("\n"))
+
+
+class Clock:
+    """A clock for the service that the test may set, put to sleep, and run fast."""
+
+    def __init__(self, speed: float = 1.0) -> None:
+        self._speed = speed
+        self._start = dt.datetime.now(dt.UTC)
+        self._origin = time.monotonic()
+        self._slept = 0.0
+        self._set_by = 0.0
+
+    def now(self) -> dt.datetime:
+        """Give the wall clock."""
+        return self._start + dt.timedelta(seconds=self.steady() + self._set_by)
+
+    def steady(self) -> float:
+        """Give seconds that never step."""
+        return (time.monotonic() - self._origin) * self._speed + self._slept
+
+    def to_real(self, seconds: float) -> float:
+        """Give real seconds."""
+        return seconds / self._speed
+
+    def sleep(self, span: dt.timedelta) -> None:
+        """Let the host have slept, or simply time have passed."""
+        self._slept += span.total_seconds()
+
+    def set(self, step: dt.timedelta) -> None:
+        """Set the wall clock alone."""
+        self._set_by += step.total_seconds()
+
+
+class _LogHandler(logging.Handler):
+    def __init__(self, log: Log) -> None:
+        super().__init__(logging.DEBUG)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._log.add(f"{record.levelname} {record.getMessage()}")
+
+
+@contextlib.contextmanager
+def listen_to_log(level: int = logging.INFO) -> Iterator[Log]:
+    """Collect what the package logs inside this process."""
+    log, logger = Log(), logging.getLogger("claude_usage_mqtt")
+    handler, before = _LogHandler(log), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    try:
+        yield log
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+class Running:
+    """A service that runs in a thread."""
+
+    def __init__(self, service: Service, clock: Any, log: Log) -> None:
+        self.service = service
+        self.clock = clock
+        self.log = log
+        self.thread = threading.Thread(target=service.run, name="service")
+
+    def stop(self) -> float:
+        """Stop it and give the seconds that took."""
+        began = time.monotonic()
+        self.service.stop()
+        self.thread.join(END_TIMEOUT)
+        assert not self.thread.is_alive(), "the service does not end"
+        return time.monotonic() - began
+
+
+@contextlib.contextmanager
+def running_service(
+    port: int,
+    api_url: str,
+    credentials: Path | Mapping[str, CredentialSource],
+    *,
+    clock: Any = None,
+    interval: float = 300.0,
+    limited: bool = False,
+    deadline: float = 5.0,
+    stale_after: float = 3600.0,
+    polls: bool = True,
+    listens: bool = False,
+    discovery: bool = True,
+    adjust: Callable[[UsageApi], None] = lambda _: None,
+    **broker: Any,
+) -> Iterator[Running]:
+    """Run a service inside this process; `credentials` is the folder of one account, or a source for each."""
+    sources = credentials if isinstance(credentials, Mapping) else {"default": CredentialsFile(credentials)}
+    clock = clock or Clock()
+    options = BrokerOptions(host=broker.pop("host", LOOPBACK), port=port, **broker)
+    accounts = tuple(
+        (
+            AccountOptions(
+                topics=Topics(base=BASE, account=name),
+                label=None if name == "default" else name,
+                interval=dt.timedelta(seconds=interval),
+                limited=limited,
+                stale_after=dt.timedelta(seconds=stale_after),
+                thresholds=(75.0, 90.0),
+                discovery=discovery,
+                polls=polls,
+                listens=listens,
+            ),
+            source,
+        )
+        for name, source in sources.items()
+    )
+    settings = ServiceOptions(
+        broker=options,
+        status_topic=BIRTH,
+        base_topic=BASE,
+        tls=make_tls_context(options),
+        accounts=accounts,
+    )
+    api = UsageApi(api_url, "tests", deadline)
+    adjust(api)
+    with listen_to_log() as log:
+        running = Running(Service(settings, api, clock), clock, log)
+        running.thread.start()
+        try:
+            yield running
+        finally:
+            running.stop()
+            api.close()
