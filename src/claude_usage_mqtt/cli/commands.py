@@ -40,6 +40,8 @@ def make_parser() -> argparse.ArgumentParser:
     line.add_argument("--account", metavar="ID", help="whose usage it is, where there are several")
     commands.add_parser("demo", help="show it all with a simulated account and a broker of its own")
     commands.add_parser("remove", help="take everything of ours off the broker")
+    recipe = commands.add_parser("recipe", help="print a dashboard, a blueprint, a flow ... to copy")
+    recipe.add_argument("name", metavar="NAME", nargs="?", help="which one; without it they are listed")
     commands.add_parser("healthcheck", help="say whether the service on this machine is alive")
     return parser
 
@@ -95,6 +97,10 @@ def _run(parsed: argparse.Namespace) -> int:
             from claude_usage_mqtt.cli.remove import remove  # noqa: PLC0415
 
             return remove()
+        case "recipe":
+            from claude_usage_mqtt.cli.recipe import recipe  # noqa: PLC0415
+
+            return recipe(parsed.name)
         case "healthcheck":
             from claude_usage_mqtt.cli import main  # noqa: PLC0415
 

@@ -13,7 +13,7 @@ def recipe(name: str | None) -> int:
     """Print a recipe as it is, or a line about each; raises SettingsError for a name that is none."""
     if name is None:
         for each, known in RECIPES.items():
-            print(f"{each:<20} {known.about}; for {known.goes_to}")
+            print(f"{each:<20} {known.about}")
         return 0
     if name not in RECIPES:
         near = difflib.get_close_matches(name.lower(), RECIPES, n=3, cutoff=0.5)
