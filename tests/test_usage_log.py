@@ -1,0 +1,166 @@
+"""The log of the numbers: whole lines, and no harm done where there can be none."""
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from claude_usage_mqtt.usage.account import AccountUsage
+from claude_usage_mqtt.usage.parse import parse_usage
+from claude_usage_mqtt.usage_log import UsageLog
+from parts.documents import make_extra_usage, make_window, sample_usage
+
+NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
+RESET = datetime(2026, 11, 20, 14, 30, tzinfo=UTC)
+
+
+def document(percent: float = 42.0, **more: Any) -> dict[str, Any]:
+    """Return the state document of an answer."""
+    account = AccountUsage("work")
+    answer = sample_usage(now=NOW, five_hour=make_window(percent, RESET), **more)
+    account.answered(parse_usage(answer, NOW, "max"), ())
+    return account.document(NOW)
+
+
+def lines(path: Path) -> list[Any]:
+    """Return the lines of a file, each of which is whole."""
+    text = path.read_text()
+    assert text.endswith("\n")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Let no file grow beyond `size` bytes, as on a disk that is full."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_line_is_flat(tmp_path: Path) -> None:
+    """Every number has a key of its own at the top, as Loki and jq want it."""
+    path = tmp_path / "usage.log"
+    state = document(scoped={"Fable": 31}, extra_usage=make_extra_usage(190.0, 1700, "EUR"))
+    UsageLog(path).write(state, NOW)
+    (line,) = lines(path)
+    assert line["timestamp"] == "2026-11-20T12:00:00+00:00"
+    assert (line["account"], line["plan"]) == ("work", "max")
+    assert (line["five_hour_utilization"], line["five_hour_time_remaining_hours"]) == (42.0, 2.5)
+    assert (line["five_hour_resets_at"], line["seven_day_fable_utilization"]) == ("2026-11-20T14:30:00+00:00", 31)
+    assert (line["extra_usage_used"], line["extra_usage_limit"], line["extra_usage_currency"]) == (1.9, 17.0, "EUR")
+    assert not any(isinstance(value, dict | list) for value in line.values())
+
+
+def test_what_is_not_known_is_null(tmp_path: Path) -> None:
+    """Without extra usage its keys are there and null: a number that is not known is never 0."""
+    path = tmp_path / "usage.log"
+    UsageLog(path).write(document(), NOW)
+    (line,) = lines(path)
+    assert line["extra_usage_used"] is None
+    assert line["extra_usage_enabled"] is None
+
+
+def test_lines_are_appended(tmp_path: Path) -> None:
+    """What stood in the file stays, over polls and over restarts."""
+    path = tmp_path / "usage.log"
+    UsageLog(path).write(document(1), NOW)
+    again = UsageLog(path)
+    again.write(document(2), NOW)
+    again.write(document(3), NOW)
+    assert [line["five_hour_utilization"] for line in lines(path)] == [1, 2, 3]
+
+
+def test_a_rotated_file_is_left_alone(tmp_path: Path) -> None:
+    """After logrotate has moved or emptied the file the next line is in the new one."""
+    path = tmp_path / "usage.log"
+    log = UsageLog(path)
+    log.write(document(1), NOW)
+    path.rename(tmp_path / "usage.log.1")
+    log.write(document(2), NOW)
+    assert [line["five_hour_utilization"] for line in lines(tmp_path / "usage.log.1")] == [1]
+    assert [line["five_hour_utilization"] for line in lines(path)] == [2]
+    os.truncate(path, 0)
+    log.write(document(3), NOW)
+    assert [line["five_hour_utilization"] for line in lines(path)] == [3]
+
+
+def test_a_full_disk_leaves_no_half_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What does not fit is not there at all; it is told once, and once that there is room again."""
+    path = tmp_path / "usage.log"
+    log = UsageLog(path)
+    log.write(document(1), NOW)
+    caplog.set_level(logging.INFO)
+    with largest_file(path.stat().st_size + 40):
+        log.write(document(2), NOW)
+        log.write(document(3), NOW)
+        assert len(lines(path)) == 1
+    log.write(document(4), NOW)
+    assert [line["five_hour_utilization"] for line in lines(path)] == [1, 4]
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert str(path) in caplog.records[0].message
+
+
+def test_a_half_line_that_stays_spoils_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the half line cannot be taken back, the next one does not become part of it."""
+    path = tmp_path / "usage.log"
+    log = UsageLog(path)
+    log.write(document(1), NOW)
+
+    def refuse(_descriptor: int, _length: int) -> None:
+        raise PermissionError
+
+    with largest_file(path.stat().st_size + 40), monkeypatch.context() as patched:
+        patched.setattr(os, "ftruncate", refuse)
+        log.write(document(2), NOW)
+    log.write(document(3), NOW)
+    log.write(document(4), NOW)
+    first, torn, third, fourth = path.read_text().splitlines()
+    assert [json.loads(line)["five_hour_utilization"] for line in (first, third, fourth)] == [1, 3, 4]
+    assert len(torn) == 40
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+def test_a_device_that_is_full(caplog: pytest.LogCaptureFixture) -> None:
+    """Where not a byte can be written the service goes on, with one warning."""
+    log = UsageLog(Path("/dev/full"))
+    log.write(document(), NOW)
+    log.write(document(), NOW)
+    assert len(caplog.records) == 1
+
+
+def test_a_missing_folder_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the folder is missing the service goes on, and writes as soon as it is there."""
+    path = tmp_path / "missing" / "usage.log"
+    log = UsageLog(path)
+    log.write(document(1), NOW)
+    log.write(document(2), NOW)
+    assert len(caplog.records) == 1
+    path.parent.mkdir()
+    log.write(document(3), NOW)
+    assert [line["five_hour_utilization"] for line in lines(path)] == [3]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_a_pipe_that_nobody_reads_does_not_hang(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A named pipe gets the lines while somebody reads it, and stops nothing while nobody does."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    log = UsageLog(path)
+    log.write(document(1), NOW)
+    assert len(caplog.records) == 1
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        log.write(document(2), NOW)
+        assert json.loads(os.read(reader, 10_000))["five_hour_utilization"] == 2
+    finally:
+        os.close(reader)
