@@ -105,11 +105,14 @@ class Attempt:
         else:
             ended = self._stay(stopping)
         if not stopping.is_set():
-            # A callback refers to this object, and it to the client: without them the client is freed at once.
-            client = self.client
-            client.on_connect = client.on_disconnect = client.on_message = None
-            client.on_publish = client.on_subscribe = None
+            self.release()
         return ended
+
+    def release(self) -> None:
+        """Let go of the client: its callbacks refer to this object, and without them it is freed, sockets and all."""
+        client = self.client
+        client.on_connect = client.on_disconnect = client.on_message = None
+        client.on_publish = client.on_subscribe = None
 
     def _stay(self, stopping: threading.Event) -> Disconnected:
         deadline = time.monotonic() + connection.CONNECT_TIMEOUT

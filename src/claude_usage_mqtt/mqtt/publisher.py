@@ -229,6 +229,7 @@ class Publisher:
                     break
         if attempt is not None:
             attempt.client.close(patience / 2)
+            attempt.release()
         self._thread.join(patience / 2)
 
     # In the connecting thread

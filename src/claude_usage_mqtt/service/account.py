@@ -139,6 +139,7 @@ class AccountState:
         """Note that a poll begins; return whether a second request would be within the budget."""
         self.schedule.requested(now)
         self.busy = True
+        self.notice = None
         # Before the first request its trace is published, so that a crash at it is remembered too.
         self.changed = self.changed or not self.polled
         self.polled = True
@@ -169,7 +170,6 @@ class AccountState:
         events = self.usage.answered(usage, self.options.thresholds)
         self.last_success = now
         self.status, self.detail = OK, None
-        self.notice = None
         self.schedule.answered(now, self.usage.last_change)
         self.outage.rose(f"Account {self.name}: the usage is known again.")
         return events
@@ -186,17 +186,16 @@ class AccountState:
 
     def glimpsed(self, usage: Usage, now: datetime) -> list[Event]:
         """Take in what the status line told; return what happened."""
+        before = self.usage.last_answer
         events = self.usage.glimpsed(usage, self.options.thresholds)
+        if self.usage.last_answer == before:
+            return []  # nothing newer: it neither saves a request nor makes anything fresh
         self.schedule.glimpsed(now)
         self.last_success = max(usage.read_at, self.last_success or usage.read_at)
         if not self.options.polls:
             self.status, self.detail = OK, None
         self.changed = True
         return events
-
-    def encode_event(self, event: Event) -> bytes:
-        """Return the payload of an event."""
-        return encode(event.document())
 
     def credentials_noticed(self, noticed: Noticed, now: datetime) -> None:
         """Take in other credentials: what waited for them waits no longer."""
@@ -232,6 +231,9 @@ class AccountState:
         self.changed = True
 
     def _refresh(self, now: datetime) -> None:
+        if not self.options.polls:
+            self.notice = "A refresh does nothing here: the numbers come from the status line alone."
+            return
         self.schedule.refresh(now)
         when = self.due(now)
         if when is None:
