@@ -102,7 +102,7 @@ class AccountState:
         memory = health.get("memory")
         memory = memory if isinstance(memory, dict) else {}
         recall(self.usage, memory.get("usage"), state or None, now)
-        self.schedule.recall(memory.get("schedule"), now)
+        self.schedule.recall(memory.get("schedule"), now, self.usage.resets())
         last_success = parse_instant(health.get("last_success"))
         self.last_success = min(last_success, now) if last_success and self.usage.is_known else None
         self.polling = health.get("polling") is not False

@@ -7,6 +7,7 @@ remember over a restart when it may ask again.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -27,11 +28,18 @@ HOUR = timedelta(hours=1)
 BUDGET = 20
 """Requests in any 60 minutes: two thirds of what was seen to be allowed, the rest is Claude Code's own."""
 
-RESERVE = 2
-"""Of these, kept for the polls that follow a reset, so that a reset is seen in time whatever the interval."""
+BUDGET_SPAN = HOUR + timedelta(seconds=30)
+"""The hour in which the budget counts, and the time that a request may take to arrive where it is counted too."""
+
+RESERVE = 4
+"""Of the budget, kept at most for the polls that follow the resets of the next hour, so that each is seen in time
+whatever the interval and whoever asks by hand. No account was seen with more windows that reset apart."""
 
 FLOOR = timedelta(seconds=60)
-"""Between two requests, manual refreshes included: the answer does not change faster, and bursts are punished."""
+"""From any request to one that is asked for by hand: the answer does not change faster, and bursts are punished."""
+
+SPACING = timedelta(seconds=30)
+"""Between any two requests: as short as the shortest back-off, and short enough for a reset that follows a refresh."""
 
 JITTER = 0.1
 """Share of the interval, both ways, so that the accounts of the world do not ask in step."""
@@ -60,9 +68,13 @@ SHUT_OUT_MARGIN = timedelta(seconds=30)
 
 SLOW_INTERVAL = timedelta(seconds=360)
 SLOW_FOR = timedelta(hours=1)
-"""After a 429, not faster than this for so long: who returns at once is shut out at once."""
+"""After the wait that a 429 asks for, not faster than this for so long: who returns at once is shut out at once."""
 
 LONGEST_BLOCK = timedelta(hours=25)
+"""A block of more is taken as this; none of more than an hour was ever seen."""
+
+MAX_COUNT = 100_000
+"""More failures in a row than this were never counted by anybody."""
 
 TOKEN, ACCOUNT = "token", "account"  # what a block belongs to
 
@@ -73,16 +85,18 @@ class Schedule:
 
     `limited` is False only against a loopback endpoint (tests, the demo): then neither floor nor budget apply.
     A method that takes `now` wants the same clock each time; where that clock is set, `shift` follows it.
+    `requests` were sent, `asked_at` is when one was last tried, sent or not.
     """
 
     interval: timedelta
     limited: bool = True
     rng: random.Random = field(default_factory=random.Random, repr=False)
     requests: list[datetime] = field(default_factory=list)
+    asked_at: datetime | None = None
     next_regular: datetime | None = None
     blocked_until: datetime | None = None
     blocked_by: str | None = None
-    limited_at: datetime | None = None
+    slow_until: datetime | None = None
     failures: int = 0
     window_full: int = 0
     waits_for_credentials: bool = False
@@ -92,20 +106,23 @@ class Schedule:
         """Return when to ask next, never before `now`; None while only new credentials would help."""
         if self.waits_for_credentials:
             return None
-        regular = now if self.next_regular is None else self.next_regular
-        due = self._earliest(now, regular, BUDGET - self._reserved(now, resets))
+        after_resets = sorted(reset + AFTER_RESET for reset in resets)
+        budget = BUDGET - min(RESERVE, sum(now < after <= now + BUDGET_SPAN for after in after_resets))
+        due = self._allowed(now, self.next_regular or now, budget, SPACING)
+        for after in after_resets:
+            # One so shortly before that it would be in the way of the poll that tells more is that poll.
+            if after - self._spacing(now) < due < after:
+                due = after
         if self.refresh_wanted:
-            due = min(due, self._earliest(now, now, BUDGET))
-        last = max(self.requests, default=None)
-        for reset in resets:
-            wanted = reset + AFTER_RESET
-            # already asked after it: that answer told of it, or nothing more can be learned by asking at once
-            if last is None or last < wanted:
-                due = min(due, self._earliest(now, max(wanted, now), BUDGET)) if wanted > now - HOUR else due
+            due = min(due, self._allowed(now, now, budget, FLOOR))
+        for after in after_resets:
+            # Once asked after it, the answer has told of it, or nothing more can be learned by asking at once.
+            if after > now - HOUR and (self.asked_at is None or self.asked_at < after):
+                due = min(due, self._allowed(now, after, BUDGET, SPACING))
         return due
 
-    def _earliest(self, now: datetime, wanted: datetime, budget: int) -> datetime:
-        """Return the first instant from `wanted` on that no block, floor or budget forbids."""
+    def _allowed(self, now: datetime, wanted: datetime, budget: int, spacing: timedelta) -> datetime:
+        """Return the first instant from `wanted` on that neither a block nor spacing nor budget forbids."""
         earliest = max(now, wanted, self.blocked_until or now)
         if not self.requests:
             return earliest
@@ -114,21 +131,24 @@ class Schedule:
             earliest = max(earliest, requests[-1] + SLOW_INTERVAL)
         if not self.limited:
             return earliest
-        earliest = max(earliest, requests[-1] + FLOOR)
+        earliest = max(earliest, requests[-1] + spacing)
         if len(requests) >= budget:
-            earliest = max(earliest, requests[-budget] + HOUR)
+            earliest = max(earliest, requests[-budget] + BUDGET_SPAN)
         return earliest
 
     def _is_slow(self, now: datetime) -> bool:
-        return self.limited_at is not None and now - self.limited_at < SLOW_FOR
+        return self.slow_until is not None and now < self.slow_until
 
-    def _reserved(self, now: datetime, resets: Iterable[datetime]) -> int:
-        return min(RESERVE, sum(now < reset + AFTER_RESET <= now + HOUR for reset in resets))
+    def _spacing(self, now: datetime) -> timedelta:
+        if self._is_slow(now):
+            return SLOW_INTERVAL
+        return FLOOR if self.limited else timedelta(0)
 
-    def requested(self, now: datetime, count: int = 1) -> None:
-        """Note that `count` requests are being made."""
+    def requested(self, now: datetime) -> None:
+        """Note that a request is being made."""
         self._forget(now)
-        self.requests += [now] * count
+        self.requests.append(now)
+        self.asked_at = now
         self.refresh_wanted = False
         self.next_regular = now + self._jittered(self.interval)
 
@@ -164,9 +184,8 @@ class Schedule:
         elif isinstance(error, Unauthorized | InsufficientScope):
             self.waits_for_credentials = True
         elif isinstance(error, RateLimited):
-            self.limited_at = now
             if error.retry_after is not None:
-                self._block(now + error.retry_after + SHUT_OUT_MARGIN, ACCOUNT)
+                self._block(now + min(error.retry_after + SHUT_OUT_MARGIN, LONGEST_BLOCK), ACCOUNT)
             else:
                 wait = WINDOW_FULL_FIRST * WINDOW_FULL_FACTOR ** min(self.window_full, 10)
                 self.window_full += 1
@@ -178,6 +197,7 @@ class Schedule:
     def _block(self, until: datetime, by: str) -> None:
         self.blocked_until, self.blocked_by = until, by
         self.next_regular = until
+        self.slow_until = until + SLOW_FOR
 
     def credentials_changed(self, now: datetime) -> None:
         """Note other credentials: what waited for them waits no longer, what belongs to the account stays."""
@@ -186,12 +206,13 @@ class Schedule:
             self.waits_for_credentials = False
             self.next_regular = now
         if self.blocked_by == TOKEN:
-            self.blocked_until = self.blocked_by = self.limited_at = None
+            self.blocked_until = self.blocked_by = self.slow_until = None
             self.next_regular = now
 
     def ask_now(self, now: datetime) -> None:
-        """Want the next request as soon as it is allowed."""
-        self.next_regular = now
+        """Want the next request as soon as one by hand is allowed."""
+        last = max(self.requests, default=None)
+        self.next_regular = now if last is None or not self.limited else max(now, last + FLOOR)
 
     def refresh(self, now: datetime) -> datetime | None:
         """Want a request by hand; return when it will be made: `now`, later, or None while credentials lack."""
@@ -201,16 +222,15 @@ class Schedule:
     def set_interval(self, now: datetime, interval: timedelta) -> None:
         """Change the normal interval; a shorter one is felt at once."""
         self.interval = interval
-        if self.next_regular is not None and self.blocked_until is None and self.failures == 0:
+        if self.next_regular is not None and self.failures == 0:
             self.next_regular = min(self.next_regular, now + self._jittered(interval))
 
     def requests_last_hour(self, now: datetime) -> int:
         """Return how many requests the last 60 minutes saw."""
-        self._forget(now)
-        return len(self.requests)
+        return sum(now - at < HOUR for at in self.requests)
 
     def _forget(self, now: datetime) -> None:
-        self.requests = [at for at in self.requests if now - at < HOUR]
+        self.requests = [at for at in self.requests if now - at < BUDGET_SPAN]
 
     def _jittered(self, interval: timedelta) -> timedelta:
         return interval * self.rng.uniform(1 - JITTER, 1 + JITTER)
@@ -218,7 +238,7 @@ class Schedule:
     def shift(self, step: timedelta) -> None:
         """Follow a clock that was set by `step`."""
         self.requests = [at + step for at in self.requests]
-        for name in ("next_regular", "blocked_until", "limited_at"):
+        for name in ("asked_at", "next_regular", "blocked_until", "slow_until"):
             instant = getattr(self, name)
             if instant is not None:
                 setattr(self, name, instant + step)
@@ -226,18 +246,19 @@ class Schedule:
     def remember(self) -> dict[str, Any]:
         """Return what must survive a restart, as a JSON object."""
         return {
-            "requests": [round(at.timestamp()) for at in sorted(self.requests)],
+            "requests": [math.ceil(at.timestamp()) for at in sorted(self.requests)[-2 * BUDGET :]],
             "next_regular": format_instant(self.next_regular),
             "blocked_until": format_instant(self.blocked_until),
             "blocked_by": self.blocked_by,
-            "limited_at": format_instant(self.limited_at),
+            "slow_until": format_instant(self.slow_until),
             "window_full": self.window_full,
+            "failures": self.failures,
         }
 
-    def recall(self, memory: object, now: datetime) -> None:
+    def recall(self, memory: object, now: datetime, resets: Iterable[datetime] = ()) -> None:
         """Go on from `memory`, untrusted: nothing in it can wait longer than a block can last.
 
-        A request that was due before now is taken as made: the program may have ended before it could say so.
+        A request that was due before now is counted as made: the program may have ended before it could say so.
         """
         if not isinstance(memory, dict):
             return
@@ -245,21 +266,31 @@ class Schedule:
         if isinstance(requests, list):
             known = [from_epoch(at) for at in requests[-2 * BUDGET :]]
             self.requests = sorted(min(at, now) for at in known if at is not None)
-        self.next_regular = _within(memory.get("next_regular"), now, max(2 * HOUR, self.interval * 2))
-        if self.next_regular is not None and self.next_regular <= now:
-            self.requests.append(self.next_regular)
+        self.asked_at = max(self.requests, default=None)
+        self.next_regular = _within(memory.get("next_regular"), now, HOUR * (1 + JITTER))
         self.blocked_until = _within(memory.get("blocked_until"), now, LONGEST_BLOCK)
         if self.blocked_until is not None and self.blocked_until > now:
             self.blocked_by = TOKEN if memory.get("blocked_by") == TOKEN else ACCOUNT
         else:
             self.blocked_until = None
-        self.limited_at = _within(memory.get("limited_at"), now, timedelta(0))
-        window_full = memory.get("window_full")
-        self.window_full = window_full if type(window_full) is int and 0 <= window_full <= 20 else 0
+            self._count_lost(now, resets)
+        self.slow_until = _within(memory.get("slow_until"), now, LONGEST_BLOCK + SLOW_FOR)
+        self.window_full = _count(memory.get("window_full"))
+        self.failures = _count(memory.get("failures"))
         self._forget(now)
+
+    def _count_lost(self, now: datetime, resets: Iterable[datetime]) -> None:
+        wanted = [self.next_regular, *(reset + AFTER_RESET for reset in resets)]
+        due = [at for at in wanted if at is not None and (self.asked_at is None or self.asked_at < at)]
+        if due and min(due) <= now:
+            self.requests.append(min(due))
 
 
 def _within(value: object, now: datetime, ahead: timedelta) -> datetime | None:
     """Return the instant, at most `ahead` of now; a clock may have been set meanwhile."""
     instant = parse_instant(value)
     return None if instant is None else min(instant, now + ahead)
+
+
+def _count(value: object) -> int:
+    return value if type(value) is int and 0 <= value <= MAX_COUNT else 0

@@ -10,7 +10,6 @@ from typing import Any
 from claude_usage_mqtt.usage.changes import Event
 from claude_usage_mqtt.usage.model import ExtraUsage, Usage, Window
 from claude_usage_mqtt.usage.moments import SAME_INSTANT
-from claude_usage_mqtt.usage.pace import Sample
 from claude_usage_mqtt.usage.track import (
     ENTITIES_KEPT,
     STUB_KEPT,
@@ -19,11 +18,15 @@ from claude_usage_mqtt.usage.track import (
     first_reading,
     next_reading,
     no_reading,
+    shifted,
     window_document,
 )
 
 LONGEST_GAP = timedelta(minutes=70)
-"""Good answers further apart than this say nothing about the time between them."""
+"""Of the time between two whole answers no more than this counts: a longer one is a gap, of which they say nothing."""
+
+LONGEST_POLL = timedelta(minutes=1)
+"""A reading older than the one we know by no more than this was overtaken; by more, the clock was set."""
 
 
 class AccountUsage:
@@ -43,12 +46,14 @@ class AccountUsage:
         self.extra_usage_absent_for: timedelta | None = None
         """None where no answer ever had extra usage: then it has no entities."""
         self.last_answer: datetime | None = None
+        self.last_whole: datetime | None = None
+        """When the last answer came that tells what there is not, too: the status line's are partial."""
         self.last_change: datetime | None = None
 
     @property
     def is_known(self) -> bool:
         """Whether any answer was ever seen: there is something to publish."""
-        return self.last_answer is not None
+        return self.last_answer is not None or bool(self.tracks)
 
     @property
     def has_extra_usage(self) -> bool:
@@ -63,9 +68,7 @@ class AccountUsage:
         """
         switched = organization is not None and self.organization not in (None, organization)
         if switched:
-            self.tracks = {
-                key: replace(track, present=False, of_other_account=True) for key, track in self.tracks.items()
-            }
+            self.tracks = {key: replace(track, present=False, blank=True) for key, track in self.tracks.items()}
             self.plan = self.extra_usage = None
         self.organization = organization or self.organization
         return switched
@@ -73,17 +76,17 @@ class AccountUsage:
     def answered(self, usage: Usage, thresholds: Iterable[float]) -> list[Event]:
         """Take in a whole answer: what it lacks is not known any more. Return what happened."""
         now = usage.read_at
-        passed = min(now - self.last_answer, LONGEST_GAP) if self.last_answer else timedelta(0)
+        passed = max(timedelta(0), min(now - self.last_whole, LONGEST_GAP)) if self.last_whole else timedelta(0)
         events = self._read(usage, tuple(thresholds))
         for key, track in list(self.tracks.items()):
             if key in usage.windows:
                 continue
-            track = self.tracks[key] = no_reading(track, max(passed, timedelta(0)))  # noqa: PLW2901
+            track = self.tracks[key] = no_reading(track, passed)  # noqa: PLW2901
             if track.is_gone:
                 del self.tracks[key]
-        self._take_money(usage.extra_usage, passed)
+        self._take_money(usage.extra_usage, passed, now)
         self.plan = usage.plan
-        self.last_answer = now
+        self.last_answer = self.last_whole = now
         return events
 
     def glimpsed(self, usage: Usage, thresholds: Iterable[float]) -> list[Event]:
@@ -116,6 +119,8 @@ class AccountUsage:
             known = self.tracks.get(key)
             if known is None:
                 track = first_reading(window)
+            elif timedelta(0) < known.read_at - window.read_at <= LONGEST_POLL:
+                continue
             else:
                 track, happened = next_reading(known, window, thresholds)
                 events += happened
@@ -124,19 +129,19 @@ class AccountUsage:
             self.tracks[key] = track
         return events
 
-    def _take_money(self, money: ExtraUsage | None, passed: timedelta) -> None:
+    def _take_money(self, money: ExtraUsage | None, passed: timedelta, now: datetime) -> None:
         if money is not None:
             self.currency = money.currency or self.currency
             self.extra_usage_absent_for = timedelta(0)
         elif self.extra_usage_absent_for is not None:
-            absent_for = self.extra_usage_absent_for + passed
+            absent_for = self.extra_usage_absent_for + (passed if self.extra_usage is None else timedelta(0))
             # like a window: the order to remove its entities stands for a while, and is never skipped
             limit = ENTITIES_KEPT if self.has_extra_usage else absent_for
             self.extra_usage_absent_for = min(absent_for, limit)
             if self.extra_usage_absent_for >= ENTITIES_KEPT + STUB_KEPT:
                 self.extra_usage_absent_for = None
         if money != self.extra_usage:
-            self.last_change = self.last_answer
+            self.last_change = now
         self.extra_usage = money
 
     def resets(self) -> list[datetime]:
@@ -150,11 +155,11 @@ class AccountUsage:
 
     def shift(self, step: timedelta) -> None:
         """Follow a clock that was set by `step`: what was noted at clock time moves, resets do not."""
-        self.tracks = {key: _shifted(track, step) for key, track in self.tracks.items()}
-        if self.last_answer is not None:
-            self.last_answer += step
-        if self.last_change is not None:
-            self.last_change += step
+        self.tracks = {key: shifted(track, step) for key, track in self.tracks.items()}
+        for name in ("last_answer", "last_whole", "last_change"):
+            instant = getattr(self, name)
+            if instant is not None:
+                setattr(self, name, instant + step)
 
     def document(self, now: datetime) -> dict[str, Any]:
         """Return the state document, every key of it, as of `now`."""
@@ -164,11 +169,6 @@ class AccountUsage:
             "windows": {key: window_document(track, now) for key, track in self.tracks.items()},
             "extra_usage": None if self.extra_usage is None else _money_document(self.extra_usage),
         }
-
-
-def _shifted(track: Track, step: timedelta) -> Track:
-    samples = tuple(Sample(sample.at + step, sample.utilization) for sample in track.samples)
-    return replace(track, read_at=track.read_at + step, samples=samples)
 
 
 def _money_document(money: ExtraUsage) -> dict[str, Any]:

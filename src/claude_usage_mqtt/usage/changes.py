@@ -23,7 +23,8 @@ class Event:
     """Something that happened to a window.
 
     `resets_at` belongs to the window that the event is about: for a reset, when the window that ended was
-    due to reset. `utilization` is the one read now, `previous_utilization` the last one read before.
+    due to reset. `utilization` is the one read now, `previous_utilization` the last one read before, or 0
+    for what was reached in a window that has begun since.
     """
 
     event_type: str

@@ -11,7 +11,7 @@ from typing import Any
 
 from claude_usage_mqtt.usage.account import AccountUsage
 from claude_usage_mqtt.usage.model import OAUTH, SESSION, STATUSLINE, WEEK, ExtraUsage
-from claude_usage_mqtt.usage.moments import format_instant, from_epoch, parse_instant
+from claude_usage_mqtt.usage.moments import format_instant, from_epoch, parse_instant, steady
 from claude_usage_mqtt.usage.pace import Sample
 from claude_usage_mqtt.usage.parse import MAX_AMOUNT, MAX_UTILIZATION, clean_text, number
 from claude_usage_mqtt.usage.track import MAX_SAMPLES, Track
@@ -29,6 +29,7 @@ def remember(usage: AccountUsage) -> dict[str, Any]:
         "format": FORMAT,
         "organization": usage.organization,
         "last_answer": format_instant(usage.last_answer),
+        "last_whole": format_instant(usage.last_whole),
         "last_change": format_instant(usage.last_change),
         "currency": usage.currency,
         "extra_usage_absent_for": None if absent is None else int(absent.total_seconds()),
@@ -47,8 +48,8 @@ def _remember_window(track: Track) -> dict[str, Any]:
         "limit_at": format_instant(track.limit_at),
         "present": track.present,
         "absent_for": int(track.absent_for.total_seconds()),
-        "of_other_account": track.of_other_account,
-        "samples": [[round(sample.at.timestamp()), sample.utilization] for sample in track.samples],
+        "blank": track.blank,
+        "samples": [[int(sample.at.timestamp()), sample.utilization] for sample in track.samples],
     }
 
 
@@ -63,6 +64,7 @@ def recall(usage: AccountUsage, memory: object, state: object, now: datetime) ->
         if isinstance(organization, str) and re.fullmatch(r"[0-9a-f]{8,64}", organization):
             usage.organization = organization
         usage.last_answer = _not_after(parse_instant(memory.get("last_answer")), now)
+        usage.last_whole = _not_after(parse_instant(memory.get("last_whole")), now)
         usage.last_change = _not_after(parse_instant(memory.get("last_change")), now)
         usage.currency = _currency(memory.get("currency"))
         usage.extra_usage_absent_for = _absence(memory.get("extra_usage_absent_for"))
@@ -74,9 +76,9 @@ def recall(usage: AccountUsage, memory: object, state: object, now: datetime) ->
         _recall_rest(usage, state)
         if usage.tracks or usage.extra_usage is not None:
             usage.last_answer = now
-        if usage.extra_usage is not None:
-            usage.extra_usage_absent_for = timedelta(0)
-            usage.currency = usage.extra_usage.currency
+    if usage.extra_usage is not None:
+        usage.extra_usage_absent_for = timedelta(0)
+        usage.currency = usage.extra_usage.currency or usage.currency
     return usage.is_known
 
 
@@ -94,31 +96,33 @@ def _recall_window(key: str, entry: dict[str, Any], now: datetime, *, from_state
     duration = SESSION if key == "five_hour" else WEEK
     label = clean_text(entry.get("label"))
     utilization = number(entry.get("utilization"), maximum=MAX_UTILIZATION)
-    resets_at = parse_instant(entry.get("resets_at"))
-    present = True
+    resets_at = steady(None, parse_instant(entry.get("resets_at")))
+    blank = entry.get("blank") is True
     if from_state and utilization is None:
-        utilization, present = 0.0, False  # announced, but not known: only its entities are remembered
+        utilization, blank = 0.0, True  # announced, but not known
     if label is None or utilization is None or (resets_at is None and entry.get("resets_at") is not None):
         return None
     if resets_at is not None and resets_at - now > 2 * duration:
         return None
     peak = number(entry.get("peak"), maximum=MAX_UTILIZATION)
     read_at = _not_after(from_epoch(entry.get("read_at")), now)
-    limit_at = parse_instant(entry.get("limit_at"))
+    if read_at is None:  # what stood on the broker until now was read before the window was over
+        read_at = _not_after(resets_at, now)
+    limit_at = steady(None, parse_instant(entry.get("limit_at")))
     return Track(
         key=key,
         label=label,
         duration=duration,
-        utilization=utilization,
+        utilization=round(utilization, 2),
         resets_at=resets_at,
         read_at=read_at or now,
         source=STATUSLINE if entry.get("source") == STATUSLINE else OAUTH,
-        peak=max(utilization, peak or 0.0),
+        peak=round(max(utilization, peak or 0.0), 2),
         samples=_samples(entry.get("samples"), now),
-        present=present and entry.get("present") is not False,
+        present=entry.get("present") is not False and not blank,
         absent_for=_absence(entry.get("absent_for")) or timedelta(0),
         limit_at=limit_at if resets_at and limit_at and limit_at < resets_at else None,
-        of_other_account=(from_state and not present) or entry.get("of_other_account") is True,
+        blank=blank,
     )
 
 
@@ -130,9 +134,9 @@ def _samples(value: object, now: datetime) -> tuple[Sample, ...]:
         if not isinstance(pair, list) or len(pair) != 2:
             return ()
         at, utilization = from_epoch(pair[0]), number(pair[1], maximum=MAX_UTILIZATION)
-        if at is None or utilization is None or at > now or (samples and at <= samples[-1].at):
+        if at is None or utilization is None or at > now or (samples and at < samples[-1].at):
             return ()
-        samples.append(Sample(at, utilization))
+        samples.append(Sample(at.replace(microsecond=0), round(utilization, 2)))
     return tuple(samples)
 
 

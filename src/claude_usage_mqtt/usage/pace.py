@@ -55,12 +55,10 @@ def projected(utilization: float, elapsed_percent: float | None) -> float | None
 
 
 def on_pace(utilization: float, resets_at: datetime | None, projected_percent: float | None) -> bool | None:
-    """Return whether the window lasts to its reset at the average pace (`projected` within 100).
+    """Return whether the window lasts to its reset at the average pace: `projected` is within 100.
 
-    An idle window is on pace, one that is used up is not; not known where `projected` is not.
+    An idle window is on pace; else not known where `projected` is not.
     """
-    if utilization >= 100:
-        return False
     if projected_percent is not None:
         return projected_percent <= 100
     return True if resets_at is None and utilization == 0 else None

@@ -31,7 +31,12 @@ MAX_UTILIZATION = 100_000.0
 """Beyond this a percentage is nonsense; above 100 is not, it happens."""
 
 MAX_SCOPED_WINDOWS = 20
+MAX_LIMITS = 200
+MAX_IGNORED = 50
 MAX_LABEL = 40
+MAX_NAME = 30
+"""Characters of a model's name, so that the label made of it is within MAX_LABEL."""
+
 MAX_AMOUNT = 1e12
 
 
@@ -67,7 +72,7 @@ def parse_usage(answer: object, read_at: datetime, plan: str | None = None) -> U
         extra_usage=_parse_money(answer, malformed),
         plan=plan,
         malformed=tuple(malformed),
-        ignored=tuple(sorted(str(key)[:MAX_LABEL] for key in answer if not _is_known(key)))[:50],
+        ignored=tuple(sorted(clean_text(key) or "?" for key in answer if not _is_known(key))[:MAX_IGNORED]),
     )
 
 
@@ -143,7 +148,7 @@ def _parse_limits(section: object, read_at: datetime, malformed: list[str]) -> d
         malformed.append("limits")
         return {}
     windows: dict[str, Window] = {}
-    for key, label, duration, entry in _known_limits(section[:200]):
+    for key, label, duration, entry in _known_limits(section[:MAX_LIMITS]):
         if len(windows) >= MAX_SCOPED_WINDOWS:
             break
         try:
@@ -174,7 +179,7 @@ def _known_limits(section: list[Any]) -> Iterator[tuple[str, str, timedelta, dic
 
 def _model_name(scope: object) -> str | None:
     model = scope.get("model") if isinstance(scope, dict) else None
-    return clean_text(model.get("display_name")) if isinstance(model, dict) else None
+    return clean_text(model.get("display_name"), MAX_NAME) if isinstance(model, dict) else None
 
 
 def _parse_money(answer: dict[str, Any], malformed: list[str]) -> ExtraUsage | None:
@@ -232,6 +237,8 @@ def _money(*, enabled: bool, used: float | None, limit: float | None, percent: o
     utilization = number(percent, maximum=MAX_UTILIZATION)
     if percent is not None and utilization is None:
         raise _Malformed
+    if limit is None:
+        utilization = None  # a percentage of no limit says nothing, and it is given as 0
     return ExtraUsage(enabled=enabled, used=used, limit=limit, utilization=utilization, currency=code)
 
 

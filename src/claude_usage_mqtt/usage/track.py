@@ -10,11 +10,14 @@ from typing import Any
 from claude_usage_mqtt.usage import pace
 from claude_usage_mqtt.usage.changes import RESET, RESET_EARLY, Event, crossed
 from claude_usage_mqtt.usage.model import OAUTH, Window
-from claude_usage_mqtt.usage.moments import SAME_INSTANT, format_instant, steady
+from claude_usage_mqtt.usage.moments import SAME_INSTANT, format_instant, steady, whole_minute
 from claude_usage_mqtt.usage.pace import OLDEST_SAMPLE, RECENT, RECENT_SAMPLES, Sample
 
 UNKNOWN_AFTER_RESET = timedelta(minutes=2)
 """How long the old numbers stand after a reset: the poll that follows it comes after one minute."""
+
+STANDS_FOR = timedelta(hours=1)
+"""How long numbers stand while only answers come that are older than they are."""
 
 SAMPLE_EVERY = timedelta(seconds=55)
 """Readings closer than this to the last sample add nothing; it bounds what is kept."""
@@ -35,8 +38,8 @@ class Track:
 
     `resets_at` is the published one: a whole minute, the same object of time from reading to reading.
     `peak` is the highest utilization since the last reset. `present` says whether the last good answer had
-    the window; `absent_for` for how long good answers have lacked it. `of_other_account` says that the
-    numbers are somebody else's: only the entities are kept.
+    the window; `absent_for` for how long good answers have lacked it. Of a `blank` one only the entities are
+    kept: its numbers are another account's, or were never good, and the next reading is a first one.
     """
 
     key: str
@@ -51,7 +54,7 @@ class Track:
     present: bool = True
     absent_for: timedelta = timedelta(0)
     limit_at: datetime | None = None
-    of_other_account: bool = False
+    blank: bool = False
 
     @property
     def is_retired(self) -> bool:
@@ -70,23 +73,26 @@ class Track:
 
 def first_reading(window: Window) -> Track:
     """Start to follow a window: what it has reached already is no event."""
-    utilization = round(window.utilization, 2)
+    utilization, resets_at = round(window.utilization, 2), steady(None, window.resets_at)
+    is_over = _is_over(resets_at, window.read_at)
     return Track(
         key=window.key,
         label=window.label,
         duration=window.duration,
         utilization=utilization,
-        resets_at=steady(None, window.resets_at),
+        resets_at=resets_at,
         read_at=window.read_at,
         source=window.source,
         peak=utilization,
-        samples=(Sample(window.read_at, utilization),),
+        samples=(_sample(window.read_at, utilization),),
+        present=not is_over,
+        blank=is_over,
     )
 
 
 def next_reading(known: Track, window: Window, thresholds: Iterable[float]) -> tuple[Track, list[Event]]:
     """Follow `known` with a newer reading; return what is known now and what happened in between."""
-    if known.of_other_account:
+    if known.blank:
         return first_reading(window), []
     now = window.read_at
     utilization = round(window.utilization, 2)
@@ -94,7 +100,7 @@ def next_reading(known: Track, window: Window, thresholds: Iterable[float]) -> t
     if resets_at is None and utilization > 0 and known.resets_at is not None and now < known.resets_at:
         resets_at = known.resets_at  # used but no reset given: the one we know still holds
     if _is_late(known, resets_at, now):
-        return replace(known, present=True, absent_for=timedelta(0)), []
+        return _despite_late_reading(known, resets_at, now), []
 
     events: list[Event] = []
     ended = _ended(known, utilization, resets_at, now)
@@ -127,10 +133,12 @@ def next_reading(known: Track, window: Window, thresholds: Iterable[float]) -> t
         read_at=now,
         source=window.source,
         peak=max(known.peak, utilization),
-        samples=_sampled(known.samples, Sample(now, utilization)),
+        samples=_sampled(known.samples, _sample(now, utilization)),
     )
     rate = pace.burn_rate(track.samples, now)
     reached_at = steady(known.limit_at, pace.limit_at(utilization, rate, now, resets_at))
+    if reached_at is not None and resets_at is not None and reached_at >= resets_at:
+        reached_at = None  # rounding to the minute has put it there
     return replace(track, limit_at=reached_at), events
 
 
@@ -142,23 +150,56 @@ def no_reading(known: Track, passed: timedelta) -> Track:
     return replace(known, present=False, absent_for=absent_for)
 
 
+def shifted(track: Track, step: timedelta) -> Track:
+    """Follow a clock that was set by `step`: what was noted at clock time moves, the reset does not."""
+    limit_at = None if track.limit_at is None else whole_minute(track.limit_at + step)
+    if limit_at is not None and track.resets_at is not None and limit_at >= track.resets_at:
+        limit_at = None
+    samples = tuple(_sample(sample.at + step, sample.utilization) for sample in track.samples)
+    return replace(track, read_at=track.read_at + step, samples=samples, limit_at=limit_at)
+
+
+def _is_over(resets_at: datetime | None, now: datetime) -> bool:
+    return resets_at is not None and resets_at + UNKNOWN_AFTER_RESET <= now
+
+
 def _is_late(known: Track, resets_at: datetime | None, now: datetime) -> bool:
-    """Whether a reading is an old answer: it tells of a window that is over and older than the one we know."""
-    return (
-        resets_at is not None
-        and known.resets_at is not None
-        and resets_at < known.resets_at
-        and resets_at + UNKNOWN_AFTER_RESET <= now
-    )
+    """Whether a reading is an old one: it tells of another window than the one we know, and that one is over.
+
+    It is over now, or was when we read the one we know: that tells it from a reset that moves.
+    """
+    if resets_at is None or resets_at == known.resets_at:
+        return False
+    return _is_over(resets_at, now) or resets_at <= known.read_at + SAME_INSTANT
+
+
+def _despite_late_reading(known: Track, resets_at: datetime | None, now: datetime) -> Track:
+    # What is older than what we know takes nothing from it, for a while; anything else says that it is out of date.
+    is_older = resets_at is not None and resets_at <= known.read_at + SAME_INSTANT
+    stands = known.present and is_older and now - known.read_at < STANDS_FOR
+    return replace(known, present=stands, absent_for=timedelta(0))
 
 
 def _ended(known: Track, utilization: float, resets_at: datetime | None, now: datetime) -> str | None:
     """Return RESET or RESET_EARLY where the window we knew is over, else None."""
-    if known.resets_at is None or resets_at == known.resets_at:
+    if known.resets_at is None:
+        # nobody said when it was due, but a window that has begun since, or not yet, is another one
+        begun = None if resets_at is None else resets_at - known.duration
+        is_other = utilization == 0 if begun is None else begun > known.read_at + SAME_INSTANT
+        return RESET if known.utilization > 0 and is_other else None
+    if resets_at == known.resets_at:
         return None
-    if now >= known.resets_at - SAME_INSTANT:
-        return RESET
-    return RESET_EARLY if utilization < known.utilization else None
+    fell = utilization < known.utilization
+    if now < known.resets_at - SAME_INSTANT:
+        return RESET_EARLY if fell else None
+    # one that only moves by a little, with no use taken back, is the same window prolonged
+    moved_on = resets_at is None or resets_at - known.resets_at > known.duration / 2
+    return RESET if fell or moved_on else None
+
+
+def _sample(at: datetime, utilization: float) -> Sample:
+    """Return a sample at a whole second, so that it is the same after it was remembered."""
+    return Sample(at.replace(microsecond=0), utilization)
 
 
 def _sampled(samples: tuple[Sample, ...], new: Sample) -> tuple[Sample, ...]:
@@ -196,6 +237,8 @@ def window_document(track: Track, now: datetime) -> dict[str, Any]:
     projected = pace.projected(utilization, elapsed)
     left = pace.time_remaining(resets_at, now)
     idle = resets_at is None and utilization == 0
+    rate = None if idle else pace.burn_rate(track.samples, now)
+    limit_at = track.limit_at if rate is not None and track.limit_at and track.limit_at > now else None
     return document | {
         "utilization": utilization,
         "remaining": _round(max(0.0, 100 - utilization)),
@@ -204,8 +247,8 @@ def window_document(track: Track, now: datetime) -> dict[str, Any]:
         "pace": _round(pace.pace(utilization, elapsed)),
         "projected": _round(projected),
         "on_pace": pace.on_pace(utilization, resets_at, projected),
-        "burn_rate": None if idle else _round(pace.burn_rate(track.samples, now)),
-        "limit_at": format_instant(track.limit_at if track.limit_at and track.limit_at > now else None),
+        "burn_rate": _round(rate),
+        "limit_at": format_instant(limit_at),
         "limit_reached": utilization >= 100,
         "time_remaining_hours": None if left is None else round(left / timedelta(hours=1), 1),
     }
