@@ -14,6 +14,7 @@ from claude_usage_mqtt.service.account import AccountOptions
 from claude_usage_mqtt.service.loop import Service, ServiceOptions
 from claude_usage_mqtt.settings import Settings, load_settings
 from claude_usage_mqtt.sources.oauth_api import UsageApi
+from claude_usage_mqtt.usage_log import UsageLog
 
 
 def run() -> int:
@@ -34,6 +35,7 @@ def make_service(settings: Settings, clock: Clock) -> Service:
         base_topic=settings.mqtt_base_topic,
         discovery_prefix=settings.homeassistant_prefix,
         status_topic=settings.status_topic,
+        usage_log=None if settings.usage_log is None else UsageLog(settings.usage_log),
         accounts=tuple(
             (
                 AccountOptions(

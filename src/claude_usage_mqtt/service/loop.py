@@ -36,6 +36,7 @@ from claude_usage_mqtt.sources.oauth_api import UsageApi
 from claude_usage_mqtt.sources.schedule import Schedule
 from claude_usage_mqtt.sources.statusline import parse_statusline
 from claude_usage_mqtt.usage.changes import Event
+from claude_usage_mqtt.usage_log import UsageLog
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ class ServiceOptions:
     base_topic: str
     discovery_prefix: str = "homeassistant"
     tls: ssl.SSLContext | None = None
+    usage_log: UsageLog | None = None
     accounts: tuple[tuple[AccountOptions, CredentialSource], ...] = field(default=())
 
 
@@ -208,8 +210,11 @@ class Service:
     def _finished(self, outcome: Outcome) -> None:
         watched = self._touched(outcome.account)
         watched.busy_since = None
-        events = watched.state.finish_poll(outcome, self._clock.now())
+        now = self._clock.now()
+        events = watched.state.finish_poll(outcome, now)
         self._deliver(watched.state, events)
+        if outcome.usage is not None and self._options.usage_log is not None:
+            self._options.usage_log.write(watched.state.usage.document(now), now)
 
     def _touched(self, account: str) -> Watched:
         """Return an account that something happened to, so that what follows from it is done at once."""
