@@ -18,7 +18,7 @@ SMALL = {"errors", "clock", "logs", ""}
 """Known to everybody, and knowing nobody; "" is the package itself, for its version."""
 
 MAY_IMPORT: dict[str, set[str]] = {
-    "": set(),
+    "": {"errors", "library", "usage"},
     "errors": set(),
     "clock": set(),
     "logs": set(),
@@ -26,12 +26,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sources": SMALL | {"usage"},
     "homeassistant": SMALL | {"usage"},
     "mqtt": SMALL,
-    "service": SMALL | {"usage", "sources", "homeassistant", "mqtt"},
+    "service": SMALL | {"usage", "sources", "homeassistant", "mqtt", "usage_log"},
     "settings": SMALL | {"usage", "sources", "mqtt"},
+    "usage_log": SMALL | {"usage"},
+    "library": SMALL | {"usage", "sources", "service"},
     "recipes": SMALL,
     "demo": SMALL,
     "__main__": {"cli"},
-    "cli": SMALL | {"usage", "sources", "homeassistant", "mqtt", "service", "settings", "recipes", "demo"},
+    "cli": SMALL | {"usage", "sources", "homeassistant", "mqtt", "service", "settings", "recipes", "demo", "usage_log"},
 }
 
 ONLY_IN = {

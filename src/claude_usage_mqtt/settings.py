@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import re
 from collections.abc import Iterator
@@ -11,7 +10,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -20,6 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from claude_usage_mqtt import __version__
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.mqtt.options import BrokerOptions, Protocol, Transport
+from claude_usage_mqtt.sources.address import API_URL, checked_url, is_loopback
 from claude_usage_mqtt.sources.credentials import CredentialSource, GivenToken, find_source
 from claude_usage_mqtt.usage.parse import slug
 
@@ -83,7 +82,7 @@ class Settings(BaseSettings):
     claude_source: Literal["oauth", "statusline", "both"] = Field(
         "oauth", description="Where the numbers come from: `oauth`, `statusline` or `both`."
     )
-    claude_api_url: str = Field("https://api.anthropic.com", description="https, or http on loopback.")
+    claude_api_url: str = Field(API_URL, description="https, or http on loopback.")
     claude_user_agent: str = Field(
         f"claude-usage-mqtt/{__version__}", max_length=200, description="How we introduce ourselves to the API."
     )
@@ -113,16 +112,7 @@ class Settings(BaseSettings):
     @field_validator("claude_api_url")
     @classmethod
     def _safe_url(cls, value: str) -> str:
-        try:
-            url = urlsplit(value)
-            port = url.port
-        except ValueError:
-            raise ValueError("this is no URL") from None
-        if url.username is not None or url.query or url.fragment or not url.hostname or port == 0:
-            raise ValueError("an URL of scheme, host and perhaps port and path only")
-        if url.scheme == "https" or (url.scheme == "http" and _is_loopback(url.hostname)):
-            return value
-        raise ValueError("https only (http is allowed on loopback): the token must not travel unencrypted")
+        return checked_url(value)
 
     @field_validator("claude_user_agent")
     @classmethod
@@ -181,7 +171,7 @@ class Settings(BaseSettings):
     @property
     def api_is_local(self) -> bool:
         """Whether the API is one on loopback (tests, the demo): then neither floor nor budget apply."""
-        return _is_loopback(urlsplit(self.claude_api_url).hostname or "")
+        return is_loopback(self.claude_api_url)
 
     @property
     def needs_credentials(self) -> bool:
@@ -298,15 +288,6 @@ def _misspelt(names: set[str]) -> Iterator[str]:
         near = difflib.get_close_matches(name, missing, n=1, cutoff=cutoff)
         if near:
             yield f"{name} is no setting; did you mean {near[0]}?"
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _folder(text: str) -> Path:

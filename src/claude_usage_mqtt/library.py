@@ -1,0 +1,102 @@
+"""The library: the usage of the login on this machine, or of a token, as one call.
+
+    >>> from claude_usage_mqtt import get_usage
+    >>> usage = get_usage()
+    >>> for window in usage:
+    ...     print(f"{window.label}: {window.utilization:g} % used, {window.remaining:g} % left")
+    Session: 42 % used, 58 % left
+    Weekly: 19.5 % used, 80.5 % left
+
+A window that the plan does not have is None as a property, and a KeyError by its key:
+
+    >>> session = usage.five_hour
+    >>> session.time_until_reset() > timedelta(hours=2)
+    True
+    >>> round(session.elapsed()), session.is_on_pace()
+    (50, True)
+    >>> usage["seven_day"].resets_at.tzinfo
+    datetime.timezone.utc
+    >>> usage.extra_usage.used, usage.extra_usage.currency
+    (1.9, 'EUR')
+
+Every error is a ClaudeUsageError, and its text a sentence that says what to do:
+
+    >>> from claude_usage_mqtt import CredentialsNotFound, RateLimited
+    >>> try:
+    ...     get_usage("/nowhere/.claude")
+    ... except CredentialsNotFound as error:
+    ...     print(error)
+    /nowhere/.claude/.credentials.json does not exist; log in with Claude Code, or point CLAUDE_CONFIG_DIR at its folder.
+
+The endpoint takes about 28 requests an hour, then shuts the account out, for Claude Code too:
+
+    >>> try:
+    ...     get_usage()
+    ... except RateLimited as error:
+    ...     print(error.retry_after)
+    1:00:00
+"""  # noqa: E501 - the error is one line
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from claude_usage_mqtt import __version__
+from claude_usage_mqtt.clock import SystemClock
+from claude_usage_mqtt.errors import InvalidResponse, SettingsError
+from claude_usage_mqtt.service.worker import Outcome, poll
+from claude_usage_mqtt.sources.address import API_URL, checked_url
+from claude_usage_mqtt.sources.credentials import CredentialSource, GivenToken, find_source
+from claude_usage_mqtt.sources.oauth_api import UsageApi
+from claude_usage_mqtt.usage.model import Usage
+
+USER_AGENT = f"claude-usage-mqtt/{__version__}"
+
+
+def get_usage(
+    config_dir: str | os.PathLike[str] | None = None,
+    token: str | None = None,
+    *,
+    api_url: str = API_URL,
+    user_agent: str = USER_AGENT,
+) -> Usage:
+    """Ask the API once and return the usage.
+
+    The credentials are those of Claude Code in `config_dir`, by default in CLAUDE_CONFIG_DIR or `~/.claude`; or
+    `token` is an access token, and no file is read. The token is sent to `api_url` (https, or http on loopback)
+    and forgotten: when the call is over, nothing here holds it, nor does an error that it raised.
+
+    Blocks for 20 seconds at most. Raises SettingsError for unusable arguments, CredentialsError before anything
+    was sent, ApiError after.
+    """
+    source = _source(config_dir, token)
+    del token
+    try:
+        api = UsageApi(checked_url(api_url), user_agent)
+    except ValueError as error:
+        raise SettingsError(f"api_url: {error}.") from None
+    try:
+        outcome = poll("", source, api, SystemClock(), may_retry=False)
+    finally:
+        api.close()
+        del source
+    return _usage(outcome)
+
+
+def _source(config_dir: str | os.PathLike[str] | None, token: str | None) -> CredentialSource:
+    if config_dir is not None and token is not None:
+        raise SettingsError("config_dir and token are both given; give one.")
+    if token is not None:
+        return GivenToken(token)
+    folder = config_dir if config_dir is not None else os.environ.get("CLAUDE_CONFIG_DIR") or None
+    return find_source(Path(folder or "~/.claude").expanduser(), is_default_folder=folder is None)
+
+
+def _usage(outcome: Outcome) -> Usage:
+    if outcome.usage is not None:
+        return outcome.usage
+    error = outcome.error or InvalidResponse("The usage could not be read; update this program.")
+    # The frames and errors behind it hold the token, and whoever catches it may keep it or show it.
+    error.__cause__ = error.__context__ = None
+    raise error.with_traceback(None)

@@ -1,0 +1,33 @@
+"""Where a token may be sent: anywhere encrypted, and unencrypted to this machine only."""
+
+from __future__ import annotations
+
+import ipaddress
+from urllib.parse import urlsplit
+
+API_URL = "https://api.anthropic.com"
+
+
+def checked_url(url: str) -> str:
+    """Return the URL of an API if a token may be sent there; raises ValueError that says why not."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ValueError("this is no URL") from None
+    if parts.username is not None or parts.query or parts.fragment or not parts.hostname or port == 0:
+        raise ValueError("an URL of scheme, host and perhaps port and path only")
+    if parts.scheme == "https" or (parts.scheme == "http" and is_loopback(url)):
+        return url
+    raise ValueError("https only (http is allowed on loopback): the token must not travel unencrypted")
+
+
+def is_loopback(url: str) -> bool:
+    """Whether the URL is one on this machine."""
+    host = urlsplit(url).hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,191 @@
+"""The library: one call, typed, light to import, and the token is forgotten."""
+
+import doctest
+import functools
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+import claude_usage_mqtt
+from claude_usage_mqtt import library
+from claude_usage_mqtt.errors import (
+    ApiError,
+    ClaudeUsageError,
+    CredentialsNotFound,
+    CredentialsUnreadable,
+    InsufficientScope,
+    InvalidResponse,
+    NetworkError,
+    RateLimited,
+    ServerError,
+    SettingsError,
+    TokenExpired,
+    Unauthorized,
+)
+from parts import faults
+from parts.credentials import write_credentials, write_credentials_text
+from parts.documents import make_extra_usage, make_window, sample_usage
+from parts.endpoint import Endpoint, Fault, Request
+from parts.faults import rate_limited
+
+TOKEN = "sk-ant-oat01-very-secret"
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    """Run an endpoint."""
+    now = datetime.now(UTC)
+    document = sample_usage(
+        now=now,
+        five_hour=make_window(42.0, now + timedelta(hours=2, minutes=30)),
+        seven_day=19.5,
+        extra_usage=make_extra_usage(190.0, 1700, "EUR"),
+    )
+    with Endpoint(document) as running:
+        yield running
+
+
+def test_the_examples_are_true(endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the documentation shows is what happens."""
+    write_credentials(tmp_path)
+    monkeypatch.setenv("CLAUDE_CONFIG_DIR", str(tmp_path))
+    here = functools.partial(library.get_usage, api_url=endpoint.url)
+    monkeypatch.setattr(claude_usage_mqtt, "get_usage", here, raising=False)
+    normal = endpoint.document
+
+    def then_limited(_request: Request) -> object:
+        endpoint.fault = rate_limited(3600)
+        return normal
+
+    endpoint.document = then_limited
+    (example,) = doctest.DocTestFinder(recurse=False).find(library, globs={"timedelta": timedelta})
+    result = doctest.DocTestRunner().run(example)
+    assert (result.failed, result.attempted > 10) == (0, True)
+
+
+def test_the_login_of_this_machine(endpoint: Endpoint, tmp_path: Path) -> None:
+    """With Claude Code's folder one request is made, with its token, and the plan is known."""
+    write_credentials(tmp_path, TOKEN)
+    usage = library.get_usage(tmp_path, api_url=endpoint.url, user_agent="my-tool/1")
+    assert usage.plan == "max"
+    (request,) = endpoint.requests
+    assert (request.bearer, request.headers["user-agent"]) == (TOKEN, "my-tool/1")
+
+
+def test_a_token(endpoint: Endpoint) -> None:
+    """With a token no file is read, and one request is made."""
+    usage = library.get_usage(token=TOKEN, api_url=endpoint.url)
+    assert usage["five_hour"].utilization == 42
+    assert [request.bearer for request in endpoint.requests] == [TOKEN]
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        (faults.unauthorized(), Unauthorized),
+        (faults.insufficient_scope(), InsufficientScope),
+        (faults.server_error(), ServerError),
+        (faults.invalid_json(), InvalidResponse),
+        (faults.CloseAtOnce(), NetworkError),
+        (faults.rate_limited(), RateLimited),
+    ],
+)
+def test_each_failure_is_an_error_of_its_own(endpoint: Endpoint, fault: Fault, error: type[ApiError]) -> None:
+    """Whoever calls can tell what went wrong, and no failure makes a second request."""
+    endpoint.fault = fault
+    with pytest.raises(error):
+        library.get_usage(token=TOKEN, api_url=endpoint.url)
+    assert len(endpoint.requests) == 1
+
+
+def test_patience_is_told(endpoint: Endpoint) -> None:
+    """How long the API wants to be left alone is known to the caller."""
+    endpoint.fault = rate_limited(3600)
+    with pytest.raises(RateLimited) as caught:
+        library.get_usage(token=TOKEN, api_url=endpoint.url)
+    assert caught.value.retry_after == timedelta(hours=1)
+
+
+def test_without_usable_credentials_nothing_is_sent(endpoint: Endpoint, tmp_path: Path) -> None:
+    """No folder, no file of ours, an expired token: each is told, and the API is not asked."""
+    with pytest.raises(CredentialsNotFound):
+        library.get_usage(tmp_path / "nowhere", api_url=endpoint.url)
+    write_credentials_text(tmp_path, "{")
+    with pytest.raises(CredentialsUnreadable):
+        library.get_usage(tmp_path, api_url=endpoint.url)
+    write_credentials(tmp_path, expires_in=timedelta(hours=-1))
+    with pytest.raises(TokenExpired):
+        library.get_usage(tmp_path, api_url=endpoint.url)
+    with pytest.raises(CredentialsNotFound):
+        library.get_usage(token="", api_url=endpoint.url)
+    assert endpoint.requests == []
+
+
+@pytest.mark.parametrize("url", ["http://example.com", "ftp://127.0.0.1", "http://me@127.0.0.1", "http://[", ""])
+def test_a_token_never_travels_unencrypted(url: str) -> None:
+    """A wrong address is refused before anything is sent."""
+    with pytest.raises(SettingsError, match="api_url"):
+        library.get_usage(token=TOKEN, api_url=url)
+
+
+def test_two_sources_are_one_too_many(tmp_path: Path) -> None:
+    """Which credentials are used is never a guess."""
+    with pytest.raises(SettingsError, match="give one"):
+        library.get_usage(tmp_path, TOKEN)
+
+
+@pytest.mark.parametrize(
+    "fault", [faults.unauthorized(), faults.server_error(), faults.CloseAtOnce(), faults.rate_limited()]
+)
+def test_the_token_lives_for_one_call(endpoint: Endpoint, tmp_path: Path, fault: Fault) -> None:
+    """After the call no error holds the token: not in its text, not in its causes, not in the frames it passed."""
+    write_credentials(tmp_path, TOKEN)
+    endpoint.fault = fault
+    with pytest.raises(ClaudeUsageError) as caught:
+        library.get_usage(tmp_path, api_url=endpoint.url)
+    error = caught.value
+    assert TOKEN not in "".join(traceback.format_exception(error))
+    assert error.__cause__ is None
+    assert error.__context__ is None
+    held = [value for frame, _ in traceback.walk_tb(error.__traceback__) for value in values(frame)]
+    assert TOKEN not in held
+    assert not {type(value).__name__ for value in held} & {"Credentials", "CredentialsFile", "GivenToken"}
+
+
+def values(frame: FrameType) -> list[object]:
+    """Return the values of the package's own local variables in a frame."""
+    return list(frame.f_locals.values()) if "claude_usage_mqtt" in frame.f_code.co_filename else []
+
+
+def test_everything_promised_is_there() -> None:
+    """Each name of the library can be imported from the package, and what is not there is told as usual."""
+    for name in claude_usage_mqtt.__all__:
+        assert getattr(claude_usage_mqtt, name) is not None
+    assert set(dir(claude_usage_mqtt)) == set(claude_usage_mqtt.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'get_useage'"):
+        claude_usage_mqtt.get_useage  # noqa: B018
+
+
+def test_the_package_is_typed(tmp_path: Path) -> None:
+    """A type checker knows the names, and finds a name that is not there."""
+    pytest.importorskip("mypy")
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from claude_usage_mqtt import RateLimited, get_usage\n"
+        "import claude_usage_mqtt\n"
+        "def f() -> float | None:\n"
+        "    window = get_usage(token='t').five_hour\n"
+        "    return window.elapsed() if window else None\n"
+        "x: int = get_usage('.')\n"
+        "claude_usage_mqtt.get_useage\n"
+    )
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), str(program)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    found = [line.split(": error: ")[0].rsplit(":", 1)[-1] for line in ran.stdout.splitlines() if "error: " in line]
+    assert found == ["6", "7"], ran.stdout
