@@ -31,7 +31,7 @@ from claude_usage_mqtt.errors import (
 from parts import faults
 from parts.credentials import write_credentials, write_credentials_text
 from parts.documents import make_extra_usage, make_window, sample_usage
-from parts.endpoint import Endpoint, Fault, Request
+from parts.endpoint import Endpoint, Exchange, Fault, Request
 from parts.faults import rate_limited
 
 TOKEN = "sk-ant-oat01-very-secret"
@@ -156,6 +156,40 @@ def test_the_token_lives_for_one_call(endpoint: Endpoint, tmp_path: Path, fault:
     held = [value for frame, _ in traceback.walk_tb(error.__traceback__) for value in values(frame)]
     assert TOKEN not in held
     assert not {type(value).__name__ for value in held} & {"Credentials", "CredentialsFile", "GivenToken"}
+
+
+class LateRefusal:
+    """429, when the token has come within five minutes of its end."""
+
+    def serve(self, exchange: Exchange) -> None:
+        """Wait, and answer."""
+        exchange.pause(0.3)
+        rate_limited().serve(exchange)
+
+
+def test_an_expired_token_in_disguise_is_forgotten_too(endpoint: Endpoint, tmp_path: Path) -> None:
+    """A 429 for a token that has just expired is told as that, and takes no earlier error with it."""
+    write_credentials(tmp_path, TOKEN, expires_in=timedelta(minutes=5, seconds=0.3))
+    endpoint.fault = LateRefusal()
+    with pytest.raises(TokenExpired) as caught:
+        library.get_usage(tmp_path, api_url=endpoint.url)
+    assert len(endpoint.requests) == 1
+    assert caught.value.__context__ is None
+
+
+def test_a_renewed_token_is_for_the_next_call(endpoint: Endpoint, tmp_path: Path) -> None:
+    """One call is one request, also where Claude Code renews the token meanwhile."""
+    write_credentials(tmp_path, TOKEN)
+
+    class Renewing:
+        def serve(self, exchange: Exchange) -> None:
+            write_credentials(tmp_path, "sk-ant-oat01-renewed")
+            faults.unauthorized().serve(exchange)
+
+    endpoint.fault = Renewing()
+    with pytest.raises(Unauthorized):
+        library.get_usage(tmp_path, api_url=endpoint.url)
+    assert len(endpoint.requests) == 1
 
 
 def values(frame: FrameType) -> list[object]:

@@ -291,6 +291,20 @@ def test_without_a_broker_it_only_prints(program: Program) -> None:
     assert not program.cache.exists()
 
 
+def test_the_line_needs_little(program: Program) -> None:
+    """Nothing that is slow to import is imported before the line is printed."""
+    code = (
+        "import sys\nfrom claude_usage_mqtt.cli import main\nmain(['statusline'])\n"
+        "print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], input=b"{}", capture_output=True, env=program.environment, check=True
+    )
+    loaded = set(ran.stdout.decode().splitlines()[-1].split())
+    slow = {"pydantic", "pydantic_settings", "paho", "httpx", "rich", "argparse", "logging", "subprocess", "asyncio"}
+    assert loaded & slow == set()
+
+
 def test_the_time_it_takes(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
     """The line costs little more than Python's own start: told here, not judged, for machines differ."""
     data = json.dumps(limits(now=datetime.now(UTC))).encode()
