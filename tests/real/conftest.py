@@ -1,0 +1,54 @@
+"""Real programs for the tests of this folder: they need REAL_PARTS, the folder of the scripts that start them."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from parts.broker import Mosquitto
+from real.home import HomeAssistant
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is here, and skip it loudly where the real programs are not."""
+    here = Path(__file__).parent
+    missing = pytest.mark.skip(
+        reason="NOT RUN AGAINST THE REAL PROGRAMS: set REAL_PARTS to the folder of the scripts that start them"
+    )
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.real_parts)
+            if not os.environ.get("REAL_PARTS"):
+                item.add_marker(missing)
+
+
+@pytest.fixture(scope="session")
+def scripts() -> Path:
+    """Give the folder of the scripts."""
+    return Path(os.environ["REAL_PARTS"])
+
+
+@pytest.fixture(scope="session")
+def mosquitto() -> Iterator[Mosquitto]:
+    """Run the broker that Home Assistant is connected to."""
+    with Mosquitto() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def the_home(scripts: Path, mosquitto: Mosquitto) -> Iterator[HomeAssistant]:
+    """Run one Home Assistant for all tests."""
+    running = HomeAssistant(scripts, mosquitto.port)
+    running.start(fresh=True)
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def home(the_home: HomeAssistant) -> Iterator[HomeAssistant]:
+    """Give the Home Assistant; at the end its log may hold no warning or error that is new."""
+    before = the_home.complaints()
+    yield the_home
+    new = the_home.complaints()[len(before) :]
+    assert not new, "\n".join(new)

@@ -1,0 +1,194 @@
+"""A real Home Assistant that the tests drive, by the scripts in the folder that REAL_PARTS names."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import importlib.util
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from parts.service import Clock
+
+START_TIMEOUT: Final = 180
+SEVERE: Final = re.compile(r" (WARNING|ERROR|CRITICAL) ")
+NOT_OURS: Final = re.compile(
+    r"homeassistant\.bootstrap\] Skipping pip"
+    # what Home Assistant says of a broker that the test has stopped
+    r"|mqtt\.client\] (Disconnected from MQTT server|Failed to connect to MQTT server|Error returned from MQTT server)"
+    r"|recorder\.util\] (The system could not validate that the sqlite3 database|Ended unfinished session)"
+)
+
+State = dict[str, Any]
+
+
+class StepClock(Clock):
+    """A clock for the service that stands (nearly) still until the test lets time pass."""
+
+    def to_real(self, seconds: float) -> float:
+        """Give real seconds: the service looks often whether time has passed."""
+        return min(seconds, 0.05)
+
+    def advance(self, **span: float) -> None:
+        """Let time pass."""
+        self.sleep(dt.timedelta(**span))
+
+
+class HomeAssistant:
+    """One Home Assistant with its own configuration, connected to the broker at `mqtt_port`."""
+
+    def __init__(self, scripts: Path, mqtt_port: int) -> None:
+        self._scripts = scripts
+        self._mqtt_port = mqtt_port
+        self._client = _load(scripts / "ha_client.py")
+        self._earlier: list[str] = []
+        self._token = ""
+        self.folder = Path()
+        self.version = ""
+
+    # -- its life
+
+    def start(self, *, fresh: bool = False) -> None:
+        """Start it; returns when it runs. `fresh` throws away all that it knew."""
+        said = self._script("start_ha.sh", str(self._mqtt_port), FRESH="1" if fresh else "0", NO_BROKER="1")
+        found = re.search(r"HA (\S+) \S+ \(pid \d+, log (\S+), token (\S+)\)", said)
+        assert found, said
+        self.version, log, token = found.groups()
+        self.folder = Path(log).parent
+        self._token = Path(token).read_text(encoding="utf-8").strip()
+
+    def stop(self, *, kill: bool = False) -> None:
+        """Stop it, as a service manager does or as a power cut does."""
+        self._earlier += self._log()
+        self._script("stop_ha.sh", "ha", SIG="KILL" if kill else "TERM")
+
+    def restart(self, *, kill: bool = False) -> None:
+        """Stop it and start it again."""
+        self.stop(kill=kill)
+        self.start()
+
+    # -- what it says
+
+    def ask(self, command: str, **arguments: Any) -> Any:
+        """Send a websocket command and give its result."""
+        with self._socket() as socket:
+            return socket.cmd(command, **arguments)
+
+    def call(self, service: str, **data: Any) -> None:
+        """Perform an action; returns when it is done."""
+        domain, _, name = service.partition(".")
+        self.ask("call_service", domain=domain, service=name, service_data=data)
+
+    def rest(self, method: str, path: str, body: Any = None) -> Any:
+        """Ask the REST interface."""
+        return self._client.rest(method, path, body, token=self._token)
+
+    def states(self) -> dict[str, State]:
+        """Give all states by entity id."""
+        return {state["entity_id"]: state for state in self.ask("get_states")}
+
+    def wait(self, condition: Callable[[dict[str, State]], object], timeout: float = 30) -> dict[str, State]:
+        """Give the states as soon as the condition holds of them."""
+        with self._socket() as socket:
+            socket.cmd("subscribe_events", event_type="state_changed")
+            states = {state["entity_id"]: state for state in socket.cmd("get_states")}
+            until = time.monotonic() + timeout
+            pending = socket.events
+            while not condition(states):
+                if not pending:
+                    socket.s.settimeout(max(0.01, until - time.monotonic()))
+                    try:
+                        pending.append(socket.recv())
+                    except TimeoutError:
+                        ours = {key: state["state"] for key, state in states.items() if "claude" in key}
+                        raise AssertionError(f"waited {timeout} s for the states; there are {ours}") from None
+                change = pending.pop(0).get("event", {}).get("data", {})
+                if change.get("new_state"):
+                    states[change["entity_id"]] = change["new_state"]
+                elif change:
+                    states.pop(change["entity_id"], None)
+            return states
+
+    def wait_for(self, timeout: float = 30, **wanted: str) -> dict[str, State]:
+        """Give the states as soon as each of these entities (`sensor__claude_x`) has this state."""
+        ids = {name.replace("__", "."): state for name, state in wanted.items()}
+        return self.wait(lambda states: all(_state(states, key) == state for key, state in ids.items()), timeout)
+
+    def entities(self, identifier: str = "claude_usage_default") -> dict[str, dict[str, Any]]:
+        """Give the registry's entries of a device by entity id; empty where there is no such device."""
+        with self._socket() as socket:
+            devices = socket.cmd("config/device_registry/list")
+            mine = [each["id"] for each in devices if ["mqtt", identifier] in each["identifiers"]]
+            found = {
+                entry["entity_id"]: entry
+                for entry in socket.cmd("config/entity_registry/list")
+                if entry["device_id"] in mine
+            }
+            return found | {f"device {each}": {} for each in mine if not found}
+
+    def wait_entities(
+        self, condition: Callable[[dict[str, dict[str, Any]]], object], identifier: str = "claude_usage_default"
+    ) -> dict[str, dict[str, Any]]:
+        """Give the entries of a device as soon as the condition holds of them."""
+        until = time.monotonic() + 30
+        while not condition(entries := self.entities(identifier)):
+            assert time.monotonic() < until, f"waited for the entities; there are {sorted(entries)}"
+            time.sleep(0.1)  # two registries and no event that tells of both
+        return entries
+
+    # -- what it complains of
+
+    def complaints(self) -> list[str]:
+        """Give every line of its log, since the start, that is a warning or worse."""
+        lines = [*self._earlier, *self._log()]
+        return [line for line in lines if SEVERE.search(line) and not NOT_OURS.search(line)]
+
+    # -- inside
+
+    def _log(self) -> list[str]:
+        return (self.folder / "home-assistant.log").read_text(encoding="utf-8", errors="replace").splitlines()
+
+    @contextlib.contextmanager
+    def _socket(self) -> Iterator[Any]:
+        socket = self._client.WS(self._token)
+        try:
+            yield socket
+        finally:
+            socket.close()
+
+    def _script(self, name: str, *arguments: str, **settings: str) -> str:
+        return run_script(self._scripts, name, *arguments, **settings)
+
+
+def run_script(scripts: Path, name: str, *arguments: str, **settings: str) -> str:
+    """Run one of the scripts and give what it printed."""
+    done = subprocess.run(
+        ["bash", str(scripts / name), *arguments],
+        env=os.environ | settings,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=START_TIMEOUT,
+        check=False,
+    )
+    assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def _state(states: dict[str, State], entity_id: str) -> str | None:
+    return states[entity_id]["state"] if entity_id in states else None
+
+
+def _load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("ha_client", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

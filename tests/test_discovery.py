@@ -1,0 +1,261 @@
+"""The discovery message: what Home Assistant is told of an account."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from claude_usage_mqtt.homeassistant.discovery import (
+    REMOVABLE,
+    Topics,
+    announced,
+    discovery,
+    extra_usage_components,
+    window_components,
+)
+from claude_usage_mqtt.homeassistant.summary import SUMMARY, summary_discovery
+
+TOPICS = Topics(base="claude-usage", account="default")
+WORK = Topics(base="claude-usage", account="work")
+WINDOWS = {"five_hour": "Session", "seven_day": "Weekly", "seven_day_opus": "Weekly Opus"}
+OF_A_WINDOW = {
+    "utilization": "sensor",
+    "resets_at": "sensor",
+    "projected": "sensor",
+    "limit_at": "sensor",
+    "on_pace": "binary_sensor",
+    "limit_reached": "binary_sensor",
+    "event": "event",
+    "burn_rate": "sensor",
+    "elapsed": "sensor",
+    "pace": "sensor",
+    "time_remaining": "sensor",
+}
+OF_AN_ACCOUNT = {
+    "extra_usage_enabled": "binary_sensor",
+    "extra_usage_used": "sensor",
+    "extra_usage_limit": "sensor",
+    "extra_usage_remaining": "sensor",
+    "extra_usage_utilization": "sensor",
+    "status": "sensor",
+    "problem": "binary_sensor",
+    "last_success": "sensor",
+    "next_poll": "sensor",
+    "token_expires_at": "sensor",
+    "plan": "sensor",
+    "refresh": "button",
+    "poll_interval": "number",
+    "polling": "switch",
+}
+STATUS = {"topic": "claude-usage/status"}
+
+
+def message(topics: Topics = TOPICS, **changes: Any) -> dict[str, Any]:
+    """Make a message."""
+    arguments: dict[str, Any] = {
+        "label": None,
+        "version": "1.0.0",
+        "windows": WINDOWS,
+        "currency": "EUR",
+        "has_extra_usage": True,
+        "leftovers": {},
+    }
+    return discovery(topics, **arguments | changes)
+
+
+def components(topics: Topics = TOPICS, **changes: Any) -> dict[str, Any]:
+    """Make a message and give its components."""
+    found = message(topics, **changes)["components"]
+    assert isinstance(found, dict)
+    return found
+
+
+def test_every_key_of_the_contract_is_there_and_no_other() -> None:
+    """Every entity that the README promises exists, as what it promises."""
+    wanted = {f"{window}_{key}": platform for window in WINDOWS for key, platform in OF_A_WINDOW.items()}
+    assert {key: each["platform"] for key, each in components().items()} == wanted | OF_AN_ACCOUNT
+
+
+def test_unique_ids_are_made_of_account_and_key_alone() -> None:
+    """A changed label or name never makes a second entity out of one."""
+    for topics, label in ((TOPICS, None), (WORK, "Work"), (WORK, "The office")):
+        found = components(topics, label=label)
+        assert {key: each["unique_id"] for key, each in found.items()} == {
+            key: f"claude_usage_{topics.account}_{key}" for key in found
+        }
+
+
+def test_entity_ids_read_well_and_stay_when_a_label_changes() -> None:
+    """They speak of session and week, carry the account where there are several, and never the label."""
+    found = components()
+    assert found["five_hour_utilization"]["default_entity_id"] == "sensor.claude_session_usage"
+    assert found["seven_day_opus_resets_at"]["default_entity_id"] == "sensor.claude_weekly_opus_resets_at"
+    assert found["five_hour_event"]["default_entity_id"] == "event.claude_session_event"
+    assert found["refresh"]["default_entity_id"] == "button.claude_refresh"
+    work = components(WORK, label="The office")
+    assert work["seven_day_resets_at"]["default_entity_id"] == "sensor.claude_work_weekly_resets_at"
+    for each in (*found.values(), *work.values()):
+        assert re.fullmatch(each["platform"] + r"\.claude_[a-z0-9_]+", each["default_entity_id"])
+    ids = [each["default_entity_id"] for each in found.values()]
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize(
+    ("label", "name"), [(None, "Claude"), ("work", "Claude Work"), ("My Team!", "Claude My Team!"), ("iX", "Claude IX")]
+)
+def test_the_device_is_named_after_the_account(label: str | None, name: str) -> None:
+    """One account is simply Claude; several are told apart."""
+    assert message(WORK, label=label)["device"]["name"] == name
+
+
+def test_what_home_assistant_insists_on_is_there() -> None:
+    """Without identifiers, origin, or with a key that it does not know it would drop the whole device."""
+    made = message()
+    assert set(made) == {"device", "origin", "qos", "components"}
+    assert made["device"]["identifiers"] == ["claude_usage_default"]
+    assert made["origin"]["name"] == "claude-usage-mqtt"
+    assert set(made["device"]) <= {
+        "identifiers",
+        "name",
+        "manufacturer",
+        "model",
+        "sw_version",
+        "configuration_url",
+    }
+    assert re.fullmatch(r"homeassistant/device/[a-zA-Z0-9_-]+/config", TOPICS.config)
+
+
+def test_numbers_are_unavailable_when_stale_and_diagnostics_only_when_the_service_is_gone() -> None:
+    """Why there are no numbers can be read off the device while there are none."""
+    fresh = {
+        "topic": "claude-usage/default/health",
+        "value_template": "{{ 'online' if value_json.fresh else 'offline' }}",
+    }
+    always = {"status", "problem", "last_success", "next_poll", "token_expires_at", "plan"}
+    always |= {"refresh", "poll_interval", "polling"}
+    for key, each in components().items():
+        if each["platform"] == "event":
+            assert "availability" not in each
+            continue
+        assert each["availability"] == ([STATUS] if key in always else [STATUS, fresh]), key
+        assert each["availability_mode"] == "all"
+
+
+def test_the_same_is_said_in_the_same_words() -> None:
+    """Home Assistant has nothing to do when nothing has changed, and there is no time in the message."""
+    assert json.dumps(message()) == json.dumps(message())
+    assert not re.search(r"20\d\d-|[0-9]{9}", json.dumps(message()))
+
+
+def test_money_has_its_currency_and_no_statistics() -> None:
+    """A changed currency makes no warning, yen have no cents, and an unknown currency is no currency."""
+    for currency, precision in (("EUR", 2), ("USD", 2), ("JPY", 0)):
+        money = components(currency=currency)["extra_usage_used"]
+        assert (money["device_class"], money["unit_of_measurement"]) == ("monetary", currency)
+        assert money["suggested_display_precision"] == precision
+        assert "state_class" not in money
+    unknown = components(currency=None)["extra_usage_used"]
+    assert not {"device_class", "unit_of_measurement", "state_class"} & set(unknown)
+    assert components(currency=None)["extra_usage_utilization"]["unit_of_measurement"] == "%"
+
+
+def test_without_extra_usage_there_are_no_entities_of_it() -> None:
+    """Somebody without extra usage does not see five entities that never know anything."""
+    assert not any(key.startswith("extra_usage") for key in components(has_extra_usage=False))
+    assert set(extra_usage_components()) == {key for key in OF_AN_ACCOUNT if key.startswith("extra_usage")}
+
+
+def test_what_is_taken_back_is_a_platform_and_nothing_else() -> None:
+    """Only so does Home Assistant remove an entity; one that is wanted is never removed."""
+    gone = window_components(["seven_day_sonnet"]) | {"status": "sensor"}
+    found = components(leftovers=gone)
+    assert found["seven_day_sonnet_utilization"] == {"platform": "sensor"}
+    assert found["seven_day_sonnet_event"] == {"platform": "event"}
+    assert found["status"]["unique_id"]
+    assert len(found) == len(components()) + len(OF_A_WINDOW)
+
+
+def test_controls_know_where_to_send_and_what_is_allowed() -> None:
+    """The poll interval cannot be set to what the service would refuse."""
+    found = components()
+    assert found["refresh"]["command_topic"] == "claude-usage/default/command/refresh"
+    assert found["polling"]["command_topic"] == "claude-usage/default/command/polling"
+    interval = found["poll_interval"]
+    assert (interval["command_topic"], interval["min"], interval["max"], interval["unit_of_measurement"]) == (
+        "claude-usage/default/command/interval",
+        180,
+        3600,
+        "s",
+    )
+    assert components(shortest_interval=1)["poll_interval"]["min"] == 1
+
+
+def test_status_says_what_to_do_beside_what_is_wrong() -> None:
+    """The sentence of `detail` is an attribute of the status and of the problem."""
+    for key in ("status", "problem"):
+        each = components()[key]
+        assert each["json_attributes_topic"] == "claude-usage/default/health"
+        assert "value_json.detail" in each["json_attributes_template"]
+
+
+@given(label=st.text(min_size=1), window=st.text(min_size=1))
+def test_a_hostile_label_cannot_become_a_template(label: str, window: str) -> None:
+    """Whatever the API or a person calls something, it is a name, and nothing that Home Assistant evaluates."""
+    plain = message(WORK, label="Work")
+    hostile = message(WORK, label=label, windows=WINDOWS | {"five_hour": window})
+    assert hostile["components"]["five_hour_utilization"]["name"] == f"{window} usage"
+    for made in (plain, hostile):
+        made["device"].pop("name")
+        for each in made["components"].values():
+            each.pop("name")
+    assert hostile == plain
+
+
+def test_what_was_announced_can_be_read_back() -> None:
+    """After a restart the service knows what to take back."""
+    assert announced(json.dumps(message()).encode()) == {key: each["platform"] for key, each in components().items()}
+    stubs = {"old_one": "sensor"}
+    assert announced(json.dumps(message(leftovers=stubs)).encode())["old_one"] == "sensor"
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"no json",
+        b"\xff",
+        b"[]",
+        b"[" * 100_000,
+        b'{"components": []}',
+        b'{"components": {"a b": {"platform": "sensor"}}}',
+        b'{"components": {"a/b": {"platform": "sensor"}}}',
+        b'{"components": {"a": {"platform": "device_automation"}}}',
+        b'{"components": {"a": {"platform": ["sensor"]}}}',
+        b'{"components": {"a": "sensor"}}',
+    ],
+    ids=lambda payload: repr(payload[:40]),
+)
+def test_a_message_that_is_not_ours_takes_nothing_back(payload: bytes) -> None:
+    """What somebody else left under our topic neither crashes the service nor removes anything."""
+    assert announced(payload) == {}
+
+
+@given(st.dictionaries(st.text(), st.dictionaries(st.sampled_from(["platform", "p"]), st.text())))
+def test_only_keys_that_could_be_ours_are_read_back(found: dict[str, dict[str, str]]) -> None:
+    """Nothing unexpected gets from the broker into our own message."""
+    for key, platform in announced(json.dumps({"components": found}).encode()).items():
+        assert re.fullmatch(r"[a-z0-9_]{1,80}", key)
+        assert platform in REMOVABLE
+
+
+def test_the_device_of_all_accounts_stands_on_its_own() -> None:
+    """It is there as long as the service is, and its ids are no account's."""
+    made = summary_discovery(Topics(base="claude-usage", account=SUMMARY), "1.0.0")
+    assert made["device"]["name"] == "Claude accounts"
+    for key, each in made["components"].items():
+        assert each["unique_id"] == f"claude_usage_all_{key}"
+        assert each["default_entity_id"].startswith("sensor.claude_all_")
+        assert each["availability"] == [STATUS]
