@@ -25,6 +25,9 @@ from claude_usage_mqtt.usage.track import (
 LONGEST_GAP = timedelta(minutes=70)
 """Of the time between two whole answers no more than this counts: a longer one is a gap, of which they say nothing."""
 
+MAX_WINDOWS = 40
+"""Windows beyond this many are not followed: each has a dozen entities, and answers could name new ones for ever."""
+
 LONGEST_POLL = timedelta(minutes=1)
 """A reading older than the one we know by no more than this was overtaken; by more, the clock was set."""
 
@@ -118,6 +121,8 @@ class AccountUsage:
         for key, window in usage.windows.items():
             known = self.tracks.get(key)
             if known is None:
+                if len(self.tracks) >= MAX_WINDOWS:
+                    continue
                 track = first_reading(window)
             elif timedelta(0) < known.read_at - window.read_at <= LONGEST_POLL:
                 continue

@@ -9,7 +9,7 @@ import re
 from datetime import datetime, timedelta
 from typing import Any
 
-from claude_usage_mqtt.usage.account import AccountUsage
+from claude_usage_mqtt.usage.account import MAX_WINDOWS, AccountUsage
 from claude_usage_mqtt.usage.model import OAUTH, SESSION, STATUSLINE, WEEK, ExtraUsage
 from claude_usage_mqtt.usage.moments import format_instant, from_epoch, parse_instant, steady
 from claude_usage_mqtt.usage.pace import Sample
@@ -18,7 +18,6 @@ from claude_usage_mqtt.usage.track import MAX_SAMPLES, Track
 
 FORMAT = 1
 WINDOW_KEY = re.compile(r"five_hour|seven_day(_[a-z0-9]+)*")
-MAX_WINDOWS = 40
 MAX_ABSENCE = timedelta(days=3)
 
 

@@ -64,25 +64,30 @@ def on_pace(utilization: float, resets_at: datetime | None, projected_percent: f
     return True if resets_at is None and utilization == 0 else None
 
 
+def recent(samples: Sequence[Sample], now: datetime) -> Sequence[Sample]:
+    """Return the samples of the last hour, and as many older ones as it takes to have three over ten minutes."""
+    known = [sample for sample in samples if now - OLDEST_SAMPLE <= sample.at <= now]
+    first = sum(now - sample.at > RECENT for sample in known)
+    while first > 0 and not _are_enough(known[first:]):
+        first -= 1
+    return known[first:]
+
+
+def _are_enough(samples: Sequence[Sample]) -> bool:
+    return len(samples) >= RECENT_SAMPLES and samples[-1].at - samples[0].at >= RECENT_SPAN
+
+
 def burn_rate(samples: Sequence[Sample], now: datetime) -> float | None:
     """Return percent per hour over the recent samples: the rise from the first to the last, never below 0.
 
-    Recent are the samples of the last hour; where those are fewer than three, the last three. They must
-    span ten minutes, and the newest of them must itself be recent. Samples of an earlier window must not be
-    among them.
+    There must be three of them over ten minutes, and the newest must be of the last hour. Samples of an earlier
+    window must not be among them.
     """
-    known = [sample for sample in samples if now - OLDEST_SAMPLE <= sample.at <= now]
-    recent = [sample for sample in known if now - sample.at <= RECENT]
-    if not recent:
+    found = recent(samples, now)
+    if not _are_enough(found) or now - found[-1].at > RECENT:
         return None
-    if len(recent) < RECENT_SAMPLES:
-        recent = known[-RECENT_SAMPLES:]
-    if len(recent) < RECENT_SAMPLES:
-        return None
-    span = recent[-1].at - recent[0].at
-    if span < RECENT_SPAN:
-        return None
-    return max(0.0, (recent[-1].utilization - recent[0].utilization) / (span / timedelta(hours=1)))
+    hours = (found[-1].at - found[0].at) / timedelta(hours=1)
+    return max(0.0, (found[-1].utilization - found[0].utilization) / hours)
 
 
 def limit_at(utilization: float, rate: float | None, read_at: datetime, resets_at: datetime | None) -> datetime | None:

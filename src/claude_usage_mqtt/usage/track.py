@@ -11,7 +11,7 @@ from claude_usage_mqtt.usage import pace
 from claude_usage_mqtt.usage.changes import RESET, RESET_EARLY, Event, crossed
 from claude_usage_mqtt.usage.model import OAUTH, Window
 from claude_usage_mqtt.usage.moments import SAME_INSTANT, format_instant, steady, whole_minute
-from claude_usage_mqtt.usage.pace import OLDEST_SAMPLE, RECENT, RECENT_SAMPLES, Sample
+from claude_usage_mqtt.usage.pace import Sample
 
 UNKNOWN_AFTER_RESET = timedelta(minutes=2)
 """How long the old numbers stand after a reset: the poll that follows it comes after one minute."""
@@ -203,13 +203,12 @@ def _sample(at: datetime, utilization: float) -> Sample:
 
 
 def _sampled(samples: tuple[Sample, ...], new: Sample) -> tuple[Sample, ...]:
-    kept = [s for s in samples if new.at - OLDEST_SAMPLE <= s.at < new.at]
+    kept = [sample for sample in samples if sample.at < new.at]
     # The newest reading always counts; it makes room for the next one where it is close to the one before.
     if len(kept) >= 2 and kept[-1].at - kept[-2].at < SAMPLE_EVERY:
         kept.pop()
     kept.append(new)
-    recent = sum(new.at - s.at <= RECENT for s in kept)
-    return tuple(kept[-min(MAX_SAMPLES, max(recent, RECENT_SAMPLES)) :])
+    return tuple(pace.recent(kept, new.at)[-MAX_SAMPLES:])
 
 
 def window_document(track: Track, now: datetime) -> dict[str, Any]:

@@ -1,0 +1,46 @@
+"""Usages of one window each, for tests of what becomes of them over time."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from claude_usage_mqtt.usage.account import AccountUsage
+from claude_usage_mqtt.usage.model import OAUTH, SESSION, WEEK, ExtraUsage, Usage, Window
+
+START: Final = datetime(2026, 11, 20, 10, 0, tzinfo=UTC)
+RESET: Final = START + SESSION
+
+
+def minutes(count: float) -> datetime:
+    """Return the instant that many minutes after START."""
+    return START + timedelta(minutes=count)
+
+
+def make_reading(
+    at: datetime, utilization: float, resets_at: datetime | None = RESET, *, key: str = "five_hour", source: str = OAUTH
+) -> Window:
+    """Return a window as it was read at an instant."""
+    return Window(
+        key=key,
+        label=key.replace("_", " ").title(),
+        duration=SESSION if key == "five_hour" else WEEK,
+        utilization=utilization,
+        resets_at=resets_at,
+        read_at=at,
+        source=source,
+    )
+
+
+def make_usage(at: datetime, *windows: Window, money: ExtraUsage | None = None) -> Usage:
+    """Return an answer that has these windows."""
+    return Usage(read_at=at, windows={window.key: window for window in windows}, extra_usage=money)
+
+
+def make_answer(at: datetime, utilization: float, resets_at: datetime | None = RESET) -> Usage:
+    """Return an answer that has only the session."""
+    return make_usage(at, make_reading(at, utilization, resets_at))
+
+
+def shown(usage: AccountUsage, now: datetime, key: str = "five_hour") -> dict[str, Any]:
+    """Return what the state document shows of a window."""
+    window: dict[str, Any] = usage.document(now)["windows"][key]
+    return window
