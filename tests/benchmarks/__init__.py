@@ -1,0 +1,15 @@
+"""How fast and how small the service is, as ratios to what nobody could avoid, all measured in one run.
+
+    cd tests && python -m benchmarks [--full]
+
+The floor is a bare Python that imports the three libraries (paho-mqtt, httpx, pydantic-settings), or that makes one
+bare GET and one bare publish per poll. Linux only; wants Mosquitto. Exit status 1 where a target is missed.
+
+- `__main__`: which measurements there are, and the table
+- `world`: the broker, the endpoint and the watcher, each beside the process that is measured
+- `endpoint`: the lean HTTP server, a process of its own
+- `service`: the real service under a fast clock, a process of its own
+- `floor`: the bare GET and publish, a process of its own
+- `moment`: the fast time that these processes share
+- `process`: what a process has used, from /proc
+"""

@@ -1,0 +1,54 @@
+"""A lean usage endpoint: `python -m benchmarks.endpoint CHANGES ORIGIN SPEED`; prints its port, counts its requests.
+
+With CHANGES 1 each answer differs from the one before it; with 0 only time passes, as at night: the session has not
+started, the week stands still. `GET /count` tells how many answers were given.
+"""
+
+import json
+import socket
+import sys
+from datetime import UTC, datetime, timedelta
+
+from benchmarks.moment import fast_now
+from parts.documents import sample_usage
+
+
+def main(changes: bool, origin: float, speed: float) -> None:  # noqa: FBT001
+    """Answer until killed."""
+    count = 0
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+        print(listener.getsockname()[1], flush=True)
+        while True:
+            connection, _ = listener.accept()
+            with connection:
+                request = b""
+                while b"\r\n\r\n" not in request and (more := connection.recv(4096)):
+                    request += more
+                if request.startswith(b"GET /count"):
+                    body = str(count).encode()
+                elif request:
+                    body = json.dumps(document(fast_now(origin, speed), count if changes else None)).encode()
+                    count += 1
+                head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+                connection.sendall(head.encode() + b"Connection: close\r\n\r\n" + body)
+
+
+def document(now: datetime, number: int | None) -> dict[str, object]:
+    """Return an answer: the `number`th of changing ones, or the one of a night."""
+    epoch = datetime(2026, 1, 5, tzinfo=UTC)
+    week = epoch + timedelta(days=7) * ((now - epoch) // timedelta(days=7) + 1)
+    session = epoch + timedelta(hours=5) * ((now - epoch) // timedelta(hours=5) + 1)
+    if number is None:
+        return sample_usage(now=now, five_hour=0, resets_at=None, seven_day_resets_at=week, scoped={"Opus": 7})
+    return sample_usage(
+        now=now,
+        five_hour=number % 970 / 10,
+        resets_at=session,
+        seven_day=number % 9700 / 100,
+        seven_day_resets_at=week,
+        scoped={"Opus": number % 97},
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] == "1", float(sys.argv[2]), float(sys.argv[3]))

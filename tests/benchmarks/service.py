@@ -1,0 +1,18 @@
+"""The real service under a fast clock: `python -m benchmarks.service ORIGIN SPEED`, settings from the environment."""
+
+import sys
+
+from benchmarks.moment import fast_now
+from claude_usage_mqtt.cli.run import make_service, run_until_signal
+from claude_usage_mqtt.clock import FastClock
+from claude_usage_mqtt.settings import load_settings
+
+
+def main(origin: float, speed: float) -> None:
+    """Run until SIGTERM."""
+    clock = FastClock(speed, fast_now(origin, speed))
+    run_until_signal(make_service(load_settings(), clock))
+
+
+if __name__ == "__main__":
+    main(float(sys.argv[1]), float(sys.argv[2]))
