@@ -163,13 +163,13 @@ class LateRefusal:
 
     def serve(self, exchange: Exchange) -> None:
         """Wait, and answer."""
-        exchange.pause(0.3)
+        exchange.pause(1.0)
         rate_limited().serve(exchange)
 
 
 def test_an_expired_token_in_disguise_is_forgotten_too(endpoint: Endpoint, tmp_path: Path) -> None:
     """A 429 for a token that has just expired is told as that, and takes no earlier error with it."""
-    write_credentials(tmp_path, TOKEN, expires_in=timedelta(minutes=5, seconds=0.3))
+    write_credentials(tmp_path, TOKEN, expires_in=timedelta(minutes=5, seconds=1))
     endpoint.fault = LateRefusal()
     with pytest.raises(TokenExpired) as caught:
         library.get_usage(tmp_path, api_url=endpoint.url)

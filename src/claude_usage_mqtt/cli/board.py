@@ -1,0 +1,204 @@
+"""What `watch` shows, and how it looks. What came from the broker is outside data: cleaned here, never markup.
+
+Times are computed from the local clock, so that they run on between two messages.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.text import Text
+
+from claude_usage_mqtt.homeassistant.summary import SUMMARY
+from claude_usage_mqtt.mqtt.connection import Message
+from claude_usage_mqtt.usage import pace
+from claude_usage_mqtt.usage.health import NO_PROBLEM
+from claude_usage_mqtt.usage.moments import parse_instant
+from claude_usage_mqtt.usage.parse import MAX_AMOUNT, MAX_UTILIZATION, clean_text, number
+
+MAX_ACCOUNTS, MAX_WINDOWS = 500, 30
+LONGEST_MESSAGE = 256 * 1024
+WARNING, CRITICAL = 75, 90
+LABEL, PERCENT = 13, 6
+"""Columns of a window's line beside its bar."""
+
+LONGEST_LABEL = 30
+LONGEST_SENTENCE = 500
+
+
+@dataclass(slots=True)
+class Board:
+    """Everything that was heard."""
+
+    base: str
+    broker: str
+    problem: str | None = None
+    is_connected: bool = False
+    is_online: bool | None = None
+    states: dict[str, dict[str, Any]] = field(default_factory=dict)
+    healths: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def take(self, message: Message) -> None:
+        """Take in a message; what is malformed is ignored, what is empty was taken away."""
+        parts = message.topic.removeprefix(self.base + "/").split("/")
+        if parts == ["status"]:
+            self.is_online = message.payload == b"online"
+            return
+        if len(parts) != 2 or parts[0] == SUMMARY or not re.fullmatch(r"[a-z0-9_]{1,40}", parts[0]):
+            return
+        found = {"state": self.states, "health": self.healths}.get(parts[1])
+        if found is None or (len(found) >= MAX_ACCOUNTS and parts[0] not in found):
+            return
+        if not message.payload:
+            found.pop(parts[0], None)
+            return
+        try:
+            document = json.loads(message.payload) if len(message.payload) <= LONGEST_MESSAGE else None
+        except (ValueError, RecursionError):
+            return
+        if isinstance(document, dict):
+            found[parts[0]] = document
+
+    def view(self, now: datetime) -> RenderableType:
+        """Return what to show."""
+        accounts = sorted({*self.states, *self.healths})
+        parts = [*self._connection()]
+        if not accounts and self.is_connected:
+            parts.append(Text(f"Nothing stands under {self.base}/ yet; is the service running?"))
+        for account in accounts:
+            parts += [*self._account(account, now), Text()]
+        return Group(*parts, Text("Ctrl-C ends this.", style="dim"))
+
+    def _account(self, account: str, now: datetime) -> Iterator[RenderableType]:
+        state, health = self.states.get(account, {}), self.healths.get(account, {})
+        plan = clean_text(state.get("plan"))
+        title = Text("Claude" if account == "default" else f"Claude {account}", style="bold")
+        yield title.append(f" ({plan})" if plan else "", style="not bold dim")
+        is_current = health.get("fresh") is True and self.is_online is not False
+        for window in _windows(state):
+            yield WindowView(window, now, is_current=is_current)
+        money = _money(state.get("extra_usage"))
+        if money is not None:
+            yield money if is_current else Text(money.plain, style="dim")
+        yield from self._health(health, now, is_current=is_current)
+
+    def _health(self, health: dict[str, Any], now: datetime, *, is_current: bool) -> Iterator[RenderableType]:
+        status = clean_text(health.get("status")) or "unknown"
+        said = Text(status.replace("_", " "), style="green" if status in NO_PROBLEM else "red")
+        last = parse_instant(health.get("last_success"))
+        if last is not None:
+            said.append(f", numbers of {_rough(now - last)} ago", style="dim" if is_current else "yellow")
+        yield said
+        detail = clean_text(health.get("detail"), LONGEST_SENTENCE)
+        if detail:
+            yield Text(detail, style="yellow")
+
+    def _connection(self) -> Iterator[RenderableType]:
+        if self.is_connected and self.is_online is False:
+            yield Text("The service is not running.", style="red")
+        if self.problem is not None:
+            yield Text(self.problem, style="red")
+        if not self.is_connected:
+            yield Text(f"Connecting to {self.broker} ...", style="dim")
+
+
+@dataclass(frozen=True, slots=True)
+class WindowView:
+    """A window in two lines: label, bar and percent; countdown, pace and what it comes to."""
+
+    window: dict[str, Any]
+    now: datetime
+    is_current: bool
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the lines, as wide as there is room."""
+        utilization = number(self.window.get("utilization"), maximum=MAX_UTILIZATION)
+        resets_at = parse_instant(self.window.get("resets_at"))
+        hours = number(self.window.get("duration_hours"), maximum=1000)
+        elapsed = pace.elapsed(resets_at, timedelta(hours=hours), self.now) if hours else None
+        label = Text(clean_text(self.window.get("label"), LONGEST_LABEL) or "?")
+        label.truncate(LABEL - 1, overflow="ellipsis", pad=True)
+        width = max(4, options.max_width - LABEL - PERCENT)
+        colour = _colour(utilization) if self.is_current else "dim"
+        percent = "?" if utilization is None else f"{utilization:.0f}%"
+        bar = _bar(width, utilization, elapsed, colour, is_ascii=options.ascii_only)
+        yield _one_line(label.append(" "), bar, Text(percent.rjust(PERCENT), style=colour))
+        if utilization is None:
+            return
+        sign = " " if options.ascii_only else " ↻ "
+        yield _one_line(Text(sign + _times(utilization, resets_at, elapsed, self.now), style="dim"))
+
+
+def _times(utilization: float, resets_at: datetime | None, elapsed: float | None, now: datetime) -> str:
+    if resets_at is None:
+        return "not started" if utilization == 0 else "reset unknown"
+    line = _countdown(resets_at - now)
+    ahead = pace.pace(utilization, elapsed)
+    line += "" if ahead is None else f"  pace {ahead:+.0f}"
+    projected = pace.projected(utilization, elapsed)
+    return line + ("" if projected is None else f"  at reset {min(projected, 9999):.0f}%")
+
+
+def _one_line(*parts: Text) -> Text:
+    line = Text.assemble(*parts)
+    line.no_wrap, line.overflow = True, "ellipsis"
+    return line
+
+
+def _bar(width: int, utilization: float | None, elapsed: float | None, colour: str, *, is_ascii: bool) -> Text:
+    """Return a bar; a mark in it stands where an even pace would be."""
+    full, empty, mark = ("#", "-", "|") if is_ascii else ("█", "░", "┃")
+    filled = 0 if utilization is None else round(width * min(utilization, 100) / 100)
+    bar = Text(full * filled, style=colour) + Text(empty * (width - filled), style="dim")
+    if elapsed is None:
+        return bar
+    place = min(width - 1, int(width * elapsed / 100))
+    return bar[:place] + Text(mark, style="bold") + bar[place + 1 :]
+
+
+def _windows(state: dict[str, Any]) -> list[dict[str, Any]]:
+    windows = state.get("windows")
+    found = list(windows.values())[:MAX_WINDOWS] if isinstance(windows, dict) else []
+    return [window for window in found if isinstance(window, dict)]
+
+
+def _money(section: object) -> Text | None:
+    if not isinstance(section, dict):
+        return None
+    line = Text("Extra usage".ljust(LABEL))
+    if section.get("enabled") is not True:
+        return line.append("off", style="dim")
+    used, limit = (number(section.get(key), maximum=MAX_AMOUNT) for key in ("used", "limit"))
+    amount = "?" if used is None else f"{used:.2f}"
+    line.append(amount if limit is None else f"{amount} of {limit:.2f}")
+    line.append(f" {clean_text(section.get('currency'), 3) or ''}".rstrip())
+    percent = number(section.get("utilization"), maximum=MAX_UTILIZATION)
+    return line if percent is None else line.append(f" ({percent:.0f}%)", style=_colour(percent))
+
+
+def _colour(utilization: float | None) -> str:
+    if utilization is None:
+        return "dim"
+    return "red" if utilization >= CRITICAL else "yellow" if utilization >= WARNING else "green"
+
+
+def _countdown(left: timedelta) -> str:
+    seconds = max(0, int(left.total_seconds()))
+    if seconds == 0:
+        return "resets now"
+    days, seconds = divmod(seconds, 86400)
+    clock = f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+    return f"{days}d {clock.zfill(8)}" if days else clock
+
+
+def _rough(age: timedelta) -> str:
+    seconds = max(0, int(age.total_seconds()))
+    if seconds < 120:
+        return f"{seconds} s"
+    return f"{seconds // 60} min" if seconds < 7200 else f"{seconds // 3600} h"

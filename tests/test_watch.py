@@ -1,0 +1,364 @@
+"""The dashboard in a real terminal: fed by the broker alone, in place, narrow, and gone without a trace."""
+
+import fcntl
+import io
+import json
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from claude_usage_mqtt.mqtt.connection import Message
+from claude_usage_mqtt.usage.account import AccountUsage
+from claude_usage_mqtt.usage.parse import parse_usage
+from parts import broker
+from parts.broker import Broker, Mosquitto, any_broker
+from parts.documents import make_extra_usage, make_window, sample_usage
+from parts.net import LOOPBACK
+from parts.watcher import Watcher
+
+pytest.importorskip("rich")
+from rich.console import Console
+
+from claude_usage_mqtt.cli.board import MAX_ACCOUNTS, Board
+
+needs_mosquitto = pytest.mark.skipif(not broker.available(), reason="Mosquitto is not installed")
+
+NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
+COLUMNS, ROWS = 40, 30
+HUNG = 30.0
+"""Seconds that only something that hangs would take."""
+
+TAKE_TERMINAL = (
+    "import fcntl, os, sys, termios\n"
+    "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"  # so that Ctrl-C means what it means
+    "os.execv(sys.executable, [sys.executable, '-m', 'claude_usage_mqtt', 'watch'])"
+)
+CURSOR_ON, SCREEN_BACK = "\x1b[?25h", "\x1b[?1049l"
+
+
+class Terminal:
+    """`watch` in a terminal of 40 columns; a context manager."""
+
+    def __init__(self, port: int, folder: Path, **settings: str) -> None:
+        self._ours, its = os.openpty()
+        fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "LANG": "C.UTF-8",
+            "TERM": "xterm-256color",
+            "MQTT_HOST": LOOPBACK,
+            "MQTT_PORT": str(port),
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", TAKE_TERMINAL],
+            stdin=its,
+            stdout=its,
+            stderr=its,
+            start_new_session=True,
+            cwd=folder,
+            env={**environment, **settings},
+        )
+        os.close(its)
+        self._changed = threading.Condition()
+        self._shown = b""
+        self._ended = False
+        self._reader = threading.Thread(target=self._read, name="terminal")
+        self._reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        os.close(self._ours)
+
+    @property
+    def raw(self) -> str:
+        """Everything that was written to the terminal."""
+        with self._changed:
+            return self._shown.decode(errors="replace")
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines of the last picture, without colours."""
+        last = self.raw.rsplit("\x1b[H", 1)[-1]
+        return [line.rstrip() for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", last).splitlines()]
+
+    def wait(self, pattern: str) -> "re.Match[str]":
+        """Wait until the picture has a line that matches, and return the match."""
+        with self._changed:
+            found: re.Match[str] | None = None
+
+            def look() -> bool:
+                nonlocal found
+                found = next(filter(None, (re.search(pattern, line) for line in self.lines)), None)
+                return found is not None or self._ended
+
+            self._changed.wait_for(look, HUNG)
+            if found is None:
+                raise AssertionError(f"no {pattern!r} on the screen:\n" + "\n".join(self.lines))
+            return found
+
+    def press(self, key: bytes) -> None:
+        """Press a key."""
+        os.write(self._ours, key)
+
+    def end(self) -> int:
+        """Return the exit status when it has ended and all it wrote has been read."""
+        status = self.process.wait(HUNG)
+        self._reader.join(HUNG)
+        return status
+
+    def _read(self) -> None:
+        while True:
+            try:
+                data = os.read(self._ours, 65536)
+            except OSError:
+                data = b""
+            with self._changed:
+                self._shown += data
+                self._ended = not data
+                self._changed.notify_all()
+            if not data:
+                return
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Broker]:
+    """Run a broker."""
+    with any_broker() as found:
+        yield found
+
+
+def state(account: str, five_hour: float = 80, *, now: datetime | None = None, **more: Any) -> str:
+    """Return a state document."""
+    now = now or datetime.now(UTC)
+    usage = AccountUsage(account)
+    window = make_window(five_hour, now + timedelta(hours=2, minutes=30))
+    usage.answered(parse_usage(sample_usage(now=now, five_hour=window, **more), now, "max"), ())
+    return json.dumps(usage.document(now))
+
+
+def health(status: str = "ok", *, fresh: bool = True, detail: str | None = None) -> str:
+    """Return a health document, as far as it is shown."""
+    document = {"status": status, "fresh": fresh, "detail": detail, "last_success": datetime.now(UTC).isoformat()}
+    return json.dumps(document)
+
+
+def drawn(board: Board, *, width: int = COLUMNS, encoding: str = "utf-8", now: datetime = NOW) -> str:
+    """Return a board as it is drawn on a terminal."""
+    screen = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    Console(file=screen, force_terminal=True, width=width, height=100, _environ={}).print(board.view(now))
+    screen.flush()
+    screen.seek(0)
+    return screen.read()
+
+
+def test_accounts_are_shown_and_ctrl_c_leaves_no_trace(running: Broker, tmp_path: Path) -> None:
+    """Each account has its windows, money and health within 40 columns; Ctrl-C gives the terminal back."""
+    with Watcher(running.port, ("all/#",)) as watcher:
+        watcher.publish("all/status", "online", retain=True)
+        money = make_extra_usage(190.0, 1700, "EUR")
+        watcher.publish("all/personal/state", state("personal", scoped={"Fable": 31}, extra_usage=money), retain=True)
+        watcher.publish("all/personal/health", health(), retain=True)
+        watcher.publish("all/work/state", state("work", 95), retain=True)
+        expired = health("token_expired", fresh=False, detail="Open Claude Code once on the machine that owns it.")
+        watcher.publish("all/work/health", expired, retain=True)
+        with Terminal(running.port, tmp_path, MQTT_BASE_TOPIC="all", MQTT_PROTOCOL="3.1.1") as terminal:
+            terminal.wait("Open Claude Code once")
+            terminal.wait(r"^Claude personal \(max\)")
+            terminal.wait(r"^Session .*80%$")
+            terminal.wait(r"2:(29|30):\d\d  pace \+30  at reset 1(59|60|61)%$")
+            terminal.wait(r"^Weekly Fable .*31%$")
+            terminal.wait(r"^Extra usage  1.90 of 17.00 EUR \(11%\)$")
+            terminal.wait(r"^ok, numbers of")
+            terminal.wait(r"^Claude work")
+            terminal.wait(r"^token expired")
+            assert max(map(len, terminal.lines)) <= COLUMNS
+            terminal.press(b"\x03")
+            assert terminal.end() == 0
+            assert "Traceback" not in terminal.raw
+            assert terminal.raw.rindex(CURSOR_ON) > terminal.raw.rindex("\x1b[?25l")
+            assert terminal.raw.rindex(SCREEN_BACK) > terminal.raw.rindex("\x1b[?1049h")
+        assert len(watcher.messages("all/#")) == 5, "watching says nothing itself"
+
+
+def test_the_countdown_runs_and_news_are_drawn(running: Broker, tmp_path: Path) -> None:
+    """The countdown goes on between two messages, and a message is on the screen as soon as it is there."""
+    with Watcher(running.port, ("tick/#",)) as watcher:
+        watcher.publish("tick/default/state", state("default", 41), retain=True)
+        watcher.publish("tick/default/health", health(), retain=True)
+        with Terminal(running.port, tmp_path, MQTT_BASE_TOPIC="tick", MQTT_PROTOCOL="3.1.1") as terminal:
+            first = terminal.wait(r"2:(29|30):\d\d")[0]
+            terminal.wait(rf"2:(29|30):(?!{first[-2:]})\d\d")
+            terminal.wait("Session .* 41%")
+            watcher.publish("tick/default/state", state("default", 42), retain=True)
+            terminal.wait("Session .* 42%")
+            watcher.publish("tick/status", "offline", retain=True)
+            terminal.wait("The service is not running")
+            terminal.process.send_signal(signal.SIGTERM)
+            assert terminal.end() == 0
+            assert terminal.raw.rindex(CURSOR_ON) > terminal.raw.rindex("\x1b[?25l")
+
+
+@needs_mosquitto
+def test_a_broker_that_is_away_is_waited_for(tmp_path: Path) -> None:
+    """Whether it is not there yet or goes away: that is told, and the numbers come with the broker."""
+    with Mosquitto() as mosquitto:
+        mosquitto.stop()
+        with Terminal(mosquitto.port, tmp_path) as terminal:
+            terminal.wait("No connection to the broker")
+            mosquitto.start()
+            terminal.wait("Nothing stands under claude-usage/ yet")
+            for topic in ("+/state", "+/health", "status", "default/state", "default/health"):
+                mosquitto.wait_for_log(f"claude-usage/{topic} (QoS 1)")
+            mosquitto.stop()
+            terminal.wait("^Connecting to")
+            terminal.press(b"\x03")
+            assert terminal.end() == 0
+
+
+@needs_mosquitto
+def test_a_wrong_login_ends_it(tmp_path: Path) -> None:
+    """With a wrong password there is nothing to wait for: a sentence on the terminal, and exit status 8."""
+    with (
+        Mosquitto(users={"me": "right"}) as mosquitto,
+        Terminal(mosquitto.port, tmp_path, MQTT_USERNAME="me", MQTT_PASSWORD="wrong") as terminal,
+    ):
+        assert terminal.end() == 8
+        last = terminal.raw[terminal.raw.rindex(SCREEN_BACK) :]
+        assert "check MQTT_USERNAME and MQTT_PASSWORD" in " ".join(last.split())
+        assert "Traceback" not in terminal.raw
+
+
+def test_without_its_extra_it_says_how_to_get_it(tmp_path: Path) -> None:
+    """Without rich there is one sentence with the command to type."""
+    code = "import sys; sys.modules['rich'] = None\nfrom claude_usage_mqtt.cli import main; sys.exit(main(['watch']))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert ran.returncode == 2
+    assert ran.stderr == "claude-usage-mqtt: watch needs its extra: pip install 'claude-usage-mqtt[watch]'\n"
+
+
+def test_without_a_terminal_it_says_what_to_use(tmp_path: Path) -> None:
+    """Into a pipe nothing is drawn."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "claude_usage_mqtt", "watch"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "MQTT_HOST": LOOPBACK},
+    )
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "watch needs a terminal" in ran.stderr
+
+
+EVIL = "\x1b]0;owned\x07\x1b[2J\r\n\x9b31m[red]bold[/red] \u202e:smile: {0}"
+
+
+def test_nothing_from_the_broker_commands_the_terminal() -> None:
+    """Escape sequences, markup and line breaks in any text are shown as harmless text or not at all."""
+    board = Board("base", "broker", is_connected=True)
+    window = {"label": EVIL, "utilization": 42, "resets_at": EVIL, "duration_hours": 5}
+    evil = {"plan": EVIL, "windows": {EVIL: window}, "extra_usage": {"enabled": True, "used": 1, "currency": EVIL}}
+    board.take(Message(topic="base/default/state", payload=json.dumps(evil).encode()))
+    bad_health = {"status": EVIL, "detail": EVIL * 100, "fresh": True, "last_success": EVIL}
+    board.take(Message(topic="base/default/health", payload=json.dumps(bad_health).encode()))
+    board.take(Message(topic=f"base/{EVIL}/state", payload=b"{}"))
+    shown = drawn(board)
+    harmless = re.sub(r"\x1b\[[0-9;]*m", "", shown)
+    assert all(character.isprintable() or character == "\n" for character in harmless)
+    assert "[red]bold[/red]" in harmless
+    assert ":smile:" in harmless
+    assert all(len(line) <= COLUMNS for line in harmless.splitlines())
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"windows": 3}',
+        b'{"windows": [1]}',
+        b'{"windows": {"five_hour": 3}, "extra_usage": 3}',
+        b'{"windows": {"five_hour": {"utilization": NaN, "duration_hours": 0, "resets_at": 3}}}',
+        b'{"windows": {"five_hour": {"utilization": 1e308, "duration_hours": 1e308, "resets_at": "2199-01-01"}}}',
+        b'{"windows": {"w": {"utilization": 100000, "duration_hours": 1e-9, "resets_at": "2026-11-20T12:00:01"}}}',
+        b'{"windows": {"w": {"utilization": 50, "duration_hours": 5, "resets_at": "2199-11-20T12:00:01"}}}',
+        b'{"extra_usage": {"enabled": true, "used": "1", "limit": -1, "currency": 3, "utilization": "x"}}',
+        b'{"status": [], "detail": {}, "fresh": "yes", "last_success": "0001-01-01T00:00:00+23:59"}',
+    ],
+)
+def test_nonsense_is_survived(payload: bytes) -> None:
+    """Whatever stands on the topics, the dashboard goes on."""
+    board = Board("base", "broker", is_connected=True)
+    for topic in ("base/default/state", "base/default/health", "base/status", "base/x", "other", "base/a/b/c"):
+        board.take(Message(topic=topic, payload=payload))
+    for width in (1, 10, COLUMNS):
+        drawn(board, width=width)
+
+
+def test_a_flood_of_accounts_is_bounded() -> None:
+    """Whoever may publish cannot fill our memory with invented accounts."""
+    board = Board("base", "broker")
+    for number in range(MAX_ACCOUNTS + 5):
+        board.take(Message(topic=f"base/a{number}/state", payload=b"{}"))
+    assert len(board.states) == MAX_ACCOUNTS
+
+
+def test_an_account_that_was_taken_away_is_gone() -> None:
+    """When the service takes an account back its part of the screen goes too."""
+    board = Board("base", "broker", is_connected=True)
+    for name in ("state", "health"):
+        board.take(Message(topic=f"base/old/{name}", payload=b"{}"))
+    assert "Claude old" in drawn(board)
+    for name in ("state", "health"):
+        board.take(Message(topic=f"base/old/{name}", payload=b""))
+    assert "Claude old" not in drawn(board)
+
+
+def test_what_is_not_known_is_no_number() -> None:
+    """Unknown numbers are shown as such, a window that has not started too, and after a reset nothing is negative."""
+    board = Board("base", "broker", is_connected=True)
+    board.take(Message(topic="base/default/health", payload=b'{"status": "ok", "fresh": true}'))
+    windows = {
+        "five_hour": {"label": "Session", "utilization": None, "resets_at": None, "duration_hours": 5},
+        "seven_day": {"label": "Weekly", "utilization": 0, "resets_at": None, "duration_hours": 168},
+        "seven_day_opus": {
+            "label": "Weekly Opus",
+            "utilization": 5,
+            "resets_at": "2026-11-20T11:59:00+00:00",
+            "duration_hours": 168,
+        },
+    }
+    board.take(Message(topic="base/default/state", payload=json.dumps({"windows": windows}).encode()))
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", drawn(board)).splitlines()
+    assert [line.split()[-1] for line in shown if line.startswith(("Session", "Weekly"))] == ["?", "0%", "5%"]
+    assert any("not started" in line for line in shown)
+    assert any("resets now" in line for line in shown)
+
+
+def test_plain_ascii_where_the_terminal_has_nothing_else() -> None:
+    """On a terminal without Unicode the bars are made of plain characters."""
+    board = Board("base", "broker", is_connected=True)
+    board.take(Message(topic="base/default/state", payload=state("default", 50, now=NOW).encode()))
+    shown = drawn(board, encoding="ascii")
+    assert "#" in shown
+    assert shown.isascii()
