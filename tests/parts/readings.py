@@ -21,7 +21,7 @@ def make_reading(
     """Return a window as it was read at an instant."""
     return Window(
         key=key,
-        label=key.replace("_", " ").title(),
+        label={"five_hour": "Session", "seven_day": "Weekly"}.get(key) or f"Weekly {key[10:].title()}",
         duration=SESSION if key == "five_hour" else WEEK,
         utilization=utilization,
         resets_at=resets_at,

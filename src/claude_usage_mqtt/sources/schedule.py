@@ -282,8 +282,9 @@ class Schedule:
     def _count_lost(self, now: datetime, resets: Iterable[datetime]) -> None:
         wanted = [self.next_regular, *(reset + AFTER_RESET for reset in resets)]
         due = [at for at in wanted if at is not None and (self.asked_at is None or self.asked_at < at)]
-        if due and min(due) <= now:
-            self.requests.append(min(due))
+        # The budget may have delayed it: it was made at any time between then and now, or not at all.
+        if due and now - 2 * HOUR < min(due) <= now:
+            self.requests.append(now)
 
 
 def _within(value: object, now: datetime, ahead: timedelta) -> datetime | None:
