@@ -9,7 +9,8 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -38,10 +39,10 @@ def command(name: str, account: str = "default") -> str:
 
 
 class Log:
-    """Lines as they come, to be waited for."""
+    """Lines as they come, to be waited for; the last `kept` of them."""
 
-    def __init__(self) -> None:
-        self._lines: list[str] = []
+    def __init__(self, kept: int = 20_000) -> None:
+        self._lines: deque[str] = deque(maxlen=kept)
         self._changed = threading.Condition()
 
     def add(self, line: str) -> None:
@@ -133,20 +134,21 @@ class ServiceProcess:
 class Clock:
     """A clock for the service that the test may set, put to sleep, and run fast."""
 
-    def __init__(self, speed: float = 1.0) -> None:
+    def __init__(self, speed: float = 1.0, *, origin: float | None = None, start: dt.datetime | None = None) -> None:
+        """Begin at `start` when the system's monotonic clock says `origin`: two processes may have the same clock."""
         self._speed = speed
-        self._start = dt.datetime.now(dt.UTC)
-        self._origin = time.monotonic()
+        self.start = start or dt.datetime.now(dt.UTC)
+        self.origin = time.monotonic() if origin is None else origin
         self._slept = 0.0
         self._set_by = 0.0
 
     def now(self) -> dt.datetime:
         """Give the wall clock."""
-        return self._start + dt.timedelta(seconds=self.steady() + self._set_by)
+        return self.start + dt.timedelta(seconds=self.steady() + self._set_by)
 
     def steady(self) -> float:
         """Give seconds that never step."""
-        return (time.monotonic() - self._origin) * self._speed + self._slept
+        return (time.monotonic() - self.origin) * self._speed + self._slept
 
     def to_real(self, seconds: float) -> float:
         """Give real seconds."""
@@ -171,9 +173,9 @@ class _LogHandler(logging.Handler):
 
 
 @contextlib.contextmanager
-def listen_to_log(level: int = logging.INFO) -> Iterator[Log]:
+def listen_to_log(log: Log, level: int = logging.INFO) -> Iterator[Log]:
     """Collect what the package logs inside this process."""
-    log, logger = Log(), logging.getLogger("claude_usage_mqtt")
+    logger = logging.getLogger("claude_usage_mqtt")
     handler, before = _LogHandler(log), logger.level
     logger.addHandler(handler)
     logger.setLevel(level)
@@ -216,7 +218,7 @@ def running_service(
     polls: bool = True,
     listens: bool = False,
     discovery: bool = True,
-    adjust: Callable[[UsageApi], None] = lambda _: None,
+    log_kept: int = 20_000,
     **broker: Any,
 ) -> Iterator[Running]:
     """Run a service inside this process; `credentials` is the folder of one account, or a source for each."""
@@ -248,8 +250,7 @@ def running_service(
         accounts=accounts,
     )
     api = UsageApi(api_url, "tests", deadline)
-    adjust(api)
-    with listen_to_log() as log:
+    with listen_to_log(Log(log_kept)) as log:
         running = Running(Service(settings, api, clock), clock, log)
         running.thread.start()
         try:

@@ -120,10 +120,10 @@ class _Exchange:
         return interpret(response.status_code, response.headers, body)
 
     def _trace(self, event: str, info: dict[str, Any]) -> None:
-        if self._is_over:
-            raise httpx.ReadTimeout("too late")  # a name lookup may end long after its request was given up
         if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
             self._socket = info["return_value"].get_extra_info("socket")
+            if self._is_over:  # a name lookup may end long after its request was given up
+                self._cut()
 
     def _cut(self) -> None:
         self._is_over = True

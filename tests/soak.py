@@ -1,0 +1,385 @@
+"""A soak: the service for many minutes, a fault every few seconds, and at the end it must be as on the first day.
+
+    cd tests && python -m soak --minutes 20 --seed 1
+
+The service runs in a process of its own, on a clock fast enough for fifty polls a second, against a Mosquitto and
+an endpoint behind everything that can go wrong. The same seed makes the same faults, though not to the millisecond.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime as dt
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+from parts import faults, service
+from parts.broker import Mosquitto
+from parts.command import clean_environment
+from parts.credentials import FILE_NAME, write_credentials, write_credentials_text
+from parts.endpoint import Endpoint, sample_usage
+from parts.proxy import FaultyProxy
+from parts.watcher import Watcher
+
+INTERVAL: Final = 300.0
+POLLS_PER_SECOND: Final = 50.0
+SPEED: Final = INTERVAL * POLLS_PER_SECOND
+DEADLINE: Final = 1.0
+CLIENT_ID: Final = "soaked"
+WARM_UP: Final = 100
+"""Polls before the first measurement."""
+SESSION: Final = dt.timedelta(hours=5)
+FINAL: Final = 37.25
+MEMORY_LIMIT: Final = 1024
+"""KiB that the service may have grown by."""
+BACK_WITHIN: Final = 60.0
+"""Real seconds after the last fault: the longest wait between two attempts to connect is 30, and a bit."""
+
+
+# In the process that is soaked
+
+
+def serve(port: int, api_url: str, folder: Path, origin: float, start: float) -> None:
+    """Run the service until SIGTERM; standard input moves its clock: `sleep SECONDS` or `set SECONDS`."""
+    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(message)s")
+    clock = service.Clock(SPEED, origin=origin, start=dt.datetime.fromtimestamp(start, dt.UTC))
+
+    def move_clock() -> None:
+        for line in sys.stdin:
+            what, seconds = line.split()
+            {"sleep": clock.sleep, "set": clock.set}[what](dt.timedelta(seconds=float(seconds)))
+
+    threading.Thread(target=move_clock, daemon=True).start()
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    with service.running_service(
+        port,
+        api_url,
+        folder,
+        clock=clock,
+        interval=INTERVAL,
+        deadline=DEADLINE,
+        client_id=CLIENT_ID,
+        keepalive=5,
+        log_kept=10,
+    ):
+        ended.wait()
+
+
+@dataclass(frozen=True)
+class Size:
+    """What the process takes while nothing is under way."""
+
+    memory: int
+    threads: int
+    descriptors: int
+
+    def __str__(self) -> str:
+        return f"{self.memory} KiB, {self.threads} threads, {self.descriptors} descriptors"
+
+
+class World:
+    """The service and everything around it; a context manager."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+        self.truth: float | None = None
+        self.clock = service.Clock(SPEED)
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        enter = self._stack.enter_context
+        self.folder = Path(enter(tempfile.TemporaryDirectory(prefix="soak-")))
+        write_credentials(self.folder, expires_in=None)
+        self.mosquitto = enter(Mosquitto())
+        self.proxy = enter(FaultyProxy(self.mosquitto.port))
+        self.endpoint = enter(Endpoint(lambda _: self.document()))
+        self.elsewhere = enter(Endpoint())
+        arguments = [self.proxy.port, self.endpoint.url, self.folder, self.clock.origin, self.clock.start.timestamp()]
+        self.process = enter(
+            subprocess.Popen(
+                [sys.executable, __file__, "--serve", *map(str, arguments)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=clean_environment(self.folder, {"PYTHONPATH": Path(__file__).parent}),
+            )
+        )
+        self._stack.callback(self.process.kill)
+        self.log = service.Log()
+        reader = threading.Thread(target=lambda: [self.log.add(line.rstrip()) for line in self.process.stderr or ()])
+        reader.start()
+        self._stack.callback(reader.join)
+        self._stack.callback(self.process.kill)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    # The truth
+
+    def document(self) -> dict[str, Any]:
+        """Return what the endpoint answers now: a session that fills over its five hours, and starts again."""
+        now = self.clock.now()
+        since = (now - self.clock.start) % SESSION
+        used = self.truth if self.truth is not None else round(110 * (since / SESSION), 1)
+        jitter = dt.timedelta(seconds=self.rng.uniform(-2, 2))
+        return sample_usage(now=now, five_hour=used, resets_at=now - since + SESSION + jitter)
+
+    def is_true(self, message: Any) -> bool:
+        """Tell whether a state message says what the endpoint says."""
+        window = message.json()["windows"].get("five_hour", {})
+        return bool(window.get("utilization") == self.truth)
+
+    # Measuring
+
+    def polls(self) -> int:
+        """Tell how many requests were made."""
+        return self.endpoint.count
+
+    def measure(self) -> Size:
+        """Pause the polling and look at the process."""
+        with Watcher(self.mosquitto.port, (service.HEALTH,)) as watcher:
+            watcher.publish(service.command("polling"), "OFF")
+            watcher.wait_topic(service.HEALTH, lambda m: not m.retain and m.json()["status"] == "paused")
+            time.sleep(2 * DEADLINE)  # what is under way ends by itself, and nothing tells us when
+            folder = Path("/proc") / str(self.process.pid)
+            status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
+            size = Size(int(status["VmRSS"].split()[0]), int(status["Threads"]), len(list((folder / "fd").iterdir())))
+            watcher.publish(service.command("polling"), "ON")
+        return size
+
+    def move_clock(self, what: str, seconds: float) -> None:
+        """Let the host sleep, or set its clock."""
+        {"sleep": self.clock.sleep, "set": self.clock.set}[what](dt.timedelta(seconds=seconds))
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{what} {seconds}\n")
+        self.process.stdin.flush()
+
+
+# Faults: each begins, lasts a while, and is cured by what it returns
+
+Cure = Callable[[], object]
+
+
+def _nothing() -> None:
+    """Cure what is over at once."""
+
+
+def _api(make: Callable[[World], Any]) -> Callable[[World], Cure]:
+    def inflict(world: World) -> Cure:
+        world.endpoint.fault = make(world)
+
+        def cure() -> None:
+            world.endpoint.fault = None
+            world.endpoint.release()
+
+        return cure
+
+    return inflict
+
+
+def _broker(make: Callable[[World], object]) -> Callable[[World], Cure]:
+    def inflict(world: World) -> Cure:
+        make(world)
+        return world.proxy.heal
+
+    return inflict
+
+
+def _down(*, wipe: bool) -> Callable[[World], Cure]:
+    def inflict(world: World) -> Cure:
+        world.mosquitto.stop()
+        if wipe:
+            (world.mosquitto.folder / "mosquitto.db").unlink(missing_ok=True)
+        return world.mosquitto.start
+
+    return inflict
+
+
+def _frozen(world: World) -> Cure:
+    world.mosquitto.freeze()
+    return world.mosquitto.thaw
+
+
+def _credentials(spoil: Callable[[World], object]) -> Callable[[World], Cure]:
+    def inflict(world: World) -> Cure:
+        spoil(world)
+        return lambda: write_credentials(world.folder, expires_in=None)
+
+    return inflict
+
+
+def _logged_out(world: World) -> Cure:
+    world.endpoint.fault = faults.unauthorized()
+
+    def log_in() -> None:
+        world.endpoint.fault = None
+        write_credentials(world.folder, expires_in=None)
+
+    return log_in
+
+
+def _taken_over(world: World) -> Cure:
+    import paho.mqtt.client as paho
+    from paho.mqtt.enums import CallbackAPIVersion
+
+    rival = paho.Client(CallbackAPIVersion.VERSION2, client_id=CLIENT_ID)
+    rival.connect("127.0.0.1", world.mosquitto.port)
+    rival.loop_start()
+
+    def cure() -> None:
+        rival.disconnect()
+        rival.loop_stop()
+
+    return cure
+
+
+def _noise(world: World) -> Cure:
+    with Watcher(world.mosquitto.port, ("nothing",)) as watcher:
+        for _ in range(50):
+            name = world.rng.choice(["refresh", "interval", "polling", "{{ 1 }}", "é" * 20])
+            payload = world.rng.choice([b"", b"\xff" * 30, b"NaN", b"{" * 1000, b"-1", b"refresh"])
+            watcher.publish(service.command(name), payload)
+        watcher.publish(service.BIRTH, "online")
+        watcher.publish(service.HEALTH, '{"status": "ok"}')
+    return _nothing
+
+
+def _clock(what: str, seconds: float) -> Callable[[World], Cure]:
+    def inflict(world: World) -> Cure:
+        world.move_clock(what, seconds)
+        return _nothing
+
+    return inflict
+
+
+FAULTS: Final[dict[str, Callable[[World], Cure]]] = {
+    "API refuses": _api(lambda _: faults.server_error()),
+    "API overloaded": _api(lambda _: faults.overloaded()),
+    "API window full": _api(lambda _: faults.rate_limited()),
+    "API shuts out": _api(lambda _: faults.rate_limited(600)),
+    "API knows no token": _logged_out,
+    "API hangs": _api(lambda _: faults.Hang()),
+    "API drips headers": _api(lambda _: faults.DripHeaders()),
+    "API drips": _api(lambda _: faults.DripBody()),
+    "API sends too much": _api(lambda _: faults.HugeBody(8 * faults.MEGABYTE)),
+    "API sends a bomb": _api(lambda _: faults.GzipBomb(8 * faults.MEGABYTE)),
+    "API sends HTML": _api(lambda _: faults.html_page()),
+    "API sends no JSON": _api(lambda _: faults.invalid_json()),
+    "API sends deep JSON": _api(lambda _: faults.deep_json()),
+    "API sends wrong types": _api(lambda world: faults.wrong_json(world.rng.choice(faults.WRONG_TYPES))),
+    "API cuts": _api(lambda _: faults.CutBody()),
+    "API closes": _api(lambda world: faults.CloseAtOnce(reset=world.rng.random() < 0.5)),
+    "API redirects": _api(lambda world: faults.redirect(world.elsewhere)),
+    "broker refuses": _broker(lambda world: world.proxy.refuse()),
+    "broker half-open": _broker(lambda world: world.proxy.freeze()),
+    "broker slow": _broker(lambda world: world.proxy.slow(2000)),
+    "broker cuts": _broker(lambda world: world.proxy.cut_after(world.rng.randrange(20000))),
+    "broker drops": _broker(lambda world: world.proxy.drop()),
+    "broker restarts": _down(wipe=False),
+    "broker forgets": _down(wipe=True),
+    "broker frozen": _frozen,
+    "client id taken": _taken_over,
+    "noise": _noise,
+    "credentials gone": _credentials(lambda world: (world.folder / FILE_NAME).unlink()),
+    "credentials cut": _credentials(lambda world: write_credentials_text(world.folder, '{"claudeAi')),
+    "credentials expired": _credentials(
+        lambda world: write_credentials(world.folder, now=world.clock.now(), expires_in=dt.timedelta(minutes=-1))
+    ),
+    "host asleep": _clock("sleep", 86400),
+    "clock set back": _clock("set", -3600),
+    "clock set forward": _clock("set", 3600),
+}
+
+
+@contextlib.contextmanager
+def _fault(world: World, name: str) -> Iterator[None]:
+    cure = FAULTS[name](world)
+    try:
+        yield
+    finally:
+        cure()
+
+
+def soak(seconds: float, seed: int, pause: float = 1.5) -> str:
+    """Run for so long; return the report. Raises AssertionError where the service is not as before."""
+    rng = random.Random(seed)
+    with World(rng) as world:
+        world.endpoint.wait_for_requests(WARM_UP, 60)
+        first, began = world.measure(), time.monotonic()
+        said = began
+        _say(f"seed {seed}; after {world.polls()} polls: {first}")
+        inflicted: Counter[str] = Counter()
+        while time.monotonic() - began < seconds:
+            assert world.process.poll() is None, f"the service ended:\n{world.log.text[-2000:]}"
+            name = rng.choice(list(FAULTS))
+            inflicted[name] += 1
+            with _fault(world, name):
+                time.sleep(rng.uniform(0.2, 2) * pause)
+            time.sleep(rng.uniform(0.2, 2) * pause)
+            if time.monotonic() - said > 60:
+                said = time.monotonic()
+                _say(f"{said - began:.0f} s, {inflicted.total()} faults, {world.polls()} polls: {_rough(world)}")
+        world.truth = FINAL
+        with Watcher(world.mosquitto.port, (service.STATE, service.STATUS, service.HEALTH)) as watcher:
+            watcher.wait_topic(service.STATUS, lambda message: message.payload == "online", BACK_WITHIN)
+            since = watcher.mark()
+            watcher.wait_topic(service.STATE, lambda m: not m.retain and world.is_true(m), BACK_WITHIN, since=since)
+            watcher.wait_topic(service.HEALTH, lambda m: m.json()["status"] == "ok", BACK_WITHIN, since=since)
+        last = world.measure()
+        assert not world.elsewhere.requests, "a redirect was followed"
+        assert "Traceback" not in world.log.text, world.log.text
+        report = (
+            f"seed {seed}: {inflicted.total()} faults of {len(inflicted)} kinds, {world.polls()} polls, "
+            f"{len(world.log.lines)} log lines; at first {first}; at last {last}"
+        )
+        assert last.memory - first.memory <= MEMORY_LIMIT, report
+        assert (last.threads, last.descriptors) == (first.threads, first.descriptors), report
+        return report
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def _rough(world: World) -> str:
+    text = (Path("/proc") / str(world.process.pid) / "status").read_text()
+    return ", ".join(line.replace("\t", " ") for line in text.splitlines() if line.startswith(("VmRSS", "Threads")))
+
+
+def main() -> int:
+    """Soak as the arguments say; the exit status is 1 where something is left."""
+    if sys.argv[1:2] == ["--serve"]:
+        port, url, folder, origin, start = sys.argv[2:]
+        serve(int(port), url, Path(folder), float(origin), float(start))
+        return 0
+    parser = argparse.ArgumentParser(prog="python -m soak", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "big"))
+    arguments = parser.parse_args()
+    try:
+        _say(soak(arguments.minutes * 60, arguments.seed))
+    except AssertionError as error:
+        _say(f"failed: {error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
