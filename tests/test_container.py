@@ -1,0 +1,192 @@
+"""The container image and the systemd unit: what they promise, and the image run for real."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from parts.broker import Mosquitto
+from parts.credentials import write_credentials
+from parts.endpoint import Endpoint
+from parts.watcher import Watcher
+
+ROOT = Path(__file__).parents[1]
+UNIT = ROOT / "src/claude_usage_mqtt/recipes/systemd.service"
+HARNESS = os.environ.get("REAL_PARTS", "")
+IMAGE = "claude-usage-mqtt-test"
+MOST_BYTES = 25_000_000
+"""What the image may add to its base; it is 16 MB now."""
+
+USER = 1000
+
+
+def instructions() -> list[tuple[str, str]]:
+    """Give the Dockerfile's instructions and what follows them."""
+    text = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    lines = text.replace("\\\n", " ").splitlines()
+    return [(name, rest.strip()) for name, _, rest in (line.partition(" ") for line in lines if line.strip())]
+
+
+def last(name: str) -> str:
+    """Give what follows the last instruction of that name."""
+    return [rest for found, rest in instructions() if found == name][-1]
+
+
+def test_the_image_needs_no_shell_no_root_and_no_volume() -> None:
+    """Its start, its default and its health check are programs, not lines for a shell; its user is a number."""
+    assert json.loads(last("ENTRYPOINT")) == ["/app/bin/claude-usage-mqtt"]
+    assert json.loads(last("CMD")) == ["run"]
+    healthcheck = last("HEALTHCHECK").partition("CMD ")[2]
+    assert json.loads(healthcheck) == ["/app/bin/claude-usage-mqtt", "healthcheck"]
+    # Kubernetes takes only a number for a proof that it is not root
+    assert last("USER") == f"{USER}:{USER}"
+    assert "VOLUME" not in dict(instructions())
+
+
+def test_the_build_is_given_nothing_that_it_does_not_copy() -> None:
+    """A .env with secrets beside the Dockerfile cannot get into an image."""
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    rules = [line for line in lines if line and not line.startswith("#")]
+    assert rules[0] == "*"
+    allowed = {rule[1:] for rule in rules if rule.startswith("!")}
+    copied = [rest.split() for name, rest in instructions() if name == "COPY" and "--from" not in rest]
+    assert allowed == {source for words in copied for source in words[:-1]}
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+@pytest.mark.parametrize("kind", ["user", "dynamic user"])
+def test_the_unit_is_rated_safe(tmp_path: Path, kind: str) -> None:
+    """The rating of the sandbox by systemd itself, from 0 to 10, is at most 1.5, in both ways the unit can be used."""
+    text = UNIT.read_text(encoding="utf-8")
+    if kind == "dynamic user":
+        text = re.sub(
+            r"^(User|ProtectHome|BindReadOnlyPaths|Environment=CLAUDE_CONFIG_DIR)=.*\n", "", text, flags=re.MULTILINE
+        )
+        text = re.sub(r"^#(DynamicUser|ProtectHome|Environment|LoadCredential)=", r"\1=", text, flags=re.MULTILINE)
+        assert "\nDynamicUser=yes" in text
+    unit = tmp_path / "claude-usage-mqtt.service"
+    # what it starts has to exist to be rated
+    unit.write_text(re.sub(r"^ExecStart=\S+", f"ExecStart={sys.executable}", text, flags=re.MULTILINE))
+    command = ["systemd-analyze", "security", "--offline=yes", "--threshold=15", "--no-pager", str(unit)]
+    rated = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert rated.returncode == 0, rated.stdout[-300:] + rated.stderr
+    assert "exposure level" in rated.stdout
+
+
+# The image itself: REAL_PARTS is the folder of the scripts that build and run it without a container engine
+
+
+def harness(*arguments: str, **environment: str) -> str:
+    """Run the script that builds and runs images, and give what it prints."""
+    command = ["bash", f"{HARNESS}/image.sh", *arguments]
+    ended = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    return ended.stdout
+
+
+@pytest.fixture(scope="module")
+def image() -> str:
+    """Build the image."""
+    if not HARNESS:
+        pytest.skip("REAL_PARTS is not set: the image is not built")
+    harness("build", str(ROOT), IMAGE)
+    return IMAGE
+
+
+@contextmanager
+def running(image: str, folder: Path, port: int, url: str) -> Iterator["subprocess.Popen[str]"]:
+    """Run the image as its user on a read-only root, on the host's network."""
+    variables = {"MQTT_HOST": "127.0.0.1", "MQTT_PORT": str(port), "CLAUDE_API_URL": url}
+    process = subprocess.Popen(
+        ["bash", f"{HARNESS}/image.sh", "run", image, "--"],
+        env=os.environ
+        | {"ENV": " ".join(f"{name}={value}" for name, value in variables.items()), "MOUNT": f"{folder}:/claude"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+def inside(process: "subprocess.Popen[str]", *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in the running container, as its user: what a container engine calls exec."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
+    chroot = ["chroot", f"--userspec={USER}:{USER}", f"/proc/{children[-1]}/root", *command]
+    return subprocess.run(chroot, env={"PATH": os.defpath + ":/usr/sbin"}, capture_output=True, text=True, check=False)
+
+
+def hand_over(folder: Path, user: int) -> Path:
+    """Give Claude Code's folder to a user, readable for nobody else."""
+    path = write_credentials(folder)
+    folder.chmod(0o700)
+    path.chmod(0o600)
+    for each in (folder, path):
+        os.chown(each, user, user)
+    return folder
+
+
+@pytest.mark.real_parts
+def test_the_image_publishes_is_healthy_and_stops(image: str, tmp_path: Path) -> None:
+    """`docker run` with the folder mounted is all it takes; it is healthy while it runs, and says goodbye."""
+    folder = hand_over(tmp_path / "claude", USER)
+    with (
+        Mosquitto() as broker,
+        Endpoint() as api,
+        Watcher(broker.port) as watcher,
+        running(image, folder, broker.port, api.url) as container,
+    ):
+        watcher.wait_topic("claude-usage/default/health", lambda message: message.json()["status"] == "ok", 30)
+        assert watcher.json("claude-usage/default/state")["windows"]["five_hour"]["utilization"] == 42
+        healthy = inside(container, "/app/bin/claude-usage-mqtt", "healthcheck")
+        assert (healthy.returncode, healthy.stderr) == (0, "")
+        container.terminate()
+        assert container.wait(10) == 0
+        watcher.settle()
+        assert watcher.retained()["claude-usage/status"] == "offline"
+
+
+@pytest.mark.real_parts
+def test_the_image_says_which_user_may_not_read_the_credentials(image: str, tmp_path: Path) -> None:
+    """Whose host user is another than 1000 reads in the status what to change."""
+    folder = hand_over(tmp_path / "claude", USER + 1)
+    with (
+        Mosquitto() as broker,
+        Endpoint() as api,
+        Watcher(broker.port) as watcher,
+        running(image, folder, broker.port, api.url),
+    ):
+        message = watcher.wait_topic(
+            "claude-usage/default/health", lambda message: message.json()["status"] == "credentials_unreadable", 30
+        )
+        assert f"user {USER}" in message.json()["detail"]
+        assert api.count == 0
+
+
+INSIDE = """
+import importlib.metadata, json, pathlib, sys
+names = [found.name.lower().replace("_", "-") for found in importlib.metadata.distributions(path=sys.path[-1:])]
+sources = pathlib.Path("/app/lib").rglob("*.py")
+raw = [str(each) for each in sources if not list((each.parent / "__pycache__").glob(each.stem + ".*.pyc"))]
+print(json.dumps({"packages": names, "not compiled": raw}))
+"""
+
+
+@pytest.mark.real_parts
+def test_only_what_run_needs_is_in_the_image(image: str) -> None:
+    """No installer, no extra, no test, nothing to compile at each start; and it stays small."""
+    found = json.loads(harness("shell", image, "--", "/app/bin/python", "-c", INSIDE))
+    assert "claude-usage-mqtt" in found["packages"]
+    assert not {"pip", "setuptools", "wheel", "amqtt", "rich", "pytest", "hatchling"} & set(found["packages"])
+    assert found["not compiled"] == []
+    assert int(harness("size", image).split()[0]) < MOST_BYTES
