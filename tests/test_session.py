@@ -98,6 +98,14 @@ def test_a_broker_that_ends_is_noticed() -> None:
 
 
 @needs_mosquitto
+def test_the_running_service_is_not_thrown_out() -> None:
+    """With MQTT_CLIENT_ID set, a command beside the service does not take its connection away."""
+    with Mosquitto() as mosquitto, Session(options(mosquitto.port, client_id="the-service")):
+        mosquitto.wait_for_log(" as claude-usage-")
+        assert not any("the-service" in line for line in mosquitto.log)
+
+
+@needs_mosquitto
 def test_refusals_are_told_with_what_to_do() -> None:
     """A wrong password, a topic that may not be written and one that may not be read: each is told."""
     users = {"writer": "secret", "watcher": "secret"}

@@ -278,7 +278,7 @@ def test_nothing_from_the_broker_commands_the_terminal() -> None:
     board.take(Message(topic="base/default/state", payload=json.dumps(evil).encode()))
     bad_health = {"status": EVIL, "detail": EVIL * 100, "fresh": True, "last_success": EVIL}
     board.take(Message(topic="base/default/health", payload=json.dumps(bad_health).encode()))
-    board.take(Message(topic=f"base/{EVIL}/state", payload=b"{}"))
+    board.take(Message(topic="base/\x1b]0;owned\x07/state", payload=b"{}"))
     shown = drawn(board)
     harmless = re.sub(r"\x1b\[[0-9;]*m", "", shown)
     assert all(character.isprintable() or character == "\n" for character in harmless)
@@ -299,6 +299,7 @@ def test_nothing_from_the_broker_commands_the_terminal() -> None:
         b'{"windows": [1]}',
         b'{"windows": {"five_hour": 3}, "extra_usage": 3}',
         b'{"windows": {"five_hour": {"utilization": NaN, "duration_hours": 0, "resets_at": 3}}}',
+        b'{"windows": {"w": {"utilization": 50, "duration_hours": 0, "resets_at": "2026-11-20T12:00:01"}}}',
         b'{"windows": {"five_hour": {"utilization": 1e308, "duration_hours": 1e308, "resets_at": "2199-01-01"}}}',
         b'{"windows": {"w": {"utilization": 100000, "duration_hours": 1e-9, "resets_at": "2026-11-20T12:00:01"}}}',
         b'{"windows": {"w": {"utilization": 50, "duration_hours": 5, "resets_at": "2199-11-20T12:00:01"}}}',

@@ -142,7 +142,7 @@ def _times(utilization: float, resets_at: datetime | None, elapsed: float | None
     ahead = pace.pace(utilization, elapsed)
     line += "" if ahead is None else f"  pace {ahead:+.0f}"
     projected = pace.projected(utilization, elapsed)
-    return line + ("" if projected is None else f"  at reset {min(projected, 9999):.0f}%")
+    return line + ("" if projected is None else f"  at reset {projected:.0f}%")
 
 
 def _one_line(*parts: Text) -> Text:

@@ -67,7 +67,7 @@ def dispatch(arguments: list[str]) -> int:
         return 0
 
 
-def _run(parsed: argparse.Namespace) -> int:
+def _run(parsed: argparse.Namespace) -> int:  # noqa: PLR0911 - one for each command
     match parsed.command or "run":
         case "run":
             from claude_usage_mqtt.cli.run import run  # noqa: PLC0415

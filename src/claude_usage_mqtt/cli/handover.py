@@ -100,7 +100,7 @@ def hand_over(usage: Usage, account: str | None) -> None:
     try:
         process = subprocess.Popen(  # noqa: S603 - our own module
             # the folder somebody works in must give us neither modules nor settings
-            [sys.executable, "-P", "-m", __name__, name],
+            [sys.executable, "-m", __name__, name],
             cwd=errand.folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
