@@ -11,7 +11,7 @@ from claude_usage_mqtt.usage import pace
 from claude_usage_mqtt.usage.changes import RESET, RESET_EARLY, Event, crossed
 from claude_usage_mqtt.usage.model import OAUTH, Window
 from claude_usage_mqtt.usage.moments import SAME_INSTANT, format_instant, steady, whole_minute
-from claude_usage_mqtt.usage.pace import Sample
+from claude_usage_mqtt.usage.pace import RECENT_SAMPLES, Sample
 
 UNKNOWN_AFTER_RESET = timedelta(minutes=2)
 """How long the old numbers stand after a reset: the poll that follows it comes after one minute."""
@@ -182,9 +182,9 @@ def _despite_late_reading(known: Track, resets_at: datetime | None, now: datetim
 
 def _ended(known: Track, utilization: float, resets_at: datetime | None, now: datetime) -> str | None:
     """Return RESET or RESET_EARLY where the window we knew is over, else None."""
+    begun = None if resets_at is None else resets_at - known.duration
     if known.resets_at is None:
-        # nobody said when it was due, but a window that has begun since, or not yet, is another one
-        begun = None if resets_at is None else resets_at - known.duration
+        # nobody said when it was due, but one that has not begun, or has begun since, is another one
         is_other = utilization == 0 if begun is None else begun > known.read_at + SAME_INSTANT
         return RESET if known.utilization > 0 and is_other else None
     if resets_at == known.resets_at:
@@ -192,9 +192,9 @@ def _ended(known: Track, utilization: float, resets_at: datetime | None, now: da
     fell = utilization < known.utilization
     if now < known.resets_at - SAME_INSTANT:
         return RESET_EARLY if fell else None
-    # one that only moves by a little, with no use taken back, is the same window prolonged
-    moved_on = resets_at is None or resets_at - known.resets_at > known.duration / 2
-    return RESET if fell or moved_on else None
+    # one that began well before it was due and was read since, with no less use, is the same one prolonged
+    earliest = min(known.read_at, known.resets_at - known.duration / 2) - SAME_INSTANT
+    return RESET if fell or begun is None or begun >= earliest else None
 
 
 def _sample(at: datetime, utilization: float) -> Sample:
@@ -205,7 +205,7 @@ def _sample(at: datetime, utilization: float) -> Sample:
 def _sampled(samples: tuple[Sample, ...], new: Sample) -> tuple[Sample, ...]:
     kept = [sample for sample in samples if sample.at < new.at]
     # The newest reading always counts; it makes room for the next one where it is close to the one before.
-    if len(kept) >= 2 and kept[-1].at - kept[-2].at < SAMPLE_EVERY:
+    if len(kept) >= RECENT_SAMPLES and kept[-1].at - kept[-2].at < SAMPLE_EVERY:
         kept.pop()
     kept.append(new)
     return tuple(pace.recent(kept, new.at)[-MAX_SAMPLES:])
