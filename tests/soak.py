@@ -61,9 +61,10 @@ def serve(port: int, api_url: str, folder: Path, origin: float, start: float) ->
         for line in sys.stdin:
             what, seconds = line.split()
             {"sleep": clock.sleep, "set": clock.set}[what](dt.timedelta(seconds=float(seconds)))
+        ended.set()  # whoever started this is gone
 
-    threading.Thread(target=move_clock, daemon=True).start()
     ended = threading.Event()
+    threading.Thread(target=move_clock, daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     with service.running_service(
         port,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import logging
+import random
 import signal
 import subprocess
 import threading
@@ -219,6 +220,7 @@ def running_service(
     listens: bool = False,
     discovery: bool = True,
     log_kept: int = 20_000,
+    rng: random.Random | None = None,
     **broker: Any,
 ) -> Iterator[Running]:
     """Run a service inside this process; `credentials` is the folder of one account, or a source for each."""
@@ -251,7 +253,7 @@ def running_service(
     )
     api = UsageApi(api_url, "tests", deadline)
     with listen_to_log(Log(log_kept)) as log:
-        running = Running(Service(settings, api, clock), clock, log)
+        running = Running(Service(settings, api, clock, rng), clock, log)
         running.thread.start()
         try:
             yield running

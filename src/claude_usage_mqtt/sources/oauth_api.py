@@ -137,12 +137,15 @@ class _Exchange:
 def _read_body(response: httpx.Response) -> bytes:
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise ServerError("The API's answer is compressed though that was not asked for; it is asked again later.")
-    body = bytearray()
-    for chunk in response.iter_raw():
-        body += chunk
-        if len(body) > MAX_BODY:
+    # In pieces: one block that grows would leave holes of its size in the memory of a process that lives for months.
+    pieces: list[bytes] = []
+    size = 0
+    for piece in response.iter_raw():
+        pieces.append(piece)
+        size += len(piece)
+        if size > MAX_BODY:
             raise ServerError("The API's answer is far too long; it is asked again later.")
-    return bytes(body)
+    return b"".join(pieces)
 
 
 def interpret(status: int, headers: httpx.Headers, body: bytes) -> Any:
