@@ -57,6 +57,7 @@ def _settings(api_url: str, parts: contextlib.ExitStack) -> Settings:
     if named.mqtt_host is None:
         broker = parts.enter_context(EmbeddedBroker())
         given |= {"mqtt_host": "127.0.0.1", "mqtt_port": broker.port, "mqtt_tls": False, "mqtt_transport": "tcp"}
+        given["mqtt_protocol"] = "3.1.1"  # all it speaks; to 5 it says nothing, and we would wait
         given |= {"mqtt_username": None, "mqtt_password": None, "mqtt_password_file": None}
         given |= {"mqtt_tls_ca": None, "mqtt_tls_cert": None, "mqtt_tls_key": None}
     return Settings(**{**named.model_dump(), **given})
