@@ -245,15 +245,15 @@ class Service:
         self._advance_all(now)
 
     def _advance_all(self, now: datetime) -> None:
-        digests = [watched.digest for watched in self._accounts.values()]
-        for watched in self._accounts.values():
-            if watched.look_at <= now:
-                self._advance(watched, now)
-        news = [watched.digest for watched in self._accounts.values()]
-        if news != digests or not self._is_summed:
+        due = [watched for watched in self._accounts.values() if watched.look_at <= now]
+        before = [watched.digest for watched in due]
+        for watched in due:
+            self._advance(watched, now)
+        if [watched.digest for watched in due] != before or not self._is_summed:
             self._is_summed = True
             announce = self._options.accounts[0][0].discovery
-            for topic, payload in summary_documents(self._topics(SUMMARY), news, announce=announce):
+            digests = [watched.digest for watched in self._accounts.values()]
+            for topic, payload in summary_documents(self._topics(SUMMARY), digests, announce=announce):
                 self._publisher.retain(topic, payload)
 
     def _begin(self, recollection: Recollection, now: datetime) -> None:
