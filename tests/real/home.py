@@ -22,8 +22,13 @@ NOT_OURS: Final = re.compile(
     r"homeassistant\.bootstrap\] Skipping pip"
     # what Home Assistant says of a broker that the test has stopped
     r"|mqtt\.client\] (Disconnected from MQTT server|Failed to connect to MQTT server|Error returned from MQTT server)"
+    r"|mqtt\.util\] Error talking to MQTT: The client is not currently connected"
+    r"|paho\.mqtt\.client\] failed to receive on socket"
+    r"|Task exception was never retrieved[^$]*_async_resubscribe_and_publish_birth_message"
+    # and of its own database after it was killed
     r"|recorder\.util\] (The system could not validate that the sqlite3 database|Ended unfinished session)"
 )
+RECORD: Final = re.compile(r"^(?=\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.)", re.MULTILINE)
 
 State = dict[str, Any]
 
@@ -100,14 +105,15 @@ class HomeAssistant:
             states = {state["entity_id"]: state for state in socket.cmd("get_states")}
             until = time.monotonic() + timeout
             pending = socket.events
+            socket.s.settimeout(1)  # within, it answers pings
             while not condition(states):
+                if time.monotonic() > until:
+                    ours = {key: state["state"] for key, state in states.items() if "claude" in key}
+                    raise AssertionError(f"waited {timeout} s for the states; there are {ours}")
                 if not pending:
-                    socket.s.settimeout(max(0.01, until - time.monotonic()))
-                    try:
+                    with contextlib.suppress(TimeoutError):
                         pending.append(socket.recv())
-                    except TimeoutError:
-                        ours = {key: state["state"] for key, state in states.items() if "claude" in key}
-                        raise AssertionError(f"waited {timeout} s for the states; there are {ours}") from None
+                    continue
                 change = pending.pop(0).get("event", {}).get("data", {})
                 if change.get("new_state"):
                     states[change["entity_id"]] = change["new_state"]
@@ -145,14 +151,14 @@ class HomeAssistant:
     # -- what it complains of
 
     def complaints(self) -> list[str]:
-        """Give every line of its log, since the start, that is a warning or worse."""
-        lines = [*self._earlier, *self._log()]
-        return [line for line in lines if SEVERE.search(line) and not NOT_OURS.search(line)]
+        """Give every record of its log, since the start, that is a warning or worse, with its traceback."""
+        records = [*self._earlier, *self._log()]
+        return [each for each in records if SEVERE.search(each.partition("\n")[0]) and not NOT_OURS.search(each)]
 
     # -- inside
 
     def _log(self) -> list[str]:
-        return (self.folder / "home-assistant.log").read_text(encoding="utf-8", errors="replace").splitlines()
+        return RECORD.split((self.folder / "home-assistant.log").read_text(encoding="utf-8", errors="replace"))
 
     @contextlib.contextmanager
     def _socket(self) -> Iterator[Any]:

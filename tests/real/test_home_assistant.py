@@ -1,0 +1,432 @@
+"""The whole way into a real Home Assistant: what its user sees, over all that happens in months."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import signal
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parts.broker import Mosquitto
+from parts.credentials import write_credentials
+from parts.documents import make_extra_usage, make_window, sample_usage
+from parts.endpoint import Endpoint
+from parts.service import CONFIG, HEALTH, STATE, ServiceProcess, running_service
+from parts.watcher import Message, Watcher
+from real.home import HomeAssistant, State, StepClock
+
+EUR = make_extra_usage(1234.0, 5000, "EUR")
+USAGE = "sensor.claude_session_usage"
+EVENT = "event.claude_session_event"
+RAN = "tests/ran"
+AWAY = ("unavailable", "unknown")
+ON_EVENT = {
+    "alias": "on_event",
+    "triggers": [{"trigger": "state", "entity_id": EVENT, "not_from": ["unavailable"], "not_to": AWAY}],
+    "conditions": [
+        "{{ trigger.to_state.attributes.event_type == 'threshold_reached' }}",
+        "{{ trigger.to_state.attributes.threshold == 75 }}",
+    ],
+}
+ON_NUMBER = {
+    "alias": "on_number",
+    "triggers": [{"trigger": "numeric_state", "entity_id": USAGE, "above": 80}],
+    "conditions": [f"{{{{ trigger.from_state.state not in {AWAY} }}}}"],
+}
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    """Run an endpoint."""
+    with Endpoint(document()) as running:
+        yield running
+
+
+@pytest.fixture
+def watcher(mosquitto: Mosquitto, home: HomeAssistant) -> Iterator[Watcher]:
+    """Watch the broker; at the end take what the service left off it, and see that Home Assistant follows."""
+    with Watcher(mosquitto.port) as watching:
+        yield watching
+        for topic in watching.retained():
+            if topic.startswith(("claude-usage/", "homeassistant/device/")):
+                watching.publish(topic, "", retain=True)
+        home.wait_entities(lambda entries: not entries)
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    """Make an answer: a session two hours before its reset, half of a week, a model's week, and some money."""
+    soon = dt.datetime.now(dt.UTC) + dt.timedelta(hours=2)
+    arguments: dict[str, Any] = {
+        "five_hour": 42.5,
+        "resets_at": soon,
+        "seven_day": 61.0,
+        "seven_day_resets_at": soon + dt.timedelta(days=2),
+        "scoped": {"Fable": 31},
+        "extra_usage": EUR,
+    }
+    return sample_usage(**arguments | changes)
+
+
+def service(mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path, **settings: object) -> ServiceProcess:
+    """Make the service as its user runs it."""
+    write_credentials(tmp_path)
+    return ServiceProcess(tmp_path, MQTT_PORT=mosquitto.port, CLAUDE_API_URL=endpoint.url, **settings)
+
+
+def value(states: dict[str, State], entity_id: str) -> str:
+    """Give an entity's state."""
+    return str(states[entity_id]["state"])
+
+
+def seen(states: dict[str, State], entities: Iterable[str]) -> dict[str, tuple[str | None, ...]]:
+    """Give state, unit, device class and state class of some entities."""
+    return {
+        entity_id: (
+            states[entity_id]["state"],
+            states[entity_id]["attributes"].get("unit_of_measurement"),
+            states[entity_id]["attributes"].get("device_class"),
+            states[entity_id]["attributes"].get("state_class"),
+        )
+        for entity_id in entities
+        if entity_id in states
+    }
+
+
+def is_settled(states: dict[str, State]) -> bool:
+    """Tell whether the numbers are there, and nothing is unavailable."""
+    ours = [state["state"] for entity_id, state in states.items() if ".claude_" in entity_id]
+    return "unavailable" not in ours and USAGE in states and value(states, USAGE) != "unknown"
+
+
+def is_complete(states: dict[str, State]) -> bool:
+    """Tell whether everything is known that ever is while nothing happens."""
+    return is_settled(states) and not any(
+        state["state"] == "unknown"
+        for entity_id, state in states.items()
+        if ".claude_" in entity_id and not entity_id.startswith(("button.", "event.")) and "limit_at" not in entity_id
+    )
+
+
+def registered(home: HomeAssistant) -> dict[str, str]:
+    """Give what must never change: the registry's own id of each entity."""
+    return {entity_id: entry["id"] for entity_id, entry in home.entities().items()}
+
+
+def test_every_entity_has_its_state_unit_and_class(
+    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, watcher: Watcher, tmp_path: Path
+) -> None:
+    """The device page shows every number of the contract, as what it is, and hides what few people want."""
+    with service(mosquitto, endpoint, tmp_path):
+        home.wait(is_settled)
+        shown = watcher.json(STATE)["windows"]["five_hour"]
+        health = watcher.wait_topic(HEALTH, lambda message: message.json()["status"] == "ok").json()
+        wanted = {
+            "binary_sensor.claude_extra_usage_enabled": ("on", None, None, None),
+            "binary_sensor.claude_problem": ("off", None, "problem", None),
+            "binary_sensor.claude_session_limit_reached": ("off", None, "problem", None),
+            "binary_sensor.claude_session_on_pace": ("on", None, None, None),
+            "button.claude_refresh": ("unknown", None, None, None),
+            "event.claude_session_event": ("unknown", None, None, None),
+            "number.claude_poll_interval": ("300", "s", "duration", None),
+            "sensor.claude_extra_usage_limit": ("50.0", "EUR", "monetary", None),
+            "sensor.claude_extra_usage_remaining": ("37.66", "EUR", "monetary", None),
+            "sensor.claude_extra_usage_used": ("12.34", "EUR", "monetary", None),
+            "sensor.claude_extra_usage_utilization": ("24.68", "%", None, "measurement"),
+            "sensor.claude_last_success": (utc(health["last_success"]), None, "timestamp", None),
+            "sensor.claude_plan": ("max", None, None, None),
+            "sensor.claude_session_limit_at": ("unknown", None, "timestamp", None),
+            "sensor.claude_session_projected": (str(shown["projected"]), "%", None, "measurement"),
+            "sensor.claude_session_resets_at": (utc(shown["resets_at"]), None, "timestamp", None),
+            "sensor.claude_session_usage": ("42.5", "%", None, "measurement"),
+            "sensor.claude_status": ("ok", None, "enum", None),
+            "sensor.claude_token_expires_at": (utc(health["token_expires_at"]), None, "timestamp", None),
+            "switch.claude_polling": ("on", None, None, None),
+        }
+        states = home.wait(lambda states: seen(states, wanted) == wanted)
+        entries = home.entities()
+    of_account = {entity_id for entity_id, entry in entries.items() if "weekly" not in entity_id}
+    assert of_account - set(wanted) == {
+        "sensor.claude_next_poll",
+        "sensor.claude_session_burn_rate",
+        "sensor.claude_session_elapsed",
+        "sensor.claude_session_pace",
+        "sensor.claude_session_time_remaining",
+    }
+    assert all(entries[entity_id]["disabled_by"] for entity_id in of_account - set(wanted))
+    weekly = {"sensor.claude_weekly_usage": "61.0", "sensor.claude_weekly_fable_usage": "31.0"}
+    assert {entity_id: value(states, entity_id) for entity_id in weekly} == weekly
+    assert len(entries) == 3 * 11 + 5 + 9
+    assert states[USAGE]["attributes"]["friendly_name"] == "Claude Session usage"
+
+
+def test_several_accounts_are_several_devices(
+    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path
+) -> None:
+    """Each account has its device and entity ids, and there is one for all; taken away, nothing is left."""
+    for name in ("home", "work"):
+        write_credentials(tmp_path / name)
+    accounts = f'{{"personal": "{tmp_path / "home"}", "work": "{tmp_path / "work"}"}}'
+    with (
+        Watcher(mosquitto.port) as watcher,
+        service(mosquitto, endpoint, tmp_path, CLAUDE_ACCOUNTS=accounts, CLAUDE_CONFIG_DIR=""),
+    ):
+        home.wait_for(
+            sensor__claude_work_weekly_usage="61.0",
+            sensor__claude_personal_session_usage="42.5",
+            sensor__claude_all_highest_usage="61.0",
+        )
+        devices = {device["name"] for device in home.ask("config/device_registry/list") if "Claude" in device["name"]}
+        assert devices == {"Claude Personal", "Claude Work", "Claude accounts"}
+        assert "sensor.claude_work_weekly_resets_at" in home.entities("claude_usage_work")
+    with Watcher(mosquitto.port) as watcher:
+        for topic in watcher.retained():
+            watcher.publish(topic, "", retain=True)
+    for account in ("personal", "work", "all"):
+        home.wait_entities(lambda entries: not entries, f"claude_usage_{account}")
+
+
+@pytest.mark.usefixtures("watcher")
+def test_restarts_leave_everything_as_it_was(
+    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path
+) -> None:
+    """After a restart of any of the three, clean or not, all is back: same entities, same values, none twice."""
+    running = service(mosquitto, endpoint, tmp_path)
+    with running:
+        expected = stable(home.wait(is_complete))
+        entities = registered(home)
+
+        def check(what: str) -> None:
+            states = home.wait(lambda states: is_complete(states) and stable(states) == expected, 60)
+            assert registered(home) == entities, what
+            assert not [entity_id for entity_id in states if "claude" in entity_id and entity_id[-2:] == "_2"], what
+
+        home.restart()
+        check("Home Assistant restarted")
+        mosquitto.restart()
+        home.wait(lambda states: value(states, USAGE) == "unavailable")
+        check("the broker restarted")
+        mosquitto.kill()
+        (mosquitto.folder / "mosquitto.db").unlink()
+        mosquitto.start()
+        check("the broker lost all it had retained")
+        mosquitto.stop()
+        home.restart(kill=True)
+        mosquitto.start()
+        check("Home Assistant started while there was no broker")
+        running.stop()
+        home.wait(lambda states: value(states, USAGE) == "unavailable")
+        assert value(home.states(), "sensor.claude_status") == "unavailable"
+    with service(mosquitto, endpoint, tmp_path) as again:
+        check("the service restarted")
+        again.stop(signal.SIGKILL)
+        home.wait(lambda states: value(states, USAGE) == "unavailable")
+        home.restart()
+        home.wait(lambda states: USAGE in states and value(states, USAGE) == "unavailable")
+    with service(mosquitto, endpoint, tmp_path):
+        check("Home Assistant restarted while the service was dead")
+    (history,) = home.rest("GET", f"/api/history/period?filter_entity_id={USAGE}&minimal_response&no_attributes")
+    assert {state["state"] for state in history} <= {"42.5", *AWAY}
+
+
+def stable(states: dict[str, State]) -> dict[str, str]:
+    """Give the states that a restart may not change."""
+    moving = ("_projected", "_last_success", "_limit_at")
+    return {
+        entity_id: state["state"]
+        for entity_id, state in states.items()
+        if "claude_" in entity_id and not entity_id.endswith(moving)
+    }
+
+
+@pytest.mark.usefixtures("watcher")
+def test_stale_numbers_are_unavailable_and_the_reason_is_readable(
+    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path
+) -> None:
+    """An hour without an answer takes the numbers away, and the device says why and what to do."""
+    write_credentials(tmp_path, expires_in=dt.timedelta(days=2))
+    clock = StepClock()
+    with running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock):
+        home.wait(is_settled)
+        write_credentials(tmp_path, expires_in=dt.timedelta(hours=-1))
+        clock.advance(minutes=10)
+        states = home.wait_for(sensor__claude_status="token_expired", binary_sensor__claude_problem="on")
+        assert value(states, USAGE) == "42.5"
+        assert "Claude Code" in states["sensor.claude_status"]["attributes"]["detail"]
+        clock.advance(minutes=61)
+        states = home.wait_for(sensor__claude_session_usage="unavailable")
+        assert value(states, "sensor.claude_status") == "token_expired"
+        assert value(states, "switch.claude_polling") == "on"
+        write_credentials(tmp_path, now=clock.now())
+        clock.advance(minutes=1)
+        states = home.wait_for(sensor__claude_status="ok", sensor__claude_session_usage="42.5")
+        assert states["sensor.claude_status"]["attributes"]["detail"] is None
+
+
+def test_a_window_comes_and_goes(
+    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, watcher: Watcher, tmp_path: Path
+) -> None:
+    """A model's window has entities as long as the API tells of it, and a day later none are left; nor of money."""
+    write_credentials(tmp_path, expires_in=dt.timedelta(days=9))
+    clock = StepClock()
+    week = clock.now() + dt.timedelta(days=6)
+
+    def answer(**changes: Any) -> dict[str, Any]:
+        return sample_usage(five_hour=make_window(0, None), seven_day_resets_at=week, **changes)
+
+    endpoint.document = answer()
+    with running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock, interval=3300) as running:
+        home.wait_for(sensor__claude_session_usage="0.0")
+        before = registered(home)
+        assert len(before) == 2 * 11 + 9
+        endpoint.document = answer(scoped={"Fable": 3}, extra_usage=EUR)
+        clock.advance(minutes=67)
+        home.wait_for(sensor__claude_weekly_fable_usage="3.0", sensor__claude_extra_usage_used="12.34")
+        assert len(registered(home)) == 3 * 11 + 5 + 9
+        endpoint.document = answer()
+        for _ in range(23):
+            pass_until(clock, clock.now() + dt.timedelta(minutes=67), watcher)
+        entries = home.wait_entities(lambda entries: len(entries) == len(before))
+        assert {entity_id: entry["id"] for entity_id, entry in entries.items()} == before
+        assert running.log.count("ERROR") == 0
+
+
+@pytest.mark.usefixtures("watcher")
+def test_a_currency_changes(home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path) -> None:
+    """The amounts follow in the new currency, in the same entities, and one without a currency has none."""
+    write_credentials(tmp_path)
+    clock = StepClock()
+    spent = "sensor.claude_extra_usage_used"
+    with running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock, interval=600):
+        home.wait_for(sensor__claude_extra_usage_used="12.34")
+        before = registered(home)
+        for currency, amount in (("USD", 2000.0), ("JPY", 300.0)):
+            endpoint.document = document(extra_usage=make_extra_usage(amount, 5000, currency))
+            clock.advance(minutes=11)
+            wanted = {spent: (str(amount / 100), currency, "monetary", None)}
+            home.wait(lambda states, wanted=wanted: seen(states, wanted) == wanted)  # type: ignore[misc]
+        assert registered(home) == before
+
+
+def test_an_empty_message_removes_the_device(
+    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, watcher: Watcher, tmp_path: Path
+) -> None:
+    """What a user, or `remove`, does by hand: the device is gone at once, with all its entities."""
+    with service(mosquitto, endpoint, tmp_path):
+        home.wait(is_settled)
+    watcher.publish(CONFIG, "", retain=True)
+    home.wait_entities(lambda entries: not entries)
+    home.wait(lambda states: not any("claude_" in entity_id for entity_id in states))
+
+
+@pytest.mark.usefixtures("watcher")
+def test_controls_do_what_they_say(
+    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path
+) -> None:
+    """Pressing, setting and switching in Home Assistant reaches the service, and shows what holds."""
+    with service(mosquitto, endpoint, tmp_path):
+        home.wait(is_settled)
+        polled = endpoint.count
+        endpoint.document = document(five_hour=43.5)
+        home.call("button.press", entity_id="button.claude_refresh")
+        endpoint.wait_for_requests(polled + 1)
+        home.wait_for(sensor__claude_session_usage="43.5")
+        home.call("number.set_value", entity_id="number.claude_poll_interval", value=600)
+        home.wait_for(number__claude_poll_interval="600")
+        home.call("switch.turn_off", entity_id="switch.claude_polling")
+        home.wait_for(switch__claude_polling="off", sensor__claude_status="paused")
+        home.call("switch.turn_on", entity_id="switch.claude_polling")
+        home.wait_for(switch__claude_polling="on", sensor__claude_status="ok")
+
+
+@pytest.mark.usefixtures("watcher")
+def test_automations_run_exactly_once_over_a_day_with_three_restarts(
+    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path
+) -> None:
+    """A threshold's event and a crossed number are acted on once, whatever restarts before or after."""
+    write_credentials(tmp_path, expires_in=dt.timedelta(days=9))
+    clock = StepClock()
+    midnight = clock.now()
+
+    def answer(hours: float, utilization: float) -> dict[str, Any]:
+        """Give the answer after these hours: sessions of five hours, one after the other."""
+        ends = midnight + dt.timedelta(hours=5 * (hours // 5 + 1))
+        return sample_usage(
+            five_hour=make_window(utilization, ends),
+            seven_day=20.0,
+            seven_day_resets_at=midnight + dt.timedelta(days=3),
+        )
+
+    endpoint.document = answer(0, 0)
+
+    def day(running: Any, begin: int, end: int) -> None:
+        """Let hours pass, each with polls; the third session alone goes beyond the thresholds."""
+        for step in range(4 * begin, 4 * end):
+            hours = step / 4
+            used = (hours % 5) * (18 if 10 <= hours < 15 else 10)
+            endpoint.document = answer(hours, used)
+            pass_until(running.clock, midnight + dt.timedelta(hours=hours), watcher)
+        home.wait(lambda states: is_settled(states) and float(value(states, USAGE)) == used)
+
+    def ran() -> list[str]:
+        """Give what ran so far, in alphabetical order."""
+        watcher.settle()
+        return sorted(message.payload for message in watcher.messages(RAN))
+
+    with Watcher(mosquitto.port) as watcher, contextlib.ExitStack() as automations:
+        with running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock, interval=600) as running:
+            home.wait(is_settled)
+            automations.enter_context(automation(home, ON_EVENT))
+            automations.enter_context(automation(home, ON_NUMBER))
+            day(running, 1, 12)
+            home.restart()  # before it happens
+            home.wait(is_settled)
+            day(running, 12, 15)
+            assert ran() == ["on_event", "on_number"]
+            home.restart()  # and after it, while the number is still up there
+            home.wait(is_settled)
+            mosquitto.restart()
+            home.wait(lambda states: value(states, USAGE) == "unavailable")
+            home.wait(is_settled, 60)
+            watcher.wait_connected()
+        home.wait(lambda states: value(states, USAGE) == "unavailable")
+        with running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock, interval=600) as running:
+            home.wait(is_settled)
+            day(running, 15, 24)
+        assert ran() == ["on_event", "on_number"]
+        types = [m.json()["event_type"] for m in watcher.messages("claude-usage/default/event/five_hour")]
+        assert types == ["reset", "reset", "threshold_reached", "reset", "reset"]
+
+
+def pass_until(clock: StepClock, instant: dt.datetime, watcher: Watcher) -> None:
+    """Let time pass until then, and until the answer of the poll that this brings is published."""
+    mark = watcher.mark()
+    clock.advance(seconds=(instant - clock.now()).total_seconds())
+    polled = instant.replace(microsecond=0)
+
+    def is_polled(message: Message) -> bool:
+        last_success = message.json()["last_success"]
+        return last_success is not None and dt.datetime.fromisoformat(last_success) >= polled
+
+    watcher.wait_topic(HEALTH, is_polled, since=mark)
+
+
+@contextlib.contextmanager
+def automation(home: HomeAssistant, config: dict[str, Any]) -> Iterator[None]:
+    """Have an automation that publishes its name."""
+    name = config["alias"]
+    action = {"action": "mqtt.publish", "data": {"topic": RAN, "payload": name, "qos": 1}}
+    home.rest("POST", f"/api/config/automation/config/{name}", config | {"mode": "queued", "actions": [action]})
+    home.wait_for(**{f"automation__{name}": "on"})
+    try:
+        yield
+    finally:
+        home.rest("DELETE", f"/api/config/automation/config/{name}")
+
+
+def utc(instant: str) -> str:
+    """Give an instant as Home Assistant writes it."""
+    return dt.datetime.fromisoformat(instant).astimezone(dt.UTC).isoformat(timespec="seconds")
