@@ -105,6 +105,10 @@ class AccountState:
         self.schedule.recall(memory.get("schedule"), now, self.usage.resets())
         last_success = parse_instant(health.get("last_success"))
         self.last_success = min(last_success, now) if last_success and self.usage.is_known else None
+        # A restart is no news of the account: what was well is well until the next poll says otherwise.
+        if self.last_success is not None and health.get("status") == OK:
+            self.status = OK
+        self.token_expires_at = parse_instant(health.get("token_expires_at"))
         self.polling = health.get("polling") is not False
         interval = health.get("poll_interval")
         setting = int(self.options.interval.total_seconds())
