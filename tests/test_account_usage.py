@@ -1,5 +1,6 @@
 """All of an account: windows and money that come and go, another account, a partial answer, a clock that is set."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -86,6 +87,22 @@ def test_gaps_are_no_good_answers() -> None:
         answer(usage, at, "seven_day")
     assert not usage.tracks[OPUS].is_retired
     assert usage.tracks[OPUS].absent_for < timedelta(hours=9)
+
+
+def test_the_order_to_remove_is_never_skipped() -> None:
+    """However much time the answer stands for that completes the day, the order stands an hour from then on."""
+    usage = AccountUsage("default")
+    answer(usage, START, "seven_day", OPUS, money=MONEY)
+    at = follow(usage, START, timedelta(hours=23, minutes=58), "seven_day")
+    answer(usage, at + timedelta(minutes=69), "seven_day")
+    assert usage.tracks[OPUS].is_retired
+    assert not usage.has_extra_usage
+    at = follow(usage, at + timedelta(minutes=69), timedelta(minutes=55), "seven_day")
+    assert usage.tracks[OPUS].is_retired
+    assert usage.extra_usage_absent_for is not None
+    follow(usage, at, timedelta(minutes=10), "seven_day")
+    assert OPUS not in usage.tracks
+    assert usage.extra_usage_absent_for is None
 
 
 def test_a_short_return_begins_the_day_anew() -> None:
@@ -189,7 +206,10 @@ def test_the_currency_stays_known_while_the_amounts_are_not() -> None:
     """An answer without the money does not take the unit from its entities."""
     usage = AccountUsage("default")
     answer(usage, START, money=MONEY)
-    answer(usage, minutes(5))
+    answer(usage, minutes(65))
+    assert usage.currency == "EUR"
+    assert usage.extra_usage_absent_for == timedelta(0)
+    answer(usage, minutes(70), money=replace(MONEY, currency=None))
     assert usage.currency == "EUR"
 
 
@@ -221,6 +241,8 @@ def test_an_overtaken_answer_does_not_turn_back_the_time() -> None:
     assert usage.answered(make_answer(minutes(300.9), 80), (75,)) == []
     assert shown(usage, minutes(301))["utilization"] == 1
     assert usage.answered(make_answer(minutes(306), 2, RESET + SESSION), (75,)) == []
+    usage.answered(make_answer(minutes(305.9), 1.5, RESET + SESSION), ())
+    assert shown(usage, minutes(306))["utilization"] == 2
 
 
 def test_the_status_line_takes_nothing_away() -> None:
@@ -259,6 +281,8 @@ def test_a_clock_that_is_set_makes_no_event_and_takes_nothing_back(step: timedel
     assert answer(usage, minutes(15) + step, "seven_day") == []
     assert usage.tracks[OPUS].absent_for == timedelta(minutes=5)
     assert usage.tracks["seven_day"].resets_at == reset
+    assert usage.tracks["seven_day"].read_at == minutes(15) + step
+    assert usage.tracks[OPUS].read_at == minutes(5) + step
     assert usage.last_answer == usage.last_whole == minutes(15) + step
 
 

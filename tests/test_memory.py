@@ -109,6 +109,24 @@ def test_the_state_alone_serves() -> None:
     assert [event.event_type for event in events] == ["reset"]
 
 
+def test_the_state_alone_tells_of_a_reset_while_away() -> None:
+    """Old numbers of the state are those of a window that is over, whenever the program comes back."""
+    usage, fresh = AccountUsage("default"), AccountUsage("default")
+    usage.answered(make_answer(START, 70), ())
+    assert recall(fresh, None, usage.document(START), minutes(599.5))
+    assert shown(fresh, minutes(599.5))["utilization"] is None
+    events = fresh.answered(make_answer(minutes(599.6), 80, minutes(600)), (75,))
+    assert [event.event_type for event in events] == ["reset", "threshold_reached"]
+
+
+def test_a_reset_that_is_no_whole_minute_becomes_one() -> None:
+    """Resets are published as whole minutes, whatever stood there."""
+    fresh, memory = AccountUsage("default"), deepcopy(MEMORY)
+    memory["windows"]["five_hour"]["resets_at"] = "2026-11-20T14:59:47.5+00:00"
+    recall(fresh, memory, None, NOW)
+    assert shown(fresh, NOW)["resets_at"] == RESET.isoformat()
+
+
 def test_the_state_alone_knows_what_is_announced() -> None:
     """A window without numbers keeps its entities, and its next reading is a first one."""
     usage = lived()

@@ -252,6 +252,22 @@ class Days:
             self.wait(self.rng.uniform(1, 30))
             self.check()
 
+    def do_silence(self, _: float) -> None:
+        """Have an answer shortly before a reset, and then only look."""
+        reset = self.truth["five_hour"].reset
+        if reset is not None:
+            self.wait(max(0.0, (reset - self.now) / SECOND - 40))
+            self.answer()
+            for _step in range(16):
+                self.wait(self.rng.uniform(10, 30))
+                self.check()
+
+    def do_dip(self, number: float) -> None:
+        """Be corrected downwards: the window stays the same."""
+        for window in self.truth.values():
+            window.used *= 1 - number / 2
+        self.answer()
+
     def do_early(self, number: float) -> None:
         """End a window before it is due; nobody does so in its first minutes."""
         window = self.truth["five_hour" if number < 0.5 else "seven_day"]
@@ -291,6 +307,8 @@ ACTIONS = (
     Days.do_rest,
     Days.do_gap,
     Days.do_boundary,
+    Days.do_silence,
+    Days.do_dip,
     Days.do_early,
     Days.do_vanish,
     Days.do_restart,

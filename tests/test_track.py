@@ -164,9 +164,10 @@ def test_no_reset_known_and_then_idle_is_a_reset() -> None:
 def test_a_missing_reset_does_not_end_a_window() -> None:
     """An answer that forgets to say when the window ends changes nothing about it."""
     story = Story()
-    story.tell((0, 50, RESET), (5, 51, None), (10, 52, RESET))
-    assert story.events == []
+    story.tell((0, 50, RESET), (5, 51, None))
     assert shown(story.usage, minutes(5))["resets_at"] == RESET.isoformat()
+    story.tell((10, 52, RESET))
+    assert story.events == []
 
 
 def test_an_old_answer_changes_nothing() -> None:
@@ -177,6 +178,16 @@ def test_an_old_answer_changes_nothing() -> None:
     assert story.names == ["reset"]
     story.tell((307, 80, RESET))
     assert shown(story.usage, minutes(307))["utilization"] == 4
+
+
+def test_an_answer_about_another_window_that_is_over_makes_the_numbers_unknown() -> None:
+    """It is neither the window we know nor one of now: nothing is shown or told until a good answer comes."""
+    story = Story()
+    story.tell((0, 10, minutes(900)), (700, 80, minutes(640)))
+    assert shown(story.usage, minutes(700))["utilization"] is None
+    story.tell((705, 3, minutes(960)))
+    assert story.names == ["reset_early"]
+    assert shown(story.usage, minutes(705))["utilization"] == 3
 
 
 def test_an_old_answer_while_idle_changes_nothing() -> None:
@@ -203,6 +214,7 @@ def test_a_window_that_is_over_when_first_seen_is_not_shown() -> None:
     story = Story()
     story.tell((305, 80, RESET))
     assert shown(story.usage, minutes(305))["utilization"] is None
+    assert story.usage.resets() == []
     story.tell((306, 95, RESET + SESSION))
     assert shown(story.usage, minutes(306))["utilization"] == 95
     assert story.events == []
