@@ -378,6 +378,16 @@ def test_faults_back_off_doubling() -> None:
         assert due - now > seconds(3000)
 
 
+def test_other_failures_do_not_lengthen_the_back_off() -> None:
+    """Days without credentials do not make the first fault of the network wait ten minutes."""
+    house = House(make_schedule(), answer=lambda _: CredentialsNotFound("x"))
+    house.live(timedelta(days=1))
+    house.schedule.failed(house.now, NetworkError("x"))
+    due = house.schedule.due(house.now)
+    assert due is not None
+    assert due - house.now <= seconds(33)
+
+
 @pytest.mark.parametrize("error", [Unauthorized("x"), InsufficientScope("x")])
 def test_a_refused_token_is_not_tried_again(error: ApiError) -> None:
     """After 401 and 403 only other credentials bring a request, then at once; a refresh waits for them too."""
@@ -516,6 +526,7 @@ SOON = st.floats(-(10**6), 10**6).map(lambda s: (START + seconds(s)).isoformat()
             "slow_until": SOON | JUNK,
             "window_full": JUNK,
             "failures": JUNK,
+            "faults": JUNK,
         },
     )
     | JUNK

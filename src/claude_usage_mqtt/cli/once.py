@@ -41,9 +41,8 @@ def table(document: dict[str, Any]) -> str:
     for window in document["windows"].values():
         projected = "" if window["projected"] is None else f"{window['projected']:.0f} %"
         resets = "not started" if window["utilization"] == 0 else ""
-        rows.append(
-            (window["label"], f"{window['utilization']:g} %", local_time(window["resets_at"]) or resets, projected)
-        )
+        used = "?" if window["utilization"] is None else f"{window['utilization']:g} %"  # its reset has passed
+        rows.append((window["label"], used, local_time(window["resets_at"]) or resets, projected))
     money = document["extra_usage"]
     if money is not None:
         rows.append(("Extra usage", _amounts(money), "", ""))

@@ -85,7 +85,8 @@ class Schedule:
 
     `limited` is False only against a loopback endpoint (tests, the demo): then neither floor nor budget apply.
     A method that takes `now` wants the same clock each time; where that clock is set, `shift` follows it.
-    `requests` were sent, `asked_at` is when one was last tried, sent or not.
+    `requests` were sent, `asked_at` is when one was last tried, sent or not. Of the `failures` in a row `faults`
+    are those of the network and the server.
     """
 
     interval: timedelta
@@ -98,6 +99,7 @@ class Schedule:
     blocked_by: str | None = None
     slow_until: datetime | None = None
     failures: int = 0
+    faults: int = 0
     window_full: int = 0
     waits_for_credentials: bool = False
     refresh_wanted: bool = False
@@ -165,7 +167,7 @@ class Schedule:
 
     def answered(self, now: datetime, last_change: datetime | None = None) -> None:
         """Note a good answer; `last_change` is when an answer last differed from the one before it."""
-        self.failures = self.window_full = 0
+        self.failures = self.faults = self.window_full = 0
         self.blocked_until = self.blocked_by = None
         interval = self.interval
         if last_change is not None and now - last_change >= IDLE_AFTER:
@@ -191,7 +193,8 @@ class Schedule:
                 self.window_full += 1
                 self._block(now + min(wait, WINDOW_FULL_LONGEST), TOKEN)
         else:
-            wait = min(TRANSIENT_FIRST * 2 ** min(self.failures - 1, 10), TRANSIENT_LONGEST)
+            wait = min(TRANSIENT_FIRST * 2 ** min(self.faults, 10), TRANSIENT_LONGEST)
+            self.faults += 1
             self.next_regular = now + self._jittered(wait)
 
     def _block(self, until: datetime, by: str) -> None:
@@ -253,6 +256,7 @@ class Schedule:
             "slow_until": format_instant(self.slow_until),
             "window_full": self.window_full,
             "failures": self.failures,
+            "faults": self.faults,
         }
 
     def recall(self, memory: object, now: datetime, resets: Iterable[datetime] = ()) -> None:
@@ -277,6 +281,7 @@ class Schedule:
         self.slow_until = _within(memory.get("slow_until"), now, LONGEST_BLOCK + SLOW_FOR)
         self.window_full = _count(memory.get("window_full"))
         self.failures = _count(memory.get("failures"))
+        self.faults = _count(memory.get("faults"))
         self._forget(now)
 
     def _count_lost(self, now: datetime, resets: Iterable[datetime]) -> None:
