@@ -1,0 +1,266 @@
+"""What users copy, loaded into the real programs: it does what it says."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import json
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from claude_usage_mqtt.recipes import RECIPES
+from parts.broker import Mosquitto
+from parts.credentials import write_credentials
+from parts.documents import make_extra_usage, make_window, sample_usage
+from parts.endpoint import Endpoint
+from parts.net import LOOPBACK
+from parts.service import CONFIG, HEALTH, STATUS, running_service
+from parts.watcher import Watcher
+from real.home import HomeAssistant, StepClock, run_script
+
+RAN = "tests/ran"
+HELPER = "input_boolean.hold_jobs"
+EVENT = "event.claude_session_event"
+
+
+class Session:
+    """A simulated account whose session the test uses up."""
+
+    def __init__(self, endpoint: Endpoint, watcher: Watcher) -> None:
+        self.clock = StepClock()
+        self.ends = self.clock.now() + dt.timedelta(hours=5)
+        self._endpoint = endpoint
+        self._watcher = watcher
+        self.use(0)
+
+    def use(self, utilization: float) -> None:
+        """Let the next answer say this."""
+        self._endpoint.document = sample_usage(
+            now=self.clock.now(),
+            five_hour=make_window(utilization, self.ends),
+            seven_day_resets_at=self.ends + dt.timedelta(days=2),
+            scoped={"Fable": 31},
+            extra_usage=make_extra_usage(1234.0, 5000, "EUR"),
+        )
+
+    def later(self, utilization: float, **span: float) -> None:
+        """Let time pass, until the answer that says this is published."""
+        mark = self._watcher.mark()
+        self.clock.advance(**span)
+        while self.clock.now() >= self.ends:
+            self.ends += dt.timedelta(hours=5)
+        asked_at = self.clock.now().replace(microsecond=0)
+        self.use(utilization)
+        self._watcher.wait_topic(
+            HEALTH, lambda message: dt.datetime.fromisoformat(message.json()["last_success"]) >= asked_at, since=mark
+        )
+
+
+@pytest.fixture
+def watcher(mosquitto: Mosquitto) -> Iterator[Watcher]:
+    """Watch the broker, and leave it clean."""
+    with Watcher(mosquitto.port) as watching:
+        yield watching
+        for topic in watching.retained():
+            watching.publish(topic, "", retain=True)
+
+
+@pytest.fixture
+def session(watcher: Watcher, mosquitto: Mosquitto, tmp_path: Path) -> Iterator[Session]:
+    """Run the service for a simulated account."""
+    write_credentials(tmp_path, expires_in=dt.timedelta(days=9))
+    with Endpoint() as endpoint:
+        made = Session(endpoint, watcher)
+        with running_service(mosquitto.port, endpoint.url, tmp_path, clock=made.clock):
+            watcher.wait_topic(STATUS, lambda message: message.payload == "online")
+            watcher.wait_topic(HEALTH, lambda message: message.json()["status"] == "ok")
+            yield made
+
+
+@pytest.fixture(scope="module")
+def _helper(the_home: HomeAssistant) -> None:
+    """Give Home Assistant the toggle helper that a user makes."""
+    with (the_home.folder / "configuration.yaml").open("a", encoding="utf-8") as configuration:
+        configuration.write("input_boolean:\n  hold_jobs:\n")
+    the_home.restart()
+
+
+def from_blueprint(home: HomeAssistant, name: str, **inputs: Any) -> None:
+    """Import a blueprint as a user does, and make an automation of it."""
+    path = f"claude_usage/{name}.yaml"
+    home.ask("blueprint/save", domain="automation", path=path, yaml=RECIPES[f"blueprint-{name}"].text())
+    assert "error" not in home.ask("blueprint/list", domain="automation")[path]
+    config = {"alias": name, "use_blueprint": {"path": path, "input": inputs}}
+    home.rest("POST", f"/api/config/automation/config/{name}", config)
+    home.wait_for(**{f"automation__{name}": "on"})
+
+
+def publishing(text: str) -> list[dict[str, Any]]:
+    """Give an action that tells the watcher."""
+    return [{"action": "mqtt.publish", "data": {"topic": RAN, "payload": text}}]
+
+
+def ran(watcher: Watcher, count: int) -> list[str]:
+    """Give what the actions told, once there are so many; there are no more."""
+    if count:
+        watcher.wait_topic(RAN, lambda _: len(watcher.messages(RAN)) >= count)
+    watcher.settle()
+    return [message.payload for message in watcher.messages(RAN)]
+
+
+def test_blueprints_tell_of_a_threshold_and_of_the_reset_once(
+    home: HomeAssistant, session: Session, watcher: Watcher
+) -> None:
+    """They tell at the threshold, at the limit, and when one can go on; a restart is no reason to tell again."""
+    home.wait_for(sensor__claude_session_usage="0.0", event__claude_session_event="unknown")
+    message = publishing("{{ title }} | {{ message }}")
+    from_blueprint(home, "threshold", window_event=EVENT, threshold=90, actions=message)
+    from_blueprint(home, "reset", window_event=EVENT, nearly=80)
+    session.later(80, minutes=60)  # over 75, which is below the threshold
+    assert ran(watcher, 0) == []
+    session.later(91.4, minutes=30)
+    first = ran(watcher, 1)
+    assert first[0].startswith("Claude Session: 91 % used | 90 percent are used. It resets ")
+    session.later(100, minutes=30)
+    home.restart()
+    home.wait_for(sensor__claude_session_usage="100.0", automation__threshold="on", automation__reset="on")
+    told = ran(watcher, 2)
+    assert told[1].startswith("Claude Session: 100 % used | The limit is reached. It resets ")
+    assert home.ask("persistent_notification/get") == []
+    session.later(3, hours=4)
+    home.wait(lambda states: states[EVENT]["attributes"]["event_type"] == "reset")
+    session.later(10, hours=5)  # hardly used: resets in silence
+    home.wait(lambda states: states[EVENT]["attributes"]["previous_utilization"] == 3)
+    (notification,) = home.ask("persistent_notification/get")
+    assert notification["title"] == "Claude Session has reset"
+    assert notification["message"] == "It had been used up to 100 percent; now you can go on."
+    assert ran(watcher, 2) == told
+    watcher.publish(CONFIG, "", retain=True)  # they are there while their entity is taken away, and do not mind
+    home.wait(lambda states: EVENT not in states)
+    for name in ("threshold", "reset"):
+        home.rest("DELETE", f"/api/config/automation/config/{name}")
+
+
+@pytest.mark.usefixtures("_helper")
+def test_blueprint_holds_jobs_back_while_over_pace(home: HomeAssistant, session: Session, watcher: Watcher) -> None:
+    """The helper is on while a window is over pace, stays on over restarts, and each turn is acted on once."""
+    sensors = ["binary_sensor.claude_session_on_pace", "binary_sensor.claude_weekly_on_pace"]
+    home.wait_for(binary_sensor__claude_weekly_on_pace="on")
+    from_blueprint(
+        home,
+        "hold",
+        on_pace=sensors,
+        hold=HELPER,
+        patience={"seconds": 0},
+        hold_actions=publishing("hold"),
+        release_actions=publishing("go on"),
+    )
+    session.later(10, minutes=60)
+    home.wait_for(binary_sensor__claude_session_on_pace="on")
+    session.later(60, minutes=30)
+    home.wait_for(input_boolean__hold_jobs="on")
+    assert ran(watcher, 1) == ["hold"]
+    home.restart()
+    home.wait_for(binary_sensor__claude_session_on_pace="off", input_boolean__hold_jobs="on")
+    session.later(61, minutes=150)
+    home.wait_for(input_boolean__hold_jobs="off")
+    assert ran(watcher, 2) == ["hold", "go on"]
+    home.rest("DELETE", "/api/config/automation/config/hold")
+
+
+@pytest.mark.usefixtures("session")
+def test_dashboard_shows_the_account_without_an_error(home: HomeAssistant, scripts: Path, tmp_path: Path) -> None:
+    """Every card finds its entity, and the numbers are there."""
+    home.wait_for(sensor__claude_weekly_fable_usage="31.0", sensor__claude_extra_usage_used="12.34")
+    dashboard = tmp_path / "dashboard.json"
+    dashboard.write_text(json.dumps(yaml.safe_load(RECIPES["dashboard"].text())), encoding="utf-8")
+    picture = tmp_path / "dashboard.png"
+    said = run_script(scripts, "screenshot.sh", "dashboard", str(dashboard), str(picture))
+    assert "page errors" not in said
+    program = Path(__file__).with_name("cards.js")
+    done = subprocess.run(
+        ["node", str(program), "/lovelace-verify/0"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+    assert shown["errors"] == []
+    assert shown["complaints"] == []
+    assert shown["gauges"] == 2
+    assert shown["graphs"] == 2
+    assert len(shown["tiles"]) == 10
+    assert any("12.34" in tile for tile in shown["tiles"])
+    assert shown["markdown"] == ["Model Used Weekly Fable 31 %"]
+
+
+def test_node_red_flow_branches_on_pace_and_acts_on_a_reset(
+    scripts: Path, mosquitto: Mosquitto, watcher: Watcher, session: Session, tmp_path: Path
+) -> None:
+    """Each turn of the pace comes out once, a stale number never, and a reset after much use is told of."""
+    flow = json.loads(RECIPES["nodered"].text())
+    for node in flow:
+        if node["type"] == "mqtt-broker":
+            node |= {"broker": LOOPBACK, "port": str(mosquitto.port)}
+        elif node["type"] == "debug":  # where users put their own: here, what tells the watcher
+            topic = f"tests/{node['id'].removeprefix('claude-usage-')}"
+            node |= {"type": "mqtt out", "topic": topic, "qos": "1", "retain": "", "broker": "claude-usage-broker"}
+    file = tmp_path / "flow.json"
+    file.write_text(json.dumps(flow), encoding="utf-8")
+    port = free_port()
+    shutil.rmtree(real_root() / "nr4" / "user", ignore_errors=True)
+    session.later(10, minutes=60)
+    run_script(scripts, "nodered.sh", "start", "4", str(port))
+    try:
+        run_script(scripts, "nodered.sh", "flow", str(file))
+        watcher.wait_topic("tests/on-pace")
+        session.later(60, minutes=30)
+        watcher.wait_topic("tests/over-pace")
+        session.later(62, minutes=30)
+        session.later(63, minutes=120)
+        watcher.wait_topic("tests/on-pace", since=watcher.last("tests/over-pace").order)
+        session.later(90, minutes=30)
+        session.later(5, minutes=60)
+        told = watcher.wait_topic("tests/was-reset")
+        session.later(6, minutes=300)
+        watcher.settle()
+    finally:
+        run_script(scripts, "nodered.sh", "stop")
+    assert told.payload == "The session has reset; it had been used up to 90 percent."
+    outputs = [message.topic for message in watcher.messages("tests/#") if message.topic != RAN]
+    assert outputs.count("tests/was-reset") == 1
+    turns = [topic for topic in outputs if topic.endswith("pace")]
+    assert turns[:3] == ["tests/on-pace", "tests/over-pace", "tests/on-pace"]
+    assert all(one != other for one, other in itertools.pairwise(turns))
+
+
+def test_esphome_takes_the_display(tmp_path: Path) -> None:
+    """The display's configuration is valid for ESPHome."""
+    program = os.environ.get("ESPHOME") or shutil.which("esphome")
+    if program is None:
+        pytest.skip("NOT VALIDATED: there is no esphome on the PATH, nor does ESPHOME name one")
+    fonts = sorted(Path("/usr/share/fonts").rglob("*.ttf"))
+    if not fonts:
+        pytest.skip("NOT VALIDATED: there is no font here, and the one of the recipe is on the internet")
+    file = tmp_path / "display.yaml"
+    file.write_text(RECIPES["esphome"].text().replace("gfonts://Roboto", str(fonts[0])), encoding="utf-8")
+    done = subprocess.run([program, "config", str(file)], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def real_root() -> Path:
+    """Give the folder that the scripts install into."""
+    return Path(os.environ.get("HA_ROOT") or Path(os.environ.get("TMPDIR", "/tmp")) / "real-parts")  # noqa: S108
+
+
+def free_port() -> int:
+    """Give a port that nobody listens on."""
+    with socket.socket() as holder:
+        holder.bind((LOOPBACK, 0))
+        return int(holder.getsockname()[1])

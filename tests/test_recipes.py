@@ -1,0 +1,158 @@
+"""What users copy is whole, fits the entities and topics there are, and comes out of the installed package."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from claude_usage_mqtt.cli.recipe import recipe
+from claude_usage_mqtt.errors import SettingsError
+from claude_usage_mqtt.homeassistant.discovery import Topics, discovery
+from claude_usage_mqtt.recipes import RECIPES
+from parts.command import run_command
+
+BLUEPRINTS = ("blueprint-threshold", "blueprint-reset", "blueprint-hold")
+TOPICS = Topics(base="claude-usage", account="default")
+
+
+class Loader(yaml.SafeLoader):
+    """Reads the tags of Home Assistant and ESPHome as plain text."""
+
+
+Loader.add_multi_constructor("!", lambda loader, tag, node: f"!{tag} {loader.construct_scalar(node)}")
+
+
+def load(name: str) -> Any:
+    """Parse a recipe."""
+    return yaml.load(RECIPES[name].text(), Loader)  # noqa: S506 - a safe loader with tags
+
+
+@pytest.fixture(scope="module")
+def entity_ids() -> set[str]:
+    """Give the entity ids of an account that has everything."""
+    message = discovery(
+        TOPICS,
+        label=None,
+        version="1.0.0",
+        windows={"five_hour": "Session", "seven_day": "Weekly"},
+        currency="EUR",
+        has_extra_usage=True,
+        leftovers={},
+    )
+    return {component["default_entity_id"] for component in message["components"].values()}
+
+
+def test_dashboard_names_only_entities_that_exist(entity_ids: set[str]) -> None:
+    """No card says that its entity was not found."""
+    text = RECIPES["dashboard"].text()
+    named = set(re.findall(r"\b(?:sensor|binary_sensor|event|button|number|switch)\.claude_\w+", text))
+    named.discard("sensor.claude_weekly_")  # the start of a pattern
+    assert len(named) > 15
+    assert named <= entity_ids
+    assert load("dashboard")["views"][0]["type"] == "sections"
+
+
+def test_dashboard_needs_nothing_but_home_assistant() -> None:
+    """It can be pasted into a fresh Home Assistant: no card of somebody else's."""
+    assert "custom:" not in RECIPES["dashboard"].text()
+
+
+def test_dashboard_for_another_account_is_one_replacement_away(entity_ids: set[str]) -> None:
+    """What its header tells owners of several accounts is true."""
+    text = RECIPES["dashboard"].text().replace("claude_", "claude_work_")
+    named = re.findall(r"\b(?:sensor|binary_sensor|event|button|switch)\.claude_work_\w+", text)
+    assert {entity_id.replace("claude_work_", "claude_") for entity_id in named} - {
+        "sensor.claude_weekly_"
+    } <= entity_ids
+
+
+@pytest.mark.parametrize("name", BLUEPRINTS)
+def test_every_input_of_a_blueprint_is_used_and_explained(name: str) -> None:
+    """The form that Home Assistant makes of it has no field without effect."""
+    blueprint = load(name)
+    inputs = blueprint["blueprint"]["input"]
+    used = set(re.findall(r"!input (\w+)", json.dumps(blueprint)))
+    assert used == set(inputs)
+    assert all(field["name"] and field["selector"] is not None for field in inputs.values())
+    assert blueprint["blueprint"]["domain"] == "automation"
+
+
+@pytest.mark.parametrize("name", ["blueprint-threshold", "blueprint-reset"])
+def test_blueprints_ignore_an_event_that_merely_came_back(name: str) -> None:
+    """A restart of Home Assistant or of the broker is no news."""
+    (trigger,) = load(name)["triggers"]
+    assert trigger["not_from"] == ["unavailable"]
+    assert trigger["not_to"] == ["unavailable", "unknown"]
+
+
+def test_node_red_flow_is_connected_and_listens_where_we_publish() -> None:
+    """After the import no wire leads nowhere, and every topic is one of ours."""
+    flow = json.loads(RECIPES["nodered"].text())
+    ids = [node["id"] for node in flow]
+    assert len(ids) == len(set(ids))
+    for node in flow:
+        assert {target for output in node.get("wires", ()) for target in output} <= set(ids)
+        assert node.get("broker") in (None, "localhost", "claude-usage-broker")
+    topics = {node["topic"] for node in flow if node["type"] == "mqtt in"}
+    assert topics == {TOPICS.status, TOPICS.state, TOPICS.health, TOPICS.event("five_hour")}
+
+
+def test_node_red_flow_needs_only_nodes_that_it_brings() -> None:
+    """It can be imported into a fresh Node-RED: no palette to install first."""
+    built_in = {"tab", "comment", "mqtt-broker", "mqtt in", "function", "switch", "change", "rbe", "template", "debug"}
+    assert {node["type"] for node in json.loads(RECIPES["nodered"].text())} <= built_in
+
+
+def test_display_listens_where_we_publish() -> None:
+    """The display's topics and keys are those of the documents."""
+    mqtt = load("esphome")["mqtt"]
+    assert [each["topic"] for each in mqtt["on_json_message"]] == [TOPICS.state, TOPICS.health]
+    assert [each["topic"] for each in mqtt["on_message"]] == [TOPICS.status]
+
+
+def test_the_list_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a name one sees what there is."""
+    assert recipe(None) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(RECIPES)
+    assert all(len(line) < 100 for line in lines)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_each_is_printed_as_it_is(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is printed can be redirected into a file, on every terminal."""
+    assert recipe(name) == 0
+    printed = capsys.readouterr().out
+    assert printed == RECIPES[name].text()
+    assert printed.endswith("\n")
+    assert printed.isascii()
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("dashbord", "dashboard"),
+        ("blueprint", "blueprint-hold, blueprint-reset or blueprint-threshold"),
+        ("threshold", "blueprint-threshold"),
+        ("NodeRed", "nodered"),
+        ("service", "dashboard, blueprint-threshold"),
+        ("", "dashboard, blueprint-threshold"),
+    ],
+)
+def test_a_name_that_is_none_leads_to_those_that_are(name: str, near: str) -> None:
+    """A slip is answered with what was meant."""
+    with pytest.raises(SettingsError, match=re.escape(near)):
+        recipe(name)
+
+
+def test_the_command_ends_as_a_shell_expects(tmp_path: Path) -> None:
+    """A wrong name is one line on stderr and status 2; a right one is on stdout."""
+    wrong = run_command(tmp_path, "recipe", "dashbord")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr.count("\n") == 1
+    right = run_command(tmp_path, "recipe", "dashboard")
+    assert (right.returncode, right.stderr) == (0, "")
+    assert right.stdout.startswith("#")
