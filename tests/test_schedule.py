@@ -208,6 +208,17 @@ def test_restarts_without_end_stay_within_the_budget() -> None:
     assert len(house.requests) == pytest.approx(7000 / 300, abs=4)
 
 
+def test_a_start_after_a_long_time_asks_at_once() -> None:
+    """Who starts the service again after a night sees new numbers at once, not half a minute later."""
+    before = make_schedule(300)
+    before.requested(START)
+    before.answered(START)
+    morning = START + 8 * HOUR
+    after = make_schedule(300)
+    after.recall(before.remember(), morning)
+    assert after.due(morning) == morning
+
+
 def test_a_crash_in_the_middle_of_each_request_stays_within_the_budget() -> None:
     """A request counts although the program ended before it could publish it: it was due."""
     house = House(make_schedule(180), resets=[START + number * 17 * MINUTE for number in range(3)])

@@ -85,8 +85,9 @@ class Schedule:
 
     `limited` is False only against a loopback endpoint (tests, the demo): then neither floor nor budget apply.
     A method that takes `now` wants the same clock each time; where that clock is set, `shift` follows it.
-    `requests` were sent, `asked_at` is when one was last tried, sent or not. Of the `failures` in a row `faults`
-    are those of the network and the server.
+    `requests` count in the budget: those sent, and those that may have been. `sent_at` is when one was last
+    sent, `asked_at` when one was last tried, sent or not. Of the `failures` in a row `faults` are those of the network
+    and the server.
     """
 
     interval: timedelta
@@ -94,6 +95,7 @@ class Schedule:
     rng: random.Random = field(default_factory=random.Random, repr=False)
     requests: list[datetime] = field(default_factory=list)
     asked_at: datetime | None = None
+    sent_at: datetime | None = None
     next_regular: datetime | None = None
     blocked_until: datetime | None = None
     blocked_by: str | None = None
@@ -126,14 +128,13 @@ class Schedule:
     def _allowed(self, now: datetime, wanted: datetime, budget: int, spacing: timedelta) -> datetime:
         """Return the first instant from `wanted` on that neither a block nor spacing nor budget forbids."""
         earliest = max(now, wanted, self.blocked_until or now)
-        if not self.requests:
-            return earliest
-        requests = sorted(self.requests)
-        if self._is_slow(now):
-            earliest = max(earliest, requests[-1] + SLOW_INTERVAL)
+        if self.sent_at is not None and self._is_slow(now):
+            earliest = max(earliest, self.sent_at + SLOW_INTERVAL)
         if not self.limited:
             return earliest
-        earliest = max(earliest, requests[-1] + spacing)
+        if self.sent_at is not None:
+            earliest = max(earliest, self.sent_at + spacing)
+        requests = sorted(self.requests)
         if len(requests) >= budget:
             earliest = max(earliest, requests[-budget] + BUDGET_SPAN)
         return earliest
@@ -150,7 +151,7 @@ class Schedule:
         """Note that a request is being made."""
         self._forget(now)
         self.requests.append(now)
-        self.asked_at = now
+        self.asked_at = self.sent_at = now
         self.refresh_wanted = False
         self.next_regular = now + self._jittered(self.interval)
 
@@ -158,6 +159,7 @@ class Schedule:
         """Take back the last request noted: the credentials did not allow to send it."""
         if self.requests:
             self.requests.pop()
+        self.sent_at = max(self.requests, default=None)
 
     def glimpsed(self, now: datetime) -> None:
         """Note that the status line told the main numbers: the request for them can wait, for a while."""
@@ -214,8 +216,8 @@ class Schedule:
 
     def ask_now(self, now: datetime) -> None:
         """Want the next request as soon as one by hand is allowed."""
-        last = max(self.requests, default=None)
-        self.next_regular = now if last is None or not self.limited else max(now, last + FLOOR)
+        last = self.sent_at if self.limited else None
+        self.next_regular = now if last is None else max(now, last + FLOOR)
 
     def refresh(self, now: datetime) -> datetime | None:
         """Want a request by hand; return when it will be made: `now`, later, or None while credentials lack."""
@@ -241,7 +243,7 @@ class Schedule:
     def shift(self, step: timedelta) -> None:
         """Follow a clock that was set by `step`."""
         self.requests = [at + step for at in self.requests]
-        for name in ("asked_at", "next_regular", "blocked_until", "slow_until"):
+        for name in ("asked_at", "sent_at", "next_regular", "blocked_until", "slow_until"):
             instant = getattr(self, name)
             if instant is not None:
                 setattr(self, name, instant + step)
@@ -270,7 +272,7 @@ class Schedule:
         if isinstance(requests, list):
             known = [from_epoch(at) for at in requests[-2 * BUDGET :]]
             self.requests = sorted(min(at, now) for at in known if at is not None)
-        self.asked_at = max(self.requests, default=None)
+        self.asked_at = self.sent_at = max(self.requests, default=None)
         self.next_regular = _within(memory.get("next_regular"), now, HOUR * (1 + JITTER))
         self.blocked_until = _within(memory.get("blocked_until"), now, LONGEST_BLOCK)
         if self.blocked_until is not None and self.blocked_until > now:
