@@ -43,6 +43,8 @@ WARM_UP: Final = 100
 """Polls before the first measurement."""
 SESSION: Final = dt.timedelta(hours=5)
 FINAL: Final = 37.25
+ALLOCATOR: Final = {"MALLOC_ARENA_MAX": "1"}
+"""As in the container: with a heap for each thread the C library keeps the largest use of each."""
 MEMORY_LIMIT: Final = 1024
 """KiB that the service may have grown by."""
 BACK_WITHIN: Final = 60.0
@@ -117,7 +119,7 @@ class World:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
-                env=clean_environment(self.folder, {"PYTHONPATH": Path(__file__).parent}),
+                env=clean_environment(self.folder, {"PYTHONPATH": Path(__file__).parent, **ALLOCATOR}),
             )
         )
         self._stack.callback(self.process.kill)

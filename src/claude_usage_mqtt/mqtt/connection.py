@@ -184,7 +184,8 @@ def explain_failure(error: Exception, options: BrokerOptions) -> BrokerError:
     if isinstance(error, TimeoutError):
         return BrokerUnreachable(f"No answer from {where}; check MQTT_HOST, MQTT_PORT and the network.")
     reason = (error.strerror if isinstance(error, OSError) else None) or "connection failed"
-    return BrokerUnreachable(f"No connection to {where} ({reason}); check MQTT_HOST, MQTT_PORT and the broker.")
+    settings = "MQTT_HOST, MQTT_PORT, MQTT_TLS" if options.tls else "MQTT_HOST, MQTT_PORT"
+    return BrokerUnreachable(f"No connection to {where} ({reason}); check {settings} and the broker.")
 
 
 def explain_refusal(reason: ReasonCode, options: BrokerOptions) -> BrokerError:
@@ -201,7 +202,8 @@ def explain_loss(options: BrokerOptions, *, accepted: bool, reason: str | None) 
     """Return what the end of a connection means, before or after the broker had accepted it."""
     why = f" ({reason})" if reason and reason not in ("Unspecified error", "Success", "Normal disconnection") else ""
     if accepted:
-        return BrokerUnreachable(f"The connection to the broker at {options.address} was lost{why}.")
+        twin = "; where that repeats, another program may have the same MQTT_CLIENT_ID" if options.client_id else ""
+        return BrokerUnreachable(f"The connection to the broker at {options.address} was lost{why}{twin}.")
     return BrokerRefused(
         f"The broker at {options.address} closed the connection without a word{why}; "
         "check MQTT_PORT, MQTT_TLS and MQTT_TRANSPORT, and whether it wants a client certificate."

@@ -37,8 +37,9 @@ MAX_EVENTS = 500
 SUSPECT_SIZE = 4096
 SUSPECT_AFTER = 3
 SUSPENDED_FOR = 3600.0
-"""Bytes, connections and seconds: when a message is taken for the reason that connections end. Only discovery
-messages are that large; the numbers must never fall under suspicion."""
+"""Bytes, connections and seconds: when a message is taken for the reason that connections end, and how long one
+that the broker does not want is left out. Only discovery messages are that large; the numbers must never fall under
+suspicion."""
 
 OWN_KEPT = 64
 """Payloads remembered per topic (their hashes), to tell our own echo, however late, from another instance's message."""
@@ -74,6 +75,8 @@ class Publisher:
         self._own: dict[str, deque[int]] = {}
         self._events: deque[Message] = deque(maxlen=MAX_EVENTS)
         self._under_way: dict[int, Message] = {}
+        self._busy: dict[str, int] = {}  # retained topic -> the message under way there
+        self._waiting: dict[str, None] = {}  # retained topics to send, in this order
         self._complained: set[str] = set()
         self._suspicions: dict[str, int] = {}
         self._suspended: dict[str, float] = {}
@@ -101,18 +104,33 @@ class Publisher:
         match notice:
             case Connected(client=client, max_packet=max_packet):
                 self._client, self._max_packet = client, max_packet
-                self._sent.clear()
-                self._under_way.clear()
+                self._forget_connection()
             case Disconnected():
                 self._client = None
                 self._suspect()
+                self._forget_connection()
             case Acknowledged(mid=mid, refusal=refusal):
                 message = self._under_way.pop(mid, None)
+                if message is not None and self._busy.get(message.topic) == mid:
+                    del self._busy[message.topic]
+                    if not message.payload:
+                        self._cleared.discard(message.topic)
                 self._suspicions.pop(message.topic if message else "", None)
                 if message is not None and not message.retain and message in self._events:
                     self._events.remove(message)
                 if message is not None and refusal is not None:
-                    self._complain(message.topic, f"The broker refused to take {message.topic} ({refusal}); allow it.")
+                    # Some brokers (Mosquitto 2.0) hang up after the refusal, so it is not sent with each connection.
+                    self._suspended[message.topic] = time.monotonic() + SUSPENDED_FOR
+                    self._complain(
+                        message.topic,
+                        f"The broker refused to take {message.topic} ({refusal}); it is left out for an hour: "
+                        "allow this user to write there.",
+                    )
+                self._send_waiting()
+
+    def _forget_connection(self) -> None:
+        for known in (self._sent, self._under_way, self._busy, self._waiting):
+            known.clear()
 
     def _suspect(self) -> None:
         """Draw a conclusion where connection after connection ends at the same large message.
@@ -127,9 +145,9 @@ class Publisher:
                 self._complain(
                     first.topic,
                     f"The broker hangs up each time it is sent {first.topic} ({len(first.payload)} bytes); "
-                    "it is left out for an hour: raise the broker's limit for the size of messages.",
+                    "it is left out for an hour: raise the broker's limit for messages, or allow "
+                    "this user to write there.",
                 )
-        self._under_way.clear()
 
     def retain(self, topic: str, payload: bytes) -> None:
         """Let `payload` stand under `topic`; an empty one takes the topic away."""
@@ -139,8 +157,19 @@ class Publisher:
         else:
             self._retained.pop(topic, None)
             self._cleared.add(topic)
-        if self._client is not None and self._sent.get(topic) != payload:
-            self._publish(Message(topic=topic, payload=payload, retain=True))
+        if self._client is not None and (topic in self._busy or self._sent.get(topic) != payload):
+            self._waiting.setdefault(topic)
+            self._send_waiting()
+
+    def _send_waiting(self) -> None:
+        """Send what waits, in order, one message a topic at a time: a slow broker gets the newest, not all of them."""
+        for topic in list(self._waiting):
+            if topic in self._busy:
+                return
+            del self._waiting[topic]
+            payload = self._retained.get(topic, b"")
+            if self._sent.get(topic) != payload:
+                self._publish(Message(topic=topic, payload=payload, retain=True))
 
     def send(self, topic: str, payload: bytes) -> None:
         """Deliver an event: now, or when the broker is back, until it has said that it took it."""
@@ -159,9 +188,9 @@ class Publisher:
     def send_all(self, last: str) -> None:
         """Send everything again: what was taken away, the events that wait, what is retained; `last` comes last."""
         self._sent.clear()
+        self._waiting.clear()
         for topic in sorted(self._cleared):
             self._publish(Message(topic=topic, payload=b"", retain=True))
-        self._cleared.clear()
         waiting = set(self._under_way.values())
         for event in list(self._events):
             if event not in waiting:
@@ -188,6 +217,7 @@ class Publisher:
         if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS:
             self._under_way[info.mid] = message
             if message.retain:
+                self._busy[message.topic] = info.mid
                 self._sent[message.topic] = message.payload
                 self._own.setdefault(message.topic, deque(maxlen=OWN_KEPT)).append(hash(message.payload))
 

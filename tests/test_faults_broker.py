@@ -1,0 +1,381 @@
+"""Whatever the broker does: one line for the fall, one for the rise, and everything stands there again."""
+
+import contextlib
+import datetime as dt
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as paho
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+
+from claude_usage_mqtt.mqtt import connection, publisher
+from claude_usage_mqtt.service import link
+from parts import broker, service
+from parts.broker import Mosquitto
+from parts.certificates import Authority
+from parts.credentials import write_credentials
+from parts.endpoint import Endpoint
+from parts.net import LOOPBACK
+from parts.proxy import FaultyProxy
+from parts.service import CONFIG, HEALTH, STATE, STATUS, Running, ServiceProcess, running_service
+from parts.watcher import Watcher
+
+pytestmark = pytest.mark.skipif(not broker.available(), reason="Mosquitto is not installed")
+
+EVERYTHING = {STATE, HEALTH, STATUS, CONFIG}
+AGAIN = "Connected to the broker"
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try again sooner than in life: the order of things is the same."""
+    monkeypatch.setattr(publisher, "FIRST_DELAY", 0.1)
+    monkeypatch.setattr(publisher, "LONGEST_DELAY", 0.4)
+    monkeypatch.setattr(connection, "CONNECT_TIMEOUT", 0.5)
+    monkeypatch.setattr(link, "STEADY_AFTER", 0.5)
+    monkeypatch.setattr(publisher, "STABLE_AFTER", 0.5)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Give a folder with credentials."""
+    write_credentials(tmp_path / "home")
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    """Run an endpoint."""
+    with Endpoint() as running:
+        yield running
+
+
+class Scene:
+    """A broker, a proxy before it, the service behind that, and somebody who watches the broker itself."""
+
+    def __init__(self, mosquitto: Mosquitto, proxy: FaultyProxy, watcher: Watcher, running: Running) -> None:
+        self.mosquitto = mosquitto
+        self.proxy = proxy
+        self.watcher = watcher
+        self.running = running
+
+    def wait_for_all(self, since: int) -> None:
+        """Wait until everything was sent again."""
+        for topic in EVERYTHING - {STATUS}:
+            self.watcher.wait_topic(topic, since=since)
+        self.watcher.wait_topic(STATUS, lambda message: message.payload == "online", since=since)
+        assert set(self.watcher.retained()) == EVERYTHING
+
+    def assert_one_line_each(self) -> None:
+        """See that the outage made one warning and one line when it was over."""
+        log = self.running.log
+        log.wait_for(AGAIN)
+        assert (log.count("WARNING"), log.count(AGAIN)) == (1, 1), log.text
+
+
+@pytest.fixture(params=["auto", "3.1.1"])
+def scene(request: pytest.FixtureRequest, home: Path, endpoint: Endpoint) -> Iterator[Scene]:
+    """Set everything up and wait until the numbers stand on the broker."""
+    with (
+        Mosquitto() as mosquitto,
+        FaultyProxy(mosquitto.port) as proxy,
+        Watcher(mosquitto.port) as watcher,
+        running_service(proxy.port, endpoint.url, home, keepalive=1, protocol=request.param) as running,
+    ):
+        watcher.wait_topic(HEALTH, lambda message: message.json()["status"] == "ok")
+        watcher.settle()
+        yield Scene(mosquitto, proxy, watcher, running)
+        assert endpoint.count == 1, "an outage of the broker is no reason to ask the API"
+
+
+def test_refused_for_a_while(scene: Scene) -> None:
+    """A broker that was stopped and started: `offline` meanwhile, then all as before."""
+    since = scene.watcher.mark()
+    scene.proxy.refuse()
+    scene.running.log.wait_for("was lost")
+    scene.watcher.wait_topic(STATUS, lambda message: message.payload == "offline", since=since)
+    scene.proxy.heal()
+    scene.wait_for_all(since)
+    scene.assert_one_line_each()
+
+
+@pytest.mark.parametrize("wipe", [False, True])
+def test_restarted_with_and_without_its_store(scene: Scene, wipe: bool) -> None:  # noqa: FBT001
+    """A broker that forgot everything gets everything again: entities do not wait for the next change."""
+    since = scene.watcher.mark()
+    scene.mosquitto.restart(wipe=wipe)
+    scene.watcher.wait_connected()
+    scene.running.log.wait_for(AGAIN)
+    scene.watcher.wait_topic(STATUS, lambda m: m.payload == "online", since=since)
+    assert set(scene.watcher.retained()) == EVERYTHING
+    scene.assert_one_line_each()
+
+
+def test_half_open(scene: Scene) -> None:
+    """A connection that nobody closed and nothing passes through is noticed, and left for a new one."""
+    since = scene.watcher.mark()
+    scene.proxy.freeze()
+    scene.running.log.wait_for("WARNING")
+    scene.watcher.publish(service.BIRTH, "online")
+    scene.proxy.drop()
+    scene.proxy.heal()
+    scene.wait_for_all(since)
+    scene.assert_one_line_each()
+
+
+def test_slow(scene: Scene) -> None:
+    """Over a line of a few kilobytes a second everything still arrives."""
+    since = scene.watcher.mark()
+    scene.proxy.slow(20_000)
+    scene.proxy.drop()
+    scene.wait_for_all(since)
+    scene.assert_one_line_each()
+
+
+@pytest.mark.parametrize("count", [1, 20, 300, 9000])
+def test_cut_in_the_middle_of_a_packet(scene: Scene, count: int) -> None:
+    """A connection that ends in the middle of a message leaves no half message, and the next one brings it."""
+    since = scene.watcher.mark()
+    scene.proxy.cut_after(count)
+    scene.proxy.drop()
+    scene.wait_for_all(since)
+    assert scene.watcher.json(CONFIG)["components"]
+
+
+def test_the_client_id_is_taken(home: Path, endpoint: Endpoint) -> None:
+    """Two programs with one id throw each other out: said once, not at each round, and over when one leaves."""
+    with (
+        Mosquitto() as mosquitto,
+        Watcher(mosquitto.port) as watcher,
+        running_service(mosquitto.port, endpoint.url, home, client_id="twin") as running,
+    ):
+        watcher.wait_topic(HEALTH, lambda message: message.json()["status"] == "ok")
+        rival = paho.Client(CallbackAPIVersion.VERSION2, client_id="twin")
+        rival.reconnect_delay_set(0.1, 0.1)  # type: ignore[arg-type]  # no whole seconds
+        rival.connect(LOOPBACK, mosquitto.port)
+        rival.loop_start()
+        mosquitto.wait_for_log("twin already connected", count=6)
+        rival.disconnect()
+        rival.loop_stop()
+        running.log.wait_for(AGAIN)
+        watcher.wait_topic(STATUS, lambda message: message.payload == "online", since=watcher.mark() - 1)
+        assert running.log.count("the same MQTT_CLIENT_ID") == 1
+        assert running.log.count("WARNING") <= 2, running.log.text
+        assert running.log.count(AGAIN) <= 2, running.log.text
+
+
+def test_a_login_that_is_revoked(home: Path, endpoint: Endpoint) -> None:
+    """A password that was changed is told as such, once, and when it is right again so is everything."""
+    users = {"us": "right", "watcher": "w"}
+    with (
+        Mosquitto(users=users) as mosquitto,
+        Watcher(mosquitto.port, username="watcher", password="w") as watcher,
+        running_service(mosquitto.port, endpoint.url, home, username="us", password="right") as running,
+    ):
+        watcher.wait_topic(HEALTH, lambda message: message.json()["status"] == "ok")
+        passwords = mosquitto.folder / "passwords"
+        known = passwords.read_text()
+        passwords.write_text("".join(line for line in known.splitlines(keepends=True) if line.startswith("watcher")))
+        mosquitto.restart()
+        running.log.wait_for("refused the login")
+        passwords.write_text(known)
+        since = watcher.mark()
+        mosquitto.restart()
+        running.log.wait_for(AGAIN)
+        watcher.wait_connected()
+        watcher.wait_topic(STATUS, lambda message: message.payload == "online", since=since)
+        assert running.log.count("refused the login") == 1
+        assert running.log.count("check MQTT_USERNAME and MQTT_PASSWORD") == 1
+        assert "right" not in running.log.text
+
+
+ACL = "user us\n{}\nuser watcher\ntopic readwrite #\n"
+
+
+@contextlib.contextmanager
+def restricted(acl: str, home: Path, endpoint: Endpoint, **more: Any) -> Iterator[tuple[Running, Watcher]]:
+    """Run with a broker that lets us do only so much."""
+    users = {"us": "u", "watcher": "w"}
+    with (
+        Mosquitto(users=users, acl=ACL.format(acl)) as mosquitto,
+        Watcher(mosquitto.port, username="watcher", password="w") as watcher,
+        running_service(mosquitto.port, endpoint.url, home, username="us", password="u", **more) as running,
+    ):
+        yield running, watcher
+
+
+def test_publishing_is_not_allowed(home: Path, endpoint: Endpoint) -> None:
+    """A topic that the broker does not let us write is named once, with MQTT 5; the rest is published."""
+    acl = "topic readwrite claude-usage/#\ntopic read homeassistant/status"
+    with restricted(acl, home, endpoint) as (running, watcher):
+        watcher.wait_topic(HEALTH, lambda message: message.json()["status"] == "ok")
+        watcher.wait_topic(STATUS, lambda message: message.payload == "online")
+        running.log.wait_for(CONFIG)
+        watcher.publish(service.command("interval"), "400")
+        watcher.wait_topic(HEALTH, lambda message: message.json()["poll_interval"] == 400)
+        log = running.log
+        assert log.count(CONFIG) == 1, log.text
+        assert log.count("WARNING") <= 2, log.text  # Mosquitto 2.0 hangs up at what it refuses, 2.1 does not
+
+
+def test_nothing_may_be_published(home: Path, endpoint: Endpoint) -> None:
+    """With a user who may write nothing, each topic is named once, and the program goes on."""
+    with restricted("topic read claude-usage/#", home, endpoint) as (running, _):
+        endpoint.wait_for_requests(1)
+        for topic in EVERYTHING:
+            running.log.wait_for(topic)
+
+
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_reading_is_not_allowed(home: Path, endpoint: Endpoint, protocol: str) -> None:
+    """Without the right to read, memory and commands are missing, and the numbers still come."""
+    acl = "topic write claude-usage/#\ntopic write homeassistant/#"
+    with restricted(acl, home, endpoint, protocol=protocol) as (_, watcher):
+        watcher.wait_topic(HEALTH, lambda message: message.json()["status"] == "ok")
+        watcher.wait_topic(STATUS, lambda message: message.payload == "online")
+
+
+LIMIT = 4500
+"""Bytes: more than the numbers need, less than the entities."""
+
+
+def test_a_limit_that_the_broker_tells(home: Path, endpoint: Endpoint) -> None:
+    """With MQTT 5 the broker says how large a packet may be: what is larger is named, and not sent."""
+    with (
+        Mosquitto(max_packet_size=LIMIT) as mosquitto,
+        running_service(mosquitto.port, endpoint.url, home) as running,
+        Watcher(mosquitto.port) as watcher,
+    ):
+        watcher.wait_topic(HEALTH, lambda message: message.json()["status"] == "ok")
+        running.log.wait_for(f"takes no packet over {LIMIT} bytes")
+        assert set(watcher.retained()) == EVERYTHING - {CONFIG}
+        assert running.log.count("WARNING") == 1, running.log.text
+
+
+@pytest.mark.parametrize(
+    ("protocol", "limit"), [("3.1.1", {"max_packet_size": LIMIT}), ("5", {"message_size_limit": LIMIT})]
+)
+def test_a_limit_that_the_broker_does_not_tell(
+    home: Path, endpoint: Endpoint, protocol: str, limit: dict[str, int]
+) -> None:
+    """A broker that hangs up at a large message is found out: it is left out, and the numbers go on."""
+    with (
+        Mosquitto(**limit) as mosquitto,  # type: ignore[arg-type]
+        running_service(mosquitto.port, endpoint.url, home, protocol=protocol) as running,
+        Watcher(mosquitto.port) as watcher,
+    ):
+        running.log.wait_for(f"hangs up each time it is sent {CONFIG}")
+        running.log.wait_for(AGAIN)
+        watcher.publish(service.command("interval"), "400")
+        watcher.wait_topic(HEALTH, lambda message: message.json()["poll_interval"] == 400)
+        assert set(watcher.retained()) == EVERYTHING - {CONFIG}
+        assert running.log.count("WARNING") <= 3, running.log.text
+
+
+def test_a_limit_that_drops_in_silence(home: Path, endpoint: Endpoint) -> None:
+    """On 3.1.1 Mosquitto takes what is over `message_size_limit` and forgets it: the numbers are not harmed."""
+    with (
+        Mosquitto(message_size_limit=LIMIT) as mosquitto,
+        running_service(mosquitto.port, endpoint.url, home, protocol="3.1.1"),
+        Watcher(mosquitto.port) as watcher,
+    ):
+        watcher.wait_topic(HEALTH, lambda message: message.json()["status"] == "ok")
+        watcher.wait_topic(STATUS, lambda message: message.payload == "online")
+        assert set(watcher.retained()) == EVERYTHING - {CONFIG}
+
+
+# TLS, websockets, unix
+
+
+@pytest.fixture(scope="module")
+def secure() -> Iterator[Mosquitto]:
+    """Run a broker with a TLS listener."""
+    with Mosquitto(tls=True, websockets=True) as mosquitto:
+        yield mosquitto
+
+
+def reaches(home: Path, endpoint: Endpoint, port: int, watched: Mosquitto, **how: Any) -> str:
+    """Run the service until it has published, and give its log."""
+    with Watcher(watched.port) as watcher:
+        since = watcher.mark()
+        with running_service(port, endpoint.url, home, **how) as running:
+            watcher.wait_topic(STATUS, lambda m: m.payload == "online" and not m.retain, since=since)
+        return running.log.text
+
+
+def fails(home: Path, endpoint: Endpoint, port: int, sentence: str, **how: Any) -> None:
+    """See that the service cannot connect, says why in one line, and does not ask the API meanwhile."""
+    with running_service(port, endpoint.url, home, **how) as running:
+        running.log.wait_for(sentence)
+    assert len(running.log.lines) == 1, running.log.text
+    assert endpoint.count == 0
+
+
+@pytest.mark.parametrize("transport", ["tcp", "websockets"])
+def test_tls_with_the_right_authority(home: Path, endpoint: Endpoint, secure: Mosquitto, transport: str) -> None:
+    """With the broker's own authority named, TLS works, bare and under websockets."""
+    port = secure.tls_port if transport == "tcp" else secure.secure_websockets_port
+    log = reaches(home, endpoint, port, secure, tls=True, tls_ca=str(secure.ca_path), transport=transport)
+    assert "WARNING" not in log
+
+
+def test_plain_websockets(home: Path, endpoint: Endpoint, secure: Mosquitto) -> None:
+    """Websockets without TLS work too."""
+    assert "WARNING" not in reaches(home, endpoint, secure.websockets_port, secure, transport="websockets")
+
+
+def test_an_unknown_authority(home: Path, endpoint: Endpoint, secure: Mosquitto, tmp_path: Path) -> None:
+    """A certificate of nobody we trust is refused; there is no setting to trust it all the same."""
+    other = Authority(tmp_path / "other")
+    for ca in (None, str(other.ca_path)):
+        fails(home, endpoint, secure.tls_port, "is not trusted", tls=True, tls_ca=ca)
+
+
+@pytest.mark.parametrize("wrong", ["name", "time"])
+def test_a_certificate_that_is_not_the_brokers(home: Path, endpoint: Endpoint, tmp_path: Path, wrong: str) -> None:
+    """The authority is right, but the certificate is for another name or has expired."""
+    authority = Authority(tmp_path / "ca")
+    past = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
+    pair = authority.issue("elsewhere.example") if wrong == "name" else authority.issue(not_after=past)
+    with Mosquitto(server_certificate=pair) as mosquitto:
+        reason = "mismatch" if wrong == "name" else "expired"
+        fails(home, endpoint, mosquitto.tls_port, reason, tls=True, tls_ca=str(authority.ca_path))
+
+
+def test_a_client_certificate(home: Path, endpoint: Endpoint) -> None:
+    """A broker that wants our certificate gets it; without one the log says what may be missing."""
+    with Mosquitto(require_client_certificate=True) as mosquitto:
+        ca, pair = str(mosquitto.ca_path), mosquitto.client_certificate()
+        fails(home, endpoint, mosquitto.tls_port, "client certificate", tls=True, tls_ca=ca)
+        certificate = {"tls_cert": str(pair.certificate), "tls_key": str(pair.key)}
+        reaches(home, endpoint, mosquitto.tls_port, mosquitto, tls=True, tls_ca=ca, **certificate)
+
+
+def test_the_wrong_port(home: Path, endpoint: Endpoint, secure: Mosquitto) -> None:
+    """Plain to a TLS port and TLS to a plain port end in a sentence that names the settings."""
+    fails(home, endpoint, secure.tls_port, "MQTT_TLS")
+    fails(home, endpoint, secure.port, "MQTT_TLS", tls=True, tls_ca=str(secure.ca_path))
+    fails(home, endpoint, secure.websockets_port, "MQTT_TRANSPORT")
+
+
+def test_websockets_to_a_plain_port(home: Path, endpoint: Endpoint, secure: Mosquitto) -> None:
+    """Websockets to a broker that speaks none end in a sentence too."""
+    settings = {"MQTT_PORT": secure.port, "CLAUDE_API_URL": endpoint.url, "MQTT_TRANSPORT": "websockets"}
+    with ServiceProcess(home, **settings) as process:
+        process.log.wait_for("MQTT_TRANSPORT")
+        assert process.stop(signal.SIGTERM)[0] == 0
+    assert len([line for line in process.log.lines if " WARNING " in line]) == 1, process.log.text
+
+
+def test_a_unix_socket(home: Path, endpoint: Endpoint) -> None:
+    """A broker on the same machine can be reached by its socket."""
+    with Mosquitto(unix_socket=True) as mosquitto:
+        reaches(home, endpoint, 0, mosquitto, host=str(mosquitto.socket_path), transport="unix")
+    folder = Path(tempfile.mkdtemp())
+    fails(home, Endpoint(), 0, "No connection to the broker", host=str(folder / "none"), transport="unix")
+    shutil.rmtree(folder)

@@ -1,0 +1,508 @@
+"""The service from end to end, as a process of its own: what stands on the broker, over restarts and to the end."""
+
+import datetime as dt
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parts import broker, faults, service
+from parts.broker import Broker, Mosquitto, any_broker
+from parts.credentials import FILE_NAME, write_credentials, write_credentials_text
+from parts.endpoint import Endpoint
+from parts.net import LOOPBACK
+from parts.proxy import FaultyProxy
+from parts.service import CONFIG, HEALTH, STATE, STATUS, ServiceProcess, command
+from parts.watcher import Watcher
+
+needs_mosquitto = pytest.mark.skipif(not broker.available(), reason="Mosquitto is not installed")
+GOODBYE = 3.0
+"""Seconds in which it has to end."""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Give a home folder with credentials."""
+    write_credentials(tmp_path / "home")
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    """Run an endpoint."""
+    with Endpoint() as running:
+        yield running
+
+
+@pytest.fixture
+def running() -> Iterator[Broker]:
+    """Run a broker."""
+    with any_broker() as found:
+        yield found
+
+
+@pytest.fixture
+def watcher(running: Broker) -> Iterator[Watcher]:
+    """Watch everything on it."""
+    with Watcher(running.port) as found:
+        yield found
+
+
+def settings(running: Broker, endpoint: Endpoint, **more: Any) -> dict[str, Any]:
+    """Return the settings that name these two."""
+    return {"MQTT_PORT": running.port, "CLAUDE_API_URL": endpoint.url, **more}
+
+
+def has_status(status: str) -> Any:
+    """Return a predicate for health messages."""
+    return lambda message: message.payload and message.json()["status"] == status
+
+
+def documents(watcher: Watcher) -> dict[str, Any]:
+    """Return what is retained, parsed where it is JSON."""
+    return {topic: json.loads(text) if text[:1] == "{" else text for topic, text in watcher.retained().items()}
+
+
+def test_first_light(home: Path, running: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+    """Two settings are enough: state, health, status and the entities stand on the broker, retained."""
+    with ServiceProcess(home, **settings(running, endpoint)):
+        watcher.wait_topic(HEALTH, has_status("ok"))
+        watcher.wait_topic(STATUS, lambda message: message.payload == "online")
+        watcher.settle()
+        found = documents(watcher)
+    assert set(found) == {STATE, HEALTH, STATUS, CONFIG}
+    assert found[STATUS] == "online"
+    assert found[STATE]["windows"]["five_hour"]["utilization"] == 42.0
+    assert found[STATE]["windows"]["seven_day"]["utilization"] == 16.58
+    assert found[STATE]["plan"] == "max"
+    assert found[HEALTH]["fresh"] is True
+    assert found[HEALTH]["requests_last_hour"] == 1
+    assert "five_hour_utilization" in found[CONFIG]["components"]
+    assert all(message.qos == 1 for message in watcher.messages() if not message.retain)
+    assert endpoint.count == 1
+
+
+def test_no_entity_is_announced_before_its_value_is_there(
+    home: Path, running: Broker, endpoint: Endpoint, watcher: Watcher
+) -> None:
+    """Home Assistant never shows an entity that has no value yet, nor calls old numbers fresh."""
+    with ServiceProcess(home, **settings(running, endpoint)):
+        fresh = watcher.wait_topic(HEALTH, lambda message: message.json()["fresh"])
+    announced = watcher.wait_topic(CONFIG, lambda m: "five_hour_utilization" in m.json()["components"])
+    assert watcher.messages(STATE)[0].order < announced.order < fresh.order
+
+
+def test_without_discovery_nothing_is_announced(
+    home: Path, running: Broker, endpoint: Endpoint, watcher: Watcher
+) -> None:
+    """Who has no Home Assistant switches it off, and what was announced before is taken back."""
+    with ServiceProcess(home, **settings(running, endpoint)):
+        watcher.wait_topic(CONFIG)
+    since = watcher.mark()
+    with ServiceProcess(home, **settings(running, endpoint, HOMEASSISTANT_DISCOVERY="false")):
+        watcher.wait_topic(CONFIG, lambda message: not message.payload, since=since)
+        watcher.wait_topic(STATUS, lambda message: message.payload == "online", since=since)
+        assert CONFIG not in watcher.retained()
+
+
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
+def test_stopping_says_goodbye(
+    home: Path, running: Broker, endpoint: Endpoint, watcher: Watcher, by: signal.Signals
+) -> None:
+    """`docker stop` and Ctrl-C leave `offline` on the broker, and end with status 0."""
+    with ServiceProcess(home, **settings(running, endpoint)) as process:
+        watcher.wait_topic(STATUS, lambda message: message.payload == "online")
+        status, took = process.stop(by)
+    assert (status, took < GOODBYE) == (0, True)
+    watcher.settle()
+    assert watcher.last(STATUS).payload == "offline"
+    assert "Traceback" not in process.log.text
+
+
+def test_a_crash_is_seen_at_once(home: Path, running: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+    """When the process is killed, the broker itself says `offline`."""
+    with ServiceProcess(home, **settings(running, endpoint)) as process:
+        watcher.wait_topic(STATUS, lambda message: message.payload == "online")
+        process.process.kill()
+        watcher.wait_topic(STATUS, lambda message: message.payload == "offline")
+    assert documents(watcher)[STATUS] == "offline"
+
+
+@needs_mosquitto
+def test_stopping_with_a_frozen_broker(home: Path, endpoint: Endpoint) -> None:
+    """A broker that hangs does not hold up the stop."""
+    with (
+        Mosquitto() as mosquitto,
+        Watcher(mosquitto.port) as watcher,
+        ServiceProcess(home, **settings(mosquitto, endpoint)) as process,
+    ):
+        watcher.wait_topic(STATUS, lambda message: message.payload == "online")
+        mosquitto.freeze()
+        status, took = process.stop()
+        mosquitto.thaw()
+    assert (status, took < GOODBYE) == (0, True)
+
+
+def wait_for_unanswered(port: int, count: int) -> None:
+    """Wait until so many have sent the port a SYN that nobody answers, or were accepted; by the kernel's table."""
+    wanted = f"0100007F:{port:04X} "
+    until = time.monotonic() + 10
+    while sum(line.split()[2] + " " == wanted for line in Path("/proc/net/tcp").read_text().splitlines()[1:]) < count:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's table is read")
+def test_stopping_while_connecting_to_nothing(home: Path, endpoint: Endpoint) -> None:
+    """A firewall that swallows everything does not hold up the stop either: the connection is never answered."""
+    with socket.socket() as hole:
+        hole.bind((LOOPBACK, 0))
+        hole.listen(0)
+        port = hole.getsockname()[1]
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:  # a full backlog: the next SYN gets no answer
+            filler.settimeout(0)
+            filler.connect_ex((LOOPBACK, port))
+        with ServiceProcess(home, MQTT_PORT=port, CLAUDE_API_URL=endpoint.url) as process:
+            wait_for_unanswered(port, 5)
+            status, took = process.stop()
+        for filler in fillers:
+            filler.close()
+    assert (status, took < GOODBYE) == (0, True)
+
+
+def test_stopping_while_the_api_hangs(home: Path, running: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+    """A request under way does not hold up the stop."""
+    endpoint.fault = faults.Hang()
+    with ServiceProcess(home, **settings(running, endpoint)) as process:
+        endpoint.wait_for_requests(1)
+        watcher.wait_topic(STATUS, lambda message: message.payload == "online")
+        status, took = process.stop()
+    assert (status, took < GOODBYE) == (0, True)
+    assert "Traceback" not in process.log.text
+
+
+def test_a_restart_asks_nothing_and_shows_the_same(
+    home: Path, running: Broker, endpoint: Endpoint, watcher: Watcher
+) -> None:
+    """A container that restarts makes no request before the next one is due, and the numbers stand meanwhile."""
+    with ServiceProcess(home, **settings(running, endpoint)) as process:
+        watcher.wait_topic(HEALTH, has_status("ok"))
+        process.stop()
+    before, since = documents(watcher), watcher.mark()
+    with ServiceProcess(home, **settings(running, endpoint)) as process:
+        watcher.wait_topic(STATUS, lambda message: message.payload == "online", since=since)
+        watcher.settle()
+        after = documents(watcher)
+        process.stop()
+    assert endpoint.count == 1
+    assert after[STATE]["windows"]["five_hour"]["utilization"] == 42.0
+    assert after[STATE]["windows"]["five_hour"]["resets_at"] == before[STATE]["windows"]["five_hour"]["resets_at"]
+    assert after[CONFIG] == before[CONFIG]
+    assert after[HEALTH]["fresh"] is True
+    assert after[HEALTH]["last_success"] == before[HEALTH]["last_success"]
+    assert after[HEALTH]["next_poll"] == before[HEALTH]["next_poll"]
+    assert after[HEALTH]["requests_last_hour"] == 1
+    assert not watcher.messages("claude-usage/default/event/#")
+
+
+def test_a_crash_loop_stays_within_the_budget(
+    home: Path, running: Broker, endpoint: Endpoint, watcher: Watcher
+) -> None:
+    """Killed again and again in the middle of its request, it does not ask again each time."""
+    endpoint.fault = faults.Hang()
+    for _ in range(3):
+        since = watcher.mark()
+        with ServiceProcess(home, **settings(running, endpoint)) as process:
+            watcher.wait_topic(STATUS, lambda message: message.payload == "online", since=since)
+            endpoint.wait_for_requests(1)
+            process.process.kill()
+            watcher.wait_topic(STATUS, lambda message: message.payload == "offline", since=since)
+    assert endpoint.count == 1
+    assert documents(watcher)[HEALTH]["requests_last_hour"] == 1
+
+
+def test_a_block_survives_a_restart(home: Path, running: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+    """Shut out for an hour, it stays out for the hour, whatever is restarted."""
+    endpoint.fault = faults.rate_limited(3600)
+    with ServiceProcess(home, **settings(running, endpoint)) as process:
+        blocked = watcher.wait_topic(HEALTH, has_status("rate_limited")).json()
+        process.stop()
+    since = watcher.mark()
+    endpoint.fault = None
+    with ServiceProcess(home, **settings(running, endpoint)):
+        watcher.wait_topic(STATUS, lambda message: message.payload == "online", since=since)
+        watcher.publish(command("refresh"))
+        refused = watcher.wait_topic(HEALTH, lambda m: m.json()["detail"] is not None and not m.retain, since=since)
+    assert refused.json()["blocked_until"] == blocked["blocked_until"]
+    assert blocked["blocked_until"] in refused.json()["detail"]
+    assert endpoint.count == 1
+
+
+def test_an_event_is_not_repeated_by_a_restart(
+    home: Path, running: Broker, endpoint: Endpoint, watcher: Watcher
+) -> None:
+    """An automation on an event runs once: not again when the container restarts, nor on a later poll."""
+    base: dict[str, Any] = settings(running, endpoint, POLL_INTERVAL=1)
+    event = "claude-usage/default/event/five_hour"
+    with ServiceProcess(home, **base) as process:
+        watcher.wait_topic(HEALTH, has_status("ok"))
+        endpoint.document = endpoint.document | {"five_hour": endpoint.document["five_hour"] | {"utilization": 80}}
+        fired = watcher.wait_topic(event).json()
+        process.stop()
+    since = watcher.mark()
+    with ServiceProcess(home, **base):
+        endpoint.wait_for_requests(endpoint.count + 2)
+        watcher.wait_topic(STATUS, lambda message: message.payload == "online", since=since)
+        watcher.settle()
+    assert (fired["event_type"], fired["threshold"]) == ("threshold_reached", 75)
+    assert len(watcher.messages(event)) == 1
+    assert event not in watcher.retained()
+
+
+@pytest.mark.parametrize(
+    ("damage", "lines"),
+    [
+        ("", 0),
+        ("[]", 2),
+        ('{"windows": 5, "account": 3}', 2),
+        ('{"status": "\x1b[31m"}', 2),
+        ('{"status": "\\u001b[31m", "memory": {"usage": {"format": 1, "windows": {"five_hour": []}}}}', 0),
+    ],
+)
+def test_damaged_memory_is_ignored(
+    home: Path, running: Broker, endpoint: Endpoint, watcher: Watcher, damage: str, lines: int
+) -> None:
+    """What somebody else wrote under our topics harms nothing: it is said once, and overwritten."""
+    for topic in (STATE, HEALTH, CONFIG):
+        watcher.publish(topic, damage, retain=True)
+    with ServiceProcess(home, **settings(running, endpoint)) as process:
+        watcher.wait_topic(HEALTH, lambda m: m.payload.startswith('{"status":"ok"'))
+        assert documents(watcher)[STATE]["windows"]["five_hour"]["utilization"] == 42.0
+    assert process.log.count("not ours or damaged") == lines
+    assert "\x1b" not in process.log.text
+
+
+class Impatient(random.Random):
+    """Chance that always gives the least."""
+
+    def uniform(self, a: float, _: float) -> float:
+        """Return the lower bound."""
+        return a
+
+
+def test_birth_brings_everything_again(home: Path, running: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+    """A Home Assistant that starts gets all of it again a little later, without a request to the API."""
+    with service.running_service(running.port, endpoint.url, home, rng=Impatient()):
+        watcher.wait_topic(HEALTH, has_status("ok"))
+        since = watcher.mark()
+        watcher.publish(service.BIRTH, "offline")
+        watcher.publish(service.BIRTH, "online")
+        watcher.wait_topic(STATUS, since=since)
+        topics = {message.topic for message in watcher.messages(since=since)}
+    assert {STATE, HEALTH, CONFIG, STATUS} <= topics
+    assert endpoint.count == 1
+
+
+def test_the_log_in_json(home: Path, running: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+    """`LOG_FORMAT=json` gives one object a line, from the first line to the last."""
+    with ServiceProcess(home, **settings(running, endpoint, LOG_FORMAT="json", LOG_LEVEL="debug")) as process:
+        watcher.wait_topic(HEALTH, has_status("ok"))
+        process.stop()
+    lines = [json.loads(line) for line in process.log.lines]
+    assert lines
+    assert all(set(line) == {"time", "level", "message"} for line in lines)
+
+
+WRONG_CREDENTIALS = {
+    "missing": (None, "no_credentials"),
+    "empty": ("", "credentials_unreadable"),
+    "half-written": ('{"claudeAiOauth": {"accessTo', "credentials_unreadable"),
+    "no JSON object": ("[]", "credentials_unreadable"),
+    "other logins only": ('{"mcpOAuth": {}}', "no_credentials"),
+    "wrong section": ('{"claudeAiOauth": 7}', "credentials_unreadable"),
+    "logged out": ('{"claudeAiOauth": {"accessToken": ""}}', "no_credentials"),
+    "wrong type": ('{"claudeAiOauth": {"accessToken": 5}}', "credentials_unreadable"),
+    "no token": ('{"claudeAiOauth": {"accessToken": "a b"}}', "credentials_unreadable"),
+    "expired": ('{"claudeAiOauth": {"accessToken": "t", "expiresAt": 1700000000000}}', "token_expired"),
+    "about to expire": ("soon", "token_expired"),
+}
+
+
+def test_wrong_credentials_are_told_and_recovered_from(tmp_path: Path, running: Broker, watcher: Watcher) -> None:
+    """Each has its status and a sentence, in `health` and in the log; nothing is sent; mending it is enough."""
+    with (
+        Endpoint() as endpoint,
+        service.running_service(
+            running.port, endpoint.url, tmp_path, clock=service.Clock(200), interval=30
+        ) as service_running,
+    ):
+        for what, (text, status) in WRONG_CREDENTIALS.items():
+            since, said = watcher.mark(), len(service_running.log.lines)
+            if what == "about to expire":
+                now = service_running.clock.now()
+                write_credentials(tmp_path, now=now, expires_in=dt.timedelta(minutes=4))
+            elif text is not None:
+                write_credentials_text(tmp_path, text)
+            told = watcher.wait_topic(HEALTH, has_status(status), since=since).json()
+            sent = endpoint.count
+            watcher.wait_topic(HEALTH, lambda m: m.json()["consecutive_failures"] >= 2, since=since)
+            assert endpoint.count == sent, what
+            since = watcher.mark()
+            write_credentials(tmp_path, expires_in=None)
+            watcher.wait_topic(HEALTH, has_status("ok"), since=since)
+            assert told["detail"].endswith("."), what
+            lines = service_running.log.lines[said:]
+            assert sum(told["detail"] in line for line in lines) == 1, what
+            assert [line for line in lines if "the usage is known again" in line], what
+
+
+def test_unreadable_and_foreign_files(tmp_path: Path, running: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+    """A folder where the file should be is told as what it is."""
+    (tmp_path / FILE_NAME).mkdir()
+    with ServiceProcess(tmp_path, **settings(running, endpoint)):
+        told = watcher.wait_topic(HEALTH, has_status("credentials_unreadable")).json()
+    assert "directory" in told["detail"]
+
+
+def accounts(tmp_path: Path, *names: str) -> dict[str, Any]:
+    """Return the setting for several accounts, each with credentials of its own."""
+    for name in names:
+        write_credentials(tmp_path / name, token=f"token-{name}")
+    return {"CLAUDE_ACCOUNTS": json.dumps({name: str(tmp_path / name) for name in names}), "CLAUDE_CONFIG_DIR": ""}
+
+
+def health_of(account: str) -> str:
+    """Return an account's health topic."""
+    return f"claude-usage/{account}/health"
+
+
+def test_several_accounts(tmp_path: Path, running: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+    """Each account has a device, and there is one for all of them; one that hangs or fails delays no other."""
+    several = accounts(tmp_path, "personal", "work", "broken")
+    (tmp_path / "broken" / FILE_NAME).unlink()
+
+    def serve(request: Any) -> Any:
+        if request.bearer == "token-work":
+            threading.Event().wait(1.5)
+        return usual
+
+    usual, endpoint.document = endpoint.document, serve
+    with ServiceProcess(tmp_path, **settings(running, endpoint, **several)):
+        done = watcher.wait_topic(health_of("personal"), has_status("ok"))
+        watcher.wait_topic(health_of("broken"), has_status("no_credentials"))
+        late = watcher.wait_topic(health_of("work"), has_status("ok"))
+        summary = watcher.wait_topic(
+            "claude-usage/all/state", lambda m: m.json()["problems"] == 1 and m.json()["highest_utilization"] == 42.0
+        ).json()
+        found = documents(watcher)
+    assert done.order < late.order
+    assert summary["accounts"] == ["personal", "work", "broken"]
+    devices = {topic for topic in found if topic.startswith("homeassistant/")}
+    assert devices == {
+        f"homeassistant/device/claude_usage_{name}/config" for name in ("personal", "work", "broken", "all")
+    }
+
+
+def test_a_file_that_cannot_be_opened_delays_no_other(
+    tmp_path: Path, running: Broker, endpoint: Endpoint, watcher: Watcher
+) -> None:
+    """A dead network mount under one account's folder leaves the others alone, and the stop too."""
+    several = accounts(tmp_path, "personal", "mounted")
+    (tmp_path / "mounted" / FILE_NAME).unlink()
+    os.mkfifo(tmp_path / "mounted" / FILE_NAME)  # opening it waits for a writer who never comes
+    with ServiceProcess(tmp_path, **settings(running, endpoint, **several)) as process:
+        watcher.wait_topic(health_of("personal"), has_status("ok"))
+        status, took = process.stop()
+    assert (status, took < GOODBYE) == (0, True)
+
+
+def test_former_accounts_are_taken_back(tmp_path: Path, running: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+    """An account that was taken out of the settings leaves nothing on the broker, and its device goes."""
+    with ServiceProcess(tmp_path, **settings(running, endpoint, **accounts(tmp_path, "a", "b"))) as process:
+        for name in ("a", "b"):
+            watcher.wait_topic(health_of(name), has_status("ok"))
+        process.stop()
+    with ServiceProcess(tmp_path, **settings(running, endpoint, **accounts(tmp_path, "a", "c"))) as process:
+        watcher.wait_topic(health_of("c"), has_status("ok"))
+        process.stop()
+    assert not [topic for topic in watcher.retained() if "/b/" in topic or "_b/" in topic]
+    write_credentials(tmp_path)
+    since = watcher.mark()
+    with ServiceProcess(tmp_path, **settings(running, endpoint)) as process:
+        watcher.wait_topic(HEALTH, has_status("ok"), since=since)
+        process.stop()
+    assert set(watcher.retained()) == {STATE, HEALTH, CONFIG, STATUS}
+
+
+def test_a_second_instance_is_noticed(home: Path, running: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+    """Two that publish the same account say so, in the log and in `health.detail`, and one alone does not."""
+    with ServiceProcess(home, **settings(running, endpoint, POLL_INTERVAL=1)) as first:
+        watcher.wait_topic(HEALTH, has_status("ok"))
+        endpoint.wait_for_requests(3)
+        assert first.log.count("another instance") == 0
+        with ServiceProcess(home, **settings(running, endpoint, POLL_INTERVAL=1)) as second:
+            first.log.wait_for("another instance publishes under claude-usage/default too")
+            second.log.wait_for("another instance publishes under claude-usage/default too")
+            watcher.wait_topic(HEALTH, lambda m: "another instance" in (m.json()["detail"] or "").lower())
+        assert first.log.count("another instance") == 1
+
+
+def test_another_account_starts_afresh(home: Path, running: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+    """After a login to another organization the numbers are its own, and no reset is told that was none."""
+    with ServiceProcess(home, **settings(running, endpoint, POLL_INTERVAL=1)) as process:
+        watcher.wait_topic(HEALTH, has_status("ok"))
+        endpoint.document = endpoint.document | {"five_hour": endpoint.document["five_hour"] | {"utilization": 3}}
+        text = (home / FILE_NAME).read_text()
+        write_credentials_text(home, text.replace("6a3c1f0e", "77777777"))
+        watcher.wait_topic(STATE, lambda m: m.json()["windows"]["five_hour"]["utilization"] == 3)
+        process.log.wait_for("another organization's")
+    assert not watcher.messages("claude-usage/default/event/#")
+
+
+def test_the_status_line_alone(tmp_path: Path, running: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+    """With `CLAUDE_SOURCE=statusline` no token is needed and no request made; what is published there is shown."""
+
+    def message(at: float, used: float) -> str:
+        limits = {"five_hour": {"used_percentage": used, "resets_at": int(now.timestamp()) + 7200}}
+        return json.dumps({"at": at, "rate_limits": limits})
+
+    now = dt.datetime.now(dt.UTC)
+    with ServiceProcess(tmp_path, **settings(running, endpoint, CLAUDE_SOURCE="statusline")):
+        watcher.wait_topic(STATUS, lambda m: m.payload == "online")
+        for payload in ("", "{", "[]", message(now.timestamp() + 86400, 99), message(now.timestamp() - 86400, 99)):
+            watcher.publish("claude-usage/default/statusline", payload)
+        watcher.publish("claude-usage/default/statusline", message(now.timestamp(), 23.5))
+        state = watcher.wait_topic(STATE).json()
+        health = watcher.wait_topic(HEALTH, has_status("ok")).json()
+    assert state["windows"]["five_hour"]["utilization"] == 23.5
+    assert state["windows"]["five_hour"]["source"] == "statusline"
+    assert health["fresh"] is True
+    assert endpoint.count == 0
+
+
+def test_the_broker_may_come_later(home: Path, endpoint: Endpoint) -> None:
+    """Started before its broker, it says so once, asks nothing, and begins as soon as it is there."""
+    if not broker.available():
+        pytest.skip("Mosquitto is not installed")
+    with Mosquitto() as mosquitto, FaultyProxy(mosquitto.port) as proxy:
+        proxy.refuse()
+        with (
+            ServiceProcess(home, **settings(mosquitto, endpoint) | {"MQTT_PORT": proxy.port}) as process,
+            Watcher(mosquitto.port) as watcher,
+        ):
+            process.log.wait_for("No connection to the broker")
+            time.sleep(1.5)  # the next attempt fails too, and must say nothing
+            assert endpoint.count == 0
+            proxy.heal()
+            watcher.wait_topic(HEALTH, has_status("ok"), timeout=20)
+            assert process.log.count("the broker") == 2, process.log.text  # gone, and back
