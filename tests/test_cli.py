@@ -214,3 +214,20 @@ def test_wrong_usage_ends_with_2(tmp_path: Path, arguments: list[str]) -> None:
     result = run_command(tmp_path, *arguments)
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
+
+
+def test_an_error_of_our_own_shows_its_place_and_no_traceback(home: Path) -> None:
+    """A fault nobody thought of is one line with a place to report, without what the error's text might hold."""
+    (home / "sitecustomize.py").write_text(
+        "from claude_usage_mqtt.usage.account import AccountUsage\n"
+        "def document(*_):\n"
+        f"    raise RuntimeError({TOKEN!r})\n"
+        "AccountUsage.document = document\n"
+    )
+    with Endpoint(sample_usage()) as endpoint:
+        result = run_command(home, "once", CLAUDE_API_URL=endpoint.url, PYTHONPATH=home)
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert "RuntimeError in sitecustomize.py:3" in result.stderr
+    assert TOKEN not in result.stderr
+    assert "Traceback" not in result.stderr

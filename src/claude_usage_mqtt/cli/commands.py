@@ -26,7 +26,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="claude-usage-mqtt",
         description="Keeps the usage of a Claude subscription on an MQTT broker.",
         epilog=EXIT_STATUSES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=18),
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
@@ -65,6 +65,19 @@ def dispatch(arguments: list[str]) -> int:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as fault:  # noqa: BLE001 - a traceback helps nobody who reads a container's log
+        print(f"claude-usage-mqtt: an error of its own, please report it: {_place(fault)}", file=sys.stderr)
+        return 1
+
+
+def _place(fault: Exception) -> str:
+    """Return the kind of an error and where it was raised, and nothing of its text, which could hold a secret."""
+    where = fault.__traceback__
+    while where is not None and where.tb_next is not None:
+        where = where.tb_next
+    if where is None:
+        return type(fault).__name__
+    return f"{type(fault).__name__} in {os.path.basename(where.tb_frame.f_code.co_filename)}:{where.tb_lineno}"  # noqa: PTH119
 
 
 def _run(parsed: argparse.Namespace) -> int:  # noqa: PLR0911 - one for each command

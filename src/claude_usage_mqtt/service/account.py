@@ -18,9 +18,9 @@ from claude_usage_mqtt.errors import (
     CredentialsUnreadable,
     TokenExpired,
 )
-from claude_usage_mqtt.homeassistant.discovery import Topics
 from claude_usage_mqtt.logs import Outage
 from claude_usage_mqtt.service.announcement import Announcement, encode
+from claude_usage_mqtt.service.options import AccountOptions
 from claude_usage_mqtt.service.worker import Noticed, Outcome
 from claude_usage_mqtt.sources.schedule import BUDGET, Schedule
 from claude_usage_mqtt.usage.account import AccountUsage
@@ -42,23 +42,6 @@ COMMANDS = ("refresh", "interval", "polling")
 
 RIVAL_FOR = timedelta(hours=1)
 """How long another instance is told of after it was last heard."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccountOptions:
-    """What the settings say about an account."""
-
-    topics: Topics
-    label: str | None
-    interval: timedelta
-    limited: bool
-    stale_after: timedelta
-    thresholds: tuple[float, ...]
-    discovery: bool = True
-    polls: bool = True
-    """False where the status line is the only source."""
-    listens: bool = False
-    """Whether the status line is a source."""
 
 
 @dataclass(slots=True)

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import logging
 import random
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -21,13 +20,13 @@ from claude_usage_mqtt.homeassistant.discovery import Topics
 from claude_usage_mqtt.homeassistant.summary import SUMMARY
 from claude_usage_mqtt.mqtt.attempt import Acknowledged, Connected, Disconnected, Subscribed
 from claude_usage_mqtt.mqtt.connection import Message
-from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.publisher import Publisher
-from claude_usage_mqtt.service.account import COMMANDS, AccountOptions, AccountState
+from claude_usage_mqtt.service.account import COMMANDS, AccountState
 from claude_usage_mqtt.service.announcement import encode
 from claude_usage_mqtt.service.heartbeat import Heartbeat
 from claude_usage_mqtt.service.inbox import Inbox, Item, Stop
 from claude_usage_mqtt.service.link import Link
+from claude_usage_mqtt.service.options import AccountOptions, ServiceOptions
 from claude_usage_mqtt.service.recollection import FENCE, Recollection
 from claude_usage_mqtt.service.summary import Digest, digest, leftover_topics, summary_documents
 from claude_usage_mqtt.service.worker import Noticed, Outcome, look, poll
@@ -36,7 +35,6 @@ from claude_usage_mqtt.sources.oauth_api import UsageApi
 from claude_usage_mqtt.sources.schedule import Schedule
 from claude_usage_mqtt.sources.statusline import parse_statusline
 from claude_usage_mqtt.usage.changes import Event
-from claude_usage_mqtt.usage_log import UsageLog
 
 log = logging.getLogger(__name__)
 
@@ -70,19 +68,6 @@ class Watched:
     look_at: datetime
     busy_since: float | None = None
     looking: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceOptions:
-    """What the loop needs to know beside its accounts."""
-
-    broker: BrokerOptions
-    status_topic: str
-    base_topic: str
-    discovery_prefix: str = "homeassistant"
-    tls: ssl.SSLContext | None = None
-    usage_log: UsageLog | None = None
-    accounts: tuple[tuple[AccountOptions, CredentialSource], ...] = field(default=())
 
 
 class Service:

@@ -1,0 +1,42 @@
+"""What the settings tell the service."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from claude_usage_mqtt.homeassistant.discovery import Topics
+from claude_usage_mqtt.mqtt.options import BrokerOptions
+from claude_usage_mqtt.sources.credentials import CredentialSource
+from claude_usage_mqtt.usage_log import UsageLog
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountOptions:
+    """What the settings say about an account."""
+
+    topics: Topics
+    label: str | None
+    interval: timedelta
+    limited: bool
+    stale_after: timedelta
+    thresholds: tuple[float, ...]
+    discovery: bool = True
+    polls: bool = True
+    """False where the status line is the only source."""
+    listens: bool = False
+    """Whether the status line is a source."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceOptions:
+    """What the loop needs to know beside its accounts."""
+
+    broker: BrokerOptions
+    status_topic: str
+    base_topic: str
+    discovery_prefix: str = "homeassistant"
+    tls: ssl.SSLContext | None = None
+    usage_log: UsageLog | None = None
+    accounts: tuple[tuple[AccountOptions, CredentialSource], ...] = field(default=())
