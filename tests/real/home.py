@@ -55,16 +55,15 @@ class HomeAssistant:
         self._earlier: list[str] = []
         self._token = ""
         self.folder = Path()
-        self.version = ""
 
     # -- its life
 
     def start(self, *, fresh: bool = False) -> None:
         """Start it; returns when it runs. `fresh` throws away all that it knew."""
         said = self._script("start_ha.sh", str(self._mqtt_port), FRESH="1" if fresh else "0", NO_BROKER="1")
-        found = re.search(r"HA (\S+) \S+ \(pid \d+, log (\S+), token (\S+)\)", said)
+        found = re.search(r"\(pid \d+, log (\S+), token (\S+)\)", said)
         assert found, said
-        self.version, log, token = found.groups()
+        log, token = found.groups()
         self.folder = Path(log).parent
         self._token = Path(token).read_text(encoding="utf-8").strip()
 

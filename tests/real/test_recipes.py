@@ -197,7 +197,7 @@ def test_dashboard_shows_the_account_without_an_error(home: HomeAssistant, scrip
     assert shown["graphs"] == 2
     assert len(shown["tiles"]) == 10
     assert any("12.34" in tile for tile in shown["tiles"])
-    assert shown["markdown"] == ["Model Used Weekly Fable 31 %"]
+    assert shown["markdown"] == ["Fable 31 %"]
 
 
 def test_node_red_flow_branches_on_pace_and_acts_on_a_reset(

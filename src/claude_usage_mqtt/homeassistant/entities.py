@@ -165,8 +165,10 @@ ACCOUNT_ENTITIES: tuple[EntityDescription, ...] = (
         category="diagnostic",
         attribute="detail",
     ),
-    _timestamp("last_success", "Last success", "mdi:cloud-check-outline", topic=HEALTH, category="diagnostic"),
-    # Off by default: with the last success it would write two lines per poll into the activity of the device.
+    # These two are off by default: each writes a line per poll into the device's activity, until nothing else is there.
+    _timestamp(
+        "last_success", "Last success", "mdi:cloud-check-outline", topic=HEALTH, category="diagnostic", enabled=False
+    ),
     _timestamp("next_poll", "Next poll", "mdi:cloud-clock-outline", topic=HEALTH, category="diagnostic", enabled=False),
     _timestamp("token_expires_at", "Token expires at", "mdi:key-alert-outline", topic=HEALTH, category="diagnostic"),
     EntityDescription(
