@@ -60,7 +60,8 @@ class HomeAssistant:
 
     def start(self, *, fresh: bool = False) -> None:
         """Start it; returns when it runs. `fresh` throws away all that it knew."""
-        said = self._script("start_ha.sh", str(self._mqtt_port), FRESH="1" if fresh else "0", NO_BROKER="1")
+        settings = {"FRESH": "1" if fresh else "0", "NO_BROKER": "1", "MQTT_LOG": "warning"}
+        said = self._script("start_ha.sh", str(self._mqtt_port), **settings)
         found = re.search(r"\(pid \d+, log (\S+), token (\S+)\)", said)
         assert found, said
         log, token = found.groups()

@@ -197,6 +197,7 @@ def test_restarts_leave_everything_as_it_was(
     running = service(mosquitto, endpoint, tmp_path)
     with running:
         expected = stable(home.wait(is_complete))
+        began = dt.datetime.now(dt.UTC)
         entities = registered(home)
 
         def check(what: str) -> None:
@@ -228,7 +229,8 @@ def test_restarts_leave_everything_as_it_was(
         home.wait(lambda states: USAGE in states and value(states, USAGE) == "unavailable")
     with service(mosquitto, endpoint, tmp_path):
         check("Home Assistant restarted while the service was dead")
-    (history,) = home.rest("GET", f"/api/history/period?filter_entity_id={USAGE}&minimal_response&no_attributes")
+    since = began.isoformat(timespec="seconds").replace("+00:00", "Z")
+    (history,) = home.rest("GET", f"/api/history/period/{since}?filter_entity_id={USAGE}&no_attributes")
     assert {state["state"] for state in history} <= {"42.5", *AWAY}
 
 

@@ -120,7 +120,7 @@ def test_blueprints_tell_of_a_threshold_and_of_the_reset_once(
     home: HomeAssistant, session: Session, watcher: Watcher
 ) -> None:
     """They tell at the threshold, at the limit, and when one can go on; a restart is no reason to tell again."""
-    home.wait_for(sensor__claude_session_usage="0.0", event__claude_session_event="unknown")
+    home.wait_for(sensor__claude_session_usage="0.0")
     message = publishing("{{ title }} | {{ message }}")
     from_blueprint(home, "threshold", window_event=EVENT, threshold=90, actions=message)
     from_blueprint(home, "reset", window_event=EVENT, nearly=80)
