@@ -87,8 +87,8 @@ class Attempt:
         self.accepted = False
         self.is_wrong_protocol = False
         """Whether the broker said that it does not speak this version."""
-        self.was_hung_up = False
-        """Whether it closed the connection without an answer, as some do for want of the version."""
+        self.was_silent = False
+        """Whether it hung up, or said nothing at all, as some do for want of the version."""
         self.client = client = connection.make_client(options, protocol, will=will, tls=tls)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
@@ -126,10 +126,11 @@ class Attempt:
             is_silent = not (self._answered.is_set() or self.client.ended.is_set())
             self.client.close(0.2)
             if is_silent:
+                self.was_silent = True
                 return Disconnected(connection.explain_failure(TimeoutError(), self._options))
         if self._refusal is not None:
             return Disconnected(self._refusal, refused=True)
-        self.was_hung_up = not self.accepted
+        self.was_silent = not self.accepted
         error = connection.explain_loss(self._options, accepted=self.accepted, reason=self._reason)
         return Disconnected(error, accepted=self.accepted)
 

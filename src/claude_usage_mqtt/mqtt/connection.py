@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import socket
 import ssl
@@ -161,7 +162,18 @@ def connect(client: Client, options: BrokerOptions) -> None:
         client.connect(options.host, options.port or 1883, keepalive=options.keepalive, properties=properties)
     except (OSError, ValueError, paho.WebsocketConnectionError) as error:
         raise explain_failure(error, options) from None
+    _send_at_once(client)
     client.loop_start()
+
+
+def _send_at_once(client: Client) -> None:
+    """Let no small packet wait for the acknowledgement of the one before it: that would cost 40 ms, at times twice."""
+    connection = client.socket()
+    if connection is None:
+        return
+    # a duplicate, because not all that paho calls a socket can set options; they belong to the connection
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
+        duplicate.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def explain_failure(error: Exception, options: BrokerOptions) -> BrokerError:

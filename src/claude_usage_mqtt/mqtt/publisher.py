@@ -44,7 +44,7 @@ suspicion."""
 OWN_KEPT = 64
 """Payloads remembered per topic (their hashes), to tell our own echo, however late, from another instance's message."""
 
-HANG_UPS = 5
+SILENCES = 5
 """Attempts that end without a word until a broker that has spoken MQTT 5 before is asked for 3.1.1: it is much
 more often just restarting behind a proxy."""
 
@@ -181,6 +181,10 @@ class Publisher:
         """Deliver a message if there is a connection, else forget it."""
         self._publish(message)
 
+    def take_as_own(self, topic: str, payload: bytes) -> None:
+        """Note a retained message as one of ours: an earlier run's."""
+        self._own.setdefault(topic, deque(maxlen=OWN_KEPT)).append(hash(payload))
+
     def has_sent(self, message: Message) -> bool:
         """Whether a retained message that arrived is one of the last that we sent there ourselves."""
         return hash(message.payload) in self._own.get(message.topic, ())
@@ -219,7 +223,7 @@ class Publisher:
             if message.retain:
                 self._busy[message.topic] = info.mid
                 self._sent[message.topic] = message.payload
-                self._own.setdefault(message.topic, deque(maxlen=OWN_KEPT)).append(hash(message.payload))
+                self.take_as_own(message.topic, message.payload)
 
     def _complain(self, topic: str, sentence: str) -> None:
         if topic not in self._complained and len(self._complained) < 1000:
@@ -268,7 +272,7 @@ class Publisher:
         protocol = V3 if self._options.protocol == "3.1.1" else V5
         delay = FIRST_DELAY
         fell_back = knows_5 = False
-        hang_ups = 0
+        silences = 0
         while not self._stopping.is_set():
             attempt = Attempt(self._options, protocol, self._will, self._tls, self._tell)
             self._attempt = attempt
@@ -276,10 +280,10 @@ class Publisher:
             ended = attempt.run(self._stopping)
             if self._stopping.is_set():
                 return
-            hang_ups = hang_ups + 1 if attempt.was_hung_up else 0
-            patience = HANG_UPS if knows_5 and protocol == V5 else 1
-            if self._options.protocol == "auto" and (attempt.is_wrong_protocol or hang_ups >= patience):
-                protocol, hang_ups = (V3 if protocol == V5 else V5), 0
+            silences = silences + 1 if attempt.was_silent else 0
+            patience = SILENCES if knows_5 and protocol == V5 else 1
+            if self._options.protocol == "auto" and (attempt.is_wrong_protocol or silences >= patience):
+                protocol, silences = (V3 if protocol == V5 else V5), 0
                 if not fell_back:  # once at once, then as slowly as any failure
                     fell_back = True
                     continue

@@ -164,17 +164,25 @@ class Service:
         others = [self._topics(name) for name in (SUMMARY, "default") if name not in self._accounts]
         self._recollection = Recollection(accounts + others, accounts[0].command(FENCE), time.monotonic())
         self._publisher.subscribe(self._recollection.topics)
-        self._publisher.send_once(self._recollection.fence)
+        self._send_fence(self._recollection)
+
+    def _send_fence(self, recollection: Recollection) -> None:
+        if recollection.wants_fence:
+            recollection.wants_fence = False
+            self._publisher.send_once(recollection.fence)
 
     def _received(self, message: Message) -> None:
         if self._recollection is not None and self._recollection.take(message):
+            self._send_fence(self._recollection)
             return
         if message.topic == self._options.status_topic:
             if message.payload == b"online" and self._is_begun:
                 self._resend_at = time.monotonic() + self._rng.uniform(1, 10)
             return
         parts = message.topic.removeprefix(self._options.base_topic + "/").split("/")
-        if parts[0] not in self._accounts or message.retain or not self._is_begun:
+        if parts[0] not in self._accounts or not self._is_begun:
+            return
+        if message.retain and parts[1:] != ["health"]:
             return  # a retained command is an old one, and would be obeyed again at each connection
         watched = self._touched(parts[0])
         match parts[1:]:
@@ -246,6 +254,8 @@ class Service:
         self._is_begun = True
         for watched in self._accounts.values():
             watched.state.recall(recollection.found, now)
+            health = watched.state.options.topics.health
+            self._publisher.take_as_own(health, recollection.found.get(health, b""))
             watched.look_at = now
         prefix = self._options.discovery_prefix
         for topic in leftover_topics(self._options.base_topic, prefix, self._accounts, recollection.found):

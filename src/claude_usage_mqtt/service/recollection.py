@@ -14,6 +14,9 @@ from claude_usage_mqtt.mqtt.connection import Message
 
 FENCE = "fence"
 
+ROUNDS = 4
+"""How often the fence goes round while anything is missing: on some brokers (aedes) it overtakes what was retained."""
+
 LONGEST = 2.0
 """Seconds to wait where the broker does not let us hear ourselves."""
 
@@ -26,13 +29,19 @@ class Recollection:
         self.found: dict[str, bytes] = {}
         self.ends_at = began + LONGEST
         self.fence = Message(topic=fence, payload=secrets.token_hex(8).encode())
+        self.wants_fence = True
+        """Whether the fence is to be sent (again)."""
+        self._rounds = 0
         self._wanted = set(self.topics)
 
     def take(self, message: Message) -> bool:
         """Take in a message; return whether it was for us."""
         if message.topic == self.fence.topic:
             if message.payload == self.fence.payload:
-                self._wanted.clear()
+                self._rounds += 1
+                self.wants_fence = self._rounds < ROUNDS
+                if not self.wants_fence:
+                    self._wanted.clear()
             return True
         if message.topic not in self.topics:
             return False

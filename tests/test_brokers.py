@@ -1,0 +1,196 @@
+"""The main path on each broker that people run: Mosquitto, the embedded one, and those that `BROKER_PORTS` names.
+
+`BROKER_PORTS="rabbit=18840 nats=18842"` names running brokers that take anybody, each with its port on loopback.
+"""
+
+import json
+import os
+import random
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parts import broker, service
+from parts.broker import Mosquitto
+from parts.credentials import write_credentials
+from parts.endpoint import Endpoint
+from parts.service import CONFIG, HEALTH, STATE, STATUS, ServiceProcess, command, running_service
+from parts.watcher import Watcher
+
+OTHERS = dict(entry.split("=") for entry in os.environ.get("BROKER_PORTS", "").split())
+LATENCY = 20.0
+"""Seconds: NATS and RabbitMQ may need some for the first message of a kind."""
+
+
+class Named:
+    """A running broker."""
+
+    def __init__(self, name: str, port: int) -> None:
+        self.name = name
+        self.port = port
+
+
+@pytest.fixture(
+    scope="module",
+    params=["mosquitto", "embedded", *(pytest.param(name, marks=pytest.mark.real_parts) for name in OTHERS)],
+)
+def running(request: pytest.FixtureRequest) -> Iterator[Named]:
+    """Give each broker in turn."""
+    name = request.param
+    if name == "mosquitto":
+        if not broker.available():
+            pytest.skip("Mosquitto is not installed")
+        with Mosquitto() as mosquitto:
+            yield Named(name, mosquitto.port)
+    elif name == "embedded":
+        pytest.importorskip("amqtt")
+        from claude_usage_mqtt.demo.broker import EmbeddedBroker
+
+        with EmbeddedBroker(port=0) as embedded:
+            yield Named(name, embedded.port)
+    else:
+        yield Named(name, int(OTHERS[name]))
+
+
+@pytest.fixture
+def watcher(running: Named) -> Iterator[Watcher]:
+    """Watch our topics by their names, because not every broker replays to a wildcard; and leave nothing behind."""
+    topics = (STATE, HEALTH, STATUS, CONFIG, "claude-usage/default/event/five_hour", service.BIRTH)
+    with Watcher(running.port, topics) as found:
+        for topic in (STATE, HEALTH, STATUS, CONFIG):
+            found.publish(topic, "", retain=True)
+        found.settle(LATENCY)
+        yield found
+        for topic in (STATE, HEALTH, STATUS, CONFIG):
+            found.publish(topic, "", retain=True)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Give a folder with credentials."""
+    write_credentials(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    """Run an endpoint."""
+    with Endpoint() as serving:
+        yield serving
+
+
+def settings(running: Named, endpoint: Endpoint, **more: Any) -> dict[str, Any]:
+    """Return the settings that name these two."""
+    return {"MQTT_PORT": running.port, "CLAUDE_API_URL": endpoint.url, **more}
+
+
+def is_ok(message: Any) -> bool:
+    """Tell whether it is a health message that says that all is well."""
+    return bool(message.payload) and message.json()["status"] == "ok"
+
+
+def is_online(message: Any) -> bool:
+    """Tell whether it says that the service is there."""
+    return bool(message.payload == "online")
+
+
+def retained(watcher: Watcher) -> dict[str, Any]:
+    """Return what stands on the broker, parsed."""
+    found = {topic: text for topic, text in watcher.retained().items() if text}
+    return {topic: json.loads(text) if text[0] == "{" else text for topic, text in found.items()}
+
+
+def test_memory_survives_a_restart(home: Path, running: Named, endpoint: Endpoint, watcher: Watcher) -> None:
+    """The numbers stand on it, and are read back at the next start: no request, no event, no flicker."""
+    with ServiceProcess(home, **settings(running, endpoint)) as process:
+        watcher.wait_topic(HEALTH, is_ok, LATENCY)
+        watcher.wait_topic(STATUS, is_online, LATENCY)
+        status, took = process.stop()
+    assert (status, took < 3) == (0, True)
+    watcher.wait_topic(STATUS, lambda message: message.payload == "offline", LATENCY)
+    before, since = retained(watcher), watcher.mark()
+    assert set(before) == {STATE, HEALTH, STATUS, CONFIG}
+    assert before[STATUS] == "offline"
+    with ServiceProcess(home, **settings(running, endpoint)) as process:
+        watcher.wait_topic(STATUS, is_online, LATENCY, since=since)
+        watcher.settle(LATENCY)
+        after = retained(watcher)
+    assert endpoint.count == 1
+    assert after[HEALTH]["last_success"] == before[HEALTH]["last_success"]
+    assert after[HEALTH]["next_poll"] == before[HEALTH]["next_poll"]
+    assert after[STATE]["windows"]["five_hour"]["resets_at"] == before[STATE]["windows"]["five_hour"]["resets_at"]
+    assert not watcher.messages("claude-usage/default/event/#")
+    assert "WARNING" not in process.log.text
+
+
+def test_a_first_start_is_quick(home: Path, running: Named, endpoint: Endpoint, watcher: Watcher) -> None:
+    """Where nothing stands on it, that is known at once and not only after the longest wait."""
+    with running_service(running.port, endpoint.url, home) as found:
+        watcher.wait_topic(HEALTH, is_ok, LATENCY)
+        assert "not ours" not in found.log.text
+    assert endpoint.count == 1
+
+
+def test_commands_and_events(home: Path, running: Named, endpoint: Endpoint, watcher: Watcher) -> None:
+    """A button press arrives, and an event goes out once, not retained."""
+    with running_service(running.port, endpoint.url, home) as _:
+        watcher.wait_topic(HEALTH, is_ok, LATENCY)
+        endpoint.document = endpoint.document | {"five_hour": endpoint.document["five_hour"] | {"utilization": 80}}
+        watcher.publish(command("refresh"), "PRESS")
+        event = watcher.wait_topic("claude-usage/default/event/five_hour", timeout=LATENCY).json()
+        watcher.publish(command("interval"), "600")
+        watcher.wait_topic(HEALTH, lambda m: m.payload and m.json()["poll_interval"] == 600, LATENCY)
+        watcher.settle(LATENCY)
+    assert (event["event_type"], event["threshold"]) == ("threshold_reached", 75)
+    assert len(watcher.messages("claude-usage/default/event/#")) == 1
+    assert set(retained(watcher)) == {STATE, HEALTH, STATUS, CONFIG}
+
+
+class Impatient(random.Random):
+    """Chance that always gives the least."""
+
+    def uniform(self, a: float, _: float) -> float:
+        """Return the lower bound."""
+        return a
+
+
+def test_birth(home: Path, running: Named, endpoint: Endpoint, watcher: Watcher) -> None:
+    """Home Assistant's birth message brings everything again."""
+    with running_service(running.port, endpoint.url, home, rng=Impatient()):
+        watcher.wait_topic(HEALTH, is_ok, LATENCY)
+        since = watcher.mark()
+        watcher.publish(service.BIRTH, "online")
+        for topic in (STATE, HEALTH, CONFIG, STATUS):
+            watcher.wait_topic(topic, timeout=LATENCY, since=since)
+
+
+def test_the_will(home: Path, running: Named, endpoint: Endpoint, watcher: Watcher) -> None:
+    """When the process is killed the broker says `offline`."""
+    with ServiceProcess(home, **settings(running, endpoint)) as process:
+        watcher.wait_topic(STATUS, is_online, LATENCY)
+        since = watcher.mark()
+        process.process.kill()
+        watcher.wait_topic(STATUS, lambda message: message.payload == "offline", LATENCY, since=since)
+    assert retained(watcher)[STATUS] == "offline"
+
+
+def test_two_instances(home: Path, running: Named, endpoint: Endpoint, watcher: Watcher) -> None:
+    """Two programs that publish the same account notice each other; one alone hears nobody but itself."""
+    with ServiceProcess(home, **settings(running, endpoint, POLL_INTERVAL=1)) as first:
+        watcher.wait_topic(HEALTH, is_ok, LATENCY)
+        endpoint.wait_for_requests(3)
+        assert "another instance" not in first.log.text
+        with ServiceProcess(home, **settings(running, endpoint, POLL_INTERVAL=1)) as second:
+            first.log.wait_for("another instance")
+            second.log.wait_for("another instance")
+
+
+def test_the_older_protocol(home: Path, running: Named, endpoint: Endpoint, watcher: Watcher) -> None:
+    """Whoever sets 3.1.1 gets 3.1.1, everywhere."""
+    with running_service(running.port, endpoint.url, home, protocol="3.1.1", client_id=uuid.uuid4().hex[:20]) as found:
+        watcher.wait_topic(HEALTH, is_ok, LATENCY)
+        watcher.wait_topic(STATUS, is_online, LATENCY)
+        assert "WARNING" not in found.log.text

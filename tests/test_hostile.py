@@ -1,0 +1,222 @@
+"""Whatever anybody sends: only our own errors come out, within bounds, and nothing of it acts on anything."""
+
+import datetime as dt
+import json
+import random
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from claude_usage_mqtt.errors import CredentialsError, InvalidResponse
+from claude_usage_mqtt.homeassistant.discovery import Topics
+from claude_usage_mqtt.service.account import AccountOptions, AccountState
+from claude_usage_mqtt.service.summary import former_accounts
+from claude_usage_mqtt.service.worker import Outcome
+from claude_usage_mqtt.sources.credentials import parse_credentials
+from claude_usage_mqtt.sources.schedule import Schedule
+from claude_usage_mqtt.sources.statusline import parse_statusline
+from claude_usage_mqtt.usage.parse import parse_usage
+from parts.documents import make_limit, sample_usage
+
+NOW = dt.datetime(2026, 11, 20, 16, 0, tzinfo=dt.UTC)
+TOPICS = Topics(base="claude-usage", account="default")
+INJECTIONS = (
+    "{{ states('sensor.secret') }}",
+    "{% for x in range(9**9) %}{% endfor %}",
+    "a/+/#",
+    "\x1b]0;owned\x07",
+    "line\nbreak",
+    "%s%n%(message)s{0.__class__}",
+    "\ud800",
+    "\u202e\u0000",
+    "x" * 5000,
+)
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=30) | st.sampled_from(INJECTIONS),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def spoiled(document: Any) -> st.SearchStrategy[Any]:
+    """Give documents of this shape where anything may be anything."""
+    if isinstance(document, dict):
+        return st.fixed_dictionaries({}, optional={key: values | spoiled(value) for key, value in document.items()})
+    if isinstance(document, list) and document:
+        return st.lists(spoiled(document[0]) | values, max_size=4)
+    return st.just(document) | values
+
+
+def make_state(*, limited: bool = True) -> AccountState:
+    """Return an account as it is at a start."""
+    options = AccountOptions(
+        topics=TOPICS,
+        label=None,
+        interval=dt.timedelta(seconds=300),
+        limited=limited,
+        stale_after=dt.timedelta(hours=1),
+        thresholds=(75.0, 90.0),
+        listens=True,
+    )
+    return AccountState(options, Schedule(interval=options.interval, limited=limited, rng=random.Random(1)))
+
+
+def publish(state: AccountState, now: dt.datetime) -> dict[str, Any]:
+    """Return what the account would publish, as a reader gets it, having seen that it is strict JSON."""
+    documents = {topic: json.loads(payload, parse_constant=pytest.fail) for topic, payload in state.documents(now)}
+    assert sum(len(json.dumps(document)) for document in documents.values()) < 1_000_000
+    return documents
+
+
+CREDENTIALS = {
+    "claudeAiOauth": {
+        "accessToken": "sk-ant-oat01-x",
+        "expiresAt": 1795190400000,
+        "scopes": ["user:profile"],
+        "subscriptionType": "max",
+    },
+    "organizationUuid": "6a3c1f0e",
+}
+
+
+@given(spoiled(CREDENTIALS).map(json.dumps) | st.text(max_size=300) | values.map(json.dumps))
+def test_no_credentials_file_breaks_it(text: str) -> None:
+    """Any file is credentials or one of our errors, whose sentence quotes nothing of it."""
+    try:
+        found = parse_credentials(text, "the file")
+    except CredentialsError as error:
+        sentence = str(error)
+        assert sentence.isascii()
+        assert len(sentence) < 300
+    else:
+        assert re.fullmatch(r"[!-~]+", found.token)
+        assert found.token not in repr(found) or len(found.token) < 3
+
+
+def test_a_deep_credentials_file_is_an_error() -> None:
+    """Nesting that no reader of JSON survives is told as what it is."""
+    with pytest.raises(CredentialsError):
+        parse_credentials("[" * 200_000, "the file")
+
+
+@given(
+    spoiled(sample_usage(scoped={"Fable": 3}, extra_usage={"is_enabled": True, "monthly_limit": 5, "currency": "EUR"}))
+    | values
+)
+def test_no_answer_breaks_what_is_published(answer: Any) -> None:
+    """Any JSON is a usage or our error; what is published of it is strict JSON within bounds, without templates."""
+    state = make_state()
+    state.begin_poll(NOW)
+    try:
+        usage = parse_usage(answer, NOW)
+    except InvalidResponse:
+        return
+    state.finish_poll(Outcome(account="default", usage=usage, requests=1), NOW)
+    assert_harmless(publish(state, NOW))
+
+
+@pytest.mark.parametrize("text", INJECTIONS)
+def test_names_of_the_api_cannot_be_templates_or_topics(text: str) -> None:
+    """A model's name appears as a name alone: no template, topic level or entity id is made of more than its slug."""
+    answer = sample_usage(now=NOW, limits=[make_limit("weekly_scoped", 5, None, model="M " + text)], **{text: 1})
+    money = {"is_enabled": True, "monthly_limit": 5, "used_credits": 1, "currency": text, "decimal_places": 2}
+    state = make_state()
+    state.begin_poll(NOW)
+    usage = parse_usage(answer | {"extra_usage": money}, NOW, plan=text)
+    state.finish_poll(Outcome(account="default", usage=usage, requests=1, organization=text), NOW)
+    assert_harmless(publish(state, NOW))
+
+
+def assert_harmless(documents: dict[str, Any]) -> None:
+    """See that outside data is only where text is shown."""
+    for key, component in documents[TOPICS.config]["components"].items():
+        assert re.fullmatch(r"[a-z0-9_]+", key)
+        for option, value in component.items():
+            if option.endswith("topic"):
+                assert re.fullmatch(r"[a-z0-9_/-]+", value), value
+            elif option.endswith("template"):
+                assert not set(INJECTIONS) & {value}
+                assert "states(" not in value
+                assert "range(" not in value
+            elif option == "name":
+                assert value.isprintable()
+                assert len(value) < 100
+        assert re.fullmatch(r"[a-z_]+\.[a-z0-9_]+", component.get("default_entity_id", "sensor.x"))
+
+
+def remembered() -> dict[str, Any]:
+    """Return what a real run leaves on the broker."""
+    state = make_state()
+    state.begin_poll(NOW)
+    answer = sample_usage(now=NOW, scoped={"Fable": 3})
+    state.finish_poll(Outcome(account="default", usage=parse_usage(answer, NOW), requests=1), NOW)
+    return publish(state, NOW)
+
+
+LEFT = remembered()
+LATER = NOW + dt.timedelta(minutes=2)
+
+
+@given(
+    spoiled(LEFT[TOPICS.health]).map(json.dumps) | st.text(max_size=99),
+    spoiled(LEFT[TOPICS.state]).map(json.dumps) | st.text(max_size=99),
+    (values | st.fixed_dictionaries({"components": st.dictionaries(st.text(max_size=9), values)})).map(json.dumps),
+)
+def test_no_retained_memory_breaks_a_start(health: str, state_text: str, config: str) -> None:
+    """Anybody may have written there: the start goes on, what is published is ours, and no wait is without end."""
+    state = make_state()
+    retained = {TOPICS.health: health, TOPICS.state: state_text, TOPICS.config: config}
+    state.recall({topic: text.encode("utf-8", "replace") for topic, text in retained.items()}, LATER)
+    state.tick(LATER)
+    assert_harmless(publish(state, LATER))
+    due = state.schedule.due(LATER, state.usage.resets())
+    assert due is not None
+    assert due <= LATER + dt.timedelta(hours=26)
+    answer = sample_usage(now=LATER, five_hour=50.0)
+    state.begin_poll(LATER)
+    events = state.finish_poll(Outcome(account="default", usage=parse_usage(answer, LATER), requests=1), LATER)
+    assert len(events) < 20
+    assert publish(state, LATER)[TOPICS.state]["windows"]["five_hour"]["utilization"] == 50.0
+
+
+@given(st.sampled_from(["refresh", "interval", "polling", "fence", "x", *INJECTIONS]), st.binary(max_size=60))
+def test_no_command_breaks_it(name: str, payload: bytes) -> None:
+    """A command does what it is for, or nothing."""
+    state = make_state()
+    state.command(name, payload, NOW)
+    assert 180 <= state.schedule.interval.total_seconds() <= 3600
+    assert_harmless(publish(state, NOW))
+
+
+@given(values.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=300))
+def test_no_status_line_breaks_it(payload: bytes) -> None:
+    """What is no message of ours is no usage."""
+    assert parse_statusline(payload, NOW) is None
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "at": st.just(NOW.timestamp()) | values,
+            "rate_limits": values
+            | spoiled({"five_hour": {"used_percentage": 5, "resets_at": NOW.timestamp() + 60}, "seven_day": {}}),
+        }
+    )
+)
+def test_a_spoiled_status_line_shows_nothing_wrong(message: dict[str, Any]) -> None:
+    """A message with anything in it gives numbers within bounds, or none."""
+    usage = parse_statusline(json.dumps(message).encode(), NOW)
+    if usage is not None:
+        state = make_state()
+        state.glimpsed(usage, NOW)
+        assert_harmless(publish(state, NOW))
+
+
+@given(values.map(lambda value: json.dumps({"accounts": value}).encode()) | st.binary(max_size=99))
+def test_no_summary_takes_foreign_topics_away(payload: bytes) -> None:
+    """Of what a former summary says only names that an account can have are believed."""
+    assert all(re.fullmatch(r"[a-z0-9_]{1,40}", name) for name in former_accounts(payload))
