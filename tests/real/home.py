@@ -19,7 +19,7 @@ from parts.service import Clock
 START_TIMEOUT: Final = 180
 SEVERE: Final = re.compile(r" (WARNING|ERROR|CRITICAL) ")
 NOT_OURS: Final = re.compile(
-    r"homeassistant\.bootstrap\] Skipping pip"
+    r"homeassistant\.bootstrap\] Skipping pip|The 'server_host' option near"
     # what Home Assistant says of a broker that the test has stopped
     r"|mqtt\.client\] (Disconnected from MQTT server|Failed to connect to MQTT server|Error returned from MQTT server)"
     r"|mqtt\.util\] Error talking to MQTT: The client is not currently connected"
@@ -71,7 +71,8 @@ class HomeAssistant:
     def stop(self, *, kill: bool = False) -> None:
         """Stop it, as a service manager does or as a power cut does."""
         self._earlier += self._log()
-        self._script("stop_ha.sh", "ha", SIG="KILL" if kill else "TERM")
+        installed = os.environ.get("INST", "hass")  # which one of those that setup_ha.sh has installed
+        self._script("stop_ha.sh", "ha" if installed == "hass" else f"ha-{installed}", SIG="KILL" if kill else "TERM")
 
     def restart(self, *, kill: bool = False) -> None:
         """Stop it and start it again."""
