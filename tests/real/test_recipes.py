@@ -117,7 +117,7 @@ def ran(watcher: Watcher, count: int) -> list[str]:
 
 
 def test_blueprints_tell_of_a_threshold_and_of_the_reset_once(
-    home: HomeAssistant, session: Session, watcher: Watcher
+    home: HomeAssistant, mosquitto: Mosquitto, session: Session, watcher: Watcher
 ) -> None:
     """They tell at the threshold, at the limit, and when one can go on; a restart is no reason to tell again."""
     home.wait_for(sensor__claude_session_usage="0.0")
@@ -132,7 +132,12 @@ def test_blueprints_tell_of_a_threshold_and_of_the_reset_once(
     session.later(100, minutes=30)
     home.restart()
     home.wait_for(sensor__claude_session_usage="100.0", automation__threshold="on", automation__reset="on")
+    mosquitto.restart()  # to Home Assistant, the entity becomes unavailable and comes back
+    home.wait_for(sensor__claude_session_usage="unavailable", event__claude_session_event="unavailable")
+    home.wait_for(sensor__claude_session_usage="100.0")
+    watcher.wait_connected()
     told = ran(watcher, 2)
+    assert len(told) == 2
     assert told[1].startswith("Claude Session: 100 % used | The limit is reached. It resets ")
     assert home.ask("persistent_notification/get") == []
     session.later(3, hours=4)
