@@ -31,14 +31,6 @@ from parts.net import HeldPort
 
 TOKEN = "sk-ant-oat01-canary"
 DEADLINE = 0.5
-PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
-
-
-@pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in PROXY_VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
 
 
 @pytest.fixture
@@ -346,7 +338,7 @@ def test_no_answer_breaks_it(status: int, body: bytes) -> None:
 def test_close_ends_what_hangs(endpoint: Endpoint) -> None:
     """The client can be closed at any time, and takes no time for it."""
     endpoint.fault = faults.Hang()
-    api = UsageApi(endpoint.url, "tests", 5)
+    api = UsageApi(endpoint.url, "tests", 1)
 
     def ask() -> None:
         with pytest.raises(ApiError):

@@ -261,7 +261,9 @@ class Service:
         for topic in leftover_topics(self._options.base_topic, prefix, self._accounts, recollection.found):
             log.info("Taking back %s: its account is not in the settings any more.", topic)
             self._publisher.retain(topic, b"")
-        self._publisher.unsubscribe(recollection.topics)
+        # The health topics are asked for again just below: some brokers (aedes) would take the two in any order.
+        kept = {watched.state.options.topics.health for watched in self._accounts.values()}
+        self._publisher.unsubscribe(topic for topic in recollection.topics if topic not in kept)
         self._subscribe_to_rivals()
         self._advance_all(now)
         self._publisher.retain(self._status, ONLINE)

@@ -1,0 +1,242 @@
+"""Whatever the API and the clock do: numbers right or marked unknown, a line for the fall and one for the rise."""
+
+import datetime as dt
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parts import faults
+from parts.broker import Broker, any_broker
+from parts.certificates import Authority
+from parts.credentials import write_credentials
+from parts.endpoint import Endpoint, Fault
+from parts.service import HEALTH, STATE, Clock, Running, command, running_service
+from parts.watcher import Watcher
+
+DEADLINE = 0.4
+SPEED = 600.0
+"""Five minutes in half a second: a back-off of ten minutes takes one."""
+AGAIN = "the usage is known again"
+
+
+@pytest.fixture
+def running_broker() -> Iterator[Broker]:
+    """Run a broker."""
+    with any_broker() as found:
+        yield found
+
+
+@pytest.fixture
+def watcher(running_broker: Broker) -> Iterator[Watcher]:
+    """Watch everything on it."""
+    with Watcher(running_broker.port) as found:
+        yield found
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    """Run an endpoint whose windows last, however fast the clock is."""
+    with Endpoint() as found:
+        yield found
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Give a folder with credentials that do not expire."""
+    write_credentials(tmp_path, expires_in=None)
+    return tmp_path
+
+
+@pytest.fixture
+def running(running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path) -> Iterator[Running]:
+    """Run the service on a fast clock until its first numbers stand on the broker."""
+    clock = Clock(SPEED)
+    endpoint.document = lambda _: truth(clock)
+    with running_service(running_broker.port, endpoint.url, home, clock=clock, deadline=DEADLINE) as found:
+        watcher.wait_topic(HEALTH, has_status("ok"))
+        yield found
+
+
+def truth(clock: Clock) -> Any:
+    """Return an answer whose session ends in two hours from now, whatever now is."""
+    from parts.documents import sample_usage
+
+    return sample_usage(now=clock.now(), five_hour=55.0, resets_at=clock.now() + dt.timedelta(hours=2))
+
+
+def has_status(status: str) -> Any:
+    """Return a predicate for health messages."""
+    return lambda message: message.payload and message.json()["status"] == status
+
+
+FAULTS: list[tuple[Fault, str]] = [
+    (faults.rate_limited(), "rate_limited"),
+    (faults.rate_limited(120), "rate_limited"),
+    (faults.server_error(), "server_error"),
+    (faults.overloaded(), "server_error"),
+    (faults.html_page(), "server_error"),
+    (faults.Hang(), "network_error"),
+    (faults.DripHeaders(0.05), "network_error"),
+    (faults.DripBody(0.05), "network_error"),
+    (faults.HugeBody(), "server_error"),
+    (faults.GzipBomb(16 * faults.MEGABYTE), "server_error"),
+    (faults.CutBody(), "network_error"),
+    (faults.CloseAtOnce(reset=True), "network_error"),
+    (faults.invalid_json(), "invalid_response"),
+    (faults.wrong_json([]), "invalid_response"),
+]
+
+
+@pytest.mark.parametrize(("fault", "status"), FAULTS)
+def test_each_fault_is_told_once_and_recovered_from(
+    endpoint: Endpoint, watcher: Watcher, running: Running, fault: Fault, status: str
+) -> None:
+    """The last good numbers stay, the status says what is wrong, and one back-off after the cure all is well."""
+    endpoint.fault = fault
+    told = watcher.wait_topic(HEALTH, has_status(status)).json()
+    watcher.wait_topic(HEALTH, lambda m: m.payload and m.json()["consecutive_failures"] >= 2)
+    assert watcher.json(STATE)["windows"]["five_hour"]["utilization"] in (55.0, None)
+    since = watcher.mark()
+    endpoint.fault = None
+    endpoint.release()
+    watcher.wait_topic(HEALTH, has_status("ok"), since=since)
+    running.log.wait_for(AGAIN)
+    assert told["detail"].endswith(".")
+    assert (running.log.count("WARNING"), running.log.count(AGAIN)) == (1, 1), running.log.text
+    assert not watcher.messages("claude-usage/default/event/#")
+
+
+def test_old_numbers_are_marked_old(endpoint: Endpoint, watcher: Watcher, running: Running) -> None:
+    """After an hour without an answer nobody is to act on the numbers, and after the reset they are unknown."""
+    endpoint.fault = faults.server_error()
+    watcher.wait_topic(HEALTH, has_status("server_error"))
+    running.clock.sleep(dt.timedelta(minutes=55))
+    watcher.wait_topic(HEALTH, lambda m: m.payload and not m.json()["fresh"] and m.json()["last_success"])
+    running.clock.sleep(dt.timedelta(minutes=55))
+    watcher.wait_topic(STATE, lambda m: m.payload and m.json()["windows"]["five_hour"]["utilization"] is None)
+    since = watcher.mark()
+    endpoint.fault = None
+    fresh = watcher.wait_topic(HEALTH, lambda m: m.json()["fresh"], since=since)
+    known = watcher.wait_topic(
+        STATE, lambda m: m.json()["windows"]["five_hour"]["utilization"] is not None, since=since
+    )
+    assert known.order < fresh.order
+    assert running.log.count(AGAIN) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"), [(faults.unauthorized(), "unauthorized"), (faults.insufficient_scope(), "insufficient_scope")]
+)
+def test_a_refused_token_is_not_sent_again(
+    endpoint: Endpoint, watcher: Watcher, running: Running, home: Path, fault: Fault, status: str
+) -> None:
+    """A token that the API does not want is left in peace until there is another one, which is then tried soon."""
+    endpoint.fault = fault
+    watcher.wait_topic(HEALTH, has_status(status))
+    count = endpoint.count
+    running.clock.sleep(dt.timedelta(hours=3))
+    watcher.publish(command("refresh"))
+    told = watcher.wait_topic(HEALTH, lambda m: m.payload and "refresh" in (m.json()["detail"] or "")).json()
+    assert "usable credentials" in told["detail"]
+    assert told["next_poll"] is None
+    assert endpoint.count == count
+    endpoint.fault = None
+    since = watcher.mark()
+    write_credentials(home, token="another", expires_in=None)
+    watcher.wait_topic(HEALTH, has_status("ok"), since=since)
+    assert endpoint.requests[-1].bearer == "another"
+
+
+def test_a_token_renewed_meanwhile_is_tried_at_once(
+    endpoint: Endpoint, watcher: Watcher, running: Running, home: Path
+) -> None:
+    """When Claude Code renews its token while ours is being refused, nobody notices."""
+
+    class Renewing:
+        def serve(self, exchange: Any) -> None:
+            write_credentials(home, token="renewed", expires_in=None)
+            exchange.answer_json(401, {"error": {"type": "authentication_error", "message": "no"}})
+
+    since = watcher.mark()
+    endpoint.fault_next(Renewing())
+    endpoint.wait_for_requests(endpoint.count + 2)
+    watcher.wait_topic(HEALTH, has_status("ok"), since=since)
+    assert running.log.count("WARNING") == 0
+    assert "renewed" in {request.bearer for request in endpoint.requests}
+
+
+def test_redirects_carry_the_token_nowhere(endpoint: Endpoint, watcher: Watcher, running: Running) -> None:
+    """An API that sends us elsewhere is told of, and elsewhere hears nothing."""
+    with Endpoint() as elsewhere:
+        endpoint.fault = faults.redirect(elsewhere)
+        told = watcher.wait_topic(HEALTH, has_status("invalid_response")).json()
+        assert "redirects" in told["detail"]
+        assert elsewhere.count == 0
+    assert running.log.count("WARNING") == 1
+
+
+@pytest.mark.parametrize("where", ["certificate", "name"])
+def test_an_api_that_cannot_be_trusted_or_found(
+    running_broker: Broker, watcher: Watcher, home: Path, tmp_path: Path, where: str
+) -> None:
+    """A wrong certificate and a dead DNS have a sentence of their own; nothing is published that was not known."""
+    with Endpoint(ssl_context=Authority(tmp_path / "ca").server_context()) as stranger:
+        url = stranger.url if where == "certificate" else "https://api.claude.invalid"
+        with running_service(running_broker.port, url, home, deadline=5) as running:
+            told = watcher.wait_topic(HEALTH, has_status("network_error")).json()
+        assert stranger.count == 0
+    assert ("certificate" if where == "certificate" else "looked up") in told["detail"]
+    assert told["fresh"] is False
+    assert STATE not in watcher.retained()
+    assert running.log.count("WARNING") == 1
+
+
+def wake(watcher: Watcher) -> None:
+    """Make the loop look at its clock now and not within ten seconds: a command that means nothing."""
+    watcher.publish(command("interval"), "nonsense")
+
+
+def test_the_host_was_asleep_for_a_day(
+    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
+) -> None:
+    """After a day's sleep the old numbers are not taken for new ones, and one request brings the new ones."""
+    clock = Clock()
+    endpoint.document = lambda _: truth(clock)
+    with running_service(running_broker.port, endpoint.url, home, clock=clock, limited=True) as running:
+        before = watcher.wait_topic(HEALTH, has_status("ok")).json()
+        endpoint.fault = faults.Hang()
+        since = watcher.mark()
+        clock.sleep(dt.timedelta(days=1))
+        wake(watcher)
+        endpoint.wait_for_requests(2)
+        watcher.wait_topic(HEALTH, lambda m: not m.json()["fresh"], since=since)
+        endpoint.fault = None
+        endpoint.release()
+        after = watcher.wait_topic(HEALTH, lambda m: m.json()["fresh"], since=since).json()
+        assert running.log.count("clock was set") == 0
+    assert endpoint.count == 2
+    span = dt.datetime.fromisoformat(after["last_success"]) - dt.datetime.fromisoformat(before["last_success"])
+    assert dt.timedelta(hours=24) <= span < dt.timedelta(hours=25)
+
+
+@pytest.mark.parametrize("step", [dt.timedelta(hours=-1), dt.timedelta(hours=1), dt.timedelta(days=-400)])
+def test_the_clock_was_set(
+    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path, step: dt.timedelta
+) -> None:
+    """A clock that is set makes nothing stale, asks nothing, and waits no longer than was planned."""
+    clock = Clock()
+    with running_service(running_broker.port, endpoint.url, home, clock=clock, limited=True) as running:
+        before = watcher.wait_topic(HEALTH, has_status("ok")).json()
+        since = watcher.mark()
+        clock.set(step)
+        wake(watcher)
+        after = watcher.wait_topic(HEALTH, since=since).json()
+        running.log.wait_for("The clock was set by")
+        assert running.log.count("clock was set") == 1
+    assert endpoint.count == 1
+    assert after["fresh"] is True
+    for key in ("last_success", "next_poll"):
+        moved = dt.datetime.fromisoformat(after[key]) - dt.datetime.fromisoformat(before[key])
+        assert abs(moved - step) <= dt.timedelta(seconds=3), key

@@ -1,0 +1,234 @@
+"""A canary token and a canary password go through everything that can go wrong, and are seen nowhere."""
+
+import contextlib
+import datetime as dt
+import gc
+import json
+import logging
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from claude_usage_mqtt.errors import ClaudeUsageError
+from claude_usage_mqtt.mqtt.options import BrokerOptions
+from claude_usage_mqtt.settings import Settings
+from claude_usage_mqtt.sources.credentials import CredentialsFile, GivenToken, parse_credentials
+from claude_usage_mqtt.sources.oauth_api import UsageApi
+from parts import broker, faults, service
+from parts.broker import Mosquitto
+from parts.command import run_command
+from parts.credentials import FILE_NAME, write_credentials, write_credentials_text
+from parts.endpoint import Endpoint, Exchange
+from parts.proxy import FaultyProxy
+from parts.service import HEALTH, ServiceProcess, running_service
+from parts.watcher import Watcher
+
+TOKEN = "sk-ant-oat01-CANARY-token"
+PASSWORD = "CANARY-password"
+CANARY = "CANARY"
+
+needs_mosquitto = pytest.mark.skipif(not broker.available(), reason="Mosquitto is not installed")
+
+
+class Echo:
+    """A fault: an error that repeats the whole request, token and all, wherever a body has place for it."""
+
+    def __init__(self, status: int) -> None:
+        self._status = status
+
+    def serve(self, exchange: Exchange) -> None:
+        """Answer."""
+        bearer = exchange.request.bearer or ""
+        document = {"error": {"type": bearer, "message": f"user:profile {bearer}"}, bearer: bearer, "limits": bearer}
+        exchange.answer_json(self._status, document)  # httpcore itself logs headers, at a level we never switch on
+
+
+API_FAULTS = [
+    *(Echo(status) for status in (200, 301, 401, 403, 404, 429, 500)),
+    faults.unauthorized(),
+    faults.insufficient_scope(),
+    faults.rate_limited(1),
+    faults.html_page(),
+    faults.invalid_json(),
+    faults.deep_json(),
+    faults.CutBody(),
+    faults.CloseAtOnce(reset=True),
+    faults.HugeBody(2 * faults.MEGABYTE),
+    faults.DripBody(0.05),
+]
+
+
+@pytest.fixture(autouse=True)
+def _everything_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Let every library say all that it can."""
+    caplog.set_level(logging.DEBUG)
+    for name in ("httpx", "httpcore", "paho", "claude_usage_mqtt", "asyncio"):
+        caplog.set_level(logging.DEBUG, name)
+
+
+def assert_nowhere(*texts: object) -> None:
+    """See that no canary is in any of these."""
+    for text in texts:
+        found = str(text)
+        at = found.find(CANARY)
+        assert at < 0, found[max(0, at - 200) : at + 50]
+
+
+@needs_mosquitto
+def test_through_every_fault_of_the_api(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """No log line, topic or payload has the token, though the endpoint echoes it wherever it can."""
+    write_credentials(tmp_path, token=TOKEN, expires_in=None)
+    users = {"us": PASSWORD, "watcher": "w"}
+    with (
+        Mosquitto(users=users) as mosquitto,
+        Endpoint() as endpoint,
+        Watcher(mosquitto.port, username="watcher", password="w") as watcher,
+        running_service(
+            mosquitto.port,
+            endpoint.url,
+            tmp_path,
+            clock=service.Clock(3000),
+            deadline=0.3,
+            username="us",
+            password=PASSWORD,
+        ) as running,
+    ):
+        for fault in API_FAULTS:
+            since = watcher.mark()
+            endpoint.fault = fault
+            if fault != API_FAULTS[0]:  # a good answer, though with the token in it
+                watcher.wait_topic(HEALTH, lambda m: m.json()["consecutive_failures"] > 0, since=since)
+            else:
+                endpoint.wait_for_requests(endpoint.count + 2)
+            endpoint.fault = None
+            endpoint.release()
+            write_credentials(tmp_path, token=TOKEN, expires_in=None)
+            watcher.wait_topic(HEALTH, lambda m: m.json()["status"] == "ok", since=watcher.mark())
+        assert all(request.bearer == TOKEN for request in endpoint.requests)
+        assert_nowhere(running.log.text, caplog.text, repr(running.service.__dict__))
+        for message in watcher.messages():
+            assert_nowhere(message.topic, message.payload)
+
+
+@needs_mosquitto
+def test_through_faults_of_the_broker(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A refused login, a lost connection and a wrong protocol say nothing of the password."""
+    write_credentials(tmp_path, token=TOKEN)
+    with Mosquitto(users={"us": "other"}, tls=True) as mosquitto, Endpoint() as endpoint:
+        login: dict[str, Any] = {"username": "us", "password": PASSWORD}
+        with FaultyProxy(mosquitto.port) as proxy, running_service(proxy.port, endpoint.url, tmp_path, **login) as run:
+            run.log.wait_for("refused the login")
+            proxy.cut_after(10)
+            proxy.drop()
+        assert_nowhere(run.log.text)
+        with running_service(mosquitto.tls_port, endpoint.url, tmp_path, tls=True, **login) as run:
+            run.log.wait_for("not trusted")
+        assert_nowhere(run.log.text, caplog.text)
+
+
+@needs_mosquitto
+def test_the_process_and_its_commands(tmp_path: Path) -> None:
+    """Neither the log at its most talkative, nor the command line, nor what the commands print shows a secret."""
+    write_credentials(tmp_path, token=TOKEN)
+    users = {"us": PASSWORD, "watcher": "w"}
+    with (
+        Mosquitto(users=users) as mosquitto,
+        Endpoint() as endpoint,
+        Watcher(mosquitto.port, username="watcher", password="w") as watcher,
+    ):
+        settings: dict[str, Any] = {
+            "MQTT_HOST": "127.0.0.1",
+            "MQTT_PORT": mosquitto.port,
+            "MQTT_USERNAME": "us",
+            "MQTT_PASSWORD": PASSWORD,
+            "CLAUDE_API_URL": endpoint.url,
+            "CLAUDE_CONFIG_DIR": tmp_path,
+            "LOG_LEVEL": "debug",
+        }
+        with ServiceProcess(tmp_path, **settings) as process:
+            watcher.wait_topic(HEALTH, lambda m: m.json()["status"] == "ok")
+            command_line = Path(f"/proc/{process.process.pid}/cmdline")
+            if command_line.exists():
+                assert_nowhere(command_line.read_bytes())
+            process.stop()
+        assert_nowhere(process.log.text)
+        for arguments in (("check",), ("once",), ("once", "--json")):
+            for fault in (None, Echo(401), Echo(403), Echo(500), Echo(200)):
+                endpoint.fault = fault
+                ran = run_command(tmp_path, *arguments, **settings)
+                assert_nowhere(ran.stdout, ran.stderr)
+        wrong = run_command(tmp_path, "check", **settings | {"MQTT_PASSWORD": PASSWORD + "-wrong"})
+        assert_nowhere(wrong.stdout, wrong.stderr)
+        both = run_command(tmp_path, "check", **settings, MQTT_PASSWORD_FILE=tmp_path / FILE_NAME)
+        assert_nowhere(both.stdout, both.stderr)
+        for message in watcher.messages():
+            assert_nowhere(message.payload)
+
+
+@contextlib.contextmanager
+def expected_error() -> Iterator[list[str]]:
+    """Collect all that an error of ours shows: text, repr, arguments, and the traceback with its causes."""
+    shown: list[str] = []
+    try:
+        yield shown
+    except ClaudeUsageError as error:
+        shown += [str(error), repr(error), repr(error.args), repr(error.__cause__), repr(error.__context__)]
+        shown.append("".join(traceback.format_exception(error)))
+        shown += [repr(frame.f_locals) for frame, _ in traceback.walk_tb(error.__traceback__) if _is_ours(frame)]
+    assert shown, "there was no error"
+
+
+def _is_ours(frame: Any) -> bool:
+    return "claude_usage_mqtt/sources/oauth_api" in frame.f_code.co_filename and "token" not in frame.f_locals
+
+
+@pytest.mark.parametrize("fault", API_FAULTS, ids=lambda fault: type(fault).__name__)
+def test_errors_of_a_request(fault: Any) -> None:
+    """A traceback in a bug report holds no token."""
+    with Endpoint() as endpoint:
+        api = UsageApi(endpoint.url, "tests", 0.3)
+        endpoint.fault = fault
+        if isinstance(fault, Echo) and fault._status == 200:
+            api.fetch(TOKEN)  # valid JSON: what is wrong with it is for others to find
+        else:
+            with expected_error() as shown:
+                api.fetch(TOKEN)
+            assert_nowhere(*shown)
+        assert_nowhere(repr(api), repr(vars(api)))
+        api.close()
+    gc.collect()
+
+
+@pytest.mark.parametrize("token", [TOKEN + " \n", TOKEN + "\x00", TOKEN + "é", TOKEN * 1000, [TOKEN], {"t": TOKEN}])
+def test_errors_of_credentials(tmp_path: Path, token: Any) -> None:
+    """A damaged credentials file is told of without a word of what is in it."""
+    write_credentials_text(tmp_path, json.dumps({"claudeAiOauth": {"accessToken": token}}))
+    with expected_error() as shown:
+        CredentialsFile(tmp_path).read()
+    assert_nowhere(*shown)
+    (tmp_path / FILE_NAME).write_text(f'{{"claudeAiOauth": {{"accessToken": "{TOKEN}')
+    with expected_error() as shown:
+        CredentialsFile(tmp_path).read()
+    assert_nowhere(*shown)
+    file = tmp_path / "token"
+    file.write_text(TOKEN + "\n\n" + TOKEN)
+    with expected_error() as shown:
+        GivenToken(file=file).read()
+    assert_nowhere(*shown)
+
+
+def test_objects_that_hold_a_secret() -> None:
+    """What is printed while looking for a bug shows no secret."""
+    text = json.dumps({"claudeAiOauth": {"accessToken": TOKEN, "expiresAt": 1700000000000}})
+    credentials = parse_credentials(text, "the file")
+    settings = Settings(mqtt_username="u", mqtt_password=PASSWORD, claude_code_oauth_token=TOKEN, _env_file=None)  # type: ignore[call-arg,arg-type]
+    options = BrokerOptions(host="h", username="u", password=PASSWORD)
+    for each in (credentials, GivenToken(TOKEN), settings, options):
+        assert_nowhere(repr(each), str(each), f"{each}")
+    assert_nowhere(settings.model_dump_json())
+    with expected_error() as shown:
+        credentials.require_unexpired(dt.datetime.now(dt.UTC))
+    assert_nowhere(*shown)
