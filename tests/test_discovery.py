@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from claude_usage_mqtt.homeassistant.discovery import (
     window_components,
 )
 from claude_usage_mqtt.homeassistant.summary import SUMMARY, summary_discovery
+from claude_usage_mqtt.usage.parse import parse_usage
+from parts.documents import sample_usage
 
 TOPICS = Topics(base="claude-usage", account="default")
 WORK = Topics(base="claude-usage", account="work")
@@ -259,3 +262,12 @@ def test_the_device_of_all_accounts_stands_on_its_own() -> None:
         assert each["unique_id"] == f"claude_usage_all_{key}"
         assert each["default_entity_id"].startswith("sensor.claude_all_")
         assert each["availability"] == [STATUS]
+
+
+def test_no_model_name_makes_two_entities_share_a_key() -> None:
+    """Whatever a model is called, its entities do not stand in for those of the week."""
+    words = {word for key in OF_A_WINDOW for word in key.split("_")}
+    for name in sorted(words | {f"{one} {other}" for one in words for other in words}):
+        usage = parse_usage(sample_usage(scoped={name: 5}), datetime.now(UTC))
+        keys = [f"{window}_{key}" for window in usage.windows for key in OF_A_WINDOW]
+        assert len(keys) == len(set(keys)), name

@@ -174,7 +174,13 @@ def _known_limits(section: list[Any]) -> Iterator[tuple[str, str, timedelta, dic
         elif kind == "weekly_scoped":
             name = _model_name(entry.get("scope"))
             if name is not None and slug(name):
-                yield f"seven_day_{slug(name)}", f"Weekly {name}", WEEK, entry
+                yield _model_key(name), f"Weekly {name}", WEEK, entry
+
+
+def _model_key(name: str) -> str:
+    # A model named "On" would share seven_day_on_pace with the week itself.
+    model = slug(name)
+    return f"seven_day_{model}_model" if model == "on" else f"seven_day_{model}"
 
 
 def _model_name(scope: object) -> str | None:
