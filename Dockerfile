@@ -20,7 +20,9 @@ COPY --from=build /app /app
 
 # Claude Code's folder goes here, read-only. Its credentials are readable by their owner alone, so the container has to
 # run as that user: 1000 is the first user of most systems, and `--user` (compose: `user:`) takes any other.
+# One heap for all threads: with one for each, the C library keeps the largest use of every one of them for good.
 ENV CLAUDE_CONFIG_DIR=/claude \
+    MALLOC_ARENA_MAX=1 \
     PYTHONDONTWRITEBYTECODE=1
 USER 1000:1000
 

@@ -3,6 +3,7 @@
 `BROKER_PORTS="rabbit=18840 nats=18842"` names running brokers that take anybody, each with its port on loopback.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -55,17 +56,26 @@ def running(request: pytest.FixtureRequest) -> Iterator[Named]:
         yield Named(name, int(OTHERS[name]))
 
 
+def clear(watcher: Watcher) -> None:
+    """Take everything away; RabbitMQ refuses a message while the queue of somebody who has just left is ending."""
+    for topic in (STATE, HEALTH, STATUS, CONFIG):
+        for _ in range(10):
+            with contextlib.suppress(AssertionError):
+                watcher.publish(topic, "", retain=True)
+                break
+        else:
+            pytest.fail(f"the broker does not take {topic}")
+
+
 @pytest.fixture
 def watcher(running: Named) -> Iterator[Watcher]:
     """Watch our topics by their names, because not every broker replays to a wildcard; and leave nothing behind."""
     topics = (STATE, HEALTH, STATUS, CONFIG, "claude-usage/default/event/five_hour", service.BIRTH)
     with Watcher(running.port, topics) as found:
-        for topic in (STATE, HEALTH, STATUS, CONFIG):
-            found.publish(topic, "", retain=True)
+        clear(found)
         found.settle(LATENCY)
         yield found
-        for topic in (STATE, HEALTH, STATUS, CONFIG):
-            found.publish(topic, "", retain=True)
+        clear(found)
 
 
 @pytest.fixture
@@ -84,7 +94,12 @@ def endpoint() -> Iterator[Endpoint]:
 
 def settings(running: Named, endpoint: Endpoint, **more: Any) -> dict[str, Any]:
     """Return the settings that name these two."""
-    return {"MQTT_PORT": running.port, "CLAUDE_API_URL": endpoint.url, **more}
+    return {"MQTT_PORT": running.port, "CLAUDE_API_URL": endpoint.url, "MQTT_PROTOCOL": protocol(running), **more}
+
+
+def protocol(running: Named) -> str:
+    """Return `auto`, but for the brokers that never answer in MQTT 5: that takes two seconds, and one test sees it."""
+    return "3.1.1" if running.name in ("embedded", "amqtt") else "auto"
 
 
 def is_ok(message: Any) -> bool:
@@ -98,14 +113,18 @@ def is_online(message: Any) -> bool:
 
 
 def retained(watcher: Watcher) -> dict[str, Any]:
-    """Return what stands on the broker, parsed."""
-    found = {topic: text for topic, text in watcher.retained().items() if text}
+    """Return what stands on the broker, parsed; asked again where a broker (aedes) is late with some of it."""
+    found: dict[str, str] = {}
+    for _ in range(20):
+        found |= {topic: text for topic, text in watcher.retained().items() if text}
+        if found.keys() >= {STATE, HEALTH, STATUS, CONFIG}:
+            break
     return {topic: json.loads(text) if text[0] == "{" else text for topic, text in found.items()}
 
 
 def test_memory_survives_a_restart(home: Path, running: Named, endpoint: Endpoint, watcher: Watcher) -> None:
     """The numbers stand on it, and are read back at the next start: no request, no event, no flicker."""
-    with ServiceProcess(home, **settings(running, endpoint)) as process:
+    with ServiceProcess(home, **settings(running, endpoint, MQTT_PROTOCOL="auto")) as process:
         watcher.wait_topic(HEALTH, is_ok, LATENCY)
         watcher.wait_topic(STATUS, is_online, LATENCY)
         status, took = process.stop()
@@ -128,7 +147,7 @@ def test_memory_survives_a_restart(home: Path, running: Named, endpoint: Endpoin
 
 def test_a_first_start_is_quick(home: Path, running: Named, endpoint: Endpoint, watcher: Watcher) -> None:
     """Where nothing stands on it, that is known at once and not only after the longest wait."""
-    with running_service(running.port, endpoint.url, home) as found:
+    with running_service(running.port, endpoint.url, home, protocol=protocol(running)) as found:
         watcher.wait_topic(HEALTH, is_ok, LATENCY)
         assert "not ours" not in found.log.text
     assert endpoint.count == 1
@@ -136,7 +155,7 @@ def test_a_first_start_is_quick(home: Path, running: Named, endpoint: Endpoint, 
 
 def test_commands_and_events(home: Path, running: Named, endpoint: Endpoint, watcher: Watcher) -> None:
     """A button press arrives, and an event goes out once, not retained."""
-    with running_service(running.port, endpoint.url, home) as _:
+    with running_service(running.port, endpoint.url, home, protocol=protocol(running)) as _:
         watcher.wait_topic(HEALTH, is_ok, LATENCY)
         endpoint.document = endpoint.document | {"five_hour": endpoint.document["five_hour"] | {"utilization": 80}}
         watcher.publish(command("refresh"), "PRESS")
@@ -159,7 +178,7 @@ class Impatient(random.Random):
 
 def test_birth(home: Path, running: Named, endpoint: Endpoint, watcher: Watcher) -> None:
     """Home Assistant's birth message brings everything again."""
-    with running_service(running.port, endpoint.url, home, rng=Impatient()):
+    with running_service(running.port, endpoint.url, home, protocol=protocol(running), rng=Impatient()):
         watcher.wait_topic(HEALTH, is_ok, LATENCY)
         since = watcher.mark()
         watcher.publish(service.BIRTH, "online")

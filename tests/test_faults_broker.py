@@ -35,6 +35,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publisher, "FIRST_DELAY", 0.1)
     monkeypatch.setattr(publisher, "LONGEST_DELAY", 0.4)
     monkeypatch.setattr(connection, "CONNECT_TIMEOUT", 0.5)
+    monkeypatch.setattr(publisher, "CONNECT_TIMEOUT", 0.5)
     monkeypatch.setattr(link, "STEADY_AFTER", 0.5)
     monkeypatch.setattr(publisher, "STABLE_AFTER", 0.5)
 

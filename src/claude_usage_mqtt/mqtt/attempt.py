@@ -96,14 +96,17 @@ class Attempt:
         client.on_publish = self._on_publish
         client.on_subscribe = self._on_subscribe
 
-    def run(self, stopping: threading.Event) -> Disconnected:
-        """Connect and stay until the connection ends; return why. Leaves nothing open, unless it is `stopping`."""
+    def run(self, stopping: threading.Event, patience: float) -> Disconnected:
+        """Connect and stay until the connection ends; return why. Leaves nothing open, unless it is `stopping`.
+
+        `patience` is how many seconds the broker may take to accept us.
+        """
         try:
             connection.connect(self.client, self._options)
         except BrokerError as error:
             ended = Disconnected(error, refused=isinstance(error, BrokerRefused))
         else:
-            ended = self._stay(stopping)
+            ended = self._stay(stopping, patience)
         if not stopping.is_set():
             self.release()
         return ended
@@ -114,8 +117,8 @@ class Attempt:
         client.on_connect = client.on_disconnect = client.on_message = None
         client.on_publish = client.on_subscribe = None
 
-    def _stay(self, stopping: threading.Event) -> Disconnected:
-        deadline = time.monotonic() + connection.CONNECT_TIMEOUT
+    def _stay(self, stopping: threading.Event, patience: float) -> Disconnected:
+        deadline = time.monotonic() + patience
         has_answered = False
         while not (has_answered or self.client.ended.is_set() or stopping.is_set() or time.monotonic() > deadline):
             has_answered = self._answered.wait(0.2)

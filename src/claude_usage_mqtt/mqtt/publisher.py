@@ -19,7 +19,7 @@ from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from claude_usage_mqtt.mqtt.attempt import Acknowledged, Attempt, Connected, Disconnected, Notice
-from claude_usage_mqtt.mqtt.connection import V3, V5, Client, Message
+from claude_usage_mqtt.mqtt.connection import CONNECT_TIMEOUT, V3, V5, Client, Message
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 
 log = logging.getLogger(__name__)
@@ -41,8 +41,14 @@ SUSPENDED_FOR = 3600.0
 that the broker does not want is left out. Only discovery messages are that large; the numbers must never fall under
 suspicion."""
 
+FOR_GOOD = frozenset({"Not authorized", "Topic name invalid", "Packet too large", "Payload format invalid"})
+"""Reasons of a refusal that trying again does not change."""
+
 OWN_KEPT = 64
 """Payloads remembered per topic (their hashes), to tell our own echo, however late, from another instance's message."""
+
+DEAF_AFTER = 2.0
+"""Seconds for the answer to the first words in MQTT 5: some brokers (amqtt) never answer, but do in 3.1.1."""
 
 SILENCES = 5
 """Attempts that end without a word until a broker that has spoken MQTT 5 before is asked for 3.1.1: it is much
@@ -119,14 +125,21 @@ class Publisher:
                 if message is not None and not message.retain and message in self._events:
                     self._events.remove(message)
                 if message is not None and refusal is not None:
-                    # Some brokers (Mosquitto 2.0) hang up after the refusal, so it is not sent with each connection.
-                    self._suspended[message.topic] = time.monotonic() + SUSPENDED_FOR
-                    self._complain(
-                        message.topic,
-                        f"The broker refused to take {message.topic} ({refusal}); it is left out for an hour: "
-                        "allow this user to write there.",
-                    )
+                    self._refused(message, refusal)
                 self._send_waiting()
+
+    def _refused(self, message: Message, reason: str) -> None:
+        if reason not in FOR_GOOD:  # a passing trouble of the broker: the next change is sent again
+            self._sent.pop(message.topic, None)
+            log.debug("The broker did not take %s (%s)", message.topic, reason)
+            return
+        # Some brokers (Mosquitto 2.0) hang up after the refusal, so it is not sent with each connection.
+        self._suspended[message.topic] = time.monotonic() + SUSPENDED_FOR
+        self._complain(
+            message.topic,
+            f"The broker refused to take {message.topic} ({reason}); it is left out for an hour: "
+            "allow this user to write there.",
+        )
 
     def _forget_connection(self) -> None:
         for known in (self._sent, self._under_way, self._busy, self._waiting):
@@ -277,7 +290,8 @@ class Publisher:
             attempt = Attempt(self._options, protocol, self._will, self._tls, self._tell)
             self._attempt = attempt
             began = time.monotonic()
-            ended = attempt.run(self._stopping)
+            may_be_deaf = self._options.protocol == "auto" and protocol == V5 and not knows_5
+            ended = attempt.run(self._stopping, DEAF_AFTER if may_be_deaf else CONNECT_TIMEOUT)
             if self._stopping.is_set():
                 return
             silences = silences + 1 if attempt.was_silent else 0

@@ -1,0 +1,189 @@
+"""The controls that Home Assistant shows: refresh, interval, polling. Each does what it is for, within the budget."""
+
+import datetime as dt
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parts.broker import Broker, any_broker
+from parts.credentials import write_credentials
+from parts.endpoint import Endpoint
+from parts.service import HEALTH, STATUS, Clock, Log, command, running_service
+from parts.watcher import Watcher
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    """Run an endpoint."""
+    with Endpoint() as found:
+        yield found
+
+
+@pytest.fixture
+def running_broker() -> Iterator[Broker]:
+    """Run a broker."""
+    with any_broker() as found:
+        yield found
+
+
+class Panel:
+    """What a person in front of Home Assistant can do, and see."""
+
+    def __init__(self, watcher: Watcher, log: Log, clock: Clock) -> None:
+        self._watcher = watcher
+        self.log = log
+        self.clock = clock
+
+    def press(self, name: str, payload: str = "PRESS", *, retain: bool = False) -> int:
+        """Send a command; give the mark before it."""
+        since = self._watcher.mark()
+        self._watcher.publish(command(name), payload, retain=retain)
+        return since
+
+    def shows(self, since: int, **values: Any) -> dict[str, Any]:
+        """Wait until `health` has these values, and give it."""
+        message = self._watcher.wait_topic(
+            HEALTH,
+            lambda m: m.payload and all(m.json()[key] == value for key, value in values.items()),
+            since=since,
+        )
+        return dict(message.json())
+
+    def health(self) -> dict[str, Any]:
+        """Give what `health` says now, when all that was sent is done."""
+        self._watcher.settle()
+        return dict(self._watcher.json(HEALTH))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Give a folder with credentials."""
+    write_credentials(tmp_path, expires_in=None)
+    return tmp_path
+
+
+@pytest.fixture
+def panel(request: pytest.FixtureRequest, running_broker: Broker, endpoint: Endpoint, home: Path) -> Iterator[Panel]:
+    """Run the service with the limits of the real API, until its first numbers are there."""
+    limited = getattr(request, "param", True)
+    with (
+        Watcher(running_broker.port) as watcher,
+        running_service(running_broker.port, endpoint.url, home, clock=Clock(), limited=limited) as running,
+    ):
+        watcher.wait_topic(HEALTH, lambda m: m.payload and m.json()["status"] == "ok")
+        yield Panel(watcher, running.log, running.clock)
+
+
+def test_refresh_polls_now(panel: Panel, endpoint: Endpoint) -> None:
+    """A button press brings new numbers at once, where the last request was a while ago."""
+    panel.clock.sleep(dt.timedelta(minutes=2))
+    since = panel.press("refresh")
+    panel.shows(since, requests_last_hour=2, status="ok")
+    assert endpoint.count == 2
+
+
+def test_refresh_too_soon_says_when(panel: Panel, endpoint: Endpoint) -> None:
+    """Pressed right after a request, nothing is asked yet: `health.detail` says when it will, and then it is."""
+    since = panel.press("refresh")
+    told = panel.shows(since, status="ok")
+    assert told["next_poll"] in told["detail"]
+    assert endpoint.count == 1
+    panel.clock.sleep(dt.timedelta(minutes=1))
+    panel.press("interval", "nonsense")  # makes the loop look at its clock
+    done = panel.shows(since, requests_last_hour=2, detail=None)
+    assert done["status"] == "ok"
+    assert endpoint.count == 2
+
+
+def test_a_stuck_button_stays_within_the_budget(panel: Panel, endpoint: Endpoint) -> None:
+    """An automation that presses without end costs no more than twenty requests an hour."""
+    for _ in range(58):
+        panel.clock.sleep(dt.timedelta(seconds=61))
+        panel.press("refresh")
+        panel.health()
+    assert endpoint.count <= 20
+    assert panel.health()["requests_last_hour"] <= 20
+
+
+@pytest.mark.parametrize("panel", [True, False], indirect=True)
+def test_interval(panel: Panel) -> None:
+    """The number sets the poll interval, within its bounds."""
+    since = panel.press("interval", "600")
+    panel.shows(since, poll_interval=600)
+    for wrong in ("", "0", "-300", "4000", "300.5", "1e3", "NaN", "³00", "99999999999999999999", "600\x00", "{}"):
+        panel.press("interval", wrong)
+    panel.log.wait_for("unusable value", count=11)
+    assert panel.health()["poll_interval"] == 600
+
+
+def test_an_interval_that_would_annoy_is_refused(panel: Panel) -> None:
+    """Below 180 seconds the real API would shut the account out."""
+    panel.press("interval", "60")
+    panel.log.wait_for("unusable value")
+    assert panel.health()["poll_interval"] == 300
+
+
+def test_a_shorter_interval_is_felt_at_once(panel: Panel) -> None:
+    """Nobody waits for the end of the old interval."""
+    before = panel.health()["next_poll"]
+    since = panel.press("interval", "180")
+    assert panel.shows(since, poll_interval=180)["next_poll"] < before
+
+
+def test_polling_off_and_on(panel: Panel, endpoint: Endpoint) -> None:
+    """Switched off, nothing is asked except by hand; switched on, it goes on."""
+    since = panel.press("polling", "OFF")
+    assert panel.shows(since, polling=False)["status"] == "paused"
+    panel.clock.sleep(dt.timedelta(hours=2))
+    panel.press("interval", "400")
+    assert panel.health()["next_poll"] is None
+    assert endpoint.count == 1
+    since = panel.press("refresh")
+    panel.shows(since, requests_last_hour=1, polling=False, fresh=True)
+    assert endpoint.count == 2
+    panel.clock.sleep(dt.timedelta(hours=1))
+    since = panel.press("polling", "ON")
+    panel.shows(since, status="ok", polling=True, requests_last_hour=1)
+    assert endpoint.count == 3
+
+
+def test_what_was_set_by_hand_survives_a_restart(running_broker: Broker, endpoint: Endpoint, home: Path) -> None:
+    """An interval and a switch that were set in Home Assistant are still set after an update of the container."""
+    with Watcher(running_broker.port) as watcher:
+        with running_service(running_broker.port, endpoint.url, home):
+            watcher.wait_topic(HEALTH, lambda m: m.json()["status"] == "ok")
+            watcher.publish(command("interval"), "900")
+            watcher.publish(command("polling"), "OFF")
+            watcher.wait_topic(HEALTH, lambda m: m.json()["status"] == "paused" and m.json()["poll_interval"] == 900)
+        since = watcher.mark()
+        with running_service(running_broker.port, endpoint.url, home):
+            watcher.wait_topic(STATUS, lambda m: m.payload == "online", since=since)
+            watcher.settle()
+            health = watcher.json(HEALTH)
+    assert (health["poll_interval"], health["polling"], health["status"]) == (900, False, "paused")
+    assert endpoint.count == 1
+
+
+def test_a_retained_command_is_not_obeyed(running_broker: Broker, endpoint: Endpoint, home: Path) -> None:
+    """A `refresh` that somebody retained by mistake is not obeyed at each start and reconnect."""
+    with Watcher(running_broker.port) as watcher:
+        watcher.publish(command("polling"), "OFF", retain=True)
+        with running_service(running_broker.port, endpoint.url, home):
+            watcher.wait_topic(HEALTH, lambda m: m.json()["status"] == "ok")
+            watcher.settle()
+            assert watcher.json(HEALTH)["polling"] is True
+
+
+def test_the_status_line_alone_has_nothing_to_refresh(running_broker: Broker, endpoint: Endpoint, home: Path) -> None:
+    """Where no request is ever made, the button says so."""
+    with (
+        Watcher(running_broker.port) as watcher,
+        running_service(running_broker.port, endpoint.url, home, polls=False, listens=True),
+    ):
+        watcher.wait_topic(STATUS, lambda m: m.payload == "online")
+        watcher.publish(command("refresh"), "")
+        told = watcher.wait_topic(HEALTH, lambda m: m.json()["detail"])
+    assert "status line" in told.json()["detail"]
+    assert endpoint.count == 0

@@ -1,0 +1,183 @@
+"""Claude Code's credentials: found, read and judged as its own files are, and never written."""
+
+import datetime as dt
+import hashlib
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from claude_usage_mqtt.errors import CredentialsError, CredentialsNotFound, CredentialsUnreadable, TokenExpired
+from claude_usage_mqtt.sources import credentials
+from claude_usage_mqtt.sources.credentials import CredentialsFile, GivenToken, Keychain, find_source, parse_credentials
+from parts.credentials import FILE_NAME, write_credentials, write_credentials_text
+
+NOW = dt.datetime(2026, 11, 20, 16, 0, tzinfo=dt.UTC)
+
+
+def test_the_file_as_claude_code_writes_it(tmp_path: Path) -> None:
+    """Token, expiry, scopes and plan are read; of the organization only a hash is kept."""
+    write_credentials(tmp_path, token="sk-1", now=NOW)
+    found = CredentialsFile(tmp_path).read()
+    assert (found.token, found.plan) == ("sk-1", "max")
+    assert found.expires_at == NOW + dt.timedelta(hours=8)
+    assert found.scopes == ("user:inference", "user:profile")
+    assert found.organization is not None
+    assert "6a3c1f0e" not in found.organization
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (1795190400000, dt.datetime(2026, 11, 20, 16, 0, tzinfo=dt.UTC)),
+        ("1795190400000", dt.datetime(2026, 11, 20, 16, 0, tzinfo=dt.UTC)),
+        (1795190400000.5, dt.datetime(2026, 11, 20, 16, 0, 0, 500, tzinfo=dt.UTC)),
+        *((value, None) for value in (0, None, "", "soon", True, [], {}, -1, 10**400, 1e300, float("nan"))),
+    ],
+)
+def test_expiry(value: Any, expected: dt.datetime | None) -> None:
+    """Milliseconds, as a number or text; what is missing, zero or nonsense is not known, and then it is tried."""
+    section = {"accessToken": "t", "expiresAt": value}
+    found = parse_credentials(json.dumps({"claudeAiOauth": section}), "it")
+    assert found.expires_at == expected
+    if expected is None:
+        found.require_unexpired(NOW)
+
+
+@pytest.mark.parametrize(("minutes", "fits"), [(6, True), (5.01, True), (5, False), (0, False), (-600, False)])
+def test_five_minutes_before_its_end_a_token_is_not_sent(tmp_path: Path, minutes: float, fits: bool) -> None:  # noqa: FBT001
+    """An expired token is answered as if too much had been asked: it is better not sent."""
+    write_credentials(tmp_path, now=NOW, expires_in=dt.timedelta(minutes=minutes))
+    found = CredentialsFile(tmp_path).read()
+    if fits:
+        found.require_unexpired(NOW)
+    else:
+        with pytest.raises(TokenExpired, match="open Claude Code"):
+            found.require_unexpired(NOW)
+
+
+def test_it_is_opened_afresh_each_time(tmp_path: Path) -> None:
+    """A file that Claude Code replaces by a rename is seen, and its fingerprint changes with it."""
+    source = CredentialsFile(tmp_path)
+    assert source.fingerprint() is None
+    with pytest.raises(CredentialsNotFound, match="CLAUDE_CONFIG_DIR"):
+        source.read()
+    seen = [source.fingerprint()]
+    for token in ("one", "two"):
+        write_credentials(tmp_path, token=token)
+        assert source.read().token == token
+        seen.append(source.fingerprint())
+    assert len(set(seen)) == 3
+
+
+def test_nothing_is_ever_written(tmp_path: Path) -> None:
+    """Reading leaves content, time and mode of Claude Code's file as they were."""
+    path = write_credentials(tmp_path)
+    before = (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_mode, sorted(tmp_path.iterdir()))
+    CredentialsFile(tmp_path).read()
+    assert (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_mode, sorted(tmp_path.iterdir())) == before
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"x" * 2_000_000, b"\xef\xbb\xbf[]", b"\x00"])
+def test_what_is_no_text(tmp_path: Path, content: bytes) -> None:
+    """Bytes that are no credentials are told as that, however many they are."""
+    (tmp_path / FILE_NAME).write_bytes(content)
+    with pytest.raises(CredentialsUnreadable):
+        CredentialsFile(tmp_path).read()
+
+
+def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
+    """An editor on Windows may have left one."""
+    write_credentials_text(tmp_path, "\ufeff" + json.dumps({"claudeAiOauth": {"accessToken": "t"}}))
+    assert CredentialsFile(tmp_path).read().token == "t"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_a_file_of_somebody_else(tmp_path: Path) -> None:
+    """Without permission the sentence names the user who lacks it."""
+    write_credentials(tmp_path).chmod(0)
+    with pytest.raises(CredentialsUnreadable, match=str(os.getuid())):
+        CredentialsFile(tmp_path).read()
+
+
+def test_a_path_that_is_none() -> None:
+    """A folder that cannot exist is an error of ours like any other."""
+    source = CredentialsFile(Path("/no\x00where"))
+    assert source.fingerprint() is None
+    with pytest.raises(CredentialsUnreadable, match="CLAUDE_CONFIG_DIR"):
+        source.read()
+
+
+@pytest.mark.parametrize("organization", ["\ud800", "", None, 5, ["x"], "x" * 100_000])
+def test_a_strange_organization(organization: Any) -> None:
+    """What is no name of one is none, and breaks nothing."""
+    text = json.dumps({"claudeAiOauth": {"accessToken": "t"}, "organizationUuid": organization})
+    found = parse_credentials(text, "it").organization
+    assert found is None or len(found) == 16
+
+
+def test_a_given_token(tmp_path: Path) -> None:
+    """A token may be given directly or in a file, with the line break that an editor adds."""
+    assert GivenToken(" t \n").read().token == "t"
+    file = tmp_path / "token"
+    file.write_text("t\n")
+    source = GivenToken(file=file)
+    assert source.read().token == "t"
+    before = source.fingerprint()
+    file.write_text("other")
+    assert source.fingerprint() != before
+    for empty in (GivenToken(""), GivenToken(" \n")):
+        with pytest.raises(CredentialsNotFound, match="CLAUDE_CODE_OAUTH_TOKEN"):
+            empty.read()
+
+
+class Security:
+    """Stands for macOS' `security`, which is on no other system."""
+
+    def __init__(self, status: int = 0, output: str = "") -> None:
+        self.status = status
+        self.output = output
+        self.asked: list[str] = []
+
+    def run(self, command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
+        """Answer as it does."""
+        self.asked = command
+        if self.status < 0:
+            raise subprocess.TimeoutExpired(command, 1)
+        return subprocess.CompletedProcess(command, self.status, self.output.encode(), b"")
+
+
+def test_the_keychain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On macOS the credentials come from the Keychain, by the name that Claude Code gave the item."""
+    security = Security(output=json.dumps({"claudeAiOauth": {"accessToken": "t"}}) + "\n")
+    monkeypatch.setattr(credentials.subprocess, "run", security.run)
+    monkeypatch.setenv("USER", "me")
+    source = find_source(tmp_path, is_default_folder=True, platform="darwin")
+    assert isinstance(source, Keychain)
+    assert source.read().token == "t"
+    assert security.asked[-1] == "Claude Code-credentials"
+    assert "me" in security.asked
+    find_source(tmp_path, is_default_folder=False, platform="darwin").read()
+    assert security.asked[-1] == "Claude Code-credentials-" + hashlib.sha256(str(tmp_path).encode()).hexdigest()[:8]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(44, CredentialsNotFound), (36, CredentialsUnreadable), (-1, CredentialsUnreadable)]
+)
+def test_a_keychain_that_says_no(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, kind: type[CredentialsError]
+) -> None:
+    """No item, a locked Keychain and one that waits for somebody to click have their sentences."""
+    monkeypatch.setattr(credentials.subprocess, "run", Security(status).run)
+    with pytest.raises(kind, match="Keychain"):
+        Keychain(tmp_path).read()
+
+
+def test_a_file_wins_over_the_keychain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mounted file is what the user meant."""
+    monkeypatch.setattr(credentials.subprocess, "run", Security(44).run)
+    write_credentials(tmp_path, token="file")
+    assert Keychain(tmp_path).read().token == "file"

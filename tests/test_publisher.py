@@ -1,0 +1,155 @@
+"""What should stand on the broker stands there: the newest of it, events once, nothing old after an outage."""
+
+import queue
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from claude_usage_mqtt.mqtt import publisher as module
+from claude_usage_mqtt.mqtt.attempt import Acknowledged, Connected, Disconnected, Notice
+from claude_usage_mqtt.mqtt.connection import Message
+from claude_usage_mqtt.mqtt.options import BrokerOptions
+from claude_usage_mqtt.mqtt.publisher import MAX_EVENTS, Publisher
+from parts import broker
+from parts.broker import Mosquitto
+from parts.net import LOOPBACK
+from parts.proxy import FaultyProxy
+from parts.watcher import Watcher
+
+pytestmark = pytest.mark.skipif(not broker.available(), reason="Mosquitto is not installed")
+
+WILL = Message(topic="t/status", payload=b"offline", retain=True)
+
+
+class Loop:
+    """Stands for the service's loop: passes on what the publisher is told, and sends all again on a connection."""
+
+    def __init__(self, port: int) -> None:
+        self._inbox: queue.SimpleQueue[Notice] = queue.SimpleQueue()
+        options = BrokerOptions(host=LOOPBACK, port=port)
+        self.publisher = Publisher(options, will=WILL, tell=self._inbox.put)
+        self.publisher.start()
+
+    def run_until(self, condition: Callable[[], bool], timeout: float = 10) -> None:
+        """Pass things on until the condition holds."""
+        until = time.monotonic() + timeout
+        while not condition():
+            assert time.monotonic() < until
+            try:
+                notice = self._inbox.get(timeout=0.05)
+            except queue.Empty:
+                continue
+            if isinstance(notice, Connected | Disconnected | Acknowledged):
+                self.publisher.handle(notice)
+            if isinstance(notice, Connected):
+                self.publisher.send_all(last=WILL.topic)
+
+    def run_until_calm(self) -> None:
+        """Pass things on until the broker has acknowledged everything."""
+        self.run_until(lambda: self.publisher.is_connected)
+        self.run_until(lambda: not self.publisher._under_way and not self.publisher._waiting)
+
+
+@pytest.fixture
+def mosquitto() -> Iterator[Mosquitto]:
+    """Run a broker."""
+    with Mosquitto() as found:
+        yield found
+
+
+@pytest.fixture
+def proxy(mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
+    """Put a proxy before it, and make the publisher try again soon."""
+    monkeypatch.setattr(module, "FIRST_DELAY", 0.1)
+    monkeypatch.setattr(module, "LONGEST_DELAY", 0.2)
+    with FaultyProxy(mosquitto.port) as found:
+        yield found
+
+
+@pytest.fixture
+def loop(proxy: FaultyProxy) -> Iterator[Loop]:
+    """Run a publisher behind the proxy."""
+    found = Loop(proxy.port)
+    yield found
+    found.publisher.stop([WILL], 0.5)
+    assert not found.publisher.is_alive
+
+
+def payloads(watcher: Watcher, topic: str) -> list[str]:
+    """Return what came on a topic."""
+    watcher.settle()
+    return [message.payload for message in watcher.messages(topic)]
+
+
+def test_of_what_changed_meanwhile_only_the_newest_is_sent(
+    loop: Loop, proxy: FaultyProxy, mosquitto: Mosquitto
+) -> None:
+    """After an outage nobody sees the numbers of an hour ago pass by."""
+    with Watcher(mosquitto.port, ("t/#",)) as watcher:
+        loop.publisher.retain("t/a", b"0")
+        loop.run_until_calm()
+        proxy.refuse()
+        loop.run_until(lambda: not loop.publisher.is_connected)
+        for number in range(1, 50):
+            loop.publisher.retain("t/a", b"%d" % number)
+        proxy.heal()
+        loop.run_until_calm()
+        assert payloads(watcher, "t/a") == ["0", "49"]
+
+
+def test_a_slow_broker_gets_the_newest(loop: Loop, proxy: FaultyProxy, mosquitto: Mosquitto) -> None:
+    """A broker that does not keep up is not buried: one message a topic is under way, and the last one arrives."""
+    with Watcher(mosquitto.port, ("t/#",)) as watcher:
+        loop.run_until_calm()
+        mosquitto.freeze()
+        for number in range(500):
+            loop.publisher.retain("t/a", b"%d" % number)
+            loop.publisher.retain("t/b", b"%d" % number)
+        assert len(loop.publisher._under_way) == 2
+        mosquitto.thaw()
+        loop.run_until_calm()
+        assert payloads(watcher, "t/a") == ["0", "499"]
+        assert payloads(watcher, "t/b") == ["0", "499"]
+
+
+def test_the_same_is_not_sent_twice(loop: Loop, mosquitto: Mosquitto) -> None:
+    """A poll that changed nothing costs no message."""
+    with Watcher(mosquitto.port, ("t/#",)) as watcher:
+        loop.run_until_calm()
+        for _ in range(5):
+            loop.publisher.retain("t/a", b"same")
+            loop.run_until_calm()
+        assert payloads(watcher, "t/a") == ["same"]
+
+
+def test_events_wait_for_the_broker(loop: Loop, proxy: FaultyProxy, mosquitto: Mosquitto) -> None:
+    """What happened while the broker was away is told when it is back: once each, in order, not retained."""
+    with Watcher(mosquitto.port, ("t/#",)) as watcher:
+        loop.run_until_calm()
+        proxy.refuse()
+        loop.run_until(lambda: not loop.publisher.is_connected)
+        for number in range(MAX_EVENTS + 3):
+            loop.publisher.send("t/event", b"%d" % number)
+        proxy.heal()
+        loop.run_until_calm()
+        assert payloads(watcher, "t/event") == [str(number) for number in range(3, MAX_EVENTS + 3)]
+        proxy.drop()
+        loop.run_until(lambda: not loop.publisher.is_connected)
+        loop.run_until_calm()
+        assert len(payloads(watcher, "t/event")) == MAX_EVENTS
+        assert "t/event" not in watcher.retained()
+
+
+def test_what_was_taken_away_stays_away(loop: Loop, proxy: FaultyProxy, mosquitto: Mosquitto) -> None:
+    """A topic that was to go while the broker was away goes when it is back."""
+    with Watcher(mosquitto.port, ("t/#",)) as watcher:
+        loop.publisher.retain("t/a", b"1")
+        loop.publisher.retain("t/b", b"1")
+        loop.run_until_calm()
+        proxy.refuse()
+        loop.run_until(lambda: not loop.publisher.is_connected)
+        loop.publisher.retain("t/a", b"")
+        proxy.heal()
+        loop.run_until_calm()
+        assert "t/a" not in watcher.retained()
