@@ -26,7 +26,7 @@ from claude_usage_mqtt.sources.schedule import BUDGET, Schedule
 from claude_usage_mqtt.usage.account import AccountUsage
 from claude_usage_mqtt.usage.changes import Event
 from claude_usage_mqtt.usage.health import OK, PAUSED, STARTING, Health
-from claude_usage_mqtt.usage.memory import recall, remember
+from claude_usage_mqtt.usage.memory import is_readable, recall, remember
 from claude_usage_mqtt.usage.model import Usage
 from claude_usage_mqtt.usage.moments import format_instant, parse_instant
 
@@ -57,6 +57,7 @@ class AccountState:
     last_success: datetime | None = None
     token_expires_at: datetime | None = None
     fingerprint: object = None
+    token_mark: int | None = None
     polling: bool = True
     busy: bool = False
     polled: bool = False
@@ -84,6 +85,10 @@ class AccountState:
         health, state = self._document(retained, topics.health), self._document(retained, topics.state)
         memory = health.get("memory")
         memory = memory if isinstance(memory, dict) else {}
+        if health and not is_readable(memory.get("usage")):
+            log.warning(
+                "The memory under %s is of another version; only the last numbers are taken over.", topics.health
+            )
         recall(self.usage, memory.get("usage"), state or None, now)
         self.schedule.recall(memory.get("schedule"), now, self.usage.resets())
         last_success = parse_instant(health.get("last_success"))
@@ -137,6 +142,7 @@ class AccountState:
         self.busy = False
         self.changed = True
         self.fingerprint = outcome.fingerprint
+        self.token_mark = outcome.token_mark or self.token_mark
         self.token_expires_at = outcome.token_expires_at
         if outcome.requests == 0:
             self.schedule.not_sent()
@@ -185,13 +191,15 @@ class AccountState:
         return events
 
     def credentials_noticed(self, noticed: Noticed, now: datetime) -> None:
-        """Take in other credentials: what waited for them waits no longer."""
+        """Take in credentials that changed: what waited for another token waits no longer."""
         self.fingerprint = noticed.fingerprint
         self.token_expires_at = noticed.token_expires_at
         self.changed = True
         if self._identify(noticed.organization) or self.status in CREDENTIALS_STATUSES:
             self.schedule.ask_now(now)
-        self.schedule.credentials_changed(now)
+        # The file is written for other reasons too; a token that was refused is not asked with again.
+        if noticed.token_mark not in (None, self.token_mark):
+            self.schedule.credentials_changed(now)
 
     def _identify(self, organization: str | None) -> bool:
         switched = self.usage.identify(organization)

@@ -22,7 +22,10 @@ from claude_usage_mqtt.usage.parse import parse_usage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a poll brought: a usage or an error, and what the credentials told beside their token."""
+    """What a poll brought: a usage or an error, and what the credentials told beside their token.
+
+    `token_mark` tells one token from another, in this process only: a hash with its random key.
+    """
 
     account: str
     usage: Usage | None = None
@@ -31,6 +34,7 @@ class Outcome:
     token_expires_at: datetime | None = None
     organization: str | None = None
     fingerprint: object = None
+    token_mark: int | None = None
 
 
 def poll(account: str, source: CredentialSource, api: UsageApi, clock: Clock, *, may_retry: bool) -> Outcome:
@@ -69,6 +73,7 @@ def poll(account: str, source: CredentialSource, api: UsageApi, clock: Clock, *,
         token_expires_at=credentials.expires_at if credentials else None,
         organization=credentials.organization if credentials else None,
         fingerprint=fingerprint,
+        token_mark=hash(credentials.token) if credentials else None,
     )
 
 
@@ -88,6 +93,7 @@ class Noticed:
 
     account: str
     fingerprint: object
+    token_mark: int | None
     token_expires_at: datetime | None
     organization: str | None
 
@@ -107,6 +113,7 @@ def look(account: str, source: CredentialSource, known: object) -> Noticed:
     return Noticed(
         account=account,
         fingerprint=fingerprint,
+        token_mark=hash(credentials.token) if credentials else None,
         token_expires_at=credentials.expires_at if credentials else None,
         organization=credentials.organization if credentials else None,
     )

@@ -52,13 +52,18 @@ def _remember_window(track: Track) -> dict[str, Any]:
     }
 
 
+def is_readable(memory: object) -> bool:
+    """Whether `recall` can read this memory: it is in the form that this version writes."""
+    return isinstance(memory, dict) and memory.get("format") == FORMAT
+
+
 def recall(usage: AccountUsage, memory: object, state: object, now: datetime) -> bool:
     """Fill a fresh AccountUsage from its `memory`, and what only the state document holds.
 
     Without memory (an older version, or one that was emptied) the numbers of the state document serve.
     Return False where there was neither.
     """
-    if isinstance(memory, dict) and memory.get("format") == FORMAT:
+    if isinstance(memory, dict) and is_readable(memory):
         organization = memory.get("organization")
         if isinstance(organization, str) and re.fullmatch(r"[0-9a-f]{8,64}", organization):
             usage.organization = organization

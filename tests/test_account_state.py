@@ -1,0 +1,79 @@
+"""One account in the service, without broker and without API: what it decides when it is told something."""
+
+import logging
+import random
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from claude_usage_mqtt.errors import RateLimited, Unauthorized
+from claude_usage_mqtt.homeassistant.discovery import Topics
+from claude_usage_mqtt.service.account import AccountState
+from claude_usage_mqtt.service.announcement import encode
+from claude_usage_mqtt.service.options import AccountOptions
+from claude_usage_mqtt.service.worker import Noticed, Outcome
+from claude_usage_mqtt.sources.schedule import Schedule
+
+NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
+SOON = NOW + timedelta(minutes=2)
+
+
+def make_state() -> AccountState:
+    """Return an account that is polled every five minutes, with the limits that hold for the real API."""
+    options = AccountOptions(
+        topics=Topics(base="claude-usage", account="default"),
+        label=None,
+        interval=timedelta(minutes=5),
+        limited=True,
+        stale_after=timedelta(hours=1),
+        thresholds=(75.0, 90.0),
+    )
+    return AccountState(options, Schedule(interval=options.interval, rng=random.Random(1)))
+
+
+def refused(error: Any) -> AccountState:
+    """Return an account whose token 1 was just refused."""
+    state = make_state()
+    state.begin_poll(NOW)
+    state.finish_poll(Outcome(account="default", error=error, requests=1, fingerprint="a", token_mark=1), NOW)
+    return state
+
+
+def noticed(mark: int | None) -> Noticed:
+    """Return that the file has changed, and now holds this token."""
+    return Noticed(account="default", fingerprint="b", token_mark=mark, token_expires_at=None, organization=None)
+
+
+@pytest.mark.parametrize("error", [Unauthorized("no"), RateLimited("later")], ids=["401", "429 without a time"])
+def test_only_another_token_ends_a_wait_that_belongs_to_the_token(error: Exception) -> None:
+    """Claude Code writes its file for many reasons; a token that was refused is not tried again for them."""
+    state = refused(error)
+    before = state.due(SOON)
+    for same in (noticed(1), noticed(None)):
+        state.credentials_noticed(same, SOON)
+        assert state.due(SOON) == before
+    state.credentials_noticed(noticed(2), SOON)
+    assert state.due(SOON) == SOON
+
+
+def test_another_token_does_not_end_a_wait_that_belongs_to_the_account() -> None:
+    """Who is shut out for an hour is shut out with every token."""
+    state = refused(RateLimited("later", retry_after=timedelta(hours=1)))
+    state.credentials_noticed(noticed(2), SOON)
+    due = state.due(SOON)
+    assert due is not None
+    assert due >= NOW + timedelta(hours=1)
+
+
+def test_a_memory_of_another_version_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """An upgrade that cannot read the old memory says so in one line, and goes on from the last numbers."""
+    old = make_state()
+    health, state = dict(old.documents(NOW))[old.options.topics.health], {"account": "default", "windows": {}}
+    foreign = health.replace(b'"format":1', b'"format":99')
+    assert foreign != health
+    with caplog.at_level(logging.INFO):
+        make_state().recall({old.options.topics.health: foreign, old.options.topics.state: encode(state)}, NOW)
+        make_state().recall({old.options.topics.health: health}, NOW)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "another version" in caplog.text
