@@ -98,7 +98,7 @@ def test_of_what_changed_meanwhile_only_the_newest_is_sent(
         assert payloads(watcher, "t/a") == ["0", "49"]
 
 
-def test_a_slow_broker_gets_the_newest(loop: Loop, proxy: FaultyProxy, mosquitto: Mosquitto) -> None:
+def test_a_slow_broker_gets_the_newest(loop: Loop, mosquitto: Mosquitto) -> None:
     """A broker that does not keep up is not buried: one message a topic is under way, and the last one arrives."""
     with Watcher(mosquitto.port, ("t/#",)) as watcher:
         loop.run_until_calm()
