@@ -232,7 +232,7 @@ def _logged_out(world: World) -> Cure:
 
     def log_in() -> None:
         world.endpoint.fault = None
-        write_credentials(world.folder, expires_in=None)
+        write_credentials(world.folder, token=f"token-{world.rng.random()}", expires_in=None)
 
     return log_in
 

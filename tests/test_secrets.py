@@ -96,7 +96,7 @@ def test_through_every_fault_of_the_api(tmp_path: Path, caplog: pytest.LogCaptur
             password=PASSWORD,
         ) as running,
     ):
-        for fault in API_FAULTS:
+        for number, fault in enumerate(API_FAULTS):
             since = watcher.mark()
             endpoint.fault = fault
             if fault != API_FAULTS[0]:  # a good answer, though with the token in it
@@ -105,9 +105,9 @@ def test_through_every_fault_of_the_api(tmp_path: Path, caplog: pytest.LogCaptur
                 endpoint.wait_for_requests(endpoint.count + 2)
             endpoint.fault = None
             endpoint.release()
-            write_credentials(tmp_path, token=TOKEN, expires_in=None)
+            write_credentials(tmp_path, token=f"{TOKEN}-{number}", expires_in=None)
             watcher.wait_topic(HEALTH, lambda m: m.json()["status"] == "ok", since=watcher.mark())
-        assert all(request.bearer == TOKEN for request in endpoint.requests)
+        assert all((request.bearer or "").startswith(TOKEN) for request in endpoint.requests)
         assert_nowhere(running.log.text, caplog.text, repr(running.service.__dict__))
         for message in watcher.messages():
             assert_nowhere(message.topic, message.payload)
