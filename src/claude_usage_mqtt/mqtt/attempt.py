@@ -104,7 +104,8 @@ class Attempt:
         try:
             connection.connect(self.client, self._options)
         except BrokerError as error:
-            ended = Disconnected(error, refused=isinstance(error, BrokerRefused))
+            error.__context__ = None  # what led to it refers to the client, and would keep its sockets open
+            ended = Disconnected(error.with_traceback(None), refused=isinstance(error, BrokerRefused))
         else:
             ended = self._stay(stopping, patience)
         if not stopping.is_set():

@@ -68,6 +68,17 @@ class Client(paho.Client):
                     connection.close()
             self.ended.set()
 
+    def _create_unix_socket_connection(self) -> socket.socket:
+        """Open a unix socket, as paho does, but with a limit to the wait, and closed where it leads nowhere."""
+        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            channel.settimeout(self.connect_timeout)
+            channel.connect(self.host)
+        except BaseException:
+            channel.close()
+            raise
+        return channel
+
     def close(self, patience: float) -> None:
         """Say goodbye, wait `patience` seconds for the network thread to end, then cut the connection."""
         self.disconnect()
