@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from claude_usage_mqtt.errors import CredentialsError, InvalidResponse
 from claude_usage_mqtt.homeassistant.discovery import Topics
 from claude_usage_mqtt.service.account import AccountOptions, AccountState
-from claude_usage_mqtt.service.summary import former_accounts
+from claude_usage_mqtt.service.leftovers import former_accounts
 from claude_usage_mqtt.service.worker import Outcome
 from claude_usage_mqtt.sources.credentials import parse_credentials
 from claude_usage_mqtt.sources.schedule import Schedule

@@ -506,3 +506,55 @@ def test_the_broker_may_come_later(home: Path, endpoint: Endpoint) -> None:
             proxy.heal()
             watcher.wait_topic(HEALTH, has_status("ok"), timeout=20)
             assert process.log.count("the broker") == 2, process.log.text  # gone, and back
+
+
+def test_somebody_elses_goodbye_is_answered(home: Path, running: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+    """A late last will, or a second instance that stops, does not leave the entities of a running service dead."""
+    with ServiceProcess(home, **settings(running, endpoint)):
+        watcher.wait_topic(STATUS, lambda m: m.payload == "online")
+        since = watcher.mark()
+        watcher.publish(STATUS, "offline", retain=True)
+        watcher.wait_topic(STATUS, lambda m: m.payload == "online", since=since)
+        assert watcher.retained()[STATUS] == "online"
+
+
+def test_another_services_devices_are_left_alone(tmp_path: Path, running: Broker, endpoint: Endpoint) -> None:
+    """What a service with another base topic has announced is none of ours, whatever the account is called."""
+    single = ServiceProcess(tmp_path / "a", **settings(running, endpoint))
+    several = accounts(tmp_path, "personal", "work") | settings(running, endpoint, MQTT_BASE_TOPIC="several")
+    write_credentials(tmp_path / "a")
+    with Watcher(running.port) as watcher, single:
+        watcher.wait_topic(HEALTH, has_status("ok"))
+        before = watcher.retained()[CONFIG]
+        with ServiceProcess(tmp_path / "b", **several) as other:
+            watcher.wait_topic("several/all/state", lambda m: m.json()["highest_account"])
+            other.stop()
+        alone = settings(running, endpoint, MQTT_BASE_TOPIC="third", HOMEASSISTANT_DISCOVERY="false")
+        write_credentials(tmp_path / "c")
+        with ServiceProcess(tmp_path / "c", **alone) as third:
+            watcher.wait_topic("third/default/health", has_status("ok"))
+            third.stop()
+        retained = watcher.retained()
+        assert retained[CONFIG] == before
+        assert "homeassistant/device/claude_usage_all/config" in retained
+
+
+def test_a_status_line_that_never_came_is_told(
+    tmp_path: Path, running: Broker, endpoint: Endpoint, watcher: Watcher
+) -> None:
+    """Who forgot to set the status-line command reads so in the health."""
+    with ServiceProcess(tmp_path, **settings(running, endpoint, CLAUDE_SOURCE="statusline")):
+        told = watcher.wait_topic(HEALTH).json()
+    assert told["status"] == "starting"
+    assert "status-line command" in told["detail"]
+
+
+def test_usage_log(home: Path, running: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+    """Each good answer is a line of the file that USAGE_LOG names."""
+    log = home / "usage.jsonl"
+    with ServiceProcess(home, **settings(running, endpoint, POLL_INTERVAL=1, USAGE_LOG=log)):
+        watcher.wait_topic(HEALTH, lambda m: m.json()["requests_last_hour"] == 3 and m.json()["fresh"])
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert len(lines) >= 2
+    assert {line["account"] for line in lines} == {"default"}
+    assert all(line["five_hour_utilization"] is not None for line in lines)

@@ -13,14 +13,16 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
-from claude_usage_mqtt.cli.run import make_service
+from claude_usage_mqtt.cli.run import make_service, topics
 from claude_usage_mqtt.clock import Clock, FastClock
 from claude_usage_mqtt.demo.broker import EmbeddedBroker
 from claude_usage_mqtt.demo.simulated_api import SimulatedAccount, SimulatedApi
 from claude_usage_mqtt.errors import BrokerError
+from claude_usage_mqtt.homeassistant.discovery import Topics
 from claude_usage_mqtt.mqtt.connection import Message
 from claude_usage_mqtt.mqtt.oneshot import Session
-from claude_usage_mqtt.settings import Settings, load_settings
+from claude_usage_mqtt.settings import DEFAULT_ACCOUNT, Account, Settings, load_settings
+from claude_usage_mqtt.sources.credentials import GivenToken
 
 SPEED = 600
 """Seconds of the account's life per real second: a session takes half a minute, a week a quarter of an hour."""
@@ -34,17 +36,21 @@ def demo() -> int:
     clock = FastClock(SPEED, datetime.now(UTC).replace(hour=8, minute=0, second=0, microsecond=0))
     with contextlib.ExitStack() as parts:
         api = parts.enter_context(SimulatedApi(SimulatedAccount(clock.now, seed=7)))
-        settings = _settings(api.url, parts)
-        where = settings.broker().address
-        print(f"MQTT broker   {where}   (look at {settings.mqtt_base_topic}/#)")
+        named = load_settings()
+        if named.mqtt_host is None:
+            settings, account = _with_own_broker(api.url, parts), DEFAULT_ACCOUNT
+        else:
+            # A broker that others use: nothing real may be overwritten, and nothing may stay.
+            settings, account = _settings(api.url, named, mqtt_base_topic=f"{named.mqtt_base_topic}-demo"), "demo"
+            parts.callback(_clear, settings, account)
+        print(f"MQTT broker   {settings.broker().address}   (look at {settings.mqtt_base_topic}/#)")
         print(f"Time          {SPEED} times as fast: a session lasts half a minute. Ctrl-C ends it.\n", flush=True)
-        _run(settings, clock)
+        _run(settings, account, clock)
     return 0
 
 
-def _settings(api_url: str, parts: contextlib.ExitStack) -> Settings:
-    """Return settings for the simulated account, with a broker of our own where none is named."""
-    named = load_settings()
+def _settings(api_url: str, named: Settings, **more: Any) -> Settings:
+    """Return the settings for the simulated account: those of a person as far as they are of the broker."""
     given: dict[str, Any] = {
         "claude_api_url": api_url,
         "claude_code_oauth_token": "demo",
@@ -54,18 +60,33 @@ def _settings(api_url: str, parts: contextlib.ExitStack) -> Settings:
         "poll_interval": POLL_INTERVAL,
         "usage_log": None,
     }
-    if named.mqtt_host is None:
-        broker = parts.enter_context(EmbeddedBroker())
-        given |= {"mqtt_host": "127.0.0.1", "mqtt_port": broker.port, "mqtt_tls": False, "mqtt_transport": "tcp"}
-        given["mqtt_protocol"] = "3.1.1"  # all it speaks; to 5 it says nothing, and we would wait
-        given |= {"mqtt_username": None, "mqtt_password": None, "mqtt_password_file": None}
-        given |= {"mqtt_tls_ca": None, "mqtt_tls_cert": None, "mqtt_tls_key": None}
-    return Settings(**{**named.model_dump(), **given})
+    return Settings(**{**named.model_dump(), **given, **more})
 
 
-def _run(settings: Settings, clock: Clock) -> None:
+def _with_own_broker(api_url: str, parts: contextlib.ExitStack) -> Settings:
+    broker = parts.enter_context(EmbeddedBroker())
+    given: dict[str, Any] = {"mqtt_host": "127.0.0.1", "mqtt_port": broker.port, "mqtt_tls": False}
+    given |= {
+        "mqtt_transport": "tcp",
+        "mqtt_protocol": "3.1.1",
+    }  # all it speaks; to 5 it says nothing, and we would wait
+    given |= dict.fromkeys(["mqtt_username", "mqtt_password", "mqtt_password_file"])
+    given |= dict.fromkeys(["mqtt_tls_ca", "mqtt_tls_cert", "mqtt_tls_key"])
+    return _settings(api_url, load_settings(), **given)
+
+
+def _clear(settings: Settings, account: str) -> None:
+    """Take the demo off a broker that was there before it."""
+    place = topics(settings, account)
+    with Session(settings.broker()) as session:
+        for topic in (place.config, place.state, place.health, place.status):
+            session.publish(Message(topic=topic, payload=b"", retain=True))
+
+
+def _run(settings: Settings, account: str, clock: Clock) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    service = make_service(settings, clock)
+    label = None if account == DEFAULT_ACCOUNT else "Demo"
+    service = make_service(settings, clock, (Account(id=account, label=label, credentials=GivenToken("demo")),))
     worker = threading.Thread(target=service.run, name="service", daemon=True)
     ended = threading.Event()
 
@@ -75,7 +96,7 @@ def _run(settings: Settings, clock: Clock) -> None:
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
     worker.start()
     try:
-        _show(settings, clock, ended, worker)
+        _show(settings, topics(settings, account), clock, ended, worker)
     finally:
         service.stop()
         worker.join(timeout=5)
@@ -83,16 +104,14 @@ def _run(settings: Settings, clock: Clock) -> None:
             signal.signal(number, handler)
 
 
-def _show(settings: Settings, clock: Clock, ended: threading.Event, worker: threading.Thread) -> None:
+def _show(settings: Settings, place: Topics, clock: Clock, ended: threading.Event, worker: threading.Thread) -> None:
     """Print what arrives at the broker, as any other client would see it, until ended."""
-    base = settings.mqtt_base_topic
-    topics = [f"{base}/status", f"{base}/default/state", f"{base}/default/event/+"]
     try:
         with Session(settings.broker()) as session:
-            session.subscribe(topics)
+            session.subscribe([place.status, place.state, place.event("+")])
             while not ended.is_set() and worker.is_alive():
                 message = session.receive(0.2)
-                if message is not None:
+                if message is not None and message.payload:
                     _print(message, clock)
     except BrokerError:
         if not ended.is_set():
@@ -101,7 +120,7 @@ def _show(settings: Settings, clock: Clock, ended: threading.Event, worker: thre
 
 def _print(message: Message, clock: Clock) -> None:
     moment = clock.now().strftime("%a %H:%M")
-    kind = message.topic.split("/")[2 if message.topic.count("/") > 1 else 1]
+    kind = next(kind for kind in ("status", "state", "event") if f"/{kind}" in message.topic)
     if kind == "status":
         line = message.payload.decode("ascii", "replace")
     else:

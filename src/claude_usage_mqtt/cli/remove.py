@@ -7,11 +7,11 @@ import sys
 from collections.abc import Iterable
 
 from claude_usage_mqtt.cli.run import topics
-from claude_usage_mqtt.homeassistant.discovery import is_ours
+from claude_usage_mqtt.homeassistant.discovery import announced_by
 from claude_usage_mqtt.homeassistant.summary import SUMMARY
 from claude_usage_mqtt.mqtt.connection import Message
 from claude_usage_mqtt.mqtt.oneshot import Session
-from claude_usage_mqtt.service.summary import former_accounts
+from claude_usage_mqtt.service.leftovers import former_accounts
 from claude_usage_mqtt.settings import DEFAULT_ACCOUNT, Settings, load_settings
 
 QUIET, WITHIN = 1.0, 15.0
@@ -67,5 +67,5 @@ def _collect(session: Session, filters: list[str]) -> dict[str, bytes]:
 def _is_ours(topic: str, payload: bytes, settings: Settings) -> bool:
     base, prefix = re.escape(settings.mqtt_base_topic), re.escape(settings.homeassistant_prefix)
     if re.fullmatch(rf"{prefix}/device/claude_usage_[a-z0-9_]+/config", topic):
-        return is_ours(payload) and f'"{settings.mqtt_base_topic}/status"'.encode() in payload
+        return announced_by(payload) == f"{settings.mqtt_base_topic}/status"
     return bool(re.fullmatch(rf"{base}/(status|[a-z0-9_]+/(state|health|statusline|command/[a-z]+|event/\w+))", topic))

@@ -12,7 +12,7 @@ from claude_usage_mqtt.logs import set_up_logging
 from claude_usage_mqtt.mqtt.connection import make_tls_context
 from claude_usage_mqtt.service.loop import Service
 from claude_usage_mqtt.service.options import AccountOptions, ServiceOptions
-from claude_usage_mqtt.settings import Settings, load_settings
+from claude_usage_mqtt.settings import Account, Settings, load_settings
 from claude_usage_mqtt.sources.oauth_api import UsageApi
 from claude_usage_mqtt.usage_log import UsageLog
 
@@ -26,8 +26,8 @@ def run() -> int:
     return 0
 
 
-def make_service(settings: Settings, clock: Clock) -> Service:
-    """Return the service that the settings describe; raises SettingsError."""
+def make_service(settings: Settings, clock: Clock, accounts: tuple[Account, ...] | None = None) -> Service:
+    """Return the service that the settings describe, or one for other `accounts`; raises SettingsError."""
     broker = settings.broker()
     options = ServiceOptions(
         broker=broker,
@@ -51,7 +51,7 @@ def make_service(settings: Settings, clock: Clock) -> Service:
                 ),
                 account.credentials,
             )
-            for account in settings.accounts()
+            for account in accounts or settings.accounts()
         ),
     )
     return Service(options, UsageApi(settings.claude_api_url, settings.claude_user_agent), clock)

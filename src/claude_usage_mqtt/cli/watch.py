@@ -42,14 +42,16 @@ def watch() -> int:
     from claude_usage_mqtt.cli.board import Board  # noqa: PLC0415 - rich is an extra
 
     feed = Feed(options, _filters(settings))
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # started in the background by a shell it would not hear Ctrl-C
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGINT)}
     feed.start()
     try:
         _show(feed, Board(settings.mqtt_base_topic, options.address))
     except KeyboardInterrupt:
         return 0
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         feed.stop()
 
 

@@ -137,14 +137,23 @@ def origin(version: str) -> dict[str, Any]:
     return {"name": ORIGIN_NAME, "sw_version": version, "support_url": PROJECT_URL}
 
 
-def is_ours(payload: bytes) -> bool:
-    """Whether a payload is a discovery message that this program made, in whatever version."""
+def announced_by(payload: bytes) -> str | None:
+    """Return the status topic of the service that made a discovery message, None where it was not this program."""
     try:
         document = json.loads(payload)
     except (ValueError, RecursionError):
-        return False
-    found = document.get("origin") if isinstance(document, dict) else None
-    return isinstance(found, dict) and found.get("name") == ORIGIN_NAME
+        return None
+    if not isinstance(document, dict) or not isinstance(document.get("components"), dict):
+        return None
+    found = document.get("origin")
+    if not isinstance(found, dict) or found.get("name") != ORIGIN_NAME:
+        return None
+    for component in document["components"].values():
+        conditions = component.get("availability") if isinstance(component, dict) else None
+        for condition in conditions if isinstance(conditions, list) else ():
+            if isinstance(condition, dict) and isinstance(condition.get("topic"), str):
+                return str(condition["topic"])  # the first one is the service's
+    return None
 
 
 def announced(payload: bytes) -> dict[str, str]:

@@ -174,6 +174,11 @@ class Publisher:
             self._waiting.setdefault(topic)
             self._send_waiting()
 
+    def insist(self, topic: str) -> None:
+        """Send again what should stand under `topic`: somebody has overwritten it."""
+        self._sent.pop(topic, None)
+        self.retain(topic, self._retained.get(topic, b""))
+
     def _send_waiting(self) -> None:
         """Send what waits, in order, one message a topic at a time: a slow broker gets the newest, not all of them."""
         for topic in list(self._waiting):

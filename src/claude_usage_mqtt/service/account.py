@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from claude_usage_mqtt.errors import (
 from claude_usage_mqtt.logs import Outage
 from claude_usage_mqtt.service.announcement import Announcement, encode
 from claude_usage_mqtt.service.options import AccountOptions
+from claude_usage_mqtt.service.recollection import own_document
 from claude_usage_mqtt.service.worker import Noticed, Outcome
 from claude_usage_mqtt.sources.schedule import BUDGET, Schedule
 from claude_usage_mqtt.usage.account import AccountUsage
@@ -39,6 +39,11 @@ SHORTEST_INTERVAL = 180
 CREDENTIALS_STATUSES = frozenset(kind.status for kind in (CredentialsNotFound, CredentialsUnreadable, TokenExpired))
 
 COMMANDS = ("refresh", "interval", "polling")
+
+NO_STATUS_LINE = (
+    "No status line was seen yet; set 'claude-usage-mqtt statusline' as Claude Code's status-line command "
+    "and use Claude Code once."
+)
 
 RIVAL_FOR = timedelta(hours=1)
 """How long another instance is told of after it was last heard."""
@@ -65,6 +70,7 @@ class AccountState:
     announcement: Announcement = field(init=False)
     rival_heard: datetime | None = None
     outage: Outage = field(default_factory=lambda: Outage(log))
+    _has_answered: bool = False
     _mentioned: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     _shown: tuple[bool, datetime | None] = (False, None)
 
@@ -82,7 +88,7 @@ class AccountState:
     def recall(self, retained: Mapping[str, bytes], now: datetime) -> None:
         """Go on from what an earlier run left: untrusted, and ignored with one line where it is no such thing."""
         topics = self.options.topics
-        health, state = self._document(retained, topics.health), self._document(retained, topics.state)
+        health, state = (own_document(retained, topic, self.name) for topic in (topics.health, topics.state))
         memory = health.get("memory")
         memory = memory if isinstance(memory, dict) else {}
         if health and not is_readable(memory.get("usage")):
@@ -103,21 +109,9 @@ class AccountState:
         # What was set by hand holds until the setting itself is changed.
         if memory.get("interval_setting") == setting and type(interval) is int and self._is_allowed(interval):
             self.schedule.interval = timedelta(seconds=interval)
+        if not self.options.polls and self.status == STARTING:
+            self.detail = NO_STATUS_LINE
         self.announcement.recall(retained.get(topics.config, b""), self.usage, now)
-
-    def _document(self, retained: Mapping[str, bytes], topic: str) -> dict[str, Any]:
-        payload = retained.get(topic)
-        if not payload:
-            return {}
-        try:
-            document = json.loads(payload)
-        except (ValueError, RecursionError):
-            document = None
-        mine = isinstance(document, dict) and document.get("account", self.name) == self.name
-        if not mine or not ("windows" in document or "status" in document):
-            log.warning("What stood under %s is not ours or damaged; it is ignored.", topic)
-            return {}
-        return dict(document)
 
     # Polling
 
@@ -161,6 +155,10 @@ class AccountState:
             sections = ", ".join(usage.malformed) or "none", ", ".join(usage.ignored) or "none"
             log.debug("The answer for %s has unreadable sections: %s; unknown ones: %s", self.name, *sections)
         events = self.usage.answered(usage, self.options.thresholds)
+        if not self._has_answered:
+            self._has_answered = True
+            known = ", ".join(f"{window.label} {window.utilization:g} %" for window in usage) or "no windows"
+            log.info("Account %s: %s", self.name, known)
         self.last_success = now
         self.status, self.detail = OK, None
         self.schedule.answered(now, self.usage.last_change)
@@ -254,7 +252,7 @@ class AccountState:
     def _rival_sentence(self) -> str:
         return (
             f"another instance publishes under {self.options.topics.base}/{self.name} too; "
-            "stop one of them, or give it another MQTT_BASE_TOPIC."
+            "stop one of them: one service can publish several accounts (CLAUDE_ACCOUNTS)."
         )
 
     # Time

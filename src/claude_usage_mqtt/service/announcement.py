@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -11,12 +12,15 @@ from claude_usage_mqtt import __version__
 from claude_usage_mqtt.homeassistant.discovery import (
     Topics,
     announced,
+    announced_by,
     discovery,
     extra_usage_components,
     window_components,
 )
 from claude_usage_mqtt.usage.account import AccountUsage
 from claude_usage_mqtt.usage.track import STUB_KEPT
+
+log = logging.getLogger(__name__)
 
 
 class Announcement:
@@ -30,13 +34,18 @@ class Announcement:
         self._basis: object = None
         self._payload = b""
         self.was_there = False
-        """Whether an earlier run's message stood on the broker."""
+        """Whether a message of ours stood on the broker."""
         self.leftovers_until: datetime | None = None
         """When the order to remove what an earlier version announced may leave the message."""
 
     def recall(self, retained: bytes, usage: AccountUsage, now: datetime) -> None:
         """Compare with the message that stood on the broker: what is not wanted any more is to be taken back."""
-        self.was_there = bool(retained)
+        service = announced_by(retained)
+        self.was_there = service == self._topics.status
+        if service not in (None, self._topics.status):
+            log.warning(
+                "%s was announced by a service with another base topic; this one takes it over.", self._topics.config
+            )
         wanted = self._build(usage, {})["components"]
         self._leftovers = {key: platform for key, platform in announced(retained).items() if key not in wanted}
         self.leftovers_until = now + STUB_KEPT if self._leftovers else None

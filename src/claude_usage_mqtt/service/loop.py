@@ -10,7 +10,6 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -25,14 +24,15 @@ from claude_usage_mqtt.service.account import COMMANDS, AccountState
 from claude_usage_mqtt.service.announcement import encode
 from claude_usage_mqtt.service.heartbeat import Heartbeat
 from claude_usage_mqtt.service.inbox import Inbox, Item, Stop
+from claude_usage_mqtt.service.leftovers import Leftovers
 from claude_usage_mqtt.service.link import Link
-from claude_usage_mqtt.service.options import AccountOptions, ServiceOptions
+from claude_usage_mqtt.service.options import ServiceOptions
 from claude_usage_mqtt.service.recollection import FENCE, Recollection
-from claude_usage_mqtt.service.summary import Digest, digest, leftover_topics, summary_documents
+from claude_usage_mqtt.service.steps import Steps
+from claude_usage_mqtt.service.summary import digest, summary_documents
+from claude_usage_mqtt.service.watched import Watched, watch
 from claude_usage_mqtt.service.worker import Noticed, Outcome, look, poll
-from claude_usage_mqtt.sources.credentials import CredentialSource
 from claude_usage_mqtt.sources.oauth_api import UsageApi
-from claude_usage_mqtt.sources.schedule import Schedule
 from claude_usage_mqtt.sources.statusline import parse_statusline
 from claude_usage_mqtt.usage.changes import Event
 
@@ -46,28 +46,10 @@ LOOK_EVERY = timedelta(seconds=30)
 WORKER_DEADLINE = 60.0
 """Real seconds after which a worker counts as hanging: a request is cut at 20, a file on a dead mount is not."""
 
-CLOCK_SET = 2.0
-"""Seconds between wall clock and steady clock that say that the wall clock was set."""
-
 FAR_AWAY = datetime.max.replace(tzinfo=UTC)
 
 STOP_PATIENCE = 1.2
 """Real seconds for the goodbye to the broker; stopping takes at most about twice that."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Watched:
-    """An account in the loop.
-
-    `look_at` is when there is something to do for it by time alone, `busy_since` when its worker began.
-    """
-
-    state: AccountState
-    credentials: CredentialSource
-    digest: Digest
-    look_at: datetime
-    busy_since: float | None = None
-    looking: bool = False
 
 
 class Service:
@@ -83,21 +65,18 @@ class Service:
         will = Message(topic=self._status, payload=OFFLINE, retain=True)
         self._publisher = Publisher(options.broker, will=will, tell=self.inbox.put, tls=options.tls)
         self._accounts = {
-            account.topics.account: self._watch(account, credentials) for account, credentials in options.accounts
+            account.topics.account: watch(account, credentials, self._rng, clock.now())
+            for account, credentials in options.accounts
         }
         self._recollection: Recollection | None = None
+        self._leftovers: Leftovers | None = None
         self._is_begun = False
         self._is_summed = False
         self._heartbeat = Heartbeat()
         self._link = Link(options.broker.address)
         self._resend_at: float | None = None
         self._credentials_at = self._clock.now()
-        self._clock_offset = self._offset()
-
-    def _watch(self, account: AccountOptions, credentials: CredentialSource) -> Watched:
-        schedule = Schedule(interval=account.interval, limited=account.limited, rng=self._rng)
-        state, now = AccountState(account, schedule), self._clock.now()
-        return Watched(state=state, credentials=credentials, digest=digest(state, now), look_at=now)
+        self._steps = Steps(clock)
 
     def stop(self) -> None:
         """Ask the loop to end; safe from any thread and from a signal handler."""
@@ -118,6 +97,7 @@ class Service:
                     self._handle(item)
                 self._tick()
         finally:
+            log.info("Stopping")
             self._heartbeat.stop()
             self._publisher.stop([Message(topic=self._status, payload=OFFLINE, retain=True)], STOP_PATIENCE)
 
@@ -155,7 +135,9 @@ class Service:
 
     def _connected(self) -> None:
         base = self._options.base_topic
-        self._publisher.subscribe([f"{base}/+/command/+", f"{base}/+/statusline", self._options.status_topic])
+        self._publisher.subscribe(
+            [f"{base}/+/command/+", f"{base}/+/statusline", self._options.status_topic, self._status]
+        )
         if self._is_begun:
             self._subscribe_to_rivals()
             self._send_all()
@@ -175,17 +157,26 @@ class Service:
         if self._recollection is not None and self._recollection.take(message):
             self._send_fence(self._recollection)
             return
+        if not self._is_begun:
+            return
         if message.topic == self._options.status_topic:
-            if message.payload == b"online" and self._is_begun:
+            if message.payload == b"online":
                 self._resend_at = time.monotonic() + self._rng.uniform(1, 10)
-            return
-        parts = message.topic.removeprefix(self._options.base_topic + "/").split("/")
-        if parts[0] not in self._accounts or not self._is_begun:
-            return
-        if message.retain and parts[1:] != ["health"]:
+        elif message.topic == self._status:
+            # Somebody else's goodbye, or a late will of our own: as long as we are there, we are online.
+            if not message.retain and message.payload != ONLINE:
+                self._publisher.insist(self._status)
+        elif self._leftovers is not None and self._leftovers.claim(message):
+            self._take_back(message.topic)
+        else:
+            self._received_for_account(message)
+
+    def _received_for_account(self, message: Message) -> None:
+        account, *rest = message.topic.removeprefix(self._options.base_topic + "/").split("/")
+        if account not in self._accounts or (message.retain and rest != ["health"]):
             return  # a retained command is an old one, and would be obeyed again at each connection
-        watched = self._touched(parts[0])
-        match parts[1:]:
+        watched = self._touched(account)
+        match rest:
             case ["command", name] if name in COMMANDS:
                 watched.state.command(name, message.payload, self._clock.now())
             case ["statusline"] if watched.state.options.listens:
@@ -257,17 +248,22 @@ class Service:
             health = watched.state.options.topics.health
             self._publisher.take_as_own(health, recollection.found.get(health, b""))
             watched.look_at = now
-        prefix = self._options.discovery_prefix
-        for topic in leftover_topics(self._options.base_topic, prefix, self._accounts, recollection.found):
-            log.info("Taking back %s: its account is not in the settings any more.", topic)
-            self._publisher.retain(topic, b"")
+        self._leftovers = Leftovers(self._topics(SUMMARY), self._accounts, recollection.found)
+        for topic in self._leftovers.gone:
+            self._take_back(topic)
         # The health topics are asked for again just below: some brokers (aedes) would take the two in any order.
         kept = {watched.state.options.topics.health for watched in self._accounts.values()}
         self._publisher.unsubscribe(topic for topic in recollection.topics if topic not in kept)
+        self._publisher.subscribe(sorted(self._leftovers.suspects))
         self._subscribe_to_rivals()
         self._advance_all(now)
         self._publisher.retain(self._status, ONLINE)
-        log.info("Publishing %d account(s) at %s", len(self._accounts), self._options.broker.address)
+        names = ", ".join(list(self._accounts)[:10])
+        log.info("Publishing at %s, accounts: %s", self._options.broker.address, names)
+
+    def _take_back(self, topic: str) -> None:
+        log.info("Taking back %s: its account is not in the settings any more.", topic)
+        self._publisher.retain(topic, b"")
 
     def _topics(self, name: str) -> Topics:
         return Topics(base=self._options.base_topic, account=name, prefix=self._options.discovery_prefix)
@@ -323,22 +319,12 @@ class Service:
             real.append(self._clock.to_real((moment - now).total_seconds()))
         return max(0.0, min(real))
 
-    def _offset(self) -> float | None:
-        """Return wall clock minus steady clock; None where we were held up between the two."""
-        before, now = self._clock.steady(), self._clock.now().timestamp()
-        return now - before if self._clock.steady() - before < CLOCK_SET / 2 else None
-
     def _follow_clock(self) -> None:
-        offset = self._offset()
-        if offset is None:
+        step = self._steps.latest()
+        if step is None:
             return
-        known = offset if self._clock_offset is None else self._clock_offset
-        self._clock_offset, step = known, offset - known
-        if abs(step) < CLOCK_SET:
-            return
-        self._clock_offset = offset
-        log.info("The clock was set by %+.0f s.", step)
-        self._credentials_at += timedelta(seconds=step)
+        log.info("The clock was set by %+.0f s.", step.total_seconds())
+        self._credentials_at += step
         for watched in self._accounts.values():
-            watched.state.shift(timedelta(seconds=step))
+            watched.state.shift(step)
             watched.look_at = self._clock.now()

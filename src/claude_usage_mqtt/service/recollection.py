@@ -6,11 +6,16 @@ our own, sent after the subscription and received again, says that everything th
 
 from __future__ import annotations
 
+import json
+import logging
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from claude_usage_mqtt.homeassistant.discovery import Topics
 from claude_usage_mqtt.mqtt.connection import Message
+
+log = logging.getLogger(__name__)
 
 FENCE = "fence"
 
@@ -52,3 +57,22 @@ class Recollection:
     def is_over(self, now: float) -> bool:
         """Whether everything that was there has come, or it is useless to wait longer."""
         return not self._wanted or now >= self.ends_at
+
+
+def own_document(retained: Mapping[str, bytes], topic: str, account: str) -> dict[str, Any]:
+    """Return the state or health document that stood under `topic`, untrusted.
+
+    Empty where there was none, and, with one line in the log, where it is not one of `account`.
+    """
+    payload = retained.get(topic)
+    if not payload:
+        return {}
+    try:
+        document = json.loads(payload)
+    except (ValueError, RecursionError):
+        document = None
+    is_mine = isinstance(document, dict) and document.get("account", account) == account
+    if not is_mine or not ("windows" in document or "status" in document):
+        log.warning("What stood under %s is not ours or damaged; it is ignored.", topic)
+        return {}
+    return dict(document)

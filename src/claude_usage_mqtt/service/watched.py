@@ -1,0 +1,34 @@
+"""An account as the loop keeps it."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from datetime import datetime
+
+from claude_usage_mqtt.service.account import AccountState
+from claude_usage_mqtt.service.options import AccountOptions
+from claude_usage_mqtt.service.summary import Digest, digest
+from claude_usage_mqtt.sources.credentials import CredentialSource
+from claude_usage_mqtt.sources.schedule import Schedule
+
+
+@dataclass(slots=True, kw_only=True)
+class Watched:
+    """An account in the loop.
+
+    `look_at` is when there is something to do for it by time alone, `busy_since` when its worker began.
+    """
+
+    state: AccountState
+    credentials: CredentialSource
+    digest: Digest
+    look_at: datetime
+    busy_since: float | None = None
+    looking: bool = False
+
+
+def watch(options: AccountOptions, credentials: CredentialSource, rng: random.Random, now: datetime) -> Watched:
+    """Return an account of which nothing is known yet."""
+    state = AccountState(options, Schedule(interval=options.interval, limited=options.limited, rng=rng))
+    return Watched(state=state, credentials=credentials, digest=digest(state, now), look_at=now)
