@@ -57,11 +57,6 @@ class Outage:
         self._log = log
         self._told: set[str] = set()
 
-    @property
-    def is_on(self) -> bool:
-        """Whether it is broken."""
-        return bool(self._told)
-
     def fell(self, kind: str, sentence: str) -> None:
         """Say that it is broken, unless that was said."""
         if kind not in self._told:
