@@ -1,9 +1,17 @@
-"""For all tests: property tests look for new examples at a desk, and run the same ones each time in CI."""
+"""For all tests: the parts that most of them need, and how property tests look for examples.
+
+At a desk they look for new ones, in CI they run the same ones each time.
+"""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+
+from parts.broker import Broker, any_broker
+from parts.endpoint import Endpoint
+from parts.watcher import Watcher
 
 # No deadline: how long an example takes depends on what else the machine does.
 settings.register_profile("desk", deadline=None)
@@ -19,3 +27,24 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in PROXY_VARIABLES:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
+
+
+@pytest.fixture
+def running_broker() -> Iterator[Broker]:
+    """Run a broker."""
+    with any_broker() as found:
+        yield found
+
+
+@pytest.fixture
+def watcher(running_broker: Broker) -> Iterator[Watcher]:
+    """Watch everything on it."""
+    with Watcher(running_broker.port) as found:
+        yield found
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    """Run an endpoint."""
+    with Endpoint() as found:
+        yield found

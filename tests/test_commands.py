@@ -7,25 +7,11 @@ from typing import Any
 
 import pytest
 
-from parts.broker import Broker, any_broker
+from parts.broker import Broker
 from parts.credentials import write_credentials
 from parts.endpoint import Endpoint
 from parts.service import HEALTH, STATUS, Clock, Log, command, running_service
 from parts.watcher import Watcher
-
-
-@pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
-    """Run an endpoint."""
-    with Endpoint() as found:
-        yield found
-
-
-@pytest.fixture
-def running_broker() -> Iterator[Broker]:
-    """Run a broker."""
-    with any_broker() as found:
-        yield found
 
 
 class Panel:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from parts import faults
-from parts.broker import Broker, any_broker
+from parts.broker import Broker
 from parts.certificates import Authority
 from parts.credentials import write_credentials
 from parts.endpoint import Endpoint, Fault
@@ -19,27 +19,6 @@ DEADLINE = 0.4
 SPEED = 600.0
 """Five minutes in half a second: a back-off of ten minutes takes one."""
 AGAIN = "the usage is known again"
-
-
-@pytest.fixture
-def running_broker() -> Iterator[Broker]:
-    """Run a broker."""
-    with any_broker() as found:
-        yield found
-
-
-@pytest.fixture
-def watcher(running_broker: Broker) -> Iterator[Watcher]:
-    """Watch everything on it."""
-    with Watcher(running_broker.port) as found:
-        yield found
-
-
-@pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
-    """Run an endpoint whose windows last, however fast the clock is."""
-    with Endpoint() as found:
-        yield found
 
 
 @pytest.fixture

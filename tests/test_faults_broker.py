@@ -47,13 +47,6 @@ def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
-@pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
-    """Run an endpoint."""
-    with Endpoint() as running:
-        yield running
-
-
 class Scene:
     """A broker, a proxy before it, the service behind that, and somebody who watches the broker itself."""
 

@@ -9,14 +9,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from parts import broker, faults, service
-from parts.broker import Broker, Mosquitto, any_broker
+from parts.broker import Broker, Mosquitto
 from parts.credentials import FILE_NAME, write_credentials, write_credentials_text
 from parts.endpoint import Endpoint
 from parts.net import LOOPBACK
@@ -36,30 +35,9 @@ def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
-@pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
-    """Run an endpoint."""
-    with Endpoint() as running:
-        yield running
-
-
-@pytest.fixture
-def running() -> Iterator[Broker]:
-    """Run a broker."""
-    with any_broker() as found:
-        yield found
-
-
-@pytest.fixture
-def watcher(running: Broker) -> Iterator[Watcher]:
-    """Watch everything on it."""
-    with Watcher(running.port) as found:
-        yield found
-
-
-def settings(running: Broker, endpoint: Endpoint, **more: Any) -> dict[str, Any]:
+def settings(running_broker: Broker, endpoint: Endpoint, **more: Any) -> dict[str, Any]:
     """Return the settings that name these two."""
-    return {"MQTT_PORT": running.port, "CLAUDE_API_URL": endpoint.url, **more}
+    return {"MQTT_PORT": running_broker.port, "CLAUDE_API_URL": endpoint.url, **more}
 
 
 def has_status(status: str) -> Any:
@@ -72,9 +50,9 @@ def documents(watcher: Watcher) -> dict[str, Any]:
     return {topic: json.loads(text) if text[:1] == "{" else text for topic, text in watcher.retained().items()}
 
 
-def test_first_light(home: Path, running: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+def test_first_light(home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
     """Two settings are enough: state, health, status and the entities stand on the broker, retained."""
-    with ServiceProcess(home, **settings(running, endpoint)):
+    with ServiceProcess(home, **settings(running_broker, endpoint)):
         watcher.wait_topic(HEALTH, has_status("ok"))
         watcher.wait_topic(STATUS, lambda message: message.payload == "online")
         watcher.settle()
@@ -92,23 +70,23 @@ def test_first_light(home: Path, running: Broker, endpoint: Endpoint, watcher: W
 
 
 def test_no_entity_is_announced_before_its_value_is_there(
-    home: Path, running: Broker, endpoint: Endpoint, watcher: Watcher
+    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
 ) -> None:
     """Home Assistant never shows an entity that has no value yet, nor calls old numbers fresh."""
-    with ServiceProcess(home, **settings(running, endpoint)):
+    with ServiceProcess(home, **settings(running_broker, endpoint)):
         fresh = watcher.wait_topic(HEALTH, lambda message: message.json()["fresh"])
     announced = watcher.wait_topic(CONFIG, lambda m: "five_hour_utilization" in m.json()["components"])
     assert watcher.messages(STATE)[0].order < announced.order < fresh.order
 
 
 def test_without_discovery_nothing_is_announced(
-    home: Path, running: Broker, endpoint: Endpoint, watcher: Watcher
+    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
 ) -> None:
     """Who has no Home Assistant switches it off, and what was announced before is taken back."""
-    with ServiceProcess(home, **settings(running, endpoint)):
+    with ServiceProcess(home, **settings(running_broker, endpoint)):
         watcher.wait_topic(CONFIG)
     since = watcher.mark()
-    with ServiceProcess(home, **settings(running, endpoint, HOMEASSISTANT_DISCOVERY="false")):
+    with ServiceProcess(home, **settings(running_broker, endpoint, HOMEASSISTANT_DISCOVERY="false")):
         watcher.wait_topic(CONFIG, lambda message: not message.payload, since=since)
         watcher.wait_topic(STATUS, lambda message: message.payload == "online", since=since)
         assert CONFIG not in watcher.retained()
@@ -116,10 +94,10 @@ def test_without_discovery_nothing_is_announced(
 
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
 def test_stopping_says_goodbye(
-    home: Path, running: Broker, endpoint: Endpoint, watcher: Watcher, by: signal.Signals
+    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher, by: signal.Signals
 ) -> None:
     """`docker stop` and Ctrl-C leave `offline` on the broker, and end with status 0."""
-    with ServiceProcess(home, **settings(running, endpoint)) as process:
+    with ServiceProcess(home, **settings(running_broker, endpoint)) as process:
         watcher.wait_topic(STATUS, lambda message: message.payload == "online")
         status, took = process.stop(by)
     assert (status, took < GOODBYE) == (0, True)
@@ -128,9 +106,9 @@ def test_stopping_says_goodbye(
     assert "Traceback" not in process.log.text
 
 
-def test_a_crash_is_seen_at_once(home: Path, running: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+def test_a_crash_is_seen_at_once(home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
     """When the process is killed, the broker itself says `offline`."""
-    with ServiceProcess(home, **settings(running, endpoint)) as process:
+    with ServiceProcess(home, **settings(running_broker, endpoint)) as process:
         watcher.wait_topic(STATUS, lambda message: message.payload == "online")
         process.process.kill()
         watcher.wait_topic(STATUS, lambda message: message.payload == "offline")
@@ -180,10 +158,10 @@ def test_stopping_while_connecting_to_nothing(home: Path, endpoint: Endpoint) ->
     assert (status, took < GOODBYE) == (0, True)
 
 
-def test_stopping_while_the_api_hangs(home: Path, running: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+def test_stopping_while_the_api_hangs(home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
     """A request under way does not hold up the stop."""
     endpoint.fault = faults.Hang()
-    with ServiceProcess(home, **settings(running, endpoint)) as process:
+    with ServiceProcess(home, **settings(running_broker, endpoint)) as process:
         endpoint.wait_for_requests(1)
         watcher.wait_topic(STATUS, lambda message: message.payload == "online")
         status, took = process.stop()
@@ -192,14 +170,14 @@ def test_stopping_while_the_api_hangs(home: Path, running: Broker, endpoint: End
 
 
 def test_a_restart_asks_nothing_and_shows_the_same(
-    home: Path, running: Broker, endpoint: Endpoint, watcher: Watcher
+    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
 ) -> None:
     """A container that restarts makes no request before the next one is due, and the numbers stand meanwhile."""
-    with ServiceProcess(home, **settings(running, endpoint)) as process:
+    with ServiceProcess(home, **settings(running_broker, endpoint)) as process:
         watcher.wait_topic(HEALTH, has_status("ok"))
         process.stop()
     before, since = documents(watcher), watcher.mark()
-    with ServiceProcess(home, **settings(running, endpoint)) as process:
+    with ServiceProcess(home, **settings(running_broker, endpoint)) as process:
         watcher.wait_topic(STATUS, lambda message: message.payload == "online", since=since)
         watcher.settle()
         after = documents(watcher)
@@ -216,13 +194,13 @@ def test_a_restart_asks_nothing_and_shows_the_same(
 
 
 def test_a_crash_loop_stays_within_the_budget(
-    home: Path, running: Broker, endpoint: Endpoint, watcher: Watcher
+    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
 ) -> None:
     """Killed again and again in the middle of its request, it does not ask again each time."""
     endpoint.fault = faults.Hang()
     for _ in range(3):
         since = watcher.mark()
-        with ServiceProcess(home, **settings(running, endpoint)) as process:
+        with ServiceProcess(home, **settings(running_broker, endpoint)) as process:
             watcher.wait_topic(STATUS, lambda message: message.payload == "online", since=since)
             endpoint.wait_for_requests(1)
             process.process.kill()
@@ -231,15 +209,15 @@ def test_a_crash_loop_stays_within_the_budget(
     assert documents(watcher)[HEALTH]["requests_last_hour"] == 1
 
 
-def test_a_block_survives_a_restart(home: Path, running: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+def test_a_block_survives_a_restart(home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
     """Shut out for an hour, it stays out for the hour, whatever is restarted."""
     endpoint.fault = faults.rate_limited(3600)
-    with ServiceProcess(home, **settings(running, endpoint)) as process:
+    with ServiceProcess(home, **settings(running_broker, endpoint)) as process:
         blocked = watcher.wait_topic(HEALTH, has_status("rate_limited")).json()
         process.stop()
     since = watcher.mark()
     endpoint.fault = None
-    with ServiceProcess(home, **settings(running, endpoint)):
+    with ServiceProcess(home, **settings(running_broker, endpoint)):
         watcher.wait_topic(STATUS, lambda message: message.payload == "online", since=since)
         watcher.publish(command("refresh"))
         refused = watcher.wait_topic(HEALTH, lambda m: m.json()["detail"] is not None and not m.retain, since=since)
@@ -249,10 +227,10 @@ def test_a_block_survives_a_restart(home: Path, running: Broker, endpoint: Endpo
 
 
 def test_an_event_is_not_repeated_by_a_restart(
-    home: Path, running: Broker, endpoint: Endpoint, watcher: Watcher
+    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
 ) -> None:
     """An automation on an event runs once: not again when the container restarts, nor on a later poll."""
-    base: dict[str, Any] = settings(running, endpoint, POLL_INTERVAL=1)
+    base: dict[str, Any] = settings(running_broker, endpoint, POLL_INTERVAL=1)
     event = "claude-usage/default/event/five_hour"
     with ServiceProcess(home, **base) as process:
         watcher.wait_topic(HEALTH, has_status("ok"))
@@ -280,12 +258,12 @@ def test_an_event_is_not_repeated_by_a_restart(
     ],
 )
 def test_damaged_memory_is_ignored(
-    home: Path, running: Broker, endpoint: Endpoint, watcher: Watcher, damage: str, lines: int
+    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher, damage: str, lines: int
 ) -> None:
     """What somebody else wrote under our topics harms nothing: it is said once, and overwritten."""
     for topic in (STATE, HEALTH, CONFIG):
         watcher.publish(topic, damage, retain=True)
-    with ServiceProcess(home, **settings(running, endpoint)) as process:
+    with ServiceProcess(home, **settings(running_broker, endpoint)) as process:
         watcher.wait_topic(HEALTH, lambda m: m.payload.startswith('{"status":"ok"'))
         assert documents(watcher)[STATE]["windows"]["five_hour"]["utilization"] == 42.0
     assert process.log.count("not ours or damaged") == lines
@@ -300,9 +278,11 @@ class Impatient(random.Random):
         return a
 
 
-def test_birth_brings_everything_again(home: Path, running: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+def test_birth_brings_everything_again(
+    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
+) -> None:
     """A Home Assistant that starts gets all of it again a little later, without a request to the API."""
-    with service.running_service(running.port, endpoint.url, home, rng=Impatient()):
+    with service.running_service(running_broker.port, endpoint.url, home, rng=Impatient()):
         watcher.wait_topic(HEALTH, has_status("ok"))
         since = watcher.mark()
         watcher.publish(service.BIRTH, "offline")
@@ -313,9 +293,9 @@ def test_birth_brings_everything_again(home: Path, running: Broker, endpoint: En
     assert endpoint.count == 1
 
 
-def test_the_log_in_json(home: Path, running: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+def test_the_log_in_json(home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
     """`LOG_FORMAT=json` gives one object a line, from the first line to the last."""
-    with ServiceProcess(home, **settings(running, endpoint, LOG_FORMAT="json", LOG_LEVEL="debug")) as process:
+    with ServiceProcess(home, **settings(running_broker, endpoint, LOG_FORMAT="json", LOG_LEVEL="debug")) as process:
         watcher.wait_topic(HEALTH, has_status("ok"))
         process.stop()
     lines = [json.loads(line) for line in process.log.lines]
@@ -338,12 +318,14 @@ WRONG_CREDENTIALS = {
 }
 
 
-def test_wrong_credentials_are_told_and_recovered_from(tmp_path: Path, running: Broker, watcher: Watcher) -> None:
+def test_wrong_credentials_are_told_and_recovered_from(
+    tmp_path: Path, running_broker: Broker, watcher: Watcher
+) -> None:
     """Each has its status and a sentence, in `health` and in the log; nothing is sent; mending it is enough."""
     with (
         Endpoint() as endpoint,
         service.running_service(
-            running.port, endpoint.url, tmp_path, clock=service.Clock(200), interval=30
+            running_broker.port, endpoint.url, tmp_path, clock=service.Clock(200), interval=30
         ) as service_running,
     ):
         for what, (text, status) in WRONG_CREDENTIALS.items():
@@ -366,10 +348,12 @@ def test_wrong_credentials_are_told_and_recovered_from(tmp_path: Path, running: 
             assert [line for line in lines if "the usage is known again" in line], what
 
 
-def test_unreadable_and_foreign_files(tmp_path: Path, running: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+def test_unreadable_and_foreign_files(
+    tmp_path: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
+) -> None:
     """A folder where the file should be is told as what it is."""
     (tmp_path / FILE_NAME).mkdir()
-    with ServiceProcess(tmp_path, **settings(running, endpoint)):
+    with ServiceProcess(tmp_path, **settings(running_broker, endpoint)):
         told = watcher.wait_topic(HEALTH, has_status("credentials_unreadable")).json()
     assert "directory" in told["detail"]
 
@@ -386,7 +370,7 @@ def health_of(account: str) -> str:
     return f"claude-usage/{account}/health"
 
 
-def test_several_accounts(tmp_path: Path, running: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+def test_several_accounts(tmp_path: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
     """Each account has a device, and there is one for all of them; one that hangs or fails delays no other."""
     several = accounts(tmp_path, "personal", "work", "broken")
     (tmp_path / "broken" / FILE_NAME).unlink()
@@ -397,7 +381,7 @@ def test_several_accounts(tmp_path: Path, running: Broker, endpoint: Endpoint, w
         return usual
 
     usual, endpoint.document = endpoint.document, serve
-    with ServiceProcess(tmp_path, **settings(running, endpoint, **several)):
+    with ServiceProcess(tmp_path, **settings(running_broker, endpoint, **several)):
         done = watcher.wait_topic(health_of("personal"), has_status("ok"))
         watcher.wait_topic(health_of("broken"), has_status("no_credentials"))
         late = watcher.wait_topic(health_of("work"), has_status("ok"))
@@ -414,52 +398,56 @@ def test_several_accounts(tmp_path: Path, running: Broker, endpoint: Endpoint, w
 
 
 def test_a_file_that_cannot_be_opened_delays_no_other(
-    tmp_path: Path, running: Broker, endpoint: Endpoint, watcher: Watcher
+    tmp_path: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
 ) -> None:
     """A dead network mount under one account's folder leaves the others alone, and the stop too."""
     several = accounts(tmp_path, "personal", "mounted")
     (tmp_path / "mounted" / FILE_NAME).unlink()
     os.mkfifo(tmp_path / "mounted" / FILE_NAME)  # opening it waits for a writer who never comes
-    with ServiceProcess(tmp_path, **settings(running, endpoint, **several)) as process:
+    with ServiceProcess(tmp_path, **settings(running_broker, endpoint, **several)) as process:
         watcher.wait_topic(health_of("personal"), has_status("ok"))
         status, took = process.stop()
     assert (status, took < GOODBYE) == (0, True)
 
 
-def test_former_accounts_are_taken_back(tmp_path: Path, running: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+def test_former_accounts_are_taken_back(
+    tmp_path: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
+) -> None:
     """An account that was taken out of the settings leaves nothing on the broker, and its device goes."""
-    with ServiceProcess(tmp_path, **settings(running, endpoint, **accounts(tmp_path, "a", "b"))) as process:
+    with ServiceProcess(tmp_path, **settings(running_broker, endpoint, **accounts(tmp_path, "a", "b"))) as process:
         for name in ("a", "b"):
             watcher.wait_topic(health_of(name), has_status("ok"))
         process.stop()
-    with ServiceProcess(tmp_path, **settings(running, endpoint, **accounts(tmp_path, "a", "c"))) as process:
+    with ServiceProcess(tmp_path, **settings(running_broker, endpoint, **accounts(tmp_path, "a", "c"))) as process:
         watcher.wait_topic(health_of("c"), has_status("ok"))
         process.stop()
     assert not [topic for topic in watcher.retained() if "/b/" in topic or "_b/" in topic]
     write_credentials(tmp_path)
     since = watcher.mark()
-    with ServiceProcess(tmp_path, **settings(running, endpoint)) as process:
+    with ServiceProcess(tmp_path, **settings(running_broker, endpoint)) as process:
         watcher.wait_topic(HEALTH, has_status("ok"), since=since)
         process.stop()
     assert set(watcher.retained()) == {STATE, HEALTH, CONFIG, STATUS}
 
 
-def test_a_second_instance_is_noticed(home: Path, running: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+def test_a_second_instance_is_noticed(home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
     """Two that publish the same account say so, in the log and in `health.detail`, and one alone does not."""
-    with ServiceProcess(home, **settings(running, endpoint, POLL_INTERVAL=1)) as first:
+    with ServiceProcess(home, **settings(running_broker, endpoint, POLL_INTERVAL=1)) as first:
         watcher.wait_topic(HEALTH, has_status("ok"))
         endpoint.wait_for_requests(3)
         assert first.log.count("another instance") == 0
-        with ServiceProcess(home, **settings(running, endpoint, POLL_INTERVAL=1)) as second:
+        with ServiceProcess(home, **settings(running_broker, endpoint, POLL_INTERVAL=1)) as second:
             first.log.wait_for("another instance publishes under claude-usage/default too")
             second.log.wait_for("another instance publishes under claude-usage/default too")
             watcher.wait_topic(HEALTH, lambda m: "another instance" in (m.json()["detail"] or "").lower())
         assert first.log.count("another instance") == 1
 
 
-def test_another_account_starts_afresh(home: Path, running: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+def test_another_account_starts_afresh(
+    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
+) -> None:
     """After a login to another organization the numbers are its own, and no reset is told that was none."""
-    with ServiceProcess(home, **settings(running, endpoint, POLL_INTERVAL=1)) as process:
+    with ServiceProcess(home, **settings(running_broker, endpoint, POLL_INTERVAL=1)) as process:
         watcher.wait_topic(HEALTH, has_status("ok"))
         endpoint.document = endpoint.document | {"five_hour": endpoint.document["five_hour"] | {"utilization": 3}}
         text = (home / FILE_NAME).read_text()
@@ -469,7 +457,7 @@ def test_another_account_starts_afresh(home: Path, running: Broker, endpoint: En
     assert not watcher.messages("claude-usage/default/event/#")
 
 
-def test_the_status_line_alone(tmp_path: Path, running: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+def test_the_status_line_alone(tmp_path: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
     """With `CLAUDE_SOURCE=statusline` no token is needed and no request made; what is published there is shown."""
 
     def message(at: float, used: float) -> str:
@@ -477,7 +465,7 @@ def test_the_status_line_alone(tmp_path: Path, running: Broker, endpoint: Endpoi
         return json.dumps({"at": at, "rate_limits": limits})
 
     now = dt.datetime.now(dt.UTC)
-    with ServiceProcess(tmp_path, **settings(running, endpoint, CLAUDE_SOURCE="statusline")):
+    with ServiceProcess(tmp_path, **settings(running_broker, endpoint, CLAUDE_SOURCE="statusline")):
         watcher.wait_topic(STATUS, lambda m: m.payload == "online")
         for payload in ("", "{", "[]", message(now.timestamp() + 86400, 99), message(now.timestamp() - 86400, 99)):
             watcher.publish("claude-usage/default/statusline", payload)
@@ -508,9 +496,11 @@ def test_the_broker_may_come_later(home: Path, endpoint: Endpoint) -> None:
             assert process.log.count("the broker") == 2, process.log.text  # gone, and back
 
 
-def test_somebody_elses_goodbye_is_answered(home: Path, running: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+def test_somebody_elses_goodbye_is_answered(
+    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
+) -> None:
     """A late last will, or a second instance that stops, does not leave the entities of a running service dead."""
-    with ServiceProcess(home, **settings(running, endpoint)):
+    with ServiceProcess(home, **settings(running_broker, endpoint)):
         watcher.wait_topic(STATUS, lambda m: m.payload == "online")
         since = watcher.mark()
         watcher.publish(STATUS, "offline", retain=True)
@@ -518,18 +508,18 @@ def test_somebody_elses_goodbye_is_answered(home: Path, running: Broker, endpoin
         assert watcher.retained()[STATUS] == "online"
 
 
-def test_another_services_devices_are_left_alone(tmp_path: Path, running: Broker, endpoint: Endpoint) -> None:
+def test_another_services_devices_are_left_alone(tmp_path: Path, running_broker: Broker, endpoint: Endpoint) -> None:
     """What a service with another base topic has announced is none of ours, whatever the account is called."""
-    single = ServiceProcess(tmp_path / "a", **settings(running, endpoint))
-    several = accounts(tmp_path, "personal", "work") | settings(running, endpoint, MQTT_BASE_TOPIC="several")
+    single = ServiceProcess(tmp_path / "a", **settings(running_broker, endpoint))
+    several = accounts(tmp_path, "personal", "work") | settings(running_broker, endpoint, MQTT_BASE_TOPIC="several")
     write_credentials(tmp_path / "a")
-    with Watcher(running.port) as watcher, single:
+    with Watcher(running_broker.port) as watcher, single:
         watcher.wait_topic(HEALTH, has_status("ok"))
         before = watcher.retained()[CONFIG]
         with ServiceProcess(tmp_path / "b", **several) as other:
             watcher.wait_topic("several/all/state", lambda m: m.json()["highest_account"])
             other.stop()
-        alone = settings(running, endpoint, MQTT_BASE_TOPIC="third", HOMEASSISTANT_DISCOVERY="false")
+        alone = settings(running_broker, endpoint, MQTT_BASE_TOPIC="third", HOMEASSISTANT_DISCOVERY="false")
         write_credentials(tmp_path / "c")
         with ServiceProcess(tmp_path / "c", **alone) as third:
             watcher.wait_topic("third/default/health", has_status("ok"))
@@ -540,19 +530,19 @@ def test_another_services_devices_are_left_alone(tmp_path: Path, running: Broker
 
 
 def test_a_status_line_that_never_came_is_told(
-    tmp_path: Path, running: Broker, endpoint: Endpoint, watcher: Watcher
+    tmp_path: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
 ) -> None:
     """Who forgot to set the status-line command reads so in the health."""
-    with ServiceProcess(tmp_path, **settings(running, endpoint, CLAUDE_SOURCE="statusline")):
+    with ServiceProcess(tmp_path, **settings(running_broker, endpoint, CLAUDE_SOURCE="statusline")):
         told = watcher.wait_topic(HEALTH).json()
     assert told["status"] == "starting"
     assert "status-line command" in told["detail"]
 
 
-def test_usage_log(home: Path, running: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+def test_usage_log(home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
     """Each good answer is a line of the file that USAGE_LOG names."""
     log = home / "usage.jsonl"
-    with ServiceProcess(home, **settings(running, endpoint, POLL_INTERVAL=1, USAGE_LOG=log)):
+    with ServiceProcess(home, **settings(running_broker, endpoint, POLL_INTERVAL=1, USAGE_LOG=log)):
         watcher.wait_topic(HEALTH, lambda m: m.json()["requests_last_hour"] == 3 and m.json()["fresh"])
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert len(lines) >= 2
