@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from datetime import timedelta
 from types import FrameType
@@ -16,6 +17,8 @@ from claude_usage_mqtt.settings import Account, Settings, load_settings
 from claude_usage_mqtt.sources.oauth_api import UsageApi
 from claude_usage_mqtt.usage_log import UsageLog
 
+log = logging.getLogger(__name__)
+
 
 def run() -> int:
     """Publish the usage until SIGTERM or SIGINT."""
@@ -23,6 +26,7 @@ def run() -> int:
     set_up_logging(settings.log_level, settings.log_format)
     service = make_service(settings, SystemClock())
     run_until_signal(service)
+    log.info("Stopped")
     return 0
 
 

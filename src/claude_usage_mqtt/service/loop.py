@@ -97,7 +97,6 @@ class Service:
                     self._handle(item)
                 self._tick()
         finally:
-            log.info("Stopping")
             self._heartbeat.stop()
             self._publisher.stop([Message(topic=self._status, payload=OFFLINE, retain=True)], STOP_PATIENCE)
 
