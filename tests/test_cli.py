@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from parts import faults
-from parts.broker import any_broker
+from parts.broker import Mosquitto, any_broker, available
 from parts.command import clean_environment, command_line, run_command
 from parts.credentials import write_credentials
 from parts.documents import make_extra_usage, sample_usage
@@ -20,6 +22,9 @@ from parts.endpoint import Endpoint
 from parts.watcher import Watcher
 
 TOKEN = "sk-ant-oat01-canary-of-the-command-tests"
+
+
+needs_mosquitto = pytest.mark.skipif(not available(), reason="needs Mosquitto")
 
 
 @pytest.fixture
@@ -94,11 +99,126 @@ def test_check_shows_each_link_of_the_chain(home: Path) -> None:
         result = run_command(home, "check", CLAUDE_API_URL=endpoint.url, MQTT_HOST="127.0.0.1", MQTT_PORT=broker.port)
         with Watcher(broker.port) as watcher:
             assert watcher.retained() == {}
-    lines = dict(re.findall(r"^(\w+) +(\w+|-)", result.stdout, re.MULTILINE))
-    assert lines == dict.fromkeys(["settings", "credentials", "api", "broker", "publish", "retain", "discovery"], "ok")
+    expected = dict.fromkeys(["settings", "credentials", "api", "broker", "publish", "retain"], "ok")
+    assert verdicts(result.stdout) == expected | {"discovery": "-"}
+    assert "could not be tried yet" in result.stdout
     assert result.returncode == 0
     assert "user:profile" in result.stdout
     assert TOKEN not in result.stdout + result.stderr
+
+
+def verdicts(output: str) -> dict[str, str]:
+    """Return what `check` said of each link."""
+    return dict(re.findall(r"^(\w+) +(\w+|-)", output, re.MULTILINE))
+
+
+@contextlib.contextmanager
+def allowed(*rules: str) -> Iterator[dict[str, object]]:
+    """Run a broker whose user may do only this; give the settings of that user."""
+    acl = "\n".join(["user us", *(f"topic {rule}" for rule in rules), "user owner", "topic readwrite #", ""])
+    with Mosquitto(users={"us": "u", "owner": "o"}, acl=acl) as broker, Endpoint(sample_usage()) as endpoint:
+        yield {
+            "CLAUDE_API_URL": endpoint.url,
+            "MQTT_HOST": "127.0.0.1",
+            "MQTT_PORT": broker.port,
+            "MQTT_USERNAME": "us",
+            "MQTT_PASSWORD": "u",
+        }
+
+
+@needs_mosquitto
+@pytest.mark.parametrize(("protocol", "lack"), [("5", "read"), ("3.1.1", "read or may not write")])
+def test_check_where_reading_is_not_allowed(home: Path, protocol: str, lack: str) -> None:
+    """One missing permission is told once: what could not be tried for want of it is not called broken."""
+    with allowed("write claude-usage/#", "write homeassistant/#") as settings:
+        result = run_command(home, "check", **settings, MQTT_PROTOCOL=protocol)
+    assert result.returncode == 8
+    assert re.search(r"^publish +FAIL .*allow this user to read and write claude-usage/#", result.stdout, re.MULTILINE)
+    for link in ("retain", "discovery"):
+        said = f"^{link} +- +not checked: this user may not {lack} claude-usage/#$"
+        assert re.search(said, result.stdout, re.MULTILINE), result.stdout
+    assert result.stdout.endswith("Mend the first line that says FAIL, then check again.\n")
+    assert result.stderr == ""
+
+
+@needs_mosquitto
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_check_where_announcing_is_not_allowed(home: Path, protocol: str) -> None:
+    """A user that may not write discovery messages is found out where one stands, and it stands unchanged."""
+    with allowed("readwrite claude-usage/#", "read homeassistant/#") as settings:
+        owner = settings | {"MQTT_USERNAME": "owner", "MQTT_PASSWORD": "o"}
+        with Watcher(int(str(settings["MQTT_PORT"])), username="owner", password="o") as watcher:
+            service = subprocess.Popen(command_line("run"), env=clean_environment(home, owner), cwd=home)
+            watcher.wait_topic("claude-usage/default/health", lambda message: message.json()["fresh"])
+            service.terminate()
+            assert service.wait(timeout=10) == 0
+            before = watcher.retained()
+            forbidden = run_command(home, "check", **settings, MQTT_PROTOCOL=protocol)
+            permitted = run_command(home, "check", **owner, MQTT_PROTOCOL=protocol)
+            assert watcher.retained() == before
+    assert forbidden.returncode == 8
+    assert re.search(r"^discovery +FAIL .*allow .* to write homeassistant/device/#", forbidden.stdout, re.MULTILINE)
+    assert (permitted.returncode, verdicts(permitted.stdout)["discovery"]) == (0, "ok")
+
+
+def test_check_keeps_its_columns_with_several_accounts(home: Path) -> None:
+    """However long the accounts' names are, the verdicts stand below each other."""
+    work = home / "work"
+    work.mkdir()
+    write_credentials(work, token=TOKEN)
+    accounts = json.dumps({"the one at work": str(work), "me": str(home / ".claude")})
+    with Endpoint(sample_usage()) as endpoint:
+        result = run_command(home, "check", CLAUDE_API_URL=endpoint.url, CLAUDE_ACCOUNTS=accounts)
+    starts = {
+        re.match(r"(?:settings|(?:credentials|api)(?: \w+)?|broker) +", line) for line in result.stdout.splitlines()
+    }
+    assert {found.end() for found in starts if found is not None} == {len("credentials the_one_at_work ")}
+
+
+def test_check_tries_the_log_of_the_numbers(home: Path) -> None:
+    """A USAGE_LOG that could not be written is told before the service loses its lines, and no file is made."""
+    good, missing = home / "usage.jsonl", home / "nowhere" / "usage.jsonl"
+    for path, verdict, said in (
+        (good, "ok", f"{good} can be written"),
+        (missing, "FAIL", f"there is no folder {missing.parent}"),
+        (home, "FAIL", "is a folder"),
+    ):
+        with any_broker() as broker, Endpoint(sample_usage()) as endpoint:
+            settings = {"CLAUDE_API_URL": endpoint.url, "MQTT_HOST": "127.0.0.1", "MQTT_PORT": broker.port}
+            result = run_command(home, "check", **settings, USAGE_LOG=path)
+        assert verdicts(result.stdout)["usage_log"] == verdict
+        assert said in result.stdout
+        assert result.returncode == (0 if verdict == "ok" else 2)
+        assert not good.exists()
+
+
+def test_an_answer_of_which_nothing_is_understood(home: Path) -> None:
+    """Sections that are all malformed are an error that names them, not an account without limits."""
+    broken = {"five_hour": {"utilization": "much"}, "seven_day": [], "extra_usage": 5}
+    with Endpoint(broken) as endpoint:
+        once = run_command(home, "once", CLAUDE_API_URL=endpoint.url)
+        check = run_command(home, "check", CLAUDE_API_URL=endpoint.url)
+    assert (once.returncode, once.stdout, once.stderr.count("\n")) == (7, "", 1)
+    assert check.returncode == 7
+    assert re.search(r"^api +FAIL ", check.stdout, re.MULTILINE)
+    for said in (once.stderr, check.stdout):
+        assert "(five_hour, seven_day, extra_usage)" in said
+
+
+def test_an_answer_that_is_understood_in_part(home: Path) -> None:
+    """`check` names the sections that are missing from the numbers."""
+    with Endpoint(sample_usage(five_hour=42, extra_usage=5)) as endpoint:
+        result = run_command(home, "check", CLAUDE_API_URL=endpoint.url)
+    assert re.search(r"^api +ok +Session 42 %.*; not understood: extra_usage$", result.stdout, re.MULTILINE)
+
+
+def test_check_with_a_socket_that_is_not_there(home: Path) -> None:
+    """A unix socket has no port, and none is spoken of."""
+    path = home / "socket"
+    with Endpoint(sample_usage()) as endpoint:
+        result = run_command(home, "check", CLAUDE_API_URL=endpoint.url, MQTT_TRANSPORT="unix", MQTT_HOST=path)
+    assert f"No connection to the broker at {path} (No such file" in result.stdout
+    assert "MQTT_PORT" not in result.stdout
 
 
 def test_check_goes_on_after_a_failure_and_ends_with_the_first(tmp_path: Path) -> None:
@@ -180,6 +300,24 @@ def test_demo_shows_topics_changing_and_ends_with_ctrl_c(tmp_path: Path) -> None
     assert demo.returncode == 0, errors
     assert "Session [" in output
     assert errors == ""
+
+
+def test_demo_on_a_named_broker_leaves_it_as_it_was(home: Path) -> None:
+    """Pointed at the broker of the house, the demo touches nothing real, and takes its own away again."""
+    with any_broker() as broker, Endpoint(sample_usage()) as endpoint, Watcher(broker.port) as watcher:
+        named = {"MQTT_HOST": "127.0.0.1", "MQTT_PORT": broker.port, "CLAUDE_API_URL": endpoint.url}
+        service = subprocess.Popen(command_line("run"), env=clean_environment(home, named), cwd=home)
+        watcher.wait_topic("claude-usage/default/health", lambda message: message.json()["fresh"])
+        service.terminate()
+        service.wait(timeout=10)
+        before = watcher.retained()
+        demo = subprocess.Popen(
+            command_line("demo"), env=clean_environment(home, named), cwd=home, stdout=subprocess.DEVNULL
+        )
+        watcher.wait_topic("claude-usage-demo/demo/state")
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(timeout=10) == 0
+        assert watcher.retained() == before
 
 
 def test_a_reader_who_leaves_ends_the_output_without_a_traceback(home: Path) -> None:

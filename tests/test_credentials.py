@@ -103,6 +103,29 @@ def test_a_file_of_somebody_else(tmp_path: Path) -> None:
         CredentialsFile(tmp_path).read()
 
 
+def test_a_folder_that_is_the_file_itself(tmp_path: Path) -> None:
+    """Whoever named the file in place of its folder is told to name the folder."""
+    file = write_credentials(tmp_path)
+    with pytest.raises(CredentialsNotFound, match="is a file; name the folder it lies in"):
+        CredentialsFile(file).read()
+
+
+def test_a_file_that_a_container_engine_made_a_folder(tmp_path: Path) -> None:
+    """A mount of a file that was not there yet is explained by what it leaves: a folder."""
+    (tmp_path / FILE_NAME).mkdir()
+    with pytest.raises(CredentialsUnreadable, match=r"is a folder.* mount Claude Code's folder"):
+        CredentialsFile(tmp_path).read()
+
+
+def test_a_file_with_a_token_that_is_not_there(tmp_path: Path) -> None:
+    """The setting that is wrong is named, and no other."""
+    for path, said in ((tmp_path / "token", "does not exist"), (tmp_path, "is a folder")):
+        with pytest.raises(CredentialsError, match=r"^CLAUDE_CODE_OAUTH_TOKEN_FILE ") as caught:
+            GivenToken(file=path).read()
+        assert said in str(caught.value)
+        assert "CLAUDE_CONFIG_DIR" not in str(caught.value)
+
+
 def test_a_path_that_is_none() -> None:
     """A folder that cannot exist is an error of ours like any other."""
     source = CredentialsFile(Path("/no\x00where"))

@@ -22,6 +22,7 @@ from claude_usage_mqtt.errors import (
     SettingsError,
     Unauthorized,
 )
+from claude_usage_mqtt.sources.address import host_and_port
 from claude_usage_mqtt.sources.oauth_api import MAX_BODY, UsageApi, interpret, parse_retry_after
 from parts import faults
 from parts.certificates import Authority
@@ -96,7 +97,7 @@ REFUSALS: list[tuple[Fault, type[ApiError], str]] = [
     (faults.Answer(status=404), InvalidResponse, "404"),
     (faults.Answer(status=418, body=b"{}"), InvalidResponse, "418"),
     (faults.Answer(status=304), InvalidResponse, "304"),
-    (faults.Answer(headers={"X-Long": "x" * 300_000}, body=b"{}"), NetworkError, "later"),
+    (faults.Answer(headers={"X-Long": "x" * 300_000}, body=b"{}"), NetworkError, "try again"),
 ]
 
 
@@ -112,6 +113,24 @@ def test_each_refusal_has_its_own_error(
     assert str(caught.value).endswith(".")
     assert TOKEN not in repr(caught.value)
     assert isinstance(api.fetch(TOKEN), dict)
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "said"),
+    [(None, "does not say for how long"), (0, "does not say"), (20, "for 1 minute;"), (3600, "for 60 minutes;")],
+)
+def test_a_429_says_for_how_long(endpoint: Endpoint, api: UsageApi, retry_after: int | None, said: str) -> None:
+    """Whoever is asked for patience is told how much, whichever command was used."""
+    endpoint.fault = faults.rate_limited(retry_after)
+    with pytest.raises(RateLimited, match=said):
+        api.fetch(TOKEN)
+
+
+def test_an_address_for_people_holds_no_login() -> None:
+    """What is named in an error is host and port, and never what stands before them."""
+    assert host_and_port("https://me:secret@api.example/path") == "api.example:443"
+    assert host_and_port("http://[::1]:80") == "[::1]:80"
+    assert host_and_port("http://127.0.0.1") == "127.0.0.1:80"
 
 
 def test_far_too_long_is_left_after_the_bound(endpoint: Endpoint, api: UsageApi) -> None:
@@ -163,7 +182,9 @@ def test_nobody_there() -> None:
     """A refused connection is a network error that says so."""
     port = HeldPort()
     api = UsageApi(f"http://127.0.0.1:{port.number}", "tests", DEADLINE)
-    with pytest.raises(NetworkError, match="cannot be reached"):
+    with pytest.raises(
+        NetworkError, match=rf"127\.0\.0\.1:{port.number} cannot be reached \(.*refused.*CLAUDE_API_URL"
+    ):
         api.fetch(TOKEN)
     api.close()
     port.close()

@@ -355,7 +355,7 @@ def test_unreadable_and_foreign_files(
     (tmp_path / FILE_NAME).mkdir()
     with ServiceProcess(tmp_path, **settings(running_broker, endpoint)):
         told = watcher.wait_topic(HEALTH, has_status("credentials_unreadable")).json()
-    assert "directory" in told["detail"]
+    assert "is a folder" in told["detail"]
 
 
 def accounts(tmp_path: Path, *names: str) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """Settings: what is wrong with them is said in one line, and the example file tells of all of them."""
 
 import contextlib
+import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -20,10 +22,14 @@ EXAMPLE = Path(__file__).parents[1] / "config.example.env"
 NO_DEFAULT = "No default."
 
 
-def run(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+UNPRIVILEGED = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search") if os.geteuid() == 0 else ()
+"""What makes root obey the permissions of files, as everybody else does."""
+
+
+def run(folder: Path, before: tuple[str, ...] = (), **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the real command with these variables and no others."""
     return subprocess.run(
-        [sys.executable, "-m", "claude_usage_mqtt", "run"],
+        [*before, sys.executable, "-m", "claude_usage_mqtt", "run"],
         cwd=folder,
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -35,17 +41,26 @@ def run(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 WRONG: dict[str, tuple[Mapping[str, str], str]] = {
+    "a broker with its scheme": ({"MQTT_HOST": "mqtt://broker"}, "MQTT_HOST: the name or address alone; the port goes"),
+    "a broker with its port": ({"MQTT_HOST": "broker:1883"}, "MQTT_HOST: the name or address alone; the port goes"),
+    "an address with its port": ({"MQTT_HOST": "[::1]:1883"}, "MQTT_HOST: the name or address alone; the port goes"),
     "no broker": ({"MQTT_HOST": ""}, "MQTT_HOST is not set"),
-    "port is no number": ({"MQTT_PORT": "mqtt"}, "MQTT_PORT"),
+    "port is no number": ({"MQTT_PORT": "mqtt"}, "MQTT_PORT: a whole number from 1 to 65535."),
     "port too high": ({"MQTT_PORT": "65536"}, "MQTT_PORT"),
     "port zero": ({"MQTT_PORT": "0"}, "MQTT_PORT"),
     "keepalive too short": ({"MQTT_KEEPALIVE": "4"}, "MQTT_KEEPALIVE"),
     "interval too short for the API": ({"POLL_INTERVAL": "179"}, "POLL_INTERVAL is below 180"),
     "interval too long": ({"POLL_INTERVAL": "3601"}, "POLL_INTERVAL"),
-    "interval is no number": ({"POLL_INTERVAL": "5 min"}, "POLL_INTERVAL"),
-    "stale too early": ({"STALE_AFTER": "299"}, "STALE_AFTER"),
+    "interval is no number": (
+        {"POLL_INTERVAL": "5 min"},
+        "POLL_INTERVAL: a whole number of seconds from 180 to 3600.",
+    ),
+    "stale too early": ({"STALE_AFTER": "299"}, "STALE_AFTER: a whole number of seconds from 300 to 86400."),
     "threshold zero": ({"ALERT_THRESHOLDS": "0,90"}, "ALERT_THRESHOLDS"),
-    "threshold is no number": ({"ALERT_THRESHOLDS": "high"}, "ALERT_THRESHOLDS"),
+    "threshold is no number": (
+        {"ALERT_THRESHOLDS": "high,low"},
+        "ALERT_THRESHOLDS: percentages above 0, for example 75,90.",
+    ),
     "threshold not a number": ({"ALERT_THRESHOLDS": "nan"}, "ALERT_THRESHOLDS"),
     "misspelt": ({"MQTT_PASWORD": CANARY}, "MQTT_PASWORD is no setting; did you mean MQTT_PASSWORD?"),
     "misspelt, of Home Assistant": (
@@ -57,10 +72,21 @@ WRONG: dict[str, tuple[Mapping[str, str], str]] = {
         {"MQTT_USERNAME": "me", "MQTT_PASSWORD": CANARY, "MQTT_PASSWORD_FILE": "/run/secrets/password"},
         "MQTT_PASSWORD and MQTT_PASSWORD_FILE are both set",
     ),
-    "password without a name": ({"MQTT_PASSWORD": CANARY}, "without MQTT_USERNAME"),
+    "password without a name": (
+        {"MQTT_PASSWORD": CANARY},
+        "MQTT_PASSWORD is set without MQTT_USERNAME; set MQTT_USERNAME too.",
+    ),
     "password's file missing": (
         {"MQTT_USERNAME": "me", "MQTT_PASSWORD_FILE": "/nowhere/password"},
-        "MQTT_PASSWORD_FILE (/nowhere/password)",
+        "MQTT_PASSWORD_FILE (/nowhere/password) does not exist",
+    ),
+    "password's file is a folder": (
+        {"MQTT_USERNAME": "me", "MQTT_PASSWORD_FILE": "/"},
+        "MQTT_PASSWORD_FILE (/) is a folder",
+    ),
+    "password's file is empty": (
+        {"MQTT_USERNAME": "me", "MQTT_PASSWORD_FILE": os.devnull},
+        f"MQTT_PASSWORD_FILE ({os.devnull}) is empty",
     ),
     "token and its file": (
         {"CLAUDE_CODE_OAUTH_TOKEN": CANARY, "CLAUDE_CODE_OAUTH_TOKEN_FILE": "/run/secrets/token"},
@@ -76,12 +102,17 @@ WRONG: dict[str, tuple[Mapping[str, str], str]] = {
     "CA file missing": ({"MQTT_TLS": "true", "MQTT_TLS_CA": "/nowhere/ca.pem"}, "MQTT_TLS_CA (/nowhere/ca.pem)"),
     "CA without TLS": ({"MQTT_TLS_CA": "/etc/ssl/ca.pem"}, "set MQTT_TLS=true"),
     "key without certificate": ({"MQTT_TLS": "true", "MQTT_TLS_KEY": "/etc/ssl/key.pem"}, "without MQTT_TLS_CERT"),
-    "TLS maybe": ({"MQTT_TLS": "maybe"}, "MQTT_TLS"),
-    "unknown transport": ({"MQTT_TRANSPORT": "pigeon"}, "MQTT_TRANSPORT"),
+    "TLS maybe": ({"MQTT_TLS": "maybe"}, "MQTT_TLS: true or false."),
+    "unknown transport": ({"MQTT_TRANSPORT": "pigeon"}, "MQTT_TRANSPORT: one of tcp, websockets, unix."),
     "unknown protocol": ({"MQTT_PROTOCOL": "4"}, "MQTT_PROTOCOL"),
     "unknown source": ({"CLAUDE_SOURCE": "cloud"}, "CLAUDE_SOURCE"),
     "accounts are no JSON": ({"CLAUDE_ACCOUNTS": f"{{{CANARY}"}, "CLAUDE_ACCOUNTS"),
-    "accounts are a list": ({"CLAUDE_ACCOUNTS": '["/claude"]'}, "CLAUDE_ACCOUNTS"),
+    "accounts are a list": ({"CLAUDE_ACCOUNTS": '["/claude"]'}, "CLAUDE_ACCOUNTS: not valid JSON of names and folders"),
+    "accounts are numbers": ({"CLAUDE_ACCOUNTS": '{"a": 1, "b": 2}'}, 'write {"personal": "/claude/personal"'),
+    "no accounts": ({"CLAUDE_ACCOUNTS": "{}"}, 'write {"personal": "/claude/personal"'),
+    "accounts nested without end": ({"CLAUDE_ACCOUNTS": "[" * 100_000}, 'write {"personal": "/claude/personal"'),
+    "client id too long": ({"MQTT_CLIENT_ID": "x" * 129}, "MQTT_CLIENT_ID: at most 128 characters."),
+    "too many thresholds": ({"ALERT_THRESHOLDS": "1," * 21}, "ALERT_THRESHOLDS: at most 20 percentages."),
     "accounts that would share a topic": ({"CLAUDE_ACCOUNTS": '{"My work": "/a", "my-work": "/b"}'}, "same topic"),
     "accounts and a token": (
         {"CLAUDE_ACCOUNTS": '{"a": "/a", "b": "/b"}', "CLAUDE_CODE_OAUTH_TOKEN": CANARY},
@@ -104,6 +135,8 @@ def test_a_wrong_setting_is_named_in_one_line(tmp_path: Path, wrong: str) -> Non
     assert ended.stdout == ""
     assert CANARY not in ended.stderr
     assert list(tmp_path.iterdir()) == []
+    assert not re.search(r"\b([A-Z_]+: .+?\.) \1", ended.stderr), "the same is said twice"
+    assert "nput should" not in ended.stderr
 
 
 def test_a_ca_file_that_holds_no_certificate_is_named(tmp_path: Path) -> None:
@@ -134,6 +167,101 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     assert ended.returncode == 2
     assert ".env" in ended.stderr
     assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(bool(UNPRIVILEGED) and shutil.which("setpriv") is None, reason="root may read everything")
+def test_files_that_may_not_be_read(tmp_path: Path) -> None:
+    """Where a permission lacks, the file is named, and the user who lacks it: in a container one does not know."""
+    secret = tmp_path / "password"
+    secret.write_text(CANARY)
+    secret.chmod(0)
+    ended = run(tmp_path, UNPRIVILEGED, MQTT_HOST="h", MQTT_USERNAME="me", MQTT_PASSWORD_FILE=str(secret))
+    assert ended.returncode == 2
+    assert f"MQTT_PASSWORD_FILE ({secret}) may not be read by user {os.getuid()}; allow" in ended.stderr
+    secret.rename(tmp_path / ".env")
+    ended = run(tmp_path, UNPRIVILEGED, MQTT_HOST="h")
+    assert ended.returncode == 2
+    assert f"The file .env may not be read by user {os.getuid()}; let" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("slip", "meant"),
+    [
+        ("MQTT_BROKER", "MQTT_HOST"),
+        ("MQTT_SERVER", "MQTT_HOST"),
+        ("MQTT_URL", "MQTT_HOST"),
+        ("MQTT_HOTS", "MQTT_HOST"),
+        ("MQTT_PASS", "MQTT_PASSWORD"),
+        ("MQTT_PASSWD", "MQTT_PASSWORD"),
+        ("MQTT_USER", "MQTT_USERNAME"),
+        ("mqtt_usrname", "MQTT_USERNAME"),
+        ("MQTT_BASETOPIC", "MQTT_BASE_TOPIC"),
+        ("HOME_ASSISTANT_DISCOVERY", "HOMEASSISTANT_DISCOVERY"),
+        ("HOME_ASSISTANT_STATUSTOPIC", "HOMEASSISTANT_STATUS_TOPIC"),
+        ("HASS_PREFIX", "HOMEASSISTANT_PREFIX"),
+        ("CLAUDE_CONFIGDIR", "CLAUDE_CONFIG_DIR"),
+        ("CLAUDE_CONFIG_DIRECTORY", "CLAUDE_CONFIG_DIR"),
+        ("CLAUDE_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN"),
+        ("CLAUDE_URL", "CLAUDE_API_URL"),
+        ("CLAUDE_API_BASE", "CLAUDE_API_URL"),
+        ("POLLING_INTERVAL", "POLL_INTERVAL"),
+        ("LOG_LEVLE", "LOG_LEVEL"),
+    ],
+)
+def test_a_slip_is_seen_where_the_right_name_is_not_set(
+    empty: Path, monkeypatch: pytest.MonkeyPatch, slip: str, meant: str
+) -> None:
+    """A setting under a wrong name is told, not silently left out; beside the right one it is somebody else's."""
+    monkeypatch.setenv(slip, CANARY)
+    with pytest.raises(SettingsError, match=f"^{slip.upper()} is no setting; did you mean {meant}\\?$"):
+        load_settings()
+    given = {"HOMEASSISTANT_DISCOVERY": "true", "CLAUDE_API_URL": "https://x", "POLL_INTERVAL": "300"}
+    (empty / ".env").write_text(f"{meant}={given.get(meant, 'info')}\nMQTT_USERNAME=me\n")
+    assert load_settings()
+    monkeypatch.setenv(slip, "")
+    (empty / ".env").unlink()
+    assert load_settings()
+
+
+FOREIGN = """
+    CLAUDECODE CLAUDE_CODE_ENTRYPOINT CLAUDE_CODE_OAUTH_SCOPES CLAUDE_CODE_OAUTH_REFRESH_TOKEN CLAUDE_CODE_USER_AGENT
+    CLAUDE_CODE_API_BASE_URL CLAUDE_CODE_MAX_OUTPUT_TOKENS CLAUDE_CODE_OAUTH_CLIENT_ID CLAUDE_PROJECT_DIR
+    CLAUDE_ENV_FILE CLAUDE_PLUGIN_ROOT CLAUDE_AGENT_SDK_VERSION CLAUDE_API_KEY CLAUDE_BASH_NO_LOGIN
+    ANTHROPIC_API_KEY ANTHROPIC_BASE_URL HASS_SERVER HASS_TOKEN HASS_URL HOMEASSISTANT_URL HOMEASSISTANT_TOKEN
+    HOME_ASSISTANT_URL LOG_FILE LOG_DIR LOGNAME LOGLEVEL ALERTMANAGER_URL MQTT_QOS MQTT_VERSION HOSTNAME USER
+"""
+
+
+def test_variables_of_others_are_left_alone(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Started from within Claude Code, or beside other programs, their variables stop nothing."""
+    assert empty.is_dir()
+    for name in FOREIGN.split():
+        monkeypatch.setenv(name, "x")
+    assert load_settings()
+
+
+@pytest.mark.parametrize("host", ["broker", "broker.local", "192.0.2.1", "::1", "fe80::1%eth0"])
+def test_a_name_or_address_of_any_kind(empty: Path, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    """An IPv6 address has colons, and is no host with a port."""
+    assert empty.is_dir()
+    monkeypatch.setenv("MQTT_HOST", host)
+    assert load_settings().broker().host == host
+
+
+def test_a_path_is_no_host_with_a_port(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A unix socket's path may hold what it likes."""
+    assert empty.is_dir()
+    monkeypatch.setenv("MQTT_TRANSPORT", "unix")
+    monkeypatch.setenv("MQTT_HOST", "/run/mosquitto:1/socket")
+    assert load_settings().broker().host == "/run/mosquitto:1/socket"
+
+
+def test_thresholds_with_their_sign(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Percent may be written as percent."""
+    assert empty.is_dir()
+    monkeypatch.setenv("ALERT_THRESHOLDS", "75%, 90 %")
+    assert load_settings().alert_thresholds == (75, 90)
 
 
 # Variables as they might be written, the right names often enough to get behind them

@@ -63,9 +63,22 @@ def get_usage(
 ) -> Usage:
     """Ask the API once and return the usage.
 
+        try:
+            usage = get_usage()
+        except RateLimited as error:
+            print(error.retry_after)  # a timedelta, or None where the API did not say
+        else:
+            print(usage.five_hour.utilization)  # percent; five_hour is None where the plan has no such window
+            for window in usage:
+                print(window.label, window.remaining, window.resets_at)
+
     The credentials are those of Claude Code in `config_dir`, by default in CLAUDE_CONFIG_DIR or `~/.claude`; or
-    `token` is an access token, and no file is read. The token is sent to `api_url` (https, or http on loopback)
-    and forgotten: when the call is over, nothing here holds it, nor does an error that it raised.
+    `token` is an access token, and no file is read. CLAUDE_CONFIG_DIR is the only setting of the service that
+    counts here, and only in the environment: `.env` is not read. The token is sent to `api_url` (https, or http
+    on loopback) and forgotten: when the call is over, nothing here holds it, nor does an error that it raised.
+
+    Ask seldom: an account may make fewer than 28 requests an hour, Claude Code's own included, and is shut out
+    for about an hour after that.
 
     Blocks for 20 seconds at most. Raises SettingsError for unusable arguments, CredentialsError before anything
     was sent, ApiError after.

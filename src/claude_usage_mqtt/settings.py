@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
+import ipaddress
+import json
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -17,19 +17,21 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from claude_usage_mqtt import __version__
 from claude_usage_mqtt.errors import SettingsError
+from claude_usage_mqtt.mistakes import Shape, expected, misspelt
 from claude_usage_mqtt.mqtt.options import BrokerOptions, Protocol, Transport
 from claude_usage_mqtt.sources.address import API_URL, checked_url, is_loopback
-from claude_usage_mqtt.sources.credentials import CredentialSource, GivenToken, find_source
+from claude_usage_mqtt.sources.credentials import CredentialSource, GivenToken, find_source, why_unreadable
 from claude_usage_mqtt.usage.parse import slug
 
 ENV_FILE = ".env"
 DEFAULT_ACCOUNT = "default"
 RESERVED_ACCOUNTS = frozenset({"all", "default"})
-NOT_ACCOUNTS = 'not valid JSON; write {"personal": "/claude/personal", "work": "/claude/work"}'
+SHORTEST_INTERVAL = 180
 LARGEST_SECRET = 64 * 1024
-OUR_PREFIXES = ("MQTT", "HOMEASSISTANT", "CLAUDE_", "POLL", "STALE", "ALERT", "USAGE_L", "LOG_")
-MISSPELT = 0.8
-"""How alike (0 to 1) a variable must be to one of ours to be taken for a slip."""
+ACCOUNTS = 'not valid JSON of names and folders; write {"personal": "/claude/personal", "work": "/claude/work"}'
+THRESHOLDS = "percentages above 0, for example 75,90"
+
+Seconds = Annotated[int, Shape(unit="seconds")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +66,7 @@ class Settings(BaseSettings):
     mqtt_transport: Transport = Field("tcp", description="`tcp`, `websockets` or `unix`.")
     mqtt_protocol: Protocol = Field("auto", description="`5`, `3.1.1`, or `auto`: 5 first, then 3.1.1.")
     mqtt_client_id: str | None = Field(None, max_length=128, description="Our id at the broker; unique if not set.")
-    mqtt_keepalive: int = Field(60, ge=5, le=3600, description="Seconds until a silent connection counts as dead.")
+    mqtt_keepalive: Seconds = Field(60, ge=5, le=3600, description="Seconds until a silent connection counts as dead.")
     mqtt_base_topic: str = Field("claude-usage", max_length=128, description="Where our topics begin.")
     homeassistant_discovery: bool = Field(True, description="Announce entities to Home Assistant.")  # noqa: FBT003
     homeassistant_prefix: str = Field("homeassistant", max_length=128, description="Its discovery prefix.")
@@ -76,7 +78,7 @@ class Settings(BaseSettings):
     )
     claude_code_oauth_token: SecretStr | None = Field(None, description="A token, instead of the folder.")
     claude_code_oauth_token_file: Path | None = Field(None, description="A file that holds the token.")
-    claude_accounts: dict[str, str] | None = Field(
+    claude_accounts: Annotated[dict[str, str] | None, NoDecode, Shape(unit="accounts", words=ACCOUNTS)] = Field(
         None, min_length=1, max_length=500, description='Several accounts: `{"personal": "/claude/personal", …}`.'
     )
     claude_source: Literal["oauth", "statusline", "both"] = Field(
@@ -86,9 +88,13 @@ class Settings(BaseSettings):
     claude_user_agent: str = Field(
         f"claude-usage-mqtt/{__version__}", max_length=200, description="How we introduce ourselves to the API."
     )
-    poll_interval: int = Field(300, ge=1, le=3600, description="Seconds between polls, 180 to 3600.")
-    stale_after: int = Field(3600, ge=300, le=86400, description="Seconds without an answer until numbers are stale.")
-    alert_thresholds: Annotated[tuple[float, ...], NoDecode] = Field(
+    poll_interval: Annotated[int, Shape(unit="seconds", least=SHORTEST_INTERVAL)] = Field(
+        300, ge=1, le=3600, description="Seconds between polls, 180 to 3600."
+    )
+    stale_after: Seconds = Field(
+        3600, ge=300, le=86400, description="Seconds without an answer until numbers are stale."
+    )
+    alert_thresholds: Annotated[tuple[float, ...], NoDecode, Shape(unit="percentages", words=THRESHOLDS)] = Field(
         (75.0, 90.0), max_length=20, description="Percent at which an event fires, separated by commas."
     )
     usage_log: Path | None = Field(None, description="A file that gets one JSON line per successful poll.")
@@ -124,14 +130,24 @@ class Settings(BaseSettings):
     @field_validator("alert_thresholds", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        return [part.strip().removesuffix("%") for part in value.split(",") if part.strip()]
 
     @field_validator("alert_thresholds")
     @classmethod
     def _percentages(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if not all(0 < threshold <= 1000 for threshold in value):
-            raise ValueError("percentages above 0, for example 75,90")
+            raise ValueError(THRESHOLDS)
         return tuple(sorted(set(value)))
+
+    @field_validator("claude_accounts", mode="before")
+    @classmethod
+    def _parse(cls, value: object) -> object:
+        try:
+            return json.loads(value) if isinstance(value, str) else value
+        except (ValueError, RecursionError):
+            raise ValueError(ACCOUNTS) from None
 
     @field_validator("claude_accounts")
     @classmethod
@@ -157,15 +173,18 @@ class Settings(BaseSettings):
         if self.claude_accounts and (self.claude_code_oauth_token or self.claude_code_oauth_token_file):
             raise ValueError("CLAUDE_ACCOUNTS and CLAUDE_CODE_OAUTH_TOKEN are both set; keep one")
         if (self.mqtt_password or self.mqtt_password_file) and self.mqtt_username is None:
-            raise ValueError("MQTT_PASSWORD is set without MQTT_USERNAME")
+            given = "MQTT_PASSWORD" if self.mqtt_password else "MQTT_PASSWORD_FILE"
+            raise ValueError(f"{given} is set without MQTT_USERNAME; set MQTT_USERNAME too")
+        if self.mqtt_host is not None and self.mqtt_transport != "unix" and not _is_bare_host(self.mqtt_host):
+            raise ValueError("MQTT_HOST: the name or address alone; the port goes into MQTT_PORT")
         if self.mqtt_tls_key is not None and self.mqtt_tls_cert is None:
-            raise ValueError("MQTT_TLS_KEY is set without MQTT_TLS_CERT")
+            raise ValueError("MQTT_TLS_KEY is set without MQTT_TLS_CERT; set MQTT_TLS_CERT too")
         if (self.mqtt_tls_ca or self.mqtt_tls_cert) and not self.mqtt_tls:
             raise ValueError("MQTT_TLS_CA or MQTT_TLS_CERT is set but MQTT_TLS is not; set MQTT_TLS=true")
         if self.mqtt_tls and self.mqtt_transport == "unix":
             raise ValueError("MQTT_TLS makes no sense with MQTT_TRANSPORT=unix; unset one")
-        if self.poll_interval < 180 and not self.api_is_local:
-            raise ValueError("POLL_INTERVAL is below 180: asked more often, the API shuts the account out")
+        if self.poll_interval < SHORTEST_INTERVAL and not self.api_is_local:
+            raise ValueError("POLL_INTERVAL is below 180: asked more often, the API shuts the account out; set 180")
         return self
 
     @property
@@ -235,36 +254,43 @@ class Settings(BaseSettings):
 
 def load_settings() -> Settings:
     """Return the settings; raises SettingsError with one sentence per mistake, and no secret in it."""
-    mistakes = list(_misspelt(set(os.environ)))
+    given = _read_env_file() | os.environ
+    names = (name.upper() for name, value in given.items() if value)
+    mistakes = [f"{name} is no setting; did you mean {meant}?" for name, meant in misspelt(names, variables())]
     try:
         settings = Settings()
     except ValidationError as error:
         mistakes += [
-            _describe(detail["loc"], detail["msg"]) for detail in error.errors(include_input=False, include_url=False)
+            _describe(detail["loc"], detail["type"], detail["msg"])
+            for detail in error.errors(include_input=False, include_url=False)
         ]
-    except (ValueError, OSError):
-        # pydantic-settings' own: a variable that should be JSON is not, or .env is no readable text
-        mistakes.append(_describe_source())
     else:
         if not mistakes:
             return settings
-    raise SettingsError(" ".join(mistakes))
+    raise SettingsError(" ".join(dict.fromkeys(mistakes)))
 
 
-def _describe(location: tuple[int | str, ...], message: str) -> str:
-    message = message.removeprefix("Value error, ").rstrip(".")
-    name = str(location[0]).upper() if location else ""
-    if name == "CLAUDE_ACCOUNTS" and "JSON" not in message and "dictionary" in message:
-        message = NOT_ACCOUNTS
-    return f"{name}: {message}." if name else f"{message}."
-
-
-def _describe_source() -> str:
+def _read_env_file() -> dict[str, str | None]:
     try:
-        dotenv_values(ENV_FILE)
-    except (OSError, ValueError):
-        return f"The file {ENV_FILE} cannot be read as text; correct or remove it."
-    return f"CLAUDE_ACCOUNTS: {NOT_ACCOUNTS}."
+        return dotenv_values(ENV_FILE)
+    except OSError as error:
+        why, remedy = why_unreadable(error), "let that user read it" if isinstance(error, PermissionError) else "mend"
+        raise SettingsError(f"The file {ENV_FILE} {why}; {remedy} or remove it.") from None
+    except ValueError:
+        raise SettingsError(f"The file {ENV_FILE} cannot be read as text; correct or remove it.") from None
+
+
+def _describe(location: tuple[int | str, ...], kind: str, message: str) -> str:
+    """Return our sentence for an error of pydantic, whose own words are for programmers."""
+    if kind == "value_error":
+        message = message.removeprefix("Value error, ")
+    if not location:
+        return f"{message}."
+    name = str(location[0])
+    if kind != "value_error":
+        field = Settings.model_fields[name]
+        message = expected(field.annotation, field.metadata, is_too_long=kind in ("too_long", "string_too_long"))
+    return f"{name.upper()}: {message}."
 
 
 def variables() -> tuple[str, ...]:
@@ -272,22 +298,12 @@ def variables() -> tuple[str, ...]:
     return tuple(name.upper() for name in Settings.model_fields)
 
 
-def _misspelt(names: set[str]) -> Iterator[str]:
-    """Yield a sentence for each variable that looks like one of ours, where ours is not set."""
-    with contextlib.suppress(OSError, ValueError):
-        names = names | set(dotenv_values(ENV_FILE))
-    suspects = [name for name in sorted(names - set(variables())) if name.startswith(OUR_PREFIXES)]
-    if not suspects:
-        return
-    import difflib  # noqa: PLC0415 - rarely needed, and start-up time counts
-
-    missing = [name for name in variables() if name not in names]
-    for name in suspects:
-        # Claude Code has many variables of its own; only a slip in the one we share counts there
-        cutoff = 0.93 if name.startswith("CLAUDE_CODE") else MISSPELT
-        near = difflib.get_close_matches(name, missing, n=1, cutoff=cutoff)
-        if near:
-            yield f"{name} is no setting; did you mean {near[0]}?"
+def _is_bare_host(text: str) -> bool:
+    """Whether it is a name or an address, with nothing before or behind it."""
+    try:
+        return bool(ipaddress.ip_address(text))
+    except ValueError:
+        return re.search(r"[:/@\[\]\s]", text) is None
 
 
 def _folder(text: str) -> Path:
@@ -302,9 +318,16 @@ def _text(path: Path | None) -> str | None:
 
 
 def _read_secret(path: Path, setting: str) -> str:
+    place = f"{setting} ({path})"
     try:
         with path.open("rb") as file:
-            content = file.read(LARGEST_SECRET)
-        return content.decode().rstrip("\r\n")
-    except (OSError, ValueError):
-        raise SettingsError(f"{setting} ({path}) cannot be read as text; check path and permissions.") from None
+            secret = file.read(LARGEST_SECRET).decode().rstrip("\r\n")
+    except PermissionError as error:
+        raise SettingsError(f"{place} {why_unreadable(error)}; allow that user to read it.") from None
+    except OSError as error:
+        raise SettingsError(f"{place} {why_unreadable(error)}; name the file that holds the password.") from None
+    except ValueError:
+        raise SettingsError(f"{place} is no text; name the file that holds the password.") from None
+    if not secret:
+        raise SettingsError(f"{place} is empty; put the password there.")
+    return secret

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
-import sys
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
+from claude_usage_mqtt.cli.once import require_readable
 from claude_usage_mqtt.cli.run import topics
 from claude_usage_mqtt.clock import SystemClock
-from claude_usage_mqtt.errors import BrokerRefused, ClaudeUsageError
-from claude_usage_mqtt.homeassistant.discovery import is_ours
+from claude_usage_mqtt.errors import BrokerError, BrokerRefused, BrokerUnreachable, ClaudeUsageError, SettingsError
+from claude_usage_mqtt.homeassistant.discovery import Topics, announced_by
 from claude_usage_mqtt.mqtt.connection import Message
 from claude_usage_mqtt.mqtt.oneshot import Session
 from claude_usage_mqtt.settings import DEFAULT_ACCOUNT, Account, Settings, load_settings
+from claude_usage_mqtt.sources.credentials import current_user
 from claude_usage_mqtt.sources.oauth_api import UsageApi
 from claude_usage_mqtt.usage.moments import format_instant, parse_instant
 from claude_usage_mqtt.usage.parse import parse_usage
@@ -26,31 +29,42 @@ ANSWER_WITHIN = 3.0
 USAGE_SCOPE = "user:profile"
 
 
+class _NotChecked(Exception):  # noqa: N818 - nothing went wrong
+    """A link could not be examined; the text says why."""
+
+
+class _NothingCameBack(BrokerRefused):
+    """The broker took a message of ours and did not give it back."""
+
+
 class _Report:
     """Prints the lines and remembers the first failure."""
 
     def __init__(self) -> None:
         self.exit_status = 0
+        self.width = 12
 
-    def link(self, name: str, examine: Callable[[], str]) -> bool:
-        """Examine one link of the chain; return whether it holds."""
+    def link(self, name: str, examine: Callable[[], str]) -> ClaudeUsageError | None:
+        """Examine one link of the chain; return what is wrong with it."""
         try:
             found = examine()
         except ClaudeUsageError as error:
             self._line(name, "FAIL", str(error))
             self.exit_status = self.exit_status or error.exit_status
-            return False
-        self._line(name, "ok", found)
-        return True
+            return error
+        except _NotChecked as why:
+            self.skip(name, str(why))
+        else:
+            self._line(name, "ok", found)
+        return None
 
     def skip(self, name: str, why: str) -> None:
         """Say that a link was not examined."""
         self._line(name, "-", why)
 
-    @staticmethod
-    def _line(name: str, verdict: str, text: str) -> None:
+    def _line(self, name: str, verdict: str, text: str) -> None:
         clean = "".join(c if c.isprintable() else "?" for c in text)
-        print(f"{name:<12} {verdict:<5} {clean}", flush=True)
+        print(f"{name:<{self.width}} {verdict:<5} {clean}", flush=True)
 
 
 def check() -> int:
@@ -60,24 +74,44 @@ def check() -> int:
 
     def settings_hold() -> str:
         loaded.append(load_settings())
-        count = len(loaded[0].accounts())
+        accounts = loaded[0].accounts()
+        count = len(accounts)
+        report.width = max(report.width, *(len(_name("credentials", account)) for account in accounts))
         return f"{count} account{'s' if count > 1 else ''}, polled every {loaded[0].poll_interval} s"
 
-    if not report.link("settings", settings_hold):
+    if report.link("settings", settings_hold) is not None:
         return report.exit_status
     settings = loaded[0]
+    usage_log = settings.usage_log
+    if usage_log is not None:
+        report.link("usage_log", lambda: _may_append(usage_log))
     for account in settings.accounts():
         _check_account(report, settings, account)
     _check_broker(report, settings)
     if report.exit_status:
-        print("Mend the first line that says FAIL, then check again.", file=sys.stderr)
+        print("Mend the first line that says FAIL, then check again.")
     return report.exit_status
 
 
+def _name(link: str, account: Account) -> str:
+    return link if account.label is None else f"{link} {account.id}"
+
+
+def _may_append(path: Path) -> str:
+    """Look whether a line could be added to the log of the numbers, and make no file."""
+    folder = path.parent
+    if path.is_dir():
+        raise SettingsError(f"USAGE_LOG ({path}) is a folder; name a file in it.")
+    if not folder.is_dir():
+        raise SettingsError(f"USAGE_LOG ({path}) cannot be written: there is no folder {folder}; make it.")
+    if not (os.access(path, os.W_OK) if path.exists() else os.access(folder, os.W_OK | os.X_OK)):
+        raise SettingsError(f"USAGE_LOG ({path}) may not be written by {current_user()}; allow that user to write it.")
+    return f"{path} can be written"
+
+
 def _check_account(report: _Report, settings: Settings, account: Account) -> None:
-    suffix = "" if account.label is None else f" {account.id}"
     if not settings.needs_credentials:
-        report.skip(f"account{suffix}", "no credentials are needed: the status line is the source")
+        report.skip(_name("account", account), "no credentials are needed: the status line is the source")
         return
     tokens: list[str] = []
     plans: list[str | None] = []
@@ -98,16 +132,17 @@ def _check_account(report: _Report, settings: Settings, account: Account) -> Non
     def api_answers() -> str:
         api = UsageApi(settings.claude_api_url, settings.claude_user_agent)
         try:
-            usage = parse_usage(api.fetch(tokens[0]), SystemClock().now(), plans[0])
+            usage = require_readable(parse_usage(api.fetch(tokens[0]), SystemClock().now(), plans[0]))
         finally:
             api.close()
         windows = ", ".join(f"{window.label} {window.utilization:g} %" for window in usage)
-        return windows or "answered, but tells of no windows for this account"
+        text = windows or "answered, but tells of no windows for this account"
+        return f"{text}; not understood: {', '.join(usage.malformed)}" if usage.malformed else text
 
-    if report.link(f"credentials{suffix}", credentials_hold):
-        report.link(f"api{suffix}", api_answers)
+    if report.link(_name("credentials", account), credentials_hold) is None:
+        report.link(_name("api", account), api_answers)
     else:
-        report.skip(f"api{suffix}", "not asked without credentials")
+        report.skip(_name("api", account), "not asked without credentials")
 
 
 def _validity(expires_at: datetime | None, now: datetime) -> str:
@@ -129,27 +164,45 @@ def _check_broker(report: _Report, settings: Settings) -> None:
         return f"connected to {options.address} with MQTT {session.version} {login}"
 
     try:
-        if not report.link("broker", broker_accepts):
+        if report.link("broker", broker_accepts) is not None:
             return
-        session = sessions[0]
+        session, base = sessions[0], settings.mqtt_base_topic
         probe = topics(settings, DEFAULT_ACCOUNT).command("check")
-        report.link("publish", lambda: _may_publish(session, probe))
-        report.link("retain", lambda: _may_retain(session, probe))
-        _check_discovery(report, settings, session)
+        error = report.link("publish", lambda: _may_publish(session, probe, base))
+        if error is None:
+            report.link("retain", lambda: _may_retain(session, probe))
+            _check_discovery(report, settings, session)
+            return
+        for name in ("retain", "discovery"):
+            report.skip(name, f"not checked: {_lack(error, session.version, base)}")
     finally:
         for session in sessions:
             session.close()
 
 
-def _may_publish(session: Session, topic: str) -> str:
+def _lack(error: ClaudeUsageError, version: str, base: str) -> str:
+    """Return what the failure to publish says of this user's permissions."""
+    if isinstance(error, BrokerUnreachable):
+        return "there is no connection any more"
+    if not isinstance(error, _NothingCameBack):
+        return f"this user may not write {base}/#"
+    # MQTT 3.1.1 has no way to say that a message was not taken
+    return f"this user may not {'read' if version == '5' else 'read or may not write'} {base}/#"
+
+
+def _may_publish(session: Session, topic: str, base: str) -> str:
     """Publish to a topic of ours that nobody acts on, and wait for it to come back."""
     nonce = secrets.token_hex(8).encode()
     refused = session.subscribe([topic])
-    session.publish(Message(topic=topic, payload=nonce))
-    base = topic.removesuffix("/default/command/check")
+    try:
+        session.publish(Message(topic=topic, payload=nonce))
+    except BrokerUnreachable as lost:  # older Mosquittos hang up at what they do not allow
+        raise BrokerUnreachable(
+            f"{str(lost).removesuffix('.')} as {topic} was published; allow this user to write {base}/#."
+        ) from None
     if not refused and _comes_back(session, topic, nonce):
         return f"what is published under {base}/ arrives"
-    raise BrokerRefused(
+    raise _NothingCameBack(
         f"What was published under {topic} did not come back; allow this user to read and write {base}/#."
     )
 
@@ -181,16 +234,44 @@ def _check_discovery(report: _Report, settings: Settings, session: Session) -> N
         return
     places = [topics(settings, account.id) for account in settings.accounts()]
 
+    folder = f"{settings.homeassistant_prefix}/device"
+
     def stands() -> str:
-        session.subscribe([topic for place in places for topic in (place.config, place.health)])
+        refused = session.subscribe([topic for place in places for topic in (place.config, place.health)])
+        if refused:
+            raise _NotChecked(f"not checked: this user may not read {', '.join(refused)}")
         found = {message.topic: message.payload for message in session.collect(quiet=0.5, within=ANSWER_WITHIN)}
-        missing = [place.account for place in places if not is_ours(found.get(place.config, b""))]
+        missing: list[Topics] = []
+        for place in places:
+            payload = found.get(place.config, b"")
+            if announced_by(payload) == place.status:
+                _may_announce(session, place.config, payload, folder)
+            else:
+                missing.append(place)
         if missing:
-            return f"nothing announced yet for {', '.join(missing)}: 'claude-usage-mqtt run' does that"
+            unseen = (
+                f" (or this user may not read {folder}/#)" if any(place.health in found for place in missing) else ""
+            )
+            raise _NotChecked(
+                f"nothing announced yet for {', '.join(place.account for place in missing)}{unseen}: "
+                "'claude-usage-mqtt run' does that; "
+                f"whether this user may write {folder}/# could not be tried yet"
+            )
         states = ", ".join(_state_of(found.get(place.health, b"")) for place in places)
-        return f"announced under {settings.homeassistant_prefix}/device/, last known: {states}"
+        return f"announced under {folder}/, last known: {states}"
 
     report.link("discovery", stands)
+
+
+def _may_announce(session: Session, topic: str, payload: bytes, folder: str) -> None:
+    """Publish again what stands there already, which changes nothing, and see it taken."""
+    try:
+        session.publish(Message(topic=topic, payload=payload, retain=True))
+        is_taken = _comes_back(session, topic, payload)
+    except BrokerError:  # refused, or hung up at
+        is_taken = False
+    if not is_taken:
+        raise BrokerRefused(f"The broker did not take {topic}; allow this user to write {folder}/#.")
 
 
 def _state_of(payload: bytes) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from claude_usage_mqtt.clock import SystemClock
-from claude_usage_mqtt.errors import SettingsError
+from claude_usage_mqtt.errors import InvalidResponse, SettingsError
 from claude_usage_mqtt.service.announcement import encode
 from claude_usage_mqtt.service.worker import poll
 from claude_usage_mqtt.settings import load_settings
 from claude_usage_mqtt.sources.oauth_api import UsageApi
 from claude_usage_mqtt.usage.account import AccountUsage
+from claude_usage_mqtt.usage.model import Usage
 from claude_usage_mqtt.usage.moments import parse_instant
 
 
@@ -26,6 +27,11 @@ def once(*, as_json: bool) -> int:
         if outcome.usage is None:
             first_error = first_error or outcome.error
             continue
+        try:
+            require_readable(outcome.usage)
+        except InvalidResponse as error:
+            first_error = first_error or error
+            continue
         usage = AccountUsage(account.id)
         usage.answered(outcome.usage, ())
         document = usage.document(outcome.usage.read_at)
@@ -33,6 +39,16 @@ def once(*, as_json: bool) -> int:
     if first_error is not None:
         raise first_error
     return 0
+
+
+def require_readable(usage: Usage) -> Usage:
+    """Return the usage; raises InvalidResponse where there were sections, and none could be understood."""
+    if usage.malformed and not usage.windows and usage.extra_usage is None:
+        raise InvalidResponse(
+            f"Nothing in the API's answer was understood ({', '.join(usage.malformed)}); "
+            "a newer version of this program may help."
+        )
+    return usage
 
 
 def table(document: dict[str, Any]) -> str:

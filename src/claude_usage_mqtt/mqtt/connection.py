@@ -208,6 +208,8 @@ def explain_failure(error: Exception, options: BrokerOptions) -> BrokerError:
         return BrokerUnreachable(f"No answer from {where}; check MQTT_HOST, MQTT_PORT and the network.")
     reason = (error.strerror if isinstance(error, OSError) else None) or "connection failed"
     settings = "MQTT_HOST, MQTT_PORT, MQTT_TLS" if options.tls else "MQTT_HOST, MQTT_PORT"
+    if options.transport == "unix":
+        settings = "the path in MQTT_HOST"
     return BrokerUnreachable(f"No connection to {where} ({reason}); check {settings} and the broker.")
 
 

@@ -83,10 +83,18 @@ class GivenToken:
 
     def read(self) -> Credentials:
         """Return the token; nothing else is known about it."""
-        text = self.token if self.file is None else _read_text(self.file)
+        text = self.token if self.file is None else self._read_file(self.file)
         if not text.strip():
             raise CredentialsNotFound(f"{self.place} is empty; put the token there, or use Claude Code's own file.")
         return Credentials(token=_checked_token(text.strip(), self.place))
+
+    def _read_file(self, file: Path) -> str:
+        try:
+            return _read_text(file, self.place)
+        except FileNotFoundError:
+            raise CredentialsNotFound(f"{self.place} does not exist; put the token there, or unset it.") from None
+        except OSError as error:
+            raise CredentialsUnreadable(f"{self.place} {why_unreadable(error)}; name a file with the token.") from None
 
     def fingerprint(self) -> object:
         """Return the file's identity; a token given directly never changes."""
@@ -111,7 +119,22 @@ class CredentialsFile:
 
     def read(self) -> Credentials:
         """Return what the file holds now."""
-        return parse_credentials(_read_text(self.path), self.place)
+        try:
+            text = _read_text(self.path, self.place)
+        except IsADirectoryError:
+            raise CredentialsUnreadable(
+                f"{self.path} is a folder, as a container engine makes one where the file that it mounts is missing; "
+                "mount Claude Code's folder instead."
+            ) from None
+        except OSError as error:
+            if self.folder.is_file():
+                raise CredentialsNotFound(f"{self.folder} is a file; name the folder it lies in.") from None
+            if isinstance(error, FileNotFoundError | NotADirectoryError):
+                raise CredentialsNotFound(
+                    f"{self.path} does not exist; log in with Claude Code, or point CLAUDE_CONFIG_DIR at its folder."
+                ) from None
+            raise CredentialsUnreadable(f"{self.path} {why_unreadable(error)}; make it readable.") from None
+        return parse_credentials(text, self.place)
 
     def fingerprint(self) -> object:
         """Return the file's identity, size and time."""
@@ -243,29 +266,38 @@ def _stat(path: Path) -> tuple[int, int, int, int] | None:
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_mode
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path, place: str) -> str:
+    """Return what a file holds; raises OSError where it cannot be opened, CredentialsUnreadable for its content."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_FILE + 1)
-    except FileNotFoundError:
-        raise CredentialsNotFound(
-            f"{path} does not exist; log in with Claude Code, or point CLAUDE_CONFIG_DIR at its folder."
-        ) from None
-    except PermissionError:
+    except PermissionError as error:
         raise CredentialsUnreadable(
-            f"{path} may not be read by user {_user()}; run as the user who owns it, or allow that user to read it."
+            f"{place} {why_unreadable(error)}; run as the user who owns it, or allow that user to read it."
         ) from None
-    except OSError as error:
-        raise CredentialsUnreadable(f"{path} cannot be read: {error.strerror or type(error).__name__}.") from None
     except ValueError:
         raise CredentialsUnreadable("The path of the credentials is no path; correct CLAUDE_CONFIG_DIR.") from None
     if len(content) > MAX_FILE:
-        raise CredentialsUnreadable(f"{path} is too large to be credentials; log in with Claude Code again.")
+        raise CredentialsUnreadable(f"{place} is too large to be credentials; log in with Claude Code again.")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise CredentialsUnreadable(f"{path} is no text; log in with Claude Code again.") from None
+        raise CredentialsUnreadable(f"{place} is no text; log in with Claude Code again.") from None
 
 
-def _user() -> str:
-    return str(os.getuid()) if hasattr(os, "getuid") else os.environ.get("USERNAME", "?")
+def why_unreadable(error: OSError) -> str:
+    """Return why a file could not be read, as the rest of a sentence that begins with its name."""
+    match error:
+        case FileNotFoundError():
+            return "does not exist"
+        case PermissionError():
+            return f"may not be read by {current_user()}"
+        case IsADirectoryError():
+            return "is a folder"
+        case _:
+            return f"cannot be read ({error.strerror or type(error).__name__})"
+
+
+def current_user() -> str:
+    """Return who we are, for a sentence about permissions; by number, as containers have users without a name."""
+    return f"user {os.getuid()}" if hasattr(os, "getuid") else f"user {os.environ.get('USERNAME', '?')}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import queue
 import socket
 import ssl
@@ -29,6 +30,7 @@ from claude_usage_mqtt.errors import (
     SettingsError,
     Unauthorized,
 )
+from claude_usage_mqtt.sources.address import host_and_port
 from claude_usage_mqtt.usage.parse import clean_text
 
 PATH = "/api/oauth/usage"
@@ -41,6 +43,8 @@ DEADLINE = 20.0
 MAX_BODY = 1024 * 1024
 """Bytes; a real answer has a few thousand."""
 
+AGAIN = "try again in a few minutes (the service does so by itself)"
+
 LONGEST_RETRY = timedelta(hours=24)
 """A longer Retry-After is taken as this: nothing seen so far asked for more than an hour."""
 
@@ -51,6 +55,7 @@ class UsageApi:
     def __init__(self, base_url: str, user_agent: str, deadline: float = DEADLINE) -> None:
         self._url = base_url.rstrip("/") + PATH
         self._deadline = deadline
+        self._address = host_and_port(base_url)
         secure = urlsplit(base_url).scheme == "https"
         try:
             self._client = httpx.Client(
@@ -75,28 +80,30 @@ class UsageApi:
 
     def fetch(self, token: str) -> Any:
         """Return the answer's JSON document. Takes at most the deadline; raises ApiError."""
-        exchange = _Exchange(self._client, self._url, token)
-        return exchange.run(self._deadline)
+        exchange = _Exchange(self._client, self._url, self._address, token, self._deadline)
+        return exchange.run()
 
 
 class _Exchange:
     """One request in a thread of its own, so that whatever hangs (a name lookup too) cannot hang the caller."""
 
-    def __init__(self, client: httpx.Client, url: str, token: str) -> None:
+    def __init__(self, client: httpx.Client, url: str, address: str, token: str, deadline: float) -> None:
         self._client = client
         self._url = url
+        self._address = address
         self._token = token
+        self._deadline = deadline
         self._socket: socket.socket | None = None
         self._is_over = False
         self._outcome: queue.SimpleQueue[object] = queue.SimpleQueue()
 
-    def run(self, deadline: float) -> Any:
+    def run(self) -> Any:
         threading.Thread(target=self._work, name="usage-request", daemon=True).start()
         try:
-            outcome = self._outcome.get(timeout=deadline)
+            outcome = self._outcome.get(timeout=self._deadline)
         except queue.Empty:
             self._cut()
-            raise NetworkError(f"The API did not answer within {deadline:g} s; it is asked again later.") from None
+            raise self._no_answer() from None
         if isinstance(outcome, ApiError):
             raise outcome.with_traceback(None)  # whose frames hold the request
         return outcome
@@ -106,11 +113,16 @@ class _Exchange:
             outcome: object = self._request()
         except ApiError as error:
             outcome = error
+        except httpx.TimeoutException:  # its limit is the deadline too
+            outcome = self._no_answer()
         except httpx.HTTPError as error:
-            outcome = NetworkError(_explain(error))
+            outcome = NetworkError(_explain(error, self._address))
         except Exception as error:  # noqa: BLE001 - this thread must always report, and must not quote the request
-            outcome = NetworkError(f"The request failed ({type(error).__name__}); it is made again later.")
+            outcome = NetworkError(f"The request failed ({type(error).__name__}); {AGAIN}.")
         self._outcome.put(outcome)
+
+    def _no_answer(self) -> NetworkError:
+        return NetworkError(f"The API at {self._address} did not answer within {self._deadline:g} s; {AGAIN}.")
 
     def _request(self) -> Any:
         headers = {"Authorization": f"Bearer {self._token}", "Accept-Encoding": "identity"}
@@ -136,7 +148,7 @@ class _Exchange:
 
 def _read_body(response: httpx.Response) -> bytes:
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise ServerError("The API's answer is compressed though that was not asked for; it is asked again later.")
+        raise ServerError(f"The API's answer is compressed though that was not asked for; {AGAIN}.")
     # In pieces: one block that grows would leave holes of its size in the memory of a process that lives for months.
     pieces: list[bytes] = []
     size = 0
@@ -144,7 +156,7 @@ def _read_body(response: httpx.Response) -> bytes:
         pieces.append(piece)
         size += len(piece)
         if size > MAX_BODY:
-            raise ServerError("The API's answer is far too long; it is asked again later.")
+            raise ServerError(f"The API's answer is far too long; {AGAIN}.")
     return b"".join(pieces)
 
 
@@ -153,16 +165,17 @@ def interpret(status: int, headers: httpx.Headers, body: bytes) -> Any:
     document = _json(body)
     if status == 200:
         if document is None and body.lstrip()[:1] == b"<":
-            raise ServerError("The API's answer is an HTML page; it is asked again later.")
+            raise ServerError(
+                "The API's answer is an HTML page, perhaps a login page of a proxy or network in between; "
+                f"check those, or {AGAIN}."
+            )
         if document is None:
-            raise InvalidResponse("The API's answer is not valid JSON; it is asked again later.")
+            raise InvalidResponse(f"The API's answer is not valid JSON; {AGAIN}.")
         return document
     kind, message = _error(document)
     if status == 429:
-        raise RateLimited(
-            "The API asks for patience (429); the next request waits as long as it asked.",
-            retry_after=parse_retry_after(headers.get("Retry-After"), datetime.now(UTC)),
-        )
+        wait = parse_retry_after(headers.get("Retry-After"), datetime.now(UTC))
+        raise RateLimited(_explain_wait(wait), retry_after=wait)
     if status == 401 or kind == "authentication_error":
         raise Unauthorized("The API does not accept the token (401); log in with Claude Code again.")
     if status == 403 and "user:profile" in message:
@@ -171,9 +184,12 @@ def interpret(status: int, headers: httpx.Headers, body: bytes) -> Any:
             "use the credentials of a login with Claude Code instead."
         )
     if status == 403 and document is not None:
-        raise Unauthorized("The API refuses the usage to this account (403); log in with Claude Code again.")
+        raise Unauthorized(
+            "The API refuses the usage to this account (403); log in with Claude Code again, "
+            "or this plan has no usage to tell."
+        )
     if status == 403 or status >= 500:
-        raise ServerError(f"The API is out of order (HTTP {status}); it is asked again later.")
+        raise ServerError(f"The API is out of order (HTTP {status}); {AGAIN}.")
     if 300 <= status < 400:
         raise InvalidResponse(
             f"The API redirects elsewhere (HTTP {status}), which is not followed; check CLAUDE_API_URL."
@@ -195,6 +211,14 @@ def parse_retry_after(value: str | None, now: datetime) -> timedelta | None:
     return wait if wait > timedelta(0) else None
 
 
+def _explain_wait(wait: timedelta | None) -> str:
+    if wait is None:
+        return f"The API asks for patience (429) and does not say for how long; {AGAIN}."
+    minutes = math.ceil(wait.total_seconds() / 60)
+    unit = "minute" if minutes == 1 else "minutes"
+    return f"The API asks for patience (429) for {minutes} {unit}; asking again sooner makes it longer."
+
+
 def _json(body: bytes) -> Any:
     try:
         return json.loads(body)
@@ -210,19 +234,20 @@ def _error(document: object) -> tuple[str, str]:
     return clean_text(inner.get("type")) or "", clean_text(inner.get("message"), 500) or ""
 
 
-def _explain(error: httpx.HTTPError) -> str:
-    """Return a sentence for a failed exchange, made of our words only."""
+def _explain(error: httpx.HTTPError, address: str) -> str:
+    """Return a sentence for a failed exchange, made of our words, the system's, and the API's host and port."""
+    reason = "no reason given"
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"The API's certificate is not trusted ({cause.verify_message}); check proxies and SSL_CERT_FILE."
         if isinstance(cause, socket.gaierror):
-            return "The API's name cannot be looked up; check the network and its DNS."
+            return f"The name of {address} cannot be looked up; check CLAUDE_API_URL, the network and its DNS."
+        if isinstance(cause, OSError) and cause.strerror:
+            reason = cause.strerror
         cause = cause.__cause__ or cause.__context__
-    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-        return "The API cannot be reached; check the network."
+    if isinstance(error, httpx.ConnectError):
+        return f"The API at {address} cannot be reached ({reason}); check CLAUDE_API_URL and the network."
     if isinstance(error, httpx.ProxyError):
         return "The proxy refused the connection; check HTTPS_PROXY."
-    if isinstance(error, httpx.TimeoutException):
-        return "The API did not answer in time; it is asked again later."
-    return "The connection to the API broke; it is asked again later."
+    return f"The connection to the API broke; {AGAIN}."

@@ -1,0 +1,102 @@
+"""Mistakes in settings, in words: what a setting should be, and which one a misspelt name was meant for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from types import NoneType
+from typing import Literal, get_args, get_origin
+
+SLIPS = {
+    "CLAUDE_API_BASE": "CLAUDE_API_URL",
+    "CLAUDE_BASE_URL": "CLAUDE_API_URL",
+    "CLAUDE_TOKEN": "CLAUDE_CODE_OAUTH_TOKEN",
+    "CLAUDE_URL": "CLAUDE_API_URL",
+    "HOMEASSISTANT_DISCOVERY_PREFIX": "HOMEASSISTANT_PREFIX",
+    "MQTT_BROKER": "MQTT_HOST",
+    "MQTT_PASS": "MQTT_PASSWORD",
+    "MQTT_PASSWD": "MQTT_PASSWORD",
+    "MQTT_SERVER": "MQTT_HOST",
+    "MQTT_SSL": "MQTT_TLS",
+    "MQTT_TOPIC": "MQTT_BASE_TOPIC",
+    "MQTT_URL": "MQTT_HOST",
+    "MQTT_USER": "MQTT_USERNAME",
+}
+"""What other programs call the same thing."""
+
+FAMILIES = ("MQTT", "HOMEASSISTANT", "CLAUDE_", "POLL", "STALE", "ALERT", "USAGE", "LOG_")
+"""How our names begin. Names that begin otherwise are nobody's mistake."""
+
+OTHER_SPELLINGS = {"HOME_ASSISTANT": "HOMEASSISTANT", "HASS": "HOMEASSISTANT"}
+
+NOT_OURS = "CLAUDE_CODE"
+"""Claude Code has many variables that begin so, and more with each version: none of them is a slip."""
+
+ALIKE = 0.75
+"""How much of what follows the family must be the same, 0 to 1: two swapped letters of four are within it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What a field's type and limits do not say: its unit, the least that is told, or all of it in words."""
+
+    unit: str = ""
+    least: int | None = None
+    words: str = ""
+
+
+def expected(kind: object, limits: Iterable[object], *, is_too_long: bool = False) -> str:
+    """Return what a setting of this type, with these limits, should be."""
+    shape = next((limit for limit in limits if isinstance(limit, Shape)), Shape())
+    if NoneType in get_args(kind):
+        kind = next(part for part in get_args(kind) if part is not NoneType)
+    if is_too_long:
+        return f"at most {_limit(limits, 'max_length')} {shape.unit or 'characters'}"
+    if shape.words:
+        return shape.words
+    if kind is bool:
+        return "true or false"
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
+    if kind is int:
+        unit = f" of {shape.unit}" if shape.unit else ""
+        return f"a whole number{unit} from {shape.least or _limit(limits, 'ge')} to {_limit(limits, 'le')}"
+    return "plain text"
+
+
+def _limit(limits: Iterable[object], name: str) -> object:
+    return next((getattr(limit, name) for limit in limits if hasattr(limit, name)), None)
+
+
+def misspelt(given: Iterable[str], known: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield each given name that was meant for a known one, and that one, where neither it nor its file is given."""
+    ours, names = frozenset(known), frozenset(given)
+    missing = sorted(name for name in ours if not {name, f"{name}_FILE", name.removesuffix("_FILE")} & names)
+    for name in sorted(names - ours):
+        meant = _meant(name, missing)
+        if meant is not None:
+            yield name, meant
+
+
+def _meant(name: str, missing: list[str]) -> str | None:
+    if name.startswith(NOT_OURS):
+        return None
+    for other, ours in OTHER_SPELLINGS.items():
+        if name.startswith(f"{other}_"):
+            name = ours + name.removeprefix(other)
+    if name in missing:
+        return name
+    if name in SLIPS:
+        return SLIPS[name] if SLIPS[name] in missing else None
+    family = next((family for family in FAMILIES if name.startswith(family)), None)
+    if family is None:
+        return None
+    import difflib  # noqa: PLC0415 - rarely needed, and start-up time counts
+
+    tails = {_tail(ours, family): ours for ours in missing if ours.startswith(family)}
+    near = difflib.get_close_matches(_tail(name, family), tails, n=1, cutoff=ALIKE)
+    return tails[near[0]] if near else None
+
+
+def _tail(name: str, family: str) -> str:
+    return name.removeprefix(family).replace("_", "")
