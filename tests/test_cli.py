@@ -143,6 +143,18 @@ def test_check_where_reading_is_not_allowed(home: Path, protocol: str, lack: str
 
 @needs_mosquitto
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_check_where_writing_is_not_allowed(home: Path, protocol: str) -> None:
+    """Whether the broker refuses or hangs up, what to allow is told, and what follows from it is not."""
+    with allowed("read claude-usage/#") as settings:
+        result = run_command(home, "check", **settings, MQTT_PROTOCOL=protocol)
+    assert result.returncode == 8
+    assert re.search(r"^publish +FAIL .*allow this user to (write|read and write) ", result.stdout, re.MULTILINE)
+    assert result.stdout.count("FAIL ") == 1
+    assert [verdicts(result.stdout)[link] for link in ("retain", "discovery")] == ["-", "-"]
+
+
+@needs_mosquitto
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
 def test_check_where_announcing_is_not_allowed(home: Path, protocol: str) -> None:
     """A user that may not write discovery messages is found out where one stands, and it stands unchanged."""
     with allowed("readwrite claude-usage/#", "read homeassistant/#") as settings:

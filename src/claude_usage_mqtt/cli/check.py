@@ -196,11 +196,12 @@ def _may_publish(session: Session, topic: str, base: str) -> str:
     refused = session.subscribe([topic])
     try:
         session.publish(Message(topic=topic, payload=nonce))
+        is_back = not refused and _comes_back(session, topic, nonce)
     except BrokerUnreachable as lost:  # older Mosquittos hang up at what they do not allow
         raise BrokerUnreachable(
             f"{str(lost).removesuffix('.')} as {topic} was published; allow this user to write {base}/#."
         ) from None
-    if not refused and _comes_back(session, topic, nonce):
+    if is_back:
         return f"what is published under {base}/ arrives"
     raise _NothingCameBack(
         f"What was published under {topic} did not come back; allow this user to read and write {base}/#."
