@@ -128,11 +128,11 @@ def test_polling_off_and_on(panel: Panel, endpoint: Endpoint) -> None:
     assert endpoint.count == 1
     since = panel.press("refresh")
     panel.shows(since, requests_last_hour=1, polling=False, fresh=True)
-    assert endpoint.count == 2
+    endpoint.wait_for_requests(2)
     panel.clock.sleep(dt.timedelta(hours=1))
     since = panel.press("polling", "ON")
     panel.shows(since, status="ok", polling=True, requests_last_hour=1)
-    assert endpoint.count == 3
+    endpoint.wait_for_requests(3)
 
 
 def test_what_was_set_by_hand_survives_a_restart(running_broker: Broker, endpoint: Endpoint, home: Path) -> None:

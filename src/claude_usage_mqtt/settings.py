@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     )
 
     mqtt_host: str | None = Field(None, description="The broker's name or address; a path with `unix`.")
-    mqtt_port: int | None = Field(None, ge=1, le=65535, description="The broker's port: 1883, or 8883 with TLS.")
+    mqtt_port: int | None = Field(None, ge=1, le=65535, description="The broker's port; 8883 with TLS, else 1883.")
     mqtt_username: str | None = Field(None, description="Login name at the broker.")
     mqtt_password: SecretStr | None = Field(None, description="Password at the broker.")
     mqtt_password_file: Path | None = Field(None, description="A file that holds the password.")
@@ -84,7 +84,9 @@ class Settings(BaseSettings):
     claude_source: Literal["oauth", "statusline", "both"] = Field(
         "oauth", description="Where the numbers come from: `oauth`, `statusline` or `both`."
     )
-    claude_api_url: str = Field(API_URL, description="https, or http on loopback.")
+    claude_api_url: str = Field(
+        API_URL, description="https, or http on loopback (for tests: there no limit on requests holds)."
+    )
     claude_user_agent: str = Field(
         f"claude-usage-mqtt/{__version__}", max_length=200, description="How we introduce ourselves to the API."
     )
