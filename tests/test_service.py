@@ -1,5 +1,6 @@
 """The service from end to end, as a process of its own: what stands on the broker, over restarts and to the end."""
 
+import contextlib
 import datetime as dt
 import json
 import os
@@ -130,13 +131,25 @@ def test_stopping_with_a_frozen_broker(home: Path, endpoint: Endpoint) -> None:
     assert (status, took < GOODBYE) == (0, True)
 
 
-def wait_for_unanswered(port: int, count: int) -> None:
-    """Wait until so many have sent the port a SYN that nobody answers, or were accepted; by the kernel's table."""
-    wanted = f"0100007F:{port:04X} "
+def wait_until_connecting(pid: int, port: int) -> None:
+    """Wait until the process has a socket on its way to the port; by the kernel's tables."""
     until = time.monotonic() + 10
-    while sum(line.split()[2] + " " == wanted for line in Path("/proc/net/tcp").read_text().splitlines()[1:]) < count:
+    while not _sockets_to(port) & _open_files(pid):
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+def _open_files(pid: int) -> set[str]:
+    found = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # closed meanwhile
+            found.add(str(entry.readlink()))
+    return found
+
+
+def _sockets_to(port: int) -> set[str]:
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {f"socket:[{row[9]}]" for row in rows if row[2] == f"0100007F:{port:04X}"}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's table is read")
@@ -151,7 +164,7 @@ def test_stopping_while_connecting_to_nothing(home: Path, endpoint: Endpoint) ->
             filler.settimeout(0)
             filler.connect_ex((LOOPBACK, port))
         with ServiceProcess(home, MQTT_PORT=port, CLAUDE_API_URL=endpoint.url) as process:
-            wait_for_unanswered(port, 5)
+            wait_until_connecting(process.process.pid, port)
             status, took = process.stop()
         for filler in fillers:
             filler.close()
