@@ -3,7 +3,7 @@
     cd tests && python -m benchmarks [--full]
 
 The floor is a bare Python that imports the three libraries (paho-mqtt, httpx, pydantic-settings), or that makes one
-bare GET and one bare publish per poll. Linux only; wants Mosquitto. Exit status 1 where a target is missed.
+bare GET and one bare publish per poll. Linux only; wants Mosquitto. Exit status 3 where a target is missed.
 
 - `__main__`: which measurements there are, and the table
 - `world`: the broker, the endpoint and the watcher, each beside the process that is measured

@@ -22,6 +22,9 @@ WARM_UP = 100
 
 THREE_LIBRARIES = "importing the three libraries"
 
+MISSED = 3
+"""Exit status where a target is missed; other machines at work are enough for that."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -47,7 +50,7 @@ class Row:
 
 
 def main() -> int:
-    """Measure, print the table, return 1 where a target is missed."""
+    """Measure, print the table, return `MISSED` where a target is missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--full", action="store_true", help="10,000 polls, and more of everything: some ten minutes")
     full = parser.parse_args().full
@@ -65,7 +68,7 @@ def main() -> int:
     missed = [row.what for row in rows if not row.is_met]
     if missed:
         print(f"Missed: {', '.join(missed)}")
-    return 1 if missed else 0
+    return MISSED if missed else 0
 
 
 def table(rows: list[Row]) -> Iterator[str]:
