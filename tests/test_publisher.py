@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from claude_usage_mqtt.mqtt import connection
 from claude_usage_mqtt.mqtt import publisher as module
 from claude_usage_mqtt.mqtt.attempt import Acknowledged, Connected, Disconnected, Notice
 from claude_usage_mqtt.mqtt.connection import Message
@@ -153,3 +154,25 @@ def test_what_was_taken_away_stays_away(loop: Loop, proxy: FaultyProxy, mosquitt
         proxy.heal()
         loop.run_until_calm()
         assert "t/a" not in watcher.retained()
+
+
+def test_a_fault_that_nobody_thought_of_is_followed_by_another_attempt(
+    mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a library raises while connecting, the numbers are there with the next attempt."""
+    monkeypatch.setattr(module, "FIRST_DELAY", 0.1)
+    really = connection.connect
+    faults = [RuntimeError("nobody thought of it")]
+
+    def connect(client: connection.Client, options: BrokerOptions) -> None:
+        if faults:
+            raise faults.pop()
+        really(client, options)
+
+    monkeypatch.setattr(connection, "connect", connect)
+    loop = Loop(mosquitto.port)
+    loop.publisher.retain("t/state", b"1")
+    loop.run_until_calm()
+    loop.publisher.stop([], 1)
+    with Watcher(mosquitto.port) as watcher:
+        assert watcher.retained()["t/state"] == "1"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from paho.mqtt.enums import MQTTProtocolVersion
 
-from claude_usage_mqtt.errors import BrokerError, BrokerRefused
+from claude_usage_mqtt.errors import BrokerError, BrokerRefused, BrokerUnreachable
 from claude_usage_mqtt.mqtt import connection
 from claude_usage_mqtt.mqtt.connection import V5, WRONG_PROTOCOL, Client, Message
 from claude_usage_mqtt.mqtt.options import BrokerOptions
@@ -106,6 +106,11 @@ class Attempt:
         except BrokerError as error:
             error.__context__ = None  # what led to it refers to the client, and would keep its sockets open
             ended = Disconnected(error.with_traceback(None), refused=isinstance(error, BrokerRefused))
+        except Exception as fault:  # noqa: BLE001 - whatever happens here, the next attempt must follow
+            kind = type(fault).__name__
+            ended = Disconnected(
+                BrokerUnreachable(f"Connecting to the broker at {self._options.address} failed ({kind}).")
+            )
         else:
             ended = self._stay(stopping, patience)
         if not stopping.is_set():
