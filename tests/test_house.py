@@ -149,6 +149,15 @@ def test_a_module_fits_on_a_few_screens_and_says_why_it_exists(path: Path) -> No
     assert ast.get_docstring(ast.parse(text))
 
 
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_every_wait_ends(path: Path) -> None:
+    """`queue.SimpleQueue` waits for ever, up to Python 3.12, where its time runs out while it is interrupted."""
+    names = {
+        node.attr for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Attribute)
+    }
+    assert "SimpleQueue" not in names
+
+
 def test_importing_the_package_costs_nothing() -> None:
     """Who uses a part of it as a library pays for that part only."""
     loaded = loaded_by("import claude_usage_mqtt")

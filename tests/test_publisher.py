@@ -27,7 +27,7 @@ class Loop:
     """Stands for the service's loop: passes on what the publisher is told, and sends all again on a connection."""
 
     def __init__(self, port: int) -> None:
-        self._inbox: queue.SimpleQueue[Notice] = queue.SimpleQueue()
+        self._inbox: queue.Queue[Notice] = queue.Queue()
         options = BrokerOptions(host=LOOPBACK, port=port)
         self.publisher = Publisher(options, will=WILL, tell=self._inbox.put)
         self.publisher.start()

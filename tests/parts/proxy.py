@@ -83,7 +83,7 @@ class FaultyProxy:
         self._held = HeldPort()
         self._wake, self._waker = socket.socketpair()
         self._wake.settimeout(0)
-        self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._orders: queue.Queue[Callable[[], None]] = queue.Queue()
         self._changed = threading.Condition()
         self._listener: socket.socket | None = None
         self._links: list[_Link] = []

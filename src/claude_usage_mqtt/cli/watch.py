@@ -100,7 +100,7 @@ class Feed:
     def __init__(self, options: BrokerOptions, filters: list[str]) -> None:
         self._options = options
         self._filters = filters
-        self._inbox: queue.SimpleQueue[Heard] = queue.SimpleQueue()
+        self._inbox: queue.Queue[Heard] = queue.Queue()
         self._delay = FIRST_DELAY
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)

@@ -68,7 +68,7 @@ class Session:
         self._is_running = False
         self._is_accepted = False
         self._may_be_protocol = False
-        self._inbox: queue.SimpleQueue[_Answer | Message | _Lost] = queue.SimpleQueue()
+        self._inbox: queue.Queue[_Answer | Message | _Lost] = queue.Queue()
         self._answers: dict[int | None, tuple[ReasonCode, ...]] = {}
         self._messages: list[Message] = []
 
@@ -148,7 +148,7 @@ class Session:
 
     def _attempt(self, protocol: MQTTProtocolVersion, until: float) -> BrokerError | None:
         self._may_be_protocol = False
-        self._inbox = queue.SimpleQueue()
+        self._inbox = queue.Queue()
         self._answers.clear()
         self._client = self._make_client(protocol)
         try:
@@ -192,7 +192,7 @@ class Session:
 
     def _connect(self, client: Client, until: float) -> None:
         """Open the connection, in a thread of its own: a name lookup cannot be given a deadline."""
-        outcome: queue.SimpleQueue[BrokerError | None] = queue.SimpleQueue()
+        outcome: queue.Queue[BrokerError | None] = queue.Queue()
         is_abandoned = threading.Event()
         within = max(0.1, until - time.monotonic())
 

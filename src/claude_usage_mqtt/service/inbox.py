@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import queue
+import contextlib
+import threading
+from collections import deque
 
 from claude_usage_mqtt.mqtt.attempt import Notice
 from claude_usage_mqtt.mqtt.connection import Message
@@ -20,20 +22,26 @@ Item = Notice | Outcome | Noticed | Stop
 
 
 class Inbox:
-    """A queue that any thread, and a signal handler, may put into."""
+    """A queue that any thread, and a signal handler, may put into, and one thread takes from.
+
+    The standard library has none whose waits end: `queue.Queue` takes a lock that the thread a signal interrupts may
+    hold, and `queue.SimpleQueue`, up to Python 3.12, waits for ever where its time runs out while it is interrupted.
+    """
 
     def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
+        self._items: deque[Item] = deque()
+        self._wake = threading.Lock()  # held while nothing was put since the last wait
 
     def put(self, item: Item) -> None:
         """Add an item; incoming messages are dropped where too many wait."""
-        if isinstance(item, Message) and self._queue.qsize() >= MAX_INBOX:
+        if isinstance(item, Message) and len(self._items) >= MAX_INBOX:
             return
-        self._queue.put(item)
+        self._items.append(item)
+        with contextlib.suppress(RuntimeError):  # it is released already
+            self._wake.release()
 
     def get(self, timeout: float) -> Item | None:
-        """Return the next item, None after `timeout` seconds."""
-        try:
-            return self._queue.get(timeout=timeout)
-        except queue.Empty:
-            return None
+        """Return the next item, None where none came within `timeout` seconds; it may return None sooner."""
+        if not self._items:
+            self._wake.acquire(timeout=timeout)
+        return self._items.popleft() if self._items else None

@@ -95,7 +95,7 @@ class _Exchange:
         self._deadline = deadline
         self._socket: socket.socket | None = None
         self._is_over = False
-        self._outcome: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self._outcome: queue.Queue[object] = queue.Queue()
 
     def run(self) -> Any:
         threading.Thread(target=self._work, name="usage-request", daemon=True).start()
