@@ -74,7 +74,7 @@ def loop(proxy: FaultyProxy) -> Iterator[Loop]:
     found = Loop(proxy.port)
     yield found
     found.publisher.stop([WILL], 0.5)
-    assert not found.publisher.is_alive
+    assert not found.publisher._thread.is_alive()
 
 
 def payloads(watcher: Watcher, topic: str) -> list[str]:

@@ -96,11 +96,6 @@ class Publisher:
         """Whether the loop has been told of a connection that it has not been told the end of."""
         return self._client is not None
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether the thread that keeps the connection runs."""
-        return self._thread.is_alive()
-
     def start(self) -> None:
         """Begin to connect."""
         self._thread.start()
