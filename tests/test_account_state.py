@@ -11,8 +11,9 @@ from claude_usage_mqtt.errors import RateLimited, Unauthorized
 from claude_usage_mqtt.homeassistant.discovery import Topics
 from claude_usage_mqtt.service.account import AccountState
 from claude_usage_mqtt.service.announcement import encode
+from claude_usage_mqtt.service.lookout import Noticed
 from claude_usage_mqtt.service.options import AccountOptions
-from claude_usage_mqtt.service.worker import Noticed, Outcome
+from claude_usage_mqtt.service.worker import Outcome
 from claude_usage_mqtt.sources.schedule import Schedule
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)

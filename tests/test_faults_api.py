@@ -1,16 +1,18 @@
 """Whatever the API and the clock do: numbers right or marked unknown, a line for the fall and one for the rise."""
 
 import datetime as dt
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from claude_usage_mqtt.service import heartbeat, loop
 from parts import faults
 from parts.broker import Broker
 from parts.certificates import Authority
-from parts.credentials import write_credentials
+from parts.credentials import FILE_NAME, write_credentials
 from parts.endpoint import Endpoint, Fault
 from parts.service import HEALTH, STATE, Clock, Running, command, running_service
 from parts.watcher import Watcher
@@ -170,6 +172,27 @@ def test_an_api_that_cannot_be_trusted_or_found(
     assert told["fresh"] is False
     assert STATE not in watcher.retained()
     assert running.log.count("WARNING") == 1
+
+
+def test_a_file_that_cannot_be_opened(
+    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dead network mount under the credentials is told as such, and when it is back so are the numbers."""
+    monkeypatch.setattr(loop, "WORKER_DEADLINE", 0.2)
+    monkeypatch.setattr(heartbeat, "BEAT_EVERY", 0.1)
+    (home / FILE_NAME).rename(home / "mended")
+    os.mkfifo(home / FILE_NAME)  # opening it waits for a writer
+    clock = Clock(SPEED)
+    with running_service(running_broker.port, endpoint.url, home, clock=clock) as running:
+        told = watcher.wait_topic(HEALTH, has_status("credentials_unreadable")).json()
+        assert "hangs" in told["detail"]
+        assert endpoint.count == 0
+        writer = os.open(home / FILE_NAME, os.O_WRONLY)
+        (home / "mended").rename(home / FILE_NAME)
+        os.close(writer)
+        watcher.wait_topic(HEALTH, has_status("ok"))
+        running.log.wait_for(AGAIN)
+        assert running.log.count("reading it hangs") == 1
 
 
 def wake(watcher: Watcher) -> None:

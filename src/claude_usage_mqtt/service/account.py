@@ -19,9 +19,10 @@ from claude_usage_mqtt.errors import (
 )
 from claude_usage_mqtt.logs import Outage
 from claude_usage_mqtt.service.announcement import Announcement, encode
+from claude_usage_mqtt.service.lookout import Noticed
 from claude_usage_mqtt.service.options import AccountOptions
 from claude_usage_mqtt.service.recollection import own_document
-from claude_usage_mqtt.service.worker import Noticed, Outcome
+from claude_usage_mqtt.service.worker import Outcome
 from claude_usage_mqtt.sources.schedule import BUDGET, Schedule
 from claude_usage_mqtt.usage.account import AccountUsage
 from claude_usage_mqtt.usage.changes import Event

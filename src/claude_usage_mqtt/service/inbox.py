@@ -8,7 +8,8 @@ from collections import deque
 
 from claude_usage_mqtt.mqtt.attempt import Notice
 from claude_usage_mqtt.mqtt.connection import Message
-from claude_usage_mqtt.service.worker import Noticed, Outcome
+from claude_usage_mqtt.service.lookout import Noticed
+from claude_usage_mqtt.service.worker import Outcome
 
 MAX_INBOX = 2000
 """Incoming messages beyond this many unread items are dropped: nobody sends us that much in earnest."""

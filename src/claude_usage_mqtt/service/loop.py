@@ -9,8 +9,8 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from functools import partial
 
 from claude_usage_mqtt.clock import Clock
@@ -26,12 +26,13 @@ from claude_usage_mqtt.service.heartbeat import Heartbeat
 from claude_usage_mqtt.service.inbox import Inbox, Item, Stop
 from claude_usage_mqtt.service.leftovers import Leftovers
 from claude_usage_mqtt.service.link import Link
+from claude_usage_mqtt.service.lookout import LOOK_EVERY, Noticed, look_out
 from claude_usage_mqtt.service.options import ServiceOptions
 from claude_usage_mqtt.service.recollection import FENCE, Recollection
 from claude_usage_mqtt.service.steps import Steps
 from claude_usage_mqtt.service.summary import digest, summary_documents
 from claude_usage_mqtt.service.watched import Watched, watch
-from claude_usage_mqtt.service.worker import Noticed, Outcome, look, poll
+from claude_usage_mqtt.service.worker import Outcome, poll
 from claude_usage_mqtt.sources.oauth_api import UsageApi
 from claude_usage_mqtt.sources.statusline import parse_statusline
 from claude_usage_mqtt.usage.changes import Event
@@ -39,9 +40,6 @@ from claude_usage_mqtt.usage.changes import Event
 log = logging.getLogger(__name__)
 
 ONLINE, OFFLINE = b"online", b"offline"
-
-LOOK_EVERY = timedelta(seconds=30)
-"""How often credentials are looked at between polls, without reading them unless they changed."""
 
 WORKER_DEADLINE = 60.0
 """Real seconds after which a worker counts as hanging: a request is cut at 20, a file on a dead mount is not."""
@@ -75,7 +73,8 @@ class Service:
         self._heartbeat = Heartbeat()
         self._link = Link(options.broker.address)
         self._resend_at: float | None = None
-        self._credentials_at = self._clock.now()
+        self._stopping = threading.Event()
+        self._busy_since: dict[str, float] = {}  # accounts whose worker is under way, the oldest first
         self._steps = Steps(clock)
 
     def stop(self) -> None:
@@ -97,6 +96,7 @@ class Service:
                     self._handle(item)
                 self._tick()
         finally:
+            self._stopping.set()
             self._heartbeat.stop()
             self._publisher.stop([Message(topic=self._status, payload=OFFLINE, retain=True)], STOP_PATIENCE)
 
@@ -127,10 +127,9 @@ class Service:
             case Outcome():
                 self._finished(item)
             case Noticed():
-                watched = self._touched(item.account)
-                watched.looking = False
+                watched = self._accounts[item.account]
                 if item.fingerprint != watched.state.fingerprint and not watched.state.busy:
-                    watched.state.credentials_noticed(item, self._clock.now())
+                    self._touched(item.account).state.credentials_noticed(item, self._clock.now())
 
     def _connected(self) -> None:
         base = self._options.base_topic
@@ -192,12 +191,21 @@ class Service:
 
     def _finished(self, outcome: Outcome) -> None:
         watched = self._touched(outcome.account)
-        watched.busy_since = None
+        self._busy_since.pop(outcome.account, None)
+        self._look_out_for(watched)
         now = self._clock.now()
         events = watched.state.finish_poll(outcome, now)
         self._deliver(watched.state, events)
         if outcome.usage is not None and self._options.usage_log is not None:
             self._options.usage_log.write(watched.state.usage.document(now), now)
+
+    def _look_out_for(self, watched: Watched) -> None:
+        if watched.has_lookout:
+            return
+        watched.has_lookout = True
+        state, every = watched.state, self._clock.to_real(LOOK_EVERY)
+        arguments = (state.name, watched.credentials, lambda: state.fingerprint, self.inbox.put, every, self._stopping)
+        threading.Thread(target=look_out, args=arguments, name="lookout", daemon=True).start()
 
     def _touched(self, account: str) -> Watched:
         """Return an account that something happened to, so that what follows from it is done at once."""
@@ -222,9 +230,7 @@ class Service:
         if self._resend_at is not None and time.monotonic() >= self._resend_at:
             self._resend_at = None
             self._send_all()
-        if now >= self._credentials_at:
-            self._credentials_at = now + LOOK_EVERY
-            self._look_at_credentials()
+        self._give_up_on_hanging(time.monotonic())
         self._advance_all(now)
 
     def _advance_all(self, now: datetime) -> None:
@@ -287,24 +293,21 @@ class Service:
                 self._publisher.retain(topic, payload)
             watched.digest = digest(state, now)
         if begins:
-            watched.busy_since = time.monotonic()
-            self._work(partial(poll, state.name, watched.credentials, self._api, self._clock, may_retry=may_retry))
+            self._busy_since[state.name] = time.monotonic()
+            job = partial(poll, state.name, watched.credentials, self._api, self._clock, may_retry=may_retry)
+            threading.Thread(target=lambda: self.inbox.put(job()), name="worker", daemon=True).start()
         moments = [state.due(now), state.wake_at(now)]
         watched.look_at = min((moment for moment in moments if moment is not None), default=FAR_AWAY)
 
-    def _look_at_credentials(self) -> None:
-        for watched in self._accounts.values():
-            state = watched.state
-            if watched.busy_since is not None and time.monotonic() - watched.busy_since > WORKER_DEADLINE:
-                watched.busy_since = None
-                watched.look_at = self._clock.now()
-                state.report(CredentialsUnreadable(f"{watched.credentials.place} cannot be read: reading it hangs."))
-            if not (state.busy or watched.looking) and state.options.polls and state.polled:
-                watched.looking = True
-                self._work(partial(look, state.name, watched.credentials, state.fingerprint))
-
-    def _work(self, job: Callable[[], Outcome | Noticed]) -> None:
-        threading.Thread(target=lambda: self.inbox.put(job()), name="worker", daemon=True).start()
+    def _give_up_on_hanging(self, now: float) -> None:
+        while self._busy_since:
+            account, since = next(iter(self._busy_since.items()))
+            if now - since <= WORKER_DEADLINE:
+                return
+            del self._busy_since[account]
+            watched = self._touched(account)
+            place = watched.credentials.place
+            watched.state.report(CredentialsUnreadable(f"{place} cannot be read: reading it hangs."))
 
     def _patience(self) -> float:
         """Return how many real seconds may pass until something is to be done."""
@@ -314,7 +317,7 @@ class Service:
             real.append(self._recollection.ends_at - time.monotonic())
         if self._is_begun:
             now = self._clock.now()
-            moment = min(self._credentials_at, *(watched.look_at for watched in self._accounts.values()))
+            moment = min(watched.look_at for watched in self._accounts.values())
             real.append(self._clock.to_real((moment - now).total_seconds()))
         return max(0.0, min(real))
 
@@ -323,7 +326,6 @@ class Service:
         if step is None:
             return
         log.info("The clock was set by %+.0f s.", step.total_seconds())
-        self._credentials_at += step
         for watched in self._accounts.values():
             watched.state.shift(step)
             watched.look_at = self._clock.now()

@@ -17,15 +17,15 @@ from claude_usage_mqtt.sources.schedule import Schedule
 class Watched:
     """An account in the loop.
 
-    `look_at` is when there is something to do for it by time alone, `busy_since` when its worker began.
+    `look_at` is when there is something to do for it by time alone, `has_lookout` whether a thread looks at its
+    credentials.
     """
 
     state: AccountState
     credentials: CredentialSource
     digest: Digest
     look_at: datetime
-    busy_since: float | None = None
-    looking: bool = False
+    has_lookout: bool = False
 
 
 def watch(options: AccountOptions, credentials: CredentialSource, rng: random.Random, now: datetime) -> Watched:

@@ -85,35 +85,3 @@ def _expired_in_disguise(credentials: Credentials | None, now: datetime) -> Toke
     except TokenExpired as expired:
         return expired
     return None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Noticed:
-    """What the credentials of an account are on disk now; no request was made."""
-
-    account: str
-    fingerprint: object
-    token_mark: int | None
-    token_expires_at: datetime | None
-    organization: str | None
-
-
-def look(account: str, source: CredentialSource, known: object) -> Noticed:
-    """Return what the credentials are now, read only where they are not those of the fingerprint `known`.
-
-    Never raises.
-    """
-    fingerprint = source.fingerprint()
-    credentials: Credentials | None = None
-    if fingerprint != known:
-        try:
-            credentials = source.read()
-        except CredentialsError:
-            credentials = None
-    return Noticed(
-        account=account,
-        fingerprint=fingerprint,
-        token_mark=hash(credentials.token) if credentials else None,
-        token_expires_at=credentials.expires_at if credentials else None,
-        organization=credentials.organization if credentials else None,
-    )
