@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.process import cpu_seconds, first_line, median, resident_megabytes, running
+from benchmarks.process import ENVIRONMENT, cpu_seconds, first_line, median, resident_megabytes, running
 from benchmarks.world import Counter, Reading, Run, World, endpoint, world
 from parts.broker import available
 
@@ -134,7 +134,7 @@ def healthcheck(_around: World, full: bool) -> Iterator[Row]:  # noqa: FBT001
     for _ in range(60 if full else 20):
         for times, arguments in ((bare, [sys.executable, "-c", "pass"]), (ours, [*command, "healthcheck"])):
             began = time.perf_counter()
-            said = subprocess.run(arguments, stdout=subprocess.PIPE, check=False).stdout
+            said = subprocess.run(arguments, env=ENVIRONMENT, stdout=subprocess.PIPE, check=False).stdout
             times.append(time.perf_counter() - began)
     assert said.startswith(b"claude-usage-mqtt"), said
     yield Row(

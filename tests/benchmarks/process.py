@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
+ENVIRONMENT = {"PATH": os.environ.get("PATH", os.defpath), "PYTHONPATH": str(TESTS)}
+"""And nothing else: what is set here may keep Python from keeping what it has compiled."""
 TICK = 1 / os.sysconf("SC_CLK_TCK")
 
 Process = subprocess.Popen[str]
@@ -32,11 +34,7 @@ def running(*arguments: str, environment: Mapping[str, str] | None = None) -> It
     """Run Python with these arguments, its output piped, until the end of the context."""
     process = subprocess.Popen(
         [sys.executable, *arguments],
-        env={
-            "PATH": os.environ.get("PATH", os.defpath),
-            "PYTHONPATH": str(TESTS),
-            **(environment or {}),
-        },
+        env=ENVIRONMENT | dict(environment or {}),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
