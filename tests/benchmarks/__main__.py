@@ -211,7 +211,7 @@ def accounts(around: World, full: bool) -> Iterator[Row]:  # noqa: FBT001
     cost: dict[int, float] = {}
     for number in (1, 10, 50, 200):
         # as many polls for few as for many, else the kernel's clock is too coarse
-        turns = max(rounds, 300 // number)
+        turns = max(rounds, rounds * 100 // number)
         with Run(around, changes=True, accounts=number, polls_per_second=200) as run:
             first = run.reading_after(2 * number)
             last = run.reading_after((2 + turns) * number)

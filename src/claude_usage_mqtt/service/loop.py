@@ -239,8 +239,8 @@ class Service:
         for watched in due:
             self._advance(watched, now)
         if [watched.digest for watched in due] != before or not self._is_summed:
+            announce = not self._is_summed and self._options.accounts[0][0].discovery
             self._is_summed = True
-            announce = self._options.accounts[0][0].discovery
             digests = [watched.digest for watched in self._accounts.values()]
             for topic, payload in summary_documents(self._topics(SUMMARY), digests, announce=announce):
                 self._publisher.retain(topic, payload)
