@@ -142,6 +142,23 @@ def test_far_too_long_is_left_after_the_bound(endpoint: Endpoint, api: UsageApi)
     assert endpoint.bytes_sent < 30 * MAX_BODY  # what the kernel's buffers hold comes on top of the bound
 
 
+def test_the_bound_on_a_body_is_exact(endpoint: Endpoint, api: UsageApi) -> None:
+    """An answer of a mebibyte is read to its last byte, one of a byte more is refused."""
+    endpoint.fault_next(faults.invalid_json(b"{}".rjust(MAX_BODY)))
+    assert api.fetch(TOKEN) == {}
+    endpoint.fault_next(faults.invalid_json(b"{}".rjust(MAX_BODY + 1)))
+    with pytest.raises(ServerError, match="far too long"):
+        api.fetch(TOKEN)
+
+
+@pytest.mark.parametrize("body", [b"[" * 5000 + b"]" * 5000, b"[" + b"{}," * 5000 + b"0]"], ids=["deep", "wide"])
+def test_an_answer_of_brackets_is_not_even_parsed(endpoint: Endpoint, api: UsageApi, body: bytes) -> None:
+    """What no answer looks like takes no memory for good."""
+    endpoint.fault_next(faults.invalid_json(body))
+    with pytest.raises(InvalidResponse, match="JSON"):
+        api.fetch(TOKEN)
+
+
 @pytest.mark.parametrize(
     "fault", [faults.Hang(), faults.DripHeaders(0.05), faults.DripBody(0.05)], ids=lambda fault: type(fault).__name__
 )

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -101,13 +102,13 @@ class GivenToken:
         return None if self.file is None else _stat(self.file)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CredentialsFile:
     """`.credentials.json` in Claude Code's folder, opened by path each time: it is replaced by rename."""
 
     folder: Path
 
-    @property
+    @cached_property
     def path(self) -> Path:
         """The file itself."""
         return self.folder / FILE_NAME
@@ -141,7 +142,7 @@ class CredentialsFile:
         return _stat(self.path)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Keychain:
     """The item that Claude Code keeps in the macOS Keychain; a credentials file, where there is one, wins."""
 
@@ -153,6 +154,10 @@ class Keychain:
         """The item's name."""
         return f"the Keychain item '{self._item}'"
 
+    @cached_property
+    def _file(self) -> CredentialsFile:
+        return CredentialsFile(self.folder)
+
     @property
     def _item(self) -> str:
         name = "Claude Code-credentials"
@@ -162,9 +167,8 @@ class Keychain:
 
     def read(self) -> Credentials:
         """Return what the file or the Keychain holds now."""
-        file = CredentialsFile(self.folder)
-        if file.path.exists():
-            return file.read()
+        if self._file.path.exists():
+            return self._file.read()
         command = [
             "/usr/bin/security",
             "find-generic-password",
@@ -188,7 +192,7 @@ class Keychain:
 
     def fingerprint(self) -> object:
         """Return the identity of the file; the Keychain cannot be asked cheaply."""
-        return _stat(CredentialsFile(self.folder).path)
+        return self._file.fingerprint()
 
 
 def find_source(folder: Path, *, is_default_folder: bool, platform: str = sys.platform) -> CredentialSource:

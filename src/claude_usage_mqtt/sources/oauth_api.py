@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import mmap
 import queue
 import socket
 import ssl
@@ -42,6 +43,9 @@ DEADLINE = 20.0
 
 MAX_BODY = 1024 * 1024
 """Bytes; a real answer has a few thousand."""
+
+MAX_BRACKETS = 2000
+"""Opening ones; a real answer has about a hundred. Many thousands inside each other would take a megabyte for good."""
 
 AGAIN = "try again in a few minutes (the service does so by itself)"
 
@@ -149,15 +153,13 @@ class _Exchange:
 def _read_body(response: httpx.Response) -> bytes:
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise ServerError(f"The API's answer is compressed though that was not asked for; {AGAIN}.")
-    # In pieces: one block that grows would leave holes of its size in the memory of a process that lives for months.
-    pieces: list[bytes] = []
-    size = 0
-    for piece in response.iter_raw():
-        pieces.append(piece)
-        size += len(piece)
-        if size > MAX_BODY:
-            raise ServerError(f"The API's answer is far too long; {AGAIN}.")
-    return b"".join(pieces)
+    # Outside the heap, where a body of this size would leave a hole in a process that lives for months.
+    with mmap.mmap(-1, MAX_BODY) as body:
+        for piece in response.iter_raw():
+            if body.tell() + len(piece) > MAX_BODY:
+                raise ServerError(f"The API's answer is far too long; {AGAIN}.")
+            body.write(piece)
+        return body[: body.tell()]
 
 
 def interpret(status: int, headers: httpx.Headers, body: bytes) -> Any:
@@ -170,7 +172,7 @@ def interpret(status: int, headers: httpx.Headers, body: bytes) -> Any:
                 f"check those, or {AGAIN}."
             )
         if document is None:
-            raise InvalidResponse(f"The API's answer is not valid JSON; {AGAIN}.")
+            raise InvalidResponse(f"The API's answer is no usable JSON; {AGAIN}.")
         return document
     kind, message = _error(document)
     if status == 429:
@@ -220,6 +222,8 @@ def _explain_wait(wait: timedelta | None) -> str:
 
 
 def _json(body: bytes) -> Any:
+    if body.count(b"[") + body.count(b"{") > MAX_BRACKETS:
+        return None
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
