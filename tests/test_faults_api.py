@@ -2,6 +2,7 @@
 
 import datetime as dt
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -177,7 +178,7 @@ def test_an_api_that_cannot_be_trusted_or_found(
 def test_a_file_that_cannot_be_opened(
     running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A dead network mount under the credentials is told as such, and when it is back so are the numbers."""
+    """A dead network mount is told as such, when it is back so are the numbers, and no thread outlives the service."""
     monkeypatch.setattr(loop, "WORKER_DEADLINE", 0.2)
     monkeypatch.setattr(heartbeat, "BEAT_EVERY", 0.1)
     (home / FILE_NAME).rename(home / "mended")
@@ -193,6 +194,11 @@ def test_a_file_that_cannot_be_opened(
         watcher.wait_topic(HEALTH, has_status("ok"))
         running.log.wait_for(AGAIN)
         assert running.log.count("reading it hangs") == 1
+        lookouts = [thread for thread in threading.enumerate() if thread.name == "lookout"]
+    assert lookouts
+    for thread in lookouts:
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 def wake(watcher: Watcher) -> None:
