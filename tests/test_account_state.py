@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 
 from claude_usage_mqtt.errors import RateLimited, Unauthorized
-from claude_usage_mqtt.homeassistant.discovery import Topics
 from claude_usage_mqtt.service.account import AccountState
-from claude_usage_mqtt.service.announcement import encode
-from claude_usage_mqtt.service.lookout import Noticed
 from claude_usage_mqtt.service.options import AccountOptions
-from claude_usage_mqtt.service.worker import Outcome
-from claude_usage_mqtt.sources.schedule import Schedule
+from claude_usage_mqtt.sources.credentials.watch import CredentialsChanged
+from claude_usage_mqtt.sources.fetch import PollResult
+from claude_usage_mqtt.sources.policy import Policy
+from claude_usage_mqtt.topics import Topics, encode
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 SOON = NOW + timedelta(minutes=2)
@@ -30,20 +29,22 @@ def make_state() -> AccountState:
         stale_after=timedelta(hours=1),
         thresholds=(75.0, 90.0),
     )
-    return AccountState(options, Schedule(interval=options.interval, rng=random.Random(1)))
+    return AccountState(options, Policy(interval=options.interval, rng=random.Random(1)))
 
 
 def refused(error: Any) -> AccountState:
     """Return an account whose token 1 was just refused."""
     state = make_state()
     state.begin_poll(NOW)
-    state.finish_poll(Outcome(account="default", error=error, requests=1, fingerprint="a", token_mark=1), NOW)
+    state.finish_poll(PollResult(account="default", error=error, requests=1, fingerprint="a", token_mark=1), NOW)
     return state
 
 
-def noticed(mark: int | None) -> Noticed:
+def noticed(mark: int | None) -> CredentialsChanged:
     """Return that the file has changed, and now holds this token."""
-    return Noticed(account="default", fingerprint="b", token_mark=mark, token_expires_at=None, organization=None)
+    return CredentialsChanged(
+        account="default", fingerprint="b", token_mark=mark, token_expires_at=None, organization=None
+    )
 
 
 @pytest.mark.parametrize("error", [Unauthorized("no"), RateLimited("later")], ids=["401", "429 without a time"])

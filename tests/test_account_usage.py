@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 import pytest
 
 from claude_usage_mqtt.usage.account import MAX_WINDOWS, AccountUsage
-from claude_usage_mqtt.usage.changes import Event
-from claude_usage_mqtt.usage.model import SESSION, STATUSLINE, WEEK, ExtraUsage
+from claude_usage_mqtt.usage.events import Event
+from claude_usage_mqtt.usage.reading import SESSION, STATUSLINE, WEEK, ExtraUsage
 from parts.readings import RESET, START, make_answer, make_reading, make_usage, minutes, shown
 
 MONEY = ExtraUsage(enabled=True, used=1.9, limit=17.0, utilization=11.18, currency="EUR")

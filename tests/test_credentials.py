@@ -11,8 +11,14 @@ from typing import Any
 import pytest
 
 from claude_usage_mqtt.errors import CredentialsError, CredentialsNotFound, CredentialsUnreadable, TokenExpired
-from claude_usage_mqtt.sources import credentials
-from claude_usage_mqtt.sources.credentials import CredentialsFile, GivenToken, Keychain, find_source, parse_credentials
+from claude_usage_mqtt.sources.credentials import places as credentials
+from claude_usage_mqtt.sources.credentials.places import (
+    CredentialsFile,
+    GivenToken,
+    Keychain,
+    find_source,
+    parse_credentials,
+)
 from parts.credentials import FILE_NAME, write_credentials, write_credentials_text
 
 NOW = dt.datetime(2026, 11, 20, 16, 0, tzinfo=dt.UTC)

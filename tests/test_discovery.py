@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from claude_usage_mqtt.homeassistant.discovery import (
     REMOVABLE,
-    Topics,
     announced,
     discovery,
     extra_usage_components,
     window_components,
 )
 from claude_usage_mqtt.homeassistant.summary import SUMMARY, summary_discovery
-from claude_usage_mqtt.usage.parse import parse_usage
+from claude_usage_mqtt.sources.api.wire import parse_usage
+from claude_usage_mqtt.topics import Topics
 from parts.documents import sample_usage
 
 TOPICS = Topics(base="claude-usage", account="default")

@@ -14,7 +14,7 @@ from claude_usage_mqtt.homeassistant.entities import (
     EntityDescription,
 )
 from claude_usage_mqtt.homeassistant.summary import SUMMARY_ENTITIES
-from claude_usage_mqtt.usage.health import STATUSES
+from claude_usage_mqtt.topics import STATUSES
 
 TABLES = (WINDOW_ENTITIES, EXTRA_USAGE_ENTITIES, ACCOUNT_ENTITIES, SUMMARY_ENTITIES)
 ROWS = [row for table in TABLES for row in table]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from claude_usage_mqtt.service import heartbeat, loop
+from claude_usage_mqtt.service import liveness, loop
 from parts import faults
 from parts.broker import Broker
 from parts.certificates import Authority
@@ -180,7 +180,7 @@ def test_a_file_that_cannot_be_opened(
 ) -> None:
     """A dead network mount is told as such, when it is back so are the numbers, and no thread outlives the service."""
     monkeypatch.setattr(loop, "WORKER_DEADLINE", 0.2)
-    monkeypatch.setattr(heartbeat, "BEAT_EVERY", 0.1)
+    monkeypatch.setattr(liveness, "BEAT_EVERY", 0.1)
     (home / FILE_NAME).rename(home / "mended")
     os.mkfifo(home / FILE_NAME)  # opening it waits for a writer
     clock = Clock(SPEED)

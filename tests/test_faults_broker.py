@@ -11,8 +11,9 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from claude_usage_mqtt.mqtt import connection, publisher
-from claude_usage_mqtt.service import link
+from claude_usage_mqtt.mqtt import client as mqtt_client
+from claude_usage_mqtt.mqtt import publisher
+from claude_usage_mqtt.service import connection_log
 from parts import broker, service
 from parts.broker import Mosquitto
 from parts.certificates import Authority
@@ -34,9 +35,9 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try again sooner than in life: the order of things is the same."""
     monkeypatch.setattr(publisher, "FIRST_DELAY", 0.1)
     monkeypatch.setattr(publisher, "LONGEST_DELAY", 0.4)
-    monkeypatch.setattr(connection, "CONNECT_TIMEOUT", 0.5)
+    monkeypatch.setattr(mqtt_client, "CONNECT_TIMEOUT", 0.5)
     monkeypatch.setattr(publisher, "CONNECT_TIMEOUT", 0.5)
-    monkeypatch.setattr(link, "STEADY_AFTER", 0.5)
+    monkeypatch.setattr(connection_log, "STEADY_AFTER", 0.5)
     monkeypatch.setattr(publisher, "STABLE_AFTER", 0.5)
 
 

@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_usage_mqtt.errors import CredentialsError, InvalidResponse
-from claude_usage_mqtt.homeassistant.discovery import Topics
 from claude_usage_mqtt.service.account import AccountOptions, AccountState
-from claude_usage_mqtt.service.leftovers import former_accounts
-from claude_usage_mqtt.service.worker import Outcome
-from claude_usage_mqtt.sources.credentials import parse_credentials
-from claude_usage_mqtt.sources.schedule import Schedule
-from claude_usage_mqtt.sources.statusline import parse_statusline
-from claude_usage_mqtt.usage.parse import parse_usage
+from claude_usage_mqtt.service.former_devices import former_accounts
+from claude_usage_mqtt.sources.api.wire import parse_usage
+from claude_usage_mqtt.sources.credentials.places import parse_credentials
+from claude_usage_mqtt.sources.fetch import PollResult
+from claude_usage_mqtt.sources.policy import Policy
+from claude_usage_mqtt.sources.status_line import parse_statusline
+from claude_usage_mqtt.topics import Topics
 from parts.documents import make_limit, sample_usage
 
 NOW = dt.datetime(2026, 11, 20, 16, 0, tzinfo=dt.UTC)
@@ -62,7 +62,7 @@ def make_state(*, limited: bool = True) -> AccountState:
         thresholds=(75.0, 90.0),
         listens=True,
     )
-    return AccountState(options, Schedule(interval=options.interval, limited=limited, rng=random.Random(1)))
+    return AccountState(options, Policy(interval=options.interval, limited=limited, rng=random.Random(1)))
 
 
 def publish(state: AccountState, now: dt.datetime) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def test_no_answer_breaks_what_is_published(answer: Any) -> None:
         usage = parse_usage(answer, NOW)
     except InvalidResponse:
         return
-    state.finish_poll(Outcome(account="default", usage=usage, requests=1), NOW)
+    state.finish_poll(PollResult(account="default", usage=usage, requests=1), NOW)
     assert_harmless(publish(state, NOW))
 
 
@@ -127,7 +127,7 @@ def test_names_of_the_api_cannot_be_templates_or_topics(text: str) -> None:
     state = make_state()
     state.begin_poll(NOW)
     usage = parse_usage(answer | {"extra_usage": money}, NOW, plan=text)
-    state.finish_poll(Outcome(account="default", usage=usage, requests=1, organization=text), NOW)
+    state.finish_poll(PollResult(account="default", usage=usage, requests=1, organization=text), NOW)
     assert_harmless(publish(state, NOW))
 
 
@@ -153,7 +153,7 @@ def remembered() -> dict[str, Any]:
     state = make_state()
     state.begin_poll(NOW)
     answer = sample_usage(now=NOW, scoped={"Fable": 3})
-    state.finish_poll(Outcome(account="default", usage=parse_usage(answer, NOW), requests=1), NOW)
+    state.finish_poll(PollResult(account="default", usage=parse_usage(answer, NOW), requests=1), NOW)
     return publish(state, NOW)
 
 
@@ -178,7 +178,7 @@ def test_no_retained_memory_breaks_a_start(health: str, state_text: str, config:
     assert due <= LATER + dt.timedelta(hours=26)
     answer = sample_usage(now=LATER, five_hour=50.0)
     state.begin_poll(LATER)
-    events = state.finish_poll(Outcome(account="default", usage=parse_usage(answer, LATER), requests=1), LATER)
+    events = state.finish_poll(PollResult(account="default", usage=parse_usage(answer, LATER), requests=1), LATER)
     assert len(events) < 20
     assert publish(state, LATER)[TOPICS.state]["windows"]["five_hour"]["utilization"] == 50.0
 

@@ -7,7 +7,7 @@ from types import FrameType
 
 import pytest
 
-from claude_usage_mqtt.mqtt.connection import Message
+from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.service.inbox import MAX_INBOX, Inbox, Stop
 
 

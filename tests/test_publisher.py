@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from claude_usage_mqtt.mqtt import connection
+from claude_usage_mqtt.mqtt import client as mqtt_client
 from claude_usage_mqtt.mqtt import publisher as module
-from claude_usage_mqtt.mqtt.attempt import Acknowledged, Connected, Disconnected, Notice
-from claude_usage_mqtt.mqtt.connection import Message
+from claude_usage_mqtt.mqtt.client import Message
+from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, Disconnected, Notice
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.publisher import MAX_EVENTS, Publisher
 from parts import broker
@@ -24,7 +24,7 @@ WILL = Message(topic="t/status", payload=b"offline", retain=True)
 
 
 class Loop:
-    """Stands for the service's loop: passes on what the publisher is told, and sends all again on a connection."""
+    """Stands for the service's loop: passes on what the publisher is told, and sends all again on a mqtt_client."""
 
     def __init__(self, port: int) -> None:
         self._inbox: queue.Queue[Notice] = queue.Queue()
@@ -161,15 +161,15 @@ def test_a_fault_that_nobody_thought_of_is_followed_by_another_attempt(
 ) -> None:
     """Whatever a library raises while connecting, the numbers are there with the next attempt."""
     monkeypatch.setattr(module, "FIRST_DELAY", 0.1)
-    really = connection.connect
+    really = mqtt_client.connect
     faults = [RuntimeError("nobody thought of it")]
 
-    def connect(client: connection.Client, options: BrokerOptions) -> None:
+    def connect(client: mqtt_client.Client, options: BrokerOptions) -> None:
         if faults:
             raise faults.pop()
         really(client, options)
 
-    monkeypatch.setattr(connection, "connect", connect)
+    monkeypatch.setattr(mqtt_client, "connect", connect)
     loop = Loop(mosquitto.port)
     loop.publisher.retain("t/state", b"1")
     loop.run_until_calm()

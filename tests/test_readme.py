@@ -14,9 +14,9 @@ from claude_usage_mqtt.homeassistant.entities import (
     WINDOW_ENTITIES,
     EntityDescription,
 )
-from claude_usage_mqtt.settings import Settings
-from claude_usage_mqtt.usage.changes import EVENT_TYPES
-from claude_usage_mqtt.usage.health import OK, STATUSES
+from claude_usage_mqtt.settings.fields import Settings
+from claude_usage_mqtt.topics import OK, STATUSES
+from claude_usage_mqtt.usage.events import EVENT_TYPES
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 

@@ -10,8 +10,9 @@ import yaml
 
 from claude_usage_mqtt.cli.recipe import recipe
 from claude_usage_mqtt.errors import SettingsError
-from claude_usage_mqtt.homeassistant.discovery import Topics, discovery
+from claude_usage_mqtt.homeassistant.discovery import discovery
 from claude_usage_mqtt.recipes import RECIPES
+from claude_usage_mqtt.topics import Topics
 from parts.command import run_command
 
 BLUEPRINTS = ("blueprint-threshold", "blueprint-reset", "blueprint-hold")

@@ -14,9 +14,9 @@ import pytest
 
 from claude_usage_mqtt.errors import ClaudeUsageError
 from claude_usage_mqtt.mqtt.options import BrokerOptions
-from claude_usage_mqtt.settings import Settings
-from claude_usage_mqtt.sources.credentials import CredentialsFile, GivenToken, parse_credentials
-from claude_usage_mqtt.sources.oauth_api import UsageApi
+from claude_usage_mqtt.settings.fields import Settings
+from claude_usage_mqtt.sources.api.client import UsageApi
+from claude_usage_mqtt.sources.credentials.places import CredentialsFile, GivenToken, parse_credentials
 from parts import broker, faults, service
 from parts.broker import Mosquitto
 from parts.command import run_command

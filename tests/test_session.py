@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from claude_usage_mqtt.errors import BrokerRefused, BrokerUnreachable
-from claude_usage_mqtt.mqtt.connection import Message
-from claude_usage_mqtt.mqtt.oneshot import Session, publish_once
+from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.options import BrokerOptions, Protocol
+from claude_usage_mqtt.mqtt.session import Session, publish_once
 from parts import broker
 from parts.broker import Broker, Mosquitto, any_broker
 from parts.net import LOOPBACK, HeldPort

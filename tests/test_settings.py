@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from claude_usage_mqtt.errors import SettingsError
-from claude_usage_mqtt.mqtt.connection import make_tls_context
-from claude_usage_mqtt.settings import Settings, load_settings, variables
+from claude_usage_mqtt.mqtt.client import make_tls_context
+from claude_usage_mqtt.settings.fields import Settings, load_settings, variables
 
 CANARY = "canary-0b5e1c"
 EXAMPLE = Path(__file__).parents[1] / "config.example.env"

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from claude_usage_mqtt.usage.account import AccountUsage
-from claude_usage_mqtt.usage.memory import recall, remember
-from claude_usage_mqtt.usage.model import SESSION, WEEK, Window
+from claude_usage_mqtt.usage.reading import SESSION, WEEK, Window
+from claude_usage_mqtt.usage.saved_state import recall, remember
 from parts.readings import START, make_reading, make_usage, shown
 
 THRESHOLDS = (75, 90)

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from claude_usage_mqtt.cli.handover import Errand, cache_folder, is_due
 from claude_usage_mqtt.cli.statusline import countdown, line
-from claude_usage_mqtt.sources.statusline import (
+from claude_usage_mqtt.cli.statusline_publish import PendingReading, cache_folder, is_due
+from claude_usage_mqtt.sources.status_line import (
     MAX_MESSAGE,
     OLDEST,
     format_statusline,
@@ -24,7 +24,7 @@ from claude_usage_mqtt.sources.statusline import (
     parse_statusline,
 )
 from claude_usage_mqtt.usage.account import AccountUsage
-from claude_usage_mqtt.usage.model import Usage
+from claude_usage_mqtt.usage.reading import Reading
 from parts import broker
 from parts.broker import Broker, Mosquitto, any_broker
 from parts.net import LOOPBACK, HeldPort
@@ -49,7 +49,7 @@ def limits(five_hour: float = 42.0, seven_day: float = 19.0, *, now: datetime = 
     }
 
 
-def usage(five_hour: float = 42.0, seven_day: float = 19.0, *, now: datetime = NOW, left: float = 7865) -> Usage:
+def usage(five_hour: float = 42.0, seven_day: float = 19.0, *, now: datetime = NOW, left: float = 7865) -> Reading:
     """Return what Claude Code's object says."""
     found = parse_rate_limits(limits(five_hour, seven_day, now=now, left=left), now)
     assert found is not None
@@ -435,7 +435,7 @@ def test_the_process_ends_whatever_it_hangs_in(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "password")
     (tmp_path / "statusline-default.json").write_bytes(format_statusline(usage(now=datetime.now(UTC))))
     settings = {"MQTT_HOST": LOOPBACK, "MQTT_USERNAME": "me", "MQTT_PASSWORD_FILE": str(tmp_path / "password")}
-    code = "from claude_usage_mqtt.cli.handover import main; main('default', 0.5)"
+    code = "from claude_usage_mqtt.cli.statusline_publish import main; main('default', 0.5)"
     ran = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
@@ -461,7 +461,7 @@ def test_the_process_ends_whatever_it_hangs_in(tmp_path: Path) -> None:
         (1, usage(left=7865 + 2), False),  # the reset jitters
     ],
 )
-def test_when_it_is_due(minutes: int, new: Usage, due: bool) -> None:  # noqa: FBT001
+def test_when_it_is_due(minutes: int, new: Reading, due: bool) -> None:  # noqa: FBT001
     """Only news, or five minutes, are worth a message; several open sessions are no storm."""
     known = usage(now=NOW - timedelta(minutes=minutes), left=7865 + 60 * minutes)
     assert is_due(new, known) is due
@@ -470,9 +470,9 @@ def test_when_it_is_due(minutes: int, new: Usage, due: bool) -> None:  # noqa: F
 
 def test_one_at_a_time(tmp_path: Path) -> None:
     """Of two lines at once one starts a process; a claim left by one that was killed does not stand for ever."""
-    errand = Errand("default", tmp_path)
+    errand = PendingReading("default", tmp_path)
     assert errand.claim()
-    assert not Errand("default", tmp_path).claim()
+    assert not PendingReading("default", tmp_path).claim()
     long_ago = time.time() - 3600
     os.utime(tmp_path / "statusline-default.lock", (long_ago, long_ago))
     assert errand.claim()

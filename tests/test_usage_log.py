@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from claude_usage_mqtt.service.usage_log import UsageLog
+from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.usage.account import AccountUsage
-from claude_usage_mqtt.usage.parse import parse_usage
-from claude_usage_mqtt.usage_log import UsageLog
 from parts.documents import make_extra_usage, make_window, sample_usage
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)

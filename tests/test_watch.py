@@ -18,9 +18,9 @@ from typing import Any, Self
 
 import pytest
 
-from claude_usage_mqtt.mqtt.connection import Message
+from claude_usage_mqtt.mqtt.client import Message
+from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.usage.account import AccountUsage
-from claude_usage_mqtt.usage.parse import parse_usage
 from parts import broker
 from parts.broker import Broker, Mosquitto, any_broker
 from parts.documents import make_extra_usage, make_window, sample_usage

@@ -16,11 +16,11 @@ __all__ = [
     "InvalidResponse",
     "NetworkError",
     "RateLimited",
+    "Reading",
     "ServerError",
     "SettingsError",
     "TokenExpired",
     "Unauthorized",
-    "Usage",
     "Window",
     "__version__",
     "get_usage",
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
         Unauthorized,
     )
     from claude_usage_mqtt.library import get_usage
-    from claude_usage_mqtt.usage.model import ExtraUsage, Usage, Window
+    from claude_usage_mqtt.usage.reading import ExtraUsage, Reading, Window
 else:
 
     def __getattr__(name: str) -> object:
@@ -54,8 +54,8 @@ else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=None)
         if name == "get_usage":
             from claude_usage_mqtt import library as home  # noqa: PLC0415
-        elif name in ("ExtraUsage", "Usage", "Window"):
-            from claude_usage_mqtt.usage import model as home  # noqa: PLC0415
+        elif name in ("ExtraUsage", "Reading", "Window"):
+            from claude_usage_mqtt.usage import reading as home  # noqa: PLC0415
         else:
             from claude_usage_mqtt import errors as home  # noqa: PLC0415
         found = globals()[name] = getattr(home, name)

@@ -45,11 +45,11 @@ from pathlib import Path
 from claude_usage_mqtt import __version__
 from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import InvalidResponse, SettingsError
-from claude_usage_mqtt.service.worker import Outcome, poll
-from claude_usage_mqtt.sources.address import API_URL, checked_url
-from claude_usage_mqtt.sources.credentials import CredentialSource, GivenToken, find_source
-from claude_usage_mqtt.sources.oauth_api import UsageApi
-from claude_usage_mqtt.usage.model import Usage
+from claude_usage_mqtt.sources.api.client import UsageApi
+from claude_usage_mqtt.sources.api.url import API_URL, checked_url
+from claude_usage_mqtt.sources.credentials.places import CredentialSource, GivenToken, find_source
+from claude_usage_mqtt.sources.fetch import PollResult, poll
+from claude_usage_mqtt.usage.reading import Reading
 
 USER_AGENT = f"claude-usage-mqtt/{__version__}"
 
@@ -60,7 +60,7 @@ def get_usage(
     *,
     api_url: str = API_URL,
     user_agent: str = USER_AGENT,
-) -> Usage:
+) -> Reading:
     """Ask the API once and return the usage.
 
         try:
@@ -106,7 +106,7 @@ def _source(config_dir: str | os.PathLike[str] | None, token: str | None) -> Cre
     return find_source(Path(folder or "~/.claude").expanduser(), is_default_folder=folder is None)
 
 
-def _usage(outcome: Outcome) -> Usage:
+def _usage(outcome: PollResult) -> Reading:
     if outcome.usage is not None:
         return outcome.usage
     error = outcome.error or InvalidResponse("The usage could not be read; update this program.")

@@ -5,7 +5,7 @@ import sys
 from benchmarks.moment import fast_now
 from claude_usage_mqtt.cli.run import make_service, run_until_signal
 from claude_usage_mqtt.clock import FastClock
-from claude_usage_mqtt.settings import load_settings
+from claude_usage_mqtt.settings.fields import load_settings
 
 
 def main(origin: float, speed: float) -> None:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from claude_usage_mqtt.usage.account import AccountUsage
-from claude_usage_mqtt.usage.model import OAUTH, SESSION, WEEK, ExtraUsage, Usage, Window
+from claude_usage_mqtt.usage.reading import OAUTH, SESSION, WEEK, ExtraUsage, Reading, Window
 
 START: Final = datetime(2026, 11, 20, 10, 0, tzinfo=UTC)
 RESET: Final = START + SESSION
@@ -30,12 +30,12 @@ def make_reading(
     )
 
 
-def make_usage(at: datetime, *windows: Window, money: ExtraUsage | None = None) -> Usage:
+def make_usage(at: datetime, *windows: Window, money: ExtraUsage | None = None) -> Reading:
     """Return an answer that has these windows."""
-    return Usage(read_at=at, windows={window.key: window for window in windows}, extra_usage=money)
+    return Reading(read_at=at, windows={window.key: window for window in windows}, extra_usage=money)
 
 
-def make_answer(at: datetime, utilization: float, resets_at: datetime | None = RESET) -> Usage:
+def make_answer(at: datetime, utilization: float, resets_at: datetime | None = RESET) -> Reading:
     """Return an answer that has only the session."""
     return make_usage(at, make_reading(at, utilization, resets_at))
 

@@ -15,13 +15,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
-from claude_usage_mqtt.homeassistant.discovery import Topics
-from claude_usage_mqtt.mqtt.connection import make_tls_context
+from claude_usage_mqtt.mqtt.client import make_tls_context
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.service.loop import Service
 from claude_usage_mqtt.service.options import AccountOptions, ServiceOptions
-from claude_usage_mqtt.sources.credentials import CredentialsFile, CredentialSource
-from claude_usage_mqtt.sources.oauth_api import UsageApi
+from claude_usage_mqtt.sources.api.client import UsageApi
+from claude_usage_mqtt.sources.credentials.places import CredentialsFile, CredentialSource
+from claude_usage_mqtt.topics import Topics
 from parts.command import clean_environment, command_line
 from parts.net import LOOPBACK
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from claude_usage_mqtt.homeassistant.discovery import Topics
 from claude_usage_mqtt.homeassistant.summary import SUMMARY, summary_discovery
-from claude_usage_mqtt.service.announcement import Announcement, encode
+from claude_usage_mqtt.service.discovery_message import DiscoveryMessage
+from claude_usage_mqtt.sources.api.wire import parse_usage
+from claude_usage_mqtt.topics import Topics, encode
 from claude_usage_mqtt.usage.account import AccountUsage
-from claude_usage_mqtt.usage.parse import parse_usage
 from parts.documents import make_extra_usage, make_limit, plans, sample_usage
 
 NOW = dt.datetime(2026, 11, 20, 12, 30, tzinfo=dt.UTC)
@@ -39,7 +39,7 @@ def announce(document: dict[str, Any], label: str | None, *, later: dict[str, An
     for hour in range(1, 26 if later else 1):
         account.answered(parse_usage(later or {}, NOW + dt.timedelta(hours=hour), "max"), (75.0,))
     topics = Topics(base="claude-usage", account=account.account)
-    return Announcement(topics, label, 180).payload(account)
+    return DiscoveryMessage(topics, label, 180).payload(account)
 
 
 def messages() -> Iterator[tuple[str, bytes]]:

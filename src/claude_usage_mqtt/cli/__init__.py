@@ -10,7 +10,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments == ["healthcheck"]:
         # Asked every minute by the container: nothing else is imported for it.
-        from claude_usage_mqtt.service.heartbeat import check  # noqa: PLC0415
+        from claude_usage_mqtt.service.liveness import check  # noqa: PLC0415
 
         status, sentence = check()
         sys.stdout.write(sentence + "\n")

@@ -16,11 +16,12 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.text import Text
 
 from claude_usage_mqtt.homeassistant.summary import SUMMARY
-from claude_usage_mqtt.mqtt.connection import Message
-from claude_usage_mqtt.usage import pace
-from claude_usage_mqtt.usage.health import NO_PROBLEM
-from claude_usage_mqtt.usage.moments import parse_instant
-from claude_usage_mqtt.usage.parse import MAX_AMOUNT, MAX_UTILIZATION, clean_text, number
+from claude_usage_mqtt.instants import parse_instant
+from claude_usage_mqtt.mqtt.client import Message
+from claude_usage_mqtt.sources.api.wire import MAX_AMOUNT, MAX_UTILIZATION
+from claude_usage_mqtt.topics import NO_PROBLEM
+from claude_usage_mqtt.untrusted import clean_text, number
+from claude_usage_mqtt.usage import derived
 
 MAX_ACCOUNTS, MAX_WINDOWS = 500, 30
 LONGEST_MESSAGE = 256 * 1024
@@ -121,7 +122,7 @@ class WindowView:
         utilization = number(self.window.get("utilization"), maximum=MAX_UTILIZATION)
         resets_at = parse_instant(self.window.get("resets_at"))
         hours = number(self.window.get("duration_hours"), maximum=1000)
-        elapsed = pace.elapsed(resets_at, timedelta(hours=hours), self.now) if hours else None
+        elapsed = derived.elapsed(resets_at, timedelta(hours=hours), self.now) if hours else None
         label = Text(clean_text(self.window.get("label"), LONGEST_LABEL) or "?")
         label.truncate(LABEL - 1, overflow="ellipsis", pad=True)
         width = max(4, options.max_width - LABEL - PERCENT)
@@ -139,9 +140,9 @@ def _times(utilization: float, resets_at: datetime | None, elapsed: float | None
     if resets_at is None:
         return "not started" if utilization == 0 else "reset unknown"
     line = _countdown(resets_at - now)
-    ahead = pace.pace(utilization, elapsed)
+    ahead = derived.pace(utilization, elapsed)
     line += "" if ahead is None else f"  pace {ahead:+.0f}"
-    projected = pace.projected(utilization, elapsed)
+    projected = derived.projected(utilization, elapsed)
     return line + ("" if projected is None else f"  at reset {projected:.0f}%")
 
 

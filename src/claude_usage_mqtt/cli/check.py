@@ -14,14 +14,15 @@ from claude_usage_mqtt.cli.once import require_readable
 from claude_usage_mqtt.cli.run import topics
 from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import BrokerError, BrokerRefused, BrokerUnreachable, ClaudeUsageError, SettingsError
-from claude_usage_mqtt.homeassistant.discovery import Topics, announced_by
-from claude_usage_mqtt.mqtt.connection import Message
-from claude_usage_mqtt.mqtt.oneshot import Session
-from claude_usage_mqtt.settings import DEFAULT_ACCOUNT, Account, Settings, load_settings
-from claude_usage_mqtt.sources.credentials import current_user
-from claude_usage_mqtt.sources.oauth_api import UsageApi
-from claude_usage_mqtt.usage.moments import format_instant, parse_instant
-from claude_usage_mqtt.usage.parse import parse_usage
+from claude_usage_mqtt.homeassistant.discovery import announced_by
+from claude_usage_mqtt.instants import format_instant, parse_instant
+from claude_usage_mqtt.mqtt.client import Message
+from claude_usage_mqtt.mqtt.session import Session
+from claude_usage_mqtt.settings.fields import DEFAULT_ACCOUNT, Account, Settings, load_settings
+from claude_usage_mqtt.sources.api.client import UsageApi
+from claude_usage_mqtt.sources.api.wire import parse_usage
+from claude_usage_mqtt.sources.credentials.places import current_user
+from claude_usage_mqtt.topics import Topics
 
 ANSWER_WITHIN = 3.0
 """Seconds for the broker to give back what was published."""

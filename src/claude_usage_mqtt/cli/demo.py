@@ -18,11 +18,11 @@ from claude_usage_mqtt.clock import Clock, FastClock
 from claude_usage_mqtt.demo.broker import EmbeddedBroker
 from claude_usage_mqtt.demo.simulated_api import SimulatedAccount, SimulatedApi
 from claude_usage_mqtt.errors import BrokerError
-from claude_usage_mqtt.homeassistant.discovery import Topics
-from claude_usage_mqtt.mqtt.connection import Message
-from claude_usage_mqtt.mqtt.oneshot import Session
-from claude_usage_mqtt.settings import DEFAULT_ACCOUNT, Account, Settings, load_settings
-from claude_usage_mqtt.sources.credentials import GivenToken
+from claude_usage_mqtt.mqtt.client import Message
+from claude_usage_mqtt.mqtt.session import Session
+from claude_usage_mqtt.settings.fields import DEFAULT_ACCOUNT, Account, Settings, load_settings
+from claude_usage_mqtt.sources.credentials.places import GivenToken
+from claude_usage_mqtt.topics import Topics
 
 SPEED = 600
 """Seconds of the account's life per real second: a session takes half a minute, a week a quarter of an hour."""

@@ -6,13 +6,13 @@ from typing import Any
 
 from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import InvalidResponse, SettingsError
-from claude_usage_mqtt.service.announcement import encode
-from claude_usage_mqtt.service.worker import poll
-from claude_usage_mqtt.settings import load_settings
-from claude_usage_mqtt.sources.oauth_api import UsageApi
+from claude_usage_mqtt.instants import parse_instant
+from claude_usage_mqtt.settings.fields import load_settings
+from claude_usage_mqtt.sources.api.client import UsageApi
+from claude_usage_mqtt.sources.fetch import poll
+from claude_usage_mqtt.topics import encode
 from claude_usage_mqtt.usage.account import AccountUsage
-from claude_usage_mqtt.usage.model import Usage
-from claude_usage_mqtt.usage.moments import parse_instant
+from claude_usage_mqtt.usage.reading import Reading
 
 
 def once(*, as_json: bool) -> int:
@@ -41,7 +41,7 @@ def once(*, as_json: bool) -> int:
     return 0
 
 
-def require_readable(usage: Usage) -> Usage:
+def require_readable(usage: Reading) -> Reading:
     """Return the usage; raises InvalidResponse where there were sections, and none could be understood."""
     if usage.malformed and not usage.windows and usage.extra_usage is None:
         raise InvalidResponse(

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from claude_usage_mqtt.cli.run import topics
 from claude_usage_mqtt.homeassistant.discovery import announced_by
 from claude_usage_mqtt.homeassistant.summary import SUMMARY
-from claude_usage_mqtt.mqtt.connection import Message
-from claude_usage_mqtt.mqtt.oneshot import Session
-from claude_usage_mqtt.service.leftovers import former_accounts
-from claude_usage_mqtt.settings import DEFAULT_ACCOUNT, Settings, load_settings
+from claude_usage_mqtt.mqtt.client import Message
+from claude_usage_mqtt.mqtt.session import Session
+from claude_usage_mqtt.service.former_devices import former_accounts
+from claude_usage_mqtt.settings.fields import DEFAULT_ACCOUNT, Settings, load_settings
 
 QUIET, WITHIN = 1.0, 15.0
 """Seconds without a message after which all retained ones have come, and at most for all of them."""

@@ -8,14 +8,14 @@ from datetime import timedelta
 from types import FrameType
 
 from claude_usage_mqtt.clock import Clock, SystemClock
-from claude_usage_mqtt.homeassistant.discovery import Topics
 from claude_usage_mqtt.logs import set_up_logging
-from claude_usage_mqtt.mqtt.connection import make_tls_context
+from claude_usage_mqtt.mqtt.client import make_tls_context
 from claude_usage_mqtt.service.loop import Service
 from claude_usage_mqtt.service.options import AccountOptions, ServiceOptions
-from claude_usage_mqtt.settings import Account, Settings, load_settings
-from claude_usage_mqtt.sources.oauth_api import UsageApi
-from claude_usage_mqtt.usage_log import UsageLog
+from claude_usage_mqtt.service.usage_log import UsageLog
+from claude_usage_mqtt.settings.fields import Account, Settings, load_settings
+from claude_usage_mqtt.sources.api.client import UsageApi
+from claude_usage_mqtt.topics import Topics
 
 log = logging.getLogger(__name__)
 

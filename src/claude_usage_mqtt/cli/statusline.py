@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TextIO
 
-from claude_usage_mqtt.sources.statusline import parse_rate_limits
-from claude_usage_mqtt.usage.model import Usage, Window
+from claude_usage_mqtt.sources.status_line import parse_rate_limits
+from claude_usage_mqtt.usage.reading import Reading, Window
 
 MAX_STDIN = 1024 * 1024
 """Characters; Claude Code's object has a few thousand."""
@@ -40,13 +40,13 @@ def statusline(account: str | None = None) -> int:
     usage = parse_rate_limits(document, now)
     _print(line(usage, now, in_colour=_has_colours(sys.stdout, os.environ)))
     if usage is not None and os.environ.get("MQTT_HOST"):
-        from claude_usage_mqtt.cli.handover import hand_over  # noqa: PLC0415
+        from claude_usage_mqtt.cli.statusline_publish import hand_over  # noqa: PLC0415
 
         hand_over(usage, account)
     return 0
 
 
-def line(usage: Usage | None, now: datetime, *, in_colour: bool) -> str:
+def line(usage: Reading | None, now: datetime, *, in_colour: bool) -> str:
     """Return the line: `5h 42% ↻ 2h11m · 7d 19%`."""
     if usage is None:
         return " · ".join(f"{name} –" for _, name in NAMES)  # noqa: RUF001

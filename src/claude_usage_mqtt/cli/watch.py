@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 from claude_usage_mqtt.cli.run import topics
 from claude_usage_mqtt.errors import BrokerError, BrokerRefused, SettingsError
-from claude_usage_mqtt.mqtt.connection import Message
-from claude_usage_mqtt.mqtt.oneshot import Session
+from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.options import BrokerOptions
-from claude_usage_mqtt.settings import Settings, load_settings
+from claude_usage_mqtt.mqtt.session import Session
+from claude_usage_mqtt.settings.fields import Settings, load_settings
 
 if TYPE_CHECKING:
     from claude_usage_mqtt.cli.board import Board

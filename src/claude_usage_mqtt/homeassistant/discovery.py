@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from claude_usage_mqtt.homeassistant.entities import (
@@ -17,7 +16,7 @@ from claude_usage_mqtt.homeassistant.entities import (
     WINDOW_ENTITIES,
     EntityDescription,
 )
-from claude_usage_mqtt.usage.health import NO_PROBLEM
+from claude_usage_mqtt.topics import NO_PROBLEM, Topics
 
 ORIGIN_NAME = "claude-usage-mqtt"
 PROJECT_URL = "https://pypi.org/project/claude-usage-mqtt/"
@@ -30,53 +29,6 @@ NO_MINOR_UNIT = frozenset({"BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW
 REMOVABLE = frozenset(
     {"sensor", "binary_sensor", "event", "button", "number", "switch", "select", "text", "update", "device_tracker"}
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Topics:
-    """The topics of one account under a base topic."""
-
-    base: str
-    account: str
-    prefix: str = "homeassistant"
-
-    @property
-    def status(self) -> str:
-        """Availability of the service; also the last will."""
-        return f"{self.base}/status"
-
-    @property
-    def state(self) -> str:
-        """The numbers."""
-        return f"{self.base}/{self.account}/state"
-
-    @property
-    def health(self) -> str:
-        """How the polling is doing."""
-        return f"{self.base}/{self.account}/health"
-
-    @property
-    def statusline(self) -> str:
-        """Usage as the status line saw it, incoming."""
-        return f"{self.base}/{self.account}/statusline"
-
-    @property
-    def device(self) -> str:
-        """The device's identifier."""
-        return f"claude_usage_{self.account}"
-
-    @property
-    def config(self) -> str:
-        """The device-discovery message."""
-        return f"{self.prefix}/device/{self.device}/config"
-
-    def event(self, window: str) -> str:
-        """Return the topic of a window's events."""
-        return f"{self.base}/{self.account}/event/{window}"
-
-    def command(self, name: str) -> str:
-        """Return the topic of a command, incoming."""
-        return f"{self.base}/{self.account}/command/{name}"
 
 
 def discovery(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from claude_usage_mqtt.usage.changes import EVENT_TYPES
-from claude_usage_mqtt.usage.health import STATUSES
+from claude_usage_mqtt.topics import STATUSES
+from claude_usage_mqtt.usage.events import EVENT_TYPES
 
 STATE, HEALTH, EVENT = "state", "health", "event"
 

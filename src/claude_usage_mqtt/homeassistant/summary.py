@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from claude_usage_mqtt.homeassistant.discovery import Topics, device, make_component, origin
+from claude_usage_mqtt.homeassistant.discovery import device, make_component, origin
 from claude_usage_mqtt.homeassistant.entities import EntityDescription
+from claude_usage_mqtt.topics import Topics
 
 SUMMARY = "all"
 """The id that stands for all accounts; no account may have it."""

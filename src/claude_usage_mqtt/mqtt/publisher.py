@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable
 from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from claude_usage_mqtt.mqtt.attempt import Acknowledged, Attempt, Connected, Disconnected, Notice
-from claude_usage_mqtt.mqtt.connection import CONNECT_TIMEOUT, V3, V5, Client, Message
+from claude_usage_mqtt.mqtt.client import CONNECT_TIMEOUT, V3, V5, Client, Message
+from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, Connection, Disconnected, Notice
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class Publisher:
         self._tell = tell
         self._tls = tls
         self._client: Client | None = None  # the one the loop was told of
-        self._attempt: Attempt | None = None  # the one that is connecting, connected or ending
+        self._attempt: Connection | None = None  # the one that is connecting, connected or ending
         self._max_packet: int | None = None
         self._retained: dict[str, bytes] = {}
         self._cleared: set[str] = set()
@@ -287,7 +287,7 @@ class Publisher:
         fell_back = knows_5 = False
         silences = 0
         while not self._stopping.is_set():
-            attempt = Attempt(self._options, protocol, self._will, self._tls, self._tell)
+            attempt = Connection(self._options, protocol, self._will, self._tls, self._tell)
             self._attempt = attempt
             began = time.monotonic()
             may_be_deaf = self._options.protocol == "auto" and protocol == V5 and not knows_5

@@ -17,19 +17,20 @@ from claude_usage_mqtt.errors import (
     CredentialsUnreadable,
     TokenExpired,
 )
+from claude_usage_mqtt.instants import format_instant, parse_instant
 from claude_usage_mqtt.logs import Outage
-from claude_usage_mqtt.service.announcement import Announcement, encode
-from claude_usage_mqtt.service.lookout import Noticed
+from claude_usage_mqtt.service.discovery_message import DiscoveryMessage
+from claude_usage_mqtt.service.health import Health
 from claude_usage_mqtt.service.options import AccountOptions
-from claude_usage_mqtt.service.recollection import own_document
-from claude_usage_mqtt.service.worker import Outcome
-from claude_usage_mqtt.sources.schedule import BUDGET, Schedule
+from claude_usage_mqtt.service.restore import own_document
+from claude_usage_mqtt.sources.credentials.watch import CredentialsChanged
+from claude_usage_mqtt.sources.fetch import PollResult
+from claude_usage_mqtt.sources.policy import BUDGET, Policy
+from claude_usage_mqtt.topics import OK, PAUSED, STARTING, encode
 from claude_usage_mqtt.usage.account import AccountUsage
-from claude_usage_mqtt.usage.changes import Event
-from claude_usage_mqtt.usage.health import OK, PAUSED, STARTING, Health
-from claude_usage_mqtt.usage.memory import is_readable, recall, remember
-from claude_usage_mqtt.usage.model import Usage
-from claude_usage_mqtt.usage.moments import format_instant, parse_instant
+from claude_usage_mqtt.usage.events import Event
+from claude_usage_mqtt.usage.reading import Reading
+from claude_usage_mqtt.usage.saved_state import is_readable, recall, remember
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class AccountState:
     """Everything of one account that changes."""
 
     options: AccountOptions
-    schedule: Schedule
+    schedule: Policy
     usage: AccountUsage = field(init=False)
     status: str = STARTING
     detail: str | None = None
@@ -68,7 +69,7 @@ class AccountState:
     busy: bool = False
     polled: bool = False
     changed: bool = True
-    announcement: Announcement = field(init=False)
+    announcement: DiscoveryMessage = field(init=False)
     rival_heard: datetime | None = None
     outage: Outage = field(default_factory=lambda: Outage(log))
     _has_answered: bool = False
@@ -77,7 +78,7 @@ class AccountState:
 
     def __post_init__(self) -> None:
         self.usage = AccountUsage(self.options.topics.account)
-        self.announcement = Announcement(self.options.topics, self.options.label, self._shortest_interval)
+        self.announcement = DiscoveryMessage(self.options.topics, self.options.label, self._shortest_interval)
 
     @property
     def name(self) -> str:
@@ -132,7 +133,7 @@ class AccountState:
         self.polled = True
         return self.schedule.requests_last_hour(now) < BUDGET or not self.schedule.limited
 
-    def finish_poll(self, outcome: Outcome, now: datetime) -> list[Event]:
+    def finish_poll(self, outcome: PollResult, now: datetime) -> list[Event]:
         """Take in what a poll brought; return what happened."""
         self.busy = False
         self.changed = True
@@ -150,7 +151,7 @@ class AccountState:
             return []
         return self._succeed(outcome.usage, now)
 
-    def _succeed(self, usage: Usage, now: datetime) -> list[Event]:
+    def _succeed(self, usage: Reading, now: datetime) -> list[Event]:
         if (usage.malformed, usage.ignored) != self._mentioned:
             self._mentioned = (usage.malformed, usage.ignored)
             sections = ", ".join(usage.malformed) or "none", ", ".join(usage.ignored) or "none"
@@ -176,7 +177,7 @@ class AccountState:
         self.changed = True
         self.outage.fell(error.status, f"Account {self.name}: {error}")
 
-    def glimpsed(self, usage: Usage, now: datetime) -> list[Event]:
+    def glimpsed(self, usage: Reading, now: datetime) -> list[Event]:
         """Take in what the status line told; return what happened."""
         before = self.usage.last_answer
         events = self.usage.glimpsed(usage, self.options.thresholds)
@@ -189,7 +190,7 @@ class AccountState:
         self.changed = True
         return events
 
-    def credentials_noticed(self, noticed: Noticed, now: datetime) -> None:
+    def credentials_noticed(self, noticed: CredentialsChanged, now: datetime) -> None:
         """Take in credentials that changed: what waited for another token waits no longer."""
         self.fingerprint = noticed.fingerprint
         self.token_expires_at = noticed.token_expires_at

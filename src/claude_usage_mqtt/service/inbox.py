@@ -6,10 +6,10 @@ import contextlib
 import threading
 from collections import deque
 
-from claude_usage_mqtt.mqtt.attempt import Notice
-from claude_usage_mqtt.mqtt.connection import Message
-from claude_usage_mqtt.service.lookout import Noticed
-from claude_usage_mqtt.service.worker import Outcome
+from claude_usage_mqtt.mqtt.client import Message
+from claude_usage_mqtt.mqtt.connection import Notice
+from claude_usage_mqtt.sources.credentials.watch import CredentialsChanged
+from claude_usage_mqtt.sources.fetch import PollResult
 
 MAX_INBOX = 2000
 """Incoming messages beyond this many unread items are dropped: nobody sends us that much in earnest."""
@@ -19,7 +19,7 @@ class Stop:
     """Ask the loop to end."""
 
 
-Item = Notice | Outcome | Noticed | Stop
+Item = Notice | PollResult | CredentialsChanged | Stop
 
 
 class Inbox:

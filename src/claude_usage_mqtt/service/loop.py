@@ -13,29 +13,27 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import partial
 
-from claude_usage_mqtt.clock import Clock
+from claude_usage_mqtt.clock import Clock, StepDetector
 from claude_usage_mqtt.errors import CredentialsUnreadable
-from claude_usage_mqtt.homeassistant.discovery import Topics
 from claude_usage_mqtt.homeassistant.summary import SUMMARY
-from claude_usage_mqtt.mqtt.attempt import Acknowledged, Connected, Disconnected, Subscribed
-from claude_usage_mqtt.mqtt.connection import Message
+from claude_usage_mqtt.mqtt.client import Message
+from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, Disconnected, Subscribed
 from claude_usage_mqtt.mqtt.publisher import Publisher
 from claude_usage_mqtt.service.account import COMMANDS, AccountState
-from claude_usage_mqtt.service.announcement import encode
-from claude_usage_mqtt.service.heartbeat import Heartbeat
+from claude_usage_mqtt.service.connection_log import ConnectionLog
+from claude_usage_mqtt.service.former_devices import FormerDevices
 from claude_usage_mqtt.service.inbox import Inbox, Item, Stop
-from claude_usage_mqtt.service.leftovers import Leftovers
-from claude_usage_mqtt.service.link import Link
-from claude_usage_mqtt.service.lookout import LOOK_EVERY, Noticed, look_out
+from claude_usage_mqtt.service.liveness import Liveness
 from claude_usage_mqtt.service.options import ServiceOptions
-from claude_usage_mqtt.service.recollection import FENCE, Recollection
-from claude_usage_mqtt.service.steps import Steps
+from claude_usage_mqtt.service.restore import FENCE, RetainedReader
 from claude_usage_mqtt.service.summary import digest, summary_documents
 from claude_usage_mqtt.service.watched import Watched, watch
-from claude_usage_mqtt.service.worker import Outcome, poll
-from claude_usage_mqtt.sources.oauth_api import UsageApi
-from claude_usage_mqtt.sources.statusline import parse_statusline
-from claude_usage_mqtt.usage.changes import Event
+from claude_usage_mqtt.sources.api.client import UsageApi
+from claude_usage_mqtt.sources.credentials.watch import LOOK_EVERY, CredentialsChanged, watch_credentials
+from claude_usage_mqtt.sources.fetch import PollResult, poll
+from claude_usage_mqtt.sources.status_line import parse_statusline
+from claude_usage_mqtt.topics import Topics, encode
+from claude_usage_mqtt.usage.events import Event
 
 log = logging.getLogger(__name__)
 
@@ -66,16 +64,16 @@ class Service:
             account.topics.account: watch(account, credentials, self._rng, clock.now())
             for account, credentials in options.accounts
         }
-        self._recollection: Recollection | None = None
-        self._leftovers: Leftovers | None = None
+        self._recollection: RetainedReader | None = None
+        self._leftovers: FormerDevices | None = None
         self._is_begun = False
         self._is_summed = False
-        self._heartbeat = Heartbeat()
-        self._link = Link(options.broker.address)
+        self._heartbeat = Liveness()
+        self._link = ConnectionLog(options.broker.address)
         self._resend_at: float | None = None
         self._stopping = threading.Event()
         self._busy_since: dict[str, float] = {}  # accounts whose worker is under way, the oldest first
-        self._steps = Steps(clock)
+        self._steps = StepDetector(clock)
 
     def stop(self) -> None:
         """Ask the loop to end; safe from any thread and from a signal handler."""
@@ -124,9 +122,9 @@ class Service:
                     )
             case Message():
                 self._received(item)
-            case Outcome():
+            case PollResult():
                 self._finished(item)
-            case Noticed():
+            case CredentialsChanged():
                 watched = self._accounts[item.account]
                 if item.fingerprint != watched.state.fingerprint and not watched.state.busy:
                     self._touched(item.account).state.credentials_noticed(item, self._clock.now())
@@ -142,11 +140,11 @@ class Service:
             return
         accounts = [account.topics for account, _ in self._options.accounts]
         others = [self._topics(name) for name in (SUMMARY, "default") if name not in self._accounts]
-        self._recollection = Recollection(accounts + others, accounts[0].command(FENCE), time.monotonic())
+        self._recollection = RetainedReader(accounts + others, accounts[0].command(FENCE), time.monotonic())
         self._publisher.subscribe(self._recollection.topics)
         self._send_fence(self._recollection)
 
-    def _send_fence(self, recollection: Recollection) -> None:
+    def _send_fence(self, recollection: RetainedReader) -> None:
         if recollection.wants_fence:
             recollection.wants_fence = False
             self._publisher.send_once(recollection.fence)
@@ -189,7 +187,7 @@ class Service:
         if usage is not None:
             self._deliver(state, state.glimpsed(usage, now))
 
-    def _finished(self, outcome: Outcome) -> None:
+    def _finished(self, outcome: PollResult) -> None:
         watched = self._touched(outcome.account)
         self._busy_since.pop(outcome.account, None)
         self._look_out_for(watched)
@@ -205,7 +203,7 @@ class Service:
         watched.has_lookout = True
         state, every = watched.state, self._clock.to_real(LOOK_EVERY)
         arguments = (state.name, watched.credentials, lambda: state.fingerprint, self.inbox.put, every, self._stopping)
-        threading.Thread(target=look_out, args=arguments, name="lookout", daemon=True).start()
+        threading.Thread(target=watch_credentials, args=arguments, name="lookout", daemon=True).start()
 
     def _touched(self, account: str) -> Watched:
         """Return an account that something happened to, so that what follows from it is done at once."""
@@ -245,7 +243,7 @@ class Service:
             for topic, payload in summary_documents(self._topics(SUMMARY), digests, announce=announce):
                 self._publisher.retain(topic, payload)
 
-    def _begin(self, recollection: Recollection, now: datetime) -> None:
+    def _begin(self, recollection: RetainedReader, now: datetime) -> None:
         self._recollection = None
         self._is_begun = True
         for watched in self._accounts.values():
@@ -253,7 +251,7 @@ class Service:
             health = watched.state.options.topics.health
             self._publisher.take_as_own(health, recollection.found.get(health, b""))
             watched.look_at = now
-        self._leftovers = Leftovers(self._topics(SUMMARY), self._accounts, recollection.found)
+        self._leftovers = FormerDevices(self._topics(SUMMARY), self._accounts, recollection.found)
         for topic in self._leftovers.gone:
             self._take_back(topic)
         # The health topics are asked for again just below: some brokers (aedes) would take the two in any order.

@@ -6,10 +6,10 @@ import ssl
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from claude_usage_mqtt.homeassistant.discovery import Topics
 from claude_usage_mqtt.mqtt.options import BrokerOptions
-from claude_usage_mqtt.sources.credentials import CredentialSource
-from claude_usage_mqtt.usage_log import UsageLog
+from claude_usage_mqtt.service.usage_log import UsageLog
+from claude_usage_mqtt.sources.credentials.places import CredentialSource
+from claude_usage_mqtt.topics import Topics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

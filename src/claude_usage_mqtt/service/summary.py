@@ -8,12 +8,10 @@ from datetime import datetime
 from typing import Any
 
 from claude_usage_mqtt import __version__
-from claude_usage_mqtt.homeassistant.discovery import Topics
 from claude_usage_mqtt.homeassistant.summary import summary_discovery
+from claude_usage_mqtt.instants import format_instant
 from claude_usage_mqtt.service.account import AccountState
-from claude_usage_mqtt.service.announcement import encode
-from claude_usage_mqtt.usage.health import NO_PROBLEM
-from claude_usage_mqtt.usage.moments import format_instant
+from claude_usage_mqtt.topics import NO_PROBLEM, Topics, encode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

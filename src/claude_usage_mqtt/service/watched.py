@@ -9,8 +9,8 @@ from datetime import datetime
 from claude_usage_mqtt.service.account import AccountState
 from claude_usage_mqtt.service.options import AccountOptions
 from claude_usage_mqtt.service.summary import Digest, digest
-from claude_usage_mqtt.sources.credentials import CredentialSource
-from claude_usage_mqtt.sources.schedule import Schedule
+from claude_usage_mqtt.sources.credentials.places import CredentialSource
+from claude_usage_mqtt.sources.policy import Policy
 
 
 @dataclass(slots=True, kw_only=True)
@@ -30,5 +30,5 @@ class Watched:
 
 def watch(options: AccountOptions, credentials: CredentialSource, rng: random.Random, now: datetime) -> Watched:
     """Return an account of which nothing is known yet."""
-    state = AccountState(options, Schedule(interval=options.interval, limited=options.limited, rng=rng))
+    state = AccountState(options, Policy(interval=options.interval, limited=options.limited, rng=rng))
     return Watched(state=state, credentials=credentials, digest=digest(state, now), look_at=now)

@@ -7,14 +7,14 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from claude_usage_mqtt.usage.changes import Event
-from claude_usage_mqtt.usage.model import ExtraUsage, Usage, Window
-from claude_usage_mqtt.usage.moments import SAME_INSTANT
-from claude_usage_mqtt.usage.track import (
+from claude_usage_mqtt.instants import SAME_INSTANT
+from claude_usage_mqtt.usage.events import Event
+from claude_usage_mqtt.usage.reading import ExtraUsage, Reading, Window
+from claude_usage_mqtt.usage.window_state import (
     ENTITIES_KEPT,
     STUB_KEPT,
     UNKNOWN_AFTER_RESET,
-    Track,
+    WindowState,
     first_reading,
     next_reading,
     no_reading,
@@ -43,7 +43,7 @@ class AccountUsage:
         self.account = account
         self.plan: str | None = None
         self.organization: str | None = None
-        self.tracks: dict[str, Track] = {}
+        self.tracks: dict[str, WindowState] = {}
         self.extra_usage: ExtraUsage | None = None
         self.currency: str | None = None
         self.extra_usage_absent_for: timedelta | None = None
@@ -76,7 +76,7 @@ class AccountUsage:
         self.organization = organization or self.organization
         return switched
 
-    def answered(self, usage: Usage, thresholds: Iterable[float]) -> list[Event]:
+    def answered(self, usage: Reading, thresholds: Iterable[float]) -> list[Event]:
         """Take in a whole answer: what it lacks is not known any more. Return what happened."""
         now = usage.read_at
         passed = max(timedelta(0), min(now - self.last_whole, LONGEST_GAP)) if self.last_whole else timedelta(0)
@@ -92,7 +92,7 @@ class AccountUsage:
         self.last_answer = self.last_whole = now
         return events
 
-    def glimpsed(self, usage: Usage, thresholds: Iterable[float]) -> list[Event]:
+    def glimpsed(self, usage: Reading, thresholds: Iterable[float]) -> list[Event]:
         """Take in a partial answer (the status line's): what it lacks stays. Return what happened.
 
         One that is not newer than the last answer, or tells nothing that is, changes nothing: `last_answer` stays.
@@ -116,7 +116,7 @@ class AccountUsage:
         is_same = abs(window.resets_at - known.resets_at) <= SAME_INSTANT
         return not is_same or round(window.utilization, 2) >= known.utilization
 
-    def _read(self, usage: Usage, thresholds: tuple[float, ...]) -> list[Event]:
+    def _read(self, usage: Reading, thresholds: tuple[float, ...]) -> list[Event]:
         events: list[Event] = []
         for key, window in usage.windows.items():
             known = self.tracks.get(key)

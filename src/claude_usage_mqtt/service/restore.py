@@ -1,0 +1,78 @@
+"""Reading back at the start what an earlier run left on the broker: its retained topics, exactly those.
+
+Not by wildcard: not every broker replays retained messages to one. What is not there is not told, so a message of
+our own, sent after the subscription and received again, says that everything that was there has come.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from claude_usage_mqtt.mqtt.client import Message
+from claude_usage_mqtt.topics import Topics
+
+log = logging.getLogger(__name__)
+
+FENCE = "fence"
+
+ROUNDS = 4
+"""How often the fence goes round while anything is missing: on some brokers (aedes) it overtakes what was retained."""
+
+LONGEST = 2.0
+"""Seconds to wait where the broker does not let us hear ourselves."""
+
+
+class RetainedReader:
+    """What has been read back so far."""
+
+    def __init__(self, devices: Iterable[Topics], fence: str, began: float) -> None:
+        self.topics = [topic for each in devices for topic in (each.state, each.config, each.health)]
+        self.found: dict[str, bytes] = {}
+        self.ends_at = began + LONGEST
+        self.fence = Message(topic=fence, payload=secrets.token_hex(8).encode())
+        self.wants_fence = True
+        """Whether the fence is to be sent (again)."""
+        self._rounds = 0
+        self._wanted = set(self.topics)
+
+    def take(self, message: Message) -> bool:
+        """Take in a message; return whether it was for us."""
+        if message.topic == self.fence.topic:
+            if message.payload == self.fence.payload:
+                self._rounds += 1
+                self.wants_fence = self._rounds < ROUNDS
+                if not self.wants_fence:
+                    self._wanted.clear()
+            return True
+        if message.topic not in self.topics:
+            return False
+        self.found[message.topic] = message.payload
+        self._wanted.discard(message.topic)
+        return True
+
+    def is_over(self, now: float) -> bool:
+        """Whether everything that was there has come, or it is useless to wait longer."""
+        return not self._wanted or now >= self.ends_at
+
+
+def own_document(retained: Mapping[str, bytes], topic: str, account: str) -> dict[str, Any]:
+    """Return the state or health document that stood under `topic`, untrusted.
+
+    Empty where there was none, and, with one line in the log, where it is not one of `account`.
+    """
+    payload = retained.get(topic)
+    if not payload:
+        return {}
+    try:
+        document = json.loads(payload)
+    except (ValueError, RecursionError):
+        document = None
+    is_mine = isinstance(document, dict) and document.get("account", account) == account
+    if not is_mine or not ("windows" in document or "status" in document):
+        log.warning("What stood under %s is not ours or damaged; it is ignored.", topic)
+        return {}
+    return dict(document)

@@ -1,0 +1,83 @@
+"""The log of the numbers: one flat JSON line per successful poll, for Loki and the like.
+
+A line is there whole or not at all, and whatever is wrong with the file never stops the service.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from claude_usage_mqtt.instants import format_instant
+from claude_usage_mqtt.logs import Outage
+
+log = logging.getLogger(__name__)
+
+EXTRA_USAGE = ("enabled", "used", "limit", "remaining", "utilization", "currency")
+
+FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+"""Non-blocking, for a named pipe that nobody reads."""
+
+
+class UsageLog:
+    """A file that lines are appended to; opened for each, so that it may be rotated or taken away at any time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._outage = Outage(log)
+        self._is_torn = False
+
+    def write(self, document: Mapping[str, Any], now: datetime) -> None:
+        """Append the line of a state document; where that fails one warning is logged, and never an error raised."""
+        line = json.dumps(flat(document, now)).encode() + b"\n"
+        try:
+            self._append(line)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            self._outage.fell(
+                reason, f"USAGE_LOG ({self._path}) cannot be written: {reason}; its lines are lost until it can."
+            )
+        else:
+            self._outage.rose(f"USAGE_LOG ({self._path}) is written again.")
+
+    def _append(self, line: bytes) -> None:
+        descriptor = os.open(self._path, FLAGS, 0o644)
+        try:
+            if self._is_torn:
+                line = b"\n" + line
+            written = os.write(descriptor, line)
+            if written == len(line):
+                self._is_torn = False
+                return
+            self._take_back(descriptor, written)
+        finally:
+            os.close(descriptor)
+        raise OSError(0, "there is no room left for a whole line")
+
+    def _take_back(self, descriptor: int, written: int) -> None:
+        """Remove the beginning of a line; where that cannot be done the next line starts on a new one."""
+        was_torn, self._is_torn = self._is_torn, True
+        with contextlib.suppress(OSError):
+            end = os.lseek(descriptor, 0, os.SEEK_CUR)
+            if os.fstat(descriptor).st_size == end:  # nobody else has appended since
+                os.ftruncate(descriptor, end - written)
+                self._is_torn = was_torn
+
+
+def flat(document: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    """Return a state document as one flat object: `<window>_<number>` and `extra_usage_<number>`, null for unknown."""
+    line: dict[str, Any] = {
+        "timestamp": format_instant(now),
+        "account": document["account"],
+        "plan": document["plan"],
+    }
+    for key, window in document["windows"].items():
+        line |= {f"{key}_{name}": value for name, value in window.items() if name != "label"}
+    money = document["extra_usage"] or {}
+    return line | {f"extra_usage_{name}": money.get(name) for name in EXTRA_USAGE}

@@ -1,0 +1,335 @@
+"""The settings: environment, `.env` file, `…_FILE` twins of secrets. The only import of pydantic."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Literal
+
+from dotenv import dotenv_values
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from claude_usage_mqtt import __version__
+from claude_usage_mqtt.errors import SettingsError
+from claude_usage_mqtt.mqtt.options import BrokerOptions, Protocol, Transport
+from claude_usage_mqtt.settings.typos import Shape, expected, misspelt
+from claude_usage_mqtt.sources.api.url import API_URL, checked_url, is_loopback
+from claude_usage_mqtt.sources.credentials.places import CredentialSource, GivenToken, find_source, why_unreadable
+from claude_usage_mqtt.untrusted import slug
+
+ENV_FILE = ".env"
+DEFAULT_ACCOUNT = "default"
+RESERVED_ACCOUNTS = frozenset({"all", "default"})
+SHORTEST_INTERVAL = 180
+LARGEST_SECRET = 64 * 1024
+ACCOUNTS = 'not valid JSON of names and folders; write {"personal": "/claude/personal", "work": "/claude/work"}'
+THRESHOLDS = "percentages above 0, for example 75,90"
+
+Seconds = Annotated[int, Shape(unit="seconds")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """One configured account: its id (a slug), the label a person gave it, where its credentials are."""
+
+    id: str
+    label: str | None
+    credentials: CredentialSource
+
+
+class Settings(BaseSettings):
+    """Every setting; the variable's name is the field's in capitals."""
+
+    model_config = SettingsConfigDict(
+        env_file=ENV_FILE,
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    mqtt_host: str | None = Field(None, description="The broker's name or address; a path with `unix`.")
+    mqtt_port: int | None = Field(None, ge=1, le=65535, description="The broker's port; 8883 with TLS, else 1883.")
+    mqtt_username: str | None = Field(None, description="Login name at the broker.")
+    mqtt_password: SecretStr | None = Field(None, description="Password at the broker.")
+    mqtt_password_file: Path | None = Field(None, description="A file that holds the password.")
+    mqtt_tls: bool = Field(False, description="Encrypt; certificates are always verified.")  # noqa: FBT003
+    mqtt_tls_ca: Path | None = Field(None, description="Certificates of your own authority, PEM.")
+    mqtt_tls_cert: Path | None = Field(None, description="Our certificate, where the broker wants one, PEM.")
+    mqtt_tls_key: Path | None = Field(None, description="The key of our certificate, PEM, unencrypted.")
+    mqtt_transport: Transport = Field("tcp", description="`tcp`, `websockets` or `unix`.")
+    mqtt_protocol: Protocol = Field("auto", description="`5`, `3.1.1`, or `auto`: 5 first, then 3.1.1.")
+    mqtt_client_id: str | None = Field(None, max_length=128, description="Our id at the broker; unique if not set.")
+    mqtt_keepalive: Seconds = Field(60, ge=5, le=3600, description="Seconds until a silent connection counts as dead.")
+    mqtt_base_topic: str = Field("claude-usage", max_length=128, description="Where our topics begin.")
+    homeassistant_discovery: bool = Field(True, description="Announce entities to Home Assistant.")  # noqa: FBT003
+    homeassistant_prefix: str = Field("homeassistant", max_length=128, description="Its discovery prefix.")
+    homeassistant_status_topic: str | None = Field(
+        None, max_length=128, description="Where its birth message appears: `<prefix>/status`."
+    )
+    claude_config_dir: str | None = Field(
+        None, description="Claude Code's folder, with `.credentials.json`: `~/.claude`."
+    )
+    claude_code_oauth_token: SecretStr | None = Field(None, description="A token, instead of the folder.")
+    claude_code_oauth_token_file: Path | None = Field(None, description="A file that holds the token.")
+    claude_accounts: Annotated[dict[str, str] | None, NoDecode, Shape(unit="accounts", words=ACCOUNTS)] = Field(
+        None, min_length=1, max_length=500, description='Several accounts: `{"personal": "/claude/personal", …}`.'
+    )
+    claude_source: Literal["oauth", "statusline", "both"] = Field(
+        "oauth", description="Where the numbers come from: `oauth`, `statusline` or `both`."
+    )
+    claude_api_url: str = Field(
+        API_URL, description="https, or http on loopback (for tests: there no limit on requests holds)."
+    )
+    claude_user_agent: str = Field(
+        f"claude-usage-mqtt/{__version__}", max_length=200, description="How we introduce ourselves to the API."
+    )
+    poll_interval: Annotated[int, Shape(unit="seconds", least=SHORTEST_INTERVAL)] = Field(
+        300, ge=1, le=3600, description="Seconds between polls, 180 to 3600."
+    )
+    stale_after: Seconds = Field(
+        3600, ge=300, le=86400, description="Seconds without an answer until numbers are stale."
+    )
+    alert_thresholds: Annotated[tuple[float, ...], NoDecode, Shape(unit="percentages", words=THRESHOLDS)] = Field(
+        (75.0, 90.0), max_length=20, description="Percent at which an event fires, separated by commas."
+    )
+    usage_log: Path | None = Field(None, description="A file that gets one JSON line per successful poll.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much is logged.")
+    log_format: Literal["text", "json"] = Field("text", description="`text` or `json`, one object a line.")
+
+    @field_validator("mqtt_protocol", "mqtt_transport", "claude_source", "log_level", "log_format", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.strip().lower() if isinstance(value, str) else value
+
+    @field_validator("mqtt_base_topic", "homeassistant_prefix", "homeassistant_status_topic")
+    @classmethod
+    def _plain_topic(cls, value: str | None) -> str | None:
+        if value is None or re.fullmatch(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*", value):
+            return value
+        raise ValueError(
+            "a topic is made of letters, digits, - and _, with single / between: no wildcard, dot or space"
+        )
+
+    @field_validator("claude_api_url")
+    @classmethod
+    def _safe_url(cls, value: str) -> str:
+        return checked_url(value)
+
+    @field_validator("claude_user_agent")
+    @classmethod
+    def _printable(cls, value: str) -> str:
+        if not re.fullmatch(r"[!-~][ -~]*", value):
+            raise ValueError("plain ASCII text only")
+        return value
+
+    @field_validator("alert_thresholds", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return [part.strip().removesuffix("%") for part in value.split(",") if part.strip()]
+
+    @field_validator("alert_thresholds")
+    @classmethod
+    def _percentages(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0 < threshold <= 1000 for threshold in value):
+            raise ValueError(THRESHOLDS)
+        return tuple(sorted(set(value)))
+
+    @field_validator("claude_accounts", mode="before")
+    @classmethod
+    def _parse(cls, value: object) -> object:
+        try:
+            return json.loads(value) if isinstance(value, str) else value
+        except (ValueError, RecursionError):
+            raise ValueError(ACCOUNTS) from None
+
+    @field_validator("claude_accounts")
+    @classmethod
+    def _distinct(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        slugs: dict[str, str] = {}
+        for name, folder in (value or {}).items():
+            identifier = slug(name)
+            if not identifier or identifier in RESERVED_ACCOUNTS:
+                raise ValueError("each account's id needs letters or digits, and may not be 'all' or 'default'")
+            if identifier in slugs:
+                raise ValueError("two account ids become the same topic; make them differ in letters or digits")
+            if not folder.strip():
+                raise ValueError("each account needs the folder of its credentials")
+            slugs[identifier] = folder
+        return value
+
+    @model_validator(mode="after")
+    def _together(self) -> Settings:
+        if self.mqtt_password is not None and self.mqtt_password_file is not None:
+            raise ValueError("MQTT_PASSWORD and MQTT_PASSWORD_FILE are both set; keep one")
+        if self.claude_code_oauth_token is not None and self.claude_code_oauth_token_file is not None:
+            raise ValueError("CLAUDE_CODE_OAUTH_TOKEN and CLAUDE_CODE_OAUTH_TOKEN_FILE are both set; keep one")
+        if self.claude_accounts and (self.claude_code_oauth_token or self.claude_code_oauth_token_file):
+            raise ValueError("CLAUDE_ACCOUNTS and CLAUDE_CODE_OAUTH_TOKEN are both set; keep one")
+        if (self.mqtt_password or self.mqtt_password_file) and self.mqtt_username is None:
+            given = "MQTT_PASSWORD" if self.mqtt_password else "MQTT_PASSWORD_FILE"
+            raise ValueError(f"{given} is set without MQTT_USERNAME; set MQTT_USERNAME too")
+        if self.mqtt_host is not None and self.mqtt_transport != "unix" and not _is_bare_host(self.mqtt_host):
+            raise ValueError("MQTT_HOST: the name or address alone; the port goes into MQTT_PORT")
+        if self.mqtt_tls_key is not None and self.mqtt_tls_cert is None:
+            raise ValueError("MQTT_TLS_KEY is set without MQTT_TLS_CERT; set MQTT_TLS_CERT too")
+        if (self.mqtt_tls_ca or self.mqtt_tls_cert) and not self.mqtt_tls:
+            raise ValueError("MQTT_TLS_CA or MQTT_TLS_CERT is set but MQTT_TLS is not; set MQTT_TLS=true")
+        if self.mqtt_tls and self.mqtt_transport == "unix":
+            raise ValueError("MQTT_TLS makes no sense with MQTT_TRANSPORT=unix; unset one")
+        if self.poll_interval < SHORTEST_INTERVAL and not self.api_is_local:
+            raise ValueError("POLL_INTERVAL is below 180: asked more often, the API shuts the account out; set 180")
+        return self
+
+    @property
+    def api_is_local(self) -> bool:
+        """Whether the API is one on loopback (tests, the demo): then neither floor nor budget apply."""
+        return is_loopback(self.claude_api_url)
+
+    @property
+    def needs_credentials(self) -> bool:
+        """Whether any account is asked for over the API."""
+        return self.claude_source != "statusline"
+
+    @property
+    def status_topic(self) -> str:
+        """Where Home Assistant's birth message appears."""
+        return self.homeassistant_status_topic or f"{self.homeassistant_prefix}/status"
+
+    @property
+    def interval(self) -> timedelta:
+        """The poll interval."""
+        return timedelta(seconds=self.poll_interval)
+
+    def accounts(self) -> tuple[Account, ...]:
+        """Return the configured accounts; a single one is called `default`."""
+        if self.claude_accounts is None:
+            return (Account(id=DEFAULT_ACCOUNT, label=None, credentials=self._single_source()),)
+        alone = len(self.claude_accounts) == 1
+        return tuple(
+            Account(
+                id=DEFAULT_ACCOUNT if alone else slug(name),
+                label=None if alone else name,
+                credentials=find_source(_folder(folder), is_default_folder=False),
+            )
+            for name, folder in self.claude_accounts.items()
+        )
+
+    def _single_source(self) -> CredentialSource:
+        if self.claude_code_oauth_token is not None:
+            return GivenToken(self.claude_code_oauth_token.get_secret_value())
+        if self.claude_code_oauth_token_file is not None:
+            return GivenToken(file=self.claude_code_oauth_token_file)
+        folder = self.claude_config_dir
+        return find_source(_folder(folder or "~/.claude"), is_default_folder=folder is None)
+
+    def broker(self) -> BrokerOptions:
+        """Return how to reach the broker; raises SettingsError where none is named, or a secret's file fails."""
+        if self.mqtt_host is None:
+            raise SettingsError("MQTT_HOST is not set; set it to the name or address of your MQTT broker.")
+        password = self.mqtt_password.get_secret_value() if self.mqtt_password else None
+        if self.mqtt_password_file is not None:
+            password = _read_secret(self.mqtt_password_file, "MQTT_PASSWORD_FILE")
+        return BrokerOptions(
+            host=self.mqtt_host,
+            port=self.mqtt_port or (8883 if self.mqtt_tls else 1883),
+            username=self.mqtt_username,
+            password=password,
+            tls=self.mqtt_tls,
+            tls_ca=_text(self.mqtt_tls_ca),
+            tls_cert=_text(self.mqtt_tls_cert),
+            tls_key=_text(self.mqtt_tls_key),
+            transport=self.mqtt_transport,
+            protocol=self.mqtt_protocol,
+            client_id=self.mqtt_client_id or "",
+            keepalive=self.mqtt_keepalive,
+        )
+
+
+def load_settings() -> Settings:
+    """Return the settings; raises SettingsError with one sentence per mistake, and no secret in it."""
+    given = _read_env_file() | os.environ
+    names = (name.upper() for name, value in given.items() if value)
+    mistakes = [f"{name} is no setting; did you mean {meant}?" for name, meant in misspelt(names, variables())]
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        mistakes += [
+            _describe(detail["loc"], detail["type"], detail["msg"])
+            for detail in error.errors(include_input=False, include_url=False)
+        ]
+    else:
+        if not mistakes:
+            return settings
+    raise SettingsError(" ".join(dict.fromkeys(mistakes)))
+
+
+def _read_env_file() -> dict[str, str | None]:
+    try:
+        return dotenv_values(ENV_FILE)
+    except OSError as error:
+        why, remedy = why_unreadable(error), "let that user read it" if isinstance(error, PermissionError) else "mend"
+        raise SettingsError(f"The file {ENV_FILE} {why}; {remedy} or remove it.") from None
+    except ValueError:
+        raise SettingsError(f"The file {ENV_FILE} cannot be read as text; correct or remove it.") from None
+
+
+def _describe(location: tuple[int | str, ...], kind: str, message: str) -> str:
+    """Return our sentence for an error of pydantic, whose own words are for programmers."""
+    if kind == "value_error":
+        message = message.removeprefix("Value error, ")
+    if not location:
+        return f"{message}."
+    name = str(location[0])
+    if kind != "value_error":
+        field = Settings.model_fields[name]
+        message = expected(field.annotation, field.metadata, is_too_long=kind in ("too_long", "string_too_long"))
+    return f"{name.upper()}: {message}."
+
+
+def variables() -> tuple[str, ...]:
+    """Return the names of all variables."""
+    return tuple(name.upper() for name in Settings.model_fields)
+
+
+def _is_bare_host(text: str) -> bool:
+    """Whether it is a name or an address, with nothing before or behind it."""
+    try:
+        return bool(ipaddress.ip_address(text))
+    except ValueError:
+        return re.search(r"[:/@\[\]\s]", text) is None
+
+
+def _folder(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise SettingsError(f"The home folder in {text} is not known; write the whole path.") from None
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _read_secret(path: Path, setting: str) -> str:
+    place = f"{setting} ({path})"
+    try:
+        with path.open("rb") as file:
+            secret = file.read(LARGEST_SECRET).decode().rstrip("\r\n")
+    except PermissionError as error:
+        raise SettingsError(f"{place} {why_unreadable(error)}; allow that user to read it.") from None
+    except OSError as error:
+        raise SettingsError(f"{place} {why_unreadable(error)}; name the file that holds the password.") from None
+    except ValueError:
+        raise SettingsError(f"{place} is no text; name the file that holds the password.") from None
+    if not secret:
+        raise SettingsError(f"{place} is empty; put the password there.")
+    return secret

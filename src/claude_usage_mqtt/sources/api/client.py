@@ -1,0 +1,257 @@
+"""The usage endpoint over HTTP; the only import of httpx.
+
+One GET, one header with the token, one host. The whole exchange has one deadline and the body one bound,
+whatever the server does; redirects are not followed, because they would carry the token elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import mmap
+import queue
+import socket
+import ssl
+import threading
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from claude_usage_mqtt.errors import (
+    ApiError,
+    InsufficientScope,
+    InvalidResponse,
+    NetworkError,
+    RateLimited,
+    ServerError,
+    SettingsError,
+    Unauthorized,
+)
+from claude_usage_mqtt.sources.api.url import host_and_port
+from claude_usage_mqtt.untrusted import clean_text
+
+PATH = "/api/oauth/usage"
+BETA = "oauth-2025-04-20"
+"""Without this header the endpoint answers 401. Source: all known clients."""
+
+DEADLINE = 20.0
+"""Seconds for the whole exchange, name lookup to last byte."""
+
+MAX_BODY = 1024 * 1024
+"""Bytes; a real answer has a few thousand."""
+
+MAX_BRACKETS = 2000
+"""Opening ones; a real answer has about a hundred. Many thousands inside each other would take a megabyte for good."""
+
+AGAIN = "try again in a few minutes (the service does so by itself)"
+
+LONGEST_RETRY = timedelta(hours=24)
+"""A longer Retry-After is taken as this: nothing seen so far asked for more than an hour."""
+
+
+class UsageApi:
+    """The endpoint at one base URL. Safe to use from several threads; holds no token."""
+
+    def __init__(self, base_url: str, user_agent: str, deadline: float = DEADLINE) -> None:
+        self._url = base_url.rstrip("/") + PATH
+        self._deadline = deadline
+        self._address = host_and_port(base_url)
+        secure = urlsplit(base_url).scheme == "https"
+        try:
+            self._client = httpx.Client(
+                headers={"User-Agent": user_agent, "Accept": "application/json", "anthropic-beta": BETA},
+                # A fresh connection each time: polls are minutes apart, and the deadline needs its socket.
+                limits=httpx.Limits(max_keepalive_connections=0),
+                timeout=httpx.Timeout(deadline),
+                follow_redirects=False,
+                # Plain http is for loopback only: no proxy may see it, and no certificates need loading.
+                trust_env=secure,
+                verify=True if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+            )
+        except (ValueError, ImportError, OSError) as error:
+            raise SettingsError(
+                "The proxy or certificate settings in the environment (HTTPS_PROXY, SSL_CERT_FILE …) "
+                "are not usable; correct or unset them."
+            ) from error
+
+    def close(self) -> None:
+        """Close what is open; requests under way fail."""
+        self._client.close()
+
+    def fetch(self, token: str) -> Any:
+        """Return the answer's JSON document. Takes at most the deadline; raises ApiError."""
+        exchange = _Exchange(self._client, self._url, self._address, token, self._deadline)
+        return exchange.run()
+
+
+class _Exchange:
+    """One request in a thread of its own, so that whatever hangs (a name lookup too) cannot hang the caller."""
+
+    def __init__(self, client: httpx.Client, url: str, address: str, token: str, deadline: float) -> None:
+        self._client = client
+        self._url = url
+        self._address = address
+        self._token = token
+        self._deadline = deadline
+        self._socket: socket.socket | None = None
+        self._is_over = False
+        self._outcome: queue.Queue[object] = queue.Queue()
+
+    def run(self) -> Any:
+        threading.Thread(target=self._work, name="usage-request", daemon=True).start()
+        try:
+            outcome = self._outcome.get(timeout=self._deadline)
+        except queue.Empty:
+            self._cut()
+            raise self._no_answer() from None
+        if isinstance(outcome, ApiError):
+            raise outcome.with_traceback(None)  # whose frames hold the request
+        return outcome
+
+    def _work(self) -> None:
+        try:
+            outcome: object = self._request()
+        except ApiError as error:
+            outcome = error
+        except httpx.TimeoutException:  # its limit is the deadline too
+            outcome = self._no_answer()
+        except httpx.HTTPError as error:
+            outcome = NetworkError(_explain(error, self._address))
+        except Exception as error:  # noqa: BLE001 - this thread must always report, and must not quote the request
+            outcome = NetworkError(f"The request failed ({type(error).__name__}); {AGAIN}.")
+        self._outcome.put(outcome)
+
+    def _no_answer(self) -> NetworkError:
+        return NetworkError(f"The API at {self._address} did not answer within {self._deadline:g} s; {AGAIN}.")
+
+    def _request(self) -> Any:
+        headers = {"Authorization": f"Bearer {self._token}", "Accept-Encoding": "identity"}
+        extensions = {"trace": self._trace}
+        with self._client.stream("GET", self._url, headers=headers, extensions=extensions) as response:
+            body = _read_body(response)
+        return interpret(response.status_code, response.headers, body)
+
+    def _trace(self, event: str, info: dict[str, Any]) -> None:
+        if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
+            self._socket = info["return_value"].get_extra_info("socket")
+            if self._is_over:  # a name lookup may end long after its request was given up
+                self._cut()
+
+    def _cut(self) -> None:
+        self._is_over = True
+        connection = self._socket
+        if connection is not None:
+            with contextlib.suppress(OSError):
+                # not the method: a TLS socket forgets its state in it, under the feet of the other thread
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+
+def _read_body(response: httpx.Response) -> bytes:
+    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise ServerError(f"The API's answer is compressed though that was not asked for; {AGAIN}.")
+    # Outside the heap, where a body of this size would leave a hole in a process that lives for months.
+    with mmap.mmap(-1, MAX_BODY) as body:
+        for piece in response.iter_raw():
+            if body.tell() + len(piece) > MAX_BODY:
+                raise ServerError(f"The API's answer is far too long; {AGAIN}.")
+            body.write(piece)
+        return body[: body.tell()]
+
+
+def interpret(status: int, headers: httpx.Headers, body: bytes) -> Any:
+    """Return the JSON document of a good answer; raises the ApiError that any other one means."""
+    document = _json(body)
+    if status == 200:
+        if document is None and body.lstrip()[:1] == b"<":
+            raise ServerError(
+                "The API's answer is an HTML page, perhaps a login page of a proxy or network in between; "
+                f"check those, or {AGAIN}."
+            )
+        if document is None:
+            raise InvalidResponse(f"The API's answer is no usable JSON; {AGAIN}.")
+        return document
+    kind, message = _error(document)
+    if status == 429:
+        wait = parse_retry_after(headers.get("Retry-After"), datetime.now(UTC))
+        raise RateLimited(_explain_wait(wait), retry_after=wait)
+    if status == 401 or kind == "authentication_error":
+        raise Unauthorized("The API does not accept the token (401); log in with Claude Code again.")
+    if status == 403 and "user:profile" in message:
+        raise InsufficientScope(
+            "The token may not read the usage: it lacks the scope user:profile, as those of 'claude setup-token' do; "
+            "use the credentials of a login with Claude Code instead."
+        )
+    if status == 403 and document is not None:
+        raise Unauthorized(
+            "The API refuses the usage to this account (403); log in with Claude Code again, "
+            "or this plan has no usage to tell."
+        )
+    if status == 403 or status >= 500:
+        raise ServerError(f"The API is out of order (HTTP {status}); {AGAIN}.")
+    if 300 <= status < 400:
+        raise InvalidResponse(
+            f"The API redirects elsewhere (HTTP {status}), which is not followed; check CLAUDE_API_URL."
+        )
+    raise InvalidResponse(f"The API answered HTTP {status}; check CLAUDE_API_URL, or update this program.")
+
+
+def parse_retry_after(value: str | None, now: datetime) -> timedelta | None:
+    """Return how long a Retry-After header (seconds or an HTTP date) asks to wait; None for none, zero or nonsense."""
+    text = (value or "").strip()[:64]
+    if text.isascii() and text.isdigit():
+        wait = timedelta(seconds=min(int(text), LONGEST_RETRY.total_seconds()))
+    else:
+        try:
+            until = parsedate_to_datetime(text)
+            wait = min((until if until.tzinfo else until.replace(tzinfo=UTC)) - now, LONGEST_RETRY)
+        except (ValueError, TypeError, IndexError, OverflowError):
+            return None
+    return wait if wait > timedelta(0) else None
+
+
+def _explain_wait(wait: timedelta | None) -> str:
+    if wait is None:
+        return f"The API asks for patience (429) and does not say for how long; {AGAIN}."
+    minutes = math.ceil(wait.total_seconds() / 60)
+    unit = "minute" if minutes == 1 else "minutes"
+    return f"The API asks for patience (429) for {minutes} {unit}; asking again sooner makes it longer."
+
+
+def _json(body: bytes) -> Any:
+    if body.count(b"[") + body.count(b"{") > MAX_BRACKETS:
+        return None
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _error(document: object) -> tuple[str, str]:
+    """Return type and message of an error body, at times without its outer object."""
+    inner = document.get("error", document) if isinstance(document, dict) else None
+    if not isinstance(inner, dict):
+        return "", ""
+    return clean_text(inner.get("type")) or "", clean_text(inner.get("message"), 500) or ""
+
+
+def _explain(error: httpx.HTTPError, address: str) -> str:
+    """Return a sentence for a failed exchange, made of our words, the system's, and the API's host and port."""
+    reason = "no reason given"
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"The API's certificate is not trusted ({cause.verify_message}); check proxies and SSL_CERT_FILE."
+        if isinstance(cause, socket.gaierror):
+            return f"The name of {address} cannot be looked up; check CLAUDE_API_URL, the network and its DNS."
+        if isinstance(cause, OSError) and cause.strerror:
+            reason = cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, httpx.ConnectError):
+        return f"The API at {address} cannot be reached ({reason}); check CLAUDE_API_URL and the network."
+    if isinstance(error, httpx.ProxyError):
+        return "The proxy refused the connection; check HTTPS_PROXY."
+    return f"The connection to the API broke; {AGAIN}."

@@ -1,0 +1,304 @@
+"""When to ask the API next: a pure policy, all instants passed in, all numbers argued for here.
+
+The endpoint is undocumented and guards itself. Best measurement: 28 to 30 requests in any hour, then an hour
+shut out, for Claude Code on the same account too. So the policy is to ask seldom, at the right moment, and to
+remember over a restart when it may ask again.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from claude_usage_mqtt.errors import (
+    ApiError,
+    CredentialsError,
+    InsufficientScope,
+    RateLimited,
+    Unauthorized,
+)
+from claude_usage_mqtt.instants import format_instant, from_epoch, parse_instant
+
+HOUR = timedelta(hours=1)
+
+BUDGET = 20
+"""Requests in any 60 minutes: two thirds of what was seen to be allowed, the rest is Claude Code's own."""
+
+BUDGET_SPAN = HOUR + timedelta(seconds=30)
+"""The hour in which the budget counts, and the time that a request may take to arrive where it is counted too."""
+
+RESERVE = 4
+"""Of the budget, kept at most for the polls that follow the resets of the next hour, so that each is seen in time
+whatever the interval and whoever asks by hand. No account was seen with more windows that reset apart."""
+
+FLOOR = timedelta(seconds=60)
+"""From any request to one that is asked for by hand: the answer does not change faster, and bursts are punished."""
+
+SPACING = timedelta(seconds=30)
+"""Between any two requests: as short as the shortest back-off, and short enough for a reset that follows a refresh."""
+
+JITTER = 0.1
+"""Share of the interval, both ways, so that the accounts of the world do not ask in step."""
+
+AFTER_RESET = timedelta(seconds=60)
+"""The poll that follows a reset: late enough for a jittering reset to have passed, early enough to be seen in 90 s."""
+
+IDLE_AFTER = timedelta(hours=1)
+IDLE_INTERVAL = timedelta(minutes=10)
+"""When nothing has moved for an hour, nobody works; the first change brings back the normal interval."""
+
+SAVED_INTERVALS = 4
+"""While the status line tells the session and the week, only every fourth request is made: for the rest."""
+
+TRANSIENT_FIRST = timedelta(seconds=30)
+TRANSIENT_LONGEST = timedelta(seconds=600)
+"""Back-off for faults of the network and the server, doubling: they mend by themselves, often quickly."""
+
+WINDOW_FULL_FIRST = timedelta(seconds=300)
+WINDOW_FULL_FACTOR = 1.5
+WINDOW_FULL_LONGEST = timedelta(seconds=1800)
+"""429 without a time: the hourly window of this token is full, and empties slowly."""
+
+SHUT_OUT_MARGIN = timedelta(seconds=30)
+"""Added to a Retry-After, for the clocks of both sides."""
+
+SLOW_INTERVAL = timedelta(seconds=360)
+SLOW_FOR = timedelta(hours=1)
+"""After the wait that a 429 asks for, not faster than this for so long: who returns at once is shut out at once."""
+
+LONGEST_BLOCK = timedelta(hours=25)
+"""A block of more is taken as this; none of more than an hour was ever seen."""
+
+MAX_COUNT = 100_000
+"""More failures in a row than this were never counted by anybody."""
+
+TOKEN, ACCOUNT = "token", "account"  # what a block belongs to
+
+
+@dataclass(slots=True, kw_only=True)
+class Policy:
+    """When one account may and should be asked.
+
+    `limited` is False only against a loopback endpoint (tests, the demo): then neither floor nor budget apply.
+    A method that takes `now` wants the same clock each time; where that clock is set, `shift` follows it.
+    `requests` count in the budget: those sent, and those that may have been. `sent_at` is when one was last
+    sent, `asked_at` when one was last tried, sent or not. Of the `failures` in a row `faults` are those of the network
+    and the server.
+    """
+
+    interval: timedelta
+    limited: bool = True
+    rng: random.Random = field(default_factory=random.Random, repr=False)
+    requests: list[datetime] = field(default_factory=list)
+    asked_at: datetime | None = None
+    sent_at: datetime | None = None
+    next_regular: datetime | None = None
+    blocked_until: datetime | None = None
+    blocked_by: str | None = None
+    slow_until: datetime | None = None
+    failures: int = 0
+    faults: int = 0
+    window_full: int = 0
+    waits_for_credentials: bool = False
+    refresh_wanted: bool = False
+
+    def due(self, now: datetime, resets: Iterable[datetime] = ()) -> datetime | None:
+        """Return when to ask next, never before `now`; None while only new credentials would help."""
+        if self.waits_for_credentials:
+            return None
+        after_resets = sorted(reset + AFTER_RESET for reset in resets)
+        budget = BUDGET - min(RESERVE, sum(now < after <= now + BUDGET_SPAN for after in after_resets))
+        due = self._allowed(now, self.next_regular or now, budget, SPACING)
+        for after in after_resets:
+            # One so shortly before that it would be in the way of the poll that tells more is that poll.
+            if after - self._spacing(now) < due < after:
+                due = after
+        if self.refresh_wanted:
+            due = min(due, self._allowed(now, now, budget, FLOOR))
+        for after in after_resets:
+            # Once asked after it, the answer has told of it, or nothing more can be learned by asking at once.
+            if after > now - HOUR and (self.asked_at is None or self.asked_at < after):
+                due = min(due, self._allowed(now, after, BUDGET, SPACING))
+        return due
+
+    def _allowed(self, now: datetime, wanted: datetime, budget: int, spacing: timedelta) -> datetime:
+        """Return the first instant from `wanted` on that neither a block nor spacing nor budget forbids."""
+        earliest = max(now, wanted, self.blocked_until or now)
+        if self.sent_at is not None and self._is_slow(now):
+            earliest = max(earliest, self.sent_at + SLOW_INTERVAL)
+        if not self.limited:
+            return earliest
+        if self.sent_at is not None:
+            earliest = max(earliest, self.sent_at + spacing)
+        requests = sorted(self.requests)
+        if len(requests) >= budget:
+            earliest = max(earliest, requests[-budget] + BUDGET_SPAN)
+        return earliest
+
+    def _is_slow(self, now: datetime) -> bool:
+        return self.slow_until is not None and now < self.slow_until
+
+    def _spacing(self, now: datetime) -> timedelta:
+        if self._is_slow(now):
+            return SLOW_INTERVAL
+        return FLOOR if self.limited else timedelta(0)
+
+    def requested(self, now: datetime) -> None:
+        """Note that a request is being made."""
+        self._forget(now)
+        self.requests.append(now)
+        self.asked_at = self.sent_at = now
+        self.refresh_wanted = False
+        self.next_regular = now + self._jittered(self.interval)
+
+    def not_sent(self) -> None:
+        """Take back the last request noted: the credentials did not allow to send it."""
+        if self.requests:
+            self.requests.pop()
+        self.sent_at = max(self.requests, default=None)
+
+    def glimpsed(self, now: datetime) -> None:
+        """Note that the status line told the main numbers: the request for them can wait, for a while."""
+        if self.requests and self.next_regular is not None:
+            latest = max(self.requests) + SAVED_INTERVALS * self.interval
+            self.next_regular = max(self.next_regular, min(now + self.interval, latest))
+
+    def answered(self, now: datetime, last_change: datetime | None = None) -> None:
+        """Note a good answer; `last_change` is when an answer last differed from the one before it."""
+        self.failures = self.faults = self.window_full = 0
+        self.blocked_until = self.blocked_by = None
+        interval = self.interval
+        if last_change is not None and now - last_change >= IDLE_AFTER:
+            interval = max(interval, IDLE_INTERVAL)
+        if self._is_slow(now):
+            interval = max(interval, SLOW_INTERVAL)
+        self.next_regular = now + self._jittered(interval)
+
+    def failed(self, now: datetime, error: ApiError | CredentialsError) -> None:
+        """Note that there was no answer, and why."""
+        self.failures += 1
+        if isinstance(error, CredentialsError):
+            # Nothing was sent. Looking at the credentials costs nobody anything: they are read again at the
+            # normal pace, and at once when they change.
+            self.next_regular = now + self._jittered(self.interval)
+        elif isinstance(error, Unauthorized | InsufficientScope):
+            self.waits_for_credentials = True
+        elif isinstance(error, RateLimited):
+            if error.retry_after is not None:
+                self._block(now + min(error.retry_after + SHUT_OUT_MARGIN, LONGEST_BLOCK), ACCOUNT)
+            else:
+                wait = WINDOW_FULL_FIRST * WINDOW_FULL_FACTOR ** min(self.window_full, 10)
+                self.window_full += 1
+                self._block(now + min(wait, WINDOW_FULL_LONGEST), TOKEN)
+        else:
+            wait = min(TRANSIENT_FIRST * 2 ** min(self.faults, 10), TRANSIENT_LONGEST)
+            self.faults += 1
+            self.next_regular = now + self._jittered(wait)
+
+    def _block(self, until: datetime, by: str) -> None:
+        self.blocked_until, self.blocked_by = until, by
+        self.next_regular = until
+        self.slow_until = until + SLOW_FOR
+
+    def credentials_changed(self, now: datetime) -> None:
+        """Note other credentials: what waited for them waits no longer, what belongs to the account stays."""
+        self.window_full = 0
+        if self.waits_for_credentials:
+            self.waits_for_credentials = False
+            self.next_regular = now
+        if self.blocked_by == TOKEN:
+            self.blocked_until = self.blocked_by = self.slow_until = None
+            self.next_regular = now
+
+    def ask_now(self, now: datetime) -> None:
+        """Want the next request as soon as one by hand is allowed."""
+        last = self.sent_at if self.limited else None
+        self.next_regular = now if last is None else max(now, last + FLOOR)
+
+    def refresh(self, now: datetime) -> datetime | None:
+        """Want a request by hand; return when it will be made: `now`, later, or None while credentials lack."""
+        self.refresh_wanted = True
+        return self.due(now)
+
+    def set_interval(self, now: datetime, interval: timedelta) -> None:
+        """Change the normal interval; a shorter one is felt at once."""
+        self.interval = interval
+        if self.next_regular is not None and self.failures == 0:
+            self.next_regular = min(self.next_regular, now + self._jittered(interval))
+
+    def requests_last_hour(self, now: datetime) -> int:
+        """Return how many requests the last 60 minutes saw."""
+        return sum(now - at < HOUR for at in self.requests)
+
+    def _forget(self, now: datetime) -> None:
+        self.requests = [at for at in self.requests if now - at < BUDGET_SPAN]
+
+    def _jittered(self, interval: timedelta) -> timedelta:
+        return interval * self.rng.uniform(1 - JITTER, 1 + JITTER)
+
+    def shift(self, step: timedelta) -> None:
+        """Follow a clock that was set by `step`."""
+        self.requests = [at + step for at in self.requests]
+        for name in ("asked_at", "sent_at", "next_regular", "blocked_until", "slow_until"):
+            instant = getattr(self, name)
+            if instant is not None:
+                setattr(self, name, instant + step)
+
+    def remember(self) -> dict[str, Any]:
+        """Return what must survive a restart, as a JSON object."""
+        return {
+            "requests": [math.ceil(at.timestamp()) for at in sorted(self.requests)[-2 * BUDGET :]],
+            "next_regular": format_instant(self.next_regular),
+            "blocked_until": format_instant(self.blocked_until),
+            "blocked_by": self.blocked_by,
+            "slow_until": format_instant(self.slow_until),
+            "window_full": self.window_full,
+            "failures": self.failures,
+            "faults": self.faults,
+        }
+
+    def recall(self, memory: object, now: datetime, resets: Iterable[datetime] = ()) -> None:
+        """Go on from `memory`, untrusted: nothing in it can wait longer than a block can last.
+
+        A request that was due before now is counted as made: the program may have ended before it could say so.
+        """
+        if not isinstance(memory, dict):
+            return
+        requests = memory.get("requests")
+        if isinstance(requests, list):
+            known = [from_epoch(at) for at in requests[-2 * BUDGET :]]
+            self.requests = sorted(min(at, now) for at in known if at is not None)
+        self.asked_at = self.sent_at = max(self.requests, default=None)
+        self.next_regular = _within(memory.get("next_regular"), now, HOUR * (1 + JITTER))
+        self.blocked_until = _within(memory.get("blocked_until"), now, LONGEST_BLOCK)
+        if self.blocked_until is not None and self.blocked_until > now:
+            self.blocked_by = TOKEN if memory.get("blocked_by") == TOKEN else ACCOUNT
+        else:
+            self.blocked_until = None
+            self._count_lost(now, resets)
+        self.slow_until = _within(memory.get("slow_until"), now, LONGEST_BLOCK + SLOW_FOR)
+        self.window_full = _count(memory.get("window_full"))
+        self.failures = _count(memory.get("failures"))
+        self.faults = _count(memory.get("faults"))
+        self._forget(now)
+
+    def _count_lost(self, now: datetime, resets: Iterable[datetime]) -> None:
+        wanted = [self.next_regular, *(reset + AFTER_RESET for reset in resets)]
+        due = [at for at in wanted if at is not None and (self.asked_at is None or self.asked_at < at)]
+        # The budget may have delayed it: it was made at any time between then and now, or not at all.
+        if due and now - 2 * HOUR < min(due) <= now:
+            self.requests.append(now)
+
+
+def _within(value: object, now: datetime, ahead: timedelta) -> datetime | None:
+    """Return the instant, at most `ahead` of now; a clock may have been set meanwhile."""
+    instant = parse_instant(value)
+    return None if instant is None else min(instant, now + ahead)
+
+
+def _count(value: object) -> int:
+    return value if type(value) is int and 0 <= value <= MAX_COUNT else 0

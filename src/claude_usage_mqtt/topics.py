@@ -1,0 +1,80 @@
+"""The contract's constants: topic names, account ids, bounds, and how a document becomes a payload."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+STARTING, OK, PAUSED = "starting", "ok", "paused"
+STATUSES = (
+    STARTING,
+    OK,
+    PAUSED,
+    "rate_limited",
+    "no_credentials",
+    "credentials_unreadable",
+    "token_expired",
+    "unauthorized",
+    "insufficient_scope",
+    "network_error",
+    "server_error",
+    "invalid_response",
+)
+"""The values of `status`; those of errors are the `status` of the error's class."""
+
+NO_PROBLEM = (STARTING, OK, PAUSED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Topics:
+    """The topics of one account under a base topic."""
+
+    base: str
+    account: str
+    prefix: str = "homeassistant"
+
+    @property
+    def status(self) -> str:
+        """Availability of the service; also the last will."""
+        return f"{self.base}/status"
+
+    @property
+    def state(self) -> str:
+        """The numbers."""
+        return f"{self.base}/{self.account}/state"
+
+    @property
+    def health(self) -> str:
+        """How the polling is doing."""
+        return f"{self.base}/{self.account}/health"
+
+    @property
+    def statusline(self) -> str:
+        """Usage as the status line saw it, incoming."""
+        return f"{self.base}/{self.account}/statusline"
+
+    @property
+    def device(self) -> str:
+        """The device's identifier."""
+        return f"claude_usage_{self.account}"
+
+    @property
+    def config(self) -> str:
+        """The device-discovery message."""
+        return f"{self.prefix}/device/{self.device}/config"
+
+    def event(self, window: str) -> str:
+        """Return the topic of a window's events."""
+        return f"{self.base}/{self.account}/event/{window}"
+
+    def command(self, name: str) -> str:
+        """Return the topic of a command, incoming."""
+        return f"{self.base}/{self.account}/command/{name}"
+
+
+def encode(document: Mapping[str, Any]) -> bytes:
+    """Return compact JSON."""
+    text = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "replace")  # a setting can hold what is no character

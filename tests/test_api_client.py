@@ -1,0 +1,391 @@
+"""The usage endpoint over real HTTP: whatever it does ends in time, within bounds, as an error with a sentence."""
+
+import datetime as dt
+import gc
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from claude_usage_mqtt.errors import (
+    ApiError,
+    InsufficientScope,
+    InvalidResponse,
+    NetworkError,
+    RateLimited,
+    ServerError,
+    SettingsError,
+    Unauthorized,
+)
+from claude_usage_mqtt.sources.api.client import MAX_BODY, UsageApi, interpret, parse_retry_after
+from claude_usage_mqtt.sources.api.url import host_and_port
+from parts import faults
+from parts.certificates import Authority
+from parts.documents import sample_usage
+from parts.endpoint import Endpoint, Fault
+from parts.net import HeldPort
+
+TOKEN = "sk-ant-oat01-canary"
+DEADLINE = 0.5
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    """Run an endpoint."""
+    with Endpoint() as running:
+        yield running
+
+
+@pytest.fixture
+def api(endpoint: Endpoint) -> Iterator[UsageApi]:
+    """Give a client of it with a short deadline."""
+    client = UsageApi(endpoint.url, "tests/1", DEADLINE)
+    yield client
+    client.close()
+
+
+def test_one_get_with_the_token_and_an_honest_introduction(endpoint: Endpoint, api: UsageApi) -> None:
+    """A poll is one GET of the usage document, and nothing that would spend quota."""
+    endpoint.document = sample_usage(five_hour=12.5)
+    assert api.fetch(TOKEN)["five_hour"]["utilization"] == 12.5
+    (request,) = endpoint.requests
+    assert (request.method, request.path) == ("GET", "/api/oauth/usage")
+    assert request.bearer == TOKEN
+    assert request.headers["user-agent"] == "tests/1"
+    assert request.headers["anthropic-beta"] == "oauth-2025-04-20"
+    assert "cookie" not in request.headers
+
+
+def test_a_path_in_the_url_is_kept() -> None:
+    """A gateway that has the API under a path is asked under that path."""
+    with Endpoint() as endpoint:
+        api = UsageApi(endpoint.url + "/gateway/", "tests", DEADLINE)
+        with pytest.raises(InvalidResponse, match="404"):
+            api.fetch(TOKEN)
+        assert endpoint.requests[0].path == "/gateway/api/oauth/usage"
+        api.close()
+
+
+REFUSALS: list[tuple[Fault, type[ApiError], str]] = [
+    (faults.rate_limited(), RateLimited, "429"),
+    (faults.rate_limited(3600), RateLimited, "429"),
+    (faults.unauthorized(), Unauthorized, "log in"),
+    (faults.refusal(403, "permission_error", "no"), Unauthorized, "403"),
+    (faults.insufficient_scope(), InsufficientScope, "user:profile"),
+    (faults.html_page(403), ServerError, "403"),
+    (faults.server_error(), ServerError, "500"),
+    (faults.server_error(503), ServerError, "503"),
+    (faults.overloaded(), ServerError, "529"),
+    (faults.html_page(), ServerError, "HTML"),
+    (faults.html_page(502), ServerError, "502"),
+    (faults.html_page(401), Unauthorized, "401"),
+    (faults.invalid_json(), InvalidResponse, "JSON"),
+    (faults.invalid_json(b""), InvalidResponse, "JSON"),
+    (faults.invalid_json(b"\xff\xfe\x00"), InvalidResponse, "JSON"),
+    (faults.invalid_json(b"1" * 5000), InvalidResponse, "JSON"),
+    (faults.deep_json(), InvalidResponse, "JSON"),
+    (faults.HugeBody(), ServerError, "too long"),
+    (faults.GzipBomb(16 * faults.MEGABYTE), ServerError, "compressed"),
+    (faults.CutBody(), NetworkError, "broke"),
+    (faults.CloseAtOnce(), NetworkError, "broke"),
+    (faults.CloseAtOnce(reset=True), NetworkError, "broke"),
+    (faults.Answer(status=404), InvalidResponse, "404"),
+    (faults.Answer(status=418, body=b"{}"), InvalidResponse, "418"),
+    (faults.Answer(status=304), InvalidResponse, "304"),
+    (faults.Answer(headers={"X-Long": "x" * 300_000}, body=b"{}"), NetworkError, "try again"),
+]
+
+
+@pytest.mark.parametrize(("fault", "kind", "word"), REFUSALS, ids=lambda value: getattr(value, "__name__", None))
+def test_each_refusal_has_its_own_error(
+    endpoint: Endpoint, api: UsageApi, fault: Fault, kind: type[ApiError], word: str
+) -> None:
+    """The status, and so what Home Assistant shows, follows from what the API said; and the next poll works again."""
+    endpoint.fault_next(fault)
+    with pytest.raises(kind, match=word) as caught:
+        api.fetch(TOKEN)
+    assert type(caught.value) is kind
+    assert str(caught.value).endswith(".")
+    assert TOKEN not in repr(caught.value)
+    assert isinstance(api.fetch(TOKEN), dict)
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "said"),
+    [(None, "does not say for how long"), (0, "does not say"), (20, "for 1 minute;"), (3600, "for 60 minutes;")],
+)
+def test_a_429_says_for_how_long(endpoint: Endpoint, api: UsageApi, retry_after: int | None, said: str) -> None:
+    """Whoever is asked for patience is told how much, whichever command was used."""
+    endpoint.fault = faults.rate_limited(retry_after)
+    with pytest.raises(RateLimited, match=said):
+        api.fetch(TOKEN)
+
+
+def test_an_address_for_people_holds_no_login() -> None:
+    """What is named in an error is host and port, and never what stands before them."""
+    assert host_and_port("https://me:secret@api.example/path") == "api.example:443"
+    assert host_and_port("http://[::1]:80") == "[::1]:80"
+    assert host_and_port("http://127.0.0.1") == "127.0.0.1:80"
+
+
+def test_far_too_long_is_left_after_the_bound(endpoint: Endpoint, api: UsageApi) -> None:
+    """A hundred megabytes are not read: the memory of the container stays flat."""
+    endpoint.fault = faults.HugeBody()
+    with pytest.raises(ServerError):
+        api.fetch(TOKEN)
+    endpoint.wait_for_clients_gone(1)
+    assert endpoint.bytes_sent < 30 * MAX_BODY  # what the kernel's buffers hold comes on top of the bound
+
+
+def test_the_bound_on_a_body_is_exact(endpoint: Endpoint, api: UsageApi) -> None:
+    """An answer of a mebibyte is read to its last byte, one of a byte more is refused."""
+    endpoint.fault_next(faults.invalid_json(b"{}".rjust(MAX_BODY)))
+    assert api.fetch(TOKEN) == {}
+    endpoint.fault_next(faults.invalid_json(b"{}".rjust(MAX_BODY + 1)))
+    with pytest.raises(ServerError, match="far too long"):
+        api.fetch(TOKEN)
+
+
+@pytest.mark.parametrize("body", [b"[" * 5000 + b"]" * 5000, b"[" + b"{}," * 5000 + b"0]"], ids=["deep", "wide"])
+def test_an_answer_of_brackets_is_not_even_parsed(endpoint: Endpoint, api: UsageApi, body: bytes) -> None:
+    """What no answer looks like takes no memory for good."""
+    endpoint.fault_next(faults.invalid_json(body))
+    with pytest.raises(InvalidResponse, match="JSON"):
+        api.fetch(TOKEN)
+
+
+@pytest.mark.parametrize(
+    "fault", [faults.Hang(), faults.DripHeaders(0.05), faults.DripBody(0.05)], ids=lambda fault: type(fault).__name__
+)
+def test_the_deadline_is_for_the_whole_request(endpoint: Endpoint, api: UsageApi, fault: Fault) -> None:
+    """A server that says nothing, or a byte now and then, is left in time, and its connection is closed."""
+    endpoint.fault = fault
+    with pytest.raises(NetworkError, match=r"within 0\.5 s"):
+        api.fetch(TOKEN)
+    endpoint.wait_for_clients_gone(1)
+    endpoint.fault = None
+    assert isinstance(api.fetch(TOKEN), dict)
+
+
+def test_no_thread_and_no_socket_is_left(endpoint: Endpoint, api: UsageApi) -> None:
+    """Months of failing requests cost nothing: each one's thread and connection end."""
+    for fault in (faults.Hang(), faults.DripBody(0.05), faults.HugeBody(4 * faults.MEGABYTE), faults.CutBody()):
+        endpoint.fault_next(fault)
+        with pytest.raises(ApiError):
+            api.fetch(TOKEN)
+    for thread in threading.enumerate():
+        if thread.name == "usage-request":
+            thread.join(10)
+            assert not thread.is_alive()
+    gc.collect()  # a socket that was left would warn here, and warnings are errors
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed(endpoint: Endpoint, api: UsageApi, status: int) -> None:
+    """The token goes to one host; one that sends it elsewhere is told of, not obeyed."""
+    with Endpoint() as elsewhere:
+        endpoint.fault = faults.redirect(elsewhere, status)
+        with pytest.raises(InvalidResponse, match="redirects"):
+            api.fetch(TOKEN)
+        assert elsewhere.count == 0
+
+
+def test_nobody_there() -> None:
+    """A refused connection is a network error that says so."""
+    port = HeldPort()
+    api = UsageApi(f"http://127.0.0.1:{port.number}", "tests", DEADLINE)
+    with pytest.raises(
+        NetworkError, match=rf"127\.0\.0\.1:{port.number} cannot be reached \(.*refused.*CLAUDE_API_URL"
+    ):
+        api.fetch(TOKEN)
+    api.close()
+    port.close()
+
+
+def test_no_such_name() -> None:
+    """DNS that does not know the API is told apart from an API that is down."""
+    api = UsageApi("https://api.claude.invalid", "tests", 10)
+    with pytest.raises(NetworkError, match="looked up"):
+        api.fetch(TOKEN)
+    api.close()
+
+
+def test_a_name_lookup_that_hangs_ends_with_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dead name server holds nothing up, and what it says too late sends no token."""
+    may_answer, answered = threading.Event(), threading.Event()
+    real = socket.getaddrinfo
+
+    def hang(*arguments: object, **more: object) -> object:
+        may_answer.wait(10)
+        answered.set()
+        return real(*arguments, **more)  # type: ignore[arg-type]
+
+    with Endpoint() as endpoint:
+        monkeypatch.setattr(socket, "getaddrinfo", hang)
+        api = UsageApi(endpoint.url, "tests", DEADLINE)
+        with pytest.raises(NetworkError, match="within"):
+            api.fetch(TOKEN)
+        may_answer.set()
+        assert answered.wait(10)
+        for thread in threading.enumerate():
+            if thread.name == "usage-request":
+                thread.join(10)
+        assert endpoint.count == 0
+        api.close()
+
+
+def test_an_untrusted_certificate_is_refused(tmp_path: Path) -> None:
+    """Somebody in the middle gets no token: the handshake ends before anything is said."""
+    authority = Authority(tmp_path)
+    with Endpoint(ssl_context=authority.server_context()) as endpoint:
+        api = UsageApi(endpoint.url, "tests", 5)
+        with pytest.raises(NetworkError, match="certificate is not trusted"):
+            api.fetch(TOKEN)
+        assert endpoint.count == 0
+        api.close()
+
+
+@pytest.mark.parametrize("wrong", ["name", "expired"])
+def test_a_certificate_for_another_name_or_time_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    """A certificate of a trusted authority counts only for its name and time."""
+    authority = Authority(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.ca_path))
+    past = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
+    context = authority.server_context("api.example") if wrong == "name" else authority.server_context(not_after=past)
+    with Endpoint(ssl_context=context) as endpoint:
+        api = UsageApi(endpoint.url, "tests", 5)
+        with pytest.raises(NetworkError, match="certificate is not trusted"):
+            api.fetch(TOKEN)
+        api.close()
+    with Endpoint(ssl_context=authority.server_context()) as endpoint:
+        api = UsageApi(endpoint.url, "tests", 5)
+        assert isinstance(api.fetch(TOKEN), dict)
+        api.close()
+
+
+def test_a_tls_request_that_hangs_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deadline holds inside TLS too."""
+    authority = Authority(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.ca_path))
+    with Endpoint(ssl_context=authority.server_context()) as endpoint:
+        endpoint.fault = faults.DripBody(0.05)
+        api = UsageApi(endpoint.url, "tests", DEADLINE)
+        with pytest.raises(NetworkError, match="within"):
+            api.fetch(TOKEN)
+        endpoint.wait_for_clients_gone(1)
+        api.close()
+
+
+def test_a_proxy_of_the_environment_is_used_for_https_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a corporate proxy the API is reached through it; loopback never is, its token would travel openly."""
+    with Endpoint() as proxy, Endpoint() as local:
+        for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.url)
+        api = UsageApi("https://api.claude.invalid", "tests", 5)
+        with pytest.raises(NetworkError, match="HTTPS_PROXY"):
+            api.fetch(TOKEN)
+        (request,) = proxy.wait_for_requests(1)
+        assert request.method == "CONNECT"
+        assert "authorization" not in request.headers
+        api.close()
+        api = UsageApi(local.url, "tests", 5)
+        api.fetch(TOKEN)
+        assert (proxy.count, local.count) == (1, 1)
+        api.close()
+
+
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "SSL_CERT_FILE"])
+def test_unusable_environment_is_an_error_of_settings(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """A proxy that is no URL, or certificates that are not there, are said at the start and not at each poll."""
+    monkeypatch.setenv(variable, "gopher://nowhere:1" if variable == "HTTPS_PROXY" else "/nowhere")
+    with pytest.raises(SettingsError, match=variable):
+        UsageApi("https://api.claude.invalid", "tests")
+
+
+def test_several_threads_share_one_client(endpoint: Endpoint, api: UsageApi) -> None:
+    """Accounts are polled side by side, and each sends its own token."""
+    endpoint.document = lambda request: sample_usage() | {"mine": request.bearer}
+    answers: dict[str, str] = {}
+    threads = [
+        threading.Thread(target=lambda token=token: answers.update({token: api.fetch(token)["mine"]}))
+        for token in (f"token-{number}" for number in range(10))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert len(answers) == 10
+    assert all(token == mine for token, mine in answers.items())
+
+
+NOW = dt.datetime(2026, 11, 20, 16, 0, tzinfo=dt.UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        (None, None),
+        ("", None),
+        ("0", None),
+        ("-5", None),
+        ("120", 120),
+        (" 120 ", 120),
+        ("9" * 60, 86400),
+        ("1e3", None),
+        ("soon", None),
+        ("²", None),
+        ("Fri, 20 Nov 2026 17:00:00 GMT", 3600),
+        ("Fri, 20 Nov 2026 15:00:00 GMT", None),
+        ("Fri, 20 Nov 9999 15:00:00 GMT", 86400),
+        ("Fri, 20 Nov 2026 17:00:00 -9999", None),
+    ],
+)
+def test_how_long_to_wait(text: str | None, seconds: int | None) -> None:
+    """What the API asks for is waited, never longer than a day, and nonsense is no time."""
+    wait = parse_retry_after(text, NOW)
+    assert (None if wait is None else wait.total_seconds()) == seconds
+
+
+@given(st.text(max_size=80))
+def test_no_retry_after_breaks_it(text: str) -> None:
+    """Whatever the header says is a time within a day, or none."""
+    wait = parse_retry_after(text, NOW)
+    assert wait is None or dt.timedelta(0) < wait <= dt.timedelta(days=1)
+
+
+@given(st.integers(100, 599), st.binary(max_size=200) | st.just(b"[" * 100_000))
+def test_no_answer_breaks_it(status: int, body: bytes) -> None:
+    """Whatever comes is a document or one of our errors, whose sentence holds nothing of it."""
+    try:
+        interpret(status, httpx.Headers(), body)
+    except ApiError as error:
+        sentence = str(error)
+    else:
+        sentence = ""
+    assert sentence.isascii()
+    assert len(sentence) < 300
+
+
+def test_close_ends_what_hangs(endpoint: Endpoint) -> None:
+    """The client can be closed at any time, and takes no time for it."""
+    endpoint.fault = faults.Hang()
+    api = UsageApi(endpoint.url, "tests", 1)
+
+    def ask() -> None:
+        with pytest.raises(ApiError):
+            api.fetch(TOKEN)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    endpoint.wait_for_requests(1)
+    api.close()
+    endpoint.release()
+    thread.join(10)
+    assert not thread.is_alive()

@@ -1,0 +1,185 @@
+"""The house keeps its order: which room may know which, what each may import, how large a room is."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import claude_usage_mqtt
+
+PACKAGE = Path(claude_usage_mqtt.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+LONGEST = 350
+
+BASE = {"errors", "clock", "logs", "topics", "instants", "untrusted", ""}
+"""Known to everybody, and importing only each other; "" is the package itself, for its version."""
+
+MAY_IMPORT: dict[str, set[str]] = {
+    "": {"errors", "library", "usage"},
+    "errors": set(),
+    "clock": set(),
+    "logs": set(),
+    "topics": set(),
+    "instants": set(),
+    "untrusted": set(),
+    "usage": BASE,
+    "homeassistant": BASE | {"usage"},
+    "mqtt": BASE,
+    "sources": BASE | {"usage"},
+    "settings": BASE | {"usage", "sources", "mqtt"},
+    "service": BASE | {"usage", "sources", "homeassistant", "mqtt"},
+    "library": BASE | {"usage", "sources"},
+    "recipes": BASE,
+    "demo": BASE,
+    "__main__": {"cli"},
+    "cli": BASE | {"usage", "sources", "homeassistant", "mqtt", "service", "settings", "recipes", "demo"},
+}
+
+ONLY_IN = {
+    "httpx": {"sources/api/"},
+    "paho": {"mqtt/"},
+    "pydantic": {"settings/"},
+    "pydantic_settings": {"settings/"},
+    "dotenv": {"settings/"},
+    "amqtt": {"demo/"},
+    "rich": {"cli/"},
+}
+
+DOES_IO = {
+    "asyncio",
+    "fcntl",
+    "http",
+    "io",
+    "logging",
+    "multiprocessing",
+    "os",
+    "pathlib",
+    "queue",
+    "select",
+    "shutil",
+    "signal",
+    "socket",
+    "ssl",
+    "subprocess",
+    "sys",
+    "tempfile",
+    "threading",
+    "time",
+    "urllib",
+}
+PURE = ("usage", "homeassistant")
+
+HEAVY = ("pydantic", "pydantic_settings", "httpx", "paho", "amqtt", "rich", "asyncio", "logging", "socket", "argparse")
+
+
+def name_of(path: Path) -> str:
+    """Give a module's path inside the package."""
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def room_of(path: Path) -> str:
+    """Give the package or module directly below ours that a file belongs to."""
+    first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return "" if first == "__init__" else first
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Give what a module imports anywhere in it, late imports and those for types included."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name_of(path)}: a relative import"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def rooms_imported(path: Path) -> set[str]:
+    """Give the rooms of ours that a module imports from, its own left out."""
+    found = set()
+    for module in imports(path):
+        parts = module.split(".")
+        if parts[0] == "claude_usage_mqtt":
+            room = parts[1] if len(parts) > 1 else ""
+            is_room = (PACKAGE / room).is_dir() or (PACKAGE / f"{room}.py").is_file()
+            found.add(room if is_room else "")
+    return found - {room_of(path)}
+
+
+def loaded_by(code: str) -> set[str]:
+    """Give the modules that a bare interpreter has loaded after running `code`, without its first ones."""
+    script = (
+        f"import sys; before = set(sys.modules)\n{code}\nprint(*sorted(set(sys.modules) - before), file=sys.stderr)"
+    )
+    ended = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True, timeout=30)
+    return set(ended.stderr.split())
+
+
+def test_every_room_is_on_the_plan() -> None:
+    """A new package or module at the top is placed on purpose, or this fails."""
+    assert {room_of(path) for path in MODULES} <= set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_point_one_way(path: Path) -> None:
+    """Who changes an upper room need not look into the lower ones: cli, service, sources and mqtt, usage, errors."""
+    assert rooms_imported(path) <= MAY_IMPORT[room_of(path)]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_each_library_has_one_place(path: Path) -> None:
+    """A new major version of a library is one room's business."""
+    for library in {module.split(".")[0] for module in imports(path)} & set(ONLY_IN):
+        assert any(name_of(path).startswith(place) for place in ONLY_IN[library]), library
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if room_of(path) in PURE], ids=name_of)
+def test_what_decides_about_numbers_does_no_io(path: Path) -> None:
+    """What is computed depends on what is passed in alone, so that it can be tested and trusted."""
+    assert {module.split(".")[0] for module in imports(path)} & DOES_IO == set()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_fits_on_a_few_screens_and_says_why_it_exists(path: Path) -> None:
+    """A maintainer reads a module in one go."""
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= LONGEST
+    assert ast.get_docstring(ast.parse(text))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_every_wait_ends(path: Path) -> None:
+    """`queue.SimpleQueue` waits for ever, up to Python 3.12, where its time runs out while it is interrupted."""
+    names = {
+        node.attr for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Attribute)
+    }
+    assert "SimpleQueue" not in names
+
+
+def test_importing_the_package_costs_nothing() -> None:
+    """Who uses a part of it as a library pays for that part only."""
+    loaded = loaded_by("import claude_usage_mqtt")
+    assert loaded == {"claude_usage_mqtt"}
+
+
+def test_healthcheck_starts_light() -> None:
+    """Asked every minute on a small box, it must not load what the service needs."""
+    code = "import claude_usage_mqtt.cli\nclaude_usage_mqtt.cli.main(['healthcheck'])"
+    loaded = loaded_by(code)
+    assert "claude_usage_mqtt.service.liveness" in loaded
+    assert {module.split(".")[0] for module in loaded} & set(HEAVY) == set()
+    assert {module for module in loaded if module.startswith("claude_usage_mqtt")} == {
+        "claude_usage_mqtt",
+        "claude_usage_mqtt.cli",
+        "claude_usage_mqtt.service",
+        "claude_usage_mqtt.service.liveness",
+    }
+
+
+def test_help_needs_no_library_and_version_neither() -> None:
+    """`--help` answers at once, also where an installation is broken."""
+    loaded = loaded_by("import claude_usage_mqtt.cli\nclaude_usage_mqtt.cli.main(['--help'])")
+    assert {module.split(".")[0] for module in loaded} & {"pydantic", "httpx", "paho", "amqtt", "rich"} == set()

@@ -1,0 +1,591 @@
+"""The policy of when to ask, driven with a simulated clock: polite whatever happens, and there when it matters."""
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from claude_usage_mqtt.errors import (
+    ApiError,
+    CredentialsError,
+    CredentialsNotFound,
+    InsufficientScope,
+    InvalidResponse,
+    NetworkError,
+    RateLimited,
+    ServerError,
+    TokenExpired,
+    Unauthorized,
+)
+from claude_usage_mqtt.sources.policy import (
+    ACCOUNT,
+    BUDGET,
+    FLOOR,
+    HOUR,
+    LONGEST_BLOCK,
+    SHUT_OUT_MARGIN,
+    SLOW_INTERVAL,
+    SPACING,
+    TOKEN,
+    Policy,
+)
+
+START = datetime(2026, 11, 20, 10, 0, tzinfo=UTC)
+SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
+Answer = Callable[[datetime], ApiError | CredentialsError | None]
+
+
+def seconds(count: float) -> timedelta:
+    """Return a number of seconds."""
+    return timedelta(seconds=count)
+
+
+def make_schedule(interval: float = 300, seed: int = 1, **more: Any) -> Policy:
+    """Return a schedule with that interval in seconds."""
+    return Policy(interval=seconds(interval), rng=random.Random(seed), **more)
+
+
+@dataclass
+class House:
+    """A schedule lived through second by second; `answer` tells what a request at an instant meets."""
+
+    schedule: Policy
+    now: datetime = START
+    answer: Answer = lambda _: None
+    resets: list[datetime] = field(default_factory=list)
+    last_change: datetime | None = None
+    requests: list[datetime] = field(default_factory=list)
+    attempts: int = 0
+
+    def step(self) -> datetime | None:
+        """Poll if that is due; return the instant when the next is."""
+        due = self.schedule.due(self.now, self.resets)
+        if due is None or due > self.now:
+            return due
+        self.attempts += 1
+        self.schedule.requested(self.now)
+        error = self.answer(self.now)
+        if isinstance(error, CredentialsError):
+            self.schedule.not_sent()
+        else:
+            self.requests.append(self.now)
+        if error is None:
+            self.schedule.answered(self.now, self.last_change)
+        else:
+            self.schedule.failed(self.now, error)
+        return self.schedule.due(self.now, self.resets)
+
+    def live(self, span: timedelta) -> None:
+        """Let time pass, from one due instant to the next."""
+        end = self.now + span
+        while True:
+            due = self.step()
+            if due is None or due > end:
+                break
+            assert due > self.now, "polls without end"
+            self.now = due
+        self.now = end
+
+    def restart(self) -> None:
+        """End the program and start it anew, with what it had published."""
+        memory = json.loads(json.dumps(self.schedule.remember()))
+        self.schedule = Policy(interval=self.schedule.interval, rng=self.schedule.rng)
+        self.schedule.recall(memory, self.now, self.resets)
+
+    def busiest_hour(self) -> int:
+        """Return the largest number of requests in any 60 minutes."""
+        return max((sum(at <= other < at + HOUR for other in self.requests) for at in self.requests), default=0)
+
+    def gaps(self) -> list[float]:
+        """Return the seconds between requests."""
+        return [(b - a) / SECOND for a, b in zip(self.requests, self.requests[1:], strict=False)]
+
+
+def test_the_first_poll_is_at_once() -> None:
+    """Somebody who has just started the program sees numbers at once."""
+    assert make_schedule().due(START) == START
+
+
+def test_polls_come_at_the_interval_give_or_take_a_tenth() -> None:
+    """The interval of the settings is what happens, but not in step with all the world."""
+    house = House(make_schedule(300))
+    house.live(timedelta(days=1))
+    gaps = house.gaps()
+    assert 270 <= min(gaps) < 280
+    assert 320 < max(gaps) <= 330
+    assert len(house.requests) == pytest.approx(288, abs=5)
+
+
+@pytest.mark.parametrize("interval", [180, 185, 300, 1000, 3600])
+def test_never_more_than_the_budget_in_any_hour(interval: int) -> None:
+    """Twenty requests in any sixty minutes, at the shortest interval too."""
+    house = House(make_schedule(interval))
+    house.live(timedelta(days=2))
+    assert house.busiest_hour() <= BUDGET
+    assert len(house.requests) >= 0.9 * min(172_800 / interval, 48 * BUDGET)
+
+
+EVENTS = st.lists(
+    st.tuples(
+        st.integers(0, 1200),
+        st.sampled_from(["pass", "refresh", "restart", "token", "touch", "ask", "reset", "interval"]),
+        st.integers(0, 10_000),
+    ),
+    max_size=120,
+)
+FATES = st.lists(
+    st.sampled_from(
+        [
+            None,
+            None,
+            None,
+            ServerError("x"),
+            NetworkError("x"),
+            InvalidResponse("x"),
+            Unauthorized("x"),
+            RateLimited("x"),
+            RateLimited("x", retry_after=seconds(3600)),
+            RateLimited("x", retry_after=seconds(1)),
+            CredentialsNotFound("x"),
+        ]
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(st.sampled_from([180, 300, 3600]), EVENTS, FATES, st.integers(0, 99))
+@settings(max_examples=60)
+def test_the_budget_holds_whatever_happens(
+    interval: int, events: list[tuple[int, str, int]], fates: list[ApiError | CredentialsError | None], seed: int
+) -> None:
+    """Refreshes, restarts, new tokens, resets and every error together never make more than 20 requests an hour."""
+    count = iter(range(10**9))
+    house = House(make_schedule(interval, seed), answer=lambda _: fates[next(count) % len(fates)])
+    for wait, event, number in events:
+        house.live(seconds(wait))
+        match event:
+            case "refresh":
+                house.schedule.refresh(house.now)
+            case "restart":
+                house.restart()
+            case "token" | "touch":
+                house.schedule.credentials_changed(house.now)
+            case "ask":
+                house.schedule.ask_now(house.now)
+            case "reset":
+                house.resets = [*house.resets[-6:], house.now + seconds(number)]
+            case "interval":
+                house.schedule.set_interval(house.now, seconds(180 + number % 3421))
+    house.live(HOUR)
+    assert house.busiest_hour() <= BUDGET
+    assert min(house.gaps(), default=30) >= SPACING / SECOND
+
+
+def test_refreshes_without_end_stay_within_the_budget_and_the_floor() -> None:
+    """An automation that asks each second gets what is allowed, and no more."""
+    house = House(make_schedule(300))
+    for _ in range(3 * 3600):
+        house.schedule.refresh(house.now)
+        house.live(SECOND)
+    assert house.busiest_hour() <= BUDGET
+    assert min(house.gaps()) >= FLOOR / SECOND
+
+
+def test_restarts_without_end_stay_within_the_budget() -> None:
+    """A container that restarts every few seconds, a crash loop, asks no more than one that stays."""
+    house = House(make_schedule(300))
+    for _ in range(1000):
+        house.live(seconds(7))
+        house.restart()
+    assert house.busiest_hour() <= BUDGET
+    assert len(house.requests) == pytest.approx(7000 / 300, abs=4)
+
+
+def test_a_start_after_a_long_time_asks_at_once() -> None:
+    """Who starts the service again after a night sees new numbers at once, not half a minute later."""
+    before = make_schedule(300)
+    before.requested(START)
+    before.answered(START)
+    morning = START + 8 * HOUR
+    after = make_schedule(300)
+    after.recall(before.remember(), morning)
+    assert after.due(morning) == morning
+
+
+def test_a_crash_in_the_middle_of_each_request_stays_within_the_budget() -> None:
+    """A request counts although the program ended before it could publish it: it was due."""
+    house = House(make_schedule(180), resets=[START + number * 17 * MINUTE for number in range(3)])
+    published = house.schedule.remember()
+    for _ in range(300):
+        for is_traced in (True, False):  # the trace of a run's first request is published before it is made
+            due = house.schedule.due(house.now, house.resets)
+            assert due is not None
+            house.now = max(house.now, due)
+            house.requests.append(house.now)
+            house.schedule.requested(house.now)
+            published = house.schedule.remember() if is_traced else published
+        house.now += SECOND
+        house.schedule = make_schedule(180)
+        house.schedule.recall(published, house.now, house.resets)
+    assert house.busiest_hour() <= BUDGET
+
+
+@pytest.mark.parametrize("interval", [180, 181, 200, 240, 300, 301, 420, 600, 900, 1800, 3600])
+def test_each_reset_is_seen_within_90_seconds(interval: int) -> None:
+    """Whatever the interval, a poll comes between 60 and 90 s after each reset, day after day."""
+    house = House(make_schedule(interval, seed=interval))
+    for number in range(40):
+        first = house.now + 5 * HOUR + (interval * 7 + number * 13) % 60 * MINUTE
+        house.resets = [first, first + MINUTE, first + 17 * MINUTE, first + 20 * MINUTE]
+        house.live(first + 30 * MINUTE - house.now)
+        for reset in house.resets:
+            assert any(60 <= (at - reset) / SECOND <= 90 for at in house.requests), (number, reset)
+    assert house.busiest_hour() <= BUDGET
+
+
+@given(st.sampled_from([180, 300, 1200]), st.integers(0, 600), st.integers(0, 200), st.integers(0, 99))
+def test_a_reset_is_seen_in_time_whatever_is_asked_by_hand(interval: int, refresh: int, twice: int, seed: int) -> None:
+    """Refreshes just before or after the reset do not delay the poll that tells of it."""
+    house = House(make_schedule(interval, seed))
+    house.live(2 * HOUR)
+    reset = house.now.replace(second=0) + 9 * MINUTE
+    house.resets = [reset]
+    for wait in (refresh, twice):
+        house.live(seconds(wait))
+        house.schedule.refresh(house.now)
+    house.live(2 * HOUR)
+    assert any(60 <= (at - reset) / SECOND <= 90 for at in house.requests)
+
+
+def test_refreshes_do_not_use_up_what_resets_need() -> None:
+    """An automation that refreshes without end does not hide the reset."""
+    house = House(make_schedule(180))
+    house.resets = [START + at * MINUTE for at in (151, 158, 165, 172)]
+    for _ in range(400):
+        house.schedule.refresh(house.now)
+        house.live(seconds(30))
+    for each in house.resets:
+        assert any(60 <= (at - each) / SECOND <= 90 for at in house.requests)
+    assert house.busiest_hour() <= BUDGET
+
+
+@given(st.integers(1, 400), st.integers(0, 25), st.integers(0, 99))
+def test_a_reset_is_seen_in_time_over_a_restart(before: int, down: int, seed: int) -> None:
+    """A restart just around the reset delays its poll by no more than the program was away."""
+    house = House(make_schedule(300, seed), resets=[START + 2 * HOUR])
+    reset = house.resets[0]
+    house.live(2 * HOUR + 3 * MINUTE - seconds(before))
+    memory = house.schedule.remember()
+    house.now += seconds(down)
+    house.schedule = make_schedule(300, seed)
+    house.schedule.recall(memory, house.now, house.resets)
+    house.live(HOUR)
+    assert any(60 <= (at - reset) / SECOND <= 90 + down for at in house.requests)
+
+
+def test_a_reset_costs_one_request() -> None:
+    """Many windows that reset together are asked after once; what has been asked after is not asked again."""
+    house = House(make_schedule(3600), resets=[START + 30 * MINUTE] * 20)
+    house.live(50 * MINUTE)
+    assert house.requests == [START, START + 31 * MINUTE]
+
+
+def test_a_reset_without_credentials_does_not_spin() -> None:
+    """With nobody logged in, the poll after a reset is tried once, not without end."""
+    house = House(make_schedule(300), resets=[START + MINUTE], answer=lambda _: CredentialsNotFound("x"))
+    house.live(HOUR)
+    assert house.requests == []
+    assert house.attempts <= 15
+
+
+def test_a_shut_out_is_waited_for() -> None:
+    """Retry-After: 3600 means an hour and a margin without a request, refreshes and resets included."""
+    house = House(make_schedule(300), resets=[START + 10 * MINUTE])
+    house.live(MINUTE)
+    house.schedule.requested(house.now)
+    house.schedule.failed(house.now, RateLimited("x", retry_after=HOUR))
+    asked = house.schedule.refresh(house.now)
+    assert asked == house.now + HOUR + SHUT_OUT_MARGIN
+    assert house.schedule.due(house.now, house.resets) == asked
+
+
+def test_a_full_window_is_waited_for_longer_each_time() -> None:
+    """429 without a time: 300 s, growing by half to 1800 s, and back to 300 s after a good answer."""
+    schedule, now, waits = make_schedule(), START, []
+    for _ in range(7):
+        schedule.requested(now)
+        schedule.failed(now, RateLimited("x"))
+        due = schedule.due(now)
+        assert due is not None
+        waits.append((due - now) / SECOND)
+        now = due
+    assert waits == [360, 450, 675, 1012.5, 1518.75, 1800, 1800]  # the first by the slow pace after a 429
+    schedule.answered(now)
+    schedule.failed(now, RateLimited("x"))
+    assert schedule.blocked_until == now + seconds(300)
+
+
+def test_an_absurd_retry_after_is_bounded() -> None:
+    """No answer can silence the program for good."""
+    schedule = make_schedule()
+    schedule.failed(START, RateLimited("x", retry_after=timedelta(days=4000)))
+    assert schedule.blocked_until == START + LONGEST_BLOCK
+
+
+@pytest.mark.parametrize("retry_after", [None, HOUR])
+def test_after_a_429_the_pace_is_slow_for_an_hour(retry_after: timedelta | None) -> None:
+    """For an hour after the wait there are 360 s between requests, refreshes and resets included; then as before."""
+    house = House(make_schedule(180))
+    house.schedule.requested(START)
+    house.schedule.failed(START, RateLimited("x", retry_after=retry_after))
+    until = house.schedule.blocked_until
+    assert until is not None
+    house.resets = [until + 10 * MINUTE]
+    while house.now < until + HOUR:
+        house.schedule.refresh(house.now)
+        house.live(seconds(10))
+    assert min(house.gaps()) >= SLOW_INTERVAL / SECOND
+    assert any(60 <= (at - house.resets[0]) / SECOND <= 430 for at in house.requests)
+    house.requests.clear()
+    house.live(HOUR)
+    assert len(house.requests) >= 17
+
+
+@pytest.mark.parametrize("wait", range(10, 17))
+def test_a_slow_pace_still_meets_a_reset(wait: int) -> None:
+    """After a 429 a regular poll that would be in the way of the reset's waits for it."""
+    house = House(make_schedule(180), answer=lambda now: RateLimited("x") if now == START else None)
+    house.live(10 * MINUTE)
+    house.resets = [house.now.replace(second=0) + wait * MINUTE]
+    house.live(40 * MINUTE)
+    assert any(60 <= (at - house.resets[0]) / SECOND <= 90 for at in house.requests)
+
+
+def test_faults_back_off_doubling() -> None:
+    """A fault of the network or the server is tried again after 30 s, doubling to 600 s, whatever the interval."""
+    for error in (ServerError("x"), NetworkError("x"), InvalidResponse("x")):
+        schedule, now, waits = make_schedule(3600), START, []
+        for _ in range(8):
+            schedule.requested(now)
+            schedule.failed(now, error)
+            due = schedule.due(now)
+            assert due is not None
+            waits.append((due - now) / SECOND)
+            now = due
+        for wait, expected in zip(waits, (30, 60, 120, 240, 480, 600, 600, 600), strict=True):
+            assert wait == pytest.approx(expected, rel=0.1)
+        schedule.requested(now)
+        schedule.answered(now)
+        assert schedule.failures == 0
+        due = schedule.due(now)
+        assert due is not None
+        assert due - now > seconds(3000)
+
+
+def test_other_failures_do_not_lengthen_the_back_off() -> None:
+    """Days without credentials do not make the first fault of the network wait ten minutes."""
+    house = House(make_schedule(), answer=lambda _: CredentialsNotFound("x"))
+    house.live(timedelta(days=1))
+    house.schedule.failed(house.now, NetworkError("x"))
+    due = house.schedule.due(house.now)
+    assert due is not None
+    assert due - house.now <= seconds(33)
+
+
+@pytest.mark.parametrize("error", [Unauthorized("x"), InsufficientScope("x")])
+def test_a_refused_token_is_not_tried_again(error: ApiError) -> None:
+    """After 401 and 403 only other credentials bring a request, then at once; a refresh waits for them too."""
+    house = House(make_schedule(), answer=lambda _: error, resets=[START + MINUTE])
+    house.live(timedelta(days=1))
+    assert len(house.requests) == 1
+    assert house.schedule.refresh(house.now) is None
+    house.answer = lambda _: None
+    house.schedule.credentials_changed(house.now)
+    assert house.schedule.due(house.now) == house.now
+
+
+def test_missing_credentials_cost_no_request_and_no_haste() -> None:
+    """Where nothing was sent, nothing is counted, and the credentials are looked at with the normal pace."""
+    for error in (CredentialsNotFound("x"), TokenExpired("x")):
+        house = House(make_schedule(), answer=lambda _, error=error: error)  # type: ignore[misc]
+        house.live(HOUR)
+        assert house.requests == []
+        assert house.attempts <= 14
+        assert house.schedule.requests_last_hour(house.now) == 0
+
+
+def test_a_new_token_lifts_what_belongs_to_the_token_only() -> None:
+    """A full window is the token's; being shut out is the account's."""
+    full, shut_out = make_schedule(), make_schedule()
+    for schedule, retry_after in ((full, None), (shut_out, HOUR)):
+        schedule.requested(START)
+        schedule.failed(START, RateLimited("x", retry_after=retry_after))
+        schedule.credentials_changed(START + MINUTE)
+    assert full.due(START + MINUTE) == START + MINUTE
+    assert full.blocked_until is None
+    assert shut_out.due(START + MINUTE) == START + HOUR + SHUT_OUT_MARGIN
+
+
+def test_a_new_token_is_still_within_the_budget() -> None:
+    """A file that is written again every half minute does not open the gates."""
+    house = House(make_schedule(), answer=lambda _: RateLimited("x"))
+    for _ in range(240):
+        house.live(seconds(30))
+        house.schedule.credentials_changed(house.now)
+    assert house.busiest_hour() <= BUDGET
+
+
+def test_idle_is_slow_and_the_first_change_ends_it() -> None:
+    """When nothing has moved for an hour it asks every 10 minutes, and as before once something moves."""
+    house = House(make_schedule(180), last_change=START)
+    house.live(HOUR + 15 * MINUTE)
+    house.requests.clear()
+    house.live(5 * HOUR)
+    assert 540 <= min(house.gaps()) <= max(house.gaps()) <= 660
+    house.last_change = house.now
+    house.live(10 * MINUTE)
+    house.requests.clear()
+    house.live(30 * MINUTE)
+    assert max(house.gaps()) <= 198
+
+
+def test_idle_does_not_hasten_a_long_interval() -> None:
+    """Who wants one request an hour gets no more when idle."""
+    house = House(make_schedule(3600), last_change=START)
+    house.live(timedelta(days=1))
+    assert min(house.gaps()) >= 3240
+
+
+def test_a_shorter_interval_is_felt_at_once() -> None:
+    """Moving the slider from an hour to five minutes needs no hour to show."""
+    schedule = make_schedule(3600)
+    schedule.requested(START)
+    schedule.answered(START)
+    schedule.set_interval(START + MINUTE, seconds(300))
+    due = schedule.due(START + MINUTE)
+    assert due is not None
+    assert due - START <= seconds(60 + 330)
+
+
+def test_the_status_line_saves_requests_but_not_all() -> None:
+    """While the status line tells the numbers, three of four requests are spared."""
+    house = House(make_schedule(300))
+    for _ in range(8 * 60):
+        house.schedule.glimpsed(house.now)
+        house.live(MINUTE)
+    assert 1100 <= min(house.gaps()[1:]) <= max(house.gaps()) <= 1300
+
+
+def test_against_a_loopback_endpoint_only_its_429_counts() -> None:
+    """The demo and the tests ask as fast as they like, but obey what the endpoint says."""
+    house = House(make_schedule(1, limited=False))
+    house.live(MINUTE)
+    assert len(house.requests) > 50
+    assert len(house.schedule.remember()["requests"]) <= 2 * BUDGET
+    house.schedule.failed(house.now, RateLimited("x", retry_after=MINUTE))
+    assert house.schedule.due(house.now) == house.requests[-1] + SLOW_INTERVAL
+
+
+@pytest.mark.parametrize("error", [RateLimited("x"), RateLimited("x", retry_after=HOUR)])
+def test_a_block_survives_a_restart(error: RateLimited) -> None:
+    """Restarting does not help against a 429, whoever it belongs to; nor does it forget to whom."""
+    house = House(make_schedule(), answer=lambda _: error)
+    house.live(MINUTE)
+    before = house.schedule
+    house.restart()
+    assert house.schedule is not before
+    assert house.schedule.blocked_until == before.blocked_until
+    assert house.schedule.blocked_by == (ACCOUNT if error.retry_after else TOKEN)
+    assert house.schedule.due(house.now) == before.due(house.now)
+    house.schedule.credentials_changed(house.now)
+    assert (house.schedule.blocked_until is None) == (error.retry_after is None)
+
+
+def test_a_back_off_survives_a_restart() -> None:
+    """A crash loop at a dead server does not begin again at 30 s each time."""
+    house = House(make_schedule(), answer=lambda _: ServerError("x"))
+    house.live(HOUR)
+    house.restart()
+    count = len(house.requests)
+    house.live(HOUR)
+    assert len(house.requests) - count <= 8
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=30) | st.just("2999-01-01T00:00:00Z"),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+SOON = st.floats(-(10**6), 10**6).map(lambda s: (START + seconds(s)).isoformat())
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "requests": st.lists(st.floats(START.timestamp() - 10**4, START.timestamp() + 10**6) | JUNK) | JUNK,
+            "next_regular": SOON | JUNK,
+            "blocked_until": SOON | JUNK,
+            "blocked_by": JUNK,
+            "slow_until": SOON | JUNK,
+            "window_full": JUNK,
+            "failures": JUNK,
+            "faults": JUNK,
+        },
+    )
+    | JUNK
+)
+def test_no_memory_can_stop_the_polls_or_break_them(memory: Any) -> None:
+    """What others wrote to the broker delays by no more than a block may last, and nothing breaks."""
+    house = House(make_schedule())
+    house.schedule.recall(memory, START)
+    assert house.schedule.requests_last_hour(START) <= 2 * BUDGET + 1
+    json.dumps(house.schedule.remember(), allow_nan=False)
+    due = house.schedule.due(START)
+    assert due is not None
+    assert START <= due <= START + LONGEST_BLOCK
+    house.live(LONGEST_BLOCK + 2 * HOUR)
+    assert house.requests
+    assert house.busiest_hour() <= BUDGET
+
+
+def test_a_clock_set_back_while_the_program_was_away_delays_by_an_hour_at_most() -> None:
+    """Requests that seem to lie in the future count as made now."""
+    house = House(make_schedule())
+    house.live(3 * HOUR)
+    house.now -= timedelta(days=1)
+    house.restart()
+    due = house.schedule.due(house.now)
+    assert due is not None
+    assert due - house.now <= 1.2 * HOUR
+
+
+@pytest.mark.parametrize("step", [-HOUR, -MINUTE, 10 * MINUTE, timedelta(days=2)])
+def test_a_clock_that_is_set_changes_no_wait(step: timedelta) -> None:
+    """Waits are as long as they were, by whatever the clock says."""
+    house = House(make_schedule())
+    house.live(20 * MINUTE)
+    house.schedule.failed(house.now, RateLimited("x"))
+    before = house.schedule.due(house.now)
+    assert before is not None
+    count = house.schedule.requests_last_hour(house.now)
+    house.schedule.shift(step)
+    assert house.schedule.due(house.now + step) == before + step
+    assert house.schedule.requests_last_hour(house.now + step) == count
+
+
+def test_a_day_asleep_costs_one_request() -> None:
+    """After the host has slept there is one poll, not one for each that was missed."""
+    house = House(make_schedule(), resets=[START + 5 * HOUR, START + 10 * HOUR])
+    house.live(HOUR)
+    house.requests.clear()
+    house.now += timedelta(days=1)
+    house.live(4 * MINUTE)
+    assert len(house.requests) == 1

@@ -1,0 +1,410 @@
+"""The wire form of the usage endpoint: what of it is understood, and that nothing in it can do harm."""
+
+import re
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from claude_usage_mqtt.errors import InvalidResponse
+from claude_usage_mqtt.homeassistant.discovery import window_components
+from claude_usage_mqtt.sources.api.wire import MAX_SCOPED_WINDOWS, parse_usage
+from claude_usage_mqtt.untrusted import MAX_LABEL, slug
+from claude_usage_mqtt.usage.reading import ExtraUsage, Reading
+from claude_usage_mqtt.usage.saved_state import WINDOW_KEY
+from parts.documents import make_extra_usage, make_limit, make_spend, make_window, plans, sample_usage
+
+NOW = datetime(2026, 11, 20, 12, 34, 56, tzinfo=UTC)
+RESET = datetime(2026, 11, 20, 15, 0, tzinfo=UTC)
+PLANS = dict(plans(NOW))
+
+
+def parse(answer: Any, plan: str | None = None) -> Reading:
+    """Parse an answer read NOW."""
+    return parse_usage(answer, NOW, plan)
+
+
+def scoped(*names: object) -> dict[str, Any]:
+    """Return an answer that has only the weekly windows of models of these names."""
+    limits = [make_limit("weekly_scoped", 5, RESET, model="x") for _ in names]
+    for limit, name in zip(limits, names, strict=True):
+        limit["scope"]["model"]["display_name"] = name
+    return sample_usage(now=NOW, five_hour=None, seven_day=None, limits=limits)
+
+
+@pytest.mark.parametrize(
+    ("plan", "windows", "money"),
+    [
+        ("pro", {"five_hour": "Session", "seven_day": "Weekly"}, (True, 1.9, 17.0, "EUR")),
+        (
+            "max",
+            {
+                "five_hour": "Session",
+                "seven_day": "Weekly",
+                "seven_day_opus": "Weekly Opus",
+                "seven_day_fable": "Weekly Fable",
+            },
+            (True, 12.34, None, "USD"),
+        ),
+        ("team", {"five_hour": "Session", "seven_day": "Weekly"}, (True, 50.23, None, "USD")),
+        ("enterprise", {}, (True, 4500.0, 30000.0, "JPY")),
+        ("free", {}, None),
+    ],
+)
+def test_each_plan_shows_its_windows_and_its_money(
+    plan: str, windows: dict[str, str], money: tuple[bool, float, float | None, str] | None
+) -> None:
+    """Whatever the subscription, its windows and amounts are there under their names, and nothing is made up."""
+    usage = parse(PLANS[plan], plan)
+    assert {window.key: window.label for window in usage} == windows
+    assert usage.plan == plan
+    assert usage.malformed == ()
+    found = usage.extra_usage
+    assert (found and (found.enabled, found.used, found.limit, found.currency)) == money
+
+
+def test_the_more_precise_number_is_shown() -> None:
+    """The flat windows carry decimals that `limits` has rounded away."""
+    usage = parse(sample_usage(now=NOW, five_hour=41.6, seven_day=16.580000000000002))
+    assert usage["five_hour"].utilization == 41.6
+    assert usage["seven_day"].utilization == pytest.approx(16.58)
+
+
+def test_limits_alone_are_enough() -> None:
+    """Where the flat windows are null, session and week come from `limits`, with the resets given there."""
+    document = sample_usage(now=NOW, scoped={"Fable": 31})
+    document |= {"five_hour": None, "seven_day": None}
+    usage = parse(document)
+    assert [(w.key, w.utilization) for w in usage] == [("five_hour", 42), ("seven_day", 17), ("seven_day_fable", 31)]
+    assert all(window.resets_at is not None for window in usage)
+
+
+def test_flat_windows_alone_are_enough() -> None:
+    """An answer of the older shape, without `limits`, shows the same windows."""
+    document = sample_usage(now=NOW, seven_day_opus=3, seven_day_sonnet=4.5)
+    del document["limits"]
+    usage = parse(document)
+    assert {w.key: w.utilization for w in usage} == {
+        "five_hour": 42,
+        "seven_day": 16.580000000000002,
+        "seven_day_opus": 3,
+        "seven_day_sonnet": 4.5,
+    }
+
+
+def test_the_reset_may_stand_in_either_place() -> None:
+    """A reset that only one of the two shapes gives is not lost."""
+    document = sample_usage(now=NOW, five_hour=make_window(7, None))
+    document["limits"] = [make_limit("session", 7, RESET)]
+    assert parse(document)["five_hour"].resets_at == RESET
+    document["five_hour"] = make_window(7, RESET)
+    document["limits"][0].pop("resets_at")
+    assert parse(document)["five_hour"].resets_at == RESET
+
+
+def test_an_idle_window_stays_idle() -> None:
+    """0 % and no reset means that the window has not started; `limits` do not start it."""
+    document = sample_usage(now=NOW, five_hour=make_window(0, None))
+    document["limits"] = [make_limit("session", 0, RESET)]
+    assert parse(document)["five_hour"].is_idle
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-11-20T15:00:00+00:00",
+        "2026-11-20T15:00:00Z",
+        "2026-11-20T15:00:00.000000+00:00",
+        "2026-11-20T16:00:00+01:00",
+        "2026-11-20T15:00:00",
+    ],
+)
+def test_every_form_of_a_reset_is_the_same_instant(text: str) -> None:
+    """The API writes the same instant in several ways, even within one answer."""
+    assert parse(sample_usage(now=NOW, five_hour=make_window(1, text)))["five_hour"].resets_at == RESET
+
+
+def test_one_percent_is_one_percent() -> None:
+    """1.0 is 1 %, not all of it; whole numbers and those above 100 are taken as they are."""
+    for value in (1.0, 1, 0.4, 100, 137.5):
+        assert parse(sample_usage(now=NOW, five_hour=make_window(value, RESET)))["five_hour"].utilization == value
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        "full",
+        7,
+        [],
+        {},
+        {"utilization": None, "resets_at": None},
+        {"utilization": "42", "resets_at": None},
+        {"utilization": True, "resets_at": None},
+        {"utilization": -1, "resets_at": None},
+        {"utilization": float("nan"), "resets_at": None},
+        {"utilization": float("inf"), "resets_at": None},
+        {"utilization": 10**400, "resets_at": None},
+        {"utilization": 5, "resets_at": "soon"},
+        {"utilization": 5, "resets_at": 1795190400},
+        {"utilization": 5, "resets_at": "2026-11-25T15:00:00Z"},
+        {"utilization": 5, "resets_at": "0001-01-01T00:00:00+23:59"},
+        {"utilization": 5, "resets_at": "9999-12-31T23:59:59-23:59"},
+    ],
+)
+def test_a_malformed_window_becomes_unknown_and_takes_no_other_with_it(section: Any) -> None:
+    """Numbers that cannot be right are not shown, and everything else of the same answer is."""
+    document = sample_usage(now=NOW, five_hour=None, extra_usage=make_extra_usage(190, 1700, "EUR"))
+    document["five_hour"] = section
+    usage = parse(document)
+    assert usage.five_hour is None
+    assert usage.malformed == ("five_hour",)
+    assert usage.seven_day is not None
+    assert usage.extra_usage is not None
+
+
+@pytest.mark.parametrize("limits", ["all", 5, {}, [None, 7, "x", [], {}], [{"kind": "session"}], [{"kind": "new"}]])
+def test_malformed_limits_take_nothing_with_them(limits: Any) -> None:
+    """Whatever becomes of `limits`, the flat windows stand."""
+    usage = parse(sample_usage(now=NOW, limits=limits))
+    assert set(usage.windows) == {"five_hour", "seven_day"}
+
+
+def test_a_malformed_entry_of_limits_takes_no_other_with_it() -> None:
+    """One model's bad entry does not hide the next model's."""
+    document = scoped("Fable", "Opus")
+    document["limits"][0]["percent"] = "much"
+    usage = parse(document)
+    assert set(usage.windows) == {"seven_day_opus"}
+    assert usage.malformed == ("limits.seven_day_fable",)
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        "none",
+        [],
+        {},
+        {"is_enabled": "yes"},
+        make_extra_usage(190, 1700, "EUR") | {"used_credits": "190"},
+        make_extra_usage(190, 1700, "EUR") | {"used_credits": -3},
+        make_extra_usage(190, 1700, "EUR") | {"monthly_limit": float("nan")},
+        make_extra_usage(190, 1700, "EUR") | {"decimal_places": 1000},
+        make_extra_usage(190, 1700, "EUR") | {"decimal_places": -2},
+        make_extra_usage(190, 1700, "EUR") | {"decimal_places": True},
+        make_extra_usage(190, 1700, "EUR") | {"currency": "{{ x }}"},
+        make_extra_usage(190, 1700, "EUR") | {"utilization": "11"},
+    ],
+)
+def test_malformed_money_is_unknown_and_takes_nothing_with_it(section: Any) -> None:
+    """A wrong amount is worse than none; the windows are shown all the same."""
+    usage = parse(sample_usage(now=NOW, extra_usage=section))
+    assert usage.extra_usage is None
+    assert usage.malformed == ("extra_usage",)
+    assert set(usage.windows) == {"five_hour", "seven_day"}
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        [],
+        {"used": 5},
+        {"used": {"amount_minor": "5"}},
+        {"used": {"amount_minor": 5, "currency": "EUR"}, "limit": {"amount_minor": 9, "currency": "USD"}},
+        make_spend(1, 2, "EUR") | {"enabled": "yes"},
+    ],
+)
+def test_malformed_spend_is_unknown(section: Any) -> None:
+    """The other form of the money is trusted no more than the first."""
+    usage = parse(sample_usage(now=NOW, spend=section))
+    assert usage.extra_usage is None
+    assert usage.malformed == ("spend",)
+
+
+def test_amounts_are_whole_units() -> None:
+    """190 minor units are 1.90 EUR, 4500 are 4500 JPY, 1250 are 1.250 KWD; without places it is 2."""
+    cases = [("EUR", 2, 1.9), ("JPY", 0, 190.0), ("KWD", 3, 0.19)]
+    for currency, places, used in cases:
+        extra = make_extra_usage(190, 1700, currency, decimal_places=places)
+        spend = make_spend(190, 1700, currency, exponent=places)
+        for money in (
+            parse(sample_usage(now=NOW, extra_usage=extra)).extra_usage,
+            parse(sample_usage(now=NOW, spend=spend)).extra_usage,
+        ):
+            assert money is not None
+            assert (money.used, money.limit) == (used, 1700 / 10**places)
+            assert money.remaining == pytest.approx(1510 / 10**places)
+    extra = make_extra_usage(190, 1700, "EUR")
+    del extra["decimal_places"]
+    money = parse(sample_usage(now=NOW, extra_usage=extra)).extra_usage
+    assert money is not None
+    assert money.used == 1.9
+
+
+def test_a_percentage_of_no_limit_is_unknown() -> None:
+    """Without a limit the API says 0 %, which would read as nothing used."""
+    money = parse(sample_usage(now=NOW, spend=make_spend(5023, None, "USD"))).extra_usage
+    assert money == ExtraUsage(enabled=True, used=50.23, limit=None, utilization=None, currency="USD")
+
+
+def test_spend_stands_in_where_extra_usage_is_disabled_or_missing() -> None:
+    """Money that is really spent is shown; extra usage that is off is shown as off."""
+    off = make_extra_usage(0, None, "EUR", enabled=False)
+    spend = make_spend(100, 200, "EUR")
+
+    def shown(**sections: Any) -> ExtraUsage | None:
+        return parse(sample_usage(now=NOW, **sections)).extra_usage
+
+    on = make_extra_usage(190, 1700, "EUR")
+    assert (shown(extra_usage=off) or on).enabled is False
+    assert (shown(extra_usage=off, spend=spend) or on).used == 1.0
+    assert (shown(extra_usage=off, spend=spend | {"enabled": False}) or on).used == 0.0
+    assert (shown(extra_usage=on, spend=spend) or off).used == 1.9
+    assert (shown(extra_usage="broken", spend=spend) or off).used == 1.0
+
+
+def test_unknown_sections_are_ignored_and_named() -> None:
+    """Code names come and go every month; a window under one of them is not ours to show."""
+    usage = parse(sample_usage(now=NOW, amber_ladder=make_window(99, RESET)))
+    assert set(usage.windows) == {"five_hour", "seven_day"}
+    assert usage.ignored == ("amber_ladder", "iguana_necktie", "tangelo")
+
+
+@pytest.mark.parametrize("answer", [None, [], "x", 5, True, {}, {"error": {"type": "overloaded_error"}}, {"x": None}])
+def test_what_is_no_usage_answer_is_refused(answer: Any) -> None:
+    """Something else than a usage document never passes for an account without windows."""
+    with pytest.raises(InvalidResponse):
+        parse(answer)
+
+
+HOSTILE_NAMES = [
+    "{{ states('sensor.x') }}",
+    "{% if 1 %}a{% endif %}",
+    "a/b/#/+",
+    "a\x1b[31mb\x00\r\nc\u202e\u2028",
+    "A" * 10_000,
+    "Ünïcødé Modèl",
+    "模型",
+    "\ud800x",
+    "..%s%n{0}$(x)`x`",
+    "  spaced   out  ",
+    "\u0435",
+    "\u0663",
+    "\ufdfd" * 500,
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_a_hostile_model_name_gets_into_no_key(name: str) -> None:
+    """Keys become topics, entity ids and templates: they are of a-z, 0-9 and _ whatever the API calls a model."""
+    usage = parse(scoped(name))
+    for window in usage:
+        assert WINDOW_KEY.fullmatch(window.key)
+        assert all(re.fullmatch(r"[a-z0-9_]{1,80}", key) for key in window_components([window.key]))
+        assert window.label.isprintable()
+        assert len(window.label) <= MAX_LABEL
+    assert len(usage.windows) == bool(slug(name))
+
+
+def test_only_so_many_windows_are_taken() -> None:
+    """An answer with thousands of models cannot fill a broker with entities."""
+    usage = parse(scoped(*(f"Model {n}" for n in range(5000))))
+    assert len(usage.windows) == MAX_SCOPED_WINDOWS
+
+
+def test_of_two_limits_of_one_name_the_tighter_is_shown() -> None:
+    """The tighter one is the one that stops the work, whatever the order."""
+    for percents in ((10, 60), (60, 10)):
+        document = scoped("Opus", "opus!")
+        for limit, percent in zip(document["limits"], percents, strict=True):
+            limit["percent"] = percent
+        assert parse(document)["seven_day_opus"].utilization == 60
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+INSTANTS = st.datetimes(timezones=st.just(UTC)).map(datetime.isoformat) | st.text(max_size=40) | JSON
+WINDOWS = st.fixed_dictionaries({}, optional={"utilization": st.floats() | JSON, "resets_at": INSTANTS}) | JSON
+LIMITS = st.lists(
+    st.fixed_dictionaries(
+        {"kind": st.sampled_from(["session", "weekly_all", "weekly_scoped", "?"]) | JSON},
+        optional={
+            "percent": st.floats() | JSON,
+            "resets_at": INSTANTS,
+            "scope": st.fixed_dictionaries(
+                {"model": st.fixed_dictionaries({"display_name": st.text(max_size=200) | JSON}) | JSON}
+            )
+            | JSON,
+        },
+    )
+    | JSON,
+    max_size=5,
+)
+MONEY = st.fixed_dictionaries(
+    {},
+    optional={
+        "is_enabled": st.booleans() | JSON,
+        "used_credits": st.floats() | JSON,
+        "monthly_limit": st.integers() | JSON,
+        "decimal_places": st.integers(-3, 20) | JSON,
+        "currency": st.sampled_from(["EUR", "eur", "{{"]) | JSON,
+        "utilization": st.floats() | JSON,
+    },
+)
+ANSWERS = (
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "five_hour": WINDOWS,
+            "seven_day": WINDOWS,
+            "seven_day_opus": WINDOWS,
+            "limits": LIMITS | JSON,
+            "extra_usage": MONEY | JSON,
+            "spend": JSON,
+        },
+    )
+    | JSON
+)
+
+
+@given(ANSWERS)
+@settings(max_examples=300)
+def test_any_answer_is_a_usage_or_refused(answer: Any) -> None:
+    """Whatever JSON arrives, what is shown is finite, named safely and bounded, or the answer is refused."""
+    try:
+        usage = parse(answer)
+    except InvalidResponse:
+        return
+    assert len(usage.windows) <= MAX_SCOPED_WINDOWS + 7
+    for key, window in usage.windows.items():
+        assert key == window.key
+        assert WINDOW_KEY.fullmatch(key)
+        assert window.label.isprintable()
+        assert 0 <= window.utilization <= 100_000
+        assert window.resets_at is None or window.resets_at <= NOW + 2 * window.duration
+    money = usage.extra_usage
+    if money is not None:
+        assert all(n is None or 0 <= n <= 1e12 for n in (money.used, money.limit, money.utilization, money.remaining))
+        assert money.currency is None or re.fullmatch("[A-Z]{3}", money.currency)
+    assert len(usage.ignored) <= 50
+    assert all(name.isprintable() and len(name) <= MAX_LABEL for name in usage.ignored)
+
+
+def test_a_huge_answer_takes_no_time() -> None:
+    """An answer of the full megabyte that is let in is done with at once, by processor time."""
+    document = scoped(*("x" * 100_000 for _ in range(9))) | {f"key{n}": n for n in range(20_000)}
+    began = time.process_time()
+    parse(document)
+    assert time.process_time() - began < 1
+
+
+def test_a_reset_far_away_is_not_believed() -> None:
+    """A window's reset lies within twice its length; anything else belongs to another window, or to nobody."""
+    near, far = NOW + timedelta(hours=9), NOW + timedelta(hours=11)
+    assert parse(sample_usage(now=NOW, five_hour=make_window(5, near), limits=[])).five_hour is not None
+    assert parse(sample_usage(now=NOW, five_hour=make_window(5, far), limits=[])).five_hour is None
