@@ -18,10 +18,10 @@ from rich.text import Text
 from claude_usage_mqtt.homeassistant.summary import SUMMARY
 from claude_usage_mqtt.instants import parse_instant
 from claude_usage_mqtt.mqtt.client import Message
-from claude_usage_mqtt.sources.api.wire import MAX_AMOUNT, MAX_UTILIZATION
 from claude_usage_mqtt.topics import NO_PROBLEM
 from claude_usage_mqtt.untrusted import clean_text, number
 from claude_usage_mqtt.usage import derived
+from claude_usage_mqtt.usage.reading import MAX_AMOUNT, MAX_UTILIZATION
 
 MAX_ACCOUNTS, MAX_WINDOWS = 500, 30
 LONGEST_MESSAGE = 256 * 1024

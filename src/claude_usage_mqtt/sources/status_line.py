@@ -16,9 +16,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from claude_usage_mqtt.instants import from_epoch, parse_instant
-from claude_usage_mqtt.sources.api.wire import FLAT_WINDOWS, MAX_UTILIZATION
+from claude_usage_mqtt.sources.api.wire import FLAT_WINDOWS
 from claude_usage_mqtt.untrusted import number
-from claude_usage_mqtt.usage.reading import STATUSLINE, Reading, Window
+from claude_usage_mqtt.usage.reading import MAX_UTILIZATION, STATUSLINE, Reading, Window
 
 WINDOWS = ("five_hour", "seven_day")
 

@@ -11,6 +11,12 @@ from claude_usage_mqtt.usage import derived
 SESSION = timedelta(hours=5)
 WEEK = timedelta(days=7)
 
+MAX_UTILIZATION = 100_000.0
+"""Beyond this a percentage is nonsense; above 100 is not, it happens."""
+
+MAX_AMOUNT = 1e12
+"""More money than this is nonsense in any currency."""
+
 OAUTH = "oauth"
 STATUSLINE = "statusline"
 

@@ -10,11 +10,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from claude_usage_mqtt.instants import format_instant, from_epoch, parse_instant, steady
-from claude_usage_mqtt.sources.api.wire import MAX_AMOUNT, MAX_UTILIZATION
 from claude_usage_mqtt.untrusted import clean_text, number
 from claude_usage_mqtt.usage.account import MAX_WINDOWS, AccountUsage
 from claude_usage_mqtt.usage.derived import Sample
-from claude_usage_mqtt.usage.reading import OAUTH, SESSION, STATUSLINE, WEEK, ExtraUsage
+from claude_usage_mqtt.usage.reading import MAX_AMOUNT, MAX_UTILIZATION, OAUTH, SESSION, STATUSLINE, WEEK, ExtraUsage
 from claude_usage_mqtt.usage.window_state import MAX_SAMPLES, WindowState
 
 FORMAT = 1

@@ -13,7 +13,7 @@ from typing import Any
 from claude_usage_mqtt.errors import InvalidResponse
 from claude_usage_mqtt.instants import parse_instant
 from claude_usage_mqtt.untrusted import clean_text, number, slug
-from claude_usage_mqtt.usage.reading import SESSION, WEEK, ExtraUsage, Reading, Window
+from claude_usage_mqtt.usage.reading import MAX_AMOUNT, MAX_UTILIZATION, SESSION, WEEK, ExtraUsage, Reading, Window
 
 FLAT_WINDOWS: Mapping[str, tuple[str, timedelta]] = {
     "five_hour": ("Session", SESSION),
@@ -26,16 +26,11 @@ FLAT_WINDOWS: Mapping[str, tuple[str, timedelta]] = {
 }
 OTHER_SECTIONS = frozenset({"extra_usage", "limits", "spend"})
 
-MAX_UTILIZATION = 100_000.0
-"""Beyond this a percentage is nonsense; above 100 is not, it happens."""
-
 MAX_SCOPED_WINDOWS = 20
 MAX_LIMITS = 200
 MAX_IGNORED = 50
 MAX_NAME = 30
 """Characters of a model's name, so that the label made of it is within MAX_LABEL."""
-
-MAX_AMOUNT = 1e12
 
 
 class _Malformed(Exception):  # noqa: N818 - never leaves this module
