@@ -170,7 +170,7 @@ def test_no_retained_memory_breaks_a_start(health: str, state_text: str, config:
     """Anybody may have written there: the start goes on, what is published is ours, and no wait is without end."""
     state = make_state()
     retained = {TOPICS.health: health, TOPICS.state: state_text, TOPICS.config: config}
-    state.recall({topic: text.encode("utf-8", "replace") for topic, text in retained.items()}, LATER)
+    state.restore({topic: text.encode("utf-8", "replace") for topic, text in retained.items()}, LATER)
     state.tick(LATER)
     assert_harmless(publish(state, LATER))
     due = state.schedule.due(LATER, state.usage.resets())

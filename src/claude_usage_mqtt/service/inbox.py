@@ -9,7 +9,7 @@ from collections import deque
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.connection import Notice
 from claude_usage_mqtt.sources.credentials.watch import CredentialsChanged
-from claude_usage_mqtt.sources.fetch import PollResult
+from claude_usage_mqtt.sources.source import PollResult
 
 MAX_INBOX = 2000
 """Incoming messages beyond this many unread items are dropped: nobody sends us that much in earnest."""

@@ -19,8 +19,10 @@ from claude_usage_mqtt.homeassistant.summary import SUMMARY
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, Disconnected, Subscribed
 from claude_usage_mqtt.mqtt.publisher import Publisher
-from claude_usage_mqtt.service.account import COMMANDS, AccountState
+from claude_usage_mqtt.service.account import AccountState
+from claude_usage_mqtt.service.commands import COMMANDS, obey
 from claude_usage_mqtt.service.connection_log import ConnectionLog
+from claude_usage_mqtt.service.documents import documents
 from claude_usage_mqtt.service.former_devices import FormerDevices
 from claude_usage_mqtt.service.inbox import Inbox, Item, Stop
 from claude_usage_mqtt.service.liveness import Liveness
@@ -30,9 +32,11 @@ from claude_usage_mqtt.service.summary import digest, summary_documents
 from claude_usage_mqtt.service.watched import Watched, watch
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.credentials.watch import LOOK_EVERY, CredentialsChanged, watch_credentials
-from claude_usage_mqtt.sources.fetch import PollResult, poll
+from claude_usage_mqtt.sources.fetch import poll
+from claude_usage_mqtt.sources.source import PollResult
 from claude_usage_mqtt.sources.status_line import parse_statusline
 from claude_usage_mqtt.topics import Topics, encode
+from claude_usage_mqtt.usage.document import state_document
 from claude_usage_mqtt.usage.events import Event
 
 log = logging.getLogger(__name__)
@@ -127,7 +131,7 @@ class Service:
             case CredentialsChanged():
                 watched = self._accounts[item.account]
                 if item.fingerprint != watched.state.fingerprint and not watched.state.busy:
-                    self._touched(item.account).state.credentials_noticed(item, self._clock.now())
+                    self._touched(item.account).state.on_login_changed(item, self._clock.now())
 
     def _connected(self) -> None:
         base = self._options.base_topic
@@ -174,18 +178,18 @@ class Service:
         watched = self._touched(account)
         match rest:
             case ["command", name] if name in COMMANDS:
-                watched.state.command(name, message.payload, self._clock.now())
+                obey(watched.state, name, message.payload, self._clock.now())
             case ["statusline"] if watched.state.options.listens:
                 self._glimpsed(watched.state, message.payload)
             case ["health"]:
                 if message.payload and not self._publisher.has_sent(message):
-                    watched.state.heard_rival(self._clock.now())
+                    watched.state.saw_other_instance(self._clock.now())
 
     def _glimpsed(self, state: AccountState, payload: bytes) -> None:
         now = self._clock.now()
         usage = parse_statusline(payload, now)
         if usage is not None:
-            self._deliver(state, state.glimpsed(usage, now))
+            self._deliver(state, state.take(usage, now))
 
     def _finished(self, outcome: PollResult) -> None:
         watched = self._touched(outcome.account)
@@ -194,8 +198,8 @@ class Service:
         now = self._clock.now()
         events = watched.state.finish_poll(outcome, now)
         self._deliver(watched.state, events)
-        if outcome.usage is not None and self._options.usage_log is not None:
-            self._options.usage_log.write(watched.state.usage.document(now), now)
+        if outcome.reading is not None and self._options.usage_log is not None:
+            self._options.usage_log.write(state_document(watched.state.usage, now), now)
 
     def _look_out_for(self, watched: Watched) -> None:
         if watched.has_lookout:
@@ -213,8 +217,8 @@ class Service:
 
     def _deliver(self, state: AccountState, events: Iterable[Event]) -> None:
         for event in events:
-            log.info("Account %s: %s of %s", state.name, event.event_type, event.window)
-            self._publisher.send(state.options.topics.event(event.window), encode(event.document()))
+            log.info("Account %s: %s of %s", state.name, event.event_type, event.topic_level)
+            self._publisher.send(state.options.topics.event(event.topic_level), encode(event.document()))
 
     # What time brings
 
@@ -247,7 +251,7 @@ class Service:
         self._recollection = None
         self._is_begun = True
         for watched in self._accounts.values():
-            watched.state.recall(recollection.found, now)
+            watched.state.restore(recollection.found, now)
             health = watched.state.options.topics.health
             self._publisher.take_as_own(health, recollection.found.get(health, b""))
             watched.look_at = now
@@ -285,11 +289,12 @@ class Service:
         begins = due is not None and due <= now
         may_retry = begins and state.begin_poll(now)
         state.tick(now)
-        if state.changed:
-            state.changed = False
-            for topic, payload in state.documents(now):
+        if not (begins and watched.has_polled):
+            # Before the first request its trace is published, so that a crash during it is remembered too.
+            for topic, payload in documents(state, now):
                 self._publisher.retain(topic, payload)
             watched.digest = digest(state, now)
+        watched.has_polled = watched.has_polled or begins
         if begins:
             self._busy_since[state.name] = time.monotonic()
             job = partial(poll, state.name, watched.credentials, self._api, self._clock, may_retry=may_retry)
@@ -325,5 +330,5 @@ class Service:
             return
         log.info("The clock was set by %+.0f s.", step.total_seconds())
         for watched in self._accounts.values():
-            watched.state.shift(step)
+            watched.state.clock_stepped(step, self._clock.now())
             watched.look_at = self._clock.now()

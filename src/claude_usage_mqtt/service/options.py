@@ -22,6 +22,7 @@ class AccountOptions:
     limited: bool
     stale_after: timedelta
     thresholds: tuple[float, ...]
+    extra_thresholds: tuple[float, ...] = (75.0, 90.0)
     discovery: bool = True
     polls: bool = True
     """False where the status line is the only source."""

@@ -26,6 +26,7 @@ class Watched:
     digest: Digest
     look_at: datetime
     has_lookout: bool = False
+    has_polled: bool = False
 
 
 def watch(options: AccountOptions, credentials: CredentialSource, rng: random.Random, now: datetime) -> Watched:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 
 from claude_usage_mqtt.clock import Clock
@@ -17,31 +16,15 @@ from claude_usage_mqtt.errors import (
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.sources.credentials.places import Credentials, CredentialSource
-from claude_usage_mqtt.usage.reading import Reading
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PollResult:
-    """What a poll brought: a usage or an error, and what the credentials told beside their token.
-
-    `token_mark` tells one token from another, in this process only: a hash with its random key.
-    """
-
-    account: str
-    usage: Reading | None = None
-    error: ApiError | CredentialsError | None = None
-    requests: int = 0
-    token_expires_at: datetime | None = None
-    organization: str | None = None
-    fingerprint: object = None
-    token_mark: int | None = None
+from claude_usage_mqtt.sources.source import Login, PollResult
+from claude_usage_mqtt.usage.reading import OAUTH, Reading
 
 
 def poll(account: str, source: CredentialSource, api: UsageApi, clock: Clock, *, may_retry: bool) -> PollResult:
     """Fetch the usage once; with `may_retry` a second time where the token was renewed meanwhile. Never raises."""
     requests = 0
     credentials: Credentials | None = None
-    usage: Reading | None = None
+    reading: Reading | None = None
     error: ApiError | CredentialsError | None = None
     fingerprint = source.fingerprint()
     try:
@@ -58,22 +41,32 @@ def poll(account: str, source: CredentialSource, api: UsageApi, clock: Clock, *,
             credentials.require_unexpired(clock.now())
             requests = 2
             answer = api.fetch(credentials.token)
-        usage = parse_usage(answer, clock.now(), credentials.plan)
+        reading = parse_usage(answer, clock.now(), plan=credentials.plan)
     except RateLimited as limited:
         error = _expired_in_disguise(credentials, clock.now()) or limited
     except (ApiError, CredentialsError) as known:
         error = known
     except Exception as unknown:  # noqa: BLE001 - a poll must always report; its text could hold outside data
         error = InvalidResponse(f"The usage could not be read ({type(unknown).__name__}); update this program.")
+    login = (
+        None
+        if credentials is None
+        else Login(
+            organization=credentials.organization,
+            plan=credentials.plan,
+            scopes=credentials.scopes,
+            token_expires_at=credentials.expires_at,
+            mark=hash(credentials.token),
+        )
+    )
     return PollResult(
         account=account,
-        usage=usage,
+        source=OAUTH,
+        reading=reading,
         error=error,
         requests=requests,
-        token_expires_at=credentials.expires_at if credentials else None,
-        organization=credentials.organization if credentials else None,
+        login=login,
         fingerprint=fingerprint,
-        token_mark=hash(credentials.token) if credentials else None,
     )
 
 
