@@ -1,0 +1,69 @@
+"""What a polled source is: something that can be asked for a reading, in a worker thread, and only reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from claude_usage_mqtt.clock import Clock
+from claude_usage_mqtt.errors import ClaudeUsageError
+from claude_usage_mqtt.usage.reading import Reading
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Login:
+    """What is known of a login beside its token, which is never part of it.
+
+    `account` and `organization` are short hashes. `mark` tells one token from another, in this process only.
+    """
+
+    account: str | None = None
+    organization: str | None = None
+    plan: str | None = None
+    tier: str | None = None
+    scopes: tuple[str, ...] = ()
+    token_expires_at: datetime | None = None
+    login_expires_at: datetime | None = None
+    mark: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PollResult:
+    """What a poll brought: a reading or an error, and what is known of the login that was used.
+
+    Neither a reading nor an error means that there is nothing new. `requests` were made and count in the budget.
+    """
+
+    account: str
+    source: str
+    reading: Reading | None = None
+    error: ClaudeUsageError | None = None
+    requests: int = 0
+    login: Login | None = None
+    fingerprint: object = None
+
+
+class Source(Protocol):
+    """A polled source of one account.
+
+    `name` is one of those in `usage.reading`. `can_be_watched`: a changed login is noticed without a request.
+    `repeats_for` is how long the source repeats its last response.
+    """
+
+    name: str
+    can_be_watched: bool
+    repeats_for: timedelta
+
+    @property
+    def place(self) -> str:
+        """Where the login is, in words, for messages."""
+
+    def login(self) -> Login:
+        """Return what is known of the login, without a request; raises CredentialsError."""
+
+    def fingerprint(self) -> object:
+        """Return something that changes when the login does, cheaply and without reading it."""
+
+    def poll(self, account: str, clock: Clock, *, may_retry: bool) -> PollResult:
+        """Ask once; with `may_retry` a second time if the login was renewed meanwhile. Bounded, never raises."""
