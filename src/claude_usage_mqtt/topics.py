@@ -18,6 +18,7 @@ STATUSES = (
     "token_expired",
     "unauthorized",
     "insufficient_scope",
+    "no_reporter",
     "network_error",
     "server_error",
     "invalid_response",
@@ -72,6 +73,29 @@ class Topics:
     def command(self, name: str) -> str:
         """Return the topic of a command, incoming."""
         return f"{self.base}/{self.account}/command/{name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReporterTopics:
+    """The topics of one reporter under a base topic."""
+
+    base: str
+    machine: str
+
+    @property
+    def presence(self) -> str:
+        """Whether the reporter is there, and which accounts it has a login for; also its last will."""
+        return f"{self.base}/reporter/{self.machine}"
+
+    @property
+    def ask(self) -> str:
+        """Requests for a reading."""
+        return f"{self.presence}/ask"
+
+    @property
+    def answer(self) -> str:
+        """The reporter's answers."""
+        return f"{self.presence}/answer"
 
 
 def encode(document: Mapping[str, Any]) -> bytes:
