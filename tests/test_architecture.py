@@ -31,11 +31,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sources": BASE | {"usage"},
     "settings": BASE | {"usage", "sources", "mqtt"},
     "service": BASE | {"usage", "sources", "homeassistant", "mqtt"},
+    "reporter": BASE | {"usage", "sources", "mqtt", "service"},
     "library": BASE | {"usage", "sources"},
     "recipes": BASE,
     "demo": BASE,
     "__main__": {"cli"},
-    "cli": BASE | {"usage", "sources", "homeassistant", "mqtt", "service", "settings", "recipes", "demo"},
+    "cli": BASE | {"usage", "sources", "homeassistant", "mqtt", "service", "reporter", "settings", "recipes", "demo"},
 }
 
 ONLY_IN = {

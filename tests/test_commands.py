@@ -100,14 +100,14 @@ def test_interval(panel: Panel) -> None:
     panel.shows(since, poll_interval=600)
     for wrong in ("", "0", "-300", "4000", "300.5", "1e3", "NaN", "³00", "99999999999999999999", "600\x00", "{}"):
         panel.press("interval", wrong)
-    panel.log.wait_for("unusable value", count=11)
+    panel.log.wait_for("value is unusable", count=11)
     assert panel.health()["poll_interval"] == 600
 
 
 def test_an_interval_that_would_annoy_is_refused(panel: Panel) -> None:
     """Below 180 seconds the real API would shut the account out."""
     panel.press("interval", "60")
-    panel.log.wait_for("unusable value")
+    panel.log.wait_for("value is unusable")
     assert panel.health()["poll_interval"] == 300
 
 

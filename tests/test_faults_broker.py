@@ -21,12 +21,12 @@ from parts.credentials import write_credentials
 from parts.endpoint import Endpoint
 from parts.net import LOOPBACK
 from parts.proxy import FaultyProxy
-from parts.service import CONFIG, HEALTH, STATE, STATUS, Running, ServiceProcess, running_service
+from parts.service import CONFIG, HEALTH, MEMORY, STATE, STATUS, Running, ServiceProcess, running_service
 from parts.watcher import Watcher
 
 pytestmark = pytest.mark.skipif(not broker.available(), reason="Mosquitto is not installed")
 
-EVERYTHING = {STATE, HEALTH, STATUS, CONFIG}
+EVERYTHING = {STATE, HEALTH, MEMORY, STATUS, CONFIG}
 AGAIN = "Connected to the broker"
 
 

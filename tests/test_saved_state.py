@@ -106,7 +106,7 @@ def test_the_state_alone_serves() -> None:
     assert fresh.currency == "EUR"
     assert take(fresh, make_answer(minutes(125), 60), (30, 75)) == []
     assert len(take(fresh, make_answer(minutes(130), 75), (30, 75))) == 1
-    events = restarted(fresh, minutes(131), has_memory=False).answered(make_answer(minutes(302), 0, None), ())
+    events = take(restarted(fresh, minutes(131), has_memory=False), make_answer(minutes(302), 0, None))
     assert [event.event_type for event in events] == ["reset"]
 
 

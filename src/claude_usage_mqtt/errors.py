@@ -5,7 +5,8 @@ ClaudeUsageError
 ├── CredentialsError
 │   ├── CredentialsNotFound
 │   ├── CredentialsUnreadable
-│   └── TokenExpired
+│   ├── TokenExpired
+│   └── NoReporter
 ├── ApiError
 │   ├── Unauthorized
 │   ├── InsufficientScope
@@ -63,6 +64,12 @@ class TokenExpired(CredentialsError):  # noqa: N818
     """The access token is past its time, or within five minutes of it."""
 
     status = "token_expired"
+
+
+class NoReporter(CredentialsError):  # noqa: N818
+    """No machine that runs a reporter can be asked now."""
+
+    status = "no_reporter"
 
 
 class ApiError(ClaudeUsageError):

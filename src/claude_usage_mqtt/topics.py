@@ -81,6 +81,29 @@ class Topics:
         return f"{self.base}/{self.account}/command/{name}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReporterTopics:
+    """The topics of one reporter under a base topic."""
+
+    base: str
+    machine: str
+
+    @property
+    def presence(self) -> str:
+        """Whether the reporter is there, and which accounts it has a login for; also its last will."""
+        return f"{self.base}/reporter/{self.machine}"
+
+    @property
+    def ask(self) -> str:
+        """Requests for a reading."""
+        return f"{self.presence}/ask"
+
+    @property
+    def answer(self) -> str:
+        """The reporter's answers."""
+        return f"{self.presence}/answer"
+
+
 def encode(document: Mapping[str, Any]) -> bytes:
     """Return compact JSON."""
     text = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -28,6 +28,7 @@ from parts.net import LOOPBACK
 BASE: Final = "claude-usage"
 STATE: Final = f"{BASE}/default/state"
 HEALTH: Final = f"{BASE}/default/health"
+MEMORY: Final = f"{BASE}/default/memory"
 STATUS: Final = f"{BASE}/status"
 CONFIG: Final = "homeassistant/device/claude_usage_default/config"
 BIRTH: Final = "homeassistant/status"

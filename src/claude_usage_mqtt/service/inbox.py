@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
+from typing import Generic, TypeVar
 
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.connection import Notice
@@ -21,8 +22,10 @@ class Stop:
 
 Item = Notice | PollResult | CredentialsChanged | Stop
 
+T = TypeVar("T")
 
-class Inbox:
+
+class Inbox(Generic[T]):
     """A queue that any thread, and a signal handler, may put into, and one thread takes from.
 
     The standard library has none whose waits end: `queue.Queue` takes a lock that the thread a signal interrupts may
@@ -30,10 +33,10 @@ class Inbox:
     """
 
     def __init__(self) -> None:
-        self._items: deque[Item] = deque()
+        self._items: deque[T] = deque()
         self._wake = threading.Lock()  # held while nothing was put since the last wait
 
-    def put(self, item: Item) -> None:
+    def put(self, item: T) -> None:
         """Add an item; incoming messages are dropped where too many wait."""
         if isinstance(item, Message) and len(self._items) >= MAX_INBOX:
             return
@@ -41,7 +44,7 @@ class Inbox:
         with contextlib.suppress(RuntimeError):  # it is released already
             self._wake.release()
 
-    def get(self, timeout: float) -> Item | None:
+    def get(self, timeout: float) -> T | None:
         """Return the next item, None where none came within `timeout` seconds; it may return None sooner."""
         if not self._items:
             self._wake.acquire(timeout=timeout)

@@ -56,7 +56,7 @@ class Service:
     """Publishes the usage of some accounts until it is told to stop."""
 
     def __init__(self, options: ServiceOptions, api: UsageApi, clock: Clock, rng: random.Random | None = None) -> None:
-        self.inbox = Inbox()
+        self.inbox: Inbox[Item] = Inbox()
         self._options = options
         self._api = api
         self._clock = clock

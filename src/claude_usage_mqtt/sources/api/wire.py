@@ -87,7 +87,10 @@ def parse_usage(
     windows.update(pools)
     money = parse_money(body, malformed)
     if not windows and money is None and (malformed or (body and not any(map(_is_known, body)))):
-        raise InvalidResponse("Nothing in the API's response was understood; a newer version of this program may help.")
+        raise InvalidResponse(
+            f"Nothing in the API's response was understood ({', '.join(malformed) or 'no known section'}); "
+            "a newer version of this program may help."
+        )
     return Reading(
         read_at=read_at,
         windows={key: replace(window, source=source) for key, window in windows.items()},

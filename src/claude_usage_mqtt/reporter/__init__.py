@@ -1,0 +1,4 @@
+"""The process on a machine where Claude Code is used: it answers the service's requests with readings.
+
+It keeps no state, decides nothing, and trusts nobody.
+"""
