@@ -11,7 +11,7 @@ from claude_usage_mqtt.errors import RateLimited, Unauthorized
 from claude_usage_mqtt.service.account import AccountState
 from claude_usage_mqtt.service.documents import documents
 from claude_usage_mqtt.service.options import AccountOptions
-from claude_usage_mqtt.sources.credentials.watch import CredentialsChanged
+from claude_usage_mqtt.sources.credentials.watch import LoginChanged
 from claude_usage_mqtt.sources.policy import Policy
 from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.topics import Topics, encode
@@ -45,11 +45,9 @@ def refused(error: Any) -> AccountState:
     return state
 
 
-def noticed(mark: int | None) -> CredentialsChanged:
+def noticed(mark: int | None) -> LoginChanged:
     """Return that the file has changed, and now holds this token."""
-    return CredentialsChanged(
-        account="default", fingerprint="b", token_mark=mark, token_expires_at=None, organization=None
-    )
+    return LoginChanged(account="default", fingerprint="b", login=None if mark is None else Login(mark=mark))
 
 
 @pytest.mark.parametrize("error", [Unauthorized("no"), RateLimited("later")], ids=["401", "429 without a time"])

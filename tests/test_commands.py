@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from claude_usage_mqtt.usage.reading import STATUSLINE
 from parts.broker import Broker
 from parts.credentials import write_credentials
 from parts.endpoint import Endpoint
@@ -166,7 +167,7 @@ def test_the_status_line_alone_has_nothing_to_refresh(running_broker: Broker, en
     """Where no request is ever made, the button says so."""
     with (
         Watcher(running_broker.port) as watcher,
-        running_service(running_broker.port, endpoint.url, home, polls=False, listens=True),
+        running_service(running_broker.port, endpoint.url, home, selected=(STATUSLINE,)),
     ):
         watcher.wait_topic(STATUS, lambda m: m.payload == "online")
         watcher.publish(command("refresh"), "")

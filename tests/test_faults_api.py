@@ -189,9 +189,9 @@ def test_a_file_that_cannot_be_opened(
         watcher.wait_topic(HEALTH, has_status("ok"))
         running.log.wait_for(AGAIN)
         assert running.log.count("reading it hangs") == 1
-        lookouts = [thread for thread in threading.enumerate() if thread.name == "lookout"]
-    assert lookouts
-    for thread in lookouts:
+        watches = [thread for thread in threading.enumerate() if thread.name == "login-watch"]
+    assert watches
+    for thread in watches:
         thread.join(10)
         assert not thread.is_alive()
 

@@ -46,9 +46,9 @@ from claude_usage_mqtt import __version__
 from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import InvalidResponse, SettingsError
 from claude_usage_mqtt.sources.api.client import UsageApi
+from claude_usage_mqtt.sources.api.source import ApiSource
 from claude_usage_mqtt.sources.api.url import API_URL, checked_url
 from claude_usage_mqtt.sources.credentials.places import CredentialSource, GivenToken, find_source
-from claude_usage_mqtt.sources.fetch import poll
 from claude_usage_mqtt.sources.source import PollResult
 from claude_usage_mqtt.usage.reading import Reading
 
@@ -91,7 +91,7 @@ def get_usage(
     except ValueError as error:
         raise SettingsError(f"api_url: {error}.") from None
     try:
-        outcome = poll("", source, api, SystemClock(), may_retry=False)
+        outcome = ApiSource(source, api).poll("", SystemClock(), may_retry=False)
     finally:
         api.close()
         del source

@@ -14,13 +14,13 @@ from claude_usage_mqtt.errors import (
     CredentialsUnreadable,
     TokenExpired,
 )
-from claude_usage_mqtt.instants import parse_instant
+from claude_usage_mqtt.instants import format_instant, parse_instant
 from claude_usage_mqtt.logs import Outage
 from claude_usage_mqtt.service.discovery_message import DiscoveryMessage
 from claude_usage_mqtt.service.event_delivery import EventDelivery
 from claude_usage_mqtt.service.options import AccountOptions
 from claude_usage_mqtt.service.restore import own_document
-from claude_usage_mqtt.sources.credentials.watch import CredentialsChanged
+from claude_usage_mqtt.sources.credentials.watch import LoginChanged
 from claude_usage_mqtt.sources.policy import BUDGET, Policy
 from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.topics import OK, STARTING
@@ -137,7 +137,7 @@ class AccountState:
         # What was set by hand holds until the setting itself is changed.
         if memory.get("interval_setting") == setting and type(interval) is int and self.is_allowed(interval):
             self.set_interval(timedelta(seconds=interval))
-        if not self.options.polls and self.status == STARTING:
+        if not self.options.is_polled and self.status == STARTING:
             self.status, self.detail = NO_STATUS_LINE, NO_STATUS_LINE_DETAIL
         self.discovery.restore(retained.get(topics.config, b""), self.usage, now)
 
@@ -145,7 +145,7 @@ class AccountState:
 
     def due(self, now: datetime) -> datetime | None:
         """Return when to poll next; None while a poll is under way, or none is to be made."""
-        if self.busy or not self.options.polls or (not self.polling and not self.policy.refresh_wanted):
+        if self.busy or not self.options.is_polled or (not self.polling and not self.policy.refresh_wanted):
             return None
         return self.policy.due(now, self.usage.resets())
 
@@ -201,7 +201,7 @@ class AccountState:
             return events  # nothing newer: it neither saves a request nor makes anything fresh
         self.policy.status_line_seen(now, self.usage.stale_after)
         self._note_success(reading.read_at)
-        if not self.options.polls:
+        if not self.options.is_polled:
             self.status, self.detail = OK, None
         return events
 
@@ -229,17 +229,14 @@ class AccountState:
         self.status, self.detail = error.status, str(error)
         self.outage.fell(error.status, f"Account {self.name}: {error}")
 
-    def on_login_changed(self, changed: CredentialsChanged, now: datetime) -> None:
+    def on_login_changed(self, changed: LoginChanged, now: datetime) -> None:
         """Take in a login that changed: what waited for another token waits no longer."""
         self.fingerprint = changed.fingerprint
-        mark = self.login.mark
-        login = Login(
-            organization=changed.organization, token_expires_at=changed.token_expires_at, mark=changed.token_mark
-        )
+        known, login = self.login, changed.login or Login(mark=self.login.mark)
         if self._use_login(login) or self.status in CREDENTIALS_STATUSES:
             self.policy.poll_soon(now)
         # The file is written for other reasons too; a token that was refused is not sent again for them.
-        if changed.token_mark not in (None, mark):
+        if login.mark is not None and not _is_same_token(login, known):
             self.policy.credentials_changed(now)
 
     def _use_login(self, login: Login) -> bool:
@@ -297,6 +294,13 @@ class AccountState:
                 self.last_success += step
             if self.other_instance_at is not None:
                 self.other_instance_at += step
+
+
+def _is_same_token(login: Login, known: Login) -> bool:
+    """Whether both are one token's; what an earlier run knew has no mark, but the token's expiry tells."""
+    if known.mark is not None:
+        return login.mark == known.mark
+    return format_instant(login.token_expires_at) == format_instant(known.token_expires_at)
 
 
 def _dict(value: object) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def obey(state: AccountState, name: str, payload: bytes, now: datetime) -> None:
 
 
 def _refresh(state: AccountState, now: datetime) -> None:
-    if not state.options.polls:
+    if not state.options.is_polled:
         state.hint = "Refresh has no effect here: the numbers come from the status line alone."
         return
     when = state.policy.refresh(now)

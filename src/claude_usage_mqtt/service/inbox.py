@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.connection import Notice
-from claude_usage_mqtt.sources.credentials.watch import CredentialsChanged
+from claude_usage_mqtt.sources.credentials.watch import LoginChanged
 from claude_usage_mqtt.sources.source import PollResult
 
 MAX_INBOX = 2000
@@ -20,7 +20,7 @@ class Stop:
     """Ask the loop to end."""
 
 
-Item = Notice | PollResult | CredentialsChanged | Stop
+Item = Notice | PollResult | LoginChanged | Stop
 
 T = TypeVar("T")
 

@@ -45,15 +45,19 @@ class PollResult:
 
 
 class Source(Protocol):
-    """A polled source of one account.
+    """A polled source of one account."""
 
-    `name` is one of those in `usage.reading`. `can_be_watched`: a changed login is noticed without a request.
-    `repeats_for` is how long the source repeats its last response.
-    """
+    @property
+    def name(self) -> str:
+        """One of the names in `usage.reading`."""
 
-    name: str
-    can_be_watched: bool
-    repeats_for: timedelta
+    @property
+    def can_be_watched(self) -> bool:
+        """Whether a changed login is noticed without a request."""
+
+    @property
+    def repeats_for(self) -> timedelta:
+        """How long the source repeats its last response."""
 
     @property
     def place(self) -> str:
