@@ -25,7 +25,7 @@ from claude_usage_mqtt.service.connection_log import ConnectionLog
 from claude_usage_mqtt.service.documents import documents, memory_document
 from claude_usage_mqtt.service.former_devices import FormerDevices
 from claude_usage_mqtt.service.inbox import Inbox, Item, Stop
-from claude_usage_mqtt.service.listeners import SETTLED_AFTER, Listeners
+from claude_usage_mqtt.service.listeners import Listeners
 from claude_usage_mqtt.service.liveness import Liveness
 from claude_usage_mqtt.service.options import ServiceOptions
 from claude_usage_mqtt.service.restore import FENCE, RetainedReader
@@ -74,7 +74,7 @@ class Service:
         self._heartbeat = Liveness()
         self._link = ConnectionLog(options.broker.address)
         self._resend_at: float | None = None
-        self._listeners = Listeners(clock.to_real(SETTLED_AFTER))
+        self._listeners = Listeners(clock.to_real(options.settled_after))
         self._stopping = threading.Event()
         self._busy_since: dict[str, float] = {}  # accounts whose worker is under way, the oldest first
         self._steps = StepDetector(clock)
@@ -330,9 +330,8 @@ class Service:
     def _patience(self) -> float:
         """Return how many real seconds may pass until something is to be done."""
         real = [self._heartbeat.patience()]
-        real += [
-            at - time.monotonic() for at in (self._link.steady_at, self._resend_at, self._settled_at) if at is not None
-        ]
+        waits = (self._link.steady_at, self._resend_at, self._listeners.settled_at)
+        real += [at - time.monotonic() for at in waits if at is not None]
         if self._recollection is not None:
             real.append(self._recollection.ends_at - time.monotonic())
         if self._is_begun:
