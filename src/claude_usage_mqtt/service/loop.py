@@ -158,12 +158,12 @@ class Service:
         if self._recollection is not None and self._recollection.take(message):
             self._send_fence(self._recollection)
             return
-        if not self._is_begun:
-            return
         if message.topic == self._options.status_topic:
             self._listeners.home_assistant(time.monotonic(), is_online=message.payload == ONLINE)
-            if message.payload == ONLINE:
+            if message.payload == ONLINE and self._is_begun:
                 self._resend_at = time.monotonic() + self._rng.uniform(1, 10)
+        elif not self._is_begun:
+            return
         elif message.topic == self._status:
             # Somebody else's goodbye, or a late will of our own: as long as we are there, we are online.
             if not message.retain and message.payload != ONLINE:
