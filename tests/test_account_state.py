@@ -9,11 +9,13 @@ import pytest
 
 from claude_usage_mqtt.errors import RateLimited, Unauthorized
 from claude_usage_mqtt.service.account import AccountState
+from claude_usage_mqtt.service.documents import documents
 from claude_usage_mqtt.service.options import AccountOptions
-from claude_usage_mqtt.sources.credentials.watch import CredentialsChanged
-from claude_usage_mqtt.sources.fetch import PollResult
+from claude_usage_mqtt.sources.credentials.watch import LoginChanged
 from claude_usage_mqtt.sources.policy import Policy
+from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.topics import Topics, encode
+from claude_usage_mqtt.usage.reading import OAUTH
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 SOON = NOW + timedelta(minutes=2)
@@ -36,15 +38,16 @@ def refused(error: Any) -> AccountState:
     """Return an account whose token 1 was just refused."""
     state = make_state()
     state.begin_poll(NOW)
-    state.finish_poll(PollResult(account="default", error=error, requests=1, fingerprint="a", token_mark=1), NOW)
+    state.finish_poll(
+        PollResult(account="default", source=OAUTH, error=error, requests=1, fingerprint="a", login=Login(mark=1)),
+        NOW,
+    )
     return state
 
 
-def noticed(mark: int | None) -> CredentialsChanged:
+def noticed(mark: int | None) -> LoginChanged:
     """Return that the file has changed, and now holds this token."""
-    return CredentialsChanged(
-        account="default", fingerprint="b", token_mark=mark, token_expires_at=None, organization=None
-    )
+    return LoginChanged(account="default", fingerprint="b", login=None if mark is None else Login(mark=mark))
 
 
 @pytest.mark.parametrize("error", [Unauthorized("no"), RateLimited("later")], ids=["401", "429 without a time"])
@@ -53,29 +56,30 @@ def test_only_another_token_ends_a_wait_that_belongs_to_the_token(error: Excepti
     state = refused(error)
     before = state.due(SOON)
     for same in (noticed(1), noticed(None)):
-        state.credentials_noticed(same, SOON)
+        state.on_login_changed(same, SOON)
         assert state.due(SOON) == before
-    state.credentials_noticed(noticed(2), SOON)
+    state.on_login_changed(noticed(2), SOON)
     assert state.due(SOON) == SOON
 
 
 def test_another_token_does_not_end_a_wait_that_belongs_to_the_account() -> None:
     """Who is shut out for an hour is shut out with every token."""
     state = refused(RateLimited("later", retry_after=timedelta(hours=1)))
-    state.credentials_noticed(noticed(2), SOON)
+    state.on_login_changed(noticed(2), SOON)
     due = state.due(SOON)
     assert due is not None
     assert due >= NOW + timedelta(hours=1)
 
 
-def test_a_memory_of_another_version_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    """An upgrade that cannot read the old memory says so in one line, and goes on from the last numbers."""
+def test_a_memory_of_another_version_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+    """An upgrade that cannot read the saved state says so in one line, and continues from the last numbers."""
     old = make_state()
-    health, state = dict(old.documents(NOW))[old.options.topics.health], {"account": "default", "windows": {}}
-    foreign = health.replace(b'"format":1', b'"format":99')
-    assert foreign != health
+    topics = old.options.topics
+    retained = dict(documents(old, NOW))
+    foreign = retained | {topics.memory: retained[topics.memory].replace(b'"format":2', b'"format":99')}
+    state = encode({"account": "default", "windows": {}})
     with caplog.at_level(logging.INFO):
-        make_state().recall({old.options.topics.health: foreign, old.options.topics.state: encode(state)}, NOW)
-        make_state().recall({old.options.topics.health: health}, NOW)
+        make_state().restore(foreign | {topics.state: state}, NOW)
+        make_state().restore(retained, NOW)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "another version" in caplog.text
+    assert "unsupported format" in caplog.text

@@ -6,9 +6,10 @@ from datetime import datetime, timedelta
 import pytest
 
 from claude_usage_mqtt.usage.account import MAX_WINDOWS, AccountUsage
+from claude_usage_mqtt.usage.document import state_document
 from claude_usage_mqtt.usage.events import Event
 from claude_usage_mqtt.usage.reading import SESSION, STATUSLINE, WEEK, ExtraUsage
-from parts.readings import RESET, START, make_answer, make_reading, make_usage, minutes, shown
+from parts.readings import RESET, START, make_account, make_answer, make_reading, make_usage, minutes, shown, take
 
 MONEY = ExtraUsage(enabled=True, used=1.9, limit=17.0, utilization=11.18, currency="EUR")
 HOUR = timedelta(hours=1)
@@ -18,7 +19,7 @@ OPUS = "seven_day_opus"
 def answer(usage: AccountUsage, at: datetime, *keys: str, money: ExtraUsage | None = None) -> list[Event]:
     """Take in an answer that has these windows."""
     windows = [make_reading(at, 10, START + 2 * WEEK, key=key) for key in keys]
-    return usage.answered(make_usage(at, *windows, money=money), (75,))
+    return take(usage, make_usage(at, *windows, money=money), (75,))
 
 
 def follow(
@@ -34,37 +35,42 @@ def follow(
 
 def test_a_window_shows_as_soon_as_it_is_seen() -> None:
     """A model that is new needs no restart."""
-    usage = AccountUsage("default")
+    usage = make_account()
     assert not usage.is_known
     answer(usage, START, "seven_day")
     answer(usage, minutes(5), "seven_day", OPUS)
-    assert list(usage.document(minutes(5))["windows"]) == ["seven_day", OPUS]
+    assert list(state_document(usage, minutes(5))["windows"]) == ["seven_day", OPUS]
     assert shown(usage, minutes(5), OPUS)["utilization"] == 10
     assert usage.is_known
 
 
 def test_a_window_that_an_answer_lacks_is_unknown_at_once() -> None:
     """Its key stays, with nothing in it, until its entities are taken back; back again, it is known."""
-    usage = AccountUsage("default")
+    usage = make_account()
     answer(usage, START, "seven_day", OPUS)
     answer(usage, minutes(5), "seven_day")
     window = shown(usage, minutes(5), OPUS)
-    assert {key for key, value in window.items() if value is not None} == {"label", "duration_hours", "source"}
+    assert {key for key, value in window.items() if value is not None} == {
+        "label",
+        "duration_hours",
+        "source",
+        "read_at",
+    }
     answer(usage, minutes(10), "seven_day", OPUS)
     assert shown(usage, minutes(10), OPUS)["utilization"] == 10
-    assert usage.tracks[OPUS].absent_for == timedelta(0)
+    assert usage.windows[OPUS].absent_for == timedelta(0)
 
 
 @pytest.mark.parametrize("every", [5, 30, 66])
 def test_a_window_is_taken_back_after_a_day_of_good_answers_and_then_gone(every: float) -> None:
     """A day without it, then an hour in which the order to remove stands, whatever the interval; then nothing."""
-    usage = AccountUsage("default")
+    usage = make_account()
     answer(usage, START, "seven_day", OPUS)
     at, retired_at, gone_at = START, None, None
     while at < START + timedelta(hours=30):
         at += timedelta(minutes=every)
         answer(usage, at, "seven_day")
-        track = usage.tracks.get(OPUS)
+        track = usage.windows.get(OPUS)
         if track is not None and track.is_retired and retired_at is None:
             retired_at = at
         if track is None and gone_at is None:
@@ -73,184 +79,189 @@ def test_a_window_is_taken_back_after_a_day_of_good_answers_and_then_gone(every:
     assert gone_at is not None
     assert timedelta(hours=24) <= retired_at - minutes(every) <= timedelta(hours=24, minutes=every)
     assert gone_at - retired_at >= timedelta(hours=1)
-    assert OPUS not in usage.document(at)["windows"]
+    assert OPUS not in state_document(usage, at)["windows"]
 
 
 def test_gaps_are_no_good_answers() -> None:
     """A week without the API takes no entity back; only answers that lack the window do."""
-    usage = AccountUsage("default")
+    usage = make_account()
     answer(usage, START, "seven_day", OPUS)
     at = minutes(5)
     answer(usage, at, "seven_day")
     for _ in range(7):
         at += timedelta(days=1)
         answer(usage, at, "seven_day")
-    assert not usage.tracks[OPUS].is_retired
-    assert usage.tracks[OPUS].absent_for < timedelta(hours=9)
+    assert not usage.windows[OPUS].is_retired
+    assert usage.windows[OPUS].absent_for < timedelta(hours=9)
 
 
 def test_the_order_to_remove_is_never_skipped() -> None:
     """However much time the answer stands for that completes the day, the order stands an hour from then on."""
-    usage = AccountUsage("default")
+    usage = make_account()
     answer(usage, START, "seven_day", OPUS, money=MONEY)
     at = follow(usage, START, timedelta(hours=23, minutes=58), "seven_day")
     answer(usage, at + timedelta(minutes=69), "seven_day")
-    assert usage.tracks[OPUS].is_retired
+    assert usage.windows[OPUS].is_retired
     assert not usage.has_extra_usage
     at = follow(usage, at + timedelta(minutes=69), timedelta(minutes=55), "seven_day")
-    assert usage.tracks[OPUS].is_retired
-    assert usage.extra_usage_absent_for is not None
+    assert usage.windows[OPUS].is_retired
+    assert usage.money is not None
     follow(usage, at, timedelta(minutes=10), "seven_day")
-    assert OPUS not in usage.tracks
-    assert usage.extra_usage_absent_for is None
+    assert OPUS not in usage.windows
+    assert usage.money is None
 
 
 def test_a_short_return_begins_the_day_anew() -> None:
     """Twenty hours away, back once, twenty hours away: its entities stay."""
-    usage = AccountUsage("default")
+    usage = make_account()
     answer(usage, START, "seven_day", OPUS)
     at = follow(usage, START, 20 * HOUR, "seven_day")
     at = follow(usage, at, timedelta(minutes=5), "seven_day", OPUS)
     follow(usage, at, 20 * HOUR, "seven_day")
-    assert not usage.tracks[OPUS].is_retired
+    assert not usage.windows[OPUS].is_retired
 
 
 def test_a_window_that_returns_while_it_is_taken_back_is_a_window_again() -> None:
     """The order to remove is withdrawn, and the numbers are there."""
-    usage = AccountUsage("default")
+    usage = make_account()
     answer(usage, START, "seven_day", OPUS)
     at = follow(usage, START, timedelta(hours=24, minutes=15), "seven_day")
-    assert usage.tracks[OPUS].is_retired
+    assert usage.windows[OPUS].is_retired
     answer(usage, at + HOUR / 12, "seven_day", OPUS)
-    assert not usage.tracks[OPUS].is_retired
+    assert not usage.windows[OPUS].is_retired
     assert shown(usage, at + HOUR / 12, OPUS)["utilization"] == 10
 
 
 def test_a_renamed_model_is_a_new_window_and_the_old_one_goes() -> None:
     """No restart is needed, and after a day only the new name is left."""
-    usage = AccountUsage("default")
+    usage = make_account()
     answer(usage, START, "seven_day", OPUS)
     at = follow(usage, START, timedelta(hours=26), "seven_day", "seven_day_fable")
-    assert list(usage.document(at)["windows"]) == ["seven_day", "seven_day_fable"]
+    assert list(state_document(usage, at)["windows"]) == ["seven_day", "seven_day_fable"]
 
 
 def test_the_events_of_a_window_that_was_away_are_told_when_it_is_back() -> None:
     """A reset while the window was missing from the answers fires once, late."""
-    usage = AccountUsage("default")
-    usage.answered(make_answer(START, 80), (75,))
-    assert usage.answered(make_usage(minutes(200)), (75,)) == []
-    assert usage.answered(make_usage(minutes(310)), (75,)) == []
-    events = usage.answered(make_answer(minutes(320), 2, RESET + SESSION), (75,))
+    usage = make_account()
+    take(usage, make_answer(START, 80), (75,))
+    assert take(usage, make_usage(minutes(200)), (75,)) == []
+    assert take(usage, make_usage(minutes(310)), (75,)) == []
+    events = take(usage, make_answer(minutes(320), 2, RESET + SESSION), (75,))
     assert [(event.event_type, event.resets_at) for event in events] == [("reset", RESET)]
 
 
 def test_another_account_starts_afresh() -> None:
     """Other credentials: the numbers are unknown at once, and the other account's are no reset and no threshold."""
-    usage = AccountUsage("default")
-    assert not usage.identify(None)
-    assert not usage.identify("aa" * 8)
-    usage.answered(make_usage(START, make_reading(START, 80), money=MONEY), (75,))
-    assert not usage.identify("aa" * 8)
-    assert not usage.identify(None)
-    assert usage.identify("bb" * 8)
-    document = usage.document(START)
+    usage = make_account()
+    assert not usage.identify(None, None)
+    assert not usage.identify(None, "aa" * 8)
+    take(usage, make_usage(START, make_reading(START, 80), money=MONEY), (75,))
+    assert not usage.identify(None, "aa" * 8)
+    assert not usage.identify(None, None)
+    assert usage.identify(None, "bb" * 8)
+    document = state_document(usage, START)
     assert shown(usage, START)["utilization"] is None
     assert document["extra_usage"] is None
     assert document["plan"] is None
     assert usage.resets() == []
-    assert usage.answered(make_answer(minutes(5), 95, RESET + HOUR), (75,)) == []
+    assert take(usage, make_answer(minutes(5), 95, RESET + HOUR), (75,)) == []
     assert shown(usage, minutes(5))["utilization"] == 95
-    assert usage.answered(make_answer(minutes(10), 76, RESET + HOUR), (75,)) == []
-    assert usage.answered(make_answer(minutes(15), 100, RESET + HOUR), (75,))[0].event_type == "limit_reached"
+    assert take(usage, make_answer(minutes(10), 91, RESET + HOUR), (75,)) == []
+    assert take(usage, make_answer(minutes(15), 100, RESET + HOUR), (75,))[0].event_type == "limit_reached"
     assert shown(usage, minutes(15))["burn_rate"] == pytest.approx(30)
 
 
 def test_another_account_without_a_window_gives_it_back_like_any() -> None:
     """What only the former account had is taken back after a day."""
-    usage = AccountUsage("default")
-    usage.identify("aa" * 8)
+    usage = make_account()
+    usage.identify(None, "aa" * 8)
     answer(usage, START, "seven_day", OPUS)
-    usage.identify("bb" * 8)
+    usage.identify(None, "bb" * 8)
     at = follow(usage, START, timedelta(hours=26), "seven_day")
-    assert list(usage.document(at)["windows"]) == ["seven_day"]
+    assert list(state_document(usage, at)["windows"]) == ["seven_day"]
 
 
 def test_extra_usage_comes_and_goes_like_a_window() -> None:
     """No entities before it is seen, none a day after it was last seen, and unknown at once where it lacks."""
-    usage = AccountUsage("default")
+    usage = make_account()
     answer(usage, START, "seven_day")
     assert not usage.has_extra_usage
     at = follow(usage, START, HOUR, "seven_day", money=MONEY)
     assert usage.has_extra_usage
-    assert usage.document(at)["extra_usage"] == {
+    assert state_document(usage, at)["extra_usage"] == {
         "enabled": True,
         "used": 1.9,
         "limit": 17,
         "remaining": 15.1,
         "utilization": 11.18,
         "currency": "EUR",
+        "active": False,
+        "disabled_reason": None,
+        "period_start": "2026-11-01T00:00:00+00:00",
+        "read_at": at.isoformat(),
     }
     at = follow(usage, at, 23 * HOUR, "seven_day")
-    assert usage.document(at)["extra_usage"] is None
+    assert state_document(usage, at)["extra_usage"] is None
     assert usage.has_extra_usage
     at = follow(usage, at, timedelta(hours=1, minutes=30), "seven_day")
     assert not usage.has_extra_usage
-    assert usage.extra_usage_absent_for is not None
+    assert usage.money is not None
     at = follow(usage, at, HOUR, "seven_day")
-    assert usage.extra_usage_absent_for is None
+    assert usage.money is None
     answer(usage, at + HOUR, "seven_day", money=MONEY)
     assert usage.has_extra_usage
 
 
 def test_the_currency_stays_known_while_the_amounts_are_not() -> None:
     """An answer without the money does not take the unit from its entities."""
-    usage = AccountUsage("default")
+    usage = make_account()
     answer(usage, START, money=MONEY)
     answer(usage, minutes(65))
     assert usage.currency == "EUR"
-    assert usage.extra_usage_absent_for == timedelta(0)
+    assert usage.money is not None
+    assert usage.money.absent_for == timedelta(0)
     answer(usage, minutes(70), money=replace(MONEY, currency=None))
     assert usage.currency == "EUR"
 
 
 def test_no_more_windows_are_followed_than_a_house_can_bear() -> None:
     """Answers that name new models without end do not fill broker and memory."""
-    usage = AccountUsage("default")
+    usage = make_account()
     for number in range(20):
         answer(usage, minutes(5 * number), *(f"seven_day_m{number}x{n}" for n in range(20)))
-    assert len(usage.tracks) == MAX_WINDOWS
+    assert len(usage.windows) == MAX_WINDOWS
 
 
 def test_a_change_is_noticed_whatever_changes() -> None:
     """The schedule asks seldom only while neither use nor resets nor money move."""
-    usage = AccountUsage("default")
+    usage = make_account()
     follow(usage, START, 2 * HOUR, "seven_day")
     assert usage.last_change == minutes(5)
     at = follow(usage, minutes(120), timedelta(minutes=5), "seven_day", money=MONEY)
     assert usage.last_change == at
-    usage.answered(make_usage(minutes(130), make_reading(minutes(130), 10.5, START + 2 * WEEK, key="seven_day")), ())
+    take(usage, make_usage(minutes(130), make_reading(minutes(130), 10.5, START + 2 * WEEK, key="seven_day")), ())
     assert usage.last_change == minutes(130)
 
 
 def test_an_overtaken_answer_does_not_turn_back_the_time() -> None:
     """While a slow poll was under way the status line told of the reset; the poll's older answer changes nothing."""
-    usage = AccountUsage("default")
-    usage.answered(make_answer(minutes(290), 80), (75,))
+    usage = make_account()
+    take(usage, make_answer(minutes(290), 80), (75,))
     newer = make_usage(minutes(301), make_reading(minutes(301), 1, RESET + SESSION, source=STATUSLINE))
-    assert [event.event_type for event in usage.glimpsed(newer, (75,))] == ["reset"]
-    assert usage.answered(make_answer(minutes(300.9), 80), (75,)) == []
+    assert [event.event_type for event in take(usage, newer, (75,), partial=True)] == ["reset"]
+    assert take(usage, make_answer(minutes(300.9), 80), (75,)) == []
     assert shown(usage, minutes(301))["utilization"] == 1
-    assert usage.answered(make_answer(minutes(306), 2, RESET + SESSION), (75,)) == []
-    usage.answered(make_answer(minutes(305.9), 1.5, RESET + SESSION), ())
+    assert take(usage, make_answer(minutes(306), 2, RESET + SESSION), (75,)) == []
+    take(usage, make_answer(minutes(305.9), 1.5, RESET + SESSION), ())
     assert shown(usage, minutes(306))["utilization"] == 2
 
 
 def test_the_status_line_takes_nothing_away() -> None:
     """It tells of two windows at most: what it lacks stays, and its own have its name as their source."""
-    usage = AccountUsage("default")
+    usage = make_account()
     answer(usage, START, "seven_day", OPUS, money=MONEY)
-    usage.glimpsed(make_usage(minutes(1), make_reading(minutes(1), 5, source=STATUSLINE)), ())
-    document = usage.document(minutes(1))
+    take(usage, make_usage(minutes(1), make_reading(minutes(1), 5, source=STATUSLINE)), (), partial=True)
+    document = state_document(usage, minutes(1))
     assert document["windows"][OPUS]["utilization"] == 10
     assert document["windows"]["five_hour"]["source"] == "statusline"
     assert document["extra_usage"] is not None
@@ -258,37 +269,84 @@ def test_the_status_line_takes_nothing_away() -> None:
 
 def test_a_talkative_status_line_does_not_keep_what_is_gone() -> None:
     """The day after which a window is taken back is one of whole answers, whatever is told between them."""
-    usage = AccountUsage("default")
+    usage = make_account()
     answer(usage, START, "seven_day", OPUS)
     for minute in range(1, 27 * 60):
         at = minutes(minute)
         if minute % 5 == 0:
             answer(usage, at, "seven_day")
         else:
-            usage.glimpsed(make_usage(at, make_reading(at, minute / 100, RESET + 10 * SESSION)), ())
-    assert OPUS not in usage.tracks
+            take(usage, make_usage(at, make_reading(at, minute / 100, RESET + 10 * SESSION)), (), partial=True)
+    assert OPUS not in usage.windows
 
 
-@pytest.mark.parametrize("step", [-HOUR, 30 * HOUR])
-def test_a_clock_that_is_set_makes_no_event_and_takes_nothing_back(step: timedelta) -> None:
-    """Where the clock was wrong before, what was noted moves along, and the same answers say the same."""
-    usage = AccountUsage("default")
-    reset = START + 2 * WEEK
+def test_after_a_backward_step_what_was_recorded_moves_along() -> None:
+    """A clock that was ahead and is corrected makes no event, removes nothing, and does not stop the numbers."""
+    usage = make_account()
     for minute in (0, 5):
         answer(usage, minutes(minute), "seven_day", OPUS)
     answer(usage, minutes(10), "seven_day")
-    usage.shift(step)
-    assert answer(usage, minutes(15) + step, "seven_day") == []
-    assert usage.tracks[OPUS].absent_for == timedelta(minutes=5)
-    assert usage.tracks["seven_day"].resets_at == reset
-    assert usage.tracks["seven_day"].read_at == minutes(15) + step
-    assert usage.tracks[OPUS].read_at == minutes(5) + step
-    assert usage.last_answer == usage.last_whole == minutes(15) + step
+    usage.clock_stepped(-HOUR)
+    assert answer(usage, minutes(15) - HOUR, "seven_day") == []
+    assert usage.windows[OPUS].absent_for == timedelta(minutes=5)
+    assert usage.windows["seven_day"].resets_at == START + 2 * WEEK
+    assert usage.windows["seven_day"].read_at == minutes(15) - HOUR
+    assert usage.windows[OPUS].read_at == minutes(5) - HOUR
 
 
-def test_a_clock_that_is_set_unnoticed_does_not_stop_the_numbers() -> None:
-    """An answer that seems an hour older than the last one is shown all the same."""
-    usage = AccountUsage("default")
-    usage.answered(make_answer(minutes(100), 10), ())
-    usage.answered(make_answer(minutes(45), 12), ())
-    assert shown(usage, minutes(45))["utilization"] == 12
+def test_after_a_forward_step_readings_age_by_it() -> None:
+    """A paused machine and one whose clock was set late look the same: old numbers are not shown as fresh."""
+    usage = make_account(stale_after=HOUR)
+    answer(usage, START, "seven_day")
+    usage.clock_stepped(8 * HOUR)
+    assert shown(usage, START + 8 * HOUR, "seven_day")["utilization"] is None
+    answer(usage, minutes(8 * 60 + 1), "seven_day")
+    assert usage.is_fresh(START + 8 * HOUR + timedelta(minutes=2))
+
+
+def test_an_older_reading_never_replaces_a_newer_one() -> None:
+    """Whatever its source, and however long it took."""
+    usage = make_account()
+    take(usage, make_answer(minutes(100), 10))
+    take(usage, make_answer(minutes(45), 12))
+    assert shown(usage, minutes(100))["utilization"] == 10
+
+
+def test_each_number_has_its_own_age() -> None:
+    """A talkative status line does not make the model's week and the money of ten hours ago look fresh."""
+    usage = make_account(stale_after=HOUR)
+    answer(usage, START, "seven_day", OPUS, money=MONEY)
+    at = START + 2 * HOUR
+    take(usage, make_usage(at, make_reading(at, 12, RESET, source=STATUSLINE)), partial=True)
+    document = state_document(usage, at)
+    assert document["windows"]["five_hour"]["utilization"] == 12
+    assert document["windows"][OPUS]["utilization"] is None
+    assert document["windows"][OPUS]["resets_at"] is not None
+    assert document["extra_usage"]["used"] is None
+    assert usage.is_fresh(at)
+
+
+def test_a_renamed_section_never_removes_an_entity() -> None:
+    """A week that is missing while an unknown section appeared may have been renamed by the API."""
+    usage = make_account()
+    answer(usage, START, "seven_day", OPUS)
+    at = START
+    while at < START + 50 * HOUR:
+        at += timedelta(minutes=30)
+        take(usage, replace(make_usage(at, make_reading(at, 10, key="five_hour")), ignored=("seven_day_v2",)))
+    assert OPUS in usage.windows
+    assert not usage.windows[OPUS].is_retired
+    assert not usage.windows["seven_day"].is_retired
+
+
+def test_a_malformed_section_leaves_the_window_as_it_was() -> None:
+    """It ages, and nothing says that it is gone."""
+    usage = make_account(stale_after=HOUR)
+    answer(usage, START, "seven_day", OPUS)
+    at = START
+    while at < START + 30 * HOUR:
+        at += timedelta(minutes=30)
+        take(usage, replace(make_usage(at, make_reading(at, 10, key="seven_day")), malformed=(OPUS,)))
+        expected = 10 if at < START + HOUR else None
+        assert shown(usage, at, OPUS)["utilization"] == expected
+    assert OPUS in usage.windows

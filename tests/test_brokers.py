@@ -18,7 +18,7 @@ from parts import broker, service
 from parts.broker import Mosquitto
 from parts.credentials import write_credentials
 from parts.endpoint import Endpoint
-from parts.service import CONFIG, HEALTH, STATE, STATUS, ServiceProcess, command, running_service
+from parts.service import CONFIG, HEALTH, MEMORY, STATE, STATUS, ServiceProcess, command, running_service
 from parts.watcher import Watcher
 
 OTHERS = dict(entry.split("=") for entry in os.environ.get("BROKER_PORTS", "").split())
@@ -58,7 +58,7 @@ def running(request: pytest.FixtureRequest) -> Iterator[Named]:
 
 def clear(watcher: Watcher) -> None:
     """Take everything away; RabbitMQ refuses a message while the queue of somebody who has just left is ending."""
-    for topic in (STATE, HEALTH, STATUS, CONFIG):
+    for topic in (STATE, HEALTH, MEMORY, STATUS, CONFIG):
         for _ in range(10):
             with contextlib.suppress(AssertionError):
                 watcher.publish(topic, "", retain=True)
@@ -70,7 +70,7 @@ def clear(watcher: Watcher) -> None:
 @pytest.fixture
 def watcher(running: Named) -> Iterator[Watcher]:
     """Watch our topics by their names, because not every broker replays to a wildcard; and leave nothing behind."""
-    topics = (STATE, HEALTH, STATUS, CONFIG, "claude-usage/default/event/five_hour", service.BIRTH)
+    topics = (STATE, HEALTH, MEMORY, STATUS, CONFIG, "claude-usage/default/event/five_hour", service.BIRTH)
     with Watcher(running.port, topics) as found:
         clear(found)
         found.settle(LATENCY)
@@ -117,7 +117,7 @@ def retained(watcher: Watcher) -> dict[str, Any]:
     found: dict[str, str] = {}
     for _ in range(20):
         found |= {topic: text for topic, text in watcher.retained().items() if text}
-        if found.keys() >= {STATE, HEALTH, STATUS, CONFIG}:
+        if found.keys() >= {STATE, HEALTH, MEMORY, STATUS, CONFIG}:
             break
     return {topic: json.loads(text) if text[0] == "{" else text for topic, text in found.items()}
 
@@ -131,7 +131,7 @@ def test_memory_survives_a_restart(home: Path, running: Named, endpoint: Endpoin
     assert (status, took < 3) == (0, True)
     watcher.wait_topic(STATUS, lambda message: message.payload == "offline", LATENCY)
     before, since = retained(watcher), watcher.mark()
-    assert set(before) == {STATE, HEALTH, STATUS, CONFIG}
+    assert set(before) == {STATE, HEALTH, MEMORY, STATUS, CONFIG}
     assert before[STATUS] == "offline"
     with ServiceProcess(home, **settings(running, endpoint)) as process:
         watcher.wait_topic(STATUS, is_online, LATENCY, since=since)
@@ -165,7 +165,7 @@ def test_commands_and_events(home: Path, running: Named, endpoint: Endpoint, wat
         watcher.settle(LATENCY)
     assert (event["event_type"], event["threshold"]) == ("threshold_reached", 75)
     assert len(watcher.messages("claude-usage/default/event/#")) == 1
-    assert set(retained(watcher)) == {STATE, HEALTH, STATUS, CONFIG}
+    assert set(retained(watcher)) == {STATE, HEALTH, MEMORY, STATUS, CONFIG}
 
 
 class Impatient(random.Random):
@@ -182,7 +182,7 @@ def test_birth(home: Path, running: Named, endpoint: Endpoint, watcher: Watcher)
         watcher.wait_topic(HEALTH, is_ok, LATENCY)
         since = watcher.mark()
         watcher.publish(service.BIRTH, "online")
-        for topic in (STATE, HEALTH, CONFIG, STATUS):
+        for topic in (STATE, HEALTH, MEMORY, CONFIG, STATUS):
             watcher.wait_topic(topic, timeout=LATENCY, since=since)
 
 

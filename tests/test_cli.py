@@ -272,13 +272,14 @@ def test_remove_takes_ours_and_nothing_else(home: Path) -> None:
         watcher.wait_topic("claude-usage/default/health", lambda message: message.json()["fresh"])
         service.terminate()
         assert service.wait(timeout=10) == 0
-        assert len(watcher.retained()) == len(others) + 4
+        assert len(watcher.retained()) == len(others) + 5
         result = run_command(home, "remove", **settings)
         assert result.returncode == 0, result.stderr
         assert watcher.retained() == others
     assert result.stdout.splitlines() == [
         "removed homeassistant/device/claude_usage_default/config",
         "removed claude-usage/default/health",
+        "removed claude-usage/default/memory",
         "removed claude-usage/default/state",
         "removed claude-usage/status",
     ]
@@ -370,9 +371,9 @@ def test_an_error_of_our_own_shows_its_place_and_no_traceback(home: Path) -> Non
     """A fault nobody thought of is one line with a place to report, without what the error's text might hold."""
     (home / "sitecustomize.py").write_text(
         "from claude_usage_mqtt.usage.account import AccountUsage\n"
-        "def document(*_):\n"
+        "def standing(*_):\n"
         f"    raise RuntimeError({TOKEN!r})\n"
-        "AccountUsage.document = document\n"
+        "AccountUsage.standing = standing\n"
     )
     with Endpoint(sample_usage()) as endpoint:
         result = run_command(home, "once", CLAUDE_API_URL=endpoint.url, PYTHONPATH=home)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from claude_usage_mqtt.usage.reading import STATUSLINE
 from parts.broker import Broker
 from parts.credentials import write_credentials
 from parts.endpoint import Endpoint
@@ -100,14 +101,14 @@ def test_interval(panel: Panel) -> None:
     panel.shows(since, poll_interval=600)
     for wrong in ("", "0", "-300", "4000", "300.5", "1e3", "NaN", "³00", "99999999999999999999", "600\x00", "{}"):
         panel.press("interval", wrong)
-    panel.log.wait_for("unusable value", count=11)
+    panel.log.wait_for("value is unusable", count=11)
     assert panel.health()["poll_interval"] == 600
 
 
 def test_an_interval_that_would_annoy_is_refused(panel: Panel) -> None:
     """Below 180 seconds the real API would shut the account out."""
     panel.press("interval", "60")
-    panel.log.wait_for("unusable value")
+    panel.log.wait_for("value is unusable")
     assert panel.health()["poll_interval"] == 300
 
 
@@ -166,7 +167,7 @@ def test_the_status_line_alone_has_nothing_to_refresh(running_broker: Broker, en
     """Where no request is ever made, the button says so."""
     with (
         Watcher(running_broker.port) as watcher,
-        running_service(running_broker.port, endpoint.url, home, polls=False, listens=True),
+        running_service(running_broker.port, endpoint.url, home, selected=(STATUSLINE,)),
     ):
         watcher.wait_topic(STATUS, lambda m: m.payload == "online")
         watcher.publish(command("refresh"), "")

@@ -12,13 +12,16 @@ from hypothesis import strategies as st
 
 from claude_usage_mqtt.errors import CredentialsError, InvalidResponse
 from claude_usage_mqtt.service.account import AccountOptions, AccountState
+from claude_usage_mqtt.service.commands import obey
+from claude_usage_mqtt.service.documents import documents
 from claude_usage_mqtt.service.former_devices import former_accounts
 from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.sources.credentials.places import parse_credentials
-from claude_usage_mqtt.sources.fetch import PollResult
 from claude_usage_mqtt.sources.policy import Policy
+from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.sources.status_line import parse_statusline
 from claude_usage_mqtt.topics import Topics
+from claude_usage_mqtt.usage.reading import OAUTH
 from parts.documents import make_limit, sample_usage
 
 NOW = dt.datetime(2026, 11, 20, 16, 0, tzinfo=dt.UTC)
@@ -67,9 +70,9 @@ def make_state(*, limited: bool = True) -> AccountState:
 
 def publish(state: AccountState, now: dt.datetime) -> dict[str, Any]:
     """Return what the account would publish, as a reader gets it, having seen that it is strict JSON."""
-    documents = {topic: json.loads(payload, parse_constant=pytest.fail) for topic, payload in state.documents(now)}
-    assert sum(len(json.dumps(document)) for document in documents.values()) < 1_000_000
-    return documents
+    found = {topic: json.loads(payload, parse_constant=pytest.fail) for topic, payload in documents(state, now)}
+    assert sum(len(json.dumps(document)) for document in found.values()) < 1_000_000
+    return found
 
 
 CREDENTIALS = {
@@ -115,7 +118,7 @@ def test_no_answer_breaks_what_is_published(answer: Any) -> None:
         usage = parse_usage(answer, NOW)
     except InvalidResponse:
         return
-    state.finish_poll(PollResult(account="default", usage=usage, requests=1), NOW)
+    state.finish_poll(PollResult(account="default", source=OAUTH, reading=usage, requests=1), NOW)
     assert_harmless(publish(state, NOW))
 
 
@@ -127,7 +130,9 @@ def test_names_of_the_api_cannot_be_templates_or_topics(text: str) -> None:
     state = make_state()
     state.begin_poll(NOW)
     usage = parse_usage(answer | {"extra_usage": money}, NOW, plan=text)
-    state.finish_poll(PollResult(account="default", usage=usage, requests=1, organization=text), NOW)
+    state.finish_poll(
+        PollResult(account="default", source=OAUTH, reading=usage, requests=1, login=Login(organization=text)), NOW
+    )
     assert_harmless(publish(state, NOW))
 
 
@@ -153,7 +158,7 @@ def remembered() -> dict[str, Any]:
     state = make_state()
     state.begin_poll(NOW)
     answer = sample_usage(now=NOW, scoped={"Fable": 3})
-    state.finish_poll(PollResult(account="default", usage=parse_usage(answer, NOW), requests=1), NOW)
+    state.finish_poll(PollResult(account="default", source=OAUTH, reading=parse_usage(answer, NOW), requests=1), NOW)
     return publish(state, NOW)
 
 
@@ -162,33 +167,37 @@ LATER = NOW + dt.timedelta(minutes=2)
 
 
 @given(
+    spoiled(LEFT[TOPICS.memory]).map(json.dumps) | st.text(max_size=99),
     spoiled(LEFT[TOPICS.health]).map(json.dumps) | st.text(max_size=99),
     spoiled(LEFT[TOPICS.state]).map(json.dumps) | st.text(max_size=99),
     (values | st.fixed_dictionaries({"components": st.dictionaries(st.text(max_size=9), values)})).map(json.dumps),
 )
-def test_no_retained_memory_breaks_a_start(health: str, state_text: str, config: str) -> None:
+def test_no_retained_memory_breaks_a_start(memory: str, health: str, state_text: str, config: str) -> None:
     """Anybody may have written there: the start goes on, what is published is ours, and no wait is without end."""
     state = make_state()
-    retained = {TOPICS.health: health, TOPICS.state: state_text, TOPICS.config: config}
-    state.recall({topic: text.encode("utf-8", "replace") for topic, text in retained.items()}, LATER)
+    retained = {TOPICS.memory: memory, TOPICS.health: health, TOPICS.state: state_text, TOPICS.config: config}
+    state.restore({topic: text.encode("utf-8", "replace") for topic, text in retained.items()}, LATER)
     state.tick(LATER)
     assert_harmless(publish(state, LATER))
-    due = state.schedule.due(LATER, state.usage.resets())
+    due = state.policy.due(LATER, state.usage.resets())
     assert due is not None
     assert due <= LATER + dt.timedelta(hours=26)
-    answer = sample_usage(now=LATER, five_hour=50.0)
-    state.begin_poll(LATER)
-    events = state.finish_poll(PollResult(account="default", usage=parse_usage(answer, LATER), requests=1), LATER)
-    assert len(events) < 20
-    assert publish(state, LATER)[TOPICS.state]["windows"]["five_hour"]["utilization"] == 50.0
+    later = LATER + dt.timedelta(days=8)  # when nothing can be in the future anymore
+    answer = sample_usage(now=later, five_hour=50.0)
+    for at in (later, later + dt.timedelta(minutes=1)):
+        state.begin_poll(at)
+        reading = parse_usage(answer, at)
+        events = state.finish_poll(PollResult(account="default", source=OAUTH, reading=reading, requests=1), at)
+        assert len(events) < 20
+    assert publish(state, later + dt.timedelta(minutes=1))[TOPICS.state]["windows"]["five_hour"]["utilization"] == 50.0
 
 
 @given(st.sampled_from(["refresh", "interval", "polling", "fence", "x", *INJECTIONS]), st.binary(max_size=60))
 def test_no_command_breaks_it(name: str, payload: bytes) -> None:
     """A command does what it is for, or nothing."""
     state = make_state()
-    state.command(name, payload, NOW)
-    assert 180 <= state.schedule.interval.total_seconds() <= 3600
+    obey(state, name, payload, NOW)
+    assert 180 <= state.policy.interval.total_seconds() <= 3600
     assert_harmless(publish(state, NOW))
 
 
@@ -212,7 +221,7 @@ def test_a_spoiled_status_line_shows_nothing_wrong(message: dict[str, Any]) -> N
     usage = parse_statusline(json.dumps(message).encode(), NOW)
     if usage is not None:
         state = make_state()
-        state.glimpsed(usage, NOW)
+        state.take(usage, NOW)
         assert_harmless(publish(state, NOW))
 
 

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from claude_usage_mqtt.instants import parse_instant
 from claude_usage_mqtt.usage.account import MAX_WINDOWS, AccountUsage
-from claude_usage_mqtt.usage.reading import SESSION, ExtraUsage
-from claude_usage_mqtt.usage.saved_state import WINDOW_KEY, recall, remember
-from claude_usage_mqtt.usage.window_state import ENTITIES_KEPT
-from parts.readings import RESET, START, make_answer, make_reading, make_usage, minutes, shown
+from claude_usage_mqtt.usage.document import state_document
+from claude_usage_mqtt.usage.reading import SESSION, WEEK, ExtraUsage
+from claude_usage_mqtt.usage.saved_state import WINDOW_KEY, restore, save
+from claude_usage_mqtt.usage.window_state import ENTITIES_KEPT, MAX_SAMPLES
+from parts.readings import RESET, START, make_account, make_answer, make_reading, make_usage, minutes, shown, take
 
 NOW = minutes(121)
 MONEY = ExtraUsage(enabled=True, used=1.9, limit=None, utilization=None, currency="EUR")
@@ -23,14 +24,14 @@ MONEY = ExtraUsage(enabled=True, used=1.9, limit=None, utilization=None, currenc
 
 def lived() -> AccountUsage:
     """Return an account with a past of two hours: a session that burns, a week, a model that is missing, money."""
-    usage = AccountUsage("default")
-    usage.identify("ab" * 8)
+    usage = make_account()
+    usage.identify(None, "ab" * 8)
     for minute in range(0, 121, 5):
         at = minutes(minute) + timedelta(microseconds=123_456)
         windows = [make_reading(at, minute / 2, RESET), make_reading(at, 20, START + 4 * SESSION, key="seven_day")]
         if minute < 60:
             windows.append(make_reading(at, 7.25, START + 5 * SESSION, key="seven_day_opus"))
-        usage.answered(make_usage(at, *windows, money=MONEY), (75,))
+        take(usage, make_usage(at, *windows, money=MONEY), (75,))
     usage.plan = "max"
     return usage
 
@@ -39,10 +40,10 @@ def restarted(
     usage: AccountUsage, now: datetime = NOW, *, has_memory: bool = True, has_state: bool = True
 ) -> AccountUsage:
     """Return what a fresh start makes of what stood on the broker."""
-    memory = json.loads(json.dumps(remember(usage), allow_nan=False)) if has_memory else None
-    state = json.loads(json.dumps(usage.document(now), allow_nan=False)) if has_state else None
-    fresh = AccountUsage("default")
-    assert recall(fresh, memory, state, now)
+    memory = json.loads(json.dumps(save(usage), allow_nan=False)) if has_memory else None
+    state = json.loads(json.dumps(state_document(usage, now), allow_nan=False)) if has_state else None
+    fresh = make_account()
+    assert restore(fresh, memory, state, now)
     return fresh
 
 
@@ -51,11 +52,11 @@ def test_a_restart_changes_no_number() -> None:
     usage = lived()
     later = NOW + timedelta(minutes=3)
     fresh = restarted(usage, later)
-    assert fresh.document(later) == usage.document(later)
+    assert state_document(fresh, later) == state_document(usage, later)
     assert shown(fresh, later)["burn_rate"] == 30
     assert shown(fresh, later)["limit_at"] is not None
     assert (fresh.organization, fresh.currency) == (usage.organization, usage.currency)
-    assert remember(fresh) == remember(usage)
+    assert save(fresh) == save(usage)
 
 
 def test_a_restart_of_a_restart_is_no_different() -> None:
@@ -64,32 +65,32 @@ def test_a_restart_of_a_restart_is_no_different() -> None:
     fresh = usage
     for _ in range(5):
         fresh = restarted(fresh)
-    assert remember(fresh) == remember(usage)
+    assert save(fresh) == save(usage)
 
 
 def test_events_fire_once_over_a_restart() -> None:
     """What was told is not told again, and what comes after is."""
-    usage = AccountUsage("default")
-    usage.answered(make_answer(START, 70), (75, 90))
-    assert len(usage.answered(make_answer(minutes(5), 80), (75, 90))) == 1
-    usage.answered(make_answer(minutes(10), 60), (75, 90))
+    usage = make_account()
+    take(usage, make_answer(START, 70), (75, 90))
+    assert len(take(usage, make_answer(minutes(5), 80), (75, 90))) == 1
+    take(usage, make_answer(minutes(10), 60), (75, 90))
     fresh = restarted(usage, minutes(11))
-    assert fresh.answered(make_answer(minutes(15), 80), (75, 90)) == []
+    assert take(fresh, make_answer(minutes(15), 80), (75, 90)) == []
     fresh = restarted(fresh, minutes(16))
-    events = fresh.answered(make_answer(minutes(400), 91, minutes(500)), (75, 90))
-    assert [event.event_type for event in events] == ["reset", "threshold_reached", "threshold_reached"]
+    events = take(fresh, make_answer(minutes(400), 91, minutes(500)), (75, 90))
+    assert [event.event_type for event in events] == ["reset", "threshold_reached"]
     assert events[0].resets_at == RESET
     fresh = restarted(fresh, minutes(401))
-    assert fresh.answered(make_answer(minutes(405), 92, minutes(500)), (75, 90)) == []
+    assert take(fresh, make_answer(minutes(405), 92, minutes(500)), (75, 90)) == []
 
 
 def test_a_reset_that_happened_while_away_fires_late() -> None:
     """The numbers were unknown when the program came back; the reset is told all the same, once."""
-    usage = AccountUsage("default")
-    usage.answered(make_answer(START, 70), ())
+    usage = make_account()
+    take(usage, make_answer(START, 70), ())
     fresh = restarted(usage, minutes(400))
     assert shown(fresh, minutes(400))["utilization"] is None
-    events = fresh.answered(make_answer(minutes(401), 0, None), ())
+    events = take(fresh, make_answer(minutes(401), 0, None), ())
     assert [(event.event_type, event.previous_utilization) for event in events] == [("reset", 70)]
 
 
@@ -97,33 +98,33 @@ def test_the_state_alone_serves() -> None:
     """An older version, or an emptied health topic: numbers, money and events go on from the state document."""
     usage = lived()
     fresh = restarted(usage, has_memory=False)
-    before, after = usage.document(NOW), fresh.document(NOW)
+    before, after = state_document(usage, NOW), state_document(fresh, NOW)
     for window in (*before["windows"].values(), *after["windows"].values()):
-        del window["burn_rate"], window["limit_at"]  # for which there are no samples
+        del window["burn_rate"], window["limit_at"], window["read_at"]
     assert after == before
     assert fresh.has_extra_usage
     assert fresh.currency == "EUR"
-    assert fresh.answered(make_answer(minutes(125), 60), (30, 75)) == []
-    assert len(fresh.answered(make_answer(minutes(130), 75), (30, 75))) == 1
-    events = restarted(fresh, minutes(131), has_memory=False).answered(make_answer(minutes(302), 0, None), ())
+    assert take(fresh, make_answer(minutes(125), 60), (30, 75)) == []
+    assert len(take(fresh, make_answer(minutes(130), 75), (30, 75))) == 1
+    events = take(restarted(fresh, minutes(131), has_memory=False), make_answer(minutes(302), 0, None))
     assert [event.event_type for event in events] == ["reset"]
 
 
 def test_the_state_alone_tells_of_a_reset_while_away() -> None:
     """Old numbers of the state are those of a window that is over, whenever the program comes back."""
-    usage, fresh = AccountUsage("default"), AccountUsage("default")
-    usage.answered(make_answer(START, 70), ())
-    assert recall(fresh, None, usage.document(START), minutes(599.5))
+    usage, fresh = make_account(), make_account()
+    take(usage, make_answer(START, 70), ())
+    assert restore(fresh, None, state_document(usage, START), minutes(599.5))
     assert shown(fresh, minutes(599.5))["utilization"] is None
-    events = fresh.answered(make_answer(minutes(599.6), 80, minutes(600)), (75,))
+    events = take(fresh, make_answer(minutes(599.6), 80, minutes(600)), (75,))
     assert [event.event_type for event in events] == ["reset", "threshold_reached"]
 
 
 def test_a_reset_that_is_no_whole_minute_becomes_one() -> None:
     """Resets are published as whole minutes, whatever stood there."""
-    fresh, memory = AccountUsage("default"), deepcopy(MEMORY)
+    fresh, memory = make_account(), deepcopy(MEMORY)
     memory["windows"]["five_hour"]["resets_at"] = "2026-11-20T14:59:47.5+00:00"
-    recall(fresh, memory, None, NOW)
+    restore(fresh, memory, None, NOW)
     assert shown(fresh, NOW)["resets_at"] == RESET.isoformat()
 
 
@@ -131,32 +132,32 @@ def test_the_state_alone_knows_what_is_announced() -> None:
     """A window without numbers keeps its entities, and its next reading is a first one."""
     usage = lived()
     fresh = restarted(usage, has_memory=False)
-    assert "seven_day_opus" in fresh.document(NOW)["windows"]
+    assert "seven_day_opus" in state_document(fresh, NOW)["windows"]
     at = minutes(125)
     back = make_usage(at, make_reading(at, 99, START + 5 * SESSION, key="seven_day_opus"))
-    assert fresh.answered(back, (75,)) == []
+    assert take(fresh, back, (75,)) == []
 
 
 def test_the_memory_alone_serves() -> None:
-    """Where only the state was lost, nothing but plan and money is unknown until the next answer."""
+    """If only the state was lost, nothing is unknown."""
     usage = lived()
     fresh = restarted(usage, has_state=False)
-    assert fresh.document(NOW)["windows"] == usage.document(NOW)["windows"]
+    assert state_document(fresh, NOW)["windows"] == state_document(usage, NOW)["windows"]
     assert fresh.has_extra_usage
-    assert fresh.document(NOW)["extra_usage"] is None
+    assert state_document(fresh, NOW) == state_document(usage, NOW)
 
 
 def test_what_is_being_taken_back_stays_so_over_a_restart() -> None:
     """The day without a window, and the hour of its removal, are not begun anew by each restart."""
-    usage = AccountUsage("default")
+    usage = make_account()
     at = START
-    usage.answered(make_usage(at, make_reading(at, 5, START + 5 * SESSION, key="seven_day_opus"), money=MONEY), ())
+    take(usage, make_usage(at, make_reading(at, 5, START + 5 * SESSION, key="seven_day_opus"), money=MONEY), ())
     was_retired = False
-    while "seven_day_opus" in usage.tracks or usage.extra_usage_absent_for is not None:
+    while "seven_day_opus" in usage.windows or usage.money is not None:
         at += timedelta(minutes=30)
-        usage.answered(make_usage(at), ())
-        usage = restarted(usage, at) if usage.tracks else usage
-        was_retired |= any(track.is_retired for track in usage.tracks.values())
+        take(usage, make_usage(at, make_reading(at, 5, None)), ())
+        usage = restarted(usage, at) if usage.windows else usage
+        was_retired |= any(track.is_retired for track in usage.windows.values())
         assert at < START + timedelta(hours=27)
     assert was_retired
     assert at >= START + timedelta(hours=25)
@@ -164,40 +165,42 @@ def test_what_is_being_taken_back_stays_so_over_a_restart() -> None:
 
 def test_another_account_is_noticed_over_a_restart() -> None:
     """Logging in as somebody else while the program is away is no reset either."""
-    usage = AccountUsage("default")
-    usage.identify("aa" * 8)
-    usage.answered(make_answer(START, 80), (75,))
+    usage = make_account()
+    usage.identify(None, "aa" * 8)
+    take(usage, make_answer(START, 80), (75,))
     fresh = restarted(usage, minutes(5))
-    assert fresh.identify("bb" * 8)
+    assert fresh.identify(None, "bb" * 8)
     fresh = restarted(fresh, minutes(6))
     assert shown(fresh, minutes(6))["utilization"] is None
-    assert fresh.answered(make_answer(minutes(10), 3, minutes(200)), (75,)) == []
+    assert take(fresh, make_answer(minutes(10), 3, minutes(200)), (75,)) == []
 
 
 def test_nothing_is_no_memory() -> None:
     """On an empty broker the program starts from nothing."""
     for memory, state in ((None, None), ({}, {}), ([], "x"), ({"format": 99}, None)):
-        usage = AccountUsage("default")
-        assert not recall(usage, memory, state, NOW)
-        assert usage.document(NOW)["windows"] == {}
+        usage = make_account()
+        assert not restore(usage, memory, state, NOW)
+        assert state_document(usage, NOW)["windows"] == {}
 
 
 def test_a_foreign_format_is_left_and_the_state_serves() -> None:
     """A memory written by another version is not guessed at."""
-    usage, fresh = lived(), AccountUsage("default")
-    memory = remember(usage) | {"format": 2}
-    assert recall(fresh, memory, usage.document(NOW), NOW)
+    usage, fresh = lived(), make_account()
+    memory = save(usage) | {"format": 99}
+    assert restore(fresh, memory, state_document(usage, NOW), NOW)
     assert fresh.organization is None
     assert shown(fresh, NOW)["utilization"] == 60
 
 
-def test_a_clock_that_was_set_back_leaves_nothing_in_the_future() -> None:
-    """What seems to have been read tomorrow was read now at the latest, and the next answer is taken."""
+def test_nothing_is_fresh_while_the_clock_is_behind() -> None:
+    """A clock that is behind (no battery, no network yet) makes neither the old numbers nor its own readings fresh."""
     usage = lived()
     fresh = restarted(usage, minutes(30))
     check(fresh, minutes(30))
-    fresh.answered(make_answer(minutes(35), 45), ())
-    assert shown(fresh, minutes(35))["utilization"] == 45
+    take(fresh, make_answer(minutes(35), 45), ())
+    assert not fresh.is_fresh(minutes(35))
+    take(fresh, make_answer(minutes(125), 65), ())
+    assert shown(fresh, minutes(125))["utilization"] == 65
 
 
 @pytest.mark.parametrize(
@@ -216,43 +219,43 @@ def test_a_clock_that_was_set_back_leaves_nothing_in_the_future() -> None:
 )
 def test_a_damaged_window_is_left_out_and_takes_no_other_with_it(key: str, value: Any) -> None:
     """One bad entry costs one window."""
-    usage, fresh = lived(), AccountUsage("default")
-    memory = json.loads(json.dumps(remember(usage)))
+    usage, fresh = lived(), make_account()
+    memory = json.loads(json.dumps(save(usage)))
     memory["windows"]["five_hour"][key] = value
-    recall(fresh, memory, None, NOW)
-    assert set(fresh.tracks) == {"seven_day", "seven_day_opus"}
+    restore(fresh, memory, None, NOW)
+    assert set(fresh.windows) == {"seven_day", "seven_day_opus"}
 
 
 @pytest.mark.parametrize("key", ["five_hour ", "seven_day/x", "seven_day_{{ x }}", "Seven_day", "x", "seven_day_" * 9])
 def test_a_hostile_key_is_no_window(key: str) -> None:
     """Keys become topics and templates, so those on the broker are trusted no more than the API's."""
-    fresh = AccountUsage("default")
-    recall(fresh, remember(lived()) | {"windows": {key: remember(lived())["windows"]["five_hour"]}}, None, NOW)
-    assert fresh.tracks == {}
+    fresh = make_account()
+    restore(fresh, save(lived()) | {"windows": {key: save(lived())["windows"]["five_hour"]}}, None, NOW)
+    assert fresh.windows == {}
 
 
 def check(usage: AccountUsage, now: datetime) -> None:
     """Check that everything in it is finite, bounded, and of the past where it tells of the past."""
-    document = usage.document(now)
-    text = json.dumps([document, remember(usage)], allow_nan=False)
+    document = state_document(usage, now)
+    text = json.dumps([document, save(usage)], allow_nan=False)
     assert len(text) < 400_000
     text.encode()
-    assert len(usage.tracks) <= MAX_WINDOWS
-    for instant in (usage.last_answer, usage.last_whole, usage.last_change):
-        assert instant is None or instant <= now
-    for key, track in usage.tracks.items():
+    assert len(usage.windows) <= MAX_WINDOWS
+    for instant in (usage.last_read, usage.last_complete, usage.last_change):
+        assert instant is None or instant <= now + WEEK
+    for key, track in usage.windows.items():
         assert WINDOW_KEY.fullmatch(key)
         assert track.label.isprintable()
-        assert track.read_at <= now
-        assert all(sample.at <= now and math.isfinite(sample.utilization) for sample in track.samples)
-        assert len(track.samples) <= 80
+        assert track.read_at <= now + WEEK
+        assert all(sample.at <= now + WEEK and math.isfinite(sample.utilization) for sample in track.samples)
+        assert len(track.samples) <= MAX_SAMPLES
         assert track.absent_for <= 3 * ENTITIES_KEPT
         window = document["windows"][key]
         resets_at = parse_instant(window["resets_at"])
-        assert resets_at is None or (resets_at.second == 0 and resets_at <= now + 2 * track.duration)
+        assert resets_at is None or (resets_at.second == 0 and resets_at <= now + 2 * (track.duration or WEEK))
         limit_at = parse_instant(window["limit_at"])
         assert limit_at is None or (resets_at is not None and now < limit_at < resets_at)
-        assert window["utilization"] is None or 0 <= window["utilization"] <= 100_000
+        assert window["utilization"] is None or 0 <= window["utilization"] <= 200
 
 
 JUNK = st.recursive(
@@ -278,7 +281,7 @@ def places(document: Any) -> list[tuple[Any, Any]]:
     return found
 
 
-MEMORY, STATE = remember(lived()), lived().document(NOW)
+MEMORY, STATE = save(lived()), state_document(lived(), NOW)
 
 
 @given(st.data(), st.booleans())
@@ -290,19 +293,21 @@ def test_no_damage_breaks_the_start(data: st.DataObject, has_memory: bool) -> No
         container, key = data.draw(st.sampled_from(places([memory or {}, state])))
         if isinstance(container, list) or key in container:
             container[key] = data.draw(JUNK)
-    usage = AccountUsage("default")
-    recall(usage, memory, state, NOW)
+    usage = make_account()
+    restore(usage, memory, state, NOW)
     check(usage, NOW)
-    usage.answered(make_answer(minutes(125), 41), (75,))
-    check(usage, minutes(125))
-    assert shown(usage, minutes(125))["utilization"] == 41
+    later = NOW + 8 * SESSION + WEEK  # when nothing can be in the future anymore
+    for at in (later, later + timedelta(minutes=1)):
+        take(usage, make_answer(at, 41, later + SESSION / 2), (75,))
+    check(usage, later + timedelta(minutes=1))
+    assert shown(usage, later + timedelta(minutes=1))["utilization"] == 41
 
 
 @given(JUNK, JUNK)
 def test_no_document_at_all_breaks_the_start(memory: Any, state: Any) -> None:
     """What somebody else put on our topics is not ours."""
-    usage = AccountUsage("default")
-    recall(usage, memory, state, NOW)
+    usage = make_account()
+    restore(usage, memory, state, NOW)
     check(usage, NOW)
 
 
@@ -312,8 +317,8 @@ def test_a_memory_without_end_is_bounded() -> None:
     window = memory["windows"]["seven_day"]
     window["samples"] = [[int(START.timestamp()) - 10**5 + n, 1.0] for n in range(10**4)]
     memory["windows"] = {f"seven_day_m{n}": window for n in range(5000)}
-    usage = AccountUsage("default")
-    recall(usage, memory, None, NOW)
-    assert len(usage.tracks) == MAX_WINDOWS
+    usage = make_account()
+    restore(usage, memory, None, NOW)
+    assert len(usage.windows) == MAX_WINDOWS
     check(usage, NOW)
     assert NOW.tzinfo is UTC

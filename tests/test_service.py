@@ -21,7 +21,7 @@ from parts.credentials import FILE_NAME, write_credentials, write_credentials_te
 from parts.endpoint import Endpoint
 from parts.net import LOOPBACK
 from parts.proxy import FaultyProxy
-from parts.service import CONFIG, HEALTH, STATE, STATUS, ServiceProcess, command
+from parts.service import CONFIG, HEALTH, MEMORY, STATE, STATUS, ServiceProcess, command
 from parts.watcher import Watcher
 
 needs_mosquitto = pytest.mark.skipif(not broker.available(), reason="Mosquitto is not installed")
@@ -58,7 +58,7 @@ def test_first_light(home: Path, running_broker: Broker, endpoint: Endpoint, wat
         watcher.wait_topic(STATUS, lambda message: message.payload == "online")
         watcher.settle()
         found = documents(watcher)
-    assert set(found) == {STATE, HEALTH, STATUS, CONFIG}
+    assert set(found) == {STATE, HEALTH, MEMORY, STATUS, CONFIG}
     assert found[STATUS] == "online"
     assert found[STATE]["windows"]["five_hour"]["utilization"] == 42.0
     assert found[STATE]["windows"]["seven_day"]["utilization"] == 16.58
@@ -234,8 +234,8 @@ def test_a_block_survives_a_restart(home: Path, running_broker: Broker, endpoint
         watcher.wait_topic(STATUS, lambda message: message.payload == "online", since=since)
         watcher.publish(command("refresh"))
         refused = watcher.wait_topic(HEALTH, lambda m: m.json()["detail"] is not None and not m.retain, since=since)
-    assert refused.json()["blocked_until"] == blocked["blocked_until"]
-    assert blocked["blocked_until"] in refused.json()["detail"]
+    assert refused.json()["retry_at"] == blocked["retry_at"]
+    assert blocked["retry_at"] in refused.json()["detail"]
     assert endpoint.count == 1
 
 
@@ -279,7 +279,7 @@ def test_damaged_memory_is_ignored(
     with ServiceProcess(home, **settings(running_broker, endpoint)) as process:
         watcher.wait_topic(HEALTH, lambda m: m.payload.startswith('{"status":"ok"'))
         assert documents(watcher)[STATE]["windows"]["five_hour"]["utilization"] == 42.0
-    assert process.log.count("not ours or damaged") == lines
+    assert process.log.count("not ours, or corrupt") == lines
     assert "\x1b" not in process.log.text
 
 
@@ -302,7 +302,7 @@ def test_birth_brings_everything_again(
         watcher.publish(service.BIRTH, "online")
         watcher.wait_topic(STATUS, since=since)
         topics = {message.topic for message in watcher.messages(since=since)}
-    assert {STATE, HEALTH, CONFIG, STATUS} <= topics
+    assert {STATE, HEALTH, MEMORY, CONFIG, STATUS} <= topics
     assert endpoint.count == 1
 
 
@@ -440,7 +440,7 @@ def test_former_accounts_are_taken_back(
     with ServiceProcess(tmp_path, **settings(running_broker, endpoint)) as process:
         watcher.wait_topic(HEALTH, has_status("ok"), since=since)
         process.stop()
-    assert set(watcher.retained()) == {STATE, HEALTH, CONFIG, STATUS}
+    assert set(watcher.retained()) == {STATE, HEALTH, MEMORY, CONFIG, STATUS}
 
 
 def test_a_second_instance_is_noticed(home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
@@ -466,7 +466,7 @@ def test_another_account_starts_afresh(
         text = (home / FILE_NAME).read_text()
         write_credentials_text(home, text.replace("6a3c1f0e", "77777777"))
         watcher.wait_topic(STATE, lambda m: m.json()["windows"]["five_hour"]["utilization"] == 3)
-        process.log.wait_for("another organization's")
+        process.log.wait_for("another organization")
     assert not watcher.messages("claude-usage/default/event/#")
 
 
@@ -548,7 +548,7 @@ def test_a_status_line_that_never_came_is_told(
     """Who forgot to set the status-line command reads so in the health."""
     with ServiceProcess(tmp_path, **settings(running_broker, endpoint, CLAUDE_SOURCE="statusline")):
         told = watcher.wait_topic(HEALTH).json()
-    assert told["status"] == "starting"
+    assert told["status"] == "no_status_line"
     assert "status-line command" in told["detail"]
 
 

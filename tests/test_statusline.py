@@ -23,11 +23,12 @@ from claude_usage_mqtt.sources.status_line import (
     parse_rate_limits,
     parse_statusline,
 )
-from claude_usage_mqtt.usage.account import AccountUsage
+from claude_usage_mqtt.usage.document import state_document
 from claude_usage_mqtt.usage.reading import Reading
 from parts import broker
 from parts.broker import Broker, Mosquitto, any_broker
 from parts.net import LOOPBACK, HeldPort
+from parts.readings import make_account, shown, take
 from parts.watcher import Watcher
 
 needs_mosquitto = pytest.mark.skipif(not broker.available(), reason="Mosquitto is not installed")
@@ -189,25 +190,24 @@ def test_what_is_no_message_is_ignored(payload: bytes) -> None:
 
 def test_a_replay_changes_nothing() -> None:
     """A message that comes again, or one from before, takes no number back and makes nothing fresh."""
-    account = AccountUsage("default")
+    account = make_account()
     first, second = usage(40, now=NOW), usage(41, now=NOW + timedelta(minutes=5))
-    account.glimpsed(first, ())
-    account.glimpsed(second, ())
-    before = account.document(NOW)
+    take(account, first, partial=True)
+    take(account, second, partial=True)
+    before = state_document(account, NOW)
     for replay in (first, second):
-        assert account.glimpsed(replay, ()) == []
-    assert account.document(NOW) == before
-    assert account.last_answer == second.read_at
+        assert take(account, replay, partial=True) == []
+    assert state_document(account, NOW) == before
 
 
 def test_an_idle_session_does_not_take_the_numbers_back() -> None:
     """Of two open sessions the one that rests shows old numbers: the published ones do not jump between them."""
-    account = AccountUsage("default")
-    account.glimpsed(usage(60), ())
-    account.glimpsed(usage(42, now=NOW + timedelta(minutes=1), left=7865 - 60), ())
-    assert account.document(NOW)["windows"]["five_hour"]["utilization"] == 60
-    account.glimpsed(usage(1, now=NOW + timedelta(hours=3), left=17000), ())
-    assert account.document(NOW + timedelta(hours=3))["windows"]["five_hour"]["utilization"] == 1
+    account = make_account()
+    take(account, usage(60), partial=True)
+    take(account, usage(54, now=NOW + timedelta(minutes=1), left=7865 - 60), partial=True)
+    assert shown(account, NOW + timedelta(minutes=1))["utilization"] == 60
+    take(account, usage(1, now=NOW + timedelta(hours=3), left=17000), partial=True)
+    assert shown(account, NOW + timedelta(hours=3))["utilization"] == 1
 
 
 # -- the line

@@ -14,7 +14,9 @@ import pytest
 from claude_usage_mqtt.service.usage_log import UsageLog
 from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.usage.account import AccountUsage
+from claude_usage_mqtt.usage.document import state_document
 from parts.documents import make_extra_usage, make_window, sample_usage
+from parts.readings import take
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 RESET = datetime(2026, 11, 20, 14, 30, tzinfo=UTC)
@@ -24,8 +26,8 @@ def document(percent: float = 42.0, **more: Any) -> dict[str, Any]:
     """Return the state document of an answer."""
     account = AccountUsage("work")
     answer = sample_usage(now=NOW, five_hour=make_window(percent, RESET), **more)
-    account.answered(parse_usage(answer, NOW, "max"), ())
-    return account.document(NOW)
+    take(account, parse_usage(answer, NOW, plan="max"), ())
+    return state_document(account, NOW)
 
 
 def lines(path: Path) -> list[Any]:

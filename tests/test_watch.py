@@ -21,10 +21,12 @@ import pytest
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.usage.account import AccountUsage
+from claude_usage_mqtt.usage.document import state_document
 from parts import broker
 from parts.broker import Broker, Mosquitto, any_broker
 from parts.documents import make_extra_usage, make_window, sample_usage
 from parts.net import LOOPBACK
+from parts.readings import take
 from parts.watcher import Watcher
 
 pytest.importorskip("rich")
@@ -149,8 +151,8 @@ def state(account: str, five_hour: float = 80, *, now: datetime | None = None, *
     now = now or datetime.now(UTC)
     usage = AccountUsage(account)
     window = make_window(five_hour, now + timedelta(hours=2, minutes=30))
-    usage.answered(parse_usage(sample_usage(now=now, five_hour=window, **more), now, "max"), ())
-    return json.dumps(usage.document(now))
+    take(usage, parse_usage(sample_usage(now=now, five_hour=window, **more), now, plan="max"), ())
+    return json.dumps(state_document(usage, now))
 
 
 def health(status: str = "ok", *, fresh: bool = True, detail: str | None = None) -> str:

@@ -24,7 +24,7 @@ PLANS = dict(plans(NOW))
 
 def parse(answer: Any, plan: str | None = None) -> Reading:
     """Parse an answer read NOW."""
-    return parse_usage(answer, NOW, plan)
+    return parse_usage(answer, NOW, plan=plan)
 
 
 def scoped(*names: object) -> dict[str, Any]:
@@ -147,11 +147,9 @@ def test_one_percent_is_one_percent() -> None:
         {"utilization": float("nan"), "resets_at": None},
         {"utilization": float("inf"), "resets_at": None},
         {"utilization": 10**400, "resets_at": None},
-        {"utilization": 5, "resets_at": "soon"},
-        {"utilization": 5, "resets_at": 1795190400},
+        {"utilization": 201, "resets_at": None},
+        {"utilization": 900.0, "resets_at": "2026-11-20T15:00:00Z"},
         {"utilization": 5, "resets_at": "2026-11-25T15:00:00Z"},
-        {"utilization": 5, "resets_at": "0001-01-01T00:00:00+23:59"},
-        {"utilization": 5, "resets_at": "9999-12-31T23:59:59-23:59"},
     ],
 )
 def test_a_malformed_window_becomes_unknown_and_takes_no_other_with_it(section: Any) -> None:
@@ -265,6 +263,24 @@ def test_spend_stands_in_where_extra_usage_is_disabled_or_missing() -> None:
     assert (shown(extra_usage="broken", spend=spend) or off).used == 1.0
 
 
+@pytest.mark.parametrize(
+    "resets_at", ["soon", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", {}, True, "2026-11-20T21:00:00Z"]
+)
+def test_a_reset_that_cannot_be_right_leaves_the_number(resets_at: Any) -> None:
+    """An unreadable reset, or one later than the window can end, is unknown; the number is what people need."""
+    usage = parse({"five_hour": {"utilization": 5, "resets_at": resets_at}})
+    assert usage.five_hour is not None
+    assert (usage.five_hour.utilization, usage.five_hour.resets_at) == (5, None)
+
+
+@pytest.mark.parametrize("resets_at", [RESET.timestamp(), int(RESET.timestamp() * 1000)])
+def test_a_reset_may_be_a_number(resets_at: float) -> None:
+    """Claude Code already understands seconds; one day the API may send them, or milliseconds."""
+    usage = parse(sample_usage(now=NOW) | {"five_hour": {"utilization": 5, "resets_at": resets_at}})
+    assert usage.five_hour is not None
+    assert usage.five_hour.resets_at == RESET
+
+
 def test_unknown_sections_are_ignored_and_named() -> None:
     """Code names come and go every month; a window under one of them is not ours to show."""
     usage = parse(sample_usage(now=NOW, amber_ladder=make_window(99, RESET)))
@@ -272,11 +288,16 @@ def test_unknown_sections_are_ignored_and_named() -> None:
     assert usage.ignored == ("amber_ladder", "iguana_necktie", "tangelo")
 
 
-@pytest.mark.parametrize("answer", [None, [], "x", 5, True, {}, {"error": {"type": "overloaded_error"}}, {"x": None}])
+@pytest.mark.parametrize("answer", [None, [], "x", 5, True, {"error": {"type": "overloaded_error"}}, {"x": None}])
 def test_what_is_no_usage_answer_is_refused(answer: Any) -> None:
     """Something else than a usage document never passes for an account without windows."""
     with pytest.raises(InvalidResponse):
         parse(answer)
+
+
+def test_an_empty_object_is_an_account_without_limits() -> None:
+    """A Free plan has nothing to show, which is not an error and no reason to update."""
+    assert dict(parse({}).windows) == {}
 
 
 HOSTILE_NAMES = [

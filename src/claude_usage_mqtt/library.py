@@ -46,9 +46,10 @@ from claude_usage_mqtt import __version__
 from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import InvalidResponse, SettingsError
 from claude_usage_mqtt.sources.api.client import UsageApi
+from claude_usage_mqtt.sources.api.source import ApiSource
 from claude_usage_mqtt.sources.api.url import API_URL, checked_url
 from claude_usage_mqtt.sources.credentials.places import CredentialSource, GivenToken, find_source
-from claude_usage_mqtt.sources.fetch import PollResult, poll
+from claude_usage_mqtt.sources.source import PollResult
 from claude_usage_mqtt.usage.reading import Reading
 
 USER_AGENT = f"claude-usage-mqtt/{__version__}"
@@ -90,7 +91,7 @@ def get_usage(
     except ValueError as error:
         raise SettingsError(f"api_url: {error}.") from None
     try:
-        outcome = poll("", source, api, SystemClock(), may_retry=False)
+        outcome = ApiSource(source, api).poll("", SystemClock(), may_retry=False)
     finally:
         api.close()
         del source
@@ -107,8 +108,8 @@ def _source(config_dir: str | os.PathLike[str] | None, token: str | None) -> Cre
 
 
 def _usage(outcome: PollResult) -> Reading:
-    if outcome.usage is not None:
-        return outcome.usage
+    if outcome.reading is not None:
+        return outcome.reading
     error = outcome.error or InvalidResponse("The usage could not be read; update this program.")
     # The frames and errors behind it hold the token, and whoever catches it may keep it or show it.
     error.__cause__ = error.__context__ = None

@@ -19,6 +19,7 @@ STATUSES = (
     "unauthorized",
     "insufficient_scope",
     "no_reporter",
+    "no_status_line",
     "network_error",
     "server_error",
     "invalid_response",
@@ -50,6 +51,11 @@ class Topics:
     def health(self) -> str:
         """How the polling is doing."""
         return f"{self.base}/{self.account}/health"
+
+    @property
+    def memory(self) -> str:
+        """What our own next start needs; not for others."""
+        return f"{self.base}/{self.account}/memory"
 
     @property
     def statusline(self) -> str:

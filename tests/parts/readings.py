@@ -1,9 +1,13 @@
-"""Usages of one window each, for tests of what becomes of them over time."""
+"""Readings of one window each, for tests of what becomes of them over time."""
 
+from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from claude_usage_mqtt.usage.account import AccountUsage
+from claude_usage_mqtt.usage.document import state_document
+from claude_usage_mqtt.usage.events import Event
 from claude_usage_mqtt.usage.reading import OAUTH, SESSION, WEEK, ExtraUsage, Reading, Window
 
 START: Final = datetime(2026, 11, 20, 10, 0, tzinfo=UTC)
@@ -35,6 +39,19 @@ def make_usage(at: datetime, *windows: Window, money: ExtraUsage | None = None) 
     return Reading(read_at=at, windows={window.key: window for window in windows}, extra_usage=money)
 
 
+def make_account(stale_after: timedelta = timedelta(days=365)) -> AccountUsage:
+    """Return an account of which nothing is known; its numbers do not become stale unless a test is about that."""
+    return AccountUsage("default", stale_after=stale_after)
+
+
+def take(
+    usage: AccountUsage, reading: Reading, thresholds: Iterable[float] = (), *, partial: bool = False
+) -> list[Event]:
+    """Take in a reading, or a partial one; return what happened."""
+    usage.thresholds = tuple(thresholds)
+    return usage.update(replace(reading, is_partial=partial), reading.read_at)
+
+
 def make_answer(at: datetime, utilization: float, resets_at: datetime | None = RESET) -> Reading:
     """Return an answer that has only the session."""
     return make_usage(at, make_reading(at, utilization, resets_at))
@@ -42,5 +59,5 @@ def make_answer(at: datetime, utilization: float, resets_at: datetime | None = R
 
 def shown(usage: AccountUsage, now: datetime, key: str = "five_hour") -> dict[str, Any]:
     """Return what the state document shows of a window."""
-    window: dict[str, Any] = usage.document(now)["windows"][key]
+    window: dict[str, Any] = state_document(usage, now)["windows"][key]
     return window

@@ -15,7 +15,7 @@ from claude_usage_mqtt.mqtt.client import make_tls_context
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.reporter.loop import Reporter, ReporterOptions
 from claude_usage_mqtt.sources.api.client import UsageApi
-from claude_usage_mqtt.sources.api.source import OauthSource
+from claude_usage_mqtt.sources.api.source import ApiSource
 from claude_usage_mqtt.sources.credentials.places import CredentialsFile
 from claude_usage_mqtt.sources.source import Source
 from claude_usage_mqtt.topics import ReporterTopics
@@ -72,7 +72,7 @@ def running_reporter(
         base_topic=BASE,
         machine=machine,
         limited=limited,
-        sources=sources or {name: OauthSource(CredentialsFile(folder), api) for name, folder in folders.items()},
+        sources=sources or {name: ApiSource(CredentialsFile(folder), api) for name, folder in folders.items()},
     )
     with listen_to_log(Log()) as log:
         running = RunningReporter(Reporter(settings, clock), clock, log)

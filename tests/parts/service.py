@@ -20,14 +20,17 @@ from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.service.loop import Service
 from claude_usage_mqtt.service.options import AccountOptions, ServiceOptions
 from claude_usage_mqtt.sources.api.client import UsageApi
+from claude_usage_mqtt.sources.api.source import ApiSource
 from claude_usage_mqtt.sources.credentials.places import CredentialsFile, CredentialSource
 from claude_usage_mqtt.topics import Topics
+from claude_usage_mqtt.usage.reading import OAUTH
 from parts.command import clean_environment, command_line
 from parts.net import LOOPBACK
 
 BASE: Final = "claude-usage"
 STATE: Final = f"{BASE}/default/state"
 HEALTH: Final = f"{BASE}/default/health"
+MEMORY: Final = f"{BASE}/default/memory"
 STATUS: Final = f"{BASE}/status"
 CONFIG: Final = "homeassistant/device/claude_usage_default/config"
 BIRTH: Final = "homeassistant/status"
@@ -216,8 +219,7 @@ def running_service(
     limited: bool = False,
     deadline: float = 5.0,
     stale_after: float = 3600.0,
-    polls: bool = True,
-    listens: bool = False,
+    selected: tuple[str, ...] = (OAUTH,),
     discovery: bool = True,
     log_kept: int = 20_000,
     rng: random.Random | None = None,
@@ -226,6 +228,7 @@ def running_service(
     """Run a service inside this process; `credentials` is the folder of one account, or a source for each."""
     sources = credentials if isinstance(credentials, Mapping) else {"default": CredentialsFile(credentials)}
     clock = clock or Clock()
+    api = UsageApi(api_url, "tests", deadline)
     options = BrokerOptions(host=broker.pop("host", LOOPBACK), port=port, **broker)
     accounts = tuple(
         (
@@ -237,10 +240,9 @@ def running_service(
                 stale_after=dt.timedelta(seconds=stale_after),
                 thresholds=(75.0, 90.0),
                 discovery=discovery,
-                polls=polls,
-                listens=listens,
+                sources=selected,
             ),
-            source,
+            (ApiSource(source, api),) if OAUTH in selected else (),
         )
         for name, source in sources.items()
     )
@@ -251,9 +253,8 @@ def running_service(
         tls=make_tls_context(options),
         accounts=accounts,
     )
-    api = UsageApi(api_url, "tests", deadline)
     with listen_to_log(Log(log_kept)) as log:
-        running = Running(Service(settings, api, clock, rng), clock, log)
+        running = Running(Service(settings, clock, rng), clock, log)
         running.thread.start()
         try:
             yield running

@@ -19,6 +19,7 @@ from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.topics import Topics, encode
 from claude_usage_mqtt.usage.account import AccountUsage
 from parts.documents import make_extra_usage, make_limit, plans, sample_usage
+from parts.readings import take
 
 NOW = dt.datetime(2026, 11, 20, 12, 30, tzinfo=dt.UTC)
 INSTALLED = {"newest": "hass", "oldest (2025.12)": "h2512"}
@@ -35,9 +36,9 @@ HOSTILE = "{{ states('x') }} {% raw %} \" ' \N{HEAVY BLACK HEART} Opus"
 def announce(document: dict[str, Any], label: str | None, *, later: dict[str, Any] | None = None) -> bytes:
     """Give the discovery message of an account that got this answer, and 24 hours later perhaps this one."""
     account = AccountUsage("default" if label is None else "account")
-    account.answered(parse_usage(document, NOW, "max"), (75.0,))
+    take(account, parse_usage(document, NOW, plan="max"), (75.0,))
     for hour in range(1, 26 if later else 1):
-        account.answered(parse_usage(later or {}, NOW + dt.timedelta(hours=hour), "max"), (75.0,))
+        take(account, parse_usage(later or {}, NOW + dt.timedelta(hours=hour), plan="max"), (75.0,))
     topics = Topics(base="claude-usage", account=account.account)
     return DiscoveryMessage(topics, label, 180).payload(account)
 

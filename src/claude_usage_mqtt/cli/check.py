@@ -133,7 +133,7 @@ def _check_account(report: _Report, settings: Settings, account: Account) -> Non
     def api_answers() -> str:
         api = UsageApi(settings.claude_api_url, settings.claude_user_agent)
         try:
-            usage = require_readable(parse_usage(api.fetch(tokens[0]), SystemClock().now(), plans[0]))
+            usage = require_readable(parse_usage(api.fetch(tokens[0]), SystemClock().now(), plan=plans[0]))
         finally:
             api.close()
         windows = ", ".join(f"{window.label} {window.utilization:g} %" for window in usage)

@@ -79,7 +79,7 @@ def _clear(settings: Settings, account: str) -> None:
     """Take the demo off a broker that was there before it."""
     place = topics(settings, account)
     with Session(settings.broker()) as session:
-        for topic in (place.config, place.state, place.health, place.status):
+        for topic in (place.config, place.state, place.health, place.memory, place.status):
             session.publish(Message(topic=topic, payload=b"", retain=True))
 
 

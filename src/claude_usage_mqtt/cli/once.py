@@ -9,9 +9,10 @@ from claude_usage_mqtt.errors import InvalidResponse, SettingsError
 from claude_usage_mqtt.instants import parse_instant
 from claude_usage_mqtt.settings.fields import load_settings
 from claude_usage_mqtt.sources.api.client import UsageApi
-from claude_usage_mqtt.sources.fetch import poll
+from claude_usage_mqtt.sources.api.source import ApiSource
 from claude_usage_mqtt.topics import encode
 from claude_usage_mqtt.usage.account import AccountUsage
+from claude_usage_mqtt.usage.document import state_document
 from claude_usage_mqtt.usage.reading import Reading
 
 
@@ -23,18 +24,18 @@ def once(*, as_json: bool) -> int:
     api, clock = UsageApi(settings.claude_api_url, settings.claude_user_agent), SystemClock()
     first_error: Exception | None = None
     for account in settings.accounts():
-        outcome = poll(account.id, account.credentials, api, clock, may_retry=True)
-        if outcome.usage is None:
+        outcome = ApiSource(account.credentials, api).poll(account.id, clock, may_retry=True)
+        if outcome.reading is None:
             first_error = first_error or outcome.error
             continue
         try:
-            require_readable(outcome.usage)
+            require_readable(outcome.reading)
         except InvalidResponse as error:
             first_error = first_error or error
             continue
         usage = AccountUsage(account.id)
-        usage.answered(outcome.usage, ())
-        document = usage.document(outcome.usage.read_at)
+        usage.update(outcome.reading, outcome.reading.read_at)
+        document = state_document(usage, outcome.reading.read_at)
         print(encode(document).decode() if as_json else table(document))
     if first_error is not None:
         raise first_error

@@ -53,7 +53,7 @@ def _exact(settings: Settings, accounts: Iterable[str]) -> list[str]:
         topic
         for name in dict.fromkeys(accounts)
         for place in [topics(settings, name)]
-        for topic in (place.config, place.state, place.health, place.statusline)
+        for topic in (place.config, place.state, place.health, place.memory, place.statusline)
     ]
 
 
@@ -68,4 +68,6 @@ def _is_ours(topic: str, payload: bytes, settings: Settings) -> bool:
     base, prefix = re.escape(settings.mqtt_base_topic), re.escape(settings.homeassistant_prefix)
     if re.fullmatch(rf"{prefix}/device/claude_usage_[a-z0-9_]+/config", topic):
         return announced_by(payload) == f"{settings.mqtt_base_topic}/status"
-    return bool(re.fullmatch(rf"{base}/(status|[a-z0-9_]+/(state|health|statusline|command/[a-z]+|event/\w+))", topic))
+    return bool(
+        re.fullmatch(rf"{base}/(status|[a-z0-9_]+/(state|health|memory|statusline|command/[a-z]+|event/\w+))", topic)
+    )

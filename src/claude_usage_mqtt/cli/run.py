@@ -17,7 +17,9 @@ from claude_usage_mqtt.service.options import AccountOptions, ServiceOptions
 from claude_usage_mqtt.service.usage_log import UsageLog
 from claude_usage_mqtt.settings.fields import Account, Settings, load_settings
 from claude_usage_mqtt.sources.api.client import UsageApi
+from claude_usage_mqtt.sources.api.source import ApiSource
 from claude_usage_mqtt.topics import Topics
+from claude_usage_mqtt.usage.reading import OAUTH
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,7 @@ def run() -> int:
 def make_service(settings: Settings, clock: Clock, accounts: tuple[Account, ...] | None = None) -> Service:
     """Return the service that the settings describe, or one for other `accounts`; raises SettingsError."""
     broker = settings.broker()
+    api = UsageApi(settings.claude_api_url, settings.claude_user_agent)
     options = ServiceOptions(
         broker=broker,
         tls=make_tls_context(broker),
@@ -53,15 +56,14 @@ def make_service(settings: Settings, clock: Clock, accounts: tuple[Account, ...]
                     stale_after=timedelta(seconds=settings.stale_after),
                     thresholds=settings.alert_thresholds,
                     discovery=settings.homeassistant_discovery,
-                    polls=settings.claude_source != "statusline",
-                    listens=settings.claude_source != "oauth",
+                    sources=settings.sources,
                 ),
-                account.credentials,
+                (ApiSource(account.credentials, api),) if OAUTH in settings.sources else (),
             )
             for account in accounts or settings.accounts()
         ),
     )
-    return Service(options, UsageApi(settings.claude_api_url, settings.claude_user_agent), clock)
+    return Service(options, clock)
 
 
 def topics(settings: Settings, account: str) -> Topics:

@@ -29,34 +29,34 @@ class DiscoveryMessage:
         self._topics = topics
         self._label = label
         self._shortest_interval = shortest_interval
-        self._leftovers: dict[str, str] = {}
+        self._stubs: dict[str, str] = {}
         self._basis: object = None
         self._payload = b""
-        self.was_there = False
+        self.was_retained = False
         """Whether a message of ours stood on the broker."""
-        self.leftovers_until: datetime | None = None
+        self.stubs_until: datetime | None = None
         """When the order to remove what an earlier version announced may leave the message."""
 
-    def recall(self, retained: bytes, usage: AccountUsage, now: datetime) -> None:
+    def restore(self, retained: bytes, usage: AccountUsage, now: datetime) -> None:
         """Compare with the message that stood on the broker: what is not wanted any more is to be taken back."""
         service = announced_by(retained)
-        self.was_there = service == self._topics.status
+        self.was_retained = service == self._topics.status
         if service not in (None, self._topics.status):
             log.warning(
                 "%s was announced by a service with another base topic; this one takes it over.", self._topics.config
             )
         wanted = self._build(usage, {})["components"]
-        self._leftovers = {key: platform for key, platform in announced(retained).items() if key not in wanted}
-        self.leftovers_until = now + STUB_KEPT if self._leftovers else None
+        self._stubs = {key: platform for key, platform in announced(retained).items() if key not in wanted}
+        self.stubs_until = now + STUB_KEPT if self._stubs else None
 
-    def forget_leftovers(self) -> None:
+    def forget_stubs(self) -> None:
         """Leave out what has been taken back."""
-        self._leftovers, self.leftovers_until = {}, None
+        self._stubs, self.stubs_until = {}, None
 
     def payload(self, usage: AccountUsage) -> bytes:
         """Return the message."""
-        stubs = self._leftovers | window_components(key for key, track in usage.tracks.items() if track.is_retired)
-        if usage.extra_usage_absent_for is not None and not usage.has_extra_usage:
+        stubs = self._stubs | window_components(key for key, track in usage.windows.items() if track.is_retired)
+        if usage.money is not None and not usage.has_extra_usage:
             stubs |= extra_usage_components()
         basis = (_windows(usage), usage.currency, usage.has_extra_usage, stubs)
         if basis != self._basis:
@@ -77,4 +77,4 @@ class DiscoveryMessage:
 
 
 def _windows(usage: AccountUsage) -> dict[str, str]:
-    return {key: track.label for key, track in usage.tracks.items() if not track.is_retired}
+    return {key: track.label for key, track in usage.windows.items() if not track.is_retired}

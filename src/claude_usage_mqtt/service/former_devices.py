@@ -33,7 +33,7 @@ class FormerDevices:
         former = [] if SINGLE in current else [SINGLE]
         former += [name for name in former_accounts(found.get(summary.state)) if name not in current | {SINGLE}]
         devices = [Topics(base=own.base, account=name, prefix=own.prefix) for name in former]
-        stood = [topic for each in devices for topic in (each.state, each.health)]
+        stood = [topic for each in devices for topic in (each.state, each.health, each.memory)]
         # Only the single account's were read back; of the others the summary says that they stood there.
         self.gone = [topic for topic in stood if topic in found or not topic.startswith(f"{own.base}/{SINGLE}/")]
         self.suspects = {each.config for each in devices}

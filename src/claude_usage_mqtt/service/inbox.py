@@ -9,8 +9,8 @@ from typing import Generic, TypeVar
 
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.connection import Notice
-from claude_usage_mqtt.sources.credentials.watch import CredentialsChanged
-from claude_usage_mqtt.sources.fetch import PollResult
+from claude_usage_mqtt.sources.credentials.watch import LoginChanged
+from claude_usage_mqtt.sources.source import PollResult
 
 MAX_INBOX = 2000
 """Incoming messages beyond this many unread items are dropped: nobody sends us that much in earnest."""
@@ -20,7 +20,7 @@ class Stop:
     """Ask the loop to end."""
 
 
-Item = Notice | PollResult | CredentialsChanged | Stop
+Item = Notice | PollResult | LoginChanged | Stop
 
 T = TypeVar("T")
 

@@ -19,8 +19,10 @@ from claude_usage_mqtt.homeassistant.summary import SUMMARY
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, Disconnected, Subscribed
 from claude_usage_mqtt.mqtt.publisher import Publisher
-from claude_usage_mqtt.service.account import COMMANDS, AccountState
+from claude_usage_mqtt.service.account import AccountState
+from claude_usage_mqtt.service.commands import COMMANDS, obey
 from claude_usage_mqtt.service.connection_log import ConnectionLog
+from claude_usage_mqtt.service.documents import documents
 from claude_usage_mqtt.service.former_devices import FormerDevices
 from claude_usage_mqtt.service.inbox import Inbox, Item, Stop
 from claude_usage_mqtt.service.liveness import Liveness
@@ -28,12 +30,13 @@ from claude_usage_mqtt.service.options import ServiceOptions
 from claude_usage_mqtt.service.restore import FENCE, RetainedReader
 from claude_usage_mqtt.service.summary import digest, summary_documents
 from claude_usage_mqtt.service.watched import Watched, watch
-from claude_usage_mqtt.sources.api.client import UsageApi
-from claude_usage_mqtt.sources.credentials.watch import LOOK_EVERY, CredentialsChanged, watch_credentials
-from claude_usage_mqtt.sources.fetch import PollResult, poll
+from claude_usage_mqtt.sources.credentials.watch import CHECK_EVERY, LoginChanged, watch_login
+from claude_usage_mqtt.sources.source import PollResult
 from claude_usage_mqtt.sources.status_line import parse_statusline
 from claude_usage_mqtt.topics import Topics, encode
+from claude_usage_mqtt.usage.document import state_document
 from claude_usage_mqtt.usage.events import Event
+from claude_usage_mqtt.usage.reading import STATUSLINE
 
 log = logging.getLogger(__name__)
 
@@ -51,18 +54,17 @@ STOP_PATIENCE = 1.2
 class Service:
     """Publishes the usage of some accounts until it is told to stop."""
 
-    def __init__(self, options: ServiceOptions, api: UsageApi, clock: Clock, rng: random.Random | None = None) -> None:
+    def __init__(self, options: ServiceOptions, clock: Clock, rng: random.Random | None = None) -> None:
         self.inbox: Inbox[Item] = Inbox()
         self._options = options
-        self._api = api
         self._clock = clock
         self._rng = rng or random.Random()
         self._status = f"{options.base_topic}/status"
         will = Message(topic=self._status, payload=OFFLINE, retain=True)
         self._publisher = Publisher(options.broker, will=will, tell=self.inbox.put, tls=options.tls)
         self._accounts = {
-            account.topics.account: watch(account, credentials, self._rng, clock.now())
-            for account, credentials in options.accounts
+            account.topics.account: watch(account, next(iter(sources), None), self._rng, clock.now())
+            for account, sources in options.accounts
         }
         self._recollection: RetainedReader | None = None
         self._leftovers: FormerDevices | None = None
@@ -124,10 +126,10 @@ class Service:
                 self._received(item)
             case PollResult():
                 self._finished(item)
-            case CredentialsChanged():
+            case LoginChanged():
                 watched = self._accounts[item.account]
                 if item.fingerprint != watched.state.fingerprint and not watched.state.busy:
-                    self._touched(item.account).state.credentials_noticed(item, self._clock.now())
+                    self._touched(item.account).state.on_login_changed(item, self._clock.now())
 
     def _connected(self) -> None:
         base = self._options.base_topic
@@ -174,36 +176,34 @@ class Service:
         watched = self._touched(account)
         match rest:
             case ["command", name] if name in COMMANDS:
-                watched.state.command(name, message.payload, self._clock.now())
-            case ["statusline"] if watched.state.options.listens:
+                obey(watched.state, name, message.payload, self._clock.now())
+            case ["statusline"] if STATUSLINE in watched.state.options.sources:
                 self._glimpsed(watched.state, message.payload)
             case ["health"]:
                 if message.payload and not self._publisher.has_sent(message):
-                    watched.state.heard_rival(self._clock.now())
+                    watched.state.saw_other_instance(self._clock.now())
 
     def _glimpsed(self, state: AccountState, payload: bytes) -> None:
         now = self._clock.now()
         usage = parse_statusline(payload, now)
         if usage is not None:
-            self._deliver(state, state.glimpsed(usage, now))
+            self._deliver(state, state.take(usage, now))
 
     def _finished(self, outcome: PollResult) -> None:
         watched = self._touched(outcome.account)
         self._busy_since.pop(outcome.account, None)
-        self._look_out_for(watched)
         now = self._clock.now()
         events = watched.state.finish_poll(outcome, now)
         self._deliver(watched.state, events)
-        if outcome.usage is not None and self._options.usage_log is not None:
-            self._options.usage_log.write(watched.state.usage.document(now), now)
+        if outcome.reading is not None and self._options.usage_log is not None:
+            self._options.usage_log.write(state_document(watched.state.usage, now), now)
 
-    def _look_out_for(self, watched: Watched) -> None:
-        if watched.has_lookout:
+    def _watch_login(self, watched: Watched) -> None:
+        if watched.source is None:
             return
-        watched.has_lookout = True
-        state, every = watched.state, self._clock.to_real(LOOK_EVERY)
-        arguments = (state.name, watched.credentials, lambda: state.fingerprint, self.inbox.put, every, self._stopping)
-        threading.Thread(target=watch_credentials, args=arguments, name="lookout", daemon=True).start()
+        state, every = watched.state, self._clock.to_real(CHECK_EVERY)
+        arguments = (state.name, watched.source, lambda: state.fingerprint, self.inbox.put, every, self._stopping)
+        threading.Thread(target=watch_login, args=arguments, name="login-watch", daemon=True).start()
 
     def _touched(self, account: str) -> Watched:
         """Return an account that something happened to, so that what follows from it is done at once."""
@@ -213,8 +213,8 @@ class Service:
 
     def _deliver(self, state: AccountState, events: Iterable[Event]) -> None:
         for event in events:
-            log.info("Account %s: %s of %s", state.name, event.event_type, event.window)
-            self._publisher.send(state.options.topics.event(event.window), encode(event.document()))
+            log.info("Account %s: %s of %s", state.name, event.event_type, event.topic_level)
+            self._publisher.send(state.options.topics.event(event.topic_level), encode(event.document()))
 
     # What time brings
 
@@ -247,10 +247,11 @@ class Service:
         self._recollection = None
         self._is_begun = True
         for watched in self._accounts.values():
-            watched.state.recall(recollection.found, now)
+            watched.state.restore(recollection.found, now)
             health = watched.state.options.topics.health
             self._publisher.take_as_own(health, recollection.found.get(health, b""))
             watched.look_at = now
+            self._watch_login(watched)
         self._leftovers = FormerDevices(self._topics(SUMMARY), self._accounts, recollection.found)
         for topic in self._leftovers.gone:
             self._take_back(topic)
@@ -282,17 +283,18 @@ class Service:
         """Do what is due for an account, and note when to look at it again."""
         state = watched.state
         due = state.due(now)
-        begins = due is not None and due <= now
+        begins = watched.source is not None and due is not None and due <= now
         may_retry = begins and state.begin_poll(now)
         state.tick(now)
-        if state.changed:
-            state.changed = False
-            for topic, payload in state.documents(now):
+        if not (begins and watched.has_polled):
+            # Before the first request its trace is published, so that a crash during it is remembered too.
+            for topic, payload in documents(state, now):
                 self._publisher.retain(topic, payload)
             watched.digest = digest(state, now)
-        if begins:
+        watched.has_polled = watched.has_polled or begins
+        if begins and watched.source is not None:
             self._busy_since[state.name] = time.monotonic()
-            job = partial(poll, state.name, watched.credentials, self._api, self._clock, may_retry=may_retry)
+            job = partial(watched.source.poll, state.name, self._clock, may_retry=may_retry)
             threading.Thread(target=lambda: self.inbox.put(job()), name="worker", daemon=True).start()
         moments = [state.due(now), state.wake_at(now)]
         watched.look_at = min((moment for moment in moments if moment is not None), default=FAR_AWAY)
@@ -304,7 +306,7 @@ class Service:
                 return
             del self._busy_since[account]
             watched = self._touched(account)
-            place = watched.credentials.place
+            place = watched.source.place if watched.source is not None else "The login"
             watched.state.report(CredentialsUnreadable(f"{place} cannot be read: reading it hangs."))
 
     def _patience(self) -> float:
@@ -325,5 +327,5 @@ class Service:
             return
         log.info("The clock was set by %+.0f s.", step.total_seconds())
         for watched in self._accounts.values():
-            watched.state.shift(step)
+            watched.state.clock_stepped(step, self._clock.now())
             watched.look_at = self._clock.now()

@@ -8,8 +8,9 @@ from datetime import timedelta
 
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.service.usage_log import UsageLog
-from claude_usage_mqtt.sources.credentials.places import CredentialSource
+from claude_usage_mqtt.sources.source import Source
 from claude_usage_mqtt.topics import Topics
+from claude_usage_mqtt.usage.reading import OAUTH, STATUSLINE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,11 +23,15 @@ class AccountOptions:
     limited: bool
     stale_after: timedelta
     thresholds: tuple[float, ...]
+    extra_thresholds: tuple[float, ...] = (75.0, 90.0)
     discovery: bool = True
-    polls: bool = True
-    """False where the status line is the only source."""
-    listens: bool = False
-    """Whether the status line is a source."""
+    sources: tuple[str, ...] = (OAUTH,)
+    """Names of the selected sources, polled and pushed ones."""
+
+    @property
+    def is_polled(self) -> bool:
+        """Whether any source is polled; the status line only sends."""
+        return any(source != STATUSLINE for source in self.sources)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,4 +44,5 @@ class ServiceOptions:
     discovery_prefix: str = "homeassistant"
     tls: ssl.SSLContext | None = None
     usage_log: UsageLog | None = None
-    accounts: tuple[tuple[AccountOptions, CredentialSource], ...] = field(default=())
+    accounts: tuple[tuple[AccountOptions, tuple[Source, ...]], ...] = field(default=())
+    """Each account with its polled sources on this machine, the preferred one first."""

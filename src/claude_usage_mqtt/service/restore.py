@@ -30,7 +30,7 @@ class RetainedReader:
     """What has been read back so far."""
 
     def __init__(self, devices: Iterable[Topics], fence: str, began: float) -> None:
-        self.topics = [topic for each in devices for topic in (each.state, each.config, each.health)]
+        self.topics = [topic for each in devices for topic in (each.state, each.config, each.health, each.memory)]
         self.found: dict[str, bytes] = {}
         self.ends_at = began + LONGEST
         self.fence = Message(topic=fence, payload=secrets.token_hex(8).encode())
@@ -60,9 +60,9 @@ class RetainedReader:
 
 
 def own_document(retained: Mapping[str, bytes], topic: str, account: str) -> dict[str, Any]:
-    """Return the state or health document that stood under `topic`, untrusted.
+    """Return the state, health or memory document that was retained under `topic`, untrusted.
 
-    Empty where there was none, and, with one line in the log, where it is not one of `account`.
+    Empty if there was none, and, with one line in the log, if it is not one of `account`.
     """
     payload = retained.get(topic)
     if not payload:
@@ -72,7 +72,7 @@ def own_document(retained: Mapping[str, bytes], topic: str, account: str) -> dic
     except (ValueError, RecursionError):
         document = None
     is_mine = isinstance(document, dict) and document.get("account", account) == account
-    if not is_mine or not ("windows" in document or "status" in document):
-        log.warning("What stood under %s is not ours or damaged; it is ignored.", topic)
+    if not is_mine or not document.keys() & {"windows", "status", "usage"}:
+        log.warning("Ignoring the retained message in %s: not ours, or corrupt.", topic)
         return {}
     return dict(document)

@@ -27,12 +27,12 @@ class Digest:
 
 def digest(state: AccountState, now: datetime) -> Digest:
     """Return the digest of an account as of `now`."""
-    known = [track for track in state.usage.tracks.values() if state.is_fresh(now) and track.is_known(now)]
+    known = state.usage.known_windows(now)
     return Digest(
         account=state.name,
         label=state.options.label or state.name,
-        tightest=max((track.utilization for track in known), default=None),
-        next_reset=min((track.resets_at for track in known if track.resets_at and track.resets_at > now), default=None),
+        tightest=max((window.utilization for window in known), default=None),
+        next_reset=min((w.resets_at for w in known if w.resets_at and w.resets_at > now), default=None),
         has_problem=state.status not in NO_PROBLEM,
     )
 

@@ -9,26 +9,25 @@ from datetime import datetime
 from claude_usage_mqtt.service.account import AccountState
 from claude_usage_mqtt.service.options import AccountOptions
 from claude_usage_mqtt.service.summary import Digest, digest
-from claude_usage_mqtt.sources.credentials.places import CredentialSource
 from claude_usage_mqtt.sources.policy import Policy
+from claude_usage_mqtt.sources.source import Source
 
 
 @dataclass(slots=True, kw_only=True)
 class Watched:
     """An account in the loop.
 
-    `look_at` is when there is something to do for it by time alone, `has_lookout` whether a thread looks at its
-    credentials.
+    `look_at` is when there is something to do for it by time alone.
     """
 
     state: AccountState
-    credentials: CredentialSource
+    source: Source | None
     digest: Digest
     look_at: datetime
-    has_lookout: bool = False
+    has_polled: bool = False
 
 
-def watch(options: AccountOptions, credentials: CredentialSource, rng: random.Random, now: datetime) -> Watched:
+def watch(options: AccountOptions, source: Source | None, rng: random.Random, now: datetime) -> Watched:
     """Return an account of which nothing is known yet."""
     state = AccountState(options, Policy(interval=options.interval, limited=options.limited, rng=rng))
-    return Watched(state=state, credentials=credentials, digest=digest(state, now), look_at=now)
+    return Watched(state=state, source=source, digest=digest(state, now), look_at=now)

@@ -23,6 +23,7 @@ from claude_usage_mqtt.settings.typos import Shape, expected, misspelt
 from claude_usage_mqtt.sources.api.url import API_URL, checked_url, is_loopback
 from claude_usage_mqtt.sources.credentials.places import CredentialSource, GivenToken, find_source, why_unreadable
 from claude_usage_mqtt.untrusted import slug
+from claude_usage_mqtt.usage.reading import OAUTH, STATUSLINE
 
 ENV_FILE = ".env"
 DEFAULT_ACCOUNT = "default"
@@ -207,6 +208,11 @@ class Settings(BaseSettings):
     def status_topic(self) -> str:
         """Where Home Assistant's birth message appears."""
         return self.homeassistant_status_topic or f"{self.homeassistant_prefix}/status"
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The selected sources, the preferred one first."""
+        return {"oauth": (OAUTH,), "statusline": (STATUSLINE,), "both": (OAUTH, STATUSLINE)}[self.claude_source]
 
     @property
     def interval(self) -> timedelta:

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from claude_usage_mqtt.errors import (
-    ApiError,
+    ClaudeUsageError,
     CredentialsError,
     InsufficientScope,
     RateLimited,
@@ -63,8 +63,15 @@ WINDOW_FULL_FACTOR = 1.5
 WINDOW_FULL_LONGEST = timedelta(seconds=1800)
 """429 without a time: the hourly window of this token is full, and empties slowly."""
 
-SHUT_OUT_MARGIN = timedelta(seconds=30)
-"""Added to a Retry-After, for the clocks of both sides."""
+SHUT_OUT_MARGIN = timedelta(minutes=15)
+"""Added to a Retry-After: in one machine's log, 20 of 35 blocks were followed by another within 15 minutes."""
+
+REFUSED_FIRST = timedelta(minutes=15)
+REFUSED_THEN = timedelta(hours=1)
+"""After a refusal of the login: a 401 was seen for good tokens, and not every login can be watched for changes."""
+
+CONFIRM_AFTER = timedelta(seconds=60)
+"""From an unlikely reading to the poll that confirms it: faults of the API were gone one poll later."""
 
 SLOW_INTERVAL = timedelta(seconds=360)
 SLOW_FOR = timedelta(hours=1)
@@ -84,18 +91,18 @@ class Policy:
     """When one account may and should be asked.
 
     `limited` is False only against a loopback endpoint (tests, the demo): then neither floor nor budget apply.
-    A method that takes `now` wants the same clock each time; where that clock is set, `shift` follows it.
-    `requests` count in the budget: those sent, and those that may have been. `sent_at` is when one was last
-    sent, `asked_at` when one was last tried, sent or not. Of the `failures` in a row `faults` are those of the network
-    and the server.
+    A method that takes `now` wants the same clock each time; if that clock is set, `clock_stepped` follows it.
+    `requests` count in the budget: those sent, and those that may have been. `last_sent_at` is when one was last
+    sent, `last_attempt_at` when one was last tried, sent or not. Of the `failures` in a row `faults` are those of the
+    network and the server.
     """
 
     interval: timedelta
     limited: bool = True
     rng: random.Random = field(default_factory=random.Random, repr=False)
     requests: list[datetime] = field(default_factory=list)
-    asked_at: datetime | None = None
-    sent_at: datetime | None = None
+    last_attempt_at: datetime | None = None
+    last_sent_at: datetime | None = None
     next_regular: datetime | None = None
     blocked_until: datetime | None = None
     blocked_by: str | None = None
@@ -103,14 +110,15 @@ class Policy:
     failures: int = 0
     faults: int = 0
     window_full: int = 0
-    waits_for_credentials: bool = False
+    refusals: int = 0
     refresh_wanted: bool = False
+    confirm_at: datetime | None = None
+    restored: frozenset[datetime] = frozenset()
+    """Instants restored from the broker: a step of this machine's clock does not concern them."""
 
-    def due(self, now: datetime, resets: Iterable[datetime] = ()) -> datetime | None:
-        """Return when to ask next, never before `now`; None while only new credentials would help."""
-        if self.waits_for_credentials:
-            return None
-        after_resets = sorted(reset + AFTER_RESET for reset in resets)
+    def due(self, now: datetime, resets: Iterable[datetime] = ()) -> datetime:
+        """Return when to poll next, never before `now`."""
+        after_resets = [] if self.refusals else sorted(reset + AFTER_RESET for reset in resets)
         budget = BUDGET - min(RESERVE, sum(now < after <= now + BUDGET_SPAN for after in after_resets))
         due = self._allowed(now, self.next_regular or now, budget, SPACING)
         for after in after_resets:
@@ -119,21 +127,23 @@ class Policy:
                 due = after
         if self.refresh_wanted:
             due = min(due, self._allowed(now, now, budget, FLOOR))
+        if self.confirm_at is not None:
+            due = min(due, self._allowed(now, self.confirm_at, BUDGET, SPACING))
         for after in after_resets:
             # Once asked after it, the answer has told of it, or nothing more can be learned by asking at once.
-            if after > now - HOUR and (self.asked_at is None or self.asked_at < after):
+            if after > now - HOUR and (self.last_attempt_at is None or self.last_attempt_at < after):
                 due = min(due, self._allowed(now, after, BUDGET, SPACING))
         return due
 
     def _allowed(self, now: datetime, wanted: datetime, budget: int, spacing: timedelta) -> datetime:
         """Return the first instant from `wanted` on that neither a block nor spacing nor budget forbids."""
         earliest = max(now, wanted, self.blocked_until or now)
-        if self.sent_at is not None and self._is_slow(now):
-            earliest = max(earliest, self.sent_at + SLOW_INTERVAL)
+        if self.last_sent_at is not None and self._is_slow(now):
+            earliest = max(earliest, self.last_sent_at + SLOW_INTERVAL)
         if not self.limited:
             return earliest
-        if self.sent_at is not None:
-            earliest = max(earliest, self.sent_at + spacing)
+        if self.last_sent_at is not None:
+            earliest = max(earliest, self.last_sent_at + spacing)
         requests = sorted(self.requests)
         if len(requests) >= budget:
             earliest = max(earliest, requests[-budget] + BUDGET_SPAN)
@@ -147,29 +157,37 @@ class Policy:
             return SLOW_INTERVAL
         return FLOOR if self.limited else timedelta(0)
 
-    def requested(self, now: datetime) -> None:
+    def record_request(self, now: datetime) -> None:
         """Note that a request is being made."""
         self._forget(now)
         self.requests.append(now)
-        self.asked_at = self.sent_at = now
+        self.last_attempt_at = self.last_sent_at = now
         self.refresh_wanted = False
+        self.confirm_at = None
         self.next_regular = now + self._jittered(self.interval)
 
     def not_sent(self) -> None:
         """Take back the last request noted: the credentials did not allow to send it."""
         if self.requests:
             self.requests.pop()
-        self.sent_at = max(self.requests, default=None)
+        self.last_sent_at = max(self.requests, default=None)
 
-    def glimpsed(self, now: datetime) -> None:
-        """Note that the status line told the main numbers: the request for them can wait, for a while."""
+    def status_line_seen(self, now: datetime, stale_after: timedelta) -> None:
+        """Note that the status line reported the main numbers: the request for them can wait, for a while.
+
+        The others come from requests alone, and become unknown after `stale_after`.
+        """
         if self.requests and self.next_regular is not None:
-            latest = max(self.requests) + SAVED_INTERVALS * self.interval
+            latest = max(self.requests) + min(SAVED_INTERVALS * self.interval, stale_after / 2)
             self.next_regular = max(self.next_regular, min(now + self.interval, latest))
 
-    def answered(self, now: datetime, last_change: datetime | None = None) -> None:
+    def confirm(self, now: datetime, repeats_for: timedelta = timedelta(0)) -> None:
+        """Want one poll soon, as a reading was unlikely; the source repeats its last response for `repeats_for`."""
+        self.confirm_at = now + max(CONFIRM_AFTER, repeats_for + CONFIRM_AFTER / 4)
+
+    def succeeded(self, now: datetime, last_change: datetime | None = None) -> None:
         """Note a good answer; `last_change` is when an answer last differed from the one before it."""
-        self.failures = self.faults = self.window_full = 0
+        self.failures = self.faults = self.window_full = self.refusals = 0
         self.blocked_until = self.blocked_by = None
         interval = self.interval
         if last_change is not None and now - last_change >= IDLE_AFTER:
@@ -178,7 +196,7 @@ class Policy:
             interval = max(interval, SLOW_INTERVAL)
         self.next_regular = now + self._jittered(interval)
 
-    def failed(self, now: datetime, error: ApiError | CredentialsError) -> None:
+    def failed(self, now: datetime, error: ClaudeUsageError) -> None:
         """Note that there was no answer, and why."""
         self.failures += 1
         if isinstance(error, CredentialsError):
@@ -186,7 +204,8 @@ class Policy:
             # normal pace, and at once when they change.
             self.next_regular = now + self._jittered(self.interval)
         elif isinstance(error, Unauthorized | InsufficientScope):
-            self.waits_for_credentials = True
+            self.next_regular = now + self._jittered(REFUSED_THEN if self.refusals else REFUSED_FIRST)
+            self.refusals += 1
         elif isinstance(error, RateLimited):
             if error.retry_after is not None:
                 self._block(now + min(error.retry_after + SHUT_OUT_MARGIN, LONGEST_BLOCK), ACCOUNT)
@@ -207,20 +226,20 @@ class Policy:
     def credentials_changed(self, now: datetime) -> None:
         """Note other credentials: what waited for them waits no longer, what belongs to the account stays."""
         self.window_full = 0
-        if self.waits_for_credentials:
-            self.waits_for_credentials = False
+        if self.refusals:
+            self.refusals = 0
             self.next_regular = now
         if self.blocked_by == TOKEN:
             self.blocked_until = self.blocked_by = self.slow_until = None
             self.next_regular = now
 
-    def ask_now(self, now: datetime) -> None:
+    def poll_soon(self, now: datetime) -> None:
         """Want the next request as soon as one by hand is allowed."""
-        last = self.sent_at if self.limited else None
+        last = self.last_sent_at if self.limited else None
         self.next_regular = now if last is None else max(now, last + FLOOR)
 
-    def refresh(self, now: datetime) -> datetime | None:
-        """Want a request by hand; return when it will be made: `now`, later, or None while credentials lack."""
+    def refresh(self, now: datetime) -> datetime:
+        """Want a request by hand; return when it will be made: `now`, or later."""
         self.refresh_wanted = True
         return self.due(now)
 
@@ -240,15 +259,22 @@ class Policy:
     def _jittered(self, interval: timedelta) -> timedelta:
         return interval * self.rng.uniform(1 - JITTER, 1 + JITTER)
 
-    def shift(self, step: timedelta) -> None:
-        """Follow a clock that was set by `step`."""
-        self.requests = [at + step for at in self.requests]
-        for name in ("asked_at", "sent_at", "next_regular", "blocked_until", "slow_until"):
-            instant = getattr(self, name)
-            if instant is not None:
-                setattr(self, name, instant + step)
+    def clock_stepped(self, step: timedelta, now: datetime) -> None:
+        """Follow a clock that was set by `step` to `now`, and poll as soon as it is allowed.
 
-    def remember(self) -> dict[str, Any]:
+        What was recorded moves with the clock, so that neither the budget nor a block becomes longer or shorter.
+        """
+
+        def moved(instant: datetime | None) -> datetime | None:
+            return instant if instant is None or instant in self.restored else instant + step
+
+        self.requests = [at if at in self.restored else at + step for at in self.requests]
+        self.last_attempt_at, self.last_sent_at = moved(self.last_attempt_at), moved(self.last_sent_at)
+        self.blocked_until, self.slow_until = moved(self.blocked_until), moved(self.slow_until)
+        self.confirm_at = None if self.confirm_at is None else now
+        self.next_regular = now
+
+    def save(self) -> dict[str, Any]:
         """Return what must survive a restart, as a JSON object."""
         return {
             "requests": [math.ceil(at.timestamp()) for at in sorted(self.requests)[-2 * BUDGET :]],
@@ -259,36 +285,42 @@ class Policy:
             "window_full": self.window_full,
             "failures": self.failures,
             "faults": self.faults,
+            "refusals": self.refusals,
+            "confirm_at": format_instant(self.confirm_at),
         }
 
-    def recall(self, memory: object, now: datetime, resets: Iterable[datetime] = ()) -> None:
-        """Go on from `memory`, untrusted: nothing in it can wait longer than a block can last.
+    def restore(self, saved: object, now: datetime, resets: Iterable[datetime] = ()) -> None:
+        """Continue from `saved`, untrusted: nothing in it can wait longer than a block can last.
 
         A request that was due before now is counted as made: the program may have ended before it could say so.
         """
-        if not isinstance(memory, dict):
+        if not isinstance(saved, dict):
             return
-        requests = memory.get("requests")
+        requests = saved.get("requests")
         if isinstance(requests, list):
             known = [from_epoch(at) for at in requests[-2 * BUDGET :]]
             self.requests = sorted(min(at, now) for at in known if at is not None)
-        self.asked_at = self.sent_at = max(self.requests, default=None)
-        self.next_regular = _within(memory.get("next_regular"), now, HOUR * (1 + JITTER))
-        self.blocked_until = _within(memory.get("blocked_until"), now, LONGEST_BLOCK)
+        self.last_attempt_at = self.last_sent_at = max(self.requests, default=None)
+        self.next_regular = _within(saved.get("next_regular"), now, HOUR * (1 + JITTER))
+        self.blocked_until = _within(saved.get("blocked_until"), now, LONGEST_BLOCK)
         if self.blocked_until is not None and self.blocked_until > now:
-            self.blocked_by = TOKEN if memory.get("blocked_by") == TOKEN else ACCOUNT
+            self.blocked_by = TOKEN if saved.get("blocked_by") == TOKEN else ACCOUNT
         else:
             self.blocked_until = None
             self._count_lost(now, resets)
-        self.slow_until = _within(memory.get("slow_until"), now, LONGEST_BLOCK + SLOW_FOR)
-        self.window_full = _count(memory.get("window_full"))
-        self.failures = _count(memory.get("failures"))
-        self.faults = _count(memory.get("faults"))
+        self.slow_until = _within(saved.get("slow_until"), now, LONGEST_BLOCK + SLOW_FOR)
+        self.window_full = _count(saved.get("window_full"))
+        self.failures = _count(saved.get("failures"))
+        self.faults = _count(saved.get("faults"))
+        self.refusals = _count(saved.get("refusals"))
+        self.confirm_at = _within(saved.get("confirm_at"), now, HOUR)
+        known_instants = (*self.requests, self.blocked_until, self.slow_until)
+        self.restored = frozenset(instant for instant in known_instants if instant not in (None, now))
         self._forget(now)
 
     def _count_lost(self, now: datetime, resets: Iterable[datetime]) -> None:
         wanted = [self.next_regular, *(reset + AFTER_RESET for reset in resets)]
-        due = [at for at in wanted if at is not None and (self.asked_at is None or self.asked_at < at)]
+        due = [at for at in wanted if at is not None and (self.last_attempt_at is None or self.last_attempt_at < at)]
         # The budget may have delayed it: it was made at any time between then and now, or not at all.
         if due and now - 2 * HOUR < min(due) <= now:
             self.requests.append(now)

@@ -1,4 +1,4 @@
-"""What a source of readings is, and what one poll of it returns."""
+"""What a polled source is: something that can be asked for a reading, in a worker thread, and only reports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from claude_usage_mqtt.usage.reading import Reading
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Login:
-    """What is known of a login beside its token; never the token. `account` and `organization` are short hashes."""
+    """What is known of a login beside its token, which is never part of it.
+
+    `account` and `organization` are short hashes. `mark` tells one token from another, in this process only.
+    """
 
     account: str | None = None
     organization: str | None = None
@@ -27,7 +30,10 @@ class Login:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PollResult:
-    """What a poll returned; no reading and no error: nothing new, nothing wrong."""
+    """What a poll brought: a reading or an error, and what is known of the login that was used.
+
+    Neither a reading nor an error means that there is nothing new. `requests` were made and count in the budget.
+    """
 
     account: str
     source: str
@@ -39,21 +45,29 @@ class PollResult:
 
 
 class Source(Protocol):
-    """A source that is polled."""
+    """A polled source of one account."""
 
-    name: str
-    can_be_watched: bool
-    repeats_for: timedelta
+    @property
+    def name(self) -> str:
+        """One of the names in `usage.reading`."""
+
+    @property
+    def can_be_watched(self) -> bool:
+        """Whether a changed login is noticed without a request."""
+
+    @property
+    def repeats_for(self) -> timedelta:
+        """How long the source repeats its last response."""
 
     @property
     def place(self) -> str:
-        """Where it is, in words."""
+        """Where the login is, in words, for messages."""
 
     def login(self) -> Login:
-        """Return what is known of the login; makes no request; raises CredentialsError."""
+        """Return what is known of the login, without a request; raises CredentialsError."""
 
     def fingerprint(self) -> object:
-        """Return something that changes when the login does."""
+        """Return something that changes when the login does, cheaply and without reading it."""
 
     def poll(self, account: str, clock: Clock, *, may_retry: bool) -> PollResult:
-        """Return a reading or an error; never raises."""
+        """Ask once; with `may_retry` a second time if the login was renewed meanwhile. Bounded, never raises."""

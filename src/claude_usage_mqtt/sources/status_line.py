@@ -74,7 +74,7 @@ def _usage(section: object, seen_at: datetime, now: datetime) -> Reading | None:
         return None
     found = [_window(key, section.get(key), seen_at, now) for key in WINDOWS]
     windows = {window.key: window for window in found if window is not None}
-    return Reading(read_at=seen_at, windows=windows) if windows else None
+    return Reading(read_at=seen_at, windows=windows, is_partial=True) if windows else None
 
 
 def _window(key: str, section: Any, seen_at: datetime, now: datetime) -> Window | None:
@@ -84,9 +84,9 @@ def _window(key: str, section: Any, seen_at: datetime, now: datetime) -> Window 
     reset = parse_instant(resets_at) or from_epoch(resets_at)
     if percent is None or (reset is None and resets_at is not None):
         return None
-    label, duration = FLAT_WINDOWS[key]
+    _, label, duration = FLAT_WINDOWS[key]
     # A session that was left open goes on to show the numbers of a window that is over.
-    if reset is not None and not now < reset <= seen_at + duration + OLDEST:
+    if reset is not None and not now < reset <= seen_at + (duration or OLDEST) + OLDEST:
         return None
     return Window(
         key=key,
@@ -96,4 +96,5 @@ def _window(key: str, section: Any, seen_at: datetime, now: datetime) -> Window 
         resets_at=reset,
         read_at=seen_at,
         source=STATUSLINE,
+        at_least=percent == 100,
     )

@@ -1,190 +1,252 @@
-"""The usage of one account followed over time: all windows, the money, and the state document made of them."""
+"""The usage of one account followed over time: all windows and the money, each with its own age."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
 
-from claude_usage_mqtt.instants import SAME_INSTANT
-from claude_usage_mqtt.usage.events import Event
-from claude_usage_mqtt.usage.reading import ExtraUsage, Reading, Window
+from claude_usage_mqtt.usage.events import BLOCKED, EXTRA_USAGE_STARTED, UNBLOCKED, Event
+from claude_usage_mqtt.usage.money import ACCOUNT_EVENT_LASTS, MoneyState, next_money, no_money
+from claude_usage_mqtt.usage.plausibility import is_of_another_account
+from claude_usage_mqtt.usage.reading import FIVE_HOUR, SEVEN_DAY, ExtraUsage, Reading, Window
+from claude_usage_mqtt.usage.standing import Standing, standing
 from claude_usage_mqtt.usage.window_state import (
-    ENTITIES_KEPT,
-    STUB_KEPT,
-    UNKNOWN_AFTER_RESET,
     WindowState,
     first_reading,
+    hold_back,
     next_reading,
     no_reading,
     shifted,
-    window_document,
 )
 
 LONGEST_GAP = timedelta(minutes=70)
-"""Of the time between two whole answers no more than this counts: a longer one is a gap, of which they say nothing."""
+"""Of the time between two complete responses no more than this counts: of a longer gap they say nothing."""
 
 MAX_WINDOWS = 40
-"""Windows beyond this many are not followed: each has a dozen entities, and answers could name new ones for ever."""
-
-LONGEST_POLL = timedelta(minutes=1)
-"""A reading older than the one we know by no more than this was overtaken; by more, the clock was set."""
+"""Windows beyond this many are not followed: each has a dozen entities, and responses could name new ones forever."""
 
 
+@dataclass(slots=True)
 class AccountUsage:
     """Everything known of one account's usage.
 
-    Fed with each answer, it says what happened (events) and what to publish (`document`). All of it can be
-    put into `memory` and taken from there again.
+    Each reading updates it and returns what happened (events). `stale_after` is the age at which a number becomes
+    unknown, `thresholds` are percent of a window, `extra_thresholds` percent of the limit of extra usage.
     """
 
-    def __init__(self, account: str) -> None:
-        self.account = account
-        self.plan: str | None = None
-        self.organization: str | None = None
-        self.tracks: dict[str, WindowState] = {}
-        self.extra_usage: ExtraUsage | None = None
-        self.currency: str | None = None
-        self.extra_usage_absent_for: timedelta | None = None
-        """None where no answer ever had extra usage: then it has no entities."""
-        self.last_answer: datetime | None = None
-        self.last_whole: datetime | None = None
-        """When the last answer came that tells what there is not, too: the status line's are partial."""
-        self.last_change: datetime | None = None
+    account: str
+    stale_after: timedelta = timedelta(minutes=30)
+    thresholds: tuple[float, ...] = ()
+    extra_thresholds: tuple[float, ...] = ()
+    plan: str | None = None
+    tier: str | None = None
+    owner: str | None = None
+    """A hash of the account that the numbers belong to, if known."""
+    organization: str | None = None
+    windows: dict[str, WindowState] = field(default_factory=dict)
+    money: MoneyState | None = None
+    last_read: datetime | None = None
+    last_complete: datetime | None = None
+    """When the last response came that also says what does not exist; a status line's do not."""
+    last_change: datetime | None = None
+    ignored: tuple[str, ...] = ()
+    was_blocked: bool | None = None
+    was_active: bool | None = None
+    restored: set[datetime] = field(default_factory=set)
+    """Instants that were restored from the broker: a step of this machine's clock does not concern them."""
 
     @property
     def is_known(self) -> bool:
-        """Whether any answer was ever seen: there is something to publish."""
-        return self.last_answer is not None or bool(self.tracks)
+        """Whether anything was ever read: there is something to publish."""
+        return self.last_read is not None or bool(self.windows)
 
     @property
     def has_extra_usage(self) -> bool:
         """Whether extra usage has entities now."""
-        return self.extra_usage_absent_for is not None and self.extra_usage_absent_for < ENTITIES_KEPT
+        return self.money is not None and self.money.has_entities
 
-    def identify(self, organization: str | None) -> bool:
-        """Note whose credentials are used (a hash); None tells nothing.
+    @property
+    def currency(self) -> str | None:
+        """The currency of extra usage, as last reported."""
+        return None if self.money is None else self.money.currency
 
-        Return whether they are another organization's than before: then all numbers and all memory of events
-        are forgotten, and only the entities stay, as unknown.
+    @property
+    def wants_confirmation(self) -> bool:
+        """Whether an unlikely reading waits for the next one."""
+        return any(window.suspect is not None for window in self.windows.values())
+
+    def identify(self, owner: str | None, organization: str | None) -> bool:
+        """Note whose login is used (hashes); None says nothing, and learning the account later is not a change.
+
+        Return whether it is another one than before: then all numbers and all memory of events are forgotten, and
+        only the entities stay, as unknown.
         """
-        switched = organization is not None and self.organization not in (None, organization)
-        if switched:
-            self.tracks = {key: replace(track, present=False, blank=True) for key, track in self.tracks.items()}
-            self.plan = self.extra_usage = None
-        self.organization = organization or self.organization
-        return switched
-
-    def answered(self, usage: Reading, thresholds: Iterable[float]) -> list[Event]:
-        """Take in a whole answer: what it lacks is not known any more. Return what happened."""
-        now = usage.read_at
-        passed = max(timedelta(0), min(now - self.last_whole, LONGEST_GAP)) if self.last_whole else timedelta(0)
-        events = self._read(usage, tuple(thresholds))
-        for key, track in list(self.tracks.items()):
-            if key in usage.windows:
-                continue
-            track = self.tracks[key] = no_reading(track, passed)  # noqa: PLW2901
-            if track.is_gone:
-                del self.tracks[key]
-        self._take_money(usage.extra_usage, passed, now)
-        self.plan = usage.plan
-        self.last_answer = self.last_whole = now
-        return events
-
-    def glimpsed(self, usage: Reading, thresholds: Iterable[float]) -> list[Event]:
-        """Take in a partial answer (the status line's): what it lacks stays. Return what happened.
-
-        One that is not newer than the last answer, or tells nothing that is, changes nothing: `last_answer` stays.
-        """
-        newer = {key: window for key, window in usage.windows.items() if self._is_newer(window)}
-        if not newer:
-            return []
-        events = self._read(replace(usage, windows=newer), tuple(thresholds))
-        self.last_answer = usage.read_at
-        return events
-
-    def _is_newer(self, window: Window) -> bool:
-        if self.last_answer is not None and window.read_at <= self.last_answer:
-            return False
-        known = self.tracks.get(window.key)
-        if known is None or not known.present:
+        if not self.belongs_to(owner, organization):
+            self.windows = {key: replace(w, present=False, blank=True, suspect=None) for key, w in self.windows.items()}
+            if self.money is not None:
+                self.money = replace(self.money, money=None, peak=0.0)
+            self.plan = self.tier = self.was_blocked = self.was_active = None
+            self.owner, self.organization = owner, organization
             return True
-        if known.resets_at is None or window.resets_at is None:
-            return True
-        # Of several open sessions each goes on to show its own last answer: in one window the lower is the older.
-        is_same = abs(window.resets_at - known.resets_at) <= SAME_INSTANT
-        return not is_same or round(window.utilization, 2) >= known.utilization
+        self.owner, self.organization = owner or self.owner, organization or self.organization
+        return False
 
-    def _read(self, usage: Reading, thresholds: tuple[float, ...]) -> list[Event]:
+    def belongs_to(self, owner: str | None, organization: str | None) -> bool:
+        """Whether a login may be this account's: the same account if both are known, else the same organization."""
+        if self.owner is not None and owner is not None:
+            return self.owner == owner
+        return None in (self.organization, organization) or self.organization == organization
+
+    def update(self, reading: Reading, now: datetime) -> list[Event]:
+        """Apply a reading window by window, the newer one wins; return what happened."""
+        windows = list(reading)
+        known = {key: window.resets_at for key, window in self.windows.items() if not window.blank}
+        is_foreign = is_of_another_account(known, windows, reading.read_at) and not self._confirms_owner(windows)
         events: list[Event] = []
-        for key, window in usage.windows.items():
-            known = self.tracks.get(key)
-            if known is None:
-                if len(self.tracks) >= MAX_WINDOWS:
-                    continue
-                track = first_reading(window)
-            elif timedelta(0) < known.read_at - window.read_at <= LONGEST_POLL:
-                continue
-            else:
-                track, happened = next_reading(known, window, thresholds)
-                events += happened
-            if known is None or (track.utilization, track.resets_at) != (known.utilization, known.resets_at):
-                self.last_change = usage.read_at
-            self.tracks[key] = track
+        for window in windows:
+            events += self._update_window(window, now, is_foreign=is_foreign)
+        if not reading.is_partial:
+            self._update_complete(reading)
+        if reading.extra_usage is not None:
+            events += self._update_money(reading.extra_usage, reading.read_at, now)
+        self.last_read = max(reading.read_at, self.last_read or reading.read_at)
+        return events + self._account_events(now)
+
+    def _confirms_owner(self, windows: list[Window]) -> bool:
+        states = [(self.windows.get(window.key), window) for window in windows]
+        return all(
+            state is not None and state.suspect is not None and state.suspect.is_confirmed_by(window)
+            for state, window in states
+        )
+
+    def _update_window(self, window: Window, now: datetime, *, is_foreign: bool) -> list[Event]:
+        known = self.windows.get(window.key)
+        events: list[Event] = []
+        if known is None:
+            if window.is_placeholder or len(self.windows) >= MAX_WINDOWS:
+                return []
+            state = first_reading(window)
+        elif is_foreign:
+            state = hold_back(known, window)
+        else:
+            is_stale = not known.is_known(window.read_at, self.stale_after)
+            state, events = next_reading(
+                known, window, account=self.account, thresholds=self.thresholds, now=now, is_stale=is_stale
+            )
+        if known is None or (state.utilization, state.resets_at) != (known.utilization, known.resets_at):
+            self.last_change = window.read_at
+        self.windows[window.key] = state
         return events
 
-    def _take_money(self, money: ExtraUsage | None, passed: timedelta, now: datetime) -> None:
-        if money is not None:
-            self.currency = money.currency or self.currency
-            self.extra_usage_absent_for = timedelta(0)
-        elif self.extra_usage_absent_for is not None:
-            absent_for = self.extra_usage_absent_for + (passed if self.extra_usage is None else timedelta(0))
-            # like a window: the order to remove its entities stands for a while, and is never skipped
-            limit = ENTITIES_KEPT if self.has_extra_usage else absent_for
-            self.extra_usage_absent_for = min(absent_for, limit)
-            if self.extra_usage_absent_for >= ENTITIES_KEPT + STUB_KEPT:
-                self.extra_usage_absent_for = None
-        if money != self.extra_usage:
-            self.last_change = now
-        self.extra_usage = money
+    def _update_complete(self, reading: Reading) -> None:
+        """Note what a response lacks, which counts only if it is a good one that has the session or the week."""
+        last, read_at = self.last_complete, reading.read_at
+        if last is not None and read_at <= last:
+            return
+        passed = min(read_at - last, LONGEST_GAP) if last is not None else timedelta(0)
+        counts = not reading.malformed and (FIVE_HOUR in reading.windows or SEVEN_DAY in reading.windows)
+        for key, state in list(self.windows.items()):
+            if key in reading.windows:
+                if state.seen_among != reading.ignored:
+                    self.windows[key] = replace(state, seen_among=reading.ignored)
+            elif counts and state.read_at < read_at:
+                state = no_reading(state, passed, reading.ignored, is_kept=key in (FIVE_HOUR, SEVEN_DAY))  # noqa: PLW2901
+                self.windows[key] = state
+                if state.is_gone:
+                    del self.windows[key]
+        if counts and reading.extra_usage is None and self.money is not None:
+            self.money = no_money(self.money, passed)
+            if self.money.is_gone:
+                self.money = None
+        self.plan, self.tier = reading.plan or self.plan, reading.tier or self.tier
+        self.ignored = reading.ignored
+        self.last_complete = read_at
+
+    def _update_money(self, money: ExtraUsage, read_at: datetime, now: datetime) -> list[Event]:
+        known = self.money
+        if known is not None and known.money is not None and read_at <= known.read_at:
+            return []
+        self.money, events = next_money(
+            known, money, read_at, account=self.account, thresholds=self.extra_thresholds, now=now
+        )
+        if known is None or known.money != money:
+            self.last_change = read_at
+        return events
+
+    def _account_events(self, now: datetime) -> list[Event]:
+        where = self.standing(now)
+        events: list[Event] = []
+
+        def event(event_type: str) -> Event:
+            tightest = where.tightest
+            return Event(
+                event_type=event_type,
+                account=self.account,
+                at=now,
+                label=None if tightest is None else tightest.label,
+                utilization=None if tightest is None else tightest.utilization,
+                resets_at=where.blocked_until,
+                expires_at=now + ACCOUNT_EVENT_LASTS,
+            )
+
+        if where.active is not None:
+            if where.active and self.was_active is False:
+                events.append(event(EXTRA_USAGE_STARTED))
+            self.was_active = where.active
+        if where.blocked is not None:
+            if self.was_blocked is not None and where.blocked != self.was_blocked:
+                events.append(event(BLOCKED if where.blocked else UNBLOCKED))
+            self.was_blocked = where.blocked
+        return events
+
+    def known_money(self, now: datetime) -> ExtraUsage | None:
+        """Return extra usage if it may be shown."""
+        return None if self.money is None else self.money.known(now, self.stale_after)
+
+    def known_windows(self, now: datetime) -> list[WindowState]:
+        """Return the windows whose numbers may be shown."""
+        return [window for window in self.windows.values() if window.is_known(now, self.stale_after)]
+
+    def standing(self, now: datetime) -> Standing:
+        """Return what all windows and the money mean together."""
+        money = self.known_money(now)
+        has_money = self.has_extra_usage and self.money is not None and self.money.enabled
+        return standing(self.windows.values(), money, now, self.stale_after, has_money=has_money)
+
+    def is_fresh(self, now: datetime) -> bool:
+        """Whether at least one window is known: the numbers may be acted on."""
+        return bool(self.known_windows(now))
 
     def resets(self) -> list[datetime]:
         """Return the known resets, soonest first."""
-        return sorted({t.resets_at for t in self.tracks.values() if t.present and t.resets_at is not None})
+        return sorted({w.resets_at for w in self.windows.values() if w.present and w.resets_at is not None})
 
-    def next_unknown(self, now: datetime) -> datetime | None:
-        """Return when the next window's numbers become unknown for want of a newer answer."""
-        instants = [reset + UNKNOWN_AFTER_RESET for reset in self.resets()]
+    def changes_at(self, now: datetime) -> datetime | None:
+        """Return when time alone changes more than the passing numbers: a reset, a limit reached, a number stale."""
+        instants = [self.money.read_at + self.stale_after] if self.money is not None else []
+        for window in self.windows.values():
+            if window.present:
+                instants.append(window.unknown_at(self.stale_after))
+                instants += [at for at in (window.resets_at, window.limit_at) if at is not None]
         return min((instant for instant in instants if instant > now), default=None)
 
-    def shift(self, step: timedelta) -> None:
-        """Follow a clock that was set by `step`: what was noted at clock time moves, resets do not."""
-        self.tracks = {key: shifted(track, step) for key, track in self.tracks.items()}
-        for name in ("last_answer", "last_whole", "last_change"):
-            instant = getattr(self, name)
-            if instant is not None:
-                setattr(self, name, instant + step)
+    def clock_stepped(self, step: timedelta) -> None:
+        """Follow a clock that was set by `step`.
 
-    def document(self, now: datetime) -> dict[str, Any]:
-        """Return the state document, every key of it, as of `now`."""
-        return {
-            "account": self.account,
-            "plan": self.plan,
-            "windows": {key: window_document(track, now) for key, track in self.tracks.items()},
-            "extra_usage": None if self.extra_usage is None else _money_document(self.extra_usage),
+        After a forward step readings age by it: a machine that slept and one whose clock was set late look the same.
+        After a backward one everything that this process recorded moves, and nothing that was restored.
+        """
+        if step >= timedelta(0):
+            return
+        self.windows = {
+            key: window if window.read_at in self.restored else shifted(window, step)
+            for key, window in self.windows.items()
         }
+        if self.money is not None and self.money.read_at not in self.restored:
+            self.money = replace(self.money, read_at=self.money.read_at + step)
+        self.last_read = self._moved(self.last_read, step)
+        self.last_complete = self._moved(self.last_complete, step)
+        self.last_change = self._moved(self.last_change, step)
 
-
-def _money_document(money: ExtraUsage) -> dict[str, Any]:
-    def places(amount: float | None) -> float | None:
-        return None if amount is None else round(amount, 8)
-
-    return {
-        "enabled": money.enabled,
-        "used": places(money.used),
-        "limit": places(money.limit),
-        "remaining": places(money.remaining),
-        "utilization": None if money.utilization is None else round(money.utilization, 2),
-        "currency": money.currency,
-    }
+    def _moved(self, instant: datetime | None, step: timedelta) -> datetime | None:
+        return instant if instant is None or instant in self.restored else instant + step

@@ -1,6 +1,6 @@
 """The derived numbers of a window, each a pure function; every rule is written here, once.
 
-Percentages are 0 to 100 and may exceed 100; instants are aware UTC datetimes; None says "not known".
+Percentages are 0 to 100 and may exceed 100; instants are aware UTC datetimes; None means "not known".
 A window that has not started (0 %, no reset) is idle: nothing can be said of its time.
 """
 
@@ -24,6 +24,10 @@ OLDEST_SAMPLE = timedelta(hours=4)
 """No sample older than this counts, however few there are: four times the longest poll interval."""
 
 
+LIMIT_AT_MOVES = timedelta(minutes=5)
+"""The least by which the expected time of the limit must move to be published again."""
+
+
 class Sample(NamedTuple):
     """A utilization (percent) as it was read at an instant."""
 
@@ -31,9 +35,9 @@ class Sample(NamedTuple):
     utilization: float
 
 
-def elapsed(resets_at: datetime | None, duration: timedelta, now: datetime) -> float | None:
+def elapsed(resets_at: datetime | None, duration: timedelta | None, now: datetime) -> float | None:
     """Return the percent of the window that has passed: `100 · (now - start) / duration`, within 0 and 100."""
-    if resets_at is None:
+    if resets_at is None or duration is None:
         return None
     passed = 100 * (1 - (resets_at - now) / duration)
     return min(100.0, max(0.0, passed))
@@ -54,20 +58,25 @@ def projected(utilization: float, elapsed_percent: float | None) -> float | None
     return 100 * utilization / elapsed_percent
 
 
-def on_pace(utilization: float, resets_at: datetime | None, projected_percent: float | None) -> bool | None:
+def on_pace(
+    utilization: float, resets_at: datetime | None, projected_percent: float | None, *, locked: bool = False
+) -> bool | None:
     """Return whether the window lasts to its reset at the average pace: `projected` is within 100.
 
-    An idle window is on pace; else not known where `projected` is not.
+    An idle window is on pace, a locked one is not; otherwise it is known only if `projected` is.
     """
+    if locked:
+        return False
     if projected_percent is not None:
         return projected_percent <= 100
     return True if resets_at is None and utilization == 0 else None
 
 
-def recent(samples: Sequence[Sample], now: datetime) -> Sequence[Sample]:
-    """Return the samples of the last hour, and as many older ones as it takes to have three over ten minutes."""
-    known = [sample for sample in samples if now - OLDEST_SAMPLE <= sample.at <= now]
-    first = sum(now - sample.at > RECENT for sample in known)
+def recent(samples: Sequence[Sample], now: datetime, span: timedelta = RECENT) -> Sequence[Sample]:
+    """Return the samples of the last `span`, and as many older ones as it takes to have three over ten minutes."""
+    oldest = max(span, OLDEST_SAMPLE)
+    known = [sample for sample in samples if now - oldest <= sample.at <= now]
+    first = sum(now - sample.at > span for sample in known)
     while first > 0 and not _are_enough(known[first:]):
         first -= 1
     return known[first:]
@@ -77,13 +86,13 @@ def _are_enough(samples: Sequence[Sample]) -> bool:
     return len(samples) >= RECENT_SAMPLES and samples[-1].at - samples[0].at >= RECENT_SPAN
 
 
-def burn_rate(samples: Sequence[Sample], now: datetime) -> float | None:
-    """Return percent per hour over the recent samples: the rise from the first to the last, never below 0.
+def burn_rate(samples: Sequence[Sample], now: datetime, span: timedelta = RECENT) -> float | None:
+    """Return percent per hour over the last `span`: the rise from the first to the last sample, never below 0.
 
     There must be three of them over ten minutes, and the newest must be of the last hour. Samples of an earlier
     window must not be among them.
     """
-    found = recent(samples, now)
+    found = recent(samples, now, span)
     if not _are_enough(found) or now - found[-1].at > RECENT:
         return None
     hours = (found[-1].at - found[0].at) / timedelta(hours=1)
@@ -93,7 +102,7 @@ def burn_rate(samples: Sequence[Sample], now: datetime) -> float | None:
 def limit_at(utilization: float, rate: float | None, read_at: datetime, resets_at: datetime | None) -> datetime | None:
     """Return when 100 % is reached at `rate` (percent per hour) from the reading at `read_at`.
 
-    Only where that lies before the reset and the limit is not reached already.
+    None unless that is before the reset; None if the limit is reached already.
     """
     if rate is None or rate <= 0 or resets_at is None or utilization >= 100:
         return None
@@ -101,6 +110,16 @@ def limit_at(utilization: float, rate: float | None, read_at: datetime, resets_a
     if hours >= (resets_at - read_at) / timedelta(hours=1):
         return None
     return read_at + timedelta(hours=hours)
+
+
+def steady_limit_at(known: datetime | None, new: datetime | None, now: datetime) -> datetime | None:
+    """Return `known` unless `new` differs by more than a twentieth of the time until it, at least five minutes.
+
+    Each change is a line in somebody's activity log.
+    """
+    if known is None or new is None or known <= now:
+        return new
+    return new if abs(new - known) > max(LIMIT_AT_MOVES, (known - now) / 20) else known
 
 
 def time_remaining(resets_at: datetime | None, now: datetime) -> timedelta | None:

@@ -1,4 +1,4 @@
-"""What happened between two readings of a window: the events, each fired once."""
+"""What happened to a window or to an account between two readings: the events, each detected once."""
 
 from __future__ import annotations
 
@@ -14,61 +14,81 @@ RESET_EARLY = "reset_early"
 THRESHOLD_REACHED = "threshold_reached"
 LIMIT_REACHED = "limit_reached"
 EVENT_TYPES = (RESET, RESET_EARLY, THRESHOLD_REACHED, LIMIT_REACHED)
+"""Of a window."""
+
+EXTRA_USAGE_STARTED = "extra_usage_started"
+EXTRA_USAGE_THRESHOLD_REACHED = "extra_usage_threshold_reached"
+EXTRA_USAGE_LIMIT_REACHED = "extra_usage_limit_reached"
+BLOCKED = "blocked"
+UNBLOCKED = "unblocked"
+LOGIN_EXPIRING = "login_expiring"
+ACCOUNT_EVENT_TYPES = (
+    EXTRA_USAGE_STARTED,
+    EXTRA_USAGE_THRESHOLD_REACHED,
+    EXTRA_USAGE_LIMIT_REACHED,
+    BLOCKED,
+    UNBLOCKED,
+    LOGIN_EXPIRING,
+)
+
+ACCOUNT = "account"
+"""The last level of the topic of events that belong to no window."""
 
 LIMIT = 100.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that happened to a window.
+    """Something that happened: to a window, or to the account if `window` is None.
 
-    `resets_at` belongs to the window that the event is about: for a reset, when the window that ended was
-    due to reset. `utilization` is the one read now, `previous_utilization` the last one read before, or 0
-    for what was reached in a window that has begun since.
+    `at` is when it was noticed. `resets_at` belongs to the window that the event is about: for a reset, when the
+    window that ended was due to reset; for `blocked`, when the block ends. `utilization` is the one read now,
+    `previous_utilization` the one before, or 0 for what was reached in a window that began since. `thresholds`
+    are all thresholds reached by this change, `threshold` the highest of them.
     """
 
     event_type: str
-    window: str
-    utilization: float
-    previous_utilization: float
-    resets_at: datetime | None
-    threshold: float | None = None
+    account: str
+    at: datetime
+    window: str | None = None
+    label: str | None = None
+    utilization: float | None = None
+    previous_utilization: float | None = None
+    resets_at: datetime | None = None
+    thresholds: tuple[float, ...] = ()
+    expires_at: datetime | None = None
+
+    @property
+    def id(self) -> str:
+        """The same in every delivery of this event, and of no other event."""
+        return f"{self.account}-{self.window or ACCOUNT}-{self.event_type}-{round(self.at.timestamp() * 1000)}"
+
+    @property
+    def topic_level(self) -> str:
+        """The last level of the event's topic."""
+        return self.window or ACCOUNT
+
+    @property
+    def threshold(self) -> float | None:
+        """The highest threshold reached."""
+        return max(self.thresholds, default=None)
 
     def document(self) -> dict[str, Any]:
-        """Return the JSON object of the window's event topic."""
+        """Return the JSON object of the event topic."""
         return {
             "event_type": self.event_type,
+            "id": self.id,
+            "at": self.at.isoformat(timespec="milliseconds"),
             "window": self.window,
+            "label": self.label,
             "utilization": self.utilization,
             "previous_utilization": self.previous_utilization,
             "resets_at": format_instant(self.resets_at),
             "threshold": self.threshold,
+            "thresholds": list(self.thresholds),
         }
 
 
-def crossed(
-    window: str,
-    *,
-    peak: float,
-    utilization: float,
-    previous: float,
-    resets_at: datetime | None,
-    thresholds: Iterable[float],
-) -> list[Event]:
-    """Return an event for each threshold, and for the limit, that `utilization` reached for the first time.
-
-    `peak` is the highest utilization seen in this window before: what it reached has fired already.
-    """
-    marks = [(mark, THRESHOLD_REACHED) for mark in sorted(set(thresholds))] + [(LIMIT, LIMIT_REACHED)]
-    return [
-        Event(
-            event_type=event_type,
-            window=window,
-            utilization=utilization,
-            previous_utilization=previous,
-            resets_at=resets_at,
-            threshold=mark if event_type == THRESHOLD_REACHED else None,
-        )
-        for mark, event_type in marks
-        if peak < mark <= utilization
-    ]
+def newly_reached(peak: float, utilization: float, thresholds: Iterable[float]) -> tuple[float, ...]:
+    """Return the thresholds above the highest earlier `peak` that `utilization` has reached, lowest first."""
+    return tuple(sorted(threshold for threshold in set(thresholds) if peak < threshold <= utilization))

@@ -1,4 +1,4 @@
-"""The usage of one account as one answer told it: frozen values."""
+"""What one source reported about an account at one moment: frozen values."""
 
 from __future__ import annotations
 
@@ -11,32 +11,45 @@ from claude_usage_mqtt.usage import derived
 SESSION = timedelta(hours=5)
 WEEK = timedelta(days=7)
 
-MAX_UTILIZATION = 100_000.0
-"""Beyond this a percentage is nonsense; above 100 is not, it happens."""
+MAX_UTILIZATION = 200.0
+"""Percent; above this a number is a fault: 130 % was real, 900 % was not (public reports)."""
 
 MAX_AMOUNT = 1e12
 """More money than this is nonsense in any currency."""
 
-OAUTH = "oauth"
-STATUSLINE = "statusline"
+FIVE_HOUR, SEVEN_DAY, POOL = "five_hour", "seven_day", "pool_"
+
+OAUTH, CLAUDE_CODE, STATUSLINE, REPORTER = "oauth", "claude_code", "statusline", "reporter"
+SOURCES = (OAUTH, CLAUDE_CODE, STATUSLINE, REPORTER)
+
+
+def stops_all_work(key: str) -> bool:
+    """Whether a window limits the whole account: session, week, or a pool of dollars; not one model or surface."""
+    return key in (FIVE_HOUR, SEVEN_DAY) or key.startswith(POOL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
     """One usage window at the moment `read_at`.
 
-    `utilization` is percent used and may exceed 100. `resets_at` is None while the window has not started,
-    or where the answer did not say. `duration` is 5 hours or 7 days. The methods tell of the moment of the
-    reading, or of the `now` that they are given.
+    `utilization` is percent used and may exceed 100. `resets_at` is None while the window has not started, or if
+    it was not reported. `duration` is None for a pool of dollars. `is_placeholder`: a section that exists for
+    everybody and says nothing (0 %, no reset). `at_least`: the source does not count beyond this number.
+    The methods describe the moment of the reading, or the `now` that they are given.
     """
 
     key: str
     label: str
-    duration: timedelta
+    duration: timedelta | None
     utilization: float
     resets_at: datetime | None
     read_at: datetime
     source: str = OAUTH
+    machine: str | None = None
+    severity: str | None = None
+    locked: bool = False
+    is_placeholder: bool = False
+    at_least: bool = False
 
     @property
     def remaining(self) -> float:
@@ -50,15 +63,15 @@ class Window:
 
     @property
     def is_limit_reached(self) -> bool:
-        """Whether 100 % is reached."""
-        return self.utilization >= 100
+        """Whether the window cannot be used: 100 % is reached, or it is locked."""
+        return self.utilization >= 100 or self.locked
 
     def elapsed(self, now: datetime | None = None) -> float | None:
-        """Percent of the window that has passed, None where the reset is not known."""
+        """Percent of the window that has passed, None if the reset is not known."""
         return derived.elapsed(self.resets_at, self.duration, now or self.read_at)
 
     def pace(self, now: datetime | None = None) -> float | None:
-        """Points ahead (above 0) or behind an even pace."""
+        """Points ahead of (above 0) or behind an even pace."""
         return derived.pace(self.utilization, self.elapsed(now))
 
     def projected(self, now: datetime | None = None) -> float | None:
@@ -66,56 +79,74 @@ class Window:
         return derived.projected(self.utilization, self.elapsed(now))
 
     def is_on_pace(self, now: datetime | None = None) -> bool | None:
-        """Whether the window lasts to its reset at the average pace; None where that is not known."""
-        return derived.on_pace(self.utilization, self.resets_at, self.projected(now))
+        """Whether the window lasts to its reset at the average pace; None if that is not known."""
+        return derived.on_pace(self.utilization, self.resets_at, self.projected(now), locked=self.locked)
 
     def time_until_reset(self, now: datetime | None = None) -> timedelta | None:
-        """Time until the reset, never below zero; None where the reset is not known."""
+        """Time until the reset, never below zero; None if the reset is not known."""
         return derived.time_remaining(self.resets_at, now or self.read_at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtraUsage:
-    """Paid usage beyond the plan; amounts in whole units of `currency`, None where not known or unlimited."""
+    """Paid usage beyond the plan; amounts in whole units of `currency`, None if not known or unlimited.
+
+    `balance` is what is left of prepaid credit, `disabled_reason` why the API refuses extra usage now.
+    """
 
     enabled: bool
     used: float | None
     limit: float | None
     utilization: float | None
     currency: str | None
+    balance: float | None = None
+    disabled_reason: str | None = None
 
     @property
     def remaining(self) -> float | None:
-        """What is left of the limit, never below 0."""
-        if self.used is None or self.limit is None:
-            return None
-        return max(0.0, self.limit - self.used)
+        """What can still be spent: the rest of the limit, or of the prepaid balance if that is less; never below 0."""
+        left = None if self.used is None or self.limit is None else max(0.0, self.limit - self.used)
+        known = [amount for amount in (left, self.balance) if amount is not None]
+        return min(known, default=None)
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether nothing can be spent anymore."""
+        return self.remaining == 0 or (self.utilization is not None and self.utilization >= 100)
+
+    @property
+    def covers(self) -> bool:
+        """Whether work goes on at cost after a window is used up."""
+        return self.enabled and self.disabled_reason is None and not self.is_used_up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """One answer of the usage endpoint, or of the status line.
+    """What one source reported.
 
-    `windows` maps a window's key (`five_hour`, `seven_day`, `seven_day_<model>`) to its reading.
-    `malformed` and `ignored` name sections of the answer that could not be used or are not known.
+    `windows` maps a window's key (`five_hour`, `seven_day`, `seven_day_<model or surface>`, `pool_<name>`) to its
+    reading. `malformed` names sections that could not be used, `ignored` those that are not known. Only a reading
+    that is not `is_partial` says that what it lacks does not exist.
     """
 
     read_at: datetime
     windows: Mapping[str, Window]
     extra_usage: ExtraUsage | None = None
     plan: str | None = None
+    tier: str | None = None
     malformed: tuple[str, ...] = ()
     ignored: tuple[str, ...] = field(default=(), repr=False)
+    is_partial: bool = False
 
     @property
     def five_hour(self) -> Window | None:
         """The session window."""
-        return self.windows.get("five_hour")
+        return self.windows.get(FIVE_HOUR)
 
     @property
     def seven_day(self) -> Window | None:
         """The weekly window over all models."""
-        return self.windows.get("seven_day")
+        return self.windows.get(SEVEN_DAY)
 
     def __getitem__(self, key: str) -> Window:
         return self.windows[key]

@@ -1,133 +1,230 @@
 """What must survive a restart, as a JSON object, and back again as untrusted input.
 
-Everything read here was on a broker that others may write to: what is not exactly right is left out.
+Everything restored here was on a broker that others may write to: what is not exactly right is left out.
 """
 
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from claude_usage_mqtt.instants import format_instant, from_epoch, parse_instant, steady
 from claude_usage_mqtt.untrusted import clean_text, number
 from claude_usage_mqtt.usage.account import MAX_WINDOWS, AccountUsage
 from claude_usage_mqtt.usage.derived import Sample
-from claude_usage_mqtt.usage.reading import MAX_AMOUNT, MAX_UTILIZATION, OAUTH, SESSION, STATUSLINE, WEEK, ExtraUsage
+from claude_usage_mqtt.usage.money import MoneyState
+from claude_usage_mqtt.usage.plausibility import Suspect
+from claude_usage_mqtt.usage.reading import (
+    FIVE_HOUR,
+    MAX_AMOUNT,
+    MAX_UTILIZATION,
+    OAUTH,
+    POOL,
+    SESSION,
+    SOURCES,
+    WEEK,
+    ExtraUsage,
+    Window,
+)
 from claude_usage_mqtt.usage.window_state import MAX_SAMPLES, WindowState
 
-FORMAT = 1
-WINDOW_KEY = re.compile(r"five_hour|seven_day(_[a-z0-9]+)*")
+FORMAT = 2
+READABLE = (1, 2)
+"""Version 1 kept the same under other names, inside the health document."""
+
+WINDOW_KEY = re.compile(r"five_hour|seven_day(_[a-z0-9]+)*|pool_[a-z0-9]+(_[a-z0-9]+)*")
+HASH = re.compile(r"[0-9a-f]{8,64}")
 MAX_ABSENCE = timedelta(days=3)
+MAX_IGNORED = 50
+
+MAX_AHEAD = WEEK
+"""What was recorded may be ahead of a clock that was not set yet; further ahead than a window it means nothing."""
 
 
-def remember(usage: AccountUsage) -> dict[str, Any]:
-    """Return the memory of an account's usage as a JSON object."""
-    absent = usage.extra_usage_absent_for
+def save(usage: AccountUsage) -> dict[str, Any]:
+    """Return what is known of an account's usage as a JSON object."""
     return {
         "format": FORMAT,
+        "owner": usage.owner,
         "organization": usage.organization,
-        "last_answer": format_instant(usage.last_answer),
-        "last_whole": format_instant(usage.last_whole),
-        "last_change": format_instant(usage.last_change),
-        "currency": usage.currency,
-        "extra_usage_absent_for": None if absent is None else int(absent.total_seconds()),
-        "windows": {key: _remember_window(track) for key, track in usage.tracks.items()},
+        "plan": usage.plan,
+        "tier": usage.tier,
+        "last_read": _epoch(usage.last_read),
+        "last_complete": _epoch(usage.last_complete),
+        "last_change": _epoch(usage.last_change),
+        "ignored": list(usage.ignored),
+        "blocked": usage.was_blocked,
+        "active": usage.was_active,
+        "money": None if usage.money is None else _save_money(usage.money),
+        "windows": {key: _save_window(window, usage.ignored) for key, window in usage.windows.items()},
     }
 
 
-def _remember_window(track: WindowState) -> dict[str, Any]:
+def _save_window(window: WindowState, ignored: tuple[str, ...]) -> dict[str, Any]:
+    saved: dict[str, Any] = {
+        "label": window.label,
+        "utilization": window.utilization,
+        "resets_at": format_instant(window.resets_at),
+        "read_at": _epoch(window.read_at),
+        "source": window.source,
+        "machine": window.machine,
+        "severity": window.severity,
+        "locked": window.locked,
+        "peak": window.peak,
+        "limit_at": format_instant(window.limit_at),
+        "present": window.present,
+        "absent_for": int(window.absent_for.total_seconds()),
+        "blank": window.blank,
+        "samples": [[int(sample.at.timestamp()), sample.utilization] for sample in window.samples],
+    }
+    if window.seen_among != ignored:
+        saved["seen_among"] = list(window.seen_among)
+    if window.suspect is not None:
+        suspect = window.suspect.window
+        saved["suspect"] = {
+            "utilization": suspect.utilization,
+            "resets_at": format_instant(suspect.resets_at),
+            "read_at": _epoch(suspect.read_at),
+            "baseline": window.suspect.baseline,
+        }
+    return saved
+
+
+def _save_money(state: MoneyState) -> dict[str, Any]:
+    money = state.money
     return {
-        "label": track.label,
-        "utilization": track.utilization,
-        "resets_at": format_instant(track.resets_at),
-        "read_at": track.read_at.timestamp(),
-        "source": track.source,
-        "peak": track.peak,
-        "limit_at": format_instant(track.limit_at),
-        "present": track.present,
-        "absent_for": int(track.absent_for.total_seconds()),
-        "blank": track.blank,
-        "samples": [[int(sample.at.timestamp()), sample.utilization] for sample in track.samples],
+        "amounts": None
+        if money is None
+        else {
+            "enabled": money.enabled,
+            "used": money.used,
+            "limit": money.limit,
+            "utilization": money.utilization,
+            "balance": money.balance,
+            "disabled_reason": money.disabled_reason,
+        },
+        "currency": state.currency,
+        "enabled": state.enabled,
+        "read_at": _epoch(state.read_at),
+        "period_start": _epoch(state.period_start),
+        "peak": state.peak,
+        "absent_for": int(state.absent_for.total_seconds()),
     }
 
 
-def is_readable(memory: object) -> bool:
-    """Whether `recall` can read this memory: it is in the form that this version writes."""
-    return isinstance(memory, dict) and memory.get("format") == FORMAT
+def is_readable(saved: object) -> bool:
+    """Whether `restore` can read this: it is in a form that this version or an older one writes."""
+    return isinstance(saved, dict) and saved.get("format") in READABLE
 
 
-def recall(usage: AccountUsage, memory: object, state: object, now: datetime) -> bool:
-    """Fill a fresh AccountUsage from its `memory`, and what only the state document holds.
+def restore(usage: AccountUsage, saved: object, state: object, now: datetime) -> bool:
+    """Fill a fresh AccountUsage from what was saved, and from the state document, which older versions need.
 
-    Without memory (an older version, or one that was emptied) the numbers of the state document serve.
-    Return False where there was neither.
+    Without saved state (a much older version, or one that was emptied) the numbers of the state document serve.
+    Return False if there was neither.
     """
-    if isinstance(memory, dict) and is_readable(memory):
-        organization = memory.get("organization")
-        if isinstance(organization, str) and re.fullmatch(r"[0-9a-f]{8,64}", organization):
-            usage.organization = organization
-        usage.last_answer = _not_after(parse_instant(memory.get("last_answer")), now)
-        usage.last_whole = _not_after(parse_instant(memory.get("last_whole")), now)
-        usage.last_change = _not_after(parse_instant(memory.get("last_change")), now)
-        usage.currency = _currency(memory.get("currency"))
-        usage.extra_usage_absent_for = _absence(memory.get("extra_usage_absent_for"))
-        _recall_windows(usage, memory.get("windows"), now, from_state=False)
-        if isinstance(state, dict):
-            _recall_rest(usage, state)
-    elif isinstance(state, dict):
-        _recall_windows(usage, state.get("windows"), now, from_state=True)
-        _recall_rest(usage, state)
-        if usage.tracks or usage.extra_usage is not None:
-            usage.last_answer = now
-    if usage.extra_usage is not None:
-        usage.extra_usage_absent_for = timedelta(0)
-        usage.currency = usage.extra_usage.currency or usage.currency
+    document: dict[str, Any] = state if isinstance(state, dict) else {}
+    if isinstance(saved, dict) and is_readable(saved):
+        owner, organization = saved.get("owner"), saved.get("organization")
+        usage.owner = owner if isinstance(owner, str) and HASH.fullmatch(owner) else None
+        usage.organization = organization if isinstance(organization, str) and HASH.fullmatch(organization) else None
+        usage.plan = clean_text(saved.get("plan")) or clean_text(document.get("plan"))
+        usage.tier = clean_text(saved.get("tier"))
+        usage.last_read = _instant(saved.get("last_read", saved.get("last_answer")), now)
+        usage.last_complete = _instant(saved.get("last_complete", saved.get("last_whole")), now)
+        usage.last_change = _instant(saved.get("last_change"), now)
+        usage.ignored = _names(saved.get("ignored"))
+        usage.was_blocked, usage.was_active = _flag(saved.get("blocked")), _flag(saved.get("active"))
+        _restore_windows(usage, saved.get("windows"), now, is_document=False)
+        usage.money = _restore_money(saved.get("money"), now) or _money_of_document(saved, document, usage, now)
+    elif document:
+        usage.plan = clean_text(document.get("plan"))
+        _restore_windows(usage, document.get("windows"), now, is_document=True)
+        usage.money = _money_of_document({}, document, usage, now)
+        if usage.windows or usage.money is not None:
+            usage.last_read = now
+    usage.restored = {instant for instant in _instants(usage) if instant is not None}
     return usage.is_known
 
 
-def _recall_windows(usage: AccountUsage, windows: object, now: datetime, *, from_state: bool) -> None:
+def _instants(usage: AccountUsage) -> Iterator[datetime | None]:
+    yield from (usage.last_read, usage.last_complete, usage.last_change)
+    yield from (window.read_at for window in usage.windows.values())
+    yield None if usage.money is None else usage.money.read_at
+
+
+def _restore_windows(usage: AccountUsage, windows: object, now: datetime, *, is_document: bool) -> None:
     if not isinstance(windows, dict):
         return
     for key, entry in list(windows.items())[:MAX_WINDOWS]:
         if isinstance(key, str) and len(key) <= 60 and WINDOW_KEY.fullmatch(key) and isinstance(entry, dict):
-            track = _recall_window(key, entry, now, from_state=from_state)
-            if track is not None:
-                usage.tracks[key] = track
+            window = _restore_window(key, entry, now, usage.ignored, is_document=is_document)
+            if window is not None:
+                usage.windows[key] = window
 
 
-def _recall_window(key: str, entry: dict[str, Any], now: datetime, *, from_state: bool) -> WindowState | None:
-    duration = SESSION if key == "five_hour" else WEEK
+def _restore_window(
+    key: str, entry: Mapping[str, Any], now: datetime, ignored: tuple[str, ...], *, is_document: bool
+) -> WindowState | None:
+    duration = SESSION if key == FIVE_HOUR else None if key.startswith(POOL) else WEEK
     label = clean_text(entry.get("label"))
     utilization = number(entry.get("utilization"), maximum=MAX_UTILIZATION)
     resets_at = steady(None, parse_instant(entry.get("resets_at")))
     blank = entry.get("blank") is True
-    if from_state and utilization is None:
+    if is_document and utilization is None:
         utilization, blank = 0.0, True  # announced, but not known
     if label is None or utilization is None or (resets_at is None and entry.get("resets_at") is not None):
         return None
-    if resets_at is not None and resets_at - now > 2 * duration:
+    if resets_at is not None and duration is not None and resets_at - now > 2 * duration:
         return None
+    read_at = _instant(entry.get("read_at"), now)
+    if read_at is None:  # version 1 did not say; it was read before the window was over
+        read_at = now if resets_at is None else min(resets_at, now)
     peak = number(entry.get("peak"), maximum=MAX_UTILIZATION)
-    read_at = _not_after(from_epoch(entry.get("read_at")), now)
-    if read_at is None:  # what stood on the broker until now was read before the window was over
-        read_at = _not_after(resets_at, now)
     limit_at = steady(None, parse_instant(entry.get("limit_at")))
-    return WindowState(
+    source, seen_among = entry.get("source"), entry.get("seen_among")
+    window = WindowState(
         key=key,
         label=label,
         duration=duration,
         utilization=round(utilization, 2),
         resets_at=resets_at,
-        read_at=read_at or now,
-        source=STATUSLINE if entry.get("source") == STATUSLINE else OAUTH,
+        read_at=read_at,
+        source=source if isinstance(source, str) and source in SOURCES else OAUTH,
+        machine=clean_text(entry.get("machine")),
+        severity=clean_text(entry.get("severity")),
+        locked=entry.get("locked") is True,
         peak=round(max(utilization, peak or 0.0), 2),
         samples=_samples(entry.get("samples"), now),
         present=entry.get("present") is not False and not blank,
-        absent_for=_absence(entry.get("absent_for")) or timedelta(0),
+        absent_for=_absence(entry.get("absent_for")),
+        seen_among=ignored if seen_among is None else _names(seen_among),
         limit_at=limit_at if resets_at and limit_at and limit_at < resets_at else None,
         blank=blank,
     )
+    return _with_suspect(window, entry.get("suspect"), now)
+
+
+def _with_suspect(window: WindowState, entry: object, now: datetime) -> WindowState:
+    if not isinstance(entry, dict):
+        return window
+    utilization = number(entry.get("utilization"), maximum=MAX_UTILIZATION)
+    baseline = number(entry.get("baseline"), maximum=MAX_UTILIZATION)
+    read_at, resets_at = _instant(entry.get("read_at"), now), parse_instant(entry.get("resets_at"))
+    if utilization is None or baseline is None or read_at is None:
+        return window
+    suspect = Window(
+        key=window.key,
+        label=window.label,
+        duration=window.duration,
+        utilization=utilization,
+        resets_at=resets_at,
+        read_at=read_at,
+    )
+    return replace(window, suspect=Suspect(suspect, baseline))
 
 
 def _samples(value: object, now: datetime) -> tuple[Sample, ...]:
@@ -138,23 +235,61 @@ def _samples(value: object, now: datetime) -> tuple[Sample, ...]:
         if not isinstance(pair, list) or len(pair) != 2:
             return ()
         at, utilization = from_epoch(pair[0]), number(pair[1], maximum=MAX_UTILIZATION)
-        if at is None or utilization is None or at > now or (samples and at < samples[-1].at):
+        if at is None or utilization is None or at > now + MAX_AHEAD or (samples and at < samples[-1].at):
             return ()
         samples.append(Sample(at.replace(microsecond=0), round(utilization, 2)))
     return tuple(samples)
 
 
-def _recall_rest(usage: AccountUsage, state: dict[str, Any]) -> None:
-    usage.plan = clean_text(state.get("plan"))
-    money = state.get("extra_usage")
-    if not isinstance(money, dict) or not isinstance(money.get("enabled"), bool):
-        return
-    usage.extra_usage = ExtraUsage(
-        enabled=money["enabled"],
-        used=number(money.get("used"), maximum=MAX_AMOUNT),
-        limit=number(money.get("limit"), maximum=MAX_AMOUNT),
-        utilization=number(money.get("utilization"), maximum=MAX_UTILIZATION),
-        currency=_currency(money.get("currency")),
+def _restore_money(entry: object, now: datetime) -> MoneyState | None:
+    if not isinstance(entry, dict):
+        return None
+    read_at, period_start = _instant(entry.get("read_at"), now), _instant(entry.get("period_start"), now)
+    if read_at is None or period_start is None:
+        return None
+    return MoneyState(
+        money=_amounts(entry.get("amounts"), entry.get("currency")),
+        read_at=read_at,
+        period_start=period_start,
+        currency=_currency(entry.get("currency")),
+        enabled=entry.get("enabled") is True,
+        peak=number(entry.get("peak"), maximum=50 * MAX_UTILIZATION) or 0.0,
+        absent_for=_absence(entry.get("absent_for")),
+    )
+
+
+def _money_of_document(
+    saved: Mapping[str, Any], document: Mapping[str, Any], usage: AccountUsage, now: datetime
+) -> MoneyState | None:
+    section = document.get("extra_usage")
+    money = _amounts(section, section.get("currency")) if isinstance(section, dict) else None
+    if money is None and saved.get("extra_usage_absent_for") is None:
+        return None
+    details = section if isinstance(section, dict) else {}
+    read_at = _instant(details.get("read_at"), now) or usage.last_complete or now
+    month = read_at.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return MoneyState(
+        money=money,
+        read_at=read_at,
+        period_start=_instant(details.get("period_start"), now) or month,
+        currency=(money.currency if money else None) or _currency(saved.get("currency")),
+        enabled=money is not None and money.enabled,
+        peak=(money.utilization if money else None) or 0.0,
+        absent_for=timedelta(0) if money else _absence(saved.get("extra_usage_absent_for")),
+    )
+
+
+def _amounts(entry: object, currency: object) -> ExtraUsage | None:
+    if not isinstance(entry, dict) or not isinstance(entry.get("enabled"), bool):
+        return None
+    return ExtraUsage(
+        enabled=entry["enabled"],
+        used=number(entry.get("used"), maximum=MAX_AMOUNT),
+        limit=number(entry.get("limit"), maximum=MAX_AMOUNT),
+        utilization=number(entry.get("utilization"), maximum=50 * MAX_UTILIZATION),
+        currency=_currency(currency),
+        balance=number(entry.get("balance"), maximum=MAX_AMOUNT),
+        disabled_reason=clean_text(entry.get("disabled_reason")),
     )
 
 
@@ -162,10 +297,25 @@ def _currency(value: object) -> str | None:
     return value if isinstance(value, str) and re.fullmatch(r"[A-Z]{3}", value) else None
 
 
-def _absence(value: object) -> timedelta | None:
-    seconds = number(value, maximum=MAX_ABSENCE.total_seconds())
-    return None if seconds is None else timedelta(seconds=seconds)
+def _names(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        return ()
+    return tuple(text for text in map(clean_text, value[:MAX_IGNORED]) if text is not None)
 
 
-def _not_after(instant: datetime | None, now: datetime) -> datetime | None:
-    return None if instant is None else min(instant, now)
+def _flag(value: object) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def _absence(value: object) -> timedelta:
+    return timedelta(seconds=number(value, maximum=MAX_ABSENCE.total_seconds()) or 0.0)
+
+
+def _epoch(instant: datetime | None) -> float | None:
+    return None if instant is None else round(instant.timestamp(), 3)
+
+
+def _instant(value: object, now: datetime) -> datetime | None:
+    """Return an instant saved as seconds or as text; one too far ahead means nothing."""
+    instant = from_epoch(value) or parse_instant(value)
+    return None if instant is None or instant > now + MAX_AHEAD else instant

@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
 
-from claude_usage_mqtt.instants import SAME_INSTANT, format_instant, steady, whole_minute
+from claude_usage_mqtt.instants import SAME_INSTANT, steady
 from claude_usage_mqtt.usage import derived
-from claude_usage_mqtt.usage.derived import RECENT_SAMPLES, Sample
-from claude_usage_mqtt.usage.events import RESET, RESET_EARLY, Event, crossed
-from claude_usage_mqtt.usage.reading import OAUTH, Window
+from claude_usage_mqtt.usage.derived import RECENT, RECENT_SAMPLES, Sample
+from claude_usage_mqtt.usage.events import (
+    LIMIT,
+    LIMIT_REACHED,
+    RESET,
+    RESET_EARLY,
+    THRESHOLD_REACHED,
+    Event,
+    newly_reached,
+)
+from claude_usage_mqtt.usage.plausibility import REFILL, Suspect, doubt, same_reset
+from claude_usage_mqtt.usage.reading import OAUTH, STATUSLINE, WEEK, Window
 
 UNKNOWN_AFTER_RESET = timedelta(minutes=2)
-"""How long the old numbers stand after a reset: the poll that follows it comes after one minute."""
+"""How long the old numbers are shown after a reset: the poll that follows it comes after one minute."""
 
-STANDS_FOR = timedelta(hours=1)
-"""How long numbers stand while only answers come that are older than they are."""
+AHEAD = timedelta(minutes=1)
+"""A reading further in the future than this was made while the clock was wrong, or is wrong now: it is not shown."""
 
 SAMPLE_EVERY = timedelta(seconds=55)
 """Readings closer than this to the last sample add nothing; it bounds what is kept."""
 
-MAX_SAMPLES = 80
+OLDER_SAMPLES = 24
+"""Samples kept of the time before the last hour."""
+
+MAX_SAMPLES = 100
 
 ENTITIES_KEPT = timedelta(hours=24)
-"""A window that good answers lack for this long is taken back: shorter absences are faults of the API."""
+"""Entities of a window that good responses lack for this long are removed: shorter absences are faults of the API."""
 
 STUB_KEPT = timedelta(hours=1)
 """How long the order to remove its entities stays on the broker, so that a Home Assistant that is just
@@ -37,221 +48,274 @@ class WindowState:
     """What is remembered of one window.
 
     `resets_at` is the published one: a whole minute, the same object of time from reading to reading.
-    `peak` is the highest utilization since the last reset. `present` says whether the last good answer had
-    the window; `absent_for` for how long good answers have lacked it. Of a `blank` one only the entities are
-    kept: its numbers are another account's, or were never good, and the next reading is a first one.
+    `peak` is the highest utilization since the last reset or drop. `present` says whether the last good response
+    had the window, `absent_for` for how long good responses have lacked it, and `seen_among` which unknown sections
+    came with it when it was last seen. Of a `blank` one only the entities are kept: its numbers are another
+    account's, or were never good, and the next reading is a first one. `suspect` is an unlikely reading that waits
+    for the next one.
     """
 
     key: str
     label: str
-    duration: timedelta
+    duration: timedelta | None
     utilization: float
     resets_at: datetime | None
     read_at: datetime
     source: str = OAUTH
+    machine: str | None = None
+    severity: str | None = None
+    locked: bool = False
     peak: float = 0.0
     samples: tuple[Sample, ...] = ()
     present: bool = True
     absent_for: timedelta = timedelta(0)
+    seen_among: tuple[str, ...] = field(default=(), repr=False)
     limit_at: datetime | None = None
     blank: bool = False
+    suspect: Suspect | None = None
 
     @property
     def is_retired(self) -> bool:
-        """Whether its entities are being taken back."""
+        """Whether its entities are being removed."""
         return self.absent_for >= ENTITIES_KEPT
 
     @property
     def is_gone(self) -> bool:
-        """Whether nothing of it needs to be kept any more."""
+        """Whether nothing of it needs to be kept anymore."""
         return self.absent_for >= ENTITIES_KEPT + STUB_KEPT
 
-    def is_known(self, now: datetime) -> bool:
-        """Whether the numbers may still be shown: the window was there, and its reset has not passed."""
-        return self.present and (self.resets_at is None or now < self.resets_at + UNKNOWN_AFTER_RESET)
+    @property
+    def newest(self) -> datetime:
+        """When the newest reading was made, believed or not: only a later one can say more."""
+        return self.read_at if self.suspect is None else max(self.read_at, self.suspect.window.read_at)
+
+    @property
+    def is_limit_reached(self) -> bool:
+        """Whether the window cannot be used."""
+        return self.utilization >= LIMIT or self.locked
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the window has not started."""
+        return self.resets_at is None and self.utilization == 0
+
+    def is_known(self, now: datetime, stale_after: timedelta) -> bool:
+        """Whether the numbers may be shown: present, read recently, and of a window that is not over."""
+        return self.present and -AHEAD <= now - self.read_at < stale_after and not self._is_over(now)
+
+    def _is_over(self, now: datetime) -> bool:
+        if self.resets_at is None:
+            return False
+        return now >= self.resets_at + (timedelta(0) if self.suspect else UNKNOWN_AFTER_RESET)
+
+    def known_reset(self, now: datetime) -> datetime | None:
+        """Return the reset if it is still ahead: it stays true when the numbers are not known anymore."""
+        return None if self.blank or self.resets_at is None or now >= self.resets_at else self.resets_at
+
+    def unknown_at(self, stale_after: timedelta) -> datetime:
+        """Return when the numbers stop being known if nothing newer is read."""
+        stale = self.read_at + stale_after
+        if self.resets_at is None:
+            return stale
+        return min(stale, self.resets_at + (timedelta(0) if self.suspect else UNKNOWN_AFTER_RESET))
+
+
+def look_back(duration: timedelta | None) -> timedelta:
+    """Return how far the rate behind `limit_at` looks back: a fifth of the window, an hour at least, a day at most.
+
+    A shorter time makes the expected instant jump from reading to reading.
+    """
+    return RECENT if duration is None else min(max(duration / 5, RECENT), timedelta(days=1))
 
 
 def first_reading(window: Window) -> WindowState:
-    """Start to follow a window: what it has reached already is no event."""
-    utilization, resets_at = round(window.utilization, 2), steady(None, window.resets_at)
-    is_over = _is_over(resets_at, window.read_at)
+    """Start to follow a window: what it has reached already is not an event."""
+    resets_at = steady(None, window.resets_at)
+    is_over = resets_at is not None and resets_at + UNKNOWN_AFTER_RESET <= window.read_at
+    state = _state(window, resets_at)
+    return replace(state, peak=state.utilization, samples=(_sample(state),), present=not is_over, blank=is_over)
+
+
+def next_reading(
+    known: WindowState, window: Window, *, account: str, thresholds: Iterable[float], now: datetime, is_stale: bool
+) -> tuple[WindowState, list[Event]]:
+    """Follow `known` with another reading; return what is known then, and what happened in between.
+
+    One that is older, of a window that is over, or unlikely changes nothing. `is_stale` says that the known number
+    is too old to be shown.
+    """
+    if known.blank:
+        return first_reading(window), []
+    window = replace(window, utilization=round(window.utilization, 2), resets_at=_reset(known, window))
+    is_same = same_reset(known.resets_at, window.resets_at)
+    if window.read_at <= known.newest or _is_late(known, window):
+        return known, []
+    if window.source == STATUSLINE and is_same and known.present:
+        # Each open session shows the numbers of its own last response: in one window the lower one is the older.
+        drop = known.utilization - window.utilization
+        if window.at_least and drop > 0:
+            window = replace(window, utilization=known.utilization)
+        elif 0 < drop < REFILL and not is_stale and known.suspect is None:
+            return known, []
+    suspect = known.suspect
+    if suspect is None or not suspect.is_confirmed_by(window):
+        doubted = doubt(known.utilization, known.resets_at, window)
+        if doubted is not None:
+            return replace(known, suspect=doubted), []
+    return _believed(known, window, account=account, thresholds=thresholds, now=now)
+
+
+def hold_back(known: WindowState, window: Window) -> WindowState:
+    """Note a reading that another rule found unlikely; what confirms it is another one with the same reset."""
+    if window.read_at <= known.newest or known.blank:
+        return known
+    return replace(known, suspect=Suspect(window, window.utilization))
+
+
+def no_reading(known: WindowState, passed: timedelta, ignored: tuple[str, ...], *, is_kept: bool) -> WindowState:
+    """Follow `known` with a good response that lacks the window, `passed` after the good response before it.
+
+    If there is an unknown section that was not there when the window was last seen, the window may have been renamed:
+    then, and if `is_kept`, its entities stay.
+    """
+    absent_for = known.absent_for
+    if not known.present and not is_kept and set(ignored) <= set(known.seen_among):
+        absent_for += passed
+    if not known.is_retired:
+        absent_for = min(absent_for, ENTITIES_KEPT)  # the order to remove is never skipped
+    return replace(known, present=False, absent_for=absent_for, suspect=None)
+
+
+def shifted(state: WindowState, step: timedelta) -> WindowState:
+    """Move what was recorded at clock time by a step of the clock; the reset is somebody else's time."""
+    samples = tuple(Sample(sample.at + step, sample.utilization) for sample in state.samples)
+    return replace(state, read_at=state.read_at + step, samples=samples, suspect=None)
+
+
+def _believed(
+    known: WindowState, window: Window, *, account: str, thresholds: Iterable[float], now: datetime
+) -> tuple[WindowState, list[Event]]:
+    state = _state(window, window.resets_at)
+    ended = _ended(known, state)
+
+    def event(event_type: str, **details: object) -> Event:
+        values = {
+            "resets_at": state.resets_at,
+            "previous_utilization": 0.0 if ended else known.utilization,
+        } | details
+        return Event(
+            event_type=event_type,
+            account=account,
+            at=now,
+            window=state.key,
+            label=state.label,
+            utilization=state.utilization,
+            expires_at=state.resets_at,
+            **values,  # type: ignore[arg-type]
+        )
+
+    events: list[Event] = []
+    peak, was_limited, samples, limit_at = known.peak, known.is_limit_reached, known.samples, known.limit_at
+    if ended is not None:
+        events.append(event(ended, resets_at=known.resets_at, previous_utilization=known.utilization))
+        is_refill = ended == RESET_EARLY and same_reset(known.resets_at, state.resets_at)
+        peak = state.utilization if is_refill else 0.0
+        was_limited, samples, limit_at = False, (), None
+    was_limited = was_limited or peak >= LIMIT
+    reached = newly_reached(peak, state.utilization, thresholds)
+    if reached:
+        events.append(event(THRESHOLD_REACHED, thresholds=reached))
+    if state.is_limit_reached and not was_limited:
+        events.append(event(LIMIT_REACHED))
+    samples = _sampled(samples, _sample(state), look_back(state.duration))
+    state = replace(state, peak=max(peak, state.utilization), samples=samples)
+    return replace(state, limit_at=derived.steady_limit_at(limit_at, _limit_at(state), state.read_at)), events
+
+
+def _limit_at(state: WindowState) -> datetime | None:
+    now, resets_at = state.read_at, state.resets_at
+    rate = derived.burn_rate(state.samples, now, look_back(state.duration))
+    reached_at = steady(None, derived.limit_at(state.utilization, rate, now, resets_at))
+    if reached_at is None or state.locked or (resets_at is not None and reached_at >= resets_at):
+        return None  # rounding to the minute may have put it at the reset
+    return None if state.duration == WEEK and is_on_pace(state, now) else reached_at
+
+
+def is_on_pace(state: WindowState, now: datetime) -> bool | None:
+    """Return whether the window lasts to its reset at the average pace."""
+    projected = derived.projected(state.utilization, derived.elapsed(state.resets_at, state.duration, now))
+    return derived.on_pace(state.utilization, state.resets_at, projected, locked=state.locked)
+
+
+def _state(window: Window, resets_at: datetime | None) -> WindowState:
     return WindowState(
         key=window.key,
         label=window.label,
         duration=window.duration,
-        utilization=utilization,
+        utilization=round(window.utilization, 2),
         resets_at=resets_at,
         read_at=window.read_at,
         source=window.source,
-        peak=utilization,
-        samples=(_sample(window.read_at, utilization),),
-        present=not is_over,
-        blank=is_over,
+        machine=window.machine,
+        severity=window.severity,
+        locked=window.locked,
     )
 
 
-def next_reading(known: WindowState, window: Window, thresholds: Iterable[float]) -> tuple[WindowState, list[Event]]:
-    """Follow `known` with a newer reading; return what is known now and what happened in between."""
-    if known.blank:
-        return first_reading(window), []
-    now = window.read_at
-    utilization = round(window.utilization, 2)
-    resets_at = steady(known.resets_at, window.resets_at)
-    if resets_at is None and utilization > 0 and known.resets_at is not None and now < known.resets_at:
-        resets_at = known.resets_at  # used but no reset given: the one we know still holds
-    if _is_late(known, resets_at, now):
-        return _despite_late_reading(known, resets_at, now), []
-
-    events: list[Event] = []
-    ended = _ended(known, utilization, resets_at, now)
-    if ended is not None:
-        events.append(
-            Event(
-                event_type=ended,
-                window=known.key,
-                utilization=utilization,
-                previous_utilization=known.utilization,
-                resets_at=known.resets_at,
-            )
-        )
-        known = replace(known, peak=0.0, samples=(), limit_at=None)
-    previous = 0.0 if ended else known.utilization
-    events += crossed(
-        known.key,
-        peak=known.peak,
-        utilization=utilization,
-        previous=previous,
-        resets_at=resets_at,
-        thresholds=thresholds,
-    )
-    track = WindowState(
-        key=known.key,
-        label=window.label,
-        duration=window.duration,
-        utilization=utilization,
-        resets_at=resets_at,
-        read_at=now,
-        source=window.source,
-        peak=max(known.peak, utilization),
-        samples=_sampled(known.samples, _sample(now, utilization)),
-    )
-    rate = derived.burn_rate(track.samples, now)
-    reached_at = steady(known.limit_at, derived.limit_at(utilization, rate, now, resets_at))
-    if reached_at is not None and resets_at is not None and reached_at >= resets_at:
-        reached_at = None  # rounding to the minute has put it there
-    return replace(track, limit_at=reached_at), events
+def _reset(known: WindowState, window: Window) -> datetime | None:
+    """Return the reset to publish for a reading: the known one if it means the same, or if the reading has none."""
+    is_running = known.resets_at is not None and window.read_at < known.resets_at
+    if window.resets_at is None and is_running and known.utilization - window.utilization < REFILL:
+        return known.resets_at
+    if window.resets_at is None and is_running and not window.is_idle:
+        return known.resets_at
+    return steady(known.resets_at, window.resets_at)
 
 
-def no_reading(known: WindowState, passed: timedelta) -> WindowState:
-    """Follow `known` with a good answer that lacks the window, `passed` after the good answer before it."""
-    absent_for = known.absent_for + passed if not known.present else timedelta(0)
-    if not known.is_retired:
-        absent_for = min(absent_for, ENTITIES_KEPT)  # the order to remove is never skipped
-    return replace(known, present=False, absent_for=absent_for)
-
-
-def shifted(track: WindowState, step: timedelta) -> WindowState:
-    """Follow a clock that was set by `step`: what was noted at clock time moves, the reset does not."""
-    limit_at = None if track.limit_at is None else whole_minute(track.limit_at + step)
-    if limit_at is not None and track.resets_at is not None and limit_at >= track.resets_at:
-        limit_at = None
-    samples = tuple(_sample(sample.at + step, sample.utilization) for sample in track.samples)
-    return replace(track, read_at=track.read_at + step, samples=samples, limit_at=limit_at)
-
-
-def _is_over(resets_at: datetime | None, now: datetime) -> bool:
-    return resets_at is not None and resets_at + UNKNOWN_AFTER_RESET <= now
-
-
-def _is_late(known: WindowState, resets_at: datetime | None, now: datetime) -> bool:
-    """Whether a reading is an old one: it tells of another window than the one we know, and that one is over.
-
-    It is over now, or was when we read the one we know: that tells it from a reset that moves.
-    """
+def _is_late(known: WindowState, window: Window) -> bool:
+    """Whether a reading describes another window than the known one, and that one is over."""
+    resets_at = window.resets_at
     if resets_at is None or resets_at == known.resets_at:
         return False
-    return _is_over(resets_at, now) or resets_at <= known.read_at + SAME_INSTANT
+    return resets_at + UNKNOWN_AFTER_RESET <= window.read_at or resets_at <= known.read_at + SAME_INSTANT
 
 
-def _despite_late_reading(known: WindowState, resets_at: datetime | None, now: datetime) -> WindowState:
-    # What is older than what we know takes nothing from it, for a while; anything else says that it is out of date.
-    is_older = resets_at is not None and resets_at <= known.read_at + SAME_INSTANT
-    stands = known.present and is_older and now - known.read_at < STANDS_FOR
-    return replace(known, present=stands, absent_for=timedelta(0))
-
-
-def _ended(known: WindowState, utilization: float, resets_at: datetime | None, now: datetime) -> str | None:
-    """Return RESET or RESET_EARLY where the window we knew is over, else None."""
-    begun = None if resets_at is None else resets_at - known.duration
+def _ended(known: WindowState, new: WindowState) -> str | None:
+    """Return RESET or RESET_EARLY if the window we knew is over or was refilled, else None."""
+    drop = known.utilization - new.utilization
+    begun = None if new.resets_at is None or new.duration is None else new.resets_at - new.duration
     if known.resets_at is None:
-        # nobody said when it was due, but one that has not begun, or has begun since, is another one
-        is_other = utilization == 0 if begun is None else begun > known.read_at + SAME_INSTANT
+        # Nobody said when it was due, but one that has not begun, or has begun since, is another one.
+        if new.resets_at is None and new.utilization > 0:
+            return RESET_EARLY if drop >= REFILL else None
+        is_other = new.utilization == 0 if begun is None else begun > known.read_at + SAME_INSTANT
         return RESET if known.utilization > 0 and is_other else None
-    if resets_at == known.resets_at:
-        return None
-    fell = utilization < known.utilization
-    if now < known.resets_at - SAME_INSTANT:
-        return RESET_EARLY if fell else None
-    # one that began well before it was due and was read since, with no less use, is the same one prolonged
+    if new.resets_at == known.resets_at:
+        return RESET_EARLY if drop >= REFILL else None
+    if new.read_at < known.resets_at - SAME_INSTANT:
+        # A reset may drift by a day while its window goes on.
+        has_begun_since = begun is not None and begun >= known.read_at - SAME_INSTANT
+        return RESET_EARLY if drop >= REFILL or (drop > 0 and (has_begun_since or new.is_idle)) else None
+    # One that began well before it was due and was read since, with no less use, is the same one prolonged.
+    if drop > 0 or begun is None or known.duration is None:
+        return RESET
     earliest = min(known.read_at, known.resets_at - known.duration / 2) - SAME_INSTANT
-    return RESET if fell or begun is None or begun >= earliest else None
+    return RESET if begun >= earliest else None
 
 
-def _sample(at: datetime, utilization: float) -> Sample:
-    """Return a sample at a whole second, so that it is the same after it was remembered."""
-    return Sample(at.replace(microsecond=0), utilization)
+def _sample(state: WindowState) -> Sample:
+    """Return a sample at a whole second, so that it is the same after it was saved and restored."""
+    return Sample(state.read_at.replace(microsecond=0), state.utilization)
 
 
-def _sampled(samples: tuple[Sample, ...], new: Sample) -> tuple[Sample, ...]:
+def _sampled(samples: tuple[Sample, ...], new: Sample, span: timedelta) -> tuple[Sample, ...]:
     kept = [sample for sample in samples if sample.at < new.at]
-    # The newest reading always counts; it makes room for the next one where it is close to the one before.
+    # The newest reading always counts; it makes room for the next one if it is close to the one before.
     if len(kept) >= RECENT_SAMPLES and kept[-1].at - kept[-2].at < SAMPLE_EVERY:
         kept.pop()
-    kept.append(new)
-    return tuple(derived.recent(kept, new.at)[-MAX_SAMPLES:])
-
-
-def window_document(track: WindowState, now: datetime) -> dict[str, Any]:
-    """Return the window's object in the state document, every key of it, as of `now`."""
-    document: dict[str, Any] = {
-        "label": track.label,
-        "utilization": None,
-        "remaining": None,
-        "resets_at": None,
-        "duration_hours": track.duration // timedelta(hours=1),
-        "elapsed": None,
-        "pace": None,
-        "projected": None,
-        "on_pace": None,
-        "burn_rate": None,
-        "limit_at": None,
-        "limit_reached": None,
-        "time_remaining_hours": None,
-        "source": track.source,
-    }
-    if not track.is_known(now):
-        return document
-    utilization, resets_at = track.utilization, track.resets_at
-    elapsed = derived.elapsed(resets_at, track.duration, now)
-    projected = derived.projected(utilization, elapsed)
-    left = derived.time_remaining(resets_at, now)
-    idle = resets_at is None and utilization == 0
-    rate = None if idle else derived.burn_rate(track.samples, now)
-    limit_at = track.limit_at if rate is not None and track.limit_at and track.limit_at > now else None
-    return document | {
-        "utilization": utilization,
-        "remaining": _round(max(0.0, 100 - utilization)),
-        "resets_at": format_instant(resets_at),
-        "elapsed": _round(elapsed),
-        "pace": _round(derived.pace(utilization, elapsed)),
-        "projected": _round(projected),
-        "on_pace": derived.on_pace(utilization, resets_at, projected),
-        "burn_rate": _round(rate),
-        "limit_at": format_instant(limit_at),
-        "limit_reached": utilization >= 100,
-        "time_remaining_hours": None if left is None else round(left / timedelta(hours=1), 1),
-    }
-
-
-def _round(value: float | None) -> float | None:
-    return None if value is None else round(value, 2)
+    thinned: list[Sample] = []
+    for sample in (*kept, new):
+        is_recent = new.at - sample.at <= RECENT
+        if is_recent or not thinned or sample.at - thinned[-1].at >= span / OLDER_SAMPLES:
+            thinned.append(sample)
+    return tuple(derived.recent(thinned, new.at, span)[-MAX_SAMPLES:])

@@ -1,22 +1,29 @@
-"""The API as a source: each poll reads the token that Claude Code keeps on this machine, and sends it once."""
+"""The API as a source: each poll reads the login that is on this machine now, and sends its token once."""
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from claude_usage_mqtt.clock import Clock
+from claude_usage_mqtt.errors import (
+    ApiError,
+    CredentialsError,
+    InvalidResponse,
+    RateLimited,
+    TokenExpired,
+    Unauthorized,
+)
 from claude_usage_mqtt.sources.api.client import UsageApi
-from claude_usage_mqtt.sources.credentials.places import CredentialSource
-from claude_usage_mqtt.sources.fetch import poll
+from claude_usage_mqtt.sources.api.wire import parse_usage
+from claude_usage_mqtt.sources.credentials.places import Credentials, CredentialSource
 from claude_usage_mqtt.sources.source import Login, PollResult
-from claude_usage_mqtt.usage.reading import OAUTH
+from claude_usage_mqtt.usage.reading import OAUTH, Reading
 
 
-class OauthSource:
-    """The API, asked with the login that is found in one place."""
+class ApiSource:
+    """The endpoint, asked directly with the token of the login in one place."""
 
     name = OAUTH
-    can_be_watched = True
     repeats_for = timedelta(0)
 
     def __init__(self, credentials: CredentialSource, api: UsageApi) -> None:
@@ -24,25 +31,68 @@ class OauthSource:
         self._api = api
 
     @property
+    def can_be_watched(self) -> bool:
+        """Whether a changed login is noticed without a request."""
+        return self._credentials.can_be_watched
+
+    @property
     def place(self) -> str:
-        """Where the login is."""
+        """Where the login is, in words."""
         return self._credentials.place
 
     def login(self) -> Login:
-        """Return what is known of the login; makes no request; raises CredentialsError."""
-        found = self._credentials.read()
-        return Login(
-            organization=found.organization,
-            plan=found.plan,
-            scopes=found.scopes,
-            token_expires_at=found.expires_at,
-            mark=hash(found.token),
-        )
+        """Return what is known of the login beside its token; raises CredentialsError."""
+        return self._credentials.read().login
 
     def fingerprint(self) -> object:
         """Return something that changes when the login does."""
         return self._credentials.fingerprint()
 
     def poll(self, account: str, clock: Clock, *, may_retry: bool) -> PollResult:
-        """Return a reading or an error; never raises."""
-        return poll(account, self._credentials, self._api, clock, may_retry=may_retry)
+        """Ask once; with `may_retry` a second time if the token was renewed meanwhile. Never raises."""
+        requests = 0
+        credentials: Credentials | None = None
+        reading: Reading | None = None
+        error: ApiError | CredentialsError | None = None
+        fingerprint: object = None
+        try:
+            fingerprint = self._credentials.fingerprint()
+            credentials = self._credentials.read()
+            credentials.require_unexpired(clock.now())
+            requests = 1
+            try:
+                answer = self._api.fetch(credentials.token)
+            except Unauthorized:
+                renewed = self._credentials.read()
+                if not may_retry or renewed.token == credentials.token:
+                    raise
+                credentials = renewed
+                credentials.require_unexpired(clock.now())
+                requests = 2
+                answer = self._api.fetch(credentials.token)
+            reading = parse_usage(answer, clock.now(), plan=credentials.login.plan, tier=credentials.login.tier)
+        except RateLimited as limited:
+            error = _expired_in_disguise(credentials, clock.now()) or limited
+        except (ApiError, CredentialsError) as known:
+            error = known
+        except Exception as unknown:  # noqa: BLE001 - a poll must always report; its text could hold outside data
+            error = InvalidResponse(f"The usage could not be read ({type(unknown).__name__}); update this program.")
+        return PollResult(
+            account=account,
+            source=self.name,
+            reading=reading,
+            error=error,
+            requests=requests,
+            login=None if credentials is None else credentials.login,
+            fingerprint=fingerprint,
+        )
+
+
+def _expired_in_disguise(credentials: Credentials | None, now: datetime) -> TokenExpired | None:
+    """Return TokenExpired if a 429 came for a token that has expired: the API answers both alike."""
+    try:
+        if credentials is not None:
+            credentials.require_unexpired(now)
+    except TokenExpired as expired:
+        return expired
+    return None

@@ -20,6 +20,7 @@ from typing import Protocol
 
 from claude_usage_mqtt.errors import CredentialsNotFound, CredentialsUnreadable, TokenExpired
 from claude_usage_mqtt.instants import format_instant, from_epoch
+from claude_usage_mqtt.sources.source import Login
 from claude_usage_mqtt.untrusted import clean_text
 
 EXPIRY_MARGIN = timedelta(minutes=5)
@@ -47,6 +48,17 @@ class Credentials:
     plan: str | None = None
     organization: str | None = None
 
+    @property
+    def login(self) -> Login:
+        """What is known beside the token."""
+        return Login(
+            organization=self.organization,
+            plan=self.plan,
+            scopes=self.scopes,
+            token_expires_at=self.expires_at,
+            mark=hash(self.token),
+        )
+
     def require_unexpired(self, now: datetime) -> None:
         """Raise TokenExpired where the token is past its time, or will be within five minutes."""
         if self.expires_at is not None and now >= self.expires_at - EXPIRY_MARGIN:
@@ -57,7 +69,11 @@ class Credentials:
 
 
 class CredentialSource(Protocol):
-    """A place where credentials are found."""
+    """A place where credentials are found; `can_be_watched`: a change of them is noticed without reading them."""
+
+    @property
+    def can_be_watched(self) -> bool:
+        """Whether the fingerprint changes whenever the credentials do."""
 
     @property
     def place(self) -> str:
@@ -81,6 +97,11 @@ class GivenToken:
     def place(self) -> str:
         """The setting it came from."""
         return "CLAUDE_CODE_OAUTH_TOKEN" if self.file is None else f"CLAUDE_CODE_OAUTH_TOKEN_FILE ({self.file})"
+
+    @property
+    def can_be_watched(self) -> bool:
+        """A variable never changes; a file does."""
+        return self.file is not None
 
     def read(self) -> Credentials:
         """Return the token; nothing else is known about it."""
@@ -107,6 +128,7 @@ class CredentialsFile:
     """`.credentials.json` in Claude Code's folder, opened by path each time: it is replaced by rename."""
 
     folder: Path
+    can_be_watched = True
 
     @cached_property
     def path(self) -> Path:
@@ -148,6 +170,7 @@ class Keychain:
 
     folder: Path
     is_default_folder: bool = True
+    can_be_watched = False
 
     @property
     def place(self) -> str:

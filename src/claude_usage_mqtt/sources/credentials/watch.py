@@ -1,58 +1,60 @@
-"""Notices credentials that change between polls, without reading those that did not. Runs in a thread and only reports.
+"""Notices logins that change between polls, without reading those that did not. Runs in a thread and only reports.
 
-A thread for each account, because on a dead mount a look may hang, and must not delay another account's.
+A thread for each account, because a check may hang on a dead mount, and must not delay another account's.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 
 from claude_usage_mqtt.errors import CredentialsError
-from claude_usage_mqtt.sources.credentials.places import Credentials, CredentialSource
+from claude_usage_mqtt.sources.source import Login, Source
 
-LOOK_EVERY = 30.0
-"""Seconds between looks."""
+log = logging.getLogger(__name__)
+
+CHECK_EVERY = 30.0
+"""Seconds between checks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CredentialsChanged:
-    """What the credentials of an account are on disk now; no request was made."""
+class LoginChanged:
+    """What an account's login is now, None if it cannot be used; no request was made."""
 
     account: str
     fingerprint: object
-    token_mark: int | None
-    token_expires_at: datetime | None
-    organization: str | None
+    login: Login | None
 
 
-def watch_credentials(
+def watch_login(
     account: str,
-    source: CredentialSource,
+    source: Source,
     known: Callable[[], object],
-    tell: Callable[[CredentialsChanged], None],
+    report: Callable[[LoginChanged], None],
     every: float,
     stopping: threading.Event,
 ) -> None:
-    """Look every so many real seconds until `stopping`, and tell each time that the fingerprint is not the `known`."""
+    """Check every so many real seconds until `stopping`; report when the fingerprint is not the `known` one.
+
+    Whatever a check raises, the next one is made: an account that waits for its login has nothing else to wake it.
+    """
+    last_failure: str | None = None
     while not stopping.wait(every):
-        fingerprint = source.fingerprint()
-        if fingerprint != known():
-            tell(_notice(account, source, fingerprint))
+        try:
+            fingerprint = source.fingerprint()
+            if fingerprint != known():
+                report(LoginChanged(account=account, fingerprint=fingerprint, login=_login(source)))
+            last_failure = None
+        except Exception as error:  # noqa: BLE001 - the text of an unknown error could hold outside data
+            if type(error).__name__ != last_failure:
+                last_failure = type(error).__name__
+                log.warning("Account %s: the login cannot be checked (%s); trying again.", account, last_failure)
 
 
-def _notice(account: str, source: CredentialSource, fingerprint: object) -> CredentialsChanged:
-    credentials: Credentials | None = None
+def _login(source: Source) -> Login | None:
     try:
-        credentials = source.read()
+        return source.login()
     except CredentialsError:
-        credentials = None
-    return CredentialsChanged(
-        account=account,
-        fingerprint=fingerprint,
-        token_mark=hash(credentials.token) if credentials else None,
-        token_expires_at=credentials.expires_at if credentials else None,
-        organization=credentials.organization if credentials else None,
-    )
+        return None

@@ -1,0 +1,68 @@
+"""What is retained for one account: documents that follow from its state and the time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from claude_usage_mqtt import __version__
+from claude_usage_mqtt.service.account import AccountState
+from claude_usage_mqtt.service.health import Health
+from claude_usage_mqtt.topics import PAUSED, encode
+from claude_usage_mqtt.usage.document import state_document
+from claude_usage_mqtt.usage.saved_state import save
+
+
+def documents(state: AccountState, now: datetime) -> Iterator[tuple[str, bytes]]:
+    """Yield topics and payloads in the order to publish them.
+
+    The state comes before the discovery message, so that no entity is announced whose value is not there yet, and
+    the health last, so that nothing is called fresh before it is.
+    """
+    topics = state.options.topics
+    if state.usage.is_known:
+        yield topics.state, encode(state_document(state.usage, now))
+    if state.options.discovery:
+        yield topics.config, state.discovery.payload(state.usage)
+    elif state.discovery.was_retained:
+        yield topics.config, b""  # it was announced before discovery was switched off
+    yield topics.memory, encode(memory_document(state))
+    yield topics.health, encode(health(state, now).document())
+
+
+def health(state: AccountState, now: datetime) -> Health:
+    """Return how polling is going."""
+    retry_at = state.policy.blocked_until
+    parts = [state.detail, state.hint]
+    if state.other_instance_at is not None:
+        sentence = state.other_instance_sentence
+        parts.append(sentence[0].upper() + sentence[1:])
+    return Health(
+        status=state.status if state.polling else PAUSED,
+        detail=" ".join(part for part in parts if part) or None,
+        fresh=state.is_fresh(now),
+        alive_until=None,
+        last_success=state.last_success,
+        next_poll=state.policy.next_regular if state.busy else state.due(now),
+        retry_at=retry_at if retry_at is not None and retry_at > now else None,
+        token_expires_at=state.login.token_expires_at,
+        login_expires_at=state.login.login_expires_at,
+        poll_interval=int(state.policy.interval.total_seconds()),
+        polling=state.polling,
+        requests_last_hour=state.policy.requests_last_hour(now),
+        consecutive_failures=state.policy.failures,
+        reporters=[],
+        other_instance=state.other_instance_at is not None,
+        version=__version__,
+    )
+
+
+def memory_document(state: AccountState) -> dict[str, Any]:
+    """Return what our own next start needs."""
+    return {
+        "account": state.name,
+        "interval_setting": int(state.options.interval.total_seconds()),
+        "policy": state.policy.save(),
+        "usage": save(state.usage),
+    }

@@ -1,0 +1,172 @@
+"""Extra usage on the wire: `extra_usage` and `spend`, amounts in minor units."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from claude_usage_mqtt.untrusted import clean_text, number
+from claude_usage_mqtt.usage.reading import MAX_AMOUNT, MAX_UTILIZATION, ExtraUsage
+
+MINOR_DIGITS: Mapping[str, int] = dict.fromkeys(
+    [
+        "BIF",
+        "CLP",
+        "DJF",
+        "GNF",
+        "ISK",
+        "JPY",
+        "KMF",
+        "KRW",
+        "PYG",
+        "RWF",
+        "UGX",
+        "UYI",
+        "VND",
+        "VUV",
+        "XAF",
+        "XOF",
+        "XPF",
+    ],
+    0,
+) | dict.fromkeys(["BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"], 3)
+"""Currencies whose minor unit is not a hundredth. Source: ISO 4217."""
+
+MAX_PERCENT = 50 * MAX_UTILIZATION
+"""Of a limit of money, which may be overspent by more than a window can."""
+
+
+class Malformed(Exception):  # noqa: N818 - never leaves this package
+    """A section is not what it should be."""
+
+
+def parse_money(body: Mapping[str, Any], malformed: list[str]) -> ExtraUsage | None:
+    """Return `extra_usage` with what only `spend` reports, or `spend` if the former is missing, off or malformed."""
+    found: dict[str, ExtraUsage] = {}
+    for key, parse in (("extra_usage", _parse_extra_usage), ("spend", _parse_spend)):
+        section = body.get(key)
+        if section is None:
+            continue
+        try:
+            found[key] = parse(section)
+        except Malformed:
+            malformed.append(key)
+    money, spend = found.get("extra_usage"), found.get("spend")
+    if money is None or spend is None:
+        return money or spend
+    if spend.enabled and not money.enabled:
+        return spend
+    return _completed(money, spend)
+
+
+def _completed(money: ExtraUsage, spend: ExtraUsage) -> ExtraUsage:
+    if money.currency is not None and spend.currency not in (None, money.currency):
+        return money
+    limit = spend.limit if money.limit is None else money.limit
+    return replace(
+        money,
+        used=spend.used if money.used is None else money.used,
+        limit=limit,
+        utilization=None if limit is None else spend.utilization if money.utilization is None else money.utilization,
+        currency=money.currency or spend.currency,
+        balance=spend.balance if money.balance is None else money.balance,
+    )
+
+
+def _parse_extra_usage(section: object) -> ExtraUsage:
+    if not isinstance(section, dict) or not isinstance(section.get("is_enabled"), bool):
+        raise Malformed
+    places, currency = section.get("decimal_places"), _currency(section.get("currency"))
+    return _money(
+        enabled=section["is_enabled"],
+        used=_amount(section.get("used_credits"), places, currency),
+        limit=_amount(section.get("monthly_limit"), places, currency),
+        percent=section.get("utilization"),
+        currency=currency,
+        balance=_balance(section.get("balance"), places, currency),
+        disabled_reason=clean_text(section.get("disabled_reason")),
+    )
+
+
+def _parse_spend(section: object) -> ExtraUsage:
+    if not isinstance(section, dict):
+        raise Malformed
+    used, limit = section.get("used"), section.get("limit")
+    enabled = section.get("enabled", used is not None)
+    if not isinstance(used, dict | None) or not isinstance(limit, dict | None) or not isinstance(enabled, bool):
+        raise Malformed
+    currency = _currency((used or limit or {}).get("currency"))
+    if used and limit and used.get("currency") != limit.get("currency"):
+        raise Malformed
+    return _money(
+        enabled=enabled,
+        used=_minor(used, currency),
+        limit=_minor(limit, currency),
+        percent=section.get("percent"),
+        currency=currency,
+        balance=_balance(section.get("balance"), None, currency),
+        disabled_reason=clean_text(section.get("disabled_reason")),
+    )
+
+
+def _money(
+    *,
+    enabled: bool,
+    used: float | None,
+    limit: float | None,
+    percent: object,
+    currency: str | None,
+    balance: float | None,
+    disabled_reason: str | None,
+) -> ExtraUsage:
+    utilization = number(percent, maximum=MAX_PERCENT)
+    if percent is not None and utilization is None:
+        raise Malformed
+    if enabled and limit == 0:
+        limit = None  # enabled without a pool; "0 left" would read as used up
+    if limit is None:
+        utilization = None  # a percentage of no limit says nothing, and it is given as 0
+    return ExtraUsage(
+        enabled=enabled,
+        used=used,
+        limit=limit,
+        utilization=utilization,
+        currency=currency,
+        balance=balance,
+        disabled_reason=disabled_reason,
+    )
+
+
+def _currency(value: object) -> str | None:
+    if value is None:
+        return None
+    code = value.upper() if isinstance(value, str) and value.isascii() else ""
+    if not re.fullmatch(r"[A-Z]{3}", code):
+        raise Malformed
+    return code
+
+
+def _balance(value: object, places: object, currency: str | None) -> float | None:
+    """Return a prepaid balance, which is an amount or an object like those of `spend`; an unreadable one is unknown."""
+    try:
+        return _minor(value, currency) if isinstance(value, dict) else _amount(value, places, currency)
+    except Malformed:
+        return None
+
+
+def _minor(section: Mapping[str, Any] | None, currency: str | None) -> float | None:
+    return None if not section else _amount(section.get("amount_minor"), section.get("exponent"), currency)
+
+
+def _amount(minor: object, places: object, currency: str | None) -> float | None:
+    """Return minor units as whole ones: divided by 10^`places`, the currency's own number of places if missing."""
+    if minor is None:
+        return None
+    own = MINOR_DIGITS.get(currency or "", 2)
+    places = own if places is None or own == 0 else places
+    amount = number(minor, maximum=MAX_AMOUNT)
+    if amount is None or isinstance(places, bool) or not isinstance(places, int) or not 0 <= places <= 8:
+        raise Malformed
+    return float(amount / 10**places)

@@ -1,0 +1,127 @@
+"""The state document: a pure function of what is known of an account and of the time."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta, tzinfo
+from typing import Any
+
+from claude_usage_mqtt.instants import format_instant
+from claude_usage_mqtt.usage import derived
+from claude_usage_mqtt.usage.account import AccountUsage
+from claude_usage_mqtt.usage.money import MoneyState
+from claude_usage_mqtt.usage.reading import WEEK, ExtraUsage
+from claude_usage_mqtt.usage.standing import Standing, summary
+from claude_usage_mqtt.usage.window_state import WindowState, is_on_pace, look_back
+
+
+def state_document(usage: AccountUsage, now: datetime, zone: tzinfo | None = None) -> dict[str, Any]:
+    """Return the state document, every key of it, as of `now`; times in its `summary` are in `zone` (the local one)."""
+    where = usage.standing(now)
+    known = usage.known_windows(now)
+    money = usage.known_money(now)
+    return {
+        "account": usage.account,
+        "plan": usage.plan,
+        "tier": tier_in_words(usage.tier),
+        "updated_at": format_instant(max((window.read_at for window in known), default=None)),
+        "summary": summary(where, known, money, now, zone),
+        "blocked": where.blocked,
+        "blocked_until": format_instant(where.blocked_until),
+        "tightest": _tightest(where.tightest),
+        "tightest_model": _tightest(where.tightest_model),
+        "windows": {key: _window(window, now, usage.stale_after) for key, window in usage.windows.items()},
+        "extra_usage": _extra_usage(usage.money, money, where),
+    }
+
+
+def tier_in_words(tier: str | None) -> str | None:
+    """Return `Max 20x` for `default_claude_max_20x`, None if there is nothing to say."""
+    words = re.sub(r"^default_(claude_)?", "", tier or "").replace("_", " ").split()
+    text = " ".join(word if re.match(r"\d", word) else word.capitalize() for word in words)
+    return text or None
+
+
+def _tightest(window: WindowState | None) -> dict[str, Any] | None:
+    if window is None:
+        return None
+    return {
+        "window": window.key,
+        "label": window.label,
+        "utilization": window.utilization,
+        "resets_at": format_instant(window.resets_at),
+    }
+
+
+def _window(window: WindowState, now: datetime, stale_after: timedelta) -> dict[str, Any]:
+    hours = None if window.duration is None else window.duration // timedelta(hours=1)
+    document: dict[str, Any] = {
+        "label": window.label,
+        "utilization": None,
+        "remaining": None,
+        "resets_at": format_instant(window.known_reset(now)) if window.present else None,
+        "duration_hours": hours,
+        "elapsed": None,
+        "pace": None,
+        "projected": None,
+        "on_pace": None,
+        "burn_rate": None,
+        "limit_at": None,
+        "limit_reached": None,
+        "time_remaining_hours": None,
+        "severity": None,
+        "locked": None,
+        "read_at": None if window.blank else format_instant(window.read_at),
+        "source": window.source,
+        "machine": window.machine,
+    }
+    if not window.is_known(now, stale_after):
+        return document
+    resets_at, utilization = window.resets_at, window.utilization
+    elapsed = derived.elapsed(resets_at, window.duration, now)
+    left = derived.time_remaining(resets_at, now)
+    on_pace = is_on_pace(window, now)
+    rate = derived.burn_rate(window.samples, now, look_back(window.duration))
+    is_expected = rate is not None and not (window.duration == WEEK and on_pace)
+    limit_at = window.limit_at if is_expected and window.limit_at is not None and window.limit_at > now else None
+    return document | {
+        "utilization": utilization,
+        "remaining": _round(max(0.0, 100 - utilization)),
+        "resets_at": format_instant(resets_at),
+        "elapsed": _round(elapsed),
+        "pace": _round(derived.pace(utilization, elapsed)),
+        "projected": _round(derived.projected(utilization, elapsed)),
+        "on_pace": on_pace,
+        "burn_rate": None if window.is_idle else _round(derived.burn_rate(window.samples, now)),
+        "limit_at": format_instant(limit_at),
+        "limit_reached": window.is_limit_reached,
+        "time_remaining_hours": None if left is None else round(left / timedelta(hours=1), 1),
+        "severity": window.severity,
+        "locked": window.locked,
+    }
+
+
+def _extra_usage(state: MoneyState | None, money: ExtraUsage | None, where: Standing) -> dict[str, Any] | None:
+    if state is None or state.money is None:
+        return None
+    document: dict[str, Any] = dict.fromkeys(("enabled", "used", "limit", "remaining", "utilization"))
+    document |= {"currency": state.currency, "active": None, "disabled_reason": None}
+    if money is not None:
+        document |= {
+            "enabled": money.enabled,
+            "used": _amount(money.used),
+            "limit": _amount(money.limit),
+            "remaining": _amount(money.remaining),
+            "utilization": _round(money.utilization),
+            "active": where.active,
+            "disabled_reason": money.disabled_reason,
+        }
+    return document | {"period_start": format_instant(state.period_start), "read_at": format_instant(state.read_at)}
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
+
+
+def _amount(value: float | None) -> float | None:
+    return None if value is None else round(value, 8)

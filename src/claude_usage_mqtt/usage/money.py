@@ -1,0 +1,116 @@
+"""Extra usage followed over time: its age, its thresholds, and the period it is counted in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+from claude_usage_mqtt.usage.events import (
+    EXTRA_USAGE_LIMIT_REACHED,
+    EXTRA_USAGE_THRESHOLD_REACHED,
+    Event,
+    newly_reached,
+)
+from claude_usage_mqtt.usage.plausibility import REFILL
+from claude_usage_mqtt.usage.reading import ExtraUsage
+from claude_usage_mqtt.usage.window_state import AHEAD, ENTITIES_KEPT, STUB_KEPT
+
+ACCOUNT_EVENT_LASTS = timedelta(days=1)
+"""How long an event of the account is worth delivering."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoneyState:
+    """What is remembered of extra usage.
+
+    `period_start` is when the amount last started over, for statistics that must not count a new month as a refund.
+    `money` is None after responses without extra usage, `absent_for` says for how long they have lacked it.
+    """
+
+    money: ExtraUsage | None
+    read_at: datetime
+    period_start: datetime
+    currency: str | None = None
+    enabled: bool = False
+    peak: float = 0.0
+    absent_for: timedelta = timedelta(0)
+
+    @property
+    def has_entities(self) -> bool:
+        """Whether the API reports extra usage for this account, recently enough to keep its entities."""
+        return self.absent_for < ENTITIES_KEPT
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nothing of it needs to be kept anymore."""
+        return self.absent_for >= ENTITIES_KEPT + STUB_KEPT
+
+    def known(self, now: datetime, stale_after: timedelta) -> ExtraUsage | None:
+        """Return the amounts if they may be shown."""
+        return self.money if -AHEAD <= now - self.read_at < stale_after else None
+
+
+def next_money(
+    known: MoneyState | None,
+    money: ExtraUsage,
+    read_at: datetime,
+    *,
+    account: str,
+    thresholds: Iterable[float],
+    now: datetime,
+) -> tuple[MoneyState, list[Event]]:
+    """Follow `known` with newer amounts; return what is known then, and what happened in between."""
+    utilization = money.utilization or 0.0
+    state = MoneyState(
+        money=money,
+        read_at=read_at,
+        period_start=read_at.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0),
+        currency=money.currency or (known.currency if known else None),
+        enabled=money.enabled,
+        peak=utilization,
+    )
+    if known is None or known.money is None:
+        return state if known is None else replace(
+            state, period_start=known.period_start, peak=max(known.peak, utilization)
+        ), []
+    before = known.money
+    starts_over = _starts_over(before, money, known.read_at, read_at)
+    period_start = read_at.replace(microsecond=0) if starts_over else known.period_start
+    dropped = (before.utilization or 0.0) - utilization >= REFILL or starts_over
+    peak = utilization if dropped else known.peak
+    events: list[Event] = []
+
+    def event(event_type: str, thresholds: tuple[float, ...] = ()) -> Event:
+        return Event(
+            event_type=event_type,
+            account=account,
+            at=now,
+            utilization=money.utilization,
+            previous_utilization=before.utilization,
+            thresholds=thresholds,
+            expires_at=now + ACCOUNT_EVENT_LASTS,
+        )
+
+    reached = newly_reached(peak, utilization, thresholds) if money.enabled else ()
+    if reached:
+        events.append(event(EXTRA_USAGE_THRESHOLD_REACHED, reached))
+    if money.enabled and money.is_used_up and not before.is_used_up:
+        events.append(event(EXTRA_USAGE_LIMIT_REACHED))
+    return replace(state, period_start=period_start, peak=max(peak, utilization)), events
+
+
+def no_money(known: MoneyState, passed: timedelta) -> MoneyState:
+    """Follow `known` with a good response without extra usage, `passed` after the one before it."""
+    absent_for = known.absent_for + (passed if known.money is None else timedelta(0))
+    if known.has_entities:
+        absent_for = min(absent_for, ENTITIES_KEPT)  # the order to remove is never skipped
+    return replace(known, money=None, absent_for=absent_for)
+
+
+def _starts_over(before: ExtraUsage, new: ExtraUsage, read_before: datetime, read_at: datetime) -> bool:
+    """Whether less is spent because a month began; a small drop within one month is a correction."""
+    if before.used is None or new.used is None or new.used >= before.used:
+        return new.currency != before.currency
+    is_another_month = (read_before.year, read_before.month) != (read_at.year, read_at.month)
+    return is_another_month or new.used <= before.used / 2

@@ -1,0 +1,82 @@
+"""Whether a reading of a window is likely enough to be believed at once: one pure rule.
+
+An unlikely reading changes nothing and fires nothing; the next independent reading decides. The numbers and the
+faults behind them come from public reports of the usage endpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from claude_usage_mqtt.instants import SAME_INSTANT
+from claude_usage_mqtt.usage.reading import STATUSLINE, Window
+
+STEEP_RISE = 40.0
+"""Points. About 100 % was reported right after sleep or idleness and was gone one poll later; nobody's real use was
+seen to rise this much between two polls."""
+
+REFILL = 10.0
+"""Points. A refill, a plan upgrade or a claimed reset drops far more; rounding and corrections drop less."""
+
+OLD_NUMBER = 50.0
+"""Percent. The first response after a reset was seen with the old number under the new reset; a window that just
+began cannot have reached this much."""
+
+SAME_NUMBER = 5.0
+"""Points by which the old number may have grown between the last reading and the reset."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """An unlikely reading that waits for the next one; `baseline` is the utilization it departs from."""
+
+    window: Window
+    baseline: float
+
+    def is_confirmed_by(self, new: Window) -> bool:
+        """Whether a later reading of the same window is nearer to the suspect than to the baseline, or beyond it."""
+        if not same_reset(self.window.resets_at, new.resets_at):
+            return False
+        suspect, baseline = self.window.utilization, self.baseline
+        if suspect == baseline:
+            return True  # another account's resets: the number itself was never in doubt
+        is_beyond = new.utilization >= suspect if suspect > baseline else new.utilization <= suspect
+        return is_beyond or abs(new.utilization - suspect) < abs(new.utilization - baseline)
+
+
+def same_reset(one: datetime | None, other: datetime | None) -> bool:
+    """Whether two resets mean the same instant; two unknown ones do, too."""
+    if one is None or other is None:
+        return one is other
+    return abs(one - other) <= SAME_INSTANT
+
+
+def doubt(utilization: float, resets_at: datetime | None, new: Window) -> Suspect | None:
+    """Return `new` as a suspect if it is an unlikely successor of what is known, else None.
+
+    `utilization` and `resets_at` are the known ones; `new.resets_at` is the one that would be published.
+    """
+    change = new.utilization - utilization
+    is_over = resets_at is not None and new.read_at >= resets_at - SAME_INSTANT
+    is_same = same_reset(resets_at, new.resets_at)
+    if is_over and not is_same:
+        is_old_number = new.utilization >= OLD_NUMBER and abs(change) <= SAME_NUMBER
+        if is_old_number:
+            return Suspect(new, 0.0)
+    elif -change >= REFILL and (is_same or new.is_idle):
+        return Suspect(new, utilization)
+    return Suspect(new, utilization) if change >= STEEP_RISE else None
+
+
+def is_of_another_account(known: Mapping[str, datetime | None], windows: Iterable[Window], now: datetime) -> bool:
+    """Whether a status line contradicts every known reset that has not passed: it belongs to another login.
+
+    `known` maps a window's key to its known reset. A window without a known, running reset contradicts nothing.
+    """
+    resets = [(known.get(window.key), window) for window in windows if window.source == STATUSLINE]
+    return bool(resets) and all(
+        reset is not None and now < reset and window.resets_at is not None and not same_reset(reset, window.resets_at)
+        for reset, window in resets
+    )

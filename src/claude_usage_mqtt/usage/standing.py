@@ -1,0 +1,94 @@
+"""Can I work now? What blocks an account, until when, which window is closest to its limit, in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, tzinfo
+
+from claude_usage_mqtt.usage.reading import ExtraUsage, stops_all_work
+from claude_usage_mqtt.usage.window_state import WindowState
+
+MAX_SUMMARY = 200
+"""Characters; it is read aloud, and shown on small displays."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What all windows and the money of an account mean together.
+
+    `blocked` is None if that is not known. `active`: a window is used up, and extra usage covers it.
+    """
+
+    blocked: bool | None
+    blocked_until: datetime | None
+    active: bool | None
+    tightest: WindowState | None
+    tightest_model: WindowState | None
+
+
+def standing(
+    windows: Iterable[WindowState], money: ExtraUsage | None, now: datetime, stale_after: timedelta, *, has_money: bool
+) -> Standing:
+    """Return what `windows` and `money` mean together; `has_money` says that `money` of None is not known."""
+    existing = [window for window in windows if not window.is_retired]
+    known = [window for window in existing if window.is_known(now, stale_after)]
+    stopping = [window for window in known if stops_all_work(window.key)]
+    used_up = [window for window in stopping if window.is_limit_reached]
+    # A window that goes on is not blocked by its absence from a response: entities of session and week are kept.
+    are_all_known = bool(stopping) and all(
+        window in known for window in existing if stops_all_work(window.key) and not window.blank
+    )
+    covers = None if money is None and has_money else money is not None and money.covers
+    blocked = active = False if are_all_known else None
+    if used_up:
+        blocked, active = None if covers is None else not covers, covers
+    resets = [window.resets_at for window in used_up if window.resets_at is not None]
+    return Standing(
+        blocked=blocked,
+        blocked_until=max(resets) if blocked and len(resets) == len(used_up) else None,
+        active=active,
+        tightest=_tightest(stopping),
+        tightest_model=_tightest(window for window in known if not stops_all_work(window.key)),
+    )
+
+
+def _tightest(windows: Iterable[WindowState]) -> WindowState | None:
+    return max(windows, key=lambda window: (window.is_limit_reached, window.utilization), default=None)
+
+
+def summary(
+    where: Standing, windows: Sequence[WindowState], money: ExtraUsage | None, now: datetime, zone: tzinfo | None
+) -> str:
+    """Return one sentence or more, of at most 200 characters, about the known `windows`; times are in `zone`."""
+    sentences: list[str] = []
+    if where.blocked:
+        until = "" if where.blocked_until is None else f" until {clock_time(where.blocked_until, now, zone)}"
+        sentences.append(f"Blocked{until}.")
+    elif where.active:
+        sentences.append("Paid extra usage is active.")
+    for window in sorted(windows, key=lambda window: not stops_all_work(window.key)):
+        reset = ""
+        if window.resets_at is not None and (window.key == "five_hour" or window is where.tightest):
+            reset = f", resets {clock_time(window.resets_at, now, zone)}"
+        sentences.append(f"{_name(window)} {window.utilization:.0f} %{reset}.")
+    if money is not None and money.enabled and money.used is not None:
+        limit = "" if money.limit is None else f" of {money.limit:.2f}"
+        sentences.append(f"Extra usage {money.used:.2f}{limit} {money.currency or ''}".strip() + ".")
+    text = ""
+    for sentence in sentences or ["The usage is not known."]:
+        if len(text) + len(sentence) + 1 <= MAX_SUMMARY:
+            text = f"{text} {sentence}".strip()
+    return text
+
+
+def _name(window: WindowState) -> str:
+    return "Week" if window.key == "seven_day" else window.label.removeprefix("Weekly ")
+
+
+def clock_time(instant: datetime, now: datetime, zone: tzinfo | None) -> str:
+    """Return `21:29`, with the weekday unless it is within a day, with the date if it is a week or more ahead."""
+    local = instant.astimezone(zone)
+    if instant - now < timedelta(hours=20):
+        return f"{local:%H:%M}"
+    return f"{local:%a %H:%M}" if instant - now < timedelta(days=6) else f"{local:%b} {local.day} {local:%H:%M}"
