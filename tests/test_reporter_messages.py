@@ -36,7 +36,7 @@ from claude_usage_mqtt.sources.reporter_messages import (
 )
 from claude_usage_mqtt.sources.source import Login
 from claude_usage_mqtt.usage.reading import REPORTER, Reading
-from parts.documents import make_extra_usage, make_limit, make_spend, sample_usage
+from parts.documents import make_extra_usage, make_spend, sample_usage
 
 NOW = dt.datetime(2026, 11, 20, 16, 0, tzinfo=dt.UTC)
 AGE = dt.timedelta(seconds=40)
@@ -66,7 +66,7 @@ def spoiled(document: Any) -> st.SearchStrategy[Any]:
 
 def make_reading() -> Reading:
     """Return a reading that has everything."""
-    body = sample_usage(NOW - AGE, limits=[make_limit("Fable", 30, NOW + dt.timedelta(days=3))])
+    body = sample_usage(now=NOW - AGE, scoped={"Fable": 30.0}, extra_usage=make_extra_usage(5, 20, "EUR"))
     return parse_usage(body, NOW - AGE, plan="max", tier="default_claude_max_20x")
 
 
@@ -149,8 +149,7 @@ def test_a_hostile_reading_is_refused_or_within_bounds(document: Any, windows: d
         document["windows"].update(windows)
     try:
         reading = reading_from_json(document, NOW, "laptop")
-    except InvalidResponse as error:
-        assert "laptop" in str(error)
+    except InvalidResponse:
         return
     assert NOW - dt.timedelta(days=1) <= reading.read_at <= NOW
     for key, window in reading.windows.items():
@@ -193,6 +192,6 @@ def test_hostile_messages_stay_within_bounds(presence: Any, answer: Any) -> None
 
 def test_extra_usage_in_every_form_survives() -> None:
     """Money that one machine reads is the money that is published."""
-    for extra in ({"extra_usage": make_extra_usage()}, {"spend": make_spend()}):
+    for extra in ({"extra_usage": make_extra_usage(5, 20, "EUR")}, {"spend": make_spend(5, 20, "USD")}):
         sent = parse_usage({"five_hour": None, **extra}, NOW)
         assert reading_from_json(reading_to_json(sent, NOW), NOW, "a").extra_usage == sent.extra_usage

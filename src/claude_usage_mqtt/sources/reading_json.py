@@ -84,6 +84,7 @@ def reading_to_json(reading: Reading, now: datetime) -> dict[str, Any]:
                 "severity": window.severity,
                 "locked": window.locked,
                 "is_placeholder": window.is_placeholder,
+                "at_least": window.at_least,
             }
             for window in list(reading)[:MAX_WINDOWS]
         },
@@ -101,6 +102,8 @@ def reading_to_json(reading: Reading, now: datetime) -> dict[str, Any]:
         "plan": reading.plan,
         "tier": reading.tier,
         "malformed": list(reading.malformed[:MAX_SECTIONS]),
+        "ignored": list(reading.ignored[:MAX_SECTIONS]),
+        "is_partial": reading.is_partial,
     }
 
 
@@ -126,6 +129,8 @@ def reading_from_json(document: object, now: datetime, machine: str) -> Reading:
         plan=clean_text(document.get("plan")),
         tier=clean_text(document.get("tier")),
         malformed=_sections(document.get("malformed")),
+        ignored=_sections(document.get("ignored")),
+        is_partial=document.get("is_partial") is True,
     )
 
 
@@ -181,6 +186,7 @@ def _window(key: object, section: object, read_at: datetime, machine: str) -> Wi
         severity=clean_text(section.get("severity")),
         locked=section.get("locked") is True,
         is_placeholder=section.get("is_placeholder") is True,
+        at_least=section.get("at_least") is True,
     )
 
 
