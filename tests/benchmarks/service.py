@@ -3,7 +3,7 @@
 import sys
 
 from benchmarks.moment import fast_now
-from claude_usage_mqtt.cli.run import make_service, run_until_signal
+from claude_usage_mqtt.cli.run import make_service, until_signal
 from claude_usage_mqtt.clock import FastClock
 from claude_usage_mqtt.settings.fields import load_settings
 
@@ -11,7 +11,9 @@ from claude_usage_mqtt.settings.fields import load_settings
 def main(origin: float, speed: float) -> None:
     """Run until SIGTERM."""
     clock = FastClock(speed, fast_now(origin, speed))
-    run_until_signal(make_service(load_settings(), clock))
+    service = make_service(load_settings(), clock)
+    with until_signal(service.stop):
+        service.run()
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     commands.add_parser("run", help="publish the usage until stopped (the default)")
+    commands.add_parser("report", help="answer the requests of a service on another machine, with this machine's login")
     once = commands.add_parser("once", help="print the usage once; needs no broker")
     once.add_argument("--json", action="store_true", help="one line, as on the state topic")
     commands.add_parser("check", help="go through the whole chain and say what is wrong")
@@ -81,12 +82,16 @@ def _place(fault: Exception) -> str:
     return f"{type(fault).__name__} in {os.path.basename(where.tb_frame.f_code.co_filename)}:{where.tb_lineno}"  # noqa: PTH119
 
 
-def _run(parsed: argparse.Namespace) -> int:  # noqa: PLR0911 - one for each command
+def _run(parsed: argparse.Namespace) -> int:  # noqa: C901, PLR0911 - one for each command
     match parsed.command or "run":
         case "run":
             from claude_usage_mqtt.cli.run import run  # noqa: PLC0415
 
             return run()
+        case "report":
+            from claude_usage_mqtt.cli.report import report  # noqa: PLC0415
+
+            return report()
         case "once":
             from claude_usage_mqtt.cli.once import once  # noqa: PLC0415
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from types import FrameType
 
@@ -32,7 +34,8 @@ def run() -> int:
     settings = load_settings()
     set_up_logging(settings.log_level, settings.log_format)
     service = make_service(settings, SystemClock())
-    run_until_signal(service)
+    with until_signal(service.stop):
+        service.run()
     log.info("Stopped")
     return 0
 
@@ -73,15 +76,16 @@ def topics(settings: Settings, account: str) -> Topics:
     return Topics(base=settings.mqtt_base_topic, account=account, prefix=settings.homeassistant_prefix)
 
 
-def run_until_signal(service: Service) -> None:
-    """Run the service until SIGTERM or SIGINT; the handlers that were there before are back afterwards."""
+@contextlib.contextmanager
+def until_signal(stop: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` at SIGTERM or SIGINT; the handlers that were there before are back afterwards."""
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
-        service.stop()
+        stop()
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        service.run()
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

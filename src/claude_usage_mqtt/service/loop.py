@@ -22,9 +22,10 @@ from claude_usage_mqtt.mqtt.publisher import Publisher
 from claude_usage_mqtt.service.account import AccountState
 from claude_usage_mqtt.service.commands import COMMANDS, obey
 from claude_usage_mqtt.service.connection_log import ConnectionLog
-from claude_usage_mqtt.service.documents import documents
+from claude_usage_mqtt.service.documents import documents, memory_document
 from claude_usage_mqtt.service.former_devices import FormerDevices
 from claude_usage_mqtt.service.inbox import Inbox, Item, Stop
+from claude_usage_mqtt.service.listeners import Listeners
 from claude_usage_mqtt.service.liveness import Liveness
 from claude_usage_mqtt.service.options import ServiceOptions
 from claude_usage_mqtt.service.restore import FENCE, RetainedReader
@@ -73,6 +74,7 @@ class Service:
         self._heartbeat = Liveness()
         self._link = ConnectionLog(options.broker.address)
         self._resend_at: float | None = None
+        self._listeners = Listeners(clock.to_real(options.settled_after))
         self._stopping = threading.Event()
         self._busy_since: dict[str, float] = {}  # accounts whose worker is under way, the oldest first
         self._steps = StepDetector(clock)
@@ -107,6 +109,7 @@ class Service:
             case Connected():
                 self._publisher.handle(item)
                 self._link.connected(item, time.monotonic())
+                self._listeners.connected(time.monotonic())
                 self._connected()
             case Disconnected():
                 self._publisher.handle(item)
@@ -155,11 +158,12 @@ class Service:
         if self._recollection is not None and self._recollection.take(message):
             self._send_fence(self._recollection)
             return
-        if not self._is_begun:
-            return
         if message.topic == self._options.status_topic:
-            if message.payload == b"online":
+            self._listeners.home_assistant(time.monotonic(), is_online=message.payload == ONLINE)
+            if message.payload == ONLINE and self._is_begun:
                 self._resend_at = time.monotonic() + self._rng.uniform(1, 10)
+        elif not self._is_begun:
+            return
         elif message.topic == self._status:
             # Somebody else's goodbye, or a late will of our own: as long as we are there, we are online.
             if not message.retain and message.payload != ONLINE:
@@ -187,14 +191,14 @@ class Service:
         now = self._clock.now()
         usage = parse_statusline(payload, now)
         if usage is not None:
-            self._deliver(state, state.take(usage, now))
+            self._note(state, state.take(usage, now))
 
     def _finished(self, outcome: PollResult) -> None:
         watched = self._touched(outcome.account)
         self._busy_since.pop(outcome.account, None)
         now = self._clock.now()
         events = watched.state.finish_poll(outcome, now)
-        self._deliver(watched.state, events)
+        self._note(watched.state, events)
         if outcome.reading is not None and self._options.usage_log is not None:
             self._options.usage_log.write(state_document(watched.state.usage, now), now)
 
@@ -211,10 +215,20 @@ class Service:
         watched.look_at = self._clock.now()
         return watched
 
-    def _deliver(self, state: AccountState, events: Iterable[Event]) -> None:
+    def _note(self, state: AccountState, events: Iterable[Event]) -> None:
         for event in events:
-            log.info("Account %s: %s of %s", state.name, event.event_type, event.topic_level)
-            self._publisher.send(state.options.topics.event(event.topic_level), encode(event.document()))
+            log.info("Account %s: %s", state.name, event)
+        state.delivery.add(events)
+
+    def _deliver(self, state: AccountState, now: datetime) -> None:
+        """Send the events that wait, after the memory that holds them was published."""
+        if not self._publisher.is_connected or self._listeners.settled_at is not None:
+            return
+        is_there = self._listeners.is_home_assistant_there
+        if state.delivery.has_due(is_home_assistant_there=is_there):
+            for level, payload in state.delivery.take(now, is_home_assistant_there=is_there):
+                self._publisher.send(state.options.topics.event(level), payload)
+            self._publisher.retain(state.options.topics.memory, encode(memory_document(state)))
 
     # What time brings
 
@@ -228,6 +242,9 @@ class Service:
         if self._resend_at is not None and time.monotonic() >= self._resend_at:
             self._resend_at = None
             self._send_all()
+        if self._listeners.have_settled(time.monotonic()):
+            for watched in self._accounts.values():
+                self._deliver(watched.state, now)
         self._give_up_on_hanging(time.monotonic())
         self._advance_all(now)
 
@@ -291,6 +308,7 @@ class Service:
             for topic, payload in documents(state, now):
                 self._publisher.retain(topic, payload)
             watched.digest = digest(state, now)
+            self._deliver(state, now)
         watched.has_polled = watched.has_polled or begins
         if begins and watched.source is not None:
             self._busy_since[state.name] = time.monotonic()
@@ -312,7 +330,8 @@ class Service:
     def _patience(self) -> float:
         """Return how many real seconds may pass until something is to be done."""
         real = [self._heartbeat.patience()]
-        real += [at - time.monotonic() for at in (self._link.steady_at, self._resend_at) if at is not None]
+        waits = (self._link.steady_at, self._resend_at, self._listeners.settled_at)
+        real += [at - time.monotonic() for at in waits if at is not None]
         if self._recollection is not None:
             real.append(self._recollection.ends_at - time.monotonic())
         if self._is_begun:

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from claude_usage_mqtt import __version__
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.mqtt.options import BrokerOptions, Protocol, Transport
+from claude_usage_mqtt.settings.machine import machine_name
 from claude_usage_mqtt.settings.typos import Shape, expected, misspelt
 from claude_usage_mqtt.sources.api.url import API_URL, checked_url, is_loopback
 from claude_usage_mqtt.sources.credentials.places import CredentialSource, GivenToken, find_source, why_unreadable
@@ -84,6 +85,9 @@ class Settings(BaseSettings):
     )
     claude_source: Literal["oauth", "statusline", "both"] = Field(
         "oauth", description="Where the numbers come from: `oauth`, `statusline` or `both`."
+    )
+    machine_name: str | None = Field(
+        None, max_length=100, description="A reporter's name: the host name; required in a container."
     )
     claude_api_url: str = Field(
         API_URL, description="https, or http on loopback (for tests: there no limit on requests holds)."
@@ -214,6 +218,10 @@ class Settings(BaseSettings):
     def interval(self) -> timedelta:
         """The poll interval."""
         return timedelta(seconds=self.poll_interval)
+
+    def machine(self) -> str:
+        """Return the name of this machine in topics; raises SettingsError if it has none."""
+        return machine_name(self.machine_name)
 
     def accounts(self) -> tuple[Account, ...]:
         """Return the configured accounts; a single one is called `default`."""

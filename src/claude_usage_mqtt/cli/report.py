@@ -1,0 +1,41 @@
+"""`report`: answer the requests of a service on another machine."""
+
+from __future__ import annotations
+
+import logging
+
+from claude_usage_mqtt.cli.run import until_signal
+from claude_usage_mqtt.clock import SystemClock
+from claude_usage_mqtt.logs import set_up_logging
+from claude_usage_mqtt.mqtt.client import make_tls_context
+from claude_usage_mqtt.reporter.loop import Reporter, ReporterOptions
+from claude_usage_mqtt.settings.fields import Settings, load_settings
+from claude_usage_mqtt.sources.api.client import UsageApi
+from claude_usage_mqtt.sources.api.source import ApiSource
+
+log = logging.getLogger(__name__)
+
+
+def report() -> int:
+    """Report until SIGTERM or SIGINT."""
+    settings = load_settings()
+    set_up_logging(settings.log_level, settings.log_format)
+    reporter = Reporter(reporter_options(settings), SystemClock())
+    with until_signal(reporter.stop):
+        reporter.run()
+    log.info("Stopped")
+    return 0
+
+
+def reporter_options(settings: Settings) -> ReporterOptions:
+    """Return what the settings say; raises SettingsError."""
+    broker = settings.broker()
+    api = UsageApi(settings.claude_api_url, settings.claude_user_agent)
+    return ReporterOptions(
+        broker=broker,
+        tls=make_tls_context(broker),
+        base_topic=settings.mqtt_base_topic,
+        machine=settings.machine(),
+        limited=not settings.api_is_local,
+        sources={account.id: ApiSource(account.credentials, api) for account in settings.accounts()},
+    )

@@ -1,0 +1,72 @@
+"""One reporter's machine as the registry knows it, and what is said about it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from claude_usage_mqtt.sources.reporter import FOREIGN, SILENT
+from claude_usage_mqtt.sources.reporter_messages import BUSY, USABLE, AnnouncedLogin
+
+ABSENT_AFTER = timedelta(minutes=10)
+"""A machine that is away for less is not shown as absent: Wi-Fi and restarts."""
+
+OFFLINE = "offline"
+
+MAX_LISTED = 5
+"""Machines named in one sentence."""
+
+WORDS = {
+    SILENT: "does not answer",
+    FOREIGN: "logged in with another account",
+    BUSY: "asked its limit of requests already",
+    "no_credentials": "not logged in",
+    "token_expired": "its token has expired",
+    "unauthorized": "its login was refused",
+    "insufficient_scope": "its login may not read the usage",
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class Machine:
+    """One reporter. `holds` maps an account to the reason why the machine is not asked for it, and until when."""
+
+    name: str
+    online: bool
+    seen_at: datetime
+    accounts: dict[str, AnnouncedLogin] = field(default_factory=dict)
+    answered_at: dict[str, datetime] = field(default_factory=dict)
+    foreign_since: dict[str, datetime] = field(default_factory=dict)
+    holds: dict[str, tuple[str, datetime]] = field(default_factory=dict)
+
+    def status(self, account: str, now: datetime, *, is_foreign: bool, is_patient: bool = False) -> str:
+        """Return `ok`, or why it is not asked; if `is_patient`, what passes within minutes is not a reason."""
+        if not self.online and (not is_patient or now - self.seen_at >= ABSENT_AFTER):
+            return OFFLINE
+        reason, until = self.holds.get(account, (USABLE, now))
+        if is_foreign or (reason == FOREIGN and now < until):
+            return FOREIGN
+        announced = self.accounts[account]
+        if not announced.is_usable:
+            return announced.status
+        return reason if now < until and not (is_patient and reason == BUSY) else USABLE
+
+    def shift(self, step: timedelta) -> None:
+        """Follow a clock that was set by `step`."""
+        self.seen_at += step
+        self.answered_at = {account: at + step for account, at in self.answered_at.items()}
+        self.foreign_since = {account: at + step for account, at in self.foreign_since.items()}
+        self.holds = {account: (reason, until + step) for account, (reason, until) in self.holds.items()}
+
+
+def sentence(machines: list[tuple[Machine, str]]) -> str:
+    """Return the sentence that lists machines with their statuses, why none can be asked, and what to do."""
+    if not machines:
+        return (
+            "No reporter has announced itself; run 'claude-usage-mqtt report' on a machine where Claude Code is used."
+        )
+    parts = [
+        f"{machine.name} ({WORDS.get(status, status.replace('_', ' '))}, last seen {machine.seen_at:%b %d %H:%M} UTC)"
+        for machine, status in sorted(machines, key=lambda each: each[0].seen_at, reverse=True)[:MAX_LISTED]
+    ]
+    return f"No machine can be asked: {', '.join(parts)}; wake one up, or log in with Claude Code there."

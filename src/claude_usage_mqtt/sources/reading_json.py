@@ -1,0 +1,217 @@
+"""A reading, or an error, as JSON between two machines of one user, and back again as untrusted input.
+
+Anybody who may publish on the broker can send such a document: it is parsed and typed as strictly as the API's own
+response. It has no times of ours, only an age: the clocks of two machines differ. A reset is the API's own time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from claude_usage_mqtt.errors import (
+    ApiError,
+    ClaudeUsageError,
+    CredentialsError,
+    CredentialsNotFound,
+    CredentialsUnreadable,
+    InsufficientScope,
+    InvalidResponse,
+    NetworkError,
+    RateLimited,
+    ServerError,
+    TokenExpired,
+    Unauthorized,
+)
+from claude_usage_mqtt.instants import format_instant, parse_instant
+from claude_usage_mqtt.untrusted import clean_text, number
+from claude_usage_mqtt.usage.reading import (
+    FIVE_HOUR,
+    MAX_AMOUNT,
+    MAX_UTILIZATION,
+    POOL,
+    REPORTER,
+    SESSION,
+    WEEK,
+    ExtraUsage,
+    Reading,
+    Window,
+)
+
+OLDEST = timedelta(days=1)
+"""Older numbers are no answer to a request."""
+
+MAX_WINDOWS = 40
+MAX_SECTIONS = 50
+MAX_KEY = 60
+MAX_DETAIL = 300
+"""Characters of an error's sentence."""
+
+LONGEST_WAIT = timedelta(hours=25)
+"""No wait of more than an hour was ever seen in a response of the API."""
+
+WINDOW_KEY = re.compile(r"five_hour|seven_day(_[a-z0-9]+)*|pool(_[a-z0-9]+)+")
+LONGEST_POOL = timedelta(days=366)
+
+ERRORS: Mapping[str, type[ApiError | CredentialsError]] = {
+    kind.status: kind
+    for kind in (
+        CredentialsNotFound,
+        CredentialsUnreadable,
+        TokenExpired,
+        Unauthorized,
+        InsufficientScope,
+        RateLimited,
+        NetworkError,
+        ServerError,
+        InvalidResponse,
+    )
+}
+
+
+def reading_to_json(reading: Reading, now: datetime) -> dict[str, Any]:
+    """Return the JSON object of a reading."""
+    money = reading.extra_usage
+    return {
+        "age": round(max(0.0, (now - reading.read_at).total_seconds()), 1),
+        "windows": {
+            window.key: {
+                "label": window.label,
+                "utilization": window.utilization,
+                "resets_at": format_instant(window.resets_at),
+                "severity": window.severity,
+                "locked": window.locked,
+                "is_placeholder": window.is_placeholder,
+                "at_least": window.at_least,
+            }
+            for window in list(reading)[:MAX_WINDOWS]
+        },
+        "extra_usage": None
+        if money is None
+        else {
+            "enabled": money.enabled,
+            "used": money.used,
+            "limit": money.limit,
+            "utilization": money.utilization,
+            "currency": money.currency,
+            "balance": money.balance,
+            "disabled_reason": money.disabled_reason,
+        },
+        "plan": reading.plan,
+        "tier": reading.tier,
+        "malformed": list(reading.malformed[:MAX_SECTIONS]),
+        "ignored": list(reading.ignored[:MAX_SECTIONS]),
+        "is_partial": reading.is_partial,
+    }
+
+
+def reading_from_json(document: object, now: datetime, machine: str) -> Reading:
+    """Return the reading that `machine` sent, with times by our clock.
+
+    Raises InvalidResponse if it is not one, or if any window of it is not right: a number could belong to another.
+    """
+    if not isinstance(document, dict):
+        raise InvalidResponse(_sentence(machine))
+    age = number(document.get("age"), maximum=OLDEST.total_seconds())
+    windows, money = document.get("windows"), document.get("extra_usage")
+    if age is None or not isinstance(windows, dict) or len(windows) > MAX_WINDOWS:
+        raise InvalidResponse(_sentence(machine))
+    read_at = now - timedelta(seconds=age)
+    parsed = {key: _window(key, section, read_at, machine) for key, section in windows.items()}
+    if not all(parsed.values()):
+        raise InvalidResponse(_sentence(machine))
+    return Reading(
+        read_at=read_at,
+        windows={window.key: window for window in parsed.values() if window is not None},
+        extra_usage=None if money is None else _money(money, machine),
+        plan=clean_text(document.get("plan")),
+        tier=clean_text(document.get("tier")),
+        malformed=_sections(document.get("malformed")),
+        ignored=_sections(document.get("ignored")),
+        is_partial=document.get("is_partial") is True,
+    )
+
+
+def error_to_json(error: ClaudeUsageError) -> dict[str, Any]:
+    """Return the JSON object of an error."""
+    wait = error.retry_after if isinstance(error, RateLimited) else None
+    return {
+        "status": error.status if error.status in ERRORS else InvalidResponse.status,
+        "detail": clean_text(str(error), MAX_DETAIL),
+        "retry_after": None if wait is None else round(wait.total_seconds()),
+    }
+
+
+def error_from_json(document: object, machine: str) -> ApiError | CredentialsError:
+    """Return the error that `machine` sent; InvalidResponse if it is not one. Its sentence begins with the machine."""
+    section: Mapping[str, Any] = document if isinstance(document, dict) else {}
+    status = section.get("status")
+    kind = ERRORS.get(status) if isinstance(status, str) else None
+    detail = clean_text(section.get("detail"), MAX_DETAIL)
+    if kind is None or detail is None:
+        return InvalidResponse(_sentence(machine))
+    sentence = f"{machine}: {detail}"
+    if kind is RateLimited:
+        wait = number(section.get("retry_after"), maximum=LONGEST_WAIT.total_seconds())
+        return RateLimited(sentence, retry_after=timedelta(seconds=wait) if wait else None)
+    return kind(sentence)
+
+
+def _sentence(machine: str) -> str:
+    return f"The answer of the reporter on {machine} was not understood; update it, or this service."
+
+
+def _window(key: object, section: object, read_at: datetime, machine: str) -> Window | None:
+    if not isinstance(key, str) or len(key) > MAX_KEY or not WINDOW_KEY.fullmatch(key) or not isinstance(section, dict):
+        return None
+    label = clean_text(section.get("label"))
+    utilization = number(section.get("utilization"), maximum=MAX_UTILIZATION)
+    resets_at = parse_instant(section.get("resets_at"))
+    if label is None or utilization is None or (resets_at is None and section.get("resets_at") is not None):
+        return None
+    duration = None if key.startswith(POOL) else SESSION if key == FIVE_HOUR else WEEK
+    if resets_at is not None and resets_at - read_at > (2 * duration if duration else LONGEST_POOL):
+        return None
+    return Window(
+        key=key,
+        label=label,
+        duration=duration,
+        utilization=utilization,
+        resets_at=resets_at,
+        read_at=read_at,
+        source=REPORTER,
+        machine=machine,
+        severity=clean_text(section.get("severity")),
+        locked=section.get("locked") is True,
+        is_placeholder=section.get("is_placeholder") is True,
+        at_least=section.get("at_least") is True,
+    )
+
+
+def _money(section: object, machine: str) -> ExtraUsage:
+    if not isinstance(section, dict) or not isinstance(section.get("enabled"), bool):
+        raise InvalidResponse(_sentence(machine))
+    amounts = {key: number(section.get(key), maximum=MAX_AMOUNT) for key in ("used", "limit", "balance")}
+    utilization = number(section.get("utilization"), maximum=MAX_UTILIZATION)
+    currency = section.get("currency")
+    is_currency = isinstance(currency, str) and re.fullmatch(r"[A-Z]{3}", currency) is not None
+    numbers = {**amounts, "utilization": utilization, "currency": currency if is_currency else None}
+    if any(value is None and section.get(key) is not None for key, value in numbers.items()):
+        raise InvalidResponse(_sentence(machine))
+    return ExtraUsage(
+        enabled=section["enabled"],
+        used=amounts["used"],
+        limit=amounts["limit"],
+        utilization=utilization,
+        currency=currency if is_currency else None,
+        balance=amounts["balance"],
+        disabled_reason=clean_text(section.get("disabled_reason")),
+    )
+
+
+def _sections(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        return ()
+    return tuple(text for text in map(clean_text, value[:MAX_SECTIONS]) if text)

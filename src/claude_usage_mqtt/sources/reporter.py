@@ -1,0 +1,164 @@
+"""Reporters as a source: a poll asks one machine after another, each with a bounded wait, until one has the reading.
+
+`poll` runs in a worker thread. It sends through a function that it was given, and the thread that receives messages
+hands the answers over; what is learned about the machines goes to the registry.
+"""
+
+from __future__ import annotations
+
+import queue
+import secrets
+import threading
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from claude_usage_mqtt.clock import Clock
+from claude_usage_mqtt.errors import (
+    ApiError,
+    CredentialsError,
+    InsufficientScope,
+    InvalidResponse,
+    NetworkError,
+    NoReporter,
+    Unauthorized,
+)
+from claude_usage_mqtt.sources.choice import Candidate, order
+from claude_usage_mqtt.sources.reporter_messages import Answer, Ask, answer_id, encode_ask, parse_answer
+from claude_usage_mqtt.sources.source import Login, PollResult
+from claude_usage_mqtt.usage.reading import REPORTER
+
+ANSWER_WITHIN = 26.0
+"""Real seconds for an answer: a request to the API is cut at 20 s, and Claude Code needs a moment to start."""
+
+MAX_ASKED = 4
+"""Machines asked in one poll, those that refuse at once included; of those that make a request, two at most."""
+
+HOLD_SILENT = timedelta(minutes=5)
+"""A machine that did not answer is left alone for this long: it sleeps, and its last will is still to come."""
+
+HOLD_REFUSED = timedelta(hours=1)
+"""A machine whose login is refused is left alone for this long, unless it announces another login."""
+
+SILENT, FOREIGN = "silent", "other_account"
+
+
+class Machines(Protocol):
+    """What the registry of reporters knows; safe from any thread."""
+
+    def candidates(self, account: str, now: datetime) -> list[Candidate]:
+        """Return the machines that are known for an account."""
+
+    def is_foreign(self, machine: str, account: str, login: Login | None, now: datetime) -> bool:
+        """Whether a login is not the account's, and may not replace it either."""
+
+    def accepted(self, machine: str, account: str, login: Login | None, now: datetime) -> None:
+        """Note that a machine's reading was taken."""
+
+    def rejected(self, machine: str, account: str, status: str, hold_until: datetime, now: datetime) -> None:
+        """Note why a machine had no reading, and until when it is not asked again."""
+
+    def why_none(self, account: str, now: datetime) -> str:
+        """Return the sentence that lists the machines and why none can be asked."""
+
+
+class Asks:
+    """The asks that wait for their answers; safe from any thread."""
+
+    def __init__(self, send: Callable[[str, bytes], None]) -> None:
+        self._send = send
+        self._pending: dict[str, tuple[str, queue.Queue[bytes]]] = {}
+        self._lock = threading.Lock()
+
+    def ask(self, machine: str, account: str, within: float) -> bytes | None:
+        """Ask a machine and return the payload of its answer, None if none came within so many real seconds."""
+        identifier = secrets.token_hex(8)
+        answers: queue.Queue[bytes] = queue.Queue(maxsize=1)
+        with self._lock:
+            self._pending[identifier] = machine, answers
+        try:
+            self._send(machine, encode_ask(Ask(id=identifier, account=account)))
+            return answers.get(timeout=within)
+        except queue.Empty:
+            return None
+        finally:
+            with self._lock:
+                del self._pending[identifier]
+
+    def deliver(self, machine: str, payload: bytes) -> bool:
+        """Hand over what came as an answer; return whether anybody waited for it."""
+        identifier = answer_id(payload)
+        with self._lock:
+            asked, answers = self._pending.get(identifier or "", (None, None))
+            if answers is None or asked != machine or answers.full():
+                return False
+            answers.put_nowait(payload)
+            return True
+
+
+class ReporterSource:
+    """The reporters of one account."""
+
+    name = REPORTER
+    can_be_watched = True
+    repeats_for = timedelta(0)
+    place = "a reporter"
+
+    def __init__(self, machines: Machines, asks: Asks, within: float = ANSWER_WITHIN) -> None:
+        self._machines = machines
+        self._asks = asks
+        self._within = within
+
+    def login(self) -> Login:
+        """Return what is known of the login here: nothing, it is on another machine."""
+        return Login()
+
+    def fingerprint(self) -> object:
+        """Return None: the machines announce a login that changed."""
+        return None
+
+    def poll(self, account: str, clock: Clock, *, may_retry: bool) -> PollResult:
+        """Ask the machines in order; with `may_retry` a second one after one that may have made a request."""
+        left, requests = 2 if may_retry else 1, 0
+        error: ApiError | CredentialsError | None = None
+        for candidate in order(self._machines.candidates(account, clock.now()), clock.now())[:MAX_ASKED]:
+            if left <= 0:
+                break
+            payload = self._asks.ask(candidate.machine, account, self._within)
+            now = clock.now()
+            answer = parse_answer(payload, now, candidate.machine) if payload is not None else None
+            made = 1 if answer is None else answer.requests
+            left, requests = left - made, requests + made
+            if answer is not None and answer.reading is not None:
+                if not self._machines.is_foreign(candidate.machine, account, answer.login, now):
+                    self._machines.accepted(candidate.machine, account, answer.login, now)
+                    return PollResult(
+                        account=account, source=self.name, reading=answer.reading, requests=requests, login=answer.login
+                    )
+                self._machines.rejected(candidate.machine, account, FOREIGN, now + HOLD_REFUSED, now)
+                continue
+            found = self._no_reading(candidate.machine, account, answer, now)
+            if found is not None and not isinstance(found, CredentialsError | Unauthorized | InsufficientScope):
+                error = found
+                if not isinstance(found, NetworkError | InvalidResponse):
+                    break  # the API answers so to every machine of the account
+        if error is None:
+            error = NoReporter(self._machines.why_none(account, clock.now()))
+        return PollResult(account=account, source=self.name, error=error, requests=requests)
+
+    def _no_reading(
+        self, machine: str, account: str, answer: Answer | None, now: datetime
+    ) -> ApiError | CredentialsError | None:
+        """Note why a machine had no reading; return its error, if it is one."""
+        if answer is None:
+            self._machines.rejected(machine, account, SILENT, now + HOLD_SILENT, now)
+            return None
+        if answer.busy is not None:
+            self._machines.rejected(machine, account, "busy", now + answer.busy.retry_after, now)
+            return None
+        error = answer.error
+        if isinstance(error, CredentialsError | Unauthorized | InsufficientScope):
+            self._machines.rejected(machine, account, error.status, now + HOLD_REFUSED, now)
+        elif isinstance(error, NetworkError | InvalidResponse):
+            self._machines.rejected(machine, account, error.status, now + HOLD_SILENT, now)
+        return error

@@ -1,0 +1,248 @@
+"""What a reporter and the service say to each other over the broker, each as JSON and back as untrusted input.
+
+A presence is retained: whether the reporter is there, and what logins it has. An ask wants one reading, an answer
+holds it, or an error. None of them ever holds a token or an e-mail address.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from claude_usage_mqtt.errors import ApiError, CredentialsError
+from claude_usage_mqtt.instants import format_instant, parse_instant
+from claude_usage_mqtt.sources.reading_json import error_from_json, error_to_json, reading_from_json, reading_to_json
+from claude_usage_mqtt.sources.source import Login
+from claude_usage_mqtt.topics import encode
+from claude_usage_mqtt.untrusted import clean_text, number
+from claude_usage_mqtt.usage.reading import CLAUDE_CODE, OAUTH, Reading
+
+MAX_PRESENCE = 128 * 1024
+MAX_ANSWER = 64 * 1024
+MAX_ASK = 1024
+"""Bytes; a presence with one account has about 400, an answer about 2,000, an ask about 60."""
+
+MAX_ACCOUNTS = 500
+"""As many as the settings allow."""
+
+MAX_REQUESTS = 2
+"""One answer needs at most these: a second one if the login was renewed in between."""
+
+MACHINE = re.compile(r"[a-z0-9](?:[a-z0-9_]{0,38}[a-z0-9])?")
+ACCOUNT = re.compile(r"[a-z0-9_]{1,40}")
+IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,64}")
+HASH = re.compile(r"[0-9a-f]{8,64}")
+
+BUSY = "busy"
+"""The status of a refusal by the reporter itself: its own limit, or another request under way."""
+
+USABLE = "ok"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnnouncedLogin:
+    """A login as its reporter announced it; `status` is `ok`, or why it cannot be used now."""
+
+    source: str
+    status: str
+    login: Login
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the reporter could ask with it."""
+        return self.status == USABLE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Presence:
+    """What a reporter says about itself; `instance` tells one process from another of the same name."""
+
+    online: bool
+    instance: str | None = None
+    accounts: Mapping[str, AnnouncedLogin] = field(default_factory=dict)
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """A request for a reading of an account; without an account it only asks whether somebody is there."""
+
+    id: str
+    account: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Busy:
+    """The reporter would not ask the API now, but after `retry_after`."""
+
+    detail: str
+    retry_after: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The answer to an ask: a reading, or why there is none, and how many requests to the API that took."""
+
+    id: str
+    account: str | None = None
+    requests: int = 0
+    login: Login | None = None
+    reading: Reading | None = None
+    error: ApiError | CredentialsError | None = None
+    busy: Busy | None = None
+
+
+OFFLINE = encode({"online": False})
+"""The last will."""
+
+
+def encode_presence(presence: Presence) -> bytes:
+    """Return the payload of a presence."""
+    return encode(
+        {
+            "online": presence.online,
+            "instance": presence.instance,
+            "version": presence.version,
+            "accounts": {
+                account: {"source": each.source, "status": each.status, "usable": each.is_usable, **_login(each.login)}
+                for account, each in presence.accounts.items()
+            },
+        }
+    )
+
+
+def parse_presence(payload: bytes) -> Presence | None:
+    """Return what a reporter announced, None if it is not a presence; never raises."""
+    document = _object(payload, MAX_PRESENCE)
+    if document is None or not isinstance(document.get("online"), bool):
+        return None
+    accounts = document.get("accounts")
+    entries = accounts.items() if isinstance(accounts, dict) and len(accounts) <= MAX_ACCOUNTS else ()
+    return Presence(
+        online=document["online"],
+        instance=_matching(IDENTIFIER, document.get("instance")),
+        version=clean_text(document.get("version")),
+        accounts={
+            account: AnnouncedLogin(
+                source=CLAUDE_CODE if section.get("source") == CLAUDE_CODE else OAUTH,
+                status=_matching(ACCOUNT, section.get("status")) or "unknown",
+                login=_parse_login(section),
+            )
+            for account, section in entries
+            if ACCOUNT.fullmatch(account) and isinstance(section, dict)
+        },
+    )
+
+
+def encode_ask(ask: Ask) -> bytes:
+    """Return the payload of an ask."""
+    return encode({"id": ask.id, "account": ask.account})
+
+
+def parse_ask(payload: bytes) -> Ask | None:
+    """Return an ask, None if it is none; never raises."""
+    document = _object(payload, MAX_ASK)
+    identifier = _matching(IDENTIFIER, document.get("id")) if document else None
+    if document is None or identifier is None:
+        return None
+    account = _matching(ACCOUNT, document.get("account"))
+    return None if account is None and document.get("account") is not None else Ask(id=identifier, account=account)
+
+
+def encode_answer(answer: Answer, now: datetime) -> bytes:
+    """Return the payload of an answer."""
+    document: dict[str, Any] = {"id": answer.id, "account": answer.account, "requests": answer.requests}
+    if answer.reading is not None:
+        document["login"] = _login(answer.login or Login())
+        document["reading"] = reading_to_json(answer.reading, now)
+    elif answer.error is not None:
+        document["error"] = error_to_json(answer.error)
+    elif answer.busy is not None:
+        wait = round(answer.busy.retry_after.total_seconds())
+        document["error"] = {"status": BUSY, "detail": answer.busy.detail, "retry_after": wait}
+    return encode(document)
+
+
+def answer_id(payload: bytes) -> str | None:
+    """Return the id of the ask that a payload answers, None if it is not an answer; never raises."""
+    document = _object(payload, MAX_ANSWER)
+    return _matching(IDENTIFIER, document.get("id")) if document else None
+
+
+def parse_answer(payload: bytes, now: datetime, machine: str) -> Answer | None:
+    """Return an answer that `machine` sent, None if it is none; never raises.
+
+    One that has neither a readable reading nor a readable error holds InvalidResponse.
+    """
+    document = _object(payload, MAX_ANSWER)
+    identifier = _matching(IDENTIFIER, document.get("id")) if document else None
+    if document is None or identifier is None:
+        return None
+    requests = number(document.get("requests"), maximum=MAX_REQUESTS)
+    login = document.get("login")
+    reading: Reading | None = None
+    error: ApiError | CredentialsError | None = None
+    busy = _busy(document.get("error"))
+    if document.get("reading") is not None:
+        try:
+            reading = reading_from_json(document["reading"], now, machine)
+        except ApiError as unreadable:
+            error = unreadable
+    elif busy is None:
+        error = error_from_json(document.get("error"), machine)
+    return Answer(
+        id=identifier,
+        account=_matching(ACCOUNT, document.get("account")),
+        requests=MAX_REQUESTS if requests is None else int(requests),
+        login=_parse_login(login) if isinstance(login, dict) else None,
+        reading=reading,
+        error=error,
+        busy=busy,
+    )
+
+
+def _busy(section: object) -> Busy | None:
+    if not isinstance(section, dict) or section.get("status") != BUSY:
+        return None
+    wait = number(section.get("retry_after"), maximum=3660)
+    return Busy(detail=clean_text(section.get("detail"), 200) or BUSY, retry_after=timedelta(seconds=wait or 60))
+
+
+def _login(login: Login) -> dict[str, Any]:
+    return {
+        "account": login.account,
+        "organization": login.organization,
+        "plan": login.plan,
+        "tier": login.tier,
+        "token_expires_at": format_instant(login.token_expires_at),
+        "login_expires_at": format_instant(login.login_expires_at),
+    }
+
+
+def _parse_login(section: Mapping[str, Any]) -> Login:
+    return Login(
+        account=_matching(HASH, section.get("account")),
+        organization=_matching(HASH, section.get("organization")),
+        plan=clean_text(section.get("plan")),
+        tier=clean_text(section.get("tier")),
+        token_expires_at=parse_instant(section.get("token_expires_at")),
+        login_expires_at=parse_instant(section.get("login_expires_at")),
+    )
+
+
+def _object(payload: bytes, longest: int) -> dict[str, Any] | None:
+    if not payload or len(payload) > longest:
+        return None
+    try:
+        document = json.loads(payload)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _matching(pattern: re.Pattern[str], value: object) -> str | None:
+    return value if isinstance(value, str) and pattern.fullmatch(value) else None

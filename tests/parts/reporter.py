@@ -1,0 +1,100 @@
+"""A reporter in the test's process, on one machine with a login, and a stand-in for the service that asks it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from claude_usage_mqtt.errors import ClaudeUsageError
+from claude_usage_mqtt.mqtt.client import make_tls_context
+from claude_usage_mqtt.mqtt.options import BrokerOptions
+from claude_usage_mqtt.reporter.loop import Reporter, ReporterOptions
+from claude_usage_mqtt.sources.api.client import UsageApi
+from claude_usage_mqtt.sources.api.source import ApiSource
+from claude_usage_mqtt.sources.credentials.places import CredentialsFile
+from claude_usage_mqtt.sources.source import Source
+from claude_usage_mqtt.topics import ReporterTopics
+from parts.net import LOOPBACK
+from parts.service import BASE, END_TIMEOUT, Clock, Log, listen_to_log
+from parts.watcher import Message, Watcher
+
+LAPTOP: Final = ReporterTopics(base=BASE, machine="laptop")
+
+
+class RunningReporter:
+    """A reporter that runs in a thread; `error` is what ended it, if it did not end by `stop`."""
+
+    def __init__(self, reporter: Reporter, clock: Any, log: Log) -> None:
+        self.reporter = reporter
+        self.clock = clock
+        self.log = log
+        self.error: ClaudeUsageError | None = None
+        self.thread = threading.Thread(target=self._run, name="reporter")
+
+    def _run(self) -> None:
+        try:
+            self.reporter.run()
+        except ClaudeUsageError as error:
+            self.error = error
+
+    def stop(self) -> None:
+        """Stop it."""
+        self.reporter.stop()
+        self.thread.join(END_TIMEOUT)
+        assert not self.thread.is_alive(), "the reporter does not end"
+
+
+@contextlib.contextmanager
+def running_reporter(
+    port: int,
+    api_url: str,
+    credentials: Path | Mapping[str, Path],
+    *,
+    machine: str = "laptop",
+    clock: Any = None,
+    limited: bool = False,
+    sources: Mapping[str, Source] | None = None,
+    **broker: Any,
+) -> Iterator[RunningReporter]:
+    """Run a reporter inside this process; `credentials` is the folder of one account, or one for each."""
+    folders = credentials if isinstance(credentials, Mapping) else {"default": credentials}
+    clock = clock or Clock()
+    options = BrokerOptions(host=broker.pop("host", LOOPBACK), port=port, **broker)
+    api = UsageApi(api_url, "tests", 5.0)
+    settings = ReporterOptions(
+        broker=options,
+        tls=make_tls_context(options),
+        base_topic=BASE,
+        machine=machine,
+        limited=limited,
+        sources=sources or {name: ApiSource(CredentialsFile(folder), api) for name, folder in folders.items()},
+    )
+    with listen_to_log(Log()) as log:
+        running = RunningReporter(Reporter(settings, clock), clock, log)
+        running.thread.start()
+        try:
+            yield running
+        finally:
+            running.stop()
+            api.close()
+
+
+def is_online(message: Message) -> bool:
+    """Return whether it is the presence of a reporter that is there."""
+    return bool(message.payload) and message.json()["online"] is True
+
+
+def ask(watcher: Watcher, machine: str = "laptop", account: str | None = "default", **more: Any) -> dict[str, Any]:
+    """Ask a reporter and return its answer."""
+    topics = ReporterTopics(base=BASE, machine=machine)
+    identifier = more.setdefault("id", uuid.uuid4().hex)
+    watcher.publish(topics.ask, json.dumps({"account": account, **more}))
+    message = watcher.wait_topic(topics.answer, lambda each: f'"{identifier}"' in each.payload, 20)
+    assert not message.retain
+    found: dict[str, Any] = message.json()
+    return found

@@ -1,0 +1,291 @@
+"""A reporter on a real broker: it announces itself, answers honest requests within its limits, and nothing else."""
+
+import datetime as dt
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from claude_usage_mqtt.reporter import loop
+from parts import broker as brokers
+from parts.broker import Broker, Mosquitto
+from parts.command import run_command
+from parts.credentials import write_credentials
+from parts.endpoint import Endpoint
+from parts.reporter import LAPTOP, ask, is_online, running_reporter
+from parts.service import STATUS, Clock, ServiceProcess
+from parts.watcher import Watcher
+
+CANARY = "sk-ant-oat01-canary-7d1f"
+needs_mosquitto = pytest.mark.skipif(not brokers.available(), reason="Mosquitto is not installed")
+
+
+@pytest.fixture(autouse=True)
+def _short_name_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait two seconds for another reporter of the same name in each test."""
+    monkeypatch.setattr(loop, "NAME_CHECK", 0.3)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Return a folder with a login."""
+    write_credentials(tmp_path, CANARY)
+    return tmp_path
+
+
+def test_it_announces_its_login_and_nothing_secret(
+    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
+) -> None:
+    """The service sees which account can be asked for and until when; a token, or what it is made of, never leaves."""
+    with running_reporter(running_broker.port, endpoint.url, home):
+        presence = watcher.wait_topic(LAPTOP.presence, is_online).json()
+        answer = ask(watcher)
+    account = presence["accounts"]["default"]
+    assert (account["source"], account["status"], account["usable"]) == ("oauth", "ok", True)
+    assert account["organization"]
+    assert account["token_expires_at"]
+    assert answer["reading"]["windows"]["five_hour"]["utilization"] > 0
+    assert 0 <= answer["reading"]["age"] < 10
+    everything = "".join(message.payload for message in watcher.messages())
+    assert CANARY not in everything
+    assert "sk-ant" not in everything
+    assert str(home) not in everything
+
+
+def test_it_makes_no_request_unless_asked(
+    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
+) -> None:
+    """A reporter that nobody asks costs the account nothing."""
+    clock = Clock(speed=100)
+    with running_reporter(running_broker.port, endpoint.url, home, clock=clock):
+        watcher.wait_topic(LAPTOP.presence, is_online)
+        clock.sleep(dt.timedelta(hours=5))
+        watcher.publish(STATUS, "online", retain=True)
+        watcher.settle()
+    assert endpoint.requests == []
+
+
+def test_a_clean_stop_leaves_nothing(running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path) -> None:
+    """After a clean shutdown there is nothing of the reporter on the broker."""
+    with running_reporter(running_broker.port, endpoint.url, home):
+        watcher.wait_topic(LAPTOP.presence, is_online)
+        ask(watcher)
+    watcher.settle()
+    assert not [topic for topic in watcher.retained() if "reporter" in topic]
+
+
+def test_a_killed_process_is_seen_as_gone(
+    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
+) -> None:
+    """A laptop that loses its power is shown as away by the last will."""
+    settings = {"MQTT_PORT": running_broker.port, "CLAUDE_API_URL": endpoint.url, "MACHINE_NAME": "laptop"}
+    with ServiceProcess(home, ("report",), **settings) as process:
+        watcher.wait_topic(LAPTOP.presence, is_online, 20)
+        process.process.kill()
+        watcher.wait_topic(LAPTOP.presence, lambda each: each.payload and not each.json()["online"], 20)
+
+
+def test_the_command_ends_at_once_and_tidily(
+    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
+) -> None:
+    """The command runs like the service: its log says what it does, a signal ends it with status 0, leaving nothing."""
+    settings = {"MQTT_PORT": running_broker.port, "CLAUDE_API_URL": endpoint.url, "MACHINE_NAME": "My Laptop"}
+    with ServiceProcess(home, ("report",), **settings) as process:
+        watcher.wait_topic("claude-usage/reporter/my_laptop", is_online, 20)
+        process.log.wait_for("Reporting as my_laptop")
+        assert run_command(home, "healthcheck").returncode == 0
+        status, took = process.stop(signal.SIGTERM)
+        assert (status, took < 5) == (0, True)
+        assert CANARY not in process.log.text
+    watcher.settle()
+    assert "claude-usage/reporter/my_laptop" not in watcher.retained()
+
+
+def test_the_same_id_is_answered_once(running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path) -> None:
+    """A request that arrives twice (QoS 1) is answered once."""
+    with running_reporter(running_broker.port, endpoint.url, home):
+        watcher.wait_topic(LAPTOP.presence, is_online)
+        ask(watcher, id="one")
+        watcher.publish(LAPTOP.ask, json.dumps({"id": "one", "account": "default"}))
+        ask(watcher, id="two")
+    assert len(endpoint.requests) == 2
+
+
+def test_a_retained_request_is_never_answered(
+    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
+) -> None:
+    """A request that somebody retained would be repeated at every connection; it is ignored."""
+    watcher.publish(LAPTOP.ask, json.dumps({"id": "old", "account": "default"}), retain=True)
+    with running_reporter(running_broker.port, endpoint.url, home):
+        watcher.wait_topic(LAPTOP.presence, is_online)
+        ask(watcher, id="new")
+    assert len(endpoint.requests) == 1
+
+
+def test_its_own_limit_holds_whatever_it_is_asked(
+    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
+) -> None:
+    """Whoever asks, however often: 20 requests an hour, a minute apart, and a refusal that says how long it takes."""
+    clock = Clock()
+    with running_reporter(running_broker.port, endpoint.url, home, clock=clock, limited=True):
+        watcher.wait_topic(LAPTOP.presence, is_online)
+        refused = 0
+        for _ in range(60):
+            answer = ask(watcher)
+            refused += answer.get("error", {}).get("status") == "busy"
+            clock._slept += 25  # a little at a time: more would look like a machine that slept
+    assert 10 <= len(endpoint.requests) <= 20
+    assert refused == 60 - len(endpoint.requests)
+
+
+def test_what_was_sent_to_a_sleeping_machine_is_not_answered_at_its_waking(
+    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that waited in a buffer while the lid was closed was given up long ago: answering costs a request."""
+    monkeypatch.setattr(loop, "DEAF_FOR", 1.0)
+    clock = Clock()
+    with running_reporter(running_broker.port, endpoint.url, home, clock=clock):
+        watcher.wait_topic(LAPTOP.presence, is_online)
+        clock.sleep(dt.timedelta(hours=3))
+        watcher.publish(LAPTOP.ask, json.dumps({"id": "stale", "account": "default"}))
+        watcher.settle()
+        time.sleep(1.2)
+        ask(watcher, id="fresh")
+    assert len(endpoint.requests) == 1
+
+
+def test_errors_come_from_the_tree(running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path) -> None:
+    """What goes wrong on the laptop is what the service shows, with its sentence; unknown accounts are named."""
+    with running_reporter(running_broker.port, endpoint.url, home):
+        watcher.wait_topic(LAPTOP.presence, is_online)
+        assert ask(watcher, account="work")["error"]["status"] == "no_credentials"
+        write_credentials(home, CANARY, expires_in=dt.timedelta(hours=-1))
+        answer = ask(watcher)
+    assert answer["error"]["status"] == "token_expired"
+    assert answer["requests"] == 0
+    assert endpoint.requests == []
+
+
+def test_a_login_that_changes_is_announced(
+    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
+) -> None:
+    """A token that expires, and one that is renewed, are announced within half a minute, without being asked."""
+    clock = Clock(speed=60)
+    write_credentials(home, CANARY, expires_in=dt.timedelta(minutes=6), now=clock.now())
+    with running_reporter(running_broker.port, endpoint.url, home, clock=clock):
+        watcher.wait_topic(LAPTOP.presence, is_online)
+        watcher.wait_topic(
+            LAPTOP.presence, lambda each: each.json()["accounts"]["default"]["status"] == "token_expired", 15
+        )
+        mark = watcher.mark()
+        write_credentials(home, CANARY, now=clock.now())
+        watcher.wait_topic(LAPTOP.presence, lambda each: each.json()["accounts"]["default"]["usable"], 15, since=mark)
+
+
+@pytest.mark.parametrize("payload", ["", '{"online": false}', '{"online": true, "accounts": {}}', "nonsense"])
+def test_it_corrects_what_others_say_of_it(
+    running_broker: Broker,
+    watcher: Watcher,
+    endpoint: Endpoint,
+    home: Path,
+    payload: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A late will of an earlier connection, or a stranger, cannot make a running reporter look away for long."""
+    monkeypatch.setattr(loop, "REASSERT_AFTER", 0.5)
+    with running_reporter(running_broker.port, endpoint.url, home):
+        announced = watcher.wait_topic(LAPTOP.presence, is_online).payload
+        mark = watcher.mark()
+        watcher.publish(LAPTOP.presence, payload, retain=True)
+        watcher.wait_topic(LAPTOP.presence, lambda each: each.payload == announced, since=mark)
+
+
+def test_it_announces_itself_when_the_service_comes_online(
+    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
+) -> None:
+    """A service whose broker does not replay to wildcards hears of every reporter a second after its start."""
+    with running_reporter(running_broker.port, endpoint.url, home):
+        watcher.wait_topic(LAPTOP.presence, is_online)
+        mark = watcher.mark()
+        watcher.publish(STATUS, "online", retain=True)
+        watcher.wait_topic(LAPTOP.presence, is_online, since=mark)
+
+
+def test_a_second_reporter_of_the_same_name_is_refused(
+    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
+) -> None:
+    """Two machines of one name would answer twice; the second ends with a message, and the first stays online."""
+    settings = {"MQTT_PORT": running_broker.port, "CLAUDE_API_URL": endpoint.url, "MACHINE_NAME": "laptop"}
+    with running_reporter(running_broker.port, endpoint.url, home):
+        watcher.wait_topic(LAPTOP.presence, is_online)
+        second = run_command(home, "report", MQTT_HOST="127.0.0.1", CLAUDE_CONFIG_DIR=home, **settings)
+        assert second.returncode == 2
+        assert "MACHINE_NAME" in second.stderr
+        watcher.settle()
+        assert json.loads(watcher.retained()[LAPTOP.presence])["online"] is True
+
+
+def test_a_name_that_a_dead_process_left_is_taken(
+    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
+) -> None:
+    """After a power cut of broker and laptop the old presence is still retained; that does not keep anybody out."""
+    watcher.publish(LAPTOP.presence, '{"online": true, "instance": "old", "accounts": {}}', retain=True)
+    mark = watcher.mark()
+    with running_reporter(running_broker.port, endpoint.url, home):
+        watcher.wait_topic(LAPTOP.presence, lambda each: "default" in each.payload, since=mark)
+
+
+def test_in_a_container_it_wants_a_name(running_broker: Broker, home: Path) -> None:
+    """The host name of a container is another one after each update: a name must be given."""
+    ended = run_command(home, "report", MQTT_HOST="127.0.0.1", MQTT_PORT=running_broker.port, container="oci")
+    assert ended.returncode == 2
+    assert "MACHINE_NAME" in ended.stderr
+
+
+@needs_mosquitto
+def test_after_a_restart_of_the_broker_it_is_back(endpoint: Endpoint, home: Path) -> None:
+    """A broker that forgot everything knows the reporter again as soon as it is back."""
+    with (
+        Mosquitto(persistence=False) as mosquitto,
+        Watcher(mosquitto.port) as watcher,
+        running_reporter(mosquitto.port, endpoint.url, home),
+    ):
+        watcher.wait_topic(LAPTOP.presence, is_online)
+        mosquitto.stop()
+        mark = watcher.mark()
+        mosquitto.start()
+        watcher.wait_connected()
+        watcher.wait_topic(LAPTOP.presence, is_online, 20, since=mark)
+        ask(watcher)
+
+
+HOSTILE = [
+    b"",
+    b"[]",
+    b"{}",
+    b'{"id": 1, "account": "default"}',
+    b'{"id": "x", "account": 7}',
+    b'{"id": "x/+/#", "account": "default"}',
+    b'{"id": "y", "account": ["default"]}',
+    b"[" * 100_000,
+    b'{"id": "' + b"z" * 100_000 + b'", "account": "default"}',
+    b"\xff\xfe\x00",
+    b'{"id": "w", "account": "../../etc/passwd"}',
+]
+
+
+def test_nonsense_on_its_topics_is_ignored(
+    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
+) -> None:
+    """Whatever anybody sends: no request, no answer, and the next honest request is answered."""
+    with running_reporter(running_broker.port, endpoint.url, home):
+        watcher.wait_topic(LAPTOP.presence, is_online)
+        for payload in HOSTILE:
+            for topic in (LAPTOP.ask, LAPTOP.answer, STATUS):
+                watcher.publish(topic, payload)
+        watcher.settle()
+        assert endpoint.requests == []
+        ask(watcher)
+    assert len(endpoint.requests) == 1
