@@ -23,7 +23,7 @@ from claude_usage_mqtt.recipes import app_folder
 from claude_usage_mqtt.settings import supervisor
 from claude_usage_mqtt.settings.fields import load_settings
 from parts.broker import Mosquitto, available
-from parts.command import clean_environment
+from parts.command import clean_environment, run_command
 from parts.supervisor import GOOD_TOKEN, PASSWORD, Supervisor
 from parts.watcher import Watcher
 
