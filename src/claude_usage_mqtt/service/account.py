@@ -139,7 +139,7 @@ class AccountState:
             self.set_interval(timedelta(seconds=interval))
         if not self.options.is_polled and self.status == STARTING:
             self.status, self.detail = NO_STATUS_LINE, NO_STATUS_LINE_DETAIL
-        self.discovery.restore(retained.get(topics.config, b""), self.usage, now)
+        self.discovery.restore(retained.get(topics.config, b""), memory.get("currency"))
 
     # Polling
 
