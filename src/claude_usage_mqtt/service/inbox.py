@@ -1,4 +1,4 @@
-"""What the loop is told, from paho's thread, from workers and from signal handlers."""
+"""What happened, for the loop: from paho's thread, from workers and from signal handlers."""
 
 from __future__ import annotations
 
