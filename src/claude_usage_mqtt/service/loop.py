@@ -24,19 +24,20 @@ from claude_usage_mqtt.service.commands import COMMANDS, obey
 from claude_usage_mqtt.service.connection_log import ConnectionLog
 from claude_usage_mqtt.service.documents import documents
 from claude_usage_mqtt.service.former_devices import FormerDevices
-from claude_usage_mqtt.service.inbox import Inbox, Item, Stop
+from claude_usage_mqtt.service.inbox import Inbox, Item, Outgoing, Stop
 from claude_usage_mqtt.service.liveness import Liveness
-from claude_usage_mqtt.service.options import ServiceOptions
+from claude_usage_mqtt.service.options import AccountOptions, ServiceOptions
+from claude_usage_mqtt.service.reporter_exchange import ReporterExchange
 from claude_usage_mqtt.service.restore import FENCE, RetainedReader
 from claude_usage_mqtt.service.summary import digest, summary_documents
 from claude_usage_mqtt.service.watched import Watched, watch
 from claude_usage_mqtt.sources.credentials.watch import CHECK_EVERY, LoginChanged, watch_login
-from claude_usage_mqtt.sources.source import PollResult
+from claude_usage_mqtt.sources.source import PollResult, Source
 from claude_usage_mqtt.sources.status_line import parse_statusline
 from claude_usage_mqtt.topics import Topics, encode
 from claude_usage_mqtt.usage.document import state_document
 from claude_usage_mqtt.usage.events import Event
-from claude_usage_mqtt.usage.reading import STATUSLINE
+from claude_usage_mqtt.usage.reading import REPORTER, STATUSLINE
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +63,10 @@ class Service:
         self._status = f"{options.base_topic}/status"
         will = Message(topic=self._status, payload=OFFLINE, retain=True)
         self._publisher = Publisher(options.broker, will=will, tell=self.inbox.put, tls=options.tls)
+        polled = [account.topics.account for account, _ in options.accounts if REPORTER in account.sources]
+        self._reporters = ReporterExchange(options.base_topic, polled, self.inbox.put)
         self._accounts = {
-            account.topics.account: watch(account, next(iter(sources), None), self._rng, clock.now())
-            for account, sources in options.accounts
+            account.topics.account: self._watch(account, sources) for account, sources in options.accounts
         }
         self._recollection: RetainedReader | None = None
         self._leftovers: FormerDevices | None = None
@@ -76,6 +78,10 @@ class Service:
         self._stopping = threading.Event()
         self._busy_since: dict[str, float] = {}  # accounts whose worker is under way, the oldest first
         self._steps = StepDetector(clock)
+
+    def _watch(self, account: AccountOptions, sources: Iterable[Source]) -> Watched:
+        source = next(iter(sources), None) or self._reporters.source(account.topics.account)
+        return watch(account, source, self._rng, self._clock.now(), self._reporters.reporters)
 
     def stop(self) -> None:
         """Ask the loop to end; safe from any thread and from a signal handler."""
@@ -112,6 +118,7 @@ class Service:
                 self._publisher.handle(item)
                 self._link.disconnected(item, time.monotonic())
                 self._recollection = None
+                self._reporters.disconnected()
             case Acknowledged():
                 self._publisher.handle(item)
             case Subscribed(refused=refused):
@@ -126,6 +133,8 @@ class Service:
                 self._received(item)
             case PollResult():
                 self._finished(item)
+            case Outgoing(message=message):
+                self._publisher.send_once(message)
             case LoginChanged():
                 watched = self._accounts[item.account]
                 if item.fingerprint != watched.state.fingerprint and not watched.state.busy:
@@ -135,10 +144,13 @@ class Service:
         base = self._options.base_topic
         self._publisher.subscribe(
             [f"{base}/+/command/+", f"{base}/+/statusline", self._options.status_topic, self._status]
+            + self._reporters.connected()
         )
         if self._is_begun:
             self._subscribe_to_rivals()
             self._send_all()
+            for account in self._accounts:
+                self._touched(account)
             return
         accounts = [account.topics for account, _ in self._options.accounts]
         others = [self._topics(name) for name in (SUMMARY, "default") if name not in self._accounts]
@@ -155,7 +167,10 @@ class Service:
         if self._recollection is not None and self._recollection.take(message):
             self._send_fence(self._recollection)
             return
-        if not self._is_begun:
+        concerned = self._reporters.take(message, self._clock.now())
+        for account in concerned or ():
+            self._touched(account)
+        if concerned is not None or not self._is_begun:
             return
         if message.topic == self._options.status_topic:
             if message.payload == b"online":
@@ -199,8 +214,8 @@ class Service:
             self._options.usage_log.write(state_document(watched.state.usage, now), now)
 
     def _watch_login(self, watched: Watched) -> None:
-        if watched.source is None:
-            return
+        if watched.source is None or watched.source.name == REPORTER:
+            return  # the machines announce a login that changed
         state, every = watched.state, self._clock.to_real(CHECK_EVERY)
         arguments = (state.name, watched.source, lambda: state.fingerprint, self.inbox.put, every, self._stopping)
         threading.Thread(target=watch_login, args=arguments, name="login-watch", daemon=True).start()
@@ -326,6 +341,7 @@ class Service:
         if step is None:
             return
         log.info("The clock was set by %+.0f s.", step.total_seconds())
+        self._reporters.reporters.shift(step)
         for watched in self._accounts.values():
             watched.state.clock_stepped(step, self._clock.now())
             watched.look_at = self._clock.now()
