@@ -123,7 +123,7 @@ def retained(watcher: Watcher) -> dict[str, Any]:
 
 
 def test_memory_survives_a_restart(home: Path, running: Named, endpoint: Endpoint, watcher: Watcher) -> None:
-    """The numbers stand on it, and are read back at the next start: no request, no event, no flicker."""
+    """The numbers are retained, and read back at the next start: no request, no event, no flicker."""
     with ServiceProcess(home, **settings(running, endpoint, MQTT_PROTOCOL="auto")) as process:
         watcher.wait_topic(HEALTH, is_ok, LATENCY)
         watcher.wait_topic(STATUS, is_online, LATENCY)

@@ -21,7 +21,7 @@ from claude_usage_mqtt.sources.policy import Policy
 from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.sources.status_line import parse_statusline
 from claude_usage_mqtt.topics import Topics
-from claude_usage_mqtt.usage.reading import OAUTH
+from claude_usage_mqtt.usage.reading import OAUTH, STATUSLINE
 from parts.documents import make_limit, sample_usage
 
 NOW = dt.datetime(2026, 11, 20, 16, 0, tzinfo=dt.UTC)
@@ -63,7 +63,7 @@ def make_state(*, limited: bool = True) -> AccountState:
         limited=limited,
         stale_after=dt.timedelta(hours=1),
         thresholds=(75.0, 90.0),
-        listens=True,
+        sources=(OAUTH, STATUSLINE),
     )
     return AccountState(options, Policy(interval=options.interval, limited=limited, rng=random.Random(1)))
 

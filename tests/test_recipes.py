@@ -11,7 +11,7 @@ import yaml
 from claude_usage_mqtt.cli.recipe import recipe
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.homeassistant.discovery import discovery
-from claude_usage_mqtt.recipes import RECIPES
+from claude_usage_mqtt.recipes import RECIPES, app_folder
 from claude_usage_mqtt.topics import Topics
 from parts.command import run_command
 
@@ -118,7 +118,7 @@ def test_the_list_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> Non
     """Without a name one sees what there is."""
     assert recipe(None) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(RECIPES)
+    assert [line.split()[0] for line in lines] == [*RECIPES, app_folder.NAME]
     assert all(len(line) < 100 for line in lines)
 
 

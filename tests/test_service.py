@@ -239,27 +239,6 @@ def test_a_block_survives_a_restart(home: Path, running_broker: Broker, endpoint
     assert endpoint.count == 1
 
 
-def test_an_event_is_not_repeated_by_a_restart(
-    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
-) -> None:
-    """An automation on an event runs once: not again when the container restarts, nor on a later poll."""
-    base: dict[str, Any] = settings(running_broker, endpoint, POLL_INTERVAL=1)
-    event = "claude-usage/default/event/five_hour"
-    with ServiceProcess(home, **base) as process:
-        watcher.wait_topic(HEALTH, has_status("ok"))
-        endpoint.document = endpoint.document | {"five_hour": endpoint.document["five_hour"] | {"utilization": 80}}
-        fired = watcher.wait_topic(event).json()
-        process.stop()
-    since = watcher.mark()
-    with ServiceProcess(home, **base):
-        endpoint.wait_for_requests(endpoint.count + 2)
-        watcher.wait_topic(STATUS, lambda message: message.payload == "online", since=since)
-        watcher.settle()
-    assert (fired["event_type"], fired["threshold"]) == ("threshold_reached", 75)
-    assert len(watcher.messages(event)) == 1
-    assert event not in watcher.retained()
-
-
 @pytest.mark.parametrize(
     ("damage", "lines"),
     [

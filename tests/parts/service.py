@@ -222,6 +222,7 @@ def running_service(
     selected: tuple[str, ...] = (OAUTH,),
     discovery: bool = True,
     log_kept: int = 20_000,
+    settled_after: float = 0.2,
     rng: random.Random | None = None,
     **broker: Any,
 ) -> Iterator[Running]:
@@ -252,6 +253,7 @@ def running_service(
         base_topic=BASE,
         tls=make_tls_context(options),
         accounts=accounts,
+        settled_after=settled_after,
     )
     with listen_to_log(Log(log_kept)) as log:
         running = Running(Service(settings, clock, rng), clock, log)

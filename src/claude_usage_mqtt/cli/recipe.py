@@ -1,25 +1,42 @@
-"""`recipe`: what users copy, printed."""
+"""`recipe`: what users copy, printed, or written if it is a folder."""
 
 from __future__ import annotations
 
 import difflib
 import sys
+from pathlib import Path
 
 from claude_usage_mqtt.errors import SettingsError
-from claude_usage_mqtt.recipes import RECIPES
+from claude_usage_mqtt.recipes import RECIPES, app_folder
 
 
-def recipe(name: str | None) -> int:
-    """Print a recipe as it is, or a line about each; raises SettingsError for a name that is none."""
+def recipe(name: str | None, folder: str | None = None) -> int:
+    """Print a recipe as it is, or a line about each; raises SettingsError for an unknown name."""
     if name is None:
-        for each, known in RECIPES.items():
-            print(f"{each:<20} {known.about}")
+        for each, about in [
+            *((each, known.about) for each, known in RECIPES.items()),
+            (app_folder.NAME, app_folder.ABOUT),
+        ]:
+            print(f"{each:<22} {about}")
         return 0
+    if name == app_folder.NAME:
+        return _write_app(folder)
+    if folder is not None:
+        raise SettingsError(f"Only {app_folder.NAME} is written to a folder; redirect the others into a file.")
     if name not in RECIPES:
-        near = difflib.get_close_matches(name.lower(), RECIPES, n=3, cutoff=0.5)
-        near = near or [each for each in RECIPES if name.lower() in each] or list(RECIPES)
+        names = [*RECIPES, app_folder.NAME]
+        near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
+        near = near or [each for each in names if name.lower() in each] or names
         raise SettingsError(f"There is no recipe of this name; did you mean {_either(near)}?")
     sys.stdout.write(RECIPES[name].text())
+    return 0
+
+
+def _write_app(folder: str | None) -> int:
+    if folder is None:
+        raise SettingsError(f"Add the folder to write the app to: claude-usage-mqtt recipe {app_folder.NAME} FOLDER.")
+    for path in app_folder.write(Path(folder)):
+        print(path)
     return 0
 
 

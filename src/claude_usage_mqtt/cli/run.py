@@ -15,6 +15,7 @@ from claude_usage_mqtt.mqtt.client import make_tls_context
 from claude_usage_mqtt.service.loop import Service
 from claude_usage_mqtt.service.options import AccountOptions, ServiceOptions
 from claude_usage_mqtt.service.usage_log import UsageLog
+from claude_usage_mqtt.settings import supervisor
 from claude_usage_mqtt.settings.fields import Account, Settings, load_settings
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.source import ApiSource
@@ -26,6 +27,10 @@ log = logging.getLogger(__name__)
 
 def run() -> int:
     """Publish the usage until SIGTERM or SIGINT."""
+    if supervisor.is_present():
+        from claude_usage_mqtt.cli.home_assistant_app import prepare  # noqa: PLC0415 - only there
+
+        prepare()
     settings = load_settings()
     set_up_logging(settings.log_level, settings.log_format)
     service = make_service(settings, SystemClock())

@@ -18,6 +18,7 @@ from claude_usage_mqtt.errors import (
 from claude_usage_mqtt.instants import format_instant, parse_instant
 from claude_usage_mqtt.logs import Outage
 from claude_usage_mqtt.service.discovery_message import DiscoveryMessage
+from claude_usage_mqtt.service.event_delivery import EventDelivery
 from claude_usage_mqtt.service.options import AccountOptions
 from claude_usage_mqtt.service.reporters import Reporters
 from claude_usage_mqtt.service.restore import own_document
@@ -39,7 +40,9 @@ SHORTEST_INTERVAL = 180
 LEAST_INTERVALS = 2.2
 """Poll intervals after which a number may become unknown at the earliest: one failed poll is not an outage."""
 
-CREDENTIALS_STATUSES = frozenset(kind.status for kind in (CredentialsNotFound, CredentialsUnreadable, TokenExpired, NoReporter))
+CREDENTIALS_STATUSES = frozenset(
+    kind.status for kind in (CredentialsNotFound, CredentialsUnreadable, TokenExpired, NoReporter)
+)
 
 NO_STATUS_LINE = "no_status_line"
 NO_STATUS_LINE_DETAIL = (
@@ -47,6 +50,10 @@ NO_STATUS_LINE_DETAIL = (
     "and use Claude Code once."
 )
 NO_LIMITS_DETAIL = "The API reports no limits for this account; a plan without limits has nothing to show."
+
+ALIVE_FOR = timedelta(minutes=8)
+SIGN_OF_LIFE_EVERY = timedelta(minutes=5)
+"""What is retained says until when it may be trusted: longer than the interval at which that is renewed."""
 
 OTHER_INSTANCE_FOR = timedelta(hours=1)
 """How long another instance is mentioned after its last message."""
@@ -72,6 +79,8 @@ class AccountState:
     polling: bool = True
     busy: bool = False
     discovery: DiscoveryMessage = field(init=False)
+    delivery: EventDelivery = field(default_factory=EventDelivery)
+    alive_until: datetime | None = None
     other_instance_at: datetime | None = None
     outage: Outage = field(default_factory=lambda: Outage(log))
     _has_answered: bool = False
@@ -118,6 +127,7 @@ class AccountState:
                 "The saved state in %s has an unsupported format; only the last readings are restored.", topics.memory
             )
         restore(self.usage, memory.get("usage"), state or None, now)
+        self.delivery.restore(memory.get("events"), now)
         self.policy.restore(memory.get("policy", memory.get("schedule")), now, self.usage.resets())
         self.last_success = parse_instant(health.get("last_success")) if self.usage.is_known else None
         # A restart is no news of the account: what was well is well until the next poll says otherwise.
@@ -270,6 +280,7 @@ class AccountState:
     def wake_at(self, now: datetime) -> datetime | None:
         """Return when time alone changes something, other than a poll being due."""
         moments = [self.usage.changes_at(now), self.discovery.stubs_until]
+        moments.append(None if self.alive_until is None else self.alive_until - ALIVE_FOR + SIGN_OF_LIFE_EVERY)
         if self.other_instance_at is not None:
             moments.append(self.other_instance_at + OTHER_INSTANCE_FOR)
         if self.reporters is not None:
@@ -277,9 +288,11 @@ class AccountState:
         return min((moment for moment in moments if moment is not None), default=None)
 
     def tick(self, now: datetime) -> None:
-        """Forget what is over, and note what can be done again."""
+        """Renew the sign of life, forget what is over, and note what can be done again."""
         if self.reporters is not None:
             self._look_at_reporters(self.reporters, now)
+        if self.alive_until is None or not now < self.alive_until - ALIVE_FOR + SIGN_OF_LIFE_EVERY <= now + ALIVE_FOR:
+            self.alive_until = now + ALIVE_FOR
         if self.discovery.stubs_until is not None and now >= self.discovery.stubs_until:
             self.discovery.forget_stubs()
         if self.other_instance_at is not None and now >= self.other_instance_at + OTHER_INSTANCE_FOR:

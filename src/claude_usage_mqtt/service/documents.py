@@ -42,7 +42,7 @@ def health(state: AccountState, now: datetime) -> Health:
         status=state.status if state.polling else PAUSED,
         detail=" ".join(part for part in parts if part) or None,
         fresh=state.is_fresh(now),
-        alive_until=None,
+        alive_until=state.alive_until,
         last_success=state.last_success,
         next_poll=state.policy.next_regular if state.busy else state.due(now),
         retry_at=retry_at if retry_at is not None and retry_at > now else None,
@@ -64,6 +64,7 @@ def memory_document(state: AccountState) -> dict[str, Any]:
         "account": state.name,
         "interval_setting": int(state.options.interval.total_seconds()),
         "policy": state.policy.save(),
+        "events": state.delivery.save(),
         "usage": save(state.usage),
         "reporters": None if state.reporters is None else state.reporters.save(state.name),
     }

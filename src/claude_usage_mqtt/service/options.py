@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from claude_usage_mqtt.mqtt.options import BrokerOptions
+from claude_usage_mqtt.service.listeners import SETTLED_AFTER
 from claude_usage_mqtt.service.usage_log import UsageLog
 from claude_usage_mqtt.sources.source import Source
 from claude_usage_mqtt.topics import Topics
@@ -44,5 +45,6 @@ class ServiceOptions:
     discovery_prefix: str = "homeassistant"
     tls: ssl.SSLContext | None = None
     usage_log: UsageLog | None = None
+    settled_after: float = SETTLED_AFTER
     accounts: tuple[tuple[AccountOptions, tuple[Source, ...]], ...] = field(default=())
     """Each account with its polled sources on this machine, the preferred one first."""

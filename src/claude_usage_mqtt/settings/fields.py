@@ -163,7 +163,9 @@ class Settings(BaseSettings):
         for name, folder in (value or {}).items():
             identifier = slug(name)
             if not identifier or identifier in RESERVED_ACCOUNTS:
-                raise ValueError("each account's id needs letters or digits, and may not be all, default, reporter or status")
+                raise ValueError(
+                    "each account's id needs letters or digits, and may not be all, default, reporter or status"
+                )
             if identifier in slugs:
                 raise ValueError("two account ids become the same topic; make them differ in letters or digits")
             if not folder.strip():

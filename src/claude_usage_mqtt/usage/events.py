@@ -41,22 +41,22 @@ LIMIT = 100.0
 class Event:
     """Something that happened: to a window, or to the account if `window` is None.
 
-    `at` is when it was noticed. `resets_at` belongs to the window that the event is about: for a reset, when the
-    window that ended was due to reset; for `blocked`, when the block ends. `utilization` is the one read now,
-    `previous_utilization` the one before, or 0 for what was reached in a window that began since. `thresholds`
-    are all thresholds reached by this change, `threshold` the highest of them.
+    `at` is when it was noticed, `expires_at` when nobody needs to hear of it anymore. `resets_at` belongs to the window
+    that the event is about: for a reset, when the window that ended was due to reset; for `blocked`, when that ends.
+    `utilization` is the one read now, `previous_utilization` the one before, or 0 for what was reached in a window that
+    began since. `thresholds` are all thresholds reached by this change, `threshold` the highest of them.
     """
 
     event_type: str
     account: str
     at: datetime
+    expires_at: datetime
     window: str | None = None
     label: str | None = None
     utilization: float | None = None
     previous_utilization: float | None = None
     resets_at: datetime | None = None
     thresholds: tuple[float, ...] = ()
-    expires_at: datetime | None = None
 
     @property
     def id(self) -> str:
@@ -72,6 +72,13 @@ class Event:
     def threshold(self) -> float | None:
         """The highest threshold reached."""
         return max(self.thresholds, default=None)
+
+    def __str__(self) -> str:
+        label = f"{self.label} " if self.label else ""
+        threshold = "" if self.threshold is None else f" {self.threshold:g} %"
+        numbers = "" if self.utilization is None else f": {self.utilization:g} %"
+        before = "" if self.previous_utilization is None else f" (before: {self.previous_utilization:g} %)"
+        return f"{label}{self.event_type}{threshold}{numbers}{before}"
 
     def document(self) -> dict[str, Any]:
         """Return the JSON object of the event topic."""

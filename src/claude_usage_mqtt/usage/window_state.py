@@ -24,6 +24,9 @@ from claude_usage_mqtt.usage.reading import OAUTH, STATUSLINE, WEEK, Window
 UNKNOWN_AFTER_RESET = timedelta(minutes=2)
 """How long the old numbers are shown after a reset: the poll that follows it comes after one minute."""
 
+UNKNOWN_LENGTH = timedelta(days=1)
+"""How long an event of a window of unknown length is worth delivering."""
+
 AHEAD = timedelta(minutes=1)
 """A reading further in the future than this was made while the clock was wrong, or is wrong now: it is not shown."""
 
@@ -210,7 +213,7 @@ def _believed(
             window=state.key,
             label=state.label,
             utilization=state.utilization,
-            expires_at=state.resets_at,
+            expires_at=state.resets_at or now + (state.duration or UNKNOWN_LENGTH),
             **values,  # type: ignore[arg-type]
         )
 

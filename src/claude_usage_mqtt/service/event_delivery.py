@@ -1,0 +1,104 @@
+"""Events on their way to whoever listens: delivered at least once, always with the same id. No I/O.
+
+An event waits until the broker has been connected for a while, since its listeners come back seconds after it. If Home
+Assistant was away, the event is delivered again after its next birth message. What waits is part of what is saved, so
+that a restart of ours loses nothing; it is dropped when its window is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from claude_usage_mqtt.instants import format_instant, parse_instant
+from claude_usage_mqtt.topics import encode
+from claude_usage_mqtt.untrusted import clean_text
+from claude_usage_mqtt.usage.events import ACCOUNT, ACCOUNT_EVENT_TYPES, EVENT_TYPES, Event
+from claude_usage_mqtt.usage.saved_state import MAX_AHEAD, WINDOW_KEY
+
+MAX_WAITING = 50
+"""Of one account. The oldest are dropped: nobody wants to hear of more than that at once."""
+
+MAX_EVENT = 1000
+"""Characters of a saved event; ours have about 300."""
+
+
+@dataclass(slots=True)
+class Waiting:
+    """An event that waits; `level` is the last of its topic. If it `awaits_birth`, only Home Assistant lacks it."""
+
+    level: str
+    document: dict[str, Any]
+    expires_at: datetime
+    awaits_birth: bool = False
+
+
+class EventDelivery:
+    """The events of one account that wait."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Waiting] = []
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, events: Iterable[Event]) -> None:
+        """Note what happened."""
+        for event in events:
+            self._waiting.append(Waiting(event.topic_level, event.document(), event.expires_at))
+        del self._waiting[:-MAX_WAITING]
+
+    def take(self, now: datetime, *, is_home_assistant_there: bool) -> Iterator[tuple[str, bytes]]:
+        """Yield the topic level and payload of what is to be delivered now, and forget what needs nothing more.
+
+        To be called while listeners are there: after the broker was connected for a while, and after each birth.
+        """
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            if now >= each.expires_at:
+                continue
+            if is_home_assistant_there or not each.awaits_birth:
+                yield each.level, encode(each.document)
+            if not is_home_assistant_there:
+                each.awaits_birth = True
+                self._waiting.append(each)
+
+    def has_due(self, *, is_home_assistant_there: bool) -> bool:
+        """Whether `take` would deliver something."""
+        return any(is_home_assistant_there or not each.awaits_birth for each in self._waiting)
+
+    def save(self) -> list[dict[str, Any]]:
+        """Return what waits as JSON."""
+        return [
+            {
+                "level": each.level,
+                "document": each.document,
+                "expires_at": format_instant(each.expires_at),
+                "awaits_birth": each.awaits_birth,
+            }
+            for each in self._waiting
+        ]
+
+    def restore(self, saved: object, now: datetime) -> None:
+        """Continue from what was saved, untrusted."""
+        for entry in saved[-MAX_WAITING:] if isinstance(saved, list) else ():
+            waiting = _restored(entry, now)
+            if waiting is not None:
+                self._waiting.append(waiting)
+
+
+def _restored(entry: object, now: datetime) -> Waiting | None:
+    if not isinstance(entry, dict):
+        return None
+    level, document, expires_at = entry.get("level"), entry.get("document"), parse_instant(entry.get("expires_at"))
+    if not isinstance(level, str) or not isinstance(document, dict) or expires_at is None:
+        return None
+    is_ours = level == ACCOUNT or (len(level) <= 60 and WINDOW_KEY.fullmatch(level) is not None)
+    is_known = document.get("event_type") in (*EVENT_TYPES, *ACCOUNT_EVENT_TYPES)
+    if not is_ours or not is_known or clean_text(document.get("id"), MAX_EVENT) is None:
+        return None
+    if not now < expires_at <= now + 2 * MAX_AHEAD or len(repr(document)) > 2 * MAX_EVENT:
+        return None
+    return Waiting(level, document, expires_at, awaits_birth=entry.get("awaits_birth") is True)

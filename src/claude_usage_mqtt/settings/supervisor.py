@@ -1,0 +1,145 @@
+"""Settings of a Home Assistant app: the user's options and the broker's login, both from the Supervisor.
+
+The Supervisor starts the container as root, with a token for its API in the environment and the user's options in a
+file that only root can read. Both become environment variables of our own process, so that everything after this
+module works as in any other container. The token is sent to the Supervisor and nowhere else.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from claude_usage_mqtt.errors import BrokerRefused, BrokerUnreachable, SettingsError
+
+TOKEN = "SUPERVISOR_TOKEN"  # noqa: S105 - the name of a variable
+OTHER_TOKEN = "HASSIO_TOKEN"  # noqa: S105 - an older name of the same variable; the Supervisor still sets both
+URL = "SUPERVISOR_URL"
+"""Set in tests only; the Supervisor's own containers reach it under a fixed name."""
+
+SUPERVISOR = "http://supervisor"
+OPTIONS = Path("/data/options.json")
+SHARE = PurePosixPath("/share")
+USER = 1000
+"""The image's user: what the process becomes once it has read the options."""
+
+TIMEOUT = 10.0
+LARGEST_RESPONSE = 64 * 1024
+
+PLAIN_OPTIONS = (
+    "mqtt_host",
+    "mqtt_port",
+    "mqtt_username",
+    "mqtt_password",
+    "mqtt_tls",
+    "poll_interval",
+    "stale_after",
+    "alert_thresholds",
+    "log_level",
+)
+"""Options that are settings of the same name."""
+
+WITH_LOGIN, WITHOUT_LOGIN = "both", "statusline"
+"""`CLAUDE_SOURCE`: an app without a login of its own must not report that it has none."""
+
+
+def is_present() -> bool:
+    """Whether a Supervisor started this process."""
+    return bool(os.environ.get(TOKEN))
+
+
+def read_options(path: Path) -> dict[str, str]:
+    """Return the user's options as environment variables; raises SettingsError."""
+    try:
+        options = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        raise SettingsError(
+            f"The app's options ({path}) cannot be read; save them again and restart the app."
+        ) from None
+    if not isinstance(options, dict):
+        raise SettingsError(f"The app's options ({path}) are not a JSON object; save them again and restart the app.")
+    variables = {name.upper(): _text(options[name]) for name in PLAIN_OPTIONS if options.get(name) not in (None, "")}
+    return variables | _logins(options)
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _logins(options: Mapping[str, Any]) -> dict[str, str]:
+    folder, accounts = options.get("login_folder"), options.get("accounts")
+    if accounts:
+        folders = {each["name"]: _in_share(each.get("login_folder")) for each in accounts}
+        source = WITH_LOGIN if any(folders.values()) else WITHOUT_LOGIN
+        return {"CLAUDE_ACCOUNTS": json.dumps(folders), "CLAUDE_SOURCE": source}
+    if folder:
+        return {"CLAUDE_CONFIG_DIR": str(_in_share(folder)), "CLAUDE_SOURCE": WITH_LOGIN}
+    return {"CLAUDE_SOURCE": WITHOUT_LOGIN}
+
+
+def _in_share(folder: str | None) -> str | None:
+    """Return the path of a folder in Home Assistant's share, which is all that is mounted."""
+    if not folder:
+        return None
+    parts = PurePosixPath(folder.replace("\\", "/").removeprefix(f"{SHARE}/")).parts
+    if not parts or parts[0] == "/" or ".." in parts:
+        raise SettingsError(f"login_folder is not a folder in Home Assistant's share: {folder}.")
+    return str(SHARE.joinpath(*parts))
+
+
+def drop_privileges() -> None:
+    """Become the image's user for good, if this process is root."""
+    if os.name == "posix" and os.geteuid() == 0:
+        os.setgroups([])
+        os.setgid(USER)
+        os.setuid(USER)
+
+
+def fetch_broker() -> dict[str, str]:
+    """Return how to reach Home Assistant's broker, as environment variables; raises BrokerError.
+
+    The Supervisor knows the broker once an app that provides one (Mosquitto) has been installed and started.
+    """
+    status, body = _get("/services/mqtt")
+    if status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN):
+        raise BrokerRefused(f"The Supervisor refused to name its MQTT broker (HTTP {status}); reinstall this app.")
+    data = body.get("data") if body.get("result") == "ok" else None
+    if not isinstance(data, dict) or not data.get("host"):
+        raise BrokerUnreachable(
+            "Home Assistant has no MQTT broker yet; install and start the app Mosquitto broker, "
+            "or set mqtt_host to a broker of your own."
+        )
+    found = {
+        "MQTT_HOST": data["host"],
+        "MQTT_PORT": data.get("port"),
+        "MQTT_USERNAME": data.get("username"),
+        "MQTT_PASSWORD": data.get("password"),
+        "MQTT_TLS": data.get("ssl"),
+    }
+    return {name: _text(value) for name, value in found.items() if value not in (None, "")}
+
+
+def _get(path: str) -> tuple[int, dict[str, Any]]:
+    """Return the status and the JSON of a response. No redirect is followed: it would take the token along."""
+    address = urlsplit(os.environ.get(URL) or SUPERVISOR)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=TIMEOUT)
+    try:
+        connection.request("GET", path, headers={"Authorization": f"Bearer {os.environ.get(TOKEN, '')}"})
+        response = connection.getresponse()
+        body = json.loads(response.read(LARGEST_RESPONSE) or b"{}")
+    except (OSError, http.client.HTTPException, ValueError, RecursionError):
+        raise BrokerUnreachable("The Supervisor gave no usable response about its MQTT broker.") from None
+    finally:
+        connection.close()
+    return response.status, body if isinstance(body, dict) else {}
+
+
+def forget_token() -> None:
+    """Remove the Supervisor's token from the environment: nothing that runs later needs it."""
+    for name in (TOKEN, OTHER_TOKEN):
+        os.environ.pop(name, None)

@@ -1,0 +1,205 @@
+"""Events reach whoever listens, whichever of broker, service and Home Assistant was away when they happened."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from claude_usage_mqtt.service.event_delivery import MAX_WAITING, EventDelivery
+from claude_usage_mqtt.usage.events import Event
+from parts.broker import Broker, Mosquitto
+from parts.credentials import write_credentials
+from parts.endpoint import Endpoint
+from parts.service import BASE, BIRTH, HEALTH, MEMORY, STATE, Clock, command, running_service
+from parts.watcher import Watcher
+
+NOW = dt.datetime(2026, 11, 26, 12, 0, tzinfo=dt.UTC)
+EVENT = f"{BASE}/default/event/five_hour"
+
+
+def event(minutes: int = 0, *, lasts: int = 60) -> Event:
+    """Return what happened some minutes after NOW."""
+    at = NOW + dt.timedelta(minutes=minutes)
+    return Event(
+        event_type="threshold_reached",
+        account="default",
+        at=at,
+        expires_at=at + dt.timedelta(minutes=lasts),
+        window="five_hour",
+        label="Session",
+        utilization=80.0,
+        thresholds=(75.0,),
+    )
+
+
+def taken(delivery: EventDelivery, now: dt.datetime = NOW, *, home_assistant: bool = True) -> list[str]:
+    """Return the payloads that are delivered now."""
+    return [payload.decode() for _, payload in delivery.take(now, is_home_assistant_there=home_assistant)]
+
+
+def test_delivered_once_while_everybody_is_there() -> None:
+    """An event that found its listeners is over."""
+    delivery = EventDelivery()
+    delivery.add([event()])
+    assert len(taken(delivery)) == 1
+    assert taken(delivery) == []
+    assert delivery.save() == []
+
+
+def test_delivered_again_when_home_assistant_is_back() -> None:
+    """Node-RED hears of it at once, Home Assistant after its start, both with the same id."""
+    delivery = EventDelivery()
+    delivery.add([event()])
+    first = taken(delivery, home_assistant=False)
+    assert taken(delivery, home_assistant=False) == []
+    assert taken(delivery) == first
+    assert taken(delivery) == []
+
+
+def test_what_waits_survives_a_restart() -> None:
+    """What nobody heard of before the service ended is delivered by its next run, with the same id."""
+    before, after = EventDelivery(), EventDelivery()
+    before.add([event()])
+    after.restore(before.save(), NOW)
+    assert taken(after) == taken(before)
+
+
+def test_an_event_of_a_window_that_ended_is_dropped() -> None:
+    """Nobody wants to hear after the reset that the window before it was nearly used up."""
+    delivery = EventDelivery()
+    delivery.add([event(lasts=10)])
+    assert taken(delivery, NOW + dt.timedelta(minutes=10)) == []
+
+
+def test_what_waits_is_bounded() -> None:
+    """A broker that is away for weeks costs no memory: the newest events are kept."""
+    delivery = EventDelivery()
+    delivery.add(event(minute) for minute in range(3 * MAX_WAITING))
+    assert len(delivery.save()) == MAX_WAITING
+    assert event(3 * MAX_WAITING - 1).id in taken(delivery)[-1]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"level": "five_hour/../x"},
+        {"level": "+"},
+        {"document": {"event_type": "reset"}},
+        {"document": {"event_type": "x", "id": "1"}},
+        {"document": {"event_type": "reset", "id": "1", "text": "x" * 3000}},
+        {"expires_at": "2036-01-01T00:00:00+00:00"},
+        {"expires_at": "2026-11-26T11:00:00+00:00"},
+        {"expires_at": None},
+    ],
+)
+def test_only_events_of_ours_are_restored(damage: dict[str, Any]) -> None:
+    """What somebody else wrote into the memory topic is not sent on."""
+    before, after = EventDelivery(), EventDelivery()
+    before.add([event()])
+    after.restore([saved | damage for saved in before.save()] + [None, 5, {}], NOW)
+    assert taken(after) == []
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Give a folder with credentials."""
+    write_credentials(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def mosquitto() -> Iterator[Mosquitto]:
+    """Run a broker that the test restarts."""
+    with Mosquitto() as found:
+        yield found
+
+
+def raise_session(endpoint: Endpoint, utilization: float) -> None:
+    """Let the endpoint report another utilization of the session."""
+    endpoint.document = endpoint.document | {"five_hour": endpoint.document["five_hour"] | {"utilization": utilization}}
+
+
+def is_ok(message: Any) -> bool:
+    """Whether a health message says that all is well."""
+    return bool(message.payload) and message.json()["status"] == "ok"
+
+
+def shows(utilization: float) -> Any:
+    """Return a predicate for state messages with this session."""
+    return lambda m: bool(m.payload) and m.json()["windows"].get("five_hour", {}).get("utilization") == utilization
+
+
+def test_an_event_is_not_repeated_by_a_restart(
+    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
+) -> None:
+    """An automation on an event runs once: not again when the container restarts, nor on a later poll."""
+    watcher.publish(BIRTH, "online", retain=True)
+    with running_service(running_broker.port, endpoint.url, home, interval=1):
+        watcher.wait_topic(HEALTH, is_ok)
+        raise_session(endpoint, 80)
+        fired = watcher.wait_topic(EVENT).json()
+        watcher.wait_topic(MEMORY, lambda m: m.json()["events"] == [], since=watcher.mark())
+    with running_service(running_broker.port, endpoint.url, home, interval=1) as running:
+        endpoint.wait_for_requests(endpoint.count + 2)
+        running.log.wait_for("Publishing at")
+        watcher.settle()
+    assert (fired["event_type"], fired["threshold"]) == ("threshold_reached", 75)
+    assert len(watcher.messages(EVENT)) == 1
+    assert EVENT not in watcher.retained()
+
+
+def test_home_assistant_hears_it_after_its_restart(
+    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
+) -> None:
+    """What happened during a restart of Home Assistant is sent again after its birth message, with the same id."""
+    with running_service(running_broker.port, endpoint.url, home):
+        watcher.wait_topic(HEALTH, is_ok)
+        raise_session(endpoint, 80)
+        watcher.publish(command("refresh"), "PRESS")
+        first = watcher.wait_topic(EVENT)
+        since = watcher.mark()
+        watcher.publish(BIRTH, "online")
+        again = watcher.wait_topic(EVENT, since=since)
+        since = watcher.mark()
+        watcher.publish(BIRTH, "online")
+        watcher.wait_topic(STATE, since=since, timeout=20)  # all that is retained is sent again after a birth
+        watcher.settle()
+    assert again.payload == first.payload
+    assert len(watcher.messages(EVENT)) == 2
+
+
+def test_what_happened_while_the_broker_was_away(home: Path, mosquitto: Mosquitto, endpoint: Endpoint) -> None:
+    """It is sent when the broker has been back for a while, even if the service was restarted before that."""
+    with running_service(mosquitto.port, endpoint.url, home, interval=1, settled_after=60):
+        with Watcher(mosquitto.port) as watcher:
+            watcher.wait_topic(HEALTH, is_ok)
+        mosquitto.stop()
+        raise_session(endpoint, 95)
+        endpoint.wait_for_requests(endpoint.count + 2)
+        mosquitto.start()
+        with Watcher(mosquitto.port) as watcher:
+            watcher.wait_topic(STATE, shows(95), timeout=20)
+            watcher.wait_topic(MEMORY, lambda m: len(m.json()["events"]) == 1)
+            assert not watcher.messages(EVENT)  # those who listen are not back yet
+    with Watcher(mosquitto.port) as watcher, running_service(mosquitto.port, endpoint.url, home, interval=1):
+        fired = watcher.wait_topic(EVENT).json()
+    assert fired["thresholds"] == [75, 90]
+    assert fired["threshold"] == 90
+
+
+def test_the_sign_of_life_is_renewed(home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+    """While the service lives, what is retained never looks older than eight minutes."""
+    clock = Clock()
+    with running_service(running_broker.port, endpoint.url, home, clock=clock, interval=3600):
+        first = watcher.wait_topic(HEALTH, is_ok).json()["alive_until"]
+        assert dt.timedelta(minutes=7) < dt.datetime.fromisoformat(first) - clock.now() <= dt.timedelta(minutes=8)
+        since = watcher.mark()
+        clock.sleep(dt.timedelta(minutes=6))
+        watcher.publish(command("polling"), "ON")  # wakes the loop, as its own time would in five minutes
+        renewed = watcher.wait_topic(HEALTH, lambda m: m.json()["alive_until"] > first, since=since).json()
+        assert dt.datetime.fromisoformat(renewed["alive_until"]) > clock.now() + dt.timedelta(minutes=7)
+        watcher.wait_topic(STATE, since=since)

@@ -1,0 +1,311 @@
+"""The Home Assistant app: a Supervisor starts it, it finds the broker by itself, and it needs no Claude login."""
+
+import json
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from claude_usage_mqtt import __version__
+from claude_usage_mqtt.cli import home_assistant_app
+from claude_usage_mqtt.cli.recipe import recipe
+from claude_usage_mqtt.errors import BrokerRefused, BrokerUnreachable, SettingsError
+from claude_usage_mqtt.recipes import app_folder
+from claude_usage_mqtt.settings import supervisor
+from claude_usage_mqtt.settings.fields import load_settings
+from parts.broker import Mosquitto, available
+from parts.command import clean_environment, run_command
+from parts.supervisor import GOOD_TOKEN, PASSWORD, Supervisor
+from parts.watcher import Watcher
+
+DEFAULTS = {"poll_interval": 300, "stale_after": 3600, "alert_thresholds": "75,90", "log_level": "info"}
+
+# What the Supervisor takes in an app's config.yaml: a required key, or one of use here; and its types of options
+REQUIRED = {"name": str, "version": str, "slug": str, "description": str, "arch": list}
+OPTIONAL = {"url": str, "startup": str, "boot": str, "init": bool, "services": list, "map": list, "timeout": int}
+TYPES = re.compile(r"(str|bool|password|int\(-?\d+,-?\d+\)|list\([^()]+\)|match\(.+\))\??")
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Path:
+    """Write the app."""
+    app_folder.write(tmp_path / "app")
+    return tmp_path / "app"
+
+
+@pytest.fixture
+def box(monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
+    """Run a Supervisor, and be its app."""
+    with Supervisor() as found:
+        monkeypatch.setenv(supervisor.TOKEN, GOOD_TOKEN)
+        monkeypatch.setenv(supervisor.URL, found.url)
+        yield found
+
+
+def options_file(folder: Path, options: object) -> Path:
+    """Write the options as the Supervisor does."""
+    path = folder / "options.json"
+    path.write_text(json.dumps(options), encoding="utf-8")
+    path.chmod(0o600)
+    return path
+
+
+def config(app: Path) -> dict[str, Any]:
+    """Parse the app's config.yaml."""
+    found: dict[str, Any] = yaml.safe_load((app / "config.yaml").read_text(encoding="utf-8"))
+    return found
+
+
+# What the recipe writes
+
+
+def test_the_recipe_writes_everything_that_home_assistant_shows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One command makes a folder that can be copied into Home Assistant's share of local apps."""
+    assert recipe(app_folder.NAME, str(tmp_path)) == 0
+    names = {Path(line).relative_to(tmp_path).as_posix() for line in capsys.readouterr().out.splitlines()}
+    assert names == {"config.yaml", "Dockerfile", "DOCS.md", "icon.png", "translations/en.yaml"}
+    assert all((tmp_path / name).stat().st_size for name in names)
+    assert not any(b"@" in (tmp_path / name).read_bytes() for name in names if not name.endswith(".png"))
+
+
+def test_the_recipe_without_a_folder_says_what_is_missing(tmp_path: Path) -> None:
+    """The app is not printed, nothing else is written to a folder, and a folder that cannot be written is reported."""
+    with pytest.raises(SettingsError, match="Add the folder"):
+        recipe(app_folder.NAME)
+    with pytest.raises(SettingsError, match="redirect"):
+        recipe("dashboard", str(tmp_path))
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match="cannot be written"):
+        recipe(app_folder.NAME, str(tmp_path / "file"))
+
+
+def test_config_fits_the_supervisors_schema(app: Path) -> None:
+    """The Supervisor accepts the app: required keys, known keys, known values, an option type for each option."""
+    found = config(app)
+    for key, kind in REQUIRED.items():
+        assert isinstance(found[key], kind), key
+    for key in found.keys() - REQUIRED.keys() - {"options", "schema"}:
+        assert isinstance(found[key], OPTIONAL[key]), key
+    assert found["version"] == __version__
+    assert set(found["arch"]) <= {"aarch64", "amd64"}
+    assert (found["startup"], found["boot"], found["init"]) == ("application", "auto", False)
+    assert found["services"] == ["mqtt:want"], "with `need` it would not start before a broker is installed"
+    assert found["map"] == [{"type": "share", "read_only": True}]
+    assert re.fullmatch(r"[-_.A-Za-z0-9]+", found["slug"])
+    assert 10 <= found["timeout"] <= 300
+    assert found["options"].keys() <= found["schema"].keys()
+    for name, kind in found["schema"].items():
+        for each in kind[0].values() if isinstance(kind, list) else [kind]:
+            assert TYPES.fullmatch(each), name
+        assert name in found["options"] or isinstance(kind, list) or kind.endswith("?"), f"{name} must be optional"
+
+
+def test_every_option_is_read_and_explained(app: Path) -> None:
+    """The form has no field without effect and none without a name and a description."""
+    schema = config(app)["schema"]
+    translations = yaml.safe_load((app / "translations/en.yaml").read_text(encoding="utf-8"))["configuration"]
+    assert set(schema) == {*supervisor.PLAIN_OPTIONS, "accounts", "login_folder"}
+    assert set(translations) == set(schema)
+    assert all(each["name"] and each["description"] for each in translations.values())
+
+
+def test_the_icon_has_the_size_that_home_assistant_wants(app: Path) -> None:
+    """A square of 128 pixels."""
+    content = (app / "icon.png").read_bytes()
+    assert content.startswith(b"\x89PNG")
+    assert struct.unpack(">II", content[16:24]) == (128, 128)
+
+
+def test_the_app_is_the_image_of_the_same_version_started_as_root(app: Path) -> None:
+    """Root reads the options; the health check, which reads no option, runs as the user that the service becomes."""
+    text = (app / "Dockerfile").read_text(encoding="utf-8")
+    assert f"\nFROM {app_folder.IMAGE}:{__version__}\n" in text
+    assert "\nUSER 0:0\n" in text
+    healthcheck = json.loads(text.partition("CMD ")[2])
+    assert f"--reuid={supervisor.USER}" in healthcheck
+    assert healthcheck[-2:] == ["/app/bin/claude-usage-mqtt", "healthcheck"]
+
+
+# What the app does with its options
+
+
+def test_default_options_need_no_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fresh app reports no missing login: it waits for what the machines with Claude Code send."""
+    for name, value in supervisor.read_options(options_file(tmp_path, DEFAULTS)).items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings()
+    assert not settings.needs_credentials
+    assert (settings.poll_interval, settings.alert_thresholds) == (300, (75.0, 90.0))
+
+
+def test_options_become_settings(tmp_path: Path) -> None:
+    """What somebody types into the form reaches the program; an empty field is as if it was not there."""
+    given = DEFAULTS | {"mqtt_tls": True, "mqtt_port": 8883, "mqtt_host": "mqtt.example", "mqtt_username": ""}
+    variables = supervisor.read_options(options_file(tmp_path, given | {"log_level": None}))
+    assert variables["MQTT_TLS"] == "true"
+    assert variables["MQTT_PORT"] == "8883"
+    assert variables["MQTT_HOST"] == "mqtt.example"
+    assert not {"MQTT_USERNAME", "LOG_LEVEL"} & variables.keys()
+
+
+@pytest.mark.parametrize("folder", ["claude", "/share/claude", "claude/"])
+def test_a_login_may_be_in_the_share(tmp_path: Path, folder: str) -> None:
+    """With or without /share before it, the folder is found."""
+    variables = supervisor.read_options(options_file(tmp_path, DEFAULTS | {"login_folder": folder}))
+    assert variables["CLAUDE_CONFIG_DIR"] == "/share/claude"
+
+
+@pytest.mark.parametrize("folder", ["../data", "/data", "a/../../data"])
+def test_a_login_is_nowhere_else(tmp_path: Path, folder: str) -> None:
+    """An option cannot make the app read its own secrets as a login."""
+    with pytest.raises(SettingsError, match="share"):
+        supervisor.read_options(options_file(tmp_path, DEFAULTS | {"login_folder": folder}))
+
+
+def test_several_accounts(tmp_path: Path) -> None:
+    """Each account of the form is one in CLAUDE_ACCOUNTS."""
+    accounts = [{"name": "home", "login_folder": "home"}, {"name": "work", "login_folder": "work"}]
+    variables = supervisor.read_options(options_file(tmp_path, DEFAULTS | {"accounts": accounts}))
+    assert json.loads(variables["CLAUDE_ACCOUNTS"]) == {"home": "/share/home", "work": "/share/work"}
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '"text"'])
+def test_options_that_cannot_be_read_are_one_sentence(tmp_path: Path, content: str) -> None:
+    """A damaged file is not an internal error."""
+    path = tmp_path / "options.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(SettingsError, match="save them again"):
+        supervisor.read_options(path)
+    with pytest.raises(SettingsError, match="save them again"):
+        supervisor.read_options(tmp_path / "missing.json")
+
+
+# What it asks the Supervisor
+
+
+def test_the_broker_comes_from_the_supervisor(box: Supervisor) -> None:
+    """Address and login are Home Assistant's own; nobody types them."""
+    box.install_broker(1883)
+    assert supervisor.fetch_broker() == {
+        "MQTT_HOST": "127.0.0.1",
+        "MQTT_PORT": "1883",
+        "MQTT_USERNAME": "addons",
+        "MQTT_PASSWORD": PASSWORD,
+        "MQTT_TLS": "false",
+    }
+    assert box.requests == [("/services/mqtt", f"Bearer {GOOD_TOKEN}")]
+
+
+def test_each_reason_to_wait_is_a_sentence(box: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No broker, a refusal and a Supervisor that is not there differ, and say what to do; none shows the token."""
+    with pytest.raises(BrokerUnreachable, match="install and start the app Mosquitto broker") as missing:
+        supervisor.fetch_broker()
+    monkeypatch.setenv(supervisor.URL, "http://127.0.0.1:1")
+    with pytest.raises(BrokerUnreachable, match="no usable response") as gone:
+        supervisor.fetch_broker()
+    monkeypatch.setenv(supervisor.URL, box.url)
+    monkeypatch.setenv(supervisor.TOKEN, "wrong-canary")
+    with pytest.raises(BrokerRefused, match="HTTP 401") as refused:
+        supervisor.fetch_broker()
+    assert not any("canary" in str(each.value) for each in (missing, gone, refused))
+
+
+def test_a_broker_that_is_installed_later_is_found(
+    box: Supervisor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The app may be installed first; it says so once, not at every question."""
+    monkeypatch.setattr(home_assistant_app, "ASK_EVERY", 0.01)
+    asked: list[int] = []
+
+    def fetch() -> dict[str, str]:
+        asked.append(1)
+        if len(asked) == 4:
+            box.install_broker(1884)
+        return real()
+
+    real = supervisor.fetch_broker
+    monkeypatch.setattr(supervisor, "fetch_broker", fetch)
+    assert home_assistant_app.wait_for_broker()["MQTT_PORT"] == "1884"
+    assert len(caplog.records) == 1
+
+
+# The whole: a process started like the Supervisor's. The place of the options and the user 1000 belong to the image,
+# whose own test is below.
+
+START = """
+import os, pathlib, sys
+from claude_usage_mqtt.cli import main
+from claude_usage_mqtt.settings import supervisor
+supervisor.OPTIONS, supervisor.USER = pathlib.Path(sys.argv[1]), os.geteuid()
+sys.exit(main(["run"]))
+"""
+
+
+@contextmanager
+def running_app(home: Path, box: Supervisor, **options: object) -> Iterator["subprocess.Popen[str]"]:
+    """Start `run` with the Supervisor's variables and options; it is stopped as the Supervisor does."""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", START, str(options_file(home, DEFAULTS | options))],
+        env=clean_environment(home, {supervisor.TOKEN: GOOD_TOKEN, supervisor.URL: box.url}),
+        cwd=home,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.skipif(not available(), reason="Mosquitto is not installed")
+@pytest.mark.skipif(os.name != "posix", reason="an app is a Linux container")
+def test_an_app_waits_for_a_broker_publishes_and_stops(tmp_path: Path) -> None:
+    """Installed before the broker, it is online as soon as there is one, and leaves cleanly."""
+    with Supervisor() as box, Mosquitto(users={"addons": PASSWORD, "reader": "reader"}) as broker:
+        with running_app(tmp_path, box) as process:
+            assert box.asked.wait(30)
+            box.install_broker(broker.port)
+            with Watcher(broker.port, username="reader", password="reader") as watcher:
+                watcher.wait_topic("claude-usage/status", lambda message: message.payload == "online", 30)
+                process.send_signal(signal.SIGTERM)
+                _, log = process.communicate(timeout=30)
+                assert process.returncode == 0
+                watcher.wait_topic("claude-usage/status", lambda message: message.payload == "offline", 30)
+        assert GOOD_TOKEN not in log + "".join(map(str, broker.log))
+        assert PASSWORD not in log
+
+
+@pytest.mark.skipif(os.name != "posix", reason="an app is a Linux container")
+def test_an_app_that_waits_is_healthy_and_can_be_stopped(tmp_path: Path) -> None:
+    """Home Assistant does not restart it while it waits for a broker, and stops it at once."""
+    with Supervisor() as box, running_app(tmp_path, box) as process:
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        assert "no MQTT broker yet" in first
+        healthy = run_command(tmp_path, "healthcheck")
+        assert (healthy.returncode, healthy.stderr) == (0, "")
+        process.send_signal(signal.SIGTERM)
+        _, rest = process.communicate(timeout=30)
+        assert process.returncode == 0
+        assert GOOD_TOKEN not in first + rest
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can become another user")
+def test_root_is_left_for_good() -> None:
+    """After the options have been read nothing runs as root, and nothing can become root again."""
+    code = "import os; from claude_usage_mqtt.settings import supervisor; supervisor.drop_privileges(); "
+    code += "print(os.getresuid(), os.getresgid(), os.getgroups())"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "(1000, 1000, 1000) (1000, 1000, 1000) []"
