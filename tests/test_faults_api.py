@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from claude_usage_mqtt.service import liveness, loop
+from claude_usage_mqtt.service import liveness, workers
 from parts import faults
 from parts.broker import Broker
 from parts.certificates import Authority

@@ -114,10 +114,9 @@ class ReporterSource:
     repeats_for = timedelta(seconds=60)
     place = "a reporter"
 
-    def __init__(self, machines: Machines, asks: Asks, within: float = ANSWER_WITHIN) -> None:
+    def __init__(self, machines: Machines, asks: Asks) -> None:
         self._machines = machines
         self._asks = asks
-        self._within = within
         self._has_polled = False
 
     def login(self) -> Login:
@@ -144,7 +143,7 @@ class ReporterSource:
         until, requests, is_busy = time.monotonic() + ALL_WITHIN, 0, False
         error: ApiError | CredentialsError | None = None
         for candidate in order(self._machines.candidates(account, clock.now()), clock.now())[:MAX_ASKED]:
-            within = min(self._within, until - time.monotonic())
+            within = min(ANSWER_WITHIN, until - time.monotonic())
             if requests >= allowed or within <= 0:
                 break
             payload = self._asks.ask(candidate.machine, account, within)
