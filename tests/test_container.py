@@ -6,15 +6,18 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from claude_usage_mqtt import __version__
+from claude_usage_mqtt.recipes import app_folder
 from parts.broker import Mosquitto
 from parts.credentials import write_credentials
 from parts.endpoint import Endpoint
+from parts.supervisor import GOOD_TOKEN, Supervisor
 from parts.watcher import Watcher
 
 ROOT = Path(__file__).parents[1]
@@ -101,13 +104,12 @@ def image() -> str:
 
 
 @contextmanager
-def running(image: str, folder: Path, port: int, url: str) -> Iterator["subprocess.Popen[str]"]:
-    """Run the image as its user on a read-only root, on the host's network."""
-    variables = {"MQTT_HOST": "127.0.0.1", "MQTT_PORT": str(port), "CLAUDE_API_URL": url}
+def running(image: str, folder: Path, mounted: str, variables: Mapping[str, str]) -> Iterator["subprocess.Popen[str]"]:
+    """Run the image as its user on a read-only root, on the host's network, with a folder mounted."""
     process = subprocess.Popen(
         ["bash", f"{HARNESS}/image.sh", "run", image, "--"],
         env=os.environ
-        | {"ENV": " ".join(f"{name}={value}" for name, value in variables.items()), "MOUNT": f"{folder}:/claude"},
+        | {"ENV": " ".join(f"{name}={value}" for name, value in variables.items()), "MOUNT": f"{folder}:{mounted}"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -119,10 +121,20 @@ def running(image: str, folder: Path, port: int, url: str) -> Iterator["subproce
         process.communicate()
 
 
-def inside(process: "subprocess.Popen[str]", *command: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in the running container, as its user: what a container engine calls exec."""
+def variables(broker: Mosquitto, api: Endpoint) -> dict[str, str]:
+    """Return the environment for a broker and an API."""
+    return {"MQTT_HOST": "127.0.0.1", "MQTT_PORT": str(broker.port), "CLAUDE_API_URL": api.url}
+
+
+def process_1(process: "subprocess.Popen[str]") -> Path:
+    """Return the container's first process, in /proc."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
-    chroot = ["chroot", f"--userspec={USER}:{USER}", f"/proc/{children[-1]}/root", *command]
+    return Path("/proc", children[-1])
+
+
+def inside(process: "subprocess.Popen[str]", *command: str, user: int = USER) -> subprocess.CompletedProcess[str]:
+    """Run a command in the running container, as its user: what a container engine calls exec."""
+    chroot = ["chroot", f"--userspec={user}:{user}", f"{process_1(process)}/root", *command]
     return subprocess.run(chroot, env={"PATH": os.defpath + ":/usr/sbin"}, capture_output=True, text=True, check=False)
 
 
@@ -144,7 +156,7 @@ def test_the_image_publishes_is_healthy_and_stops(image: str, tmp_path: Path) ->
         Mosquitto() as broker,
         Endpoint() as api,
         Watcher(broker.port) as watcher,
-        running(image, folder, broker.port, api.url) as container,
+        running(image, folder, "/claude", variables(broker, api)) as container,
     ):
         watcher.wait_topic("claude-usage/default/health", lambda message: message.json()["status"] == "ok", 30)
         assert watcher.json("claude-usage/default/state")["windows"]["five_hour"]["utilization"] == 42
@@ -164,7 +176,7 @@ def test_the_image_says_which_user_may_not_read_the_credentials(image: str, tmp_
         Mosquitto() as broker,
         Endpoint() as api,
         Watcher(broker.port) as watcher,
-        running(image, folder, broker.port, api.url),
+        running(image, folder, "/claude", variables(broker, api)),
     ):
         message = watcher.wait_topic(
             "claude-usage/default/health", lambda message: message.json()["status"] == "credentials_unreadable", 30
@@ -190,3 +202,31 @@ def test_only_what_run_needs_is_in_the_image(image: str) -> None:
     assert not {"pip", "setuptools", "wheel", "amqtt", "rich", "pytest", "hatchling"} & set(found["packages"])
     assert found["not compiled"] == []
     assert int(harness("size", image).split()[0]) < MOST_BYTES
+
+
+@pytest.mark.real_parts
+def test_the_image_runs_as_a_home_assistant_app(image: str, tmp_path: Path) -> None:
+    """Built and started as a Supervisor does it: root reads the options, user 1000 publishes and is healthy."""
+    app_folder.write(tmp_path / "app")
+    options = {"poll_interval": 300, "stale_after": 3600, "alert_thresholds": "75,90", "log_level": "info"}
+    data = tmp_path / "data"
+    data.mkdir(mode=0o700)
+    (data / "options.json").write_text(json.dumps(options), encoding="utf-8")
+    (data / "options.json").chmod(0o600)
+    environment = os.environ | {"STORAGE_DRIVER": "vfs"}
+    subprocess.run(["buildah", "tag", image, f"{app_folder.IMAGE}:{__version__}"], env=environment, check=True)
+    harness("build", str(tmp_path / "app"), f"{IMAGE}-app")
+    with Supervisor() as supervisor, Mosquitto() as broker, Watcher(broker.port) as watcher:
+        supervisor.install_broker(broker.port)
+        given = {"SUPERVISOR_TOKEN": GOOD_TOKEN, "SUPERVISOR_URL": supervisor.url}
+        with running(f"{IMAGE}-app", data, "/data", given) as container:
+            watcher.wait_topic("claude-usage/status", lambda message: message.payload == "online", 60)
+            users = re.findall(
+                r"^Uid:\s+(.*)$", (process_1(container) / "status").read_text(encoding="ascii"), re.MULTILINE
+            )
+            assert [set(each.split()) for each in users] == [{str(USER)}]
+            healthcheck = json.loads((tmp_path / "app/Dockerfile").read_text(encoding="utf-8").partition("CMD ")[2])
+            healthy = inside(container, *healthcheck, user=0)
+            assert (healthy.returncode, healthy.stderr) == (0, "")
+            container.terminate()
+            assert container.wait(10) == 0

@@ -1,21 +1,31 @@
-"""What users copy: a dashboard, automation blueprints, a flow, a display, a unit. Each is a file beside this one."""
+"""What users copy: a dashboard, automation blueprints, a flow, a display, units. Each is a file next to this one."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.resources import files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """One recipe; its `file` says at its top what to do with it."""
+    """One recipe; its `file` says at its top what to do with it. `values` replace the marks in a shared file."""
 
     file: str
     about: str
+    values: Mapping[str, str] = field(default_factory=dict)
 
     def text(self) -> str:
         """Return what is to be copied."""
-        return files(__name__).joinpath(self.file).read_text(encoding="utf-8")
+        text = files(__name__).joinpath(self.file).read_text(encoding="utf-8")
+        for mark, value in self.values.items():
+            text = text.replace(mark, value)
+        return text
+
+
+def _started(command: str, recipe: str) -> dict[str, str]:
+    what = {"run": "The publisher", "report": "The reporter"}[command]
+    return {"@WHAT@": what, "@RECIPE@": recipe, "@COMMAND@": command}
 
 
 RECIPES = {
@@ -31,5 +41,20 @@ RECIPES = {
     ),
     "nodered": Recipe(file="nodered.json", about="a Node-RED flow that acts on pace and resets, to import"),
     "esphome": Recipe(file="esphome.yaml", about="an ESPHome display that shows the usage, over MQTT"),
-    "systemd": Recipe(file="systemd.service", about="a sandboxed systemd unit, claude-usage-mqtt.service"),
+    "systemd": Recipe(file="systemd.service", about="a sandboxed systemd unit for the publisher (`run`)"),
+    "systemd-report": Recipe(file="systemd-report.service", about="a systemd user unit for the reporter (`report`)"),
+    "launchd": Recipe(
+        file="launchd.plist", about="a launchd agent for the publisher on macOS", values=_started("run", "launchd")
+    ),
+    "launchd-report": Recipe(
+        file="launchd.plist", about="a launchd agent for the reporter", values=_started("report", "launchd-report")
+    ),
+    "task-scheduler": Recipe(
+        file="task-scheduler.xml", about="a Windows task for the publisher", values=_started("run", "task-scheduler")
+    ),
+    "task-scheduler-report": Recipe(
+        file="task-scheduler.xml",
+        about="a Windows task for the reporter",
+        values=_started("report", "task-scheduler-report"),
+    ),
 }
