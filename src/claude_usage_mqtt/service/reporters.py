@@ -10,6 +10,7 @@ import logging
 import re
 import threading
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -195,21 +196,30 @@ class Reporters:
             if announced is not None and is_same_login(self._logins[account], announced.login) is not False:
                 machine.foreign_since.pop(account, None)
 
-    def rejected(self, machine: str, account: str, status: str, hold_until: datetime, now: datetime) -> None:
+    def rejected(self, machine: str, account: str, status: str, hold_until: datetime) -> None:
         """Note why a machine had no reading, and until when it is not asked again."""
         with self._lock:
             entry = self._machines.get(machine)
-            if entry is None:
+            if entry is not None:
+                entry.holds[account] = status, hold_until
+
+    def is_somebody_elses(self, machine: str, account: str, login: Login | None, now: datetime) -> None:
+        """Note that a machine's reading was rejected, because it was made with another account's login."""
+        with self._lock:
+            entry = self._machines.get(machine)
+            announced = entry.accounts.get(account) if entry else None
+            if entry is None or announced is None:
                 return
-            entry.holds[account] = status, hold_until
-            if status == FOREIGN:
-                entry.foreign_since.setdefault(account, now)
-                self._mention(
-                    machine,
-                    account,
-                    f"Account {account}: the reading of {machine} is rejected: its login "
-                    "is another account's than that of the other machines.",
-                )
+            # The login that made the request is newer than the one that was announced.
+            entry.accounts[account] = replace(announced, login=login or announced.login)
+            entry.foreign_since.setdefault(account, now)
+            entry.holds[account] = FOREIGN, now + REPLACED_AFTER
+            self._mention(
+                machine,
+                account,
+                f"Account {account}: the reading of {machine} is rejected: its login "
+                "belongs to a different account than that of the other machines.",
+            )
 
     def _mention(self, machine: str, kind: str, sentence: str) -> None:
         if (machine, kind) not in self._mentioned and len(self._mentioned) < 2 * MAX_MACHINES:

@@ -163,9 +163,7 @@ class Settings(BaseSettings):
         for name, folder in (value or {}).items():
             identifier = slug(name)
             if not identifier or identifier in RESERVED_ACCOUNTS:
-                raise ValueError(
-                    "each account's id needs letters or digits, and may not be all, default, reporter or status"
-                )
+                raise ValueError("each account's id needs letters or digits; all, default, reporter, status are ours")
             if identifier in slugs:
                 raise ValueError("two account ids become the same topic; make them differ in letters or digits")
             if not folder.strip():
@@ -214,8 +212,8 @@ class Settings(BaseSettings):
     @property
     def sources(self) -> tuple[str, ...]:
         """The selected sources, the preferred one first."""
-        both = {"both": (OAUTH, STATUSLINE), "statusline": (STATUSLINE,), "reporter": (REPORTER,)}
-        return both.get(self.claude_source, (OAUTH,))
+        selected = {"both": (OAUTH, STATUSLINE), "statusline": (STATUSLINE,), "reporter": (REPORTER,)}
+        return selected.get(self.claude_source, (OAUTH,))
 
     @property
     def interval(self) -> timedelta:

@@ -62,8 +62,11 @@ class Machines(Protocol):
     def accepted(self, machine: str, account: str, login: Login | None, now: datetime) -> None:
         """Note that a machine's reading was taken."""
 
-    def rejected(self, machine: str, account: str, status: str, hold_until: datetime, now: datetime) -> None:
+    def rejected(self, machine: str, account: str, status: str, hold_until: datetime) -> None:
         """Note why a machine had no reading, and until when it is not asked again."""
+
+    def is_somebody_elses(self, machine: str, account: str, login: Login | None, now: datetime) -> None:
+        """Note that a machine's reading was rejected, because it was made with another account's login."""
 
     def why_none(self, account: str, now: datetime) -> str:
         """Return the sentence that lists the machines and why none can be asked."""
@@ -156,7 +159,7 @@ class ReporterSource:
                     return PollResult(
                         account=account, source=self.name, reading=answer.reading, requests=requests, login=answer.login
                     )
-                self._machines.rejected(candidate.machine, account, FOREIGN, now + HOLD_REFUSED, now)
+                self._machines.is_somebody_elses(candidate.machine, account, answer.login, now)
                 continue
             is_busy = is_busy or (answer is not None and answer.busy is not None)
             found = self._no_reading(candidate.machine, account, answer, now)
@@ -173,14 +176,14 @@ class ReporterSource:
     ) -> ApiError | CredentialsError | None:
         """Note why a machine had no reading; return its error, if it is one."""
         if answer is None:
-            self._machines.rejected(machine, account, SILENT, now + HOLD_SILENT, now)
+            self._machines.rejected(machine, account, SILENT, now + HOLD_SILENT)
             return None
         if answer.busy is not None:
-            self._machines.rejected(machine, account, "busy", now + answer.busy.retry_after, now)
+            self._machines.rejected(machine, account, "busy", now + answer.busy.retry_after)
             return None
         error = answer.error
         if isinstance(error, CredentialsError | Unauthorized | InsufficientScope):
-            self._machines.rejected(machine, account, error.status, now + HOLD_REFUSED, now)
+            self._machines.rejected(machine, account, error.status, now + HOLD_REFUSED)
         elif isinstance(error, NetworkError | InvalidResponse):
-            self._machines.rejected(machine, account, error.status, now + HOLD_SILENT, now)
+            self._machines.rejected(machine, account, error.status, now + HOLD_SILENT)
         return error
