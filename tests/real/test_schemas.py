@@ -40,7 +40,11 @@ def announce(document: dict[str, Any], label: str | None, *, later: dict[str, An
     for hour in range(1, 26 if later else 1):
         take(account, parse_usage(later or {}, NOW + dt.timedelta(hours=hour), plan="max"), (75.0,))
     topics = Topics(base="claude-usage", account=account.account)
-    return DiscoveryMessage(topics, label, 180).payload(account)
+    message = DiscoveryMessage(topics, label, 180)
+    now = NOW + dt.timedelta(hours=25)
+    for reporters in (("laptop",), ("laptop", "work_mac")):
+        payload = message.update(account, now, is_polled=True, has_login_expiry=True, reporters=reporters)
+    return payload
 
 
 def messages() -> Iterator[tuple[str, bytes]]:
@@ -52,7 +56,10 @@ def messages() -> Iterator[tuple[str, bytes]]:
         yield f"currency-{currency}", announce(sample_usage(now=NOW, extra_usage=money), None)
     limits = [make_limit("weekly_scoped", 5, NOW + dt.timedelta(days=2), model=HOSTILE)]
     yield "hostile", announce(sample_usage(now=NOW, limits=limits), None)
-    yield "summary", encode(summary_discovery(Topics(base="claude-usage", account=SUMMARY), "1.0.0"))
+    yield (
+        "summary",
+        encode(summary_discovery(Topics(base="claude-usage", account=SUMMARY), "1.0.0", "claude-usage/work/health")),
+    )
 
 
 def validate(scripts: Path, installed: str, payloads: dict[str, bytes]) -> str:
