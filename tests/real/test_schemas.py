@@ -36,14 +36,18 @@ HOSTILE = "{{ states('x') }} {% raw %} \" ' \N{HEAVY BLACK HEART} Opus"
 def announce(document: dict[str, Any], label: str | None, *, later: dict[str, Any] | None = None) -> bytes:
     """Give the discovery message of an account that got this answer, and 24 hours later perhaps this one."""
     account = AccountUsage("default" if label is None else "account")
-    take(account, parse_usage(document, NOW, plan="max"), (75.0,))
-    for hour in range(1, 26 if later else 1):
-        take(account, parse_usage(later or {}, NOW + dt.timedelta(hours=hour), plan="max"), (75.0,))
     topics = Topics(base="claude-usage", account=account.account)
     message = DiscoveryMessage(topics, label, 180)
-    now = NOW + dt.timedelta(hours=25)
-    for reporters in (("laptop",), ("laptop", "work_mac")):
-        payload = message.update(account, now, is_polled=True, has_login_expiry=True, reporters=reporters)
+
+    def update(now: dt.datetime) -> bytes:
+        return message.update(account, now, is_polled=True, has_login_expiry=True, reporters=("laptop", "work_mac"))
+
+    take(account, parse_usage(document, NOW, plan="max"), (75.0,))
+    payload = update(NOW)
+    for hour in range(1, 26 if later else 1):
+        now = NOW + dt.timedelta(hours=hour)
+        take(account, parse_usage(later or {}, now, plan="max"), (75.0,))
+        payload = update(now)
     return payload
 
 
@@ -106,4 +110,4 @@ def test_home_assistant_understands_what_is_taken_back(scripts: Path, which: str
     removed = [line.split() for line in lines]
     assert {row[0] for row in removed} == {"INFO"}, lines
     assert {re.sub("_fable_.*|_usage_.*", "", row[1]) for row in removed} == {"seven_day", "extra"}
-    assert len(removed) == 11 + 5
+    assert len(removed) == 12 + 6

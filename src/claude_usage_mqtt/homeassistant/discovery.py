@@ -64,7 +64,10 @@ def _device_name(label: str | None) -> str:
 
 def make_components(topics: Topics, rows: Iterable[Entity], *, alive: str | None = None) -> dict[str, Any]:
     """Return the components of entities by key; `alive` is the topic of `alive_until` if it is not the health topic."""
-    return {row.key: _component(topics, row, alive or topics.health) for row in rows}
+    components: dict[str, Any] = {}
+    for row in rows:  # a model could be called "Time": the week's own entities come first, and stay
+        components.setdefault(row.key, _component(topics, row, alive or topics.health))
+    return components
 
 
 def _component(topics: Topics, row: Entity, alive: str) -> dict[str, Any]:

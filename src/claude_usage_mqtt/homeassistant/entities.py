@@ -272,8 +272,8 @@ REPORTER = _diagnostic(
     _binary(
         "reporter_{machine}",
         "Reporter {machine}",
-        "value_json.reporters | selectattr('machine', 'eq', '{machine}') | rejectattr('status', 'eq', 'offline')"
-        " | list | length > 0",
+        "(value_json.get('reporters') or []) | selectattr('machine', 'eq', '{machine}')"
+        " | rejectattr('status', 'eq', 'offline') | list | length > 0",
         device_class="connectivity",
     )
 )

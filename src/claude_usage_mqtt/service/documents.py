@@ -17,18 +17,18 @@ from claude_usage_mqtt.usage.saved_state import save
 def documents(state: AccountState, now: datetime) -> Iterator[tuple[str, bytes]]:
     """Yield topics and payloads in the order to publish them.
 
-    The health comes after the state, so that nothing is called fresh before it is, and the discovery message last,
-    so that no entity is announced whose value is not there yet.
+    The state comes before the discovery message, so that no entity is announced whose value is not there yet, and
+    the health last, so that nothing is called fresh before it is.
     """
     topics, how = state.options.topics, health(state, now)
     if state.usage.is_known:
         yield topics.state, encode(state_document(state.usage, now))
-    yield topics.memory, encode(memory_document(state))
-    yield topics.health, encode(how.document())
     if state.options.discovery:
         yield topics.config, _discovery(state, how, now)
     elif state.discovery.was_retained:
         yield topics.config, b""  # it was announced before discovery was switched off
+    yield topics.memory, encode(memory_document(state))
+    yield topics.health, encode(how.document())
 
 
 def _discovery(state: AccountState, how: Health, now: datetime) -> bytes:
