@@ -339,5 +339,5 @@ def test_the_example_file_works_as_it_is(empty: Path) -> None:
     text = EXAMPLE.read_text(encoding="utf-8")
     (empty / ".env").write_text(text.replace("#MQTT_HOST=", "MQTT_HOST="), encoding="utf-8")
     found = load_settings()
-    assert found.mqtt_host == "homeassistant.local"
-    assert found == Settings(_env_file=None, mqtt_host="homeassistant.local")  # type: ignore[call-arg]
+    assert found.mqtt_host == "192.168.1.10"
+    assert found == Settings(_env_file=None, mqtt_host="192.168.1.10")  # type: ignore[call-arg]
