@@ -11,7 +11,7 @@ RUN /app/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /ap
 
 FROM python:3.13-slim
 LABEL org.opencontainers.image.title="claude-usage-mqtt" \
-      org.opencontainers.image.description="Keeps the usage of a Claude subscription on an MQTT broker, for Home Assistant and Node-RED." \
+      org.opencontainers.image.description="Publishes the usage of Claude subscriptions over MQTT, for Home Assistant and Node-RED." \
       org.opencontainers.image.url="https://pypi.org/project/claude-usage-mqtt/" \
       org.opencontainers.image.licenses="MIT"
 # Nothing is installed when it runs: what would only be there to be attacked goes.

@@ -22,7 +22,8 @@ from claude_usage_mqtt.errors import (
     SettingsError,
     Unauthorized,
 )
-from claude_usage_mqtt.sources.api.client import MAX_BODY, UsageApi, interpret, parse_retry_after
+from claude_usage_mqtt.sources.api.client import MAX_BODY, UsageApi
+from claude_usage_mqtt.sources.api.response import interpret, parse_retry_after
 from claude_usage_mqtt.sources.api.url import host_and_port
 from parts import faults
 from parts.certificates import Authority
@@ -77,7 +78,8 @@ REFUSALS: list[tuple[Fault, type[ApiError], str]] = [
     (faults.unauthorized(), Unauthorized, "log in"),
     (faults.refusal(403, "permission_error", "no"), Unauthorized, "403"),
     (faults.insufficient_scope(), InsufficientScope, "user:profile"),
-    (faults.html_page(403), ServerError, "403"),
+    (faults.html_page(403), NetworkError, "region, VPN or proxy"),
+    (faults.refusal(403, "forbidden", "Request not allowed"), NetworkError, "region, VPN or proxy"),
     (faults.server_error(), ServerError, "500"),
     (faults.server_error(503), ServerError, "503"),
     (faults.overloaded(), ServerError, "529"),
@@ -117,10 +119,10 @@ def test_each_refusal_has_its_own_error(
 
 @pytest.mark.parametrize(
     ("retry_after", "said"),
-    [(None, "does not say for how long"), (0, "does not say"), (20, "for 1 minute;"), (3600, "for 60 minutes;")],
+    [(None, "gave no Retry-After"), (0, "gave no Retry-After"), (20, "for 1 minute;"), (3600, "for 60 minutes;")],
 )
 def test_a_429_says_for_how_long(endpoint: Endpoint, api: UsageApi, retry_after: int | None, said: str) -> None:
-    """Whoever is asked for patience is told how much, whichever command was used."""
+    """Whichever command was rate limited, its error says for how long."""
     endpoint.fault = faults.rate_limited(retry_after)
     with pytest.raises(RateLimited, match=said):
         api.fetch(TOKEN)
@@ -151,10 +153,9 @@ def test_the_bound_on_a_body_is_exact(endpoint: Endpoint, api: UsageApi) -> None
         api.fetch(TOKEN)
 
 
-@pytest.mark.parametrize("body", [b"[" * 5000 + b"]" * 5000, b"[" + b"{}," * 5000 + b"0]"], ids=["deep", "wide"])
-def test_an_answer_of_brackets_is_not_even_parsed(endpoint: Endpoint, api: UsageApi, body: bytes) -> None:
-    """What no answer looks like takes no memory for good."""
-    endpoint.fault_next(faults.invalid_json(body))
+def test_deep_json_is_refused(endpoint: Endpoint, api: UsageApi) -> None:
+    """Nesting that no parser survives is an error with a sentence."""
+    endpoint.fault_next(faults.invalid_json(b"[" * 5000 + b"]" * 5000))
     with pytest.raises(InvalidResponse, match="JSON"):
         api.fetch(TOKEN)
 
@@ -364,7 +365,7 @@ def test_no_retry_after_breaks_it(text: str) -> None:
 def test_no_answer_breaks_it(status: int, body: bytes) -> None:
     """Whatever comes is a document or one of our errors, whose sentence holds nothing of it."""
     try:
-        interpret(status, httpx.Headers(), body)
+        interpret(status, httpx.Headers(), body, NOW)
     except ApiError as error:
         sentence = str(error)
     else:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from claude_usage_mqtt.service import liveness, loop
+from claude_usage_mqtt.service import liveness, workers
 from parts import faults
 from parts.broker import Broker
 from parts.certificates import Authority
@@ -174,7 +174,7 @@ def test_a_file_that_cannot_be_opened(
     running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A dead network mount is told as such, when it is back so are the numbers, and no thread outlives the service."""
-    monkeypatch.setattr(loop, "WORKER_DEADLINE", 0.2)
+    monkeypatch.setattr(workers, "WORKER_DEADLINE", 0.2)
     monkeypatch.setattr(liveness, "BEAT_EVERY", 0.1)
     (home / FILE_NAME).rename(home / "mended")
     os.mkfifo(home / FILE_NAME)  # opening it waits for a writer

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from claude_usage_mqtt.cli.commands import make_parser
 from claude_usage_mqtt.homeassistant.entities import (
@@ -14,6 +16,7 @@ from claude_usage_mqtt.homeassistant.entities import (
     WINDOW_ENTITIES,
     EntityDescription,
 )
+from claude_usage_mqtt.recipes import app_folder
 from claude_usage_mqtt.settings.fields import Settings
 from claude_usage_mqtt.topics import OK, STATUSES
 from claude_usage_mqtt.usage.events import EVENT_TYPES
@@ -92,8 +95,52 @@ def test_each_event_type_is_told() -> None:
         assert f"`{event_type}`" in README
 
 
-def test_each_local_link_leads_somewhere() -> None:
-    """No picture or file that the README links to is missing."""
-    root = Path(__file__).parent.parent
-    for target in re.findall(r"\]\((?!https?:|#)([^)]+)\)", README):
-        assert (root / target).exists(), target
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / ".github").glob("*.md"))]
+
+
+def anchors(text: str) -> set[str]:
+    """Return what GitHub makes of a document's headings."""
+    outside_code = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", outside_code, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_each_local_link_leads_somewhere(document: Path) -> None:
+    """No picture, file or section that a document links to is missing."""
+    text = document.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+        file, _, anchor = target.partition("#")
+        assert not file or (document.parent / file).exists(), target
+        assert not anchor or anchor in anchors(text), target
+
+
+def test_each_module_that_contributors_are_sent_to_exists() -> None:
+    """The map of the packages and the recipes for changes name files that are there."""
+    package = ROOT / "src/claude_usage_mqtt"
+    text = (ROOT / ".github/CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:\w+/)+\w+\.py)`", text))
+    assert len(named) > 15
+    for each in named:
+        assert (package / each).is_file() or (ROOT / each).is_file(), each
+    for folder in (path.parent.name for path in package.glob("*/__init__.py")):
+        assert f"`{folder}/`" in text, folder
+
+
+def test_the_compose_file_and_the_deployment_are_whole() -> None:
+    """What is to be copied from the first screen parses, and every variable in it is a setting."""
+    blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)]
+    compose = next(block for block in blocks if "services" in block)
+    deployment = next(block for block in blocks if block.get("kind") == "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    given = {*compose["services"]["claude-usage"]["environment"], *(each["name"] for each in container["env"])}
+    assert given - {"TZ"} <= {name.upper() for name in Settings.model_fields}
+
+
+def test_the_project_has_one_address() -> None:
+    """The app, its image, the package and the documents name the same repository."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["urls"]["Homepage"] == app_folder.URL
+    assert app_folder.URL.replace("https://github.com", "ghcr.io") == app_folder.IMAGE
+    assert f"`{app_folder.URL}#home-assistant-app`" in README

@@ -225,7 +225,7 @@ def test_a_broker_that_is_away_is_waited_for(tmp_path: Path) -> None:
         with Terminal(mosquitto.port, tmp_path) as terminal:
             terminal.wait("No connection to the broker")
             mosquitto.start()
-            terminal.wait("Nothing stands under claude-usage/ yet")
+            terminal.wait("No data under claude-usage/ yet")
             for topic in ("+/state", "+/health", "status", "default/state", "default/health"):
                 mosquitto.wait_for_log(f"claude-usage/{topic} (QoS 1)")
             mosquitto.stop()

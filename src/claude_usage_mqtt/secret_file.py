@@ -1,4 +1,4 @@
-"""Files that hold one secret, such as Docker's: read up to a limit, freed of what editors add, explained if unusable."""
+"""Files that hold one secret, such as Docker's: read up to a limit, freed of what editors add, errors explained."""
 
 from __future__ import annotations
 

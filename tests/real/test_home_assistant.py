@@ -305,10 +305,10 @@ def test_a_currency_changes(home: HomeAssistant, mosquitto: Mosquitto, endpoint:
     with running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock, interval=600):
         home.wait_for(sensor__claude_extra_usage_used="12.34")
         before = registered(home)
-        for currency, amount in (("USD", 2000.0), ("JPY", 300.0)):
-            endpoint.document = document(extra_usage=make_extra_usage(amount, 5000, currency))
+        for currency, minor, amount in (("USD", 2000.0, "20.0"), ("JPY", 300.0, "300.0")):
+            endpoint.document = document(extra_usage=make_extra_usage(minor, 5000, currency))
             clock.advance(minutes=11)
-            wanted = {spent: (str(amount / 100), currency, "monetary", None)}
+            wanted = {spent: (amount, currency, "monetary", None)}
             home.wait(lambda states, wanted=wanted: seen(states, wanted) == wanted)  # type: ignore[misc]
         assert registered(home) == before
 

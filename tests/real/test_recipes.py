@@ -170,12 +170,12 @@ def test_blueprint_holds_jobs_back_while_over_pace(home: HomeAssistant, session:
     )
     session.later(10, minutes=60)
     home.wait_for(binary_sensor__claude_session_on_pace="on")
-    session.later(60, minutes=30)
+    session.later(45, minutes=30)
     home.wait_for(input_boolean__hold_jobs="on")
     assert ran(watcher, 1) == ["hold"]
     home.restart()
     home.wait_for(binary_sensor__claude_session_on_pace="off", input_boolean__hold_jobs="on")
-    session.later(61, minutes=150)
+    session.later(46, minutes=150)
     home.wait_for(input_boolean__hold_jobs="off")
     assert ran(watcher, 2) == ["hold", "go on"]
     home.rest("DELETE", "/api/config/automation/config/hold")
@@ -225,19 +225,19 @@ def test_node_red_flow_branches_on_pace_and_acts_on_a_reset(
     try:
         run_script(scripts, "nodered.sh", "flow", str(file))
         watcher.wait_topic("tests/on-pace")
-        session.later(60, minutes=30)
+        session.later(45, minutes=30)
         watcher.wait_topic("tests/over-pace")
-        session.later(62, minutes=30)
-        session.later(63, minutes=120)
+        session.later(46, minutes=30)
+        session.later(47, minutes=120)
         watcher.wait_topic("tests/on-pace", since=watcher.last("tests/over-pace").order)
-        session.later(90, minutes=30)
+        session.later(85, minutes=30)
         session.later(5, minutes=60)
         told = watcher.wait_topic("tests/was-reset")
         session.later(6, minutes=300)
         watcher.settle()
     finally:
         run_script(scripts, "nodered.sh", "stop")
-    assert told.payload == "The session has reset; it had been used up to 90 percent."
+    assert told.payload == "The session has reset; it had been used up to 85 percent."
     outputs = [message.topic for message in watcher.messages("tests/#") if message.topic != RAN]
     assert outputs.count("tests/was-reset") == 1
     turns = [topic for topic in outputs if topic.endswith("pace")]

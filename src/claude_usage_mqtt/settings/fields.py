@@ -24,11 +24,11 @@ from claude_usage_mqtt.settings.typos import Shape, expected, misspelt
 from claude_usage_mqtt.sources.api.url import API_URL, checked_url, is_loopback
 from claude_usage_mqtt.sources.credentials.places import CredentialSource, GivenToken, find_source, why_unreadable
 from claude_usage_mqtt.untrusted import slug
-from claude_usage_mqtt.usage.reading import OAUTH, STATUSLINE
+from claude_usage_mqtt.usage.reading import OAUTH, REPORTER, STATUSLINE
 
 ENV_FILE = ".env"
 DEFAULT_ACCOUNT = "default"
-RESERVED_ACCOUNTS = frozenset({"all", "default"})
+RESERVED_ACCOUNTS = frozenset({"all", "default", "reporter", "status"})
 SHORTEST_INTERVAL = 180
 ACCOUNTS = 'not valid JSON of names and folders; write {"personal": "/claude/personal", "work": "/claude/work"}'
 THRESHOLDS = "percentages above 0, for example 75,90"
@@ -84,8 +84,8 @@ class Settings(BaseSettings):
     claude_accounts: Annotated[dict[str, str] | None, NoDecode, Shape(unit="accounts", words=ACCOUNTS)] = Field(
         None, min_length=1, max_length=500, description='Several accounts: `{"personal": "/claude/personal", …}`.'
     )
-    claude_source: Literal["oauth", "statusline", "both"] = Field(
-        "oauth", description="Where the numbers come from: `oauth`, `statusline` or `both`."
+    claude_source: Literal["oauth", "statusline", "both", "reporter"] = Field(
+        "oauth", description="Where the numbers come from: `oauth`, `statusline`, `both` or `reporter`."
     )
     machine_name: str | None = Field(
         None, max_length=100, description="A reporter's name: the host name; required in a container."
@@ -171,7 +171,7 @@ class Settings(BaseSettings):
         for name, folder in (value or {}).items():
             identifier = slug(name)
             if not identifier or identifier in RESERVED_ACCOUNTS:
-                raise ValueError("each account's id needs letters or digits, and may not be 'all' or 'default'")
+                raise ValueError("each account's id needs letters or digits; all, default, reporter, status are ours")
             if identifier in slugs:
                 raise ValueError("two account ids become the same topic; make them differ in letters or digits")
             if not folder.strip():
@@ -210,7 +210,7 @@ class Settings(BaseSettings):
     @property
     def needs_credentials(self) -> bool:
         """Whether any account is asked for over the API."""
-        return self.claude_source != "statusline"
+        return OAUTH in self.sources
 
     @property
     def status_topic(self) -> str:
@@ -220,7 +220,8 @@ class Settings(BaseSettings):
     @property
     def sources(self) -> tuple[str, ...]:
         """The selected sources, the preferred one first."""
-        return {"oauth": (OAUTH,), "statusline": (STATUSLINE,), "both": (OAUTH, STATUSLINE)}[self.claude_source]
+        selected = {"both": (OAUTH, STATUSLINE), "statusline": (STATUSLINE,), "reporter": (REPORTER,)}
+        return selected.get(self.claude_source, (OAUTH,))
 
     @property
     def interval(self) -> timedelta:

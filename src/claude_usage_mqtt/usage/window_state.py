@@ -276,11 +276,12 @@ def _reset(known: WindowState, window: Window) -> datetime | None:
 
 
 def _is_late(known: WindowState, window: Window) -> bool:
-    """Whether a reading describes another window than the known one, and that one is over."""
+    """Whether a reading describes a window that is over: its reset has passed, or is an earlier one than is known."""
     resets_at = window.resets_at
-    if resets_at is None or resets_at == known.resets_at:
+    if resets_at is None:
         return False
-    return resets_at + UNKNOWN_AFTER_RESET <= window.read_at or resets_at <= known.read_at + SAME_INSTANT
+    is_earlier = resets_at != known.resets_at and resets_at <= known.read_at + SAME_INSTANT
+    return is_earlier or resets_at <= window.read_at
 
 
 def _ended(known: WindowState, new: WindowState) -> str | None:

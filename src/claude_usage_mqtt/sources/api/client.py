@@ -7,32 +7,19 @@ whatever the server does; redirects are not followed, because they would carry t
 from __future__ import annotations
 
 import contextlib
-import json
-import math
-import mmap
 import queue
 import socket
 import ssl
 import threading
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
-from claude_usage_mqtt.errors import (
-    ApiError,
-    InsufficientScope,
-    InvalidResponse,
-    NetworkError,
-    RateLimited,
-    ServerError,
-    SettingsError,
-    Unauthorized,
-)
+from claude_usage_mqtt.errors import ApiError, NetworkError, ServerError, SettingsError
+from claude_usage_mqtt.sources.api.response import AGAIN, interpret
 from claude_usage_mqtt.sources.api.url import host_and_port
-from claude_usage_mqtt.untrusted import clean_text
 
 PATH = "/api/oauth/usage"
 BETA = "oauth-2025-04-20"
@@ -42,15 +29,7 @@ DEADLINE = 20.0
 """Seconds for the whole exchange, name lookup to last byte."""
 
 MAX_BODY = 1024 * 1024
-"""Bytes; a real answer has a few thousand."""
-
-MAX_BRACKETS = 2000
-"""Opening ones; a real answer has about a hundred. Many thousands inside each other would take a megabyte for good."""
-
-AGAIN = "try again in a few minutes (the service does so by itself)"
-
-LONGEST_RETRY = timedelta(hours=24)
-"""A longer Retry-After is taken as this: nothing seen so far asked for more than an hour."""
+"""Bytes; a real response has a few thousand."""
 
 
 class UsageApi:
@@ -83,7 +62,7 @@ class UsageApi:
         self._client.close()
 
     def fetch(self, token: str) -> Any:
-        """Return the answer's JSON document. Takes at most the deadline; raises ApiError."""
+        """Return the response's JSON document. Takes at most the deadline; raises ApiError."""
         exchange = _Exchange(self._client, self._url, self._address, token, self._deadline)
         return exchange.run()
 
@@ -133,7 +112,7 @@ class _Exchange:
         extensions = {"trace": self._trace}
         with self._client.stream("GET", self._url, headers=headers, extensions=extensions) as response:
             body = _read_body(response)
-        return interpret(response.status_code, response.headers, body)
+        return interpret(response.status_code, response.headers, body, datetime.now(UTC))
 
     def _trace(self, event: str, info: dict[str, Any]) -> None:
         if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
@@ -152,90 +131,13 @@ class _Exchange:
 
 def _read_body(response: httpx.Response) -> bytes:
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise ServerError(f"The API's answer is compressed though that was not asked for; {AGAIN}.")
-    # Outside the heap, where a body of this size would leave a hole in a process that lives for months.
-    with mmap.mmap(-1, MAX_BODY) as body:
-        for piece in response.iter_raw():
-            if body.tell() + len(piece) > MAX_BODY:
-                raise ServerError(f"The API's answer is far too long; {AGAIN}.")
-            body.write(piece)
-        return body[: body.tell()]
-
-
-def interpret(status: int, headers: httpx.Headers, body: bytes) -> Any:
-    """Return the JSON document of a good answer; raises the ApiError that any other one means."""
-    document = _json(body)
-    if status == 200:
-        if document is None and body.lstrip()[:1] == b"<":
-            raise ServerError(
-                "The API's answer is an HTML page, perhaps a login page of a proxy or network in between; "
-                f"check those, or {AGAIN}."
-            )
-        if document is None:
-            raise InvalidResponse(f"The API's answer is no usable JSON; {AGAIN}.")
-        return document
-    kind, message = _error(document)
-    if status == 429:
-        wait = parse_retry_after(headers.get("Retry-After"), datetime.now(UTC))
-        raise RateLimited(_explain_wait(wait), retry_after=wait)
-    if status == 401 or kind == "authentication_error":
-        raise Unauthorized("The API does not accept the token (401); log in with Claude Code again.")
-    if status == 403 and "user:profile" in message:
-        raise InsufficientScope(
-            "The token may not read the usage: it lacks the scope user:profile, as those of 'claude setup-token' do; "
-            "use the credentials of a login with Claude Code instead."
-        )
-    if status == 403 and document is not None:
-        raise Unauthorized(
-            "The API refuses the usage to this account (403); log in with Claude Code again, "
-            "or this plan has no usage to tell."
-        )
-    if status == 403 or status >= 500:
-        raise ServerError(f"The API is out of order (HTTP {status}); {AGAIN}.")
-    if 300 <= status < 400:
-        raise InvalidResponse(
-            f"The API redirects elsewhere (HTTP {status}), which is not followed; check CLAUDE_API_URL."
-        )
-    raise InvalidResponse(f"The API answered HTTP {status}; check CLAUDE_API_URL, or update this program.")
-
-
-def parse_retry_after(value: str | None, now: datetime) -> timedelta | None:
-    """Return how long a Retry-After header (seconds or an HTTP date) asks to wait; None for none, zero or nonsense."""
-    text = (value or "").strip()[:64]
-    if text.isascii() and text.isdigit():
-        wait = timedelta(seconds=min(int(text), LONGEST_RETRY.total_seconds()))
-    else:
-        try:
-            until = parsedate_to_datetime(text)
-            wait = min((until if until.tzinfo else until.replace(tzinfo=UTC)) - now, LONGEST_RETRY)
-        except (ValueError, TypeError, IndexError, OverflowError):
-            return None
-    return wait if wait > timedelta(0) else None
-
-
-def _explain_wait(wait: timedelta | None) -> str:
-    if wait is None:
-        return f"The API asks for patience (429) and does not say for how long; {AGAIN}."
-    minutes = math.ceil(wait.total_seconds() / 60)
-    unit = "minute" if minutes == 1 else "minutes"
-    return f"The API asks for patience (429) for {minutes} {unit}; asking again sooner makes it longer."
-
-
-def _json(body: bytes) -> Any:
-    if body.count(b"[") + body.count(b"{") > MAX_BRACKETS:
-        return None
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _error(document: object) -> tuple[str, str]:
-    """Return type and message of an error body, at times without its outer object."""
-    inner = document.get("error", document) if isinstance(document, dict) else None
-    if not isinstance(inner, dict):
-        return "", ""
-    return clean_text(inner.get("type")) or "", clean_text(inner.get("message"), 500) or ""
+        raise ServerError(f"The API's response is compressed though that was not asked for; {AGAIN}.")
+    body = bytearray()
+    for piece in response.iter_raw():
+        body += piece
+        if len(body) > MAX_BODY:
+            raise ServerError(f"The API's response is far too long; {AGAIN}.")
+    return bytes(body)
 
 
 def _explain(error: httpx.HTTPError, address: str) -> str:

@@ -10,6 +10,9 @@ from typing import Any
 from claude_usage_mqtt.untrusted import clean_text, number
 from claude_usage_mqtt.usage.reading import MAX_AMOUNT, MAX_UTILIZATION, ExtraUsage
 
+NO_POOL = "no_pool"
+"""Our `disabled_reason` for extra usage that is enabled with a limit of 0, if the API gives none."""
+
 MINOR_DIGITS: Mapping[str, int] = dict.fromkeys(
     [
         "BIF",
@@ -125,9 +128,12 @@ def _money(
     if percent is not None and utilization is None:
         raise Malformed
     if enabled and limit == 0:
-        limit = None  # enabled without a pool; "0 left" would read as used up
+        # Enabled without a pool: nothing can be spent, but "0 left" would read as used up.
+        limit, disabled_reason = None, disabled_reason or NO_POOL
     if limit is None:
         utilization = None  # a percentage of no limit says nothing, and it is given as 0
+    elif utilization is None and used is not None and limit > 0:
+        utilization = 100 * used / limit
     return ExtraUsage(
         enabled=enabled,
         used=used,

@@ -1,0 +1,138 @@
+"""What a response of the usage endpoint means: its JSON document, or an error with its sentence. No I/O."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from claude_usage_mqtt.errors import (
+    ApiError,
+    InsufficientScope,
+    InvalidResponse,
+    NetworkError,
+    RateLimited,
+    ServerError,
+    Unauthorized,
+)
+from claude_usage_mqtt.untrusted import clean_text
+
+AGAIN = "try again in a few minutes (the service does so by itself)"
+
+LONGEST_RETRY = timedelta(hours=24)
+"""A longer Retry-After is taken as this: nothing seen so far asked for more than an hour."""
+
+SCOPE_REFUSED = "oauth_scope_insufficient"
+"""`details.error_code` of a 403 whose message need not name the scope."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What the body of an error says, as far as it is understood; empty texts otherwise."""
+
+    type: str = ""
+    message: str = ""
+    code: str = ""
+
+
+def interpret(status: int, headers: Mapping[str, str], body: bytes, now: datetime) -> Any:
+    """Return the JSON document of a good response; raises the ApiError that any other one means."""
+    document = _json(body)
+    if status == 200:
+        if document is None and body.lstrip()[:1] == b"<":
+            raise ServerError(
+                "The API returned an HTML page, perhaps the login page of a proxy or network in between; "
+                f"check those, or {AGAIN}."
+            )
+        if document is None:
+            raise InvalidResponse(f"The API's response is not valid JSON; {AGAIN}.")
+        return document
+    raise _error(status, headers, _refusal(document), now)
+
+
+def _error(status: int, headers: Mapping[str, str], refusal: Refusal, now: datetime) -> ApiError:
+    if status == 429:
+        wait = parse_retry_after(headers.get("Retry-After"), now)
+        return RateLimited(_explain_wait(wait), retry_after=wait)
+    if status == 401 or refusal.type == "authentication_error":
+        return _unauthorized(refusal)
+    if status == 403:
+        return _forbidden(refusal)
+    if status >= 500:
+        return ServerError(f"The API returned a server error (HTTP {status}); {AGAIN}.")
+    where = "redirects elsewhere, which is not followed" if 300 <= status < 400 else "gave an unexpected response"
+    return InvalidResponse(f"The API {where} (HTTP {status}); check CLAUDE_API_URL, or update this program.")
+
+
+def _unauthorized(refusal: Refusal) -> ApiError:
+    if "not allowed for this organization" in refusal.message:
+        return Unauthorized(
+            "This organization may not use its subscription with Claude Code (HTTP 401); "
+            "its administrator can allow it, or use the login of another subscription."
+        )
+    return Unauthorized("The API does not accept the token (HTTP 401); log in with Claude Code again.")
+
+
+def _forbidden(refusal: Refusal) -> ApiError:
+    if refusal.code == SCOPE_REFUSED or "user:profile" in refusal.message:
+        return InsufficientScope(
+            "The token may not read the usage: it lacks the scope user:profile, as those of 'claude setup-token' do; "
+            "use the credentials of a login with Claude Code instead."
+        )
+    if refusal == Refusal() or refusal.type == "forbidden" or "request not allowed" in refusal.message.lower():
+        # A page of the API's own guard, or its refusal of a region, a VPN or a proxy: the token is not at fault.
+        return NetworkError(
+            "The API refuses requests from this network (HTTP 403: region, VPN or proxy); "
+            "check those if it lasts (the service tries again by itself)."
+        )
+    return Unauthorized(
+        "The API refuses the usage to this account (HTTP 403); log in with Claude Code again, "
+        "or this plan does not report usage."
+    )
+
+
+def parse_retry_after(value: str | None, now: datetime) -> timedelta | None:
+    """Return how long a Retry-After header (seconds or an HTTP date) asks to wait; None for none, zero or nonsense."""
+    text = (value or "").strip()[:64]
+    if text.isascii() and text.isdigit():
+        wait = timedelta(seconds=min(int(text), LONGEST_RETRY.total_seconds()))
+    else:
+        try:
+            until = parsedate_to_datetime(text)
+            wait = min((until if until.tzinfo else until.replace(tzinfo=UTC)) - now, LONGEST_RETRY)
+        except (ValueError, TypeError, IndexError, OverflowError):
+            return None
+    return wait if wait > timedelta(0) else None
+
+
+def _explain_wait(wait: timedelta | None) -> str:
+    if wait is None:
+        return f"Rate limited (HTTP 429); the API gave no Retry-After; {AGAIN}."
+    minutes = math.ceil(wait.total_seconds() / 60)
+    unit = "minute" if minutes == 1 else "minutes"
+    return f"Rate limited (HTTP 429) for {minutes} {unit}; asking again sooner makes it longer."
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _refusal(document: object) -> Refusal:
+    """Return what an error body says, at times without its outer object."""
+    inner = document.get("error", document) if isinstance(document, dict) else None
+    if not isinstance(inner, dict):
+        return Refusal()
+    details = inner.get("details")
+    code = details.get("error_code") if isinstance(details, dict) else None
+    return Refusal(
+        type=clean_text(inner.get("type")) or "",
+        message=clean_text(inner.get("message"), 500) or "",
+        code=clean_text(code) or "",
+    )

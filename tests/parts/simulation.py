@@ -1,0 +1,125 @@
+"""An account that lives in simulated time: its own policy decides when to poll, the world decides what it reads."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from claude_usage_mqtt.errors import ClaudeUsageError
+from claude_usage_mqtt.service.account import AccountState
+from claude_usage_mqtt.service.documents import documents
+from claude_usage_mqtt.service.options import AccountOptions
+from claude_usage_mqtt.sources.api.wire import parse_usage
+from claude_usage_mqtt.sources.policy import Policy
+from claude_usage_mqtt.sources.source import PollResult
+from claude_usage_mqtt.topics import Topics
+from claude_usage_mqtt.usage.document import state_document
+from claude_usage_mqtt.usage.events import Event
+from claude_usage_mqtt.usage.reading import OAUTH
+
+TOPICS = Topics(base="claude-usage", account="default")
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What was published from an instant on."""
+
+    at: datetime
+    state: dict[str, Any]
+
+    def window(self, key: str) -> dict[str, Any]:
+        """Give what is shown of a window; nothing of one that is not there."""
+        found: dict[str, Any] = self.state["windows"].get(key, {})
+        return found
+
+
+def make_state(seed: int, *, interval: float = 300, sources: tuple[str, ...] = (OAUTH,)) -> AccountState:
+    """Return an account as it is at a start, with the limits of the real API."""
+    options = AccountOptions(
+        topics=TOPICS,
+        label=None,
+        interval=timedelta(seconds=interval),
+        limited=True,
+        stale_after=timedelta(minutes=30),
+        thresholds=(75.0, 90.0),
+        sources=sources,
+    )
+    return AccountState(options, Policy(interval=options.interval, limited=True, rng=random.Random(seed)))
+
+
+@dataclass
+class Simulation:
+    """One account; `world` gives the response's document, or the error, of each instant."""
+
+    world: Callable[[datetime], Any]
+    now: datetime
+    state: AccountState
+    polls: list[datetime] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    shown: list[Shown] = field(default_factory=list)
+
+    @property
+    def event_types(self) -> list[str]:
+        """Give the types of all events so far."""
+        return [event.event_type for event in self.events]
+
+    def run(self, until: datetime) -> None:
+        """Let time pass, and do what the service would do."""
+        while True:
+            due = self.state.due(self.now)
+            if due is not None and due <= self.now:
+                self._poll()
+            self.state.tick(self.now)
+            self._show()
+            moments = [self.state.due(self.now), self.state.wake_at(self.now)]
+            following = min(moment for moment in moments if moment is not None)
+            if following > until:
+                self.now = until
+                self._show()
+                return
+            self.now = max(following, self.now)
+
+    def _poll(self) -> None:
+        self.state.begin_poll(self.now)
+        self.polls.append(self.now)
+        reading, error = None, None
+        try:
+            reading = parse_usage(self.world(self.now), self.now)
+        except ClaudeUsageError as refused:
+            error = refused
+        result = PollResult(account=self.state.name, source=OAUTH, reading=reading, error=error, requests=1)
+        self.events += self.state.finish_poll(result, self.now)
+
+    def _show(self) -> None:
+        state = state_document(self.state.usage, self.now)
+        if not self.shown or self.shown[-1].state != state:
+            self.shown.append(Shown(self.now, state))
+
+    def restart(self) -> None:
+        """Let the service be restarted: what is retained is all that the next one knows."""
+        retained = dict(documents(self.state, self.now))
+        restarted = make_state(7, interval=self.state.options.interval.total_seconds())
+        restarted.restore(retained, self.now)
+        self.state = restarted
+
+    def set_clock(self, step: timedelta) -> None:
+        """Let the wall clock be set; the world's time is what it was."""
+        self.now += step
+        self.state.clock_stepped(step, self.now)
+
+
+def sequence(entries: Mapping[datetime, Any], one_poll: tuple[datetime, ...] = ()) -> Callable[[datetime], Any]:
+    """Return a world in which each entry holds from its instant to the next; those in `one_poll` for one poll only."""
+    seen: set[datetime] = set()
+
+    def respond(now: datetime) -> Any:
+        begun = [at for at in sorted(entries) if at <= now and at not in seen]
+        at = begun[-1]
+        if at in one_poll:
+            seen.add(at)
+        return entries[at]
+
+    return respond
