@@ -3,6 +3,7 @@
 import queue
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -161,15 +162,15 @@ def test_a_fault_that_nobody_thought_of_is_followed_by_another_attempt(
 ) -> None:
     """Whatever a library raises while connecting, the numbers are there with the next attempt."""
     monkeypatch.setattr(module, "FIRST_DELAY", 0.1)
-    really = mqtt_client.connect
+    really = mqtt_client.Client.connect
     faults = [RuntimeError("nobody thought of it")]
 
-    def connect(client: mqtt_client.Client, options: BrokerOptions) -> None:
+    def connect(*arguments: Any, **named: Any) -> Any:
         if faults:
             raise faults.pop()
-        really(client, options)
+        return really(*arguments, **named)
 
-    monkeypatch.setattr(mqtt_client, "connect", connect)
+    monkeypatch.setattr(mqtt_client.Client, "connect", connect)
     loop = Loop(mosquitto.port)
     loop.publisher.retain("t/state", b"1")
     loop.run_until_calm()
