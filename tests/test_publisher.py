@@ -25,7 +25,7 @@ WILL = Message(topic="t/status", payload=b"offline", retain=True)
 
 
 class Loop:
-    """Stands for the service's loop: passes on what the publisher is told, and sends all again on a mqtt_client."""
+    """Stands for the service's loop: passes on what the publisher reports, and sends all again on a mqtt_client."""
 
     def __init__(self, port: int) -> None:
         self._inbox: queue.Queue[Notice] = queue.Queue()
@@ -126,7 +126,7 @@ def test_the_same_is_not_sent_twice(loop: Loop, mosquitto: Mosquitto) -> None:
 
 
 def test_events_wait_for_the_broker(loop: Loop, proxy: FaultyProxy, mosquitto: Mosquitto) -> None:
-    """What happened while the broker was away is told when it is back: once each, in order, not retained."""
+    """What happened while the broker was away is published when it is back: once each, in order, not retained."""
     with Watcher(mosquitto.port, ("t/#",)) as watcher:
         loop.run_until_calm()
         proxy.refuse()
