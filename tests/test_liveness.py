@@ -1,4 +1,4 @@
-"""`healthcheck`, and what systemd is told."""
+"""`healthcheck`, and what systemd is notified of."""
 
 import os
 import signal
@@ -113,7 +113,7 @@ def test_killed_is_no_sign_of_life_however_fresh(start: Callable[[], Instance], 
     killed.wait()
     status, sentence = check()
     assert status == 1
-    assert "without a goodbye" in sentence
+    assert "crashed or was killed" in sentence
     again = start()
     assert check()[0] == 0
     assert list(folder.iterdir()) == [sign_of(again, folder)]

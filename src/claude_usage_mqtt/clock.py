@@ -65,7 +65,7 @@ CLOCK_SET = 2.0
 
 
 class StepDetector:
-    """The steps of a clock, each told once."""
+    """The steps of a clock, each reported once."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

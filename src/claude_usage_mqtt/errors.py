@@ -34,7 +34,7 @@ class ClaudeUsageError(Exception):
 
     exit_status: ClassVar[int] = 1
     status: ClassVar[str] = "starting"
-    """The `status` of the health topic that tells of this error."""
+    """The `status` of the health topic that stands for this error."""
 
 
 class SettingsError(ClaudeUsageError):

@@ -107,4 +107,4 @@ class ReporterTopics:
 def encode(document: Mapping[str, Any]) -> bytes:
     """Return compact JSON."""
     text = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode("utf-8", "replace")  # a setting can hold what is no character
+    return text.encode("utf-8", "replace")  # a setting can contain invalid characters

@@ -11,7 +11,7 @@ MAX_LABEL = 40
 
 
 def number(value: object, *, maximum: float) -> float | None:
-    """Return a finite number within 0 and `maximum`, else None; a bool is no number."""
+    """Return a finite number within 0 and `maximum`, else None; a bool is not a number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if not 0 <= value <= maximum or math.isnan(value):

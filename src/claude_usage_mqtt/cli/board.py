@@ -71,7 +71,7 @@ class Board:
         accounts = sorted({*self.states, *self.healths})
         parts = [*self._connection()]
         if not accounts and self.is_connected:
-            parts.append(Text(f"Nothing stands under {self.base}/ yet; is the service running?"))
+            parts.append(Text(f"No data under {self.base}/ yet; is the service running?"))
         for account in accounts:
             parts += [*self._account(account, now), Text()]
         return Group(*parts, Text("Ctrl-C ends this.", style="dim"))

@@ -40,7 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
     line = commands.add_parser("statusline", help="Claude Code's status-line command: reads its JSON, prints a line")
     line.add_argument("--account", metavar="ID", help="whose usage it is, where there are several")
     commands.add_parser("demo", help="show it all with a simulated account and a broker of its own")
-    commands.add_parser("remove", help="take everything of ours off the broker")
+    commands.add_parser("remove", help="remove all our retained topics from the broker")
     recipe = commands.add_parser("recipe", help="print a dashboard, a blueprint, a flow ... to copy")
     recipe.add_argument("name", metavar="NAME", nargs="?", help="which one; without it they are listed")
     recipe.add_argument("folder", metavar="FOLDER", nargs="?", help="where to write a Home Assistant app")
@@ -68,7 +68,7 @@ def dispatch(arguments: list[str]) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as fault:  # noqa: BLE001 - a traceback helps nobody who reads a container's log
-        print(f"claude-usage-mqtt: an error of its own, please report it: {_place(fault)}", file=sys.stderr)
+        print(f"claude-usage-mqtt: internal error, please report it: {_place(fault)}", file=sys.stderr)
         return 1
 
 

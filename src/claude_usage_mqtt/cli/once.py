@@ -74,7 +74,7 @@ def table(document: dict[str, Any]) -> str:
         for row in rows
     ]
     if not document["windows"] and money is None:
-        lines = ["The API tells of no limits for this account."]
+        lines = ["The API reports no limits for this account."]
     return "\n".join([title, *(line.rstrip() for line in lines)])
 
 

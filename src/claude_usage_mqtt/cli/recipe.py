@@ -27,7 +27,7 @@ def recipe(name: str | None, folder: str | None = None) -> int:
         names = [*RECIPES, app_folder.NAME]
         near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
         near = near or [each for each in names if name.lower() in each] or names
-        raise SettingsError(f"There is no recipe of this name; did you mean {_either(near)}?")
+        raise SettingsError(f"Unknown recipe; did you mean {_either(near)}?")
     sys.stdout.write(RECIPES[name].text())
     return 0
 

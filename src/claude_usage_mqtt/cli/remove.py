@@ -1,4 +1,4 @@
-"""`remove`: take everything of ours off the broker, and nothing else."""
+"""`remove`: remove all our retained topics from the broker, and nothing else."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def remove() -> int:
 
 
 def _retained(session: Session, settings: Settings) -> dict[str, bytes]:
-    """Return what stands under our topics: by exact topic, and by wildcard where the broker plays along."""
+    """Return what is retained under our topics: by exact topic, and by wildcard if the broker supports it."""
     base, prefix = settings.mqtt_base_topic, settings.homeassistant_prefix
     known = [account.id for account in settings.accounts()]
     found = _collect(session, [f"{base}/#", f"{prefix}/device/+/config", f"{base}/status"])

@@ -1,4 +1,4 @@
-"""`watch`: the usage in the terminal, from what stands on the broker; it asks the API for nothing."""
+"""`watch`: the usage in the terminal, from what is retained on the broker; it makes no request to the API."""
 
 from __future__ import annotations
 

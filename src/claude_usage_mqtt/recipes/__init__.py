@@ -31,13 +31,13 @@ def _started(command: str, recipe: str) -> dict[str, str]:
 RECIPES = {
     "dashboard": Recipe(file="dashboard.yaml", about="a dashboard of Home Assistant's own cards"),
     "blueprint-threshold": Recipe(
-        file="blueprint-threshold.yaml", about="Home Assistant tells you when a threshold is reached"
+        file="blueprint-threshold.yaml", about="Home Assistant notifies you when a threshold is reached"
     ),
     "blueprint-reset": Recipe(
-        file="blueprint-reset.yaml", about="Home Assistant tells you when a nearly used up window resets"
+        file="blueprint-reset.yaml", about="Home Assistant notifies you when a nearly used up window resets"
     ),
     "blueprint-hold": Recipe(
-        file="blueprint-hold.yaml", about="Home Assistant holds heavy jobs back while you are over pace"
+        file="blueprint-hold.yaml", about="Home Assistant holds heavy jobs while you are over pace"
     ),
     "nodered": Recipe(file="nodered.json", about="a Node-RED flow that acts on pace and resets, to import"),
     "esphome": Recipe(file="esphome.yaml", about="an ESPHome display that shows the usage, over MQTT"),

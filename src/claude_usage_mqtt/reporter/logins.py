@@ -72,9 +72,16 @@ def has_ended(source: str, login: Login, now: datetime) -> bool:
 
 
 def watch_logins(
-    sources: Mapping[str, Source], clock: Clock, put: Callable[[LoginsSeen], None], stopping: threading.Event
+    sources: Mapping[str, Source],
+    clock: Clock,
+    put: Callable[[LoginsSeen], None],
+    hint: threading.Event,
+    stopping: threading.Event,
 ) -> None:
-    """Look every 30 seconds until `stopping`; runs in a thread, because on a dead mount a look may hang."""
+    """Look every 30 seconds, and at each `hint`, until `stopping`.
+
+    Runs in a thread, because on a dead mount a look may hang.
+    """
     watch = LoginWatch(sources)
     before: LoginsSeen | None = None
     while True:
@@ -82,5 +89,7 @@ def watch_logins(
         if seen != before:
             before = seen
             put(seen)
-        if stopping.wait(clock.to_real(LOOK_EVERY)):
+        hint.wait(clock.to_real(LOOK_EVERY))
+        hint.clear()
+        if stopping.is_set():
             return

@@ -117,6 +117,7 @@ class Reporter:
         self._deaf_until = 0.0
         self._connection_log = ConnectionLog(options.broker.address)
         self._liveness = Liveness()
+        self._look_at_logins = threading.Event()
         self._stopping = threading.Event()
 
     def _limit(self, account: str) -> RequestLimit:
@@ -134,7 +135,7 @@ class Reporter:
     def run(self) -> None:
         """Run until stopped; raises SettingsError if another reporter has the same name."""
         self._publisher.start()
-        arguments = (self._options.sources, self._clock, self.inbox.put, self._stopping)
+        arguments = (self._options.sources, self._clock, self.inbox.put, self._look_at_logins, self._stopping)
         threading.Thread(target=watch_logins, args=arguments, name="logins", daemon=True).start()
         self._liveness.notify("READY=1")
         try:
@@ -149,17 +150,20 @@ class Reporter:
                 self._tick()
         finally:
             self._stopping.set()
+            self._look_at_logins.set()
             self._liveness.stop()
             last = [Message(topic=self._topics.presence, payload=b"", retain=True)] if self._is_named else []
             self._publisher.stop(last, STOP_PATIENCE)
 
     def _notice_sleep(self) -> None:
-        """Note if the loop stood still: the asks that wait then were sent long ago, and the service has given up."""
+        """Note if the loop stood still: asks that wait then are old, and whoever sent them has given up."""
         before, self._turned_at = self._turned_at, self._moment()
         # Not every system's steady clock runs on while it sleeps, but its wall clock does.
         gap = max(now - then for now, then in zip(self._turned_at, before, strict=True))
         if self._clock.to_real(gap) > SLEPT:
             self._deaf_until = time.monotonic() + DEAF_FOR
+            # The broker may not have noticed anything, but the service may have asked in vain.
+            self._announce_at = self._deaf_until
 
     def _moment(self) -> tuple[float, float]:
         return self._clock.steady(), self._clock.now().timestamp()
@@ -191,6 +195,7 @@ class Reporter:
                 self._announce()
             case _Answered(account=account, answer=answer):
                 self._busy.discard(account)
+                self._look_at_logins.set()  # it may have been renewed, or refused
                 self._send(answer)
 
     def _connected(self) -> None:

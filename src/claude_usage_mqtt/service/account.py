@@ -12,6 +12,7 @@ from claude_usage_mqtt.errors import (
     ClaudeUsageError,
     CredentialsNotFound,
     CredentialsUnreadable,
+    NoReporter,
     TokenExpired,
 )
 from claude_usage_mqtt.instants import format_instant, parse_instant
@@ -19,6 +20,7 @@ from claude_usage_mqtt.logs import Outage
 from claude_usage_mqtt.service.discovery_message import DiscoveryMessage
 from claude_usage_mqtt.service.event_delivery import EventDelivery
 from claude_usage_mqtt.service.options import AccountOptions
+from claude_usage_mqtt.service.reporters import Reporters
 from claude_usage_mqtt.service.restore import own_document
 from claude_usage_mqtt.sources.credentials.watch import LoginChanged
 from claude_usage_mqtt.sources.policy import BUDGET, Policy
@@ -26,7 +28,7 @@ from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.topics import OK, STARTING
 from claude_usage_mqtt.usage.account import AccountUsage
 from claude_usage_mqtt.usage.events import Event
-from claude_usage_mqtt.usage.reading import CLAUDE_CODE, Reading
+from claude_usage_mqtt.usage.reading import CLAUDE_CODE, REPORTER, Reading
 from claude_usage_mqtt.usage.saved_state import is_readable, restore
 
 log = logging.getLogger(__name__)
@@ -38,7 +40,9 @@ SHORTEST_INTERVAL = 180
 LEAST_INTERVALS = 2.2
 """Poll intervals after which a number may become unknown at the earliest: one failed poll is not an outage."""
 
-CREDENTIALS_STATUSES = frozenset(kind.status for kind in (CredentialsNotFound, CredentialsUnreadable, TokenExpired))
+CREDENTIALS_STATUSES = frozenset(
+    kind.status for kind in (CredentialsNotFound, CredentialsUnreadable, TokenExpired, NoReporter)
+)
 
 NO_STATUS_LINE = "no_status_line"
 NO_STATUS_LINE_DETAIL = (
@@ -54,7 +58,7 @@ SIGN_OF_LIFE_EVERY = timedelta(minutes=5)
 OTHER_INSTANCE_FOR = timedelta(hours=1)
 """How long another instance is mentioned after its last message."""
 
-REPEATS_FOR = {CLAUDE_CODE: timedelta(seconds=60)}
+REPEATS_FOR = {CLAUDE_CODE: timedelta(seconds=60), REPORTER: timedelta(seconds=60)}
 """How long a source repeats its last response."""
 
 
@@ -64,6 +68,7 @@ class AccountState:
 
     options: AccountOptions
     policy: Policy
+    reporters: Reporters | None = None
     usage: AccountUsage = field(init=False)
     status: str = STARTING
     detail: str | None = None
@@ -79,6 +84,7 @@ class AccountState:
     other_instance_at: datetime | None = None
     outage: Outage = field(default_factory=lambda: Outage(log))
     _has_answered: bool = False
+    _was_askable: bool = False
     _mentioned: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -139,6 +145,8 @@ class AccountState:
             self.set_interval(timedelta(seconds=interval))
         if not self.options.is_polled and self.status == STARTING:
             self.status, self.detail = NO_STATUS_LINE, NO_STATUS_LINE_DETAIL
+        if self.reporters is not None:
+            self.reporters.restore(self.name, memory.get("reporters"), now)
         self.discovery.restore(retained.get(topics.config, b""), self.usage, now)
 
     # Polling
@@ -162,14 +170,16 @@ class AccountState:
         self.fingerprint = result.fingerprint
         if result.requests == 0:
             self.policy.not_sent()
-        elif result.requests == 2:
-            self.policy.requests.append(now)
+        self.policy.requests += [now] * (result.requests - 1)
         if result.login is not None:
             self._use_login(result.login)
         if result.error is not None:
             self.policy.failed(now, result.error)
             self.report(result.error)
+            self._was_askable = False
             return []
+        if self.reporters is not None and result.reading is not None and result.source != REPORTER:
+            self.reporters.used_here(self.name, result.login, now)
         return [] if result.reading is None else self._succeed(result.reading, now)
 
     def _succeed(self, reading: Reading, now: datetime) -> list[Event]:
@@ -273,10 +283,14 @@ class AccountState:
         moments.append(None if self.alive_until is None else self.alive_until - ALIVE_FOR + SIGN_OF_LIFE_EVERY)
         if self.other_instance_at is not None:
             moments.append(self.other_instance_at + OTHER_INSTANCE_FOR)
+        if self.reporters is not None:
+            moments.append(self.reporters.wake_at(now))
         return min((moment for moment in moments if moment is not None), default=None)
 
     def tick(self, now: datetime) -> None:
-        """Renew the sign of life, and forget what is over."""
+        """Renew the sign of life, forget what is over, and note what can be done again."""
+        if self.reporters is not None:
+            self._look_at_reporters(self.reporters, now)
         if self.alive_until is None or not now < self.alive_until - ALIVE_FOR + SIGN_OF_LIFE_EVERY <= now + ALIVE_FOR:
             self.alive_until = now + ALIVE_FOR
         if self.discovery.stubs_until is not None and now >= self.discovery.stubs_until:
@@ -284,6 +298,15 @@ class AccountState:
         if self.other_instance_at is not None and now >= self.other_instance_at + OTHER_INSTANCE_FOR:
             self.other_instance_at = None
             log.info("Account %s: the other instance is gone.", self.name)
+
+    def _look_at_reporters(self, reporters: Reporters, now: datetime) -> None:
+        """Poll as soon as it is allowed if a machine can be asked again, and the numbers waited for that."""
+        is_askable = reporters.can_be_asked(self.name, now)
+        if is_askable and not self._was_askable:
+            is_late = self.last_success is None or now - self.last_success >= self.policy.interval
+            if is_late or self.status in CREDENTIALS_STATUSES:
+                self.policy.poll_soon(now)
+        self._was_askable = is_askable
 
     def clock_stepped(self, step: timedelta, now: datetime) -> None:
         """Follow a clock that was set by `step` to `now`."""

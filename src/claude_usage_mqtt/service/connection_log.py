@@ -1,4 +1,4 @@
-"""What the log is told of the connection to the broker: a line when it is lost, a line when it is back. No I/O."""
+"""What is logged about the connection to the broker: a line when it is lost, a line when it is back. No I/O."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ConnectionLog:
         self._outage.fell("refused" if notice.refused else "lost", str(notice.error))
 
     def tick(self, now: float) -> None:
-        """Say that it is back, where that took time to tell."""
+        """Log that it is back, if that it was lost has been logged."""
         if self.steady_at is not None and now >= self.steady_at:
             self.steady_at, self._is_shaky = None, False
             self._rose()

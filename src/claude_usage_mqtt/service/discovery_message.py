@@ -1,4 +1,4 @@
-"""What is announced to Home Assistant for one account, and what of it has to be taken back. No I/O."""
+"""What is announced to Home Assistant for one account, and which entities have to be removed. No I/O."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class DiscoveryMessage:
         """When the order to remove what an earlier version announced may leave the message."""
 
     def restore(self, retained: bytes, usage: AccountUsage, now: datetime) -> None:
-        """Compare with the message that stood on the broker: what is not wanted any more is to be taken back."""
+        """Compare with the message that was retained: what is not wanted any more is to be removed."""
         service = announced_by(retained)
         self.was_retained = service == self._topics.status
         if service not in (None, self._topics.status):
@@ -50,7 +50,7 @@ class DiscoveryMessage:
         self.stubs_until = now + STUB_KEPT if self._stubs else None
 
     def forget_stubs(self) -> None:
-        """Leave out what has been taken back."""
+        """Leave out what has been removed."""
         self._stubs, self.stubs_until = {}, None
 
     def payload(self, usage: AccountUsage) -> bytes:

@@ -52,7 +52,7 @@ def health(state: AccountState, now: datetime) -> Health:
         polling=state.polling,
         requests_last_hour=state.policy.requests_last_hour(now),
         consecutive_failures=state.policy.failures,
-        reporters=[],
+        reporters=[] if state.reporters is None else state.reporters.documents(state.name, now),
         other_instance=state.other_instance_at is not None,
         version=__version__,
     )
@@ -66,4 +66,5 @@ def memory_document(state: AccountState) -> dict[str, Any]:
         "policy": state.policy.save(),
         "events": state.delivery.save(),
         "usage": save(state.usage),
+        "reporters": None if state.reporters is None else state.reporters.save(state.name),
     }

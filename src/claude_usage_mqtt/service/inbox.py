@@ -1,10 +1,11 @@
-"""What the loop is told, from paho's thread, from workers and from signal handlers."""
+"""What happened, for the loop: from paho's thread, from workers and from signal handlers."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 from collections import deque
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from claude_usage_mqtt.mqtt.client import Message
@@ -16,11 +17,18 @@ MAX_INBOX = 2000
 """Incoming messages beyond this many unread items are dropped: nobody sends us that much in earnest."""
 
 
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message that a worker wants to send."""
+
+    message: Message
+
+
 class Stop:
     """Ask the loop to end."""
 
 
-Item = Notice | PollResult | LoginChanged | Stop
+Item = Notice | PollResult | LoginChanged | Outgoing | Stop
 
 T = TypeVar("T")
 

@@ -1,7 +1,7 @@
 """Signs of life of the loop: a file for `healthcheck`, and systemd's notify socket where there is one.
 
 Imports little: `healthcheck` has to start in no time, and knows of the rest of the program only this module.
-Each process has a file of its own and keeps it locked, so that the kernel itself tells who has ended. The folders
+Each process has a file of its own and keeps it locked, so that the kernel itself shows who has ended. The folders
 are open to everybody, so nothing is followed, and nothing believed, that another user could have put there.
 """
 
@@ -13,7 +13,7 @@ import time
 
 try:
     import fcntl
-except ImportError:  # Windows: there only the age of a sign tells
+except ImportError:  # Windows: there only the age of a sign can be checked
     fcntl = None  # type: ignore[assignment]
 
 BEAT_EVERY = 10.0
@@ -41,7 +41,7 @@ def _folders() -> list[str]:
 
 
 class Liveness:
-    """Tells that the loop goes round. Where nothing can be written it stays silent: that must not stop the service."""
+    """Shows that the loop is running. If nothing can be written it stays silent: that must not stop the service."""
 
     def __init__(self) -> None:
         self._next: float | None = None
@@ -182,7 +182,7 @@ def check() -> tuple[int, str]:
     alive = [age for age in ages if age is not None]
     if not alive:
         return 1, (
-            "claude-usage-mqtt has ended without a goodbye; start it again."
+            "claude-usage-mqtt crashed or was killed; restart it."
             if ages
             else "claude-usage-mqtt is not running here as this user."
         )

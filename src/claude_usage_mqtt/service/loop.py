@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from functools import partial
 
 from claude_usage_mqtt.clock import Clock, StepDetector
 from claude_usage_mqtt.errors import CredentialsUnreadable
@@ -24,14 +22,16 @@ from claude_usage_mqtt.service.commands import COMMANDS, obey
 from claude_usage_mqtt.service.connection_log import ConnectionLog
 from claude_usage_mqtt.service.documents import documents, memory_document
 from claude_usage_mqtt.service.former_devices import FormerDevices
-from claude_usage_mqtt.service.inbox import Inbox, Item, Stop
+from claude_usage_mqtt.service.inbox import Inbox, Item, Outgoing, Stop
 from claude_usage_mqtt.service.listeners import Listeners
 from claude_usage_mqtt.service.liveness import Liveness
 from claude_usage_mqtt.service.options import ServiceOptions
+from claude_usage_mqtt.service.reporter_exchange import ReporterExchange
 from claude_usage_mqtt.service.restore import FENCE, RetainedReader
 from claude_usage_mqtt.service.summary import digest, summary_documents
 from claude_usage_mqtt.service.watched import Watched, watch
-from claude_usage_mqtt.sources.credentials.watch import CHECK_EVERY, LoginChanged, watch_login
+from claude_usage_mqtt.service.workers import Workers
+from claude_usage_mqtt.sources.credentials.watch import LoginChanged
 from claude_usage_mqtt.sources.source import PollResult
 from claude_usage_mqtt.sources.status_line import parse_statusline
 from claude_usage_mqtt.topics import Topics, encode
@@ -42,9 +42,6 @@ from claude_usage_mqtt.usage.reading import STATUSLINE
 log = logging.getLogger(__name__)
 
 ONLINE, OFFLINE = b"online", b"offline"
-
-WORKER_DEADLINE = 60.0
-"""Real seconds after which a worker counts as hanging: a request is cut at 20, a file on a dead mount is not."""
 
 FAR_AWAY = datetime.max.replace(tzinfo=UTC)
 
@@ -63,8 +60,10 @@ class Service:
         self._status = f"{options.base_topic}/status"
         will = Message(topic=self._status, payload=OFFLINE, retain=True)
         self._publisher = Publisher(options.broker, will=will, tell=self.inbox.put, tls=options.tls)
+        self._workers = Workers(clock, self.inbox.put)
+        self._reporters = ReporterExchange(options, self.inbox.put)
         self._accounts = {
-            account.topics.account: watch(account, next(iter(sources), None), self._rng, clock.now())
+            account.topics.account: watch(account, sources, self._reporters, self._rng, clock.now())
             for account, sources in options.accounts
         }
         self._recollection: RetainedReader | None = None
@@ -75,8 +74,6 @@ class Service:
         self._link = ConnectionLog(options.broker.address)
         self._resend_at: float | None = None
         self._listeners = Listeners(clock.to_real(options.settled_after))
-        self._stopping = threading.Event()
-        self._busy_since: dict[str, float] = {}  # accounts whose worker is under way, the oldest first
         self._steps = StepDetector(clock)
 
     def stop(self) -> None:
@@ -98,7 +95,7 @@ class Service:
                     self._handle(item)
                 self._tick()
         finally:
-            self._stopping.set()
+            self._workers.stop()
             self._heartbeat.stop()
             self._publisher.stop([Message(topic=self._status, payload=OFFLINE, retain=True)], STOP_PATIENCE)
 
@@ -115,6 +112,7 @@ class Service:
                 self._publisher.handle(item)
                 self._link.disconnected(item, time.monotonic())
                 self._recollection = None
+                self._reporters.disconnected()
             case Acknowledged():
                 self._publisher.handle(item)
             case Subscribed(refused=refused):
@@ -129,19 +127,25 @@ class Service:
                 self._received(item)
             case PollResult():
                 self._finished(item)
+            case Outgoing(message=message):
+                self._publisher.send_once(message)
             case LoginChanged():
-                watched = self._accounts[item.account]
-                if item.fingerprint != watched.state.fingerprint and not watched.state.busy:
-                    self._touched(item.account).state.on_login_changed(item, self._clock.now())
+                self._login_changed(item)
+
+    def _login_changed(self, changed: LoginChanged) -> None:
+        state = self._accounts[changed.account].state
+        if changed.fingerprint != state.fingerprint and not state.busy:
+            self._touched(changed.account).state.on_login_changed(changed, self._clock.now())
 
     def _connected(self) -> None:
         base = self._options.base_topic
-        self._publisher.subscribe(
-            [f"{base}/+/command/+", f"{base}/+/statusline", self._options.status_topic, self._status]
-        )
+        commands = [f"{base}/+/command/+", f"{base}/+/statusline"]
+        self._publisher.subscribe([*commands, self._options.status_topic, self._status, *self._reporters.connected()])
         if self._is_begun:
             self._subscribe_to_rivals()
             self._send_all()
+            for account in self._accounts:
+                self._touched(account)
             return
         accounts = [account.topics for account, _ in self._options.accounts]
         others = [self._topics(name) for name in (SUMMARY, "default") if name not in self._accounts]
@@ -162,6 +166,9 @@ class Service:
             self._listeners.home_assistant(time.monotonic(), is_online=message.payload == ONLINE)
             if message.payload == ONLINE and self._is_begun:
                 self._resend_at = time.monotonic() + self._rng.uniform(1, 10)
+        elif (concerned := self._reporters.take(message, self._clock.now())) is not None:
+            for account in concerned:
+                self._touched(account)
         elif not self._is_begun:
             return
         elif message.topic == self._status:
@@ -195,19 +202,12 @@ class Service:
 
     def _finished(self, outcome: PollResult) -> None:
         watched = self._touched(outcome.account)
-        self._busy_since.pop(outcome.account, None)
+        self._workers.finished(outcome.account)
         now = self._clock.now()
         events = watched.state.finish_poll(outcome, now)
         self._note(watched.state, events)
         if outcome.reading is not None and self._options.usage_log is not None:
             self._options.usage_log.write(state_document(watched.state.usage, now), now)
-
-    def _watch_login(self, watched: Watched) -> None:
-        if watched.source is None:
-            return
-        state, every = watched.state, self._clock.to_real(CHECK_EVERY)
-        arguments = (state.name, watched.source, lambda: state.fingerprint, self.inbox.put, every, self._stopping)
-        threading.Thread(target=watch_login, args=arguments, name="login-watch", daemon=True).start()
 
     def _touched(self, account: str) -> Watched:
         """Return an account that something happened to, so that what follows from it is done at once."""
@@ -245,7 +245,10 @@ class Service:
         if self._listeners.have_settled(time.monotonic()):
             for watched in self._accounts.values():
                 self._deliver(watched.state, now)
-        self._give_up_on_hanging(time.monotonic())
+        for account in self._workers.hanging():
+            watched = self._touched(account)
+            place = watched.source.place if watched.source is not None else "The login"
+            watched.state.report(CredentialsUnreadable(f"{place} cannot be read: reading it hangs."))
         self._advance_all(now)
 
     def _advance_all(self, now: datetime) -> None:
@@ -268,7 +271,7 @@ class Service:
             health = watched.state.options.topics.health
             self._publisher.take_as_own(health, recollection.found.get(health, b""))
             watched.look_at = now
-            self._watch_login(watched)
+            self._workers.watch_login(watched)
         self._leftovers = FormerDevices(self._topics(SUMMARY), self._accounts, recollection.found)
         for topic in self._leftovers.gone:
             self._take_back(topic)
@@ -310,22 +313,10 @@ class Service:
             watched.digest = digest(state, now)
             self._deliver(state, now)
         watched.has_polled = watched.has_polled or begins
-        if begins and watched.source is not None:
-            self._busy_since[state.name] = time.monotonic()
-            job = partial(watched.source.poll, state.name, self._clock, may_retry=may_retry)
-            threading.Thread(target=lambda: self.inbox.put(job()), name="worker", daemon=True).start()
+        if begins:
+            self._workers.poll(watched, may_retry=may_retry)
         moments = [state.due(now), state.wake_at(now)]
         watched.look_at = min((moment for moment in moments if moment is not None), default=FAR_AWAY)
-
-    def _give_up_on_hanging(self, now: float) -> None:
-        while self._busy_since:
-            account, since = next(iter(self._busy_since.items()))
-            if now - since <= WORKER_DEADLINE:
-                return
-            del self._busy_since[account]
-            watched = self._touched(account)
-            place = watched.source.place if watched.source is not None else "The login"
-            watched.state.report(CredentialsUnreadable(f"{place} cannot be read: reading it hangs."))
 
     def _patience(self) -> float:
         """Return how many real seconds may pass until something is to be done."""
@@ -345,6 +336,7 @@ class Service:
         if step is None:
             return
         log.info("The clock was set by %+.0f s.", step.total_seconds())
+        self._reporters.reporters.shift(step)
         for watched in self._accounts.values():
             watched.state.clock_stepped(step, self._clock.now())
             watched.look_at = self._clock.now()

@@ -1,4 +1,4 @@
-"""What the settings tell the service."""
+"""What the settings mean for the service."""
 
 from __future__ import annotations
 

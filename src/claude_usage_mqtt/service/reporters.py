@@ -10,6 +10,7 @@ import logging
 import re
 import threading
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -41,29 +42,36 @@ class Reporters:
         self._machines: dict[str, Machine] = {}
         self._logins: dict[str, Login] = {}  # account -> whose numbers it shows
         self._local: dict[str, datetime] = {}  # account -> when a login on this machine was last used for it
-        self._askable: set[str] = set()
+        self._is_connected = False
         self._mentioned: set[tuple[str, str]] = set()
         self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
 
     # What arrives
 
-    def presence(self, name: str, payload: bytes, now: datetime) -> bool:
-        """Take in what a reporter announced, or its last will; return whether anything of it is of interest."""
+    def presence(self, name: str, payload: bytes, now: datetime, *, is_replayed: bool) -> set[str]:
+        """Take in what a reporter announced, or its last will; return the accounts whose machines changed.
+
+        `is_replayed`: the broker had retained it, so it does not mean that the machine was there just now.
+        """
         if not MACHINE.fullmatch(name):
-            return False
+            return set()
         presence = parse_presence(payload) if payload else Presence(online=False)
         if presence is None:
-            return False
-        with self._lock:
+            return set()
+        with self._changed:
+            self._changed.notify_all()
             machine = self._machines.get(name)
             if presence.online:
-                return self._arrived(name, machine, presence, now)
+                return self._arrived(name, machine, presence, now, is_replayed=is_replayed)
             if machine is None or not machine.online:
-                return False
+                return set()
             machine.online, machine.seen_at = False, now
-            return True
+            return set(machine.accounts)
 
-    def _arrived(self, name: str, machine: Machine | None, presence: Presence, now: datetime) -> bool:
+    def _arrived(
+        self, name: str, machine: Machine | None, presence: Presence, now: datetime, *, is_replayed: bool
+    ) -> set[str]:
         accounts = {key: value for key, value in presence.accounts.items() if key in self._accounts}
         if not accounts:
             ours = ", ".join(sorted(self._accounts)[:5])
@@ -75,17 +83,21 @@ class Reporters:
             )
         if machine is None:
             if not accounts or not self._make_room(now):
-                return False
+                return set()
             machine = self._machines[name] = Machine(name=name, online=True, seen_at=now)
-        self._announced(machine, accounts, now)
-        return True
+        changed = accounts.keys() | machine.accounts.keys()
+        self._announced(machine, accounts, now, is_replayed=is_replayed)
+        return set(changed)
 
-    def _announced(self, machine: Machine, accounts: dict[str, AnnouncedLogin], now: datetime) -> None:
+    def _announced(
+        self, machine: Machine, accounts: dict[str, AnnouncedLogin], now: datetime, *, is_replayed: bool
+    ) -> None:
         was_online, before = machine.online, machine.accounts
         machine.online, machine.seen_at, machine.accounts = True, now, accounts
         for account, (reason, _) in list(machine.holds.items()):
             is_other_login = before.get(account) != accounts.get(account)
-            if is_other_login or (reason == SILENT and not was_online):
+            is_awake = reason == SILENT and not (was_online and is_replayed)
+            if is_other_login or is_awake:
                 del machine.holds[account]
         for account in [*machine.foreign_since]:
             if account not in accounts:
@@ -184,21 +196,30 @@ class Reporters:
             if announced is not None and is_same_login(self._logins[account], announced.login) is not False:
                 machine.foreign_since.pop(account, None)
 
-    def rejected(self, machine: str, account: str, status: str, hold_until: datetime, now: datetime) -> None:
+    def rejected(self, machine: str, account: str, status: str, hold_until: datetime) -> None:
         """Note why a machine had no reading, and until when it is not asked again."""
         with self._lock:
             entry = self._machines.get(machine)
-            if entry is None:
+            if entry is not None:
+                entry.holds[account] = status, hold_until
+
+    def is_somebody_elses(self, machine: str, account: str, login: Login | None, now: datetime) -> None:
+        """Note that a machine's reading was rejected, because it was made with another account's login."""
+        with self._lock:
+            entry = self._machines.get(machine)
+            announced = entry.accounts.get(account) if entry else None
+            if entry is None or announced is None:
                 return
-            entry.holds[account] = status, hold_until
-            if status == FOREIGN:
-                entry.foreign_since.setdefault(account, now)
-                self._mention(
-                    machine,
-                    account,
-                    f"Account {account}: the reading of {machine} is rejected: its login "
-                    "is another account's than that of the other machines.",
-                )
+            # The login that made the request is newer than the one that was announced.
+            entry.accounts[account] = replace(announced, login=login or announced.login)
+            entry.foreign_since.setdefault(account, now)
+            entry.holds[account] = FOREIGN, now + REPLACED_AFTER
+            self._mention(
+                machine,
+                account,
+                f"Account {account}: the reading of {machine} is rejected: its login "
+                "belongs to a different account than that of the other machines.",
+            )
 
     def _mention(self, machine: str, kind: str, sentence: str) -> None:
         if (machine, kind) not in self._mentioned and len(self._mentioned) < 2 * MAX_MACHINES:
@@ -207,16 +228,25 @@ class Reporters:
 
     # What the service shows and does
 
-    def became_askable(self, now: datetime) -> set[str]:
-        """Return the accounts for which a machine can be asked, and none could at the last call."""
+    def can_be_asked(self, account: str, now: datetime) -> bool:
+        """Whether any machine can be asked for an account."""
         with self._lock:
-            askable = {
-                account
-                for account in self._accounts
-                if any(each.can_be_asked(now) for each in self.candidates(account, now))
-            }
-            new, self._askable = askable - self._askable, askable
-            return new
+            return self._is_connected and any(each.can_be_asked(now) for each in self.candidates(account, now))
+
+    def wait_for_one(self, account: str, now: datetime, within: float) -> bool:
+        """Wait until a machine can be asked for an account, at most so many real seconds; return whether one can."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.can_be_asked(account, now), within)
+
+    def connected(self, *, is_connected: bool) -> None:
+        """Note whether we are connected to the broker: nobody is silent because we are."""
+        with self._lock:
+            self._is_connected = is_connected
+
+    def names(self) -> list[str]:
+        """Return the known machines."""
+        with self._lock:
+            return sorted(self._machines)
 
     def wake_at(self, now: datetime) -> datetime | None:
         """Return when time alone changes what can be asked or what is shown."""

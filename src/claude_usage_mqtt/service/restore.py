@@ -1,6 +1,6 @@
 """Reading back at the start what an earlier run left on the broker: its retained topics, exactly those.
 
-Not by wildcard: not every broker replays retained messages to one. What is not there is not told, so a message of
+Not by wildcard: not every broker replays retained messages to one. What is not there is not reported, so a message of
 our own, sent after the subscription and received again, says that everything that was there has come.
 """
 

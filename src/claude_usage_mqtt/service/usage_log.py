@@ -58,7 +58,7 @@ class UsageLog:
             self._take_back(descriptor, written)
         finally:
             os.close(descriptor)
-        raise OSError(0, "there is no room left for a whole line")
+        raise OSError(0, "not enough space for a whole line")
 
     def _take_back(self, descriptor: int, written: int) -> None:
         """Remove the beginning of a line; where that cannot be done the next line starts on a new one."""

@@ -14,7 +14,7 @@ from claude_usage_mqtt.sources.credentials.token import CredentialSource
 from claude_usage_mqtt.untrusted import slug
 
 DEFAULT_ACCOUNT = "default"
-RESERVED_ACCOUNTS = frozenset({"all", "default"})
+RESERVED_ACCOUNTS = frozenset({"all", "default", "reporter", "status"})
 ACCOUNTS = 'not valid JSON of names and folders; write {"personal": "/claude/personal", "work": "/claude/work"}'
 
 
@@ -44,7 +44,7 @@ def require_distinct(folders: Mapping[str, str | None]) -> None:
     for name, folder in folders.items():
         identifier = slug(name)
         if not identifier or identifier in RESERVED_ACCOUNTS:
-            raise ValueError("each account's id needs letters or digits, and may not be 'all' or 'default'")
+            raise ValueError("each account's id needs letters or digits; all, default, reporter, status are ours")
         if identifier in seen:
             raise ValueError("two account ids become the same topic; make them differ in letters or digits")
         if folder is not None and not folder.strip():

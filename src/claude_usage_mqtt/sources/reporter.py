@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -30,6 +31,12 @@ from claude_usage_mqtt.usage.reading import REPORTER
 
 ANSWER_WITHIN = 26.0
 """Real seconds for an answer: a request to the API is cut at 20 s, and Claude Code needs a moment to start."""
+
+ALL_WITHIN = 52.0
+"""Real seconds for all machines together: the service gives up on a source that takes longer than a minute."""
+
+FIRST_WITHIN = 4.0
+"""Real seconds that the first poll waits for a machine to announce itself: after a start they appear one by one."""
 
 MAX_ASKED = 4
 """Machines asked in one poll, those that refuse at once included; of those that make a request, two at most."""
@@ -55,11 +62,17 @@ class Machines(Protocol):
     def accepted(self, machine: str, account: str, login: Login | None, now: datetime) -> None:
         """Note that a machine's reading was taken."""
 
-    def rejected(self, machine: str, account: str, status: str, hold_until: datetime, now: datetime) -> None:
+    def rejected(self, machine: str, account: str, status: str, hold_until: datetime) -> None:
         """Note why a machine had no reading, and until when it is not asked again."""
+
+    def is_somebody_elses(self, machine: str, account: str, login: Login | None, now: datetime) -> None:
+        """Note that a machine's reading was rejected, because it was made with another account's login."""
 
     def why_none(self, account: str, now: datetime) -> str:
         """Return the sentence that lists the machines and why none can be asked."""
+
+    def wait_for_one(self, account: str, now: datetime, within: float) -> bool:
+        """Wait until a machine can be asked for an account, at most so many real seconds; return whether one can."""
 
 
 class Asks:
@@ -100,14 +113,14 @@ class ReporterSource:
     """The reporters of one account."""
 
     name = REPORTER
-    can_be_watched = True
-    repeats_for = timedelta(0)
+    can_be_watched = False
+    repeats_for = timedelta(seconds=60)
     place = "a reporter"
 
-    def __init__(self, machines: Machines, asks: Asks, within: float = ANSWER_WITHIN) -> None:
+    def __init__(self, machines: Machines, asks: Asks) -> None:
         self._machines = machines
         self._asks = asks
-        self._within = within
+        self._has_polled = False
 
     def login(self) -> Login:
         """Return what is known of the login here: nothing, it is on another machine."""
@@ -118,31 +131,43 @@ class ReporterSource:
         return None
 
     def poll(self, account: str, clock: Clock, *, may_retry: bool) -> PollResult:
-        """Ask the machines in order; with `may_retry` a second one after one that may have made a request."""
-        left, requests = 2 if may_retry else 1, 0
+        """Ask the machines in order; with `may_retry` a second one after one that may have made a request.
+
+        If one only refused because of its own limit, there is nothing new, and nothing wrong.
+        """
+        within = 0.0 if self._has_polled else FIRST_WITHIN
+        self._has_polled = True
+        if not self._machines.wait_for_one(account, clock.now(), within):
+            error = NoReporter(self._machines.why_none(account, clock.now()))
+            return PollResult(account=account, source=self.name, error=error)
+        return self._ask_in_order(account, clock, 2 if may_retry else 1)
+
+    def _ask_in_order(self, account: str, clock: Clock, allowed: int) -> PollResult:
+        until, requests, is_busy = time.monotonic() + ALL_WITHIN, 0, False
         error: ApiError | CredentialsError | None = None
         for candidate in order(self._machines.candidates(account, clock.now()), clock.now())[:MAX_ASKED]:
-            if left <= 0:
+            within = min(ANSWER_WITHIN, until - time.monotonic())
+            if requests >= allowed or within <= 0:
                 break
-            payload = self._asks.ask(candidate.machine, account, self._within)
+            payload = self._asks.ask(candidate.machine, account, within)
             now = clock.now()
             answer = parse_answer(payload, now, candidate.machine) if payload is not None else None
-            made = 1 if answer is None else answer.requests
-            left, requests = left - made, requests + made
+            requests += 1 if answer is None else answer.requests
             if answer is not None and answer.reading is not None:
                 if not self._machines.is_foreign(candidate.machine, account, answer.login, now):
                     self._machines.accepted(candidate.machine, account, answer.login, now)
                     return PollResult(
                         account=account, source=self.name, reading=answer.reading, requests=requests, login=answer.login
                     )
-                self._machines.rejected(candidate.machine, account, FOREIGN, now + HOLD_REFUSED, now)
+                self._machines.is_somebody_elses(candidate.machine, account, answer.login, now)
                 continue
+            is_busy = is_busy or (answer is not None and answer.busy is not None)
             found = self._no_reading(candidate.machine, account, answer, now)
             if found is not None and not isinstance(found, CredentialsError | Unauthorized | InsufficientScope):
                 error = found
                 if not isinstance(found, NetworkError | InvalidResponse):
                     break  # the API answers so to every machine of the account
-        if error is None:
+        if error is None and not is_busy:
             error = NoReporter(self._machines.why_none(account, clock.now()))
         return PollResult(account=account, source=self.name, error=error, requests=requests)
 
@@ -151,14 +176,14 @@ class ReporterSource:
     ) -> ApiError | CredentialsError | None:
         """Note why a machine had no reading; return its error, if it is one."""
         if answer is None:
-            self._machines.rejected(machine, account, SILENT, now + HOLD_SILENT, now)
+            self._machines.rejected(machine, account, SILENT, now + HOLD_SILENT)
             return None
         if answer.busy is not None:
-            self._machines.rejected(machine, account, "busy", now + answer.busy.retry_after, now)
+            self._machines.rejected(machine, account, "busy", now + answer.busy.retry_after)
             return None
         error = answer.error
         if isinstance(error, CredentialsError | Unauthorized | InsufficientScope):
-            self._machines.rejected(machine, account, error.status, now + HOLD_REFUSED, now)
+            self._machines.rejected(machine, account, error.status, now + HOLD_REFUSED)
         elif isinstance(error, NetworkError | InvalidResponse):
-            self._machines.rejected(machine, account, error.status, now + HOLD_SILENT, now)
+            self._machines.rejected(machine, account, error.status, now + HOLD_SILENT)
         return error

@@ -15,7 +15,7 @@ from claude_usage_mqtt.usage.reading import Reading
 class Login:
     """What is known of a login beside its token, which is never part of it.
 
-    `account` and `organization` are short hashes. `mark` tells one token from another, in this process only.
+    `account` and `organization` are short hashes. `mark` distinguishes tokens, in this process only.
     """
 
     account: str | None = None
