@@ -89,7 +89,7 @@ def test_nothing_is_ever_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"x" * 2_000_000, b"\xef\xbb\xbf[]", b"\x00"])
 def test_what_is_no_text(tmp_path: Path, content: bytes) -> None:
-    """Bytes that are no credentials are told as that, however many they are."""
+    """Bytes that are not credentials are reported as that, however many they are."""
     (tmp_path / FILE_NAME).write_bytes(content)
     with pytest.raises(CredentialsUnreadable):
         CredentialsFile(tmp_path).read()
@@ -110,7 +110,7 @@ def test_a_file_of_somebody_else(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_the_file_itself(tmp_path: Path) -> None:
-    """Whoever named the file in place of its folder is told to name the folder."""
+    """Whoever named the file in place of its folder is asked to name the folder."""
     file = write_credentials(tmp_path)
     with pytest.raises(CredentialsNotFound, match="is a file; name the folder it lies in"):
         CredentialsFile(file).read()
@@ -142,7 +142,7 @@ def test_a_path_that_is_none() -> None:
 
 @pytest.mark.parametrize("organization", ["\ud800", "", None, 5, ["x"], "x" * 100_000])
 def test_a_strange_organization(organization: Any) -> None:
-    """What is no name of one is none, and breaks nothing."""
+    """An unusable name is ignored, and breaks nothing."""
     text = json.dumps({"claudeAiOauth": {"accessToken": "t"}, "organizationUuid": organization})
     found = parse_credentials(text, "it").organization
     assert found is None or len(found) == 16

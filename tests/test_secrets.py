@@ -204,7 +204,7 @@ def test_errors_of_a_request(fault: Any) -> None:
 
 @pytest.mark.parametrize("token", [TOKEN + " \n", TOKEN + "\x00", TOKEN + "é", TOKEN * 1000, [TOKEN], {"t": TOKEN}])
 def test_errors_of_credentials(tmp_path: Path, token: Any) -> None:
-    """A damaged credentials file is told of without a word of what is in it."""
+    """A damaged credentials file is reported without a word of what is in it."""
     write_credentials_text(tmp_path, json.dumps({"claudeAiOauth": {"accessToken": token}}))
     with expected_error() as shown:
         CredentialsFile(tmp_path).read()

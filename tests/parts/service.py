@@ -67,7 +67,7 @@ class Log:
         return "\n".join(self.lines)
 
     def count(self, part: str) -> int:
-        """Tell how many lines hold this."""
+        """Return how many lines hold this."""
         return sum(part in line for line in self.lines)
 
     def wait_for(self, part: str, timeout: float = 15, *, count: int = 1) -> None:

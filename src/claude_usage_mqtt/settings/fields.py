@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from claude_usage_mqtt import __version__
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.mqtt.options import BrokerOptions, Protocol, Transport
+from claude_usage_mqtt.secret_file import read_secret
 from claude_usage_mqtt.settings.machine import machine_name
 from claude_usage_mqtt.settings.typos import Shape, expected, misspelt
 from claude_usage_mqtt.sources.api.url import API_URL, checked_url, is_loopback
@@ -29,7 +30,6 @@ ENV_FILE = ".env"
 DEFAULT_ACCOUNT = "default"
 RESERVED_ACCOUNTS = frozenset({"all", "default", "reporter", "status"})
 SHORTEST_INTERVAL = 180
-LARGEST_SECRET = 64 * 1024
 ACCOUNTS = 'not valid JSON of names and folders; write {"personal": "/claude/personal", "work": "/claude/work"}'
 THRESHOLDS = "percentages above 0, for example 75,90"
 
@@ -66,6 +66,7 @@ class Settings(BaseSettings):
     mqtt_tls_cert: Path | None = Field(None, description="Our certificate, where the broker wants one, PEM.")
     mqtt_tls_key: Path | None = Field(None, description="The key of our certificate, PEM, unencrypted.")
     mqtt_transport: Transport = Field("tcp", description="`tcp`, `websockets` or `unix`.")
+    mqtt_websocket_path: str = Field("/mqtt", max_length=256, description="The path of a WebSocket connection.")
     mqtt_protocol: Protocol = Field("auto", description="`5`, `3.1.1`, or `auto`: 5 first, then 3.1.1.")
     mqtt_client_id: str | None = Field(None, max_length=128, description="Our id at the broker; unique if not set.")
     mqtt_keepalive: Seconds = Field(60, ge=5, le=3600, description="Seconds until a silent connection counts as dead.")
@@ -121,6 +122,13 @@ class Settings(BaseSettings):
         raise ValueError(
             "a topic is made of letters, digits, - and _, with single / between: no wildcard, dot or space"
         )
+
+    @field_validator("mqtt_websocket_path")
+    @classmethod
+    def _path(cls, value: str) -> str:
+        if not re.fullmatch(r"/[!-~]*", value):
+            raise ValueError("a path that begins with /, without spaces, for example /mqtt")
+        return value
 
     @field_validator("claude_api_url")
     @classmethod
@@ -252,7 +260,7 @@ class Settings(BaseSettings):
             raise SettingsError("MQTT_HOST is not set; set it to the name or address of your MQTT broker.")
         password = self.mqtt_password.get_secret_value() if self.mqtt_password else None
         if self.mqtt_password_file is not None:
-            password = _read_secret(self.mqtt_password_file, "MQTT_PASSWORD_FILE")
+            password = read_secret(self.mqtt_password_file, "MQTT_PASSWORD_FILE")
         return BrokerOptions(
             host=self.mqtt_host,
             port=self.mqtt_port or (8883 if self.mqtt_tls else 1883),
@@ -263,6 +271,7 @@ class Settings(BaseSettings):
             tls_cert=_text(self.mqtt_tls_cert),
             tls_key=_text(self.mqtt_tls_key),
             transport=self.mqtt_transport,
+            websocket_path=self.mqtt_websocket_path,
             protocol=self.mqtt_protocol,
             client_id=self.mqtt_client_id or "",
             keepalive=self.mqtt_keepalive,
@@ -332,19 +341,3 @@ def _folder(text: str) -> Path:
 
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
-
-
-def _read_secret(path: Path, setting: str) -> str:
-    place = f"{setting} ({path})"
-    try:
-        with path.open("rb") as file:
-            secret = file.read(LARGEST_SECRET).decode().rstrip("\r\n")
-    except PermissionError as error:
-        raise SettingsError(f"{place} {why_unreadable(error)}; allow that user to read it.") from None
-    except OSError as error:
-        raise SettingsError(f"{place} {why_unreadable(error)}; name the file that holds the password.") from None
-    except ValueError:
-        raise SettingsError(f"{place} is no text; name the file that holds the password.") from None
-    if not secret:
-        raise SettingsError(f"{place} is empty; put the password there.")
-    return secret
