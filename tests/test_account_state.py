@@ -1,4 +1,4 @@
-"""One account in the service, without broker and without API: what it decides when it is told something."""
+"""One account in the service, without broker and without API: what it decides when something happens."""
 
 import logging
 import random

@@ -103,12 +103,12 @@ def protocol(running: Named) -> str:
 
 
 def is_ok(message: Any) -> bool:
-    """Tell whether it is a health message that says that all is well."""
+    """Return whether it is a health message that says that all is well."""
     return bool(message.payload) and message.json()["status"] == "ok"
 
 
 def is_online(message: Any) -> bool:
-    """Tell whether it says that the service is there."""
+    """Return whether it says that the service is there."""
     return bool(message.payload == "online")
 
 

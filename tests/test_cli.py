@@ -129,7 +129,7 @@ def allowed(*rules: str) -> Iterator[dict[str, object]]:
 @needs_mosquitto
 @pytest.mark.parametrize(("protocol", "lack"), [("5", "read"), ("3.1.1", "read or may not write")])
 def test_check_where_reading_is_not_allowed(home: Path, protocol: str, lack: str) -> None:
-    """One missing permission is told once: what could not be tried for want of it is not called broken."""
+    """One missing permission is reported once: what could not be tried for want of it is not called broken."""
     with allowed("write claude-usage/#", "write homeassistant/#") as settings:
         result = run_command(home, "check", **settings, MQTT_PROTOCOL=protocol)
     assert result.returncode == 8
@@ -144,7 +144,7 @@ def test_check_where_reading_is_not_allowed(home: Path, protocol: str, lack: str
 @needs_mosquitto
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
 def test_check_where_writing_is_not_allowed(home: Path, protocol: str) -> None:
-    """Whether the broker refuses or hangs up, what to allow is told, and what follows from it is not."""
+    """Whether the broker refuses or hangs up, what to allow is reported, and what follows from it is not."""
     with allowed("read claude-usage/#") as settings:
         result = run_command(home, "check", **settings, MQTT_PROTOCOL=protocol)
     assert result.returncode == 8
@@ -188,7 +188,7 @@ def test_check_keeps_its_columns_with_several_accounts(home: Path) -> None:
 
 
 def test_check_tries_the_log_of_the_numbers(home: Path) -> None:
-    """A USAGE_LOG that could not be written is told before the service loses its lines, and no file is made."""
+    """A USAGE_LOG that could not be written is reported before the service loses its lines, and no file is made."""
     good, missing = home / "usage.jsonl", home / "nowhere" / "usage.jsonl"
     for path, verdict, said in (
         (good, "ok", f"{good} can be written"),
@@ -234,7 +234,7 @@ def test_check_with_a_socket_that_is_not_there(home: Path) -> None:
 
 
 def test_check_goes_on_after_a_failure_and_ends_with_the_first(tmp_path: Path) -> None:
-    """With neither login nor broker both are told, and the exit status is that of the login."""
+    """With neither login nor broker both are reported, and the exit status is that of the login."""
     result = run_command(tmp_path, "check", MQTT_HOST="127.0.0.1", MQTT_PORT=1)
     assert result.returncode == 3
     assert re.search(r"^credentials +FAIL .*log in with Claude Code", result.stdout, re.MULTILINE)
@@ -361,7 +361,7 @@ def test_help_names_every_command_and_exit_status(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [["frobnicate"], ["once", "--jsn"], ["healthcheck", "extra"]])
 def test_wrong_usage_ends_with_2(tmp_path: Path, arguments: list[str]) -> None:
-    """A word that is no command, or an option that is none, is refused."""
+    """An unknown command or option is refused."""
     result = run_command(tmp_path, *arguments)
     assert result.returncode == 2
     assert "Traceback" not in result.stderr

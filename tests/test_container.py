@@ -150,7 +150,7 @@ def hand_over(folder: Path, user: int) -> Path:
 
 @pytest.mark.real_parts
 def test_the_image_publishes_is_healthy_and_stops(image: str, tmp_path: Path) -> None:
-    """`docker run` with the folder mounted is all it takes; it is healthy while it runs, and says goodbye."""
+    """`docker run` with the folder mounted is all it takes; it is healthy while it runs, and publishes offline."""
     folder = hand_over(tmp_path / "claude", USER)
     with (
         Mosquitto() as broker,

@@ -1,4 +1,4 @@
-"""The discovery message: what Home Assistant is told of an account."""
+"""The discovery message: what is announced to Home Assistant for an account."""
 
 import json
 import re
@@ -116,7 +116,7 @@ def test_entity_ids_read_well_and_stay_when_a_label_changes() -> None:
     ("label", "name"), [(None, "Claude"), ("work", "Claude Work"), ("My Team!", "Claude My Team!"), ("iX", "Claude IX")]
 )
 def test_the_device_is_named_after_the_account(label: str | None, name: str) -> None:
-    """One account is simply Claude; several are told apart."""
+    """One account is simply Claude; several have different names."""
     assert message(WORK, label=label)["device"]["name"] == name
 
 
@@ -162,7 +162,7 @@ def test_an_emptied_topic_is_not_parsed() -> None:
 
 
 def test_the_same_is_said_in_the_same_words() -> None:
-    """Home Assistant has nothing to do when nothing has changed, and there is no time in the message."""
+    """Home Assistant has nothing to do when nothing has changed, and the message contains no time."""
     assert json.dumps(message()) == json.dumps(message())
     assert not re.search(r"20\d\d-|[0-9]{9}", json.dumps(message()))
 
@@ -243,7 +243,7 @@ def test_a_hostile_label_cannot_become_a_template(label: str, window: str) -> No
 
 
 def test_what_was_announced_can_be_read_back() -> None:
-    """After a restart the service knows what to take back."""
+    """After a restart the service knows what to remove."""
     assert announced(json.dumps(message()).encode()) == {key: each["platform"] for key, each in components().items()}
     stubs = {"old_one": "sensor"}
     assert announced(json.dumps(message(removed=stubs)).encode())["old_one"] == "sensor"

@@ -156,7 +156,7 @@ def test_a_row_that_home_assistant_would_drop_cannot_be_made(change: dict[str, o
 
 
 def test_icons_differ_within_a_device() -> None:
-    """On the device page one can tell the entities of a window apart by their icons."""
+    """On the device page the entities of a window differ by their icons."""
     for table in TABLES:
         for one, other in itertools.combinations([row for row in table if row.icon], 2):
             assert one.icon != other.icon, (one.key, other.key)

@@ -83,7 +83,7 @@ def scene(request: pytest.FixtureRequest, home: Path, endpoint: Endpoint) -> Ite
         watcher.wait_topic(HEALTH, lambda message: message.json()["status"] == "ok")
         watcher.settle()
         yield Scene(mosquitto, proxy, watcher, running)
-        assert endpoint.count == 1, "an outage of the broker is no reason to ask the API"
+        assert endpoint.count == 1, "an outage of the broker must not be a reason to ask the API"
 
 
 def test_refused_for_a_while(scene: Scene) -> None:
@@ -148,13 +148,13 @@ def test_the_client_id_is_taken(home: Path, endpoint: Endpoint) -> None:
         running_service(mosquitto.port, endpoint.url, home, client_id="twin") as running,
     ):
         watcher.wait_topic(HEALTH, lambda message: message.json()["status"] == "ok")
-        rival = paho.Client(CallbackAPIVersion.VERSION2, client_id="twin")
-        rival.reconnect_delay_set(0.1, 0.1)  # type: ignore[arg-type]  # no whole seconds
-        rival.connect(LOOPBACK, mosquitto.port)
-        rival.loop_start()
+        twin = paho.Client(CallbackAPIVersion.VERSION2, client_id="twin")
+        twin.reconnect_delay_set(0.1, 0.1)  # type: ignore[arg-type]  # no whole seconds
+        twin.connect(LOOPBACK, mosquitto.port)
+        twin.loop_start()
         mosquitto.wait_for_log("twin already connected", count=6)
-        rival.disconnect()
-        rival.loop_stop()
+        twin.disconnect()
+        twin.loop_stop()
         running.log.wait_for(AGAIN)
         watcher.wait_topic(STATUS, lambda message: message.payload == "online")
         assert running.log.count("the same MQTT_CLIENT_ID") == 1
@@ -163,7 +163,7 @@ def test_the_client_id_is_taken(home: Path, endpoint: Endpoint) -> None:
 
 
 def test_a_login_that_is_revoked(home: Path, endpoint: Endpoint) -> None:
-    """A password that was changed is told as such, once, and when it is right again so is everything."""
+    """A password that was changed is reported as such, once, and when it is right again so is everything."""
     users = {"us": "right", "watcher": "w"}
     with (
         Mosquitto(users=users) as mosquitto,
@@ -323,7 +323,7 @@ def test_plain_websockets(home: Path, endpoint: Endpoint, secure: Mosquitto) -> 
 
 
 def test_an_unknown_authority(home: Path, endpoint: Endpoint, secure: Mosquitto, tmp_path: Path) -> None:
-    """A certificate of nobody we trust is refused; there is no setting to trust it all the same."""
+    """A certificate of nobody we trust is refused; no setting allows trusting it."""
     other = Authority(tmp_path / "other")
     for ca in (None, str(other.ca_path)):
         fails(home, endpoint, secure.tls_port, "is not trusted", tls=True, tls_ca=ca)

@@ -97,7 +97,7 @@ def test_a_token(endpoint: Endpoint) -> None:
     ],
 )
 def test_each_failure_is_an_error_of_its_own(endpoint: Endpoint, fault: Fault, error: type[ApiError]) -> None:
-    """Whoever calls can tell what went wrong, and no failure makes a second request."""
+    """Whoever calls can see what went wrong, and no failure makes a second request."""
     endpoint.fault = fault
     with pytest.raises(error):
         library.get_usage(token=TOKEN, api_url=endpoint.url)
@@ -113,7 +113,7 @@ def test_patience_is_told(endpoint: Endpoint) -> None:
 
 
 def test_without_usable_credentials_nothing_is_sent(endpoint: Endpoint, tmp_path: Path) -> None:
-    """No folder, no file of ours, an expired token: each is told, and the API is not asked."""
+    """No folder, no file of ours, an expired token: each is reported, and the API is not asked."""
     with pytest.raises(CredentialsNotFound):
         library.get_usage(tmp_path / "nowhere", api_url=endpoint.url)
     write_credentials_text(tmp_path, "{")
@@ -168,7 +168,7 @@ class LateRefusal:
 
 
 def test_an_expired_token_in_disguise_is_forgotten_too(endpoint: Endpoint, tmp_path: Path) -> None:
-    """A 429 for a token that has just expired is told as that, and takes no earlier error with it."""
+    """A 429 for a token that has just expired is reported as that, and takes no earlier error with it."""
     write_credentials(tmp_path, TOKEN, expires_in=timedelta(minutes=5, seconds=1))
     endpoint.fault = LateRefusal()
     with pytest.raises(TokenExpired) as caught:
@@ -198,7 +198,7 @@ def values(frame: FrameType) -> list[object]:
 
 
 def test_everything_promised_is_there() -> None:
-    """Each name of the library can be imported from the package, and what is not there is told as usual."""
+    """Each name of the library can be imported from the package, and what is not there is an AttributeError."""
     for name in claude_usage_mqtt.__all__:
         assert getattr(claude_usage_mqtt, name) is not None
     assert set(dir(claude_usage_mqtt)) == set(claude_usage_mqtt.__all__)

@@ -1,4 +1,4 @@
-"""`healthcheck`, and what systemd is told."""
+"""`healthcheck`, and what systemd is notified of."""
 
 import os
 import signal

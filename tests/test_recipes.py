@@ -59,7 +59,7 @@ def test_dashboard_needs_nothing_but_home_assistant() -> None:
 
 
 def test_dashboard_for_another_account_is_one_replacement_away(entity_ids: set[str]) -> None:
-    """What its header tells owners of several accounts is true."""
+    """What its header says to owners of several accounts is true."""
     text = RECIPES["dashboard"].text().replace("claude_", "claude_work_")
     named = re.findall(r"\b(?:sensor|binary_sensor|event|button|switch)\.claude_work_\w+", text)
     assert {entity_id.replace("claude_work_", "claude_") for entity_id in named} - {
@@ -80,7 +80,7 @@ def test_every_input_of_a_blueprint_is_used_and_explained(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["blueprint-threshold", "blueprint-reset"])
 def test_blueprints_ignore_an_event_that_merely_came_back(name: str) -> None:
-    """A restart of Home Assistant or of the broker is no news."""
+    """A restart of Home Assistant or of the broker notifies nobody."""
     (trigger,) = load(name)["triggers"]
     assert trigger["not_from"] == ["unavailable"]
     assert trigger["not_to"] == ["unavailable", "unknown"]

@@ -90,7 +90,7 @@ def test_a_broker_that_does_not_answer_is_left_in_time() -> None:
 
 @needs_mosquitto
 def test_a_broker_that_ends_is_noticed() -> None:
-    """A broker that goes away while something is waited for is told of, not waited for."""
+    """A broker that goes away while something is waited for is reported, not waited for."""
     with Mosquitto() as mosquitto, Session(options(mosquitto.port)) as session:
         mosquitto.kill()
         with pytest.raises(BrokerUnreachable, match="was lost"):
@@ -107,7 +107,7 @@ def test_the_running_service_is_not_thrown_out() -> None:
 
 @needs_mosquitto
 def test_refusals_are_told_with_what_to_do() -> None:
-    """A wrong password, a topic that may not be written and one that may not be read: each is told."""
+    """A wrong password, a topic that may not be written and one that may not be read: each is reported."""
     users = {"writer": "secret", "watcher": "secret"}
     with Mosquitto(users=users, acl=ONE_WRITER) as mosquitto:
         with (

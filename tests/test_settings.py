@@ -1,4 +1,4 @@
-"""Settings: what is wrong with them is said in one line, and the example file tells of all of them."""
+"""Settings: what is wrong with them is said in one line, and the example file has all of them."""
 
 import contextlib
 import os
@@ -45,19 +45,19 @@ WRONG: dict[str, tuple[Mapping[str, str], str]] = {
     "a broker with its port": ({"MQTT_HOST": "broker:1883"}, "MQTT_HOST: the name or address alone; the port goes"),
     "an address with its port": ({"MQTT_HOST": "[::1]:1883"}, "MQTT_HOST: the name or address alone; the port goes"),
     "no broker": ({"MQTT_HOST": ""}, "MQTT_HOST is not set"),
-    "port is no number": ({"MQTT_PORT": "mqtt"}, "MQTT_PORT: a whole number from 1 to 65535."),
+    "port is not a number": ({"MQTT_PORT": "mqtt"}, "MQTT_PORT: a whole number from 1 to 65535."),
     "port too high": ({"MQTT_PORT": "65536"}, "MQTT_PORT"),
     "port zero": ({"MQTT_PORT": "0"}, "MQTT_PORT"),
     "keepalive too short": ({"MQTT_KEEPALIVE": "4"}, "MQTT_KEEPALIVE"),
     "interval too short for the API": ({"POLL_INTERVAL": "179"}, "POLL_INTERVAL is below 180"),
     "interval too long": ({"POLL_INTERVAL": "3601"}, "POLL_INTERVAL"),
-    "interval is no number": (
+    "interval is not a number": (
         {"POLL_INTERVAL": "5 min"},
         "POLL_INTERVAL: a whole number of seconds from 180 to 3600.",
     ),
     "stale too early": ({"STALE_AFTER": "299"}, "STALE_AFTER: a whole number of seconds from 300 to 86400."),
     "threshold zero": ({"ALERT_THRESHOLDS": "0,90"}, "ALERT_THRESHOLDS"),
-    "threshold is no number": (
+    "threshold is not a number": (
         {"ALERT_THRESHOLDS": "high,low"},
         "ALERT_THRESHOLDS: percentages above 0, for example 75,90.",
     ),
@@ -125,7 +125,7 @@ WRONG: dict[str, tuple[Mapping[str, str], str]] = {
 
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_wrong_setting_is_named_in_one_line(tmp_path: Path, wrong: str) -> None:
-    """Whoever mistypes a setting is told which and why, in one line, with exit status 2 and never with a secret."""
+    """Whoever mistypes a setting reads which and why, in one line, with exit status 2 and never with a secret."""
     environment, said = WRONG[wrong]
     ended = run(tmp_path, **{"MQTT_HOST": "127.0.0.1", "MQTT_PORT": "1", **environment})
     assert ended.returncode == 2, ended.stderr
@@ -140,7 +140,7 @@ def test_a_wrong_setting_is_named_in_one_line(tmp_path: Path, wrong: str) -> Non
 
 
 def test_a_ca_file_that_holds_no_certificate_is_named(tmp_path: Path) -> None:
-    """A CA file that is there and is none is told from one that works before any connection is made."""
+    """A CA file that is there and is none is distinguished from one that works before any connection is made."""
     ca = tmp_path / "ca.pem"
     ca.write_text(CANARY)
     ended = run(tmp_path, MQTT_HOST="127.0.0.1", MQTT_TLS="true", MQTT_TLS_CA=str(ca))
@@ -212,7 +212,7 @@ def test_files_that_may_not_be_read(tmp_path: Path) -> None:
 def test_a_slip_is_seen_where_the_right_name_is_not_set(
     empty: Path, monkeypatch: pytest.MonkeyPatch, slip: str, meant: str
 ) -> None:
-    """A setting under a wrong name is told, not silently left out; beside the right one it is somebody else's."""
+    """A setting under a wrong name is reported, not silently left out; beside the right one it is somebody else's."""
     monkeypatch.setenv(slip, CANARY)
     with pytest.raises(SettingsError, match=f"^{slip.upper()} is no setting; did you mean {meant}\\?$"):
         load_settings()
@@ -243,7 +243,7 @@ def test_variables_of_others_are_left_alone(empty: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("host", ["broker", "broker.local", "192.0.2.1", "::1", "fe80::1%eth0"])
 def test_a_name_or_address_of_any_kind(empty: Path, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
-    """An IPv6 address has colons, and is no host with a port."""
+    """An IPv6 address has colons, and is not a host with a port."""
     assert empty.is_dir()
     monkeypatch.setenv("MQTT_HOST", host)
     assert load_settings().broker().host == host
@@ -316,7 +316,7 @@ def test_the_example_file_has_every_setting_once_and_no_other() -> None:
 def test_the_example_file_tells_the_defaults(
     empty: Path, monkeypatch: pytest.MonkeyPatch, comment: str, name: str, value: str
 ) -> None:
-    """The value beside a setting is what holds without it, unless the line says that there is no default."""
+    """The value beside a setting is what holds without it, unless the line says that it has no default."""
     default = getattr(Settings(), name.lower())
     plain = {
         "MQTT_PORT": "1883",
@@ -339,5 +339,5 @@ def test_the_example_file_works_as_it_is(empty: Path) -> None:
     text = EXAMPLE.read_text(encoding="utf-8")
     (empty / ".env").write_text(text.replace("#MQTT_HOST=", "MQTT_HOST="), encoding="utf-8")
     found = load_settings()
-    assert found.mqtt_host == "homeassistant.local"
-    assert found == Settings(_env_file=None, mqtt_host="homeassistant.local")  # type: ignore[call-arg]
+    assert found.mqtt_host == "192.168.1.10"
+    assert found == Settings(_env_file=None, mqtt_host="192.168.1.10")  # type: ignore[call-arg]

@@ -219,7 +219,7 @@ def test_the_countdown_runs_and_news_are_drawn(running: Broker, tmp_path: Path) 
 
 @needs_mosquitto
 def test_a_broker_that_is_away_is_waited_for(tmp_path: Path) -> None:
-    """Whether it is not there yet or goes away: that is told, and the numbers come with the broker."""
+    """Whether it is not there yet or goes away: that is shown, and the numbers come with the broker."""
     with Mosquitto() as mosquitto:
         mosquitto.stop()
         with Terminal(mosquitto.port, tmp_path) as terminal:

@@ -32,7 +32,7 @@ class Broker(Protocol):
 
 
 def available() -> bool:
-    """Tell whether Mosquitto is installed."""
+    """Return whether Mosquitto is installed."""
     return _program("mosquitto") is not None
 
 
@@ -141,7 +141,7 @@ class Mosquitto:
 
     @property
     def running(self) -> bool:
-        """Tell whether the process lives, frozen or not."""
+        """Return whether the process lives, frozen or not."""
         return self._process is not None and self._process.poll() is None
 
     def client_certificate(self, common_name: str = "client") -> KeyPair:

@@ -35,7 +35,7 @@ class Authority:
         not_before: dt.datetime | None = None,
         not_after: dt.datetime | None = None,
     ) -> KeyPair:
-        """Write a certificate for the names, `SERVER_NAMES` unless told; a past `not_after` is expired."""
+        """Write a certificate for the names, `SERVER_NAMES` by default; a past `not_after` is expired."""
         if not_after is not None and not_before is None:
             not_before = not_after - dt.timedelta(days=30)
         leaf = self._ca.issue_cert(

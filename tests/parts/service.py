@@ -21,7 +21,8 @@ from claude_usage_mqtt.service.loop import Service
 from claude_usage_mqtt.service.options import AccountOptions, ServiceOptions
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.source import ApiSource
-from claude_usage_mqtt.sources.credentials.places import CredentialsFile, CredentialSource
+from claude_usage_mqtt.sources.credentials.file import CredentialsFile
+from claude_usage_mqtt.sources.credentials.token import CredentialSource
 from claude_usage_mqtt.topics import Topics
 from claude_usage_mqtt.usage.reading import OAUTH
 from parts.command import clean_environment, command_line
@@ -67,7 +68,7 @@ class Log:
         return "\n".join(self.lines)
 
     def count(self, part: str) -> int:
-        """Tell how many lines hold this."""
+        """Return how many lines hold this."""
         return sum(part in line for line in self.lines)
 
     def wait_for(self, part: str, timeout: float = 15, *, count: int = 1) -> None:

@@ -194,7 +194,7 @@ class Watcher:
     def publish(
         self, topic: str, payload: str | bytes = "", *, retain: bool = False, qos: int = 1, timeout: float = 10
     ) -> None:
-        """Publish, and wait until the broker has taken it; a refusal (MQTT 5 tells) is an AssertionError."""
+        """Publish, and wait until the broker has taken it; a refusal (MQTT 5 reports it) is an AssertionError."""
         assert self._client is not None, "the watcher is not started"
         mid = self._client.publish(topic, payload, qos=qos, retain=retain).mid
         with self._changed:

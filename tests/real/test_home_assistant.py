@@ -97,13 +97,13 @@ def seen(states: dict[str, State], entities: Iterable[str]) -> dict[str, tuple[s
 
 
 def is_settled(states: dict[str, State]) -> bool:
-    """Tell whether the numbers are there, and nothing is unavailable."""
+    """Return whether the numbers are there, and nothing is unavailable."""
     ours = [state["state"] for entity_id, state in states.items() if ".claude_" in entity_id]
     return "unavailable" not in ours and USAGE in states and value(states, USAGE) != "unknown"
 
 
 def is_complete(states: dict[str, State]) -> bool:
-    """Tell whether everything is known that ever is while nothing happens."""
+    """Return whether everything is known that ever is while nothing happens."""
     return is_settled(states) and not any(
         state["state"] == "unknown"
         for entity_id, state in states.items()
@@ -284,7 +284,7 @@ def test_stale_numbers_are_unavailable_and_the_reason_is_readable(
 def test_a_window_comes_and_goes(
     home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, watcher: Watcher, tmp_path: Path
 ) -> None:
-    """A model's window has entities as long as the API tells of it, and a day later none are left; nor of money."""
+    """A model's window has entities as long as the API reports it, and a day later none are left; nor of money."""
     write_credentials(tmp_path, expires_in=dt.timedelta(days=9))
     clock = StepClock()
     week = clock.now() + dt.timedelta(days=6)

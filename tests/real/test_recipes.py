@@ -104,12 +104,12 @@ def from_blueprint(home: HomeAssistant, name: str, **inputs: Any) -> None:
 
 
 def publishing(text: str) -> list[dict[str, Any]]:
-    """Give an action that tells the watcher."""
+    """Return an action that notifies the watcher."""
     return [{"action": "mqtt.publish", "data": {"topic": RAN, "payload": text}}]
 
 
 def ran(watcher: Watcher, count: int) -> list[str]:
-    """Give what the actions told, once there are so many; there are no more."""
+    """Return what the actions sent, once there are so many; there are no more."""
     if count:
         watcher.wait_topic(RAN, lambda _: len(watcher.messages(RAN)) >= count)
     watcher.settle()
@@ -119,7 +119,7 @@ def ran(watcher: Watcher, count: int) -> list[str]:
 def test_blueprints_tell_of_a_threshold_and_of_the_reset_once(
     home: HomeAssistant, mosquitto: Mosquitto, session: Session, watcher: Watcher
 ) -> None:
-    """They tell at the threshold, at the limit, and when one can go on; a restart is no reason to tell again."""
+    """They notify at the threshold, at the limit, and when one can go on; a restart does not notify again."""
     home.wait_for(sensor__claude_session_usage="0.0")
     message = publishing("{{ title }} | {{ message }}")
     from_blueprint(home, "threshold", window_event=EVENT, threshold=90, actions=message)
@@ -136,9 +136,9 @@ def test_blueprints_tell_of_a_threshold_and_of_the_reset_once(
     home.wait_for(sensor__claude_session_usage="unavailable", event__claude_session_event="unavailable")
     home.wait_for(sensor__claude_session_usage="100.0")
     watcher.wait_connected()
-    told = ran(watcher, 2)
-    assert len(told) == 2
-    assert told[1].startswith("Claude Session: 100 % used | The limit is reached. It resets ")
+    shown = ran(watcher, 2)
+    assert len(shown) == 2
+    assert shown[1].startswith("Claude Session: 100 % used | The limit is reached. It resets ")
     assert home.ask("persistent_notification/get") == []
     session.later(3, hours=4)
     home.wait(lambda states: states[EVENT]["attributes"]["event_type"] == "reset")
@@ -147,7 +147,7 @@ def test_blueprints_tell_of_a_threshold_and_of_the_reset_once(
     (notification,) = home.ask("persistent_notification/get")
     assert notification["title"] == "Claude Session has reset"
     assert notification["message"] == "It had been used up to 100 percent; now you can go on."
-    assert ran(watcher, 2) == told
+    assert ran(watcher, 2) == shown
     watcher.publish(CONFIG, "", retain=True)  # they are there while their entity is taken away, and do not mind
     home.wait(lambda states: EVENT not in states)
     for name in ("threshold", "reset"):
@@ -208,12 +208,12 @@ def test_dashboard_shows_the_account_without_an_error(home: HomeAssistant, scrip
 def test_node_red_flow_branches_on_pace_and_acts_on_a_reset(
     scripts: Path, mosquitto: Mosquitto, watcher: Watcher, session: Session, tmp_path: Path
 ) -> None:
-    """Each turn of the pace comes out once, a stale number never, and a reset after much use is told of."""
+    """Each turn of the pace comes out once, a stale number never, and a reset after much use is reported."""
     flow = json.loads(RECIPES["nodered"].text())
     for node in flow:
         if node["type"] == "mqtt-broker":
             node |= {"broker": LOOPBACK, "port": str(mosquitto.port)}
-        elif node["type"] == "debug":  # where users put their own: here, what tells the watcher
+        elif node["type"] == "debug":  # where users put their own: here, what notifies the watcher
             topic = f"tests/{node['id'].removeprefix('claude-usage-')}"
             node |= {"type": "mqtt out", "topic": topic, "qos": "1", "retain": "", "broker": "claude-usage-broker"}
     file = tmp_path / "flow.json"
@@ -232,12 +232,12 @@ def test_node_red_flow_branches_on_pace_and_acts_on_a_reset(
         watcher.wait_topic("tests/on-pace", since=watcher.last("tests/over-pace").order)
         session.later(85, minutes=30)
         session.later(5, minutes=60)
-        told = watcher.wait_topic("tests/was-reset")
+        shown = watcher.wait_topic("tests/was-reset")
         session.later(6, minutes=300)
         watcher.settle()
     finally:
         run_script(scripts, "nodered.sh", "stop")
-    assert told.payload == "The session has reset; it had been used up to 85 percent."
+    assert shown.payload == "The session has reset; it had been used up to 85 percent."
     outputs = [message.topic for message in watcher.messages("tests/#") if message.topic != RAN]
     assert outputs.count("tests/was-reset") == 1
     turns = [topic for topic in outputs if topic.endswith("pace")]
@@ -249,10 +249,10 @@ def test_esphome_takes_the_display(tmp_path: Path) -> None:
     """The display's configuration is valid for ESPHome."""
     program = os.environ.get("ESPHOME") or shutil.which("esphome")
     if program is None:
-        pytest.skip("NOT VALIDATED: there is no esphome on the PATH, nor does ESPHOME name one")
+        pytest.skip("NOT VALIDATED: esphome is not on the PATH, nor does ESPHOME name one")
     fonts = sorted(Path("/usr/share/fonts").rglob("*.ttf"))
     if not fonts:
-        pytest.skip("NOT VALIDATED: there is no font here, and the one of the recipe is on the internet")
+        pytest.skip("NOT VALIDATED: no font is installed, and the one of the recipe is on the internet")
     file = tmp_path / "display.yaml"
     file.write_text(RECIPES["esphome"].text().replace("gfonts://Roboto", str(fonts[0])), encoding="utf-8")
     done = subprocess.run([program, "config", str(file)], capture_output=True, text=True, timeout=120, check=False)

@@ -70,7 +70,7 @@ def validate(scripts: Path, installed: str, payloads: dict[str, bytes]) -> str:
     """Give what Home Assistant's schemas say, a line per message and one per finding."""
     root = Path(os.environ.get("HA_ROOT") or Path(os.environ.get("TMPDIR", "/tmp")) / "real-parts") / "forky"  # noqa: S108
     if not (root / "opt" / installed / "VERSION").exists():
-        pytest.skip(f"NOT VALIDATED: there is no Home Assistant {installed} (setup_ha.sh with INST={installed})")
+        pytest.skip(f"NOT VALIDATED: Home Assistant {installed} is not installed (setup_ha.sh with INST={installed})")
     folder = Path(tempfile.mkdtemp(dir=root / "tmp"))
     try:
         for name, payload in payloads.items():

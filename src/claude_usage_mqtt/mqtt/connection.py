@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from paho.mqtt.enums import MQTTProtocolVersion
 
-from claude_usage_mqtt.errors import BrokerError, BrokerRefused, BrokerUnreachable
+from claude_usage_mqtt.errors import BrokerError, BrokerRefused
 from claude_usage_mqtt.mqtt import client as mqtt_client
-from claude_usage_mqtt.mqtt.client import V5, WRONG_PROTOCOL, Client, Message
+from claude_usage_mqtt.mqtt import explain
+from claude_usage_mqtt.mqtt.client import V5, Client, Message
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 
 if TYPE_CHECKING:
@@ -106,11 +107,6 @@ class Connection:
         except BrokerError as error:
             error.__context__ = None  # what led to it refers to the client, and would keep its sockets open
             ended = Disconnected(error.with_traceback(None), refused=isinstance(error, BrokerRefused))
-        except Exception as fault:  # noqa: BLE001 - whatever happens here, the next attempt must follow
-            kind = type(fault).__name__
-            ended = Disconnected(
-                BrokerUnreachable(f"Connecting to the broker at {self._options.address} failed ({kind}).")
-            )
         else:
             ended = self._stay(stopping, patience)
         if not stopping.is_set():
@@ -136,11 +132,11 @@ class Connection:
             self.client.close(0.2)
             if is_silent:
                 self.was_silent = True
-                return Disconnected(mqtt_client.explain_failure(TimeoutError(), self._options))
+                return Disconnected(explain.failed_attempt(TimeoutError(), self._options))
         if self._refusal is not None:
             return Disconnected(self._refusal, refused=True)
         self.was_silent = not self.accepted
-        error = mqtt_client.explain_loss(self._options, accepted=self.accepted, reason=self._reason)
+        error = explain.loss(self._options, accepted=self.accepted, reason=self._reason)
         return Disconnected(error, accepted=self.accepted)
 
     # In paho's thread: tell, and nothing else
@@ -149,8 +145,8 @@ class Connection:
         self, _client: Any, _data: Any, _flags: Any, reason: ReasonCode, properties: Properties | None
     ) -> None:
         if reason.is_failure:
-            self.is_wrong_protocol = reason.getName() in WRONG_PROTOCOL
-            self._refusal = mqtt_client.explain_refusal(reason, self._options)
+            self.is_wrong_protocol = reason.getName() in explain.WRONG_PROTOCOL
+            self._refusal = explain.refusal(reason, self._options)
         else:
             self.accepted = True
             self._tell(Connected(self.client, getattr(properties, "MaximumPacketSize", None)))

@@ -13,7 +13,8 @@ from paho.mqtt.enums import MQTTProtocolVersion
 
 from claude_usage_mqtt.errors import BrokerError, BrokerRefused, BrokerUnreachable
 from claude_usage_mqtt.mqtt import client as mqtt_client
-from claude_usage_mqtt.mqtt.client import V3, V5, WRONG_PROTOCOL, Client, Message
+from claude_usage_mqtt.mqtt import explain
+from claude_usage_mqtt.mqtt.client import V3, V5, Client, Message
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 
 if TYPE_CHECKING:
@@ -158,9 +159,9 @@ class Session:
             self.close()
             return error
         if reason.is_failure:
-            self._may_be_protocol = reason.getName() in WRONG_PROTOCOL
+            self._may_be_protocol = reason.getName() in explain.WRONG_PROTOCOL
             self.close()
-            return mqtt_client.explain_refusal(reason, self._options)
+            return explain.refusal(reason, self._options)
         self._is_accepted = True
         return None
 
@@ -212,7 +213,7 @@ class Session:
             error = outcome.get(timeout=within)
         except queue.Empty:
             is_abandoned.set()
-            raise self._no_answer() from None
+            raise explain.no_answer(self._options) from None
         if error is not None:
             raise error
         self._is_running = True
@@ -222,7 +223,7 @@ class Session:
         until = time.monotonic() + within
         while mid not in self._answers:
             if not self._take(until):
-                raise self._no_answer()
+                raise explain.no_answer(self._options)
         return self._answers.pop(mid)
 
     def _take(self, until: float) -> bool:
@@ -247,12 +248,7 @@ class Session:
             return True
 
     def _loss(self, reason: str | None) -> BrokerError:
-        return mqtt_client.explain_loss(self._options, accepted=self._is_accepted, reason=reason)
-
-    def _no_answer(self) -> BrokerError:
-        return BrokerUnreachable(
-            f"The broker at {self._options.address} did not answer in time; check MQTT_HOST, MQTT_PORT and the network."
-        )
+        return explain.loss(self._options, accepted=self._is_accepted, reason=reason)
 
     def _open_client(self) -> Client:
         if self._client is None:

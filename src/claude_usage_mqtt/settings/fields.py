@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 import os
 import re
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,31 +16,26 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from claude_usage_mqtt import __version__
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.mqtt.options import BrokerOptions, Protocol, Transport
+from claude_usage_mqtt.secret_file import read_secret
+from claude_usage_mqtt.settings.claude import (
+    ACCOUNTS,
+    Account,
+    named_accounts,
+    parse_accounts,
+    require_distinct,
+    single_account,
+)
 from claude_usage_mqtt.settings.machine import machine_name
 from claude_usage_mqtt.settings.typos import Shape, expected, misspelt
 from claude_usage_mqtt.sources.api.url import API_URL, checked_url, is_loopback
-from claude_usage_mqtt.sources.credentials.places import CredentialSource, GivenToken, find_source, why_unreadable
-from claude_usage_mqtt.untrusted import slug
+from claude_usage_mqtt.sources.credentials.file import why_unreadable
 from claude_usage_mqtt.usage.reading import OAUTH, REPORTER, STATUSLINE
 
 ENV_FILE = ".env"
-DEFAULT_ACCOUNT = "default"
-RESERVED_ACCOUNTS = frozenset({"all", "default", "reporter", "status"})
 SHORTEST_INTERVAL = 180
-LARGEST_SECRET = 64 * 1024
-ACCOUNTS = 'not valid JSON of names and folders; write {"personal": "/claude/personal", "work": "/claude/work"}'
 THRESHOLDS = "percentages above 0, for example 75,90"
 
 Seconds = Annotated[int, Shape(unit="seconds")]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
-    """One configured account: its id (a slug), the label a person gave it, where its credentials are."""
-
-    id: str
-    label: str | None
-    credentials: CredentialSource
 
 
 class Settings(BaseSettings):
@@ -66,6 +59,7 @@ class Settings(BaseSettings):
     mqtt_tls_cert: Path | None = Field(None, description="Our certificate, where the broker wants one, PEM.")
     mqtt_tls_key: Path | None = Field(None, description="The key of our certificate, PEM, unencrypted.")
     mqtt_transport: Transport = Field("tcp", description="`tcp`, `websockets` or `unix`.")
+    mqtt_websocket_path: str = Field("/mqtt", max_length=256, description="The path of a WebSocket connection.")
     mqtt_protocol: Protocol = Field("auto", description="`5`, `3.1.1`, or `auto`: 5 first, then 3.1.1.")
     mqtt_client_id: str | None = Field(None, max_length=128, description="Our id at the broker; unique if not set.")
     mqtt_keepalive: Seconds = Field(60, ge=5, le=3600, description="Seconds until a silent connection counts as dead.")
@@ -78,10 +72,16 @@ class Settings(BaseSettings):
     claude_config_dir: str | None = Field(
         None, description="Claude Code's folder, with `.credentials.json`: `~/.claude`."
     )
+    claude_securestorage_config_dir: str | None = Field(
+        None, description="Claude Code's own variable: the folder of `.credentials.json`, if that is another one."
+    )
     claude_code_oauth_token: SecretStr | None = Field(None, description="A token, instead of the folder.")
     claude_code_oauth_token_file: Path | None = Field(None, description="A file that holds the token.")
-    claude_accounts: Annotated[dict[str, str] | None, NoDecode, Shape(unit="accounts", words=ACCOUNTS)] = Field(
-        None, min_length=1, max_length=500, description='Several accounts: `{"personal": "/claude/personal", …}`.'
+    claude_accounts: Annotated[dict[str, str | None] | None, NoDecode, Shape(unit="accounts", words=ACCOUNTS)] = Field(
+        None,
+        min_length=1,
+        max_length=500,
+        description='Several accounts and their folders: `{"personal": "/claude/personal", …}`.',
     )
     claude_source: Literal["oauth", "statusline", "both", "reporter"] = Field(
         "oauth", description="Where the numbers come from: `oauth`, `statusline`, `both` or `reporter`."
@@ -122,6 +122,13 @@ class Settings(BaseSettings):
             "a topic is made of letters, digits, - and _, with single / between: no wildcard, dot or space"
         )
 
+    @field_validator("mqtt_websocket_path")
+    @classmethod
+    def _path(cls, value: str) -> str:
+        if not re.fullmatch(r"/[!-~]*", value):
+            raise ValueError("a path that begins with /, without spaces, for example /mqtt")
+        return value
+
     @field_validator("claude_api_url")
     @classmethod
     def _safe_url(cls, value: str) -> str:
@@ -151,24 +158,12 @@ class Settings(BaseSettings):
     @field_validator("claude_accounts", mode="before")
     @classmethod
     def _parse(cls, value: object) -> object:
-        try:
-            return json.loads(value) if isinstance(value, str) else value
-        except (ValueError, RecursionError):
-            raise ValueError(ACCOUNTS) from None
+        return parse_accounts(value)
 
     @field_validator("claude_accounts")
     @classmethod
-    def _distinct(cls, value: dict[str, str] | None) -> dict[str, str] | None:
-        slugs: dict[str, str] = {}
-        for name, folder in (value or {}).items():
-            identifier = slug(name)
-            if not identifier or identifier in RESERVED_ACCOUNTS:
-                raise ValueError("each account's id needs letters or digits; all, default, reporter, status are ours")
-            if identifier in slugs:
-                raise ValueError("two account ids become the same topic; make them differ in letters or digits")
-            if not folder.strip():
-                raise ValueError("each account needs the folder of its credentials")
-            slugs[identifier] = folder
+    def _distinct(cls, value: dict[str, str | None] | None) -> dict[str, str | None] | None:
+        require_distinct(value or {})
         return value
 
     @model_validator(mode="after")
@@ -226,25 +221,17 @@ class Settings(BaseSettings):
 
     def accounts(self) -> tuple[Account, ...]:
         """Return the configured accounts; a single one is called `default`."""
-        if self.claude_accounts is None:
-            return (Account(id=DEFAULT_ACCOUNT, label=None, credentials=self._single_source()),)
-        alone = len(self.claude_accounts) == 1
-        return tuple(
-            Account(
-                id=DEFAULT_ACCOUNT if alone else slug(name),
-                label=None if alone else name,
-                credentials=find_source(_folder(folder), is_default_folder=False),
-            )
-            for name, folder in self.claude_accounts.items()
+        if self.claude_accounts is not None:
+            return named_accounts(self.claude_accounts)
+        token = self.claude_code_oauth_token
+        return (
+            single_account(
+                None if token is None else token.get_secret_value(),
+                self.claude_code_oauth_token_file,
+                self.claude_config_dir,
+                self.claude_securestorage_config_dir,
+            ),
         )
-
-    def _single_source(self) -> CredentialSource:
-        if self.claude_code_oauth_token is not None:
-            return GivenToken(self.claude_code_oauth_token.get_secret_value())
-        if self.claude_code_oauth_token_file is not None:
-            return GivenToken(file=self.claude_code_oauth_token_file)
-        folder = self.claude_config_dir
-        return find_source(_folder(folder or "~/.claude"), is_default_folder=folder is None)
 
     def broker(self) -> BrokerOptions:
         """Return how to reach the broker; raises SettingsError where none is named, or a secret's file fails."""
@@ -252,7 +239,7 @@ class Settings(BaseSettings):
             raise SettingsError("MQTT_HOST is not set; set it to the name or address of your MQTT broker.")
         password = self.mqtt_password.get_secret_value() if self.mqtt_password else None
         if self.mqtt_password_file is not None:
-            password = _read_secret(self.mqtt_password_file, "MQTT_PASSWORD_FILE")
+            password = read_secret(self.mqtt_password_file, "MQTT_PASSWORD_FILE")
         return BrokerOptions(
             host=self.mqtt_host,
             port=self.mqtt_port or (8883 if self.mqtt_tls else 1883),
@@ -263,6 +250,7 @@ class Settings(BaseSettings):
             tls_cert=_text(self.mqtt_tls_cert),
             tls_key=_text(self.mqtt_tls_key),
             transport=self.mqtt_transport,
+            websocket_path=self.mqtt_websocket_path,
             protocol=self.mqtt_protocol,
             client_id=self.mqtt_client_id or "",
             keepalive=self.mqtt_keepalive,
@@ -323,28 +311,5 @@ def _is_bare_host(text: str) -> bool:
         return re.search(r"[:/@\[\]\s]", text) is None
 
 
-def _folder(text: str) -> Path:
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        raise SettingsError(f"The home folder in {text} is not known; write the whole path.") from None
-
-
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
-
-
-def _read_secret(path: Path, setting: str) -> str:
-    place = f"{setting} ({path})"
-    try:
-        with path.open("rb") as file:
-            secret = file.read(LARGEST_SECRET).decode().rstrip("\r\n")
-    except PermissionError as error:
-        raise SettingsError(f"{place} {why_unreadable(error)}; allow that user to read it.") from None
-    except OSError as error:
-        raise SettingsError(f"{place} {why_unreadable(error)}; name the file that holds the password.") from None
-    except ValueError:
-        raise SettingsError(f"{place} is no text; name the file that holds the password.") from None
-    if not secret:
-        raise SettingsError(f"{place} is empty; put the password there.")
-    return secret
