@@ -12,9 +12,9 @@ import pytest
 
 from claude_usage_mqtt.reporter import loop
 from claude_usage_mqtt.sources import reporter as source
-from claude_usage_mqtt.sources.credentials.places import CredentialsFile
+from claude_usage_mqtt.sources.credentials.file import CredentialsFile
 from claude_usage_mqtt.topics import ReporterTopics
-from claude_usage_mqtt.usage.reading import REPORTER
+from claude_usage_mqtt.usage.reading import OAUTH, REPORTER
 from parts import broker as brokers
 from parts.broker import Broker, Mosquitto
 from parts.credentials import FILE_NAME, write_credentials, write_credentials_text
@@ -269,6 +269,50 @@ def test_a_restart_of_the_service_forgets_nobody(
         detail = watcher.wait_topic(HEALTH, has_status("no_reporter"), since=mark).json()["detail"]
     assert health["reporters"][0]["seen_at"] >= seen[0]["seen_at"]
     assert "laptop (offline" in detail
+
+
+def test_a_usable_login_on_this_machine_comes_first(
+    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
+) -> None:
+    """With a login here and a reporter there, the reporter is asked only while this login cannot be used."""
+    here, there = login(tmp_path / "here"), login(tmp_path / "there", token="sk-ant-oat01-there")
+    clock = Clock(speed=60)
+    with (
+        Endpoint(sample_usage(five_hour=50.0)) as other,
+        running_service(
+            running_broker.port, endpoint.url, here, selected=(OAUTH, REPORTER), interval=60.0, clock=clock
+        ),
+        running_reporter(running_broker.port, other.url, there, clock=clock),
+    ):
+        watcher.wait_topic(HEALTH, lambda each: machines(each.json()) == {"laptop": "ok"})
+        endpoint.wait_for_requests(3)
+        assert other.count == 0
+        login(here, expires_in=dt.timedelta(hours=-1), now=clock.now())
+        state = watcher.wait_topic(STATE, session_is(50)).json()
+        assert state["windows"]["five_hour"]["machine"] == "laptop"
+        mark = watcher.mark()
+        login(here, now=clock.now())
+        watcher.wait_topic(STATE, session_is(42), since=mark)
+        watcher.settle()
+        assert {each.json()["status"] for each in watcher.messages(HEALTH)} <= {"starting", "ok"}
+
+
+def test_a_refused_login_here_is_not_sent_again_while_a_machine_delivers(
+    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
+) -> None:
+    """A dead login in some folder of the box does not cost a request per poll, and is not an error."""
+    here, there = login(tmp_path / "here", token="sk-ant-oat01-dead"), login(tmp_path / "there")
+    endpoint.tokens = {CANARY}
+    with (
+        running_service(running_broker.port, endpoint.url, here, selected=(OAUTH, REPORTER), interval=1.0),
+        running_reporter(running_broker.port, endpoint.url, there),
+    ):
+        watcher.wait_topic(HEALTH, has_status("ok"))
+        endpoint.wait_for_requests(6)
+        watcher.settle()
+        tokens = [request.bearer for request in endpoint.requests]
+        assert watcher.last(HEALTH).json()["status"] == "ok"
+    assert tokens.count("sk-ant-oat01-dead") == 1
 
 
 HOSTILE = [

@@ -11,6 +11,7 @@ from claude_usage_mqtt.service.account import AccountState
 from claude_usage_mqtt.service.options import AccountOptions
 from claude_usage_mqtt.service.reporter_exchange import ReporterExchange
 from claude_usage_mqtt.service.summary import Digest, digest
+from claude_usage_mqtt.sources.in_order import in_order
 from claude_usage_mqtt.sources.policy import Policy
 from claude_usage_mqtt.sources.source import Source
 
@@ -36,5 +37,5 @@ def watch(
     policy = Policy(interval=options.interval, limited=options.limited, rng=rng)
     reporters = exchange.source(options.topics.account)
     state = AccountState(options, policy, None if reporters is None else exchange.reporters)
-    source = next(iter(sources), None) or reporters
+    source = in_order([*sources, *([] if reporters is None else [reporters])])
     return Watched(state=state, source=source, digest=digest(state, now), look_at=now)
