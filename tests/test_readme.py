@@ -147,3 +147,11 @@ def test_the_project_has_one_address() -> None:
     assert project["urls"]["Homepage"] == app_folder.URL
     assert app_folder.URL.replace("https://github.com", "ghcr.io") == app_folder.IMAGE
     assert f"`{app_folder.URL}#home-assistant-app`" in README
+
+
+def test_the_tests_that_windows_runs_exist() -> None:
+    """A test that is renamed does not silently leave the Windows job red."""
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    named = re.findall(r"tests/test_\w+\.py", workflow)
+    assert len(named) > 10
+    assert all((ROOT / each).is_file() for each in named)
