@@ -214,7 +214,7 @@ def test_the_path_of_rabbitmq() -> None:
     ("host", "address"), [("::1", "[::1]:1883"), ("fe80::1%eth0", "[fe80::1%eth0]:1883"), ("broker", "broker:1883")]
 )
 def test_an_ipv6_address_is_printed_in_brackets(host: str, address: str) -> None:
-    """The port can be told from the address."""
+    """The port can be separated from the address."""
     assert BrokerOptions(host=host).address == address
 
 

@@ -1,6 +1,6 @@
 """`statusline`: Claude Code's status-line command. Prints the usage in one line and hands it to the broker.
 
-It is started anew several times a minute and whoever works waits for its line: until that is printed only what
+It is started several times a minute and whoever works waits for its line: until that is printed only what
 the line needs is imported, and what comes after it happens in a process of its own.
 """
 

@@ -14,7 +14,7 @@ from claude_usage_mqtt.sources.credentials.watch import LoginChanged
 from claude_usage_mqtt.sources.source import PollResult
 
 MAX_INBOX = 2000
-"""Incoming messages beyond this many unread items are dropped: nobody sends us that much in earnest."""
+"""Incoming messages beyond this many unread items are dropped: nobody really sends us that much."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""An access token and what is known about it: read afresh at every poll, never written, never kept.
+"""An access token and what is known about it: read again at every poll, never written, never kept.
 
 What is wrong with a login is reported by a CredentialsError that names the place, and never what was found there.
 """
