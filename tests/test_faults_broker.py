@@ -43,7 +43,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """Give a folder with credentials."""
+    """Return a folder with credentials."""
     write_credentials(tmp_path / "home")
     return tmp_path / "home"
 

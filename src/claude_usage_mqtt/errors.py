@@ -96,7 +96,7 @@ class InsufficientScope(ApiError):  # noqa: N818
 class RateLimited(ApiError):  # noqa: N818
     """The API limits the rate of requests (429).
 
-    `retry_after` is the time the API named, or None where it named none (or zero): then only the
+    `retry_after` is the time the API named, or None if it named none (or zero): then only the
     hourly window of this token is full, else the account is shut out for that time.
     """
 

@@ -232,7 +232,7 @@ class Publisher:
         if time.monotonic() < self._suspended.get(message.topic, 0.0):
             return
         info = client.publish(message.topic, message.payload, qos=1, retain=message.retain)
-        # Where it is slower than we speak the message is left out; the next connection, or the next change, sends it.
+        # If it is slower than we send, the message is left out; the next connection, or the next change, sends it.
         if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS:
             self._under_way[info.mid] = message
             if message.retain:

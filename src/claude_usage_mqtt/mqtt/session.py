@@ -54,10 +54,10 @@ class _Lost:
 
 
 class Session:
-    """A connection that is open inside a `with`; MQTT 5, or 3.1.1 where the options or the broker want that.
+    """A connection that is open inside a `with`; MQTT 5, or 3.1.1 if the options or the broker want that.
 
     Every method is for the same thread, takes at most `within` seconds and raises BrokerError: BrokerUnreachable
-    where there was no connection, no answer in time, or the connection was lost; BrokerRefused where the broker
+    if there was no connection, no answer in time, or the connection was lost; BrokerRefused if the broker
     said no.
     """
 
@@ -127,7 +127,7 @@ class Session:
         return [topic for topic, reason in zip(wanted, reasons, strict=False) if reason.is_failure]
 
     def receive(self, within: float) -> Message | None:
-        """Return the next message that arrived, None where none came in time."""
+        """Return the next message that arrived, None if none came in time."""
         until = time.monotonic() + within
         while not self._messages:
             if not self._take(until):
@@ -192,7 +192,7 @@ class Session:
         return client
 
     def _connect(self, client: Client, until: float) -> None:
-        """Open the connection, in a thread of its own: a name lookup cannot be given a deadline."""
+        """Open the connection, in its own thread: a name lookup cannot be given a deadline."""
         outcome: queue.Queue[BrokerError | None] = queue.Queue()
         is_abandoned = threading.Event()
         within = max(0.1, until - time.monotonic())
@@ -227,7 +227,7 @@ class Session:
         return self._answers.pop(mid)
 
     def _take(self, until: float) -> bool:
-        """Take in the next thing that happened; False where nothing did until then."""
+        """Take in the next thing that happened; False if nothing did until then."""
         while True:
             left = max(0.0, until - time.monotonic())
             try:

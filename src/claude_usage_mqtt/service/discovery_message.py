@@ -43,7 +43,7 @@ class DiscoveryMessage:
         self._features: frozenset[str] = frozenset()
         self._basis: object = None
         self.first_currency: str | None = None
-        """The currency of the entities whose keys name none; another one has entities of its own."""
+        """The currency of the entities whose keys name none; another one has its own entities."""
         self.payload = b""
         """The message that was made last, at first the one that was retained."""
         self.was_retained = False

@@ -53,7 +53,7 @@ class Inbox(Generic[T]):
             self._wake.release()
 
     def get(self, timeout: float) -> T | None:
-        """Return the next item, None where none came within `timeout` seconds; it may return None sooner."""
+        """Return the next item, None if none came within `timeout` seconds; it may return None sooner."""
         if not self._items:
             self._wake.acquire(timeout=timeout)
         return self._items.popleft() if self._items else None

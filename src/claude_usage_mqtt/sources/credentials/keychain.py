@@ -1,4 +1,4 @@
-"""The item that Claude Code keeps in the macOS Keychain, with the file beside it, which is often an old copy.
+"""The item that Claude Code keeps in the macOS Keychain, with the file next to it, which is often an old copy.
 
 The Keychain goes first. Of the two, what has no token does not count, and the one that expires later is used.
 """

@@ -110,7 +110,7 @@ def checked_token(token: str, place: str) -> str:
 
 
 def _login(document: dict[str, Any], section: dict[str, Any], token: str) -> Login:
-    # The account and its organization are inside since 2026; older files have them beside the section.
+    # The account and its organization are inside since 2026; older files have them next to the section.
     account, organization = (section.get(key) or document.get(key) for key in ("accountUuid", "organizationUuid"))
     return Login(
         account=hashed(account),
