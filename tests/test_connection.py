@@ -156,8 +156,8 @@ def web_server(status: int, tls: ssl.SSLContext | None = None) -> Iterator[tuple
 REFUSALS = {
     301: (BrokerRefused, "redirects are not followed"),
     302: (BrokerRefused, "redirects are not followed"),
-    401: (BrokerRefused, "without a login of its own"),
-    403: (BrokerRefused, "without a login of its own"),
+    401: (BrokerRefused, "without a login"),
+    403: (BrokerRefused, "without a login"),
     404: (BrokerRefused, "check MQTT_WEBSOCKET_PATH"),
     502: (BrokerUnreachable, "cannot reach the broker behind it"),
     503: (BrokerUnreachable, "cannot reach the broker behind it"),
