@@ -16,7 +16,7 @@ from claude_usage_mqtt.service.commands import obey
 from claude_usage_mqtt.service.documents import documents
 from claude_usage_mqtt.service.former_devices import former_accounts
 from claude_usage_mqtt.sources.api.wire import parse_usage
-from claude_usage_mqtt.sources.credentials.places import parse_credentials
+from claude_usage_mqtt.sources.credentials.token import parse_credentials
 from claude_usage_mqtt.sources.policy import Policy
 from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.sources.status_line import parse_statusline

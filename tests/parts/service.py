@@ -21,7 +21,8 @@ from claude_usage_mqtt.service.loop import Service
 from claude_usage_mqtt.service.options import AccountOptions, ServiceOptions
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.source import ApiSource
-from claude_usage_mqtt.sources.credentials.places import CredentialsFile, CredentialSource
+from claude_usage_mqtt.sources.credentials.file import CredentialsFile
+from claude_usage_mqtt.sources.credentials.token import CredentialSource
 from claude_usage_mqtt.topics import Topics
 from claude_usage_mqtt.usage.reading import OAUTH
 from parts.command import clean_environment, command_line

@@ -13,16 +13,25 @@ from typing import Any
 from claude_usage_mqtt.cli.once import require_readable
 from claude_usage_mqtt.cli.run import topics
 from claude_usage_mqtt.clock import SystemClock
-from claude_usage_mqtt.errors import BrokerError, BrokerRefused, BrokerUnreachable, ClaudeUsageError, SettingsError
+from claude_usage_mqtt.errors import (
+    ApiError,
+    BrokerError,
+    BrokerRefused,
+    BrokerUnreachable,
+    ClaudeUsageError,
+    SettingsError,
+)
 from claude_usage_mqtt.homeassistant.discovery import announced_by
 from claude_usage_mqtt.instants import format_instant, parse_instant
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.session import Session
-from claude_usage_mqtt.settings.fields import DEFAULT_ACCOUNT, Account, Settings, load_settings, variables_of_others
+from claude_usage_mqtt.settings.claude import DEFAULT_ACCOUNT, Account
+from claude_usage_mqtt.settings.fields import Settings, load_settings, variables_of_others
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.wire import parse_usage
-from claude_usage_mqtt.sources.credentials.places import current_user
+from claude_usage_mqtt.sources.credentials.file import current_user
 from claude_usage_mqtt.topics import Topics
+from claude_usage_mqtt.usage.reading import STATUSLINE
 
 ANSWER_WITHIN = 3.0
 """Seconds for the broker to give back what was published."""
@@ -113,22 +122,25 @@ def _may_append(path: Path) -> str:
 
 
 def _check_account(report: _Report, settings: Settings, account: Account) -> None:
-    if not settings.needs_credentials:
-        report.skip(_name("account", account), "no credentials are needed: the status line is the source")
+    place = account.credentials
+    if not settings.needs_credentials or place is None:
+        source = "the status line" if settings.sources == (STATUSLINE,) else "another machine"
+        report.skip(_name("account", account), f"no credentials are needed: {source} is the source")
         return
     tokens: list[str] = []
     plans: list[str | None] = []
 
     def credentials_hold() -> str:
         now = SystemClock().now()
-        credentials = account.credentials.read()
+        credentials = place.read()
         credentials.require_unexpired(now)
         tokens.append(credentials.token)
-        plans.append(credentials.plan)
-        parts = [f"found in {account.credentials.place}", _validity(credentials.expires_at, now)]
-        if credentials.scopes:
-            parts.append(f"scopes {', '.join(credentials.scopes)}")
-            if USAGE_SCOPE not in credentials.scopes:
+        plans.append(credentials.login.plan)
+        parts = [f"found in {place.place}", _validity(credentials.login.token_expires_at, now)]
+        scopes = credentials.login.scopes
+        if scopes:
+            parts.append(f"scopes {', '.join(scopes)}")
+            if USAGE_SCOPE not in scopes:
                 parts.append(f"without {USAGE_SCOPE}, so the API may refuse it")
         return "; ".join(parts)
 
@@ -136,6 +148,8 @@ def _check_account(report: _Report, settings: Settings, account: Account) -> Non
         api = UsageApi(settings.claude_api_url, settings.claude_user_agent)
         try:
             usage = require_readable(parse_usage(api.fetch(tokens[0]), SystemClock().now(), plan=plans[0]))
+        except ApiError as error:
+            raise place.explain(error) from None
         finally:
             api.close()
         windows = ", ".join(f"{window.label} {window.utilization:g} %" for window in usage)

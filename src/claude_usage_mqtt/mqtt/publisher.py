@@ -157,8 +157,10 @@ class Publisher:
                     "this user to write there.",
                 )
 
-    def retain(self, topic: str, payload: bytes) -> None:
-        """Let `payload` stand under `topic`; an empty one takes the topic away."""
+    def retain(self, topic: str, payload: bytes, *, again: bool = False) -> None:
+        """Keep `payload` retained under `topic`; an empty one removes the topic. `again`: send it even if unchanged."""
+        if again:
+            self._sent.pop(topic, None)
         if payload:
             self._retained[topic] = payload
             self._cleared.discard(topic)

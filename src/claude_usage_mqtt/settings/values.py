@@ -21,22 +21,32 @@ def plain(value: object) -> object:
     return text
 
 
-def secret(value: object, name: str) -> object:
-    """Return a password or token as it will be sent, without line breaks around it."""
+def password(value: object) -> object:
+    """Return a password as it will be sent: without line breaks around it, else as it is."""
     if not isinstance(value, str):
         return value
     text = value.strip("\r\n")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("must be valid UTF-8 text") from None
     if text != plain(text):
-        raise ValueError(f"has blanks or quotes around it; remove them, or, if they belong to it, use {name}_FILE")
+        raise ValueError(
+            "has blanks or quotes around it; remove them, or, if they belong to it, use MQTT_PASSWORD_FILE"
+        )
     return line(text)
 
 
+def token(value: object) -> object:
+    """Return a token without what surrounds it; none has blanks or quotes in it."""
+    text = plain(value)
+    if isinstance(text, str) and text and not re.fullmatch(r"[!-~]+", text):
+        raise ValueError("has characters that no token has; copy it again")
+    return text
+
+
 def line(value: str) -> str:
-    """Return text that fits on one line."""
+    """Return text that is valid and fits on one line."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("must be valid UTF-8 text") from None
     if not value.isprintable():
         raise ValueError("has line breaks or control characters in it; it must be one line of text")
     return value
