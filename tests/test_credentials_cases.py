@@ -88,7 +88,7 @@ def as_text(value: Any) -> str:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give an empty home, with none of our variables set and nothing in the Keychain."""
+    """Return an empty home, with none of our variables set and nothing in the Keychain."""
     monkeypatch.chdir(tmp_path)
     for name in variables():
         monkeypatch.delenv(name, raising=False)

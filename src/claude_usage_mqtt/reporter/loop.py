@@ -103,7 +103,7 @@ class Reporter:
         self._instance = secrets.token_hex(8)
         self.inbox: Inbox[Notice | LoginsSeen | _Answered | Stop] = Inbox()
         will = Message(topic=topics.presence, payload=OFFLINE, retain=True)
-        self._publisher = Publisher(options.broker, will=will, tell=self.inbox.put, tls=options.tls)
+        self._publisher = Publisher(options.broker, will=will, notify=self.inbox.put, tls=options.tls)
         self._limits = {account: self._limit(account) for account in options.sources}
         self._seen = SeenIds()
         self._busy: set[str] = set()

@@ -41,7 +41,7 @@ class ApiSource:
         return self._credentials.place
 
     def login(self) -> Login:
-        """Return what is known of the login beside its token; raises CredentialsError."""
+        """Return what is known of the login apart from its token; raises CredentialsError."""
         return self._credentials.read().login
 
     def fingerprint(self) -> object:
