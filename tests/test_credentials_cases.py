@@ -44,7 +44,7 @@ class Refused:
 FRESH = Found(("sk-ant-oat01-FRESH",))
 EXPECTED: dict[str, Found | Refused] = {
     "desktop_app_only_token_expires": Refused(TokenExpired, "command-line program renews .* desktop app .* do not"),
-    "env_token_in_quotes": Found(("sk-ant-oat01-AAAA",)),
+    "env_token_in_quotes": Found(("sk-ant-oat01-AAAA",), expiry_is_known=False),
     "expiry_in_seconds": Found(("sk-ant-oat01-A",), expiry_is_known=False),
     "macos_account_claude_code_user": FRESH,
     "macos_accounts_names_the_default_folder": Found(("sk-ant-oat01-HOME", "sk-ant-oat01-WORK")),
