@@ -137,7 +137,7 @@ def test_check_where_reading_is_not_allowed(home: Path, protocol: str, lack: str
     for link in ("retain", "discovery"):
         said = f"^{link} +- +not checked: this user may not {lack} claude-usage/#$"
         assert re.search(said, result.stdout, re.MULTILINE), result.stdout
-    assert result.stdout.endswith("Mend the first line that says FAIL, then check again.\n")
+    assert result.stdout.endswith("Fix the first FAIL, then run `check` again.\n")
     assert result.stderr == ""
 
 
@@ -192,7 +192,7 @@ def test_check_tries_the_log_of_the_numbers(home: Path) -> None:
     good, missing = home / "usage.jsonl", home / "nowhere" / "usage.jsonl"
     for path, verdict, said in (
         (good, "ok", f"{good} can be written"),
-        (missing, "FAIL", f"there is no folder {missing.parent}"),
+        (missing, "FAIL", f"the folder {missing.parent} does not exist"),
         (home, "FAIL", "is a folder"),
     ):
         with any_broker() as broker, Endpoint(sample_usage()) as endpoint:

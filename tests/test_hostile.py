@@ -16,7 +16,7 @@ from claude_usage_mqtt.service.commands import obey
 from claude_usage_mqtt.service.documents import documents
 from claude_usage_mqtt.service.former_devices import former_accounts
 from claude_usage_mqtt.sources.api.wire import parse_usage
-from claude_usage_mqtt.sources.credentials.places import parse_credentials
+from claude_usage_mqtt.sources.credentials.token import parse_credentials
 from claude_usage_mqtt.sources.policy import Policy
 from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.sources.status_line import parse_statusline
@@ -46,7 +46,7 @@ values = st.recursive(
 
 
 def spoiled(document: Any) -> st.SearchStrategy[Any]:
-    """Give documents of this shape where anything may be anything."""
+    """Return documents of this shape where anything may be anything."""
     if isinstance(document, dict):
         return st.fixed_dictionaries({}, optional={key: values | spoiled(value) for key, value in document.items()})
     if isinstance(document, list) and document:

@@ -12,7 +12,7 @@ import pytest
 
 from claude_usage_mqtt.reporter import loop
 from claude_usage_mqtt.sources import reporter as source
-from claude_usage_mqtt.sources.credentials.places import CredentialsFile
+from claude_usage_mqtt.sources.credentials.file import CredentialsFile
 from claude_usage_mqtt.topics import ReporterTopics
 from claude_usage_mqtt.usage.reading import OAUTH, REPORTER
 from parts import broker as brokers

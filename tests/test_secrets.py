@@ -16,7 +16,9 @@ from claude_usage_mqtt.errors import ClaudeUsageError
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.settings.fields import Settings
 from claude_usage_mqtt.sources.api.client import UsageApi
-from claude_usage_mqtt.sources.credentials.places import CredentialsFile, GivenToken, parse_credentials
+from claude_usage_mqtt.sources.credentials.environment import GivenToken
+from claude_usage_mqtt.sources.credentials.file import CredentialsFile
+from claude_usage_mqtt.sources.credentials.token import parse_credentials
 from parts import broker, faults, service
 from parts.broker import Mosquitto
 from parts.command import run_command

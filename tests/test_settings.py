@@ -277,7 +277,7 @@ LINES = st.tuples(NAMES, VALUES).map("=".join) | st.text(max_size=60)
 
 @pytest.fixture
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give an empty folder to be in, with none of our variables set."""
+    """Return an empty folder to be in, with none of our variables set."""
     monkeypatch.chdir(tmp_path)
     for name in variables():
         monkeypatch.delenv(name, raising=False)
@@ -301,7 +301,7 @@ Entry = tuple[str, str, str]
 
 
 def entries() -> list[Entry]:
-    """Give comment, name and value of each setting in the example file."""
+    """Return comment, name and value of each setting in the example file."""
     return re.findall(r"^# (.+)\n#([A-Z0-9_]+)=(.*)$", EXAMPLE.read_text(encoding="utf-8"), flags=re.MULTILINE)
 
 

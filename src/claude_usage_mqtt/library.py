@@ -26,7 +26,7 @@ Every error is a ClaudeUsageError, and its text a sentence that says what to do:
     ...     get_usage("/nowhere/.claude")
     ... except CredentialsNotFound as error:
     ...     print(error)
-    /nowhere/.claude/.credentials.json does not exist; log in with Claude Code, or point CLAUDE_CONFIG_DIR at its folder.
+    /nowhere/.claude/.credentials.json does not exist; log in with Claude Code, or point CLAUDE_CONFIG_DIR at its folder. If Claude Code is used on another machine, set CLAUDE_SOURCE=reporter and run 'claude-usage-mqtt report' there.
 
 The endpoint takes about 28 requests an hour, then shuts the account out, for Claude Code too:
 
@@ -40,7 +40,6 @@ The endpoint takes about 28 requests an hour, then shuts the account out, for Cl
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from claude_usage_mqtt import __version__
 from claude_usage_mqtt.clock import SystemClock
@@ -48,7 +47,9 @@ from claude_usage_mqtt.errors import InvalidResponse, SettingsError
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.source import ApiSource
 from claude_usage_mqtt.sources.api.url import API_URL, checked_url
-from claude_usage_mqtt.sources.credentials.places import CredentialSource, GivenToken, find_source
+from claude_usage_mqtt.sources.credentials.environment import GivenToken
+from claude_usage_mqtt.sources.credentials.places import find_source, secrets_folder
+from claude_usage_mqtt.sources.credentials.token import CredentialSource
 from claude_usage_mqtt.sources.source import PollResult
 from claude_usage_mqtt.usage.reading import Reading
 
@@ -67,16 +68,17 @@ def get_usage(
         try:
             usage = get_usage()
         except RateLimited as error:
-            print(error.retry_after)  # a timedelta, or None where the API did not say
+            print(error.retry_after)  # a timedelta, or None if the API did not say
         else:
-            print(usage.five_hour.utilization)  # percent; five_hour is None where the plan has no such window
+            print(usage.five_hour.utilization)  # percent; five_hour is None if the plan has no such window
             for window in usage:
                 print(window.label, window.remaining, window.resets_at)
 
-    The credentials are those of Claude Code in `config_dir`, by default in CLAUDE_CONFIG_DIR or `~/.claude`; or
-    `token` is an access token, and no file is read. CLAUDE_CONFIG_DIR is the only setting of the service that
-    counts here, and only in the environment: `.env` is not read. The token is sent to `api_url` (https, or http
-    on loopback) and forgotten: when the call is over, nothing here holds it, nor does an error that it raised.
+    The credentials are those of Claude Code in `config_dir`, by default in the folder that Claude Code's own
+    variables name (CLAUDE_SECURESTORAGE_CONFIG_DIR, CLAUDE_CONFIG_DIR) or `~/.claude`; or `token` is an access token,
+    and no file is read. No other setting of the service counts here, and `.env` is not read. The token is sent to
+    `api_url` (https, or http on loopback) and forgotten: when the call is over, nothing here holds it, nor does an
+    error that it raised.
 
     Ask seldom: an account may make fewer than 28 requests an hour, Claude Code's own included, and is shut out
     for about an hour after that.
@@ -102,9 +104,8 @@ def _source(config_dir: str | os.PathLike[str] | None, token: str | None) -> Cre
     if config_dir is not None and token is not None:
         raise SettingsError("config_dir and token are both given; give one.")
     if token is not None:
-        return GivenToken(token)
-    folder = config_dir if config_dir is not None else os.environ.get("CLAUDE_CONFIG_DIR") or None
-    return find_source(Path(folder or "~/.claude").expanduser(), is_default_folder=folder is None)
+        return GivenToken(token, name="token")
+    return find_source(secrets_folder(os.environ) if config_dir is None else os.fspath(config_dir))
 
 
 def _usage(outcome: PollResult) -> Reading:

@@ -13,16 +13,25 @@ from typing import Any
 from claude_usage_mqtt.cli.once import require_readable
 from claude_usage_mqtt.cli.run import topics
 from claude_usage_mqtt.clock import SystemClock
-from claude_usage_mqtt.errors import BrokerError, BrokerRefused, BrokerUnreachable, ClaudeUsageError, SettingsError
+from claude_usage_mqtt.errors import (
+    ApiError,
+    BrokerError,
+    BrokerRefused,
+    BrokerUnreachable,
+    ClaudeUsageError,
+    SettingsError,
+)
 from claude_usage_mqtt.homeassistant.discovery import announced_by
 from claude_usage_mqtt.instants import format_instant, parse_instant
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.session import Session
-from claude_usage_mqtt.settings.fields import DEFAULT_ACCOUNT, Account, Settings, load_settings
+from claude_usage_mqtt.settings.claude import DEFAULT_ACCOUNT, Account
+from claude_usage_mqtt.settings.fields import Settings, load_settings
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.wire import parse_usage
-from claude_usage_mqtt.sources.credentials.places import current_user
+from claude_usage_mqtt.sources.credentials.file import current_user
 from claude_usage_mqtt.topics import Topics
+from claude_usage_mqtt.usage.reading import STATUSLINE
 
 ANSWER_WITHIN = 3.0
 """Seconds for the broker to give back what was published."""
@@ -90,7 +99,7 @@ def check() -> int:
         _check_account(report, settings, account)
     _check_broker(report, settings)
     if report.exit_status:
-        print("Mend the first line that says FAIL, then check again.")
+        print("Fix the first FAIL, then run `check` again.")
     return report.exit_status
 
 
@@ -104,29 +113,32 @@ def _may_append(path: Path) -> str:
     if path.is_dir():
         raise SettingsError(f"USAGE_LOG ({path}) is a folder; name a file in it.")
     if not folder.is_dir():
-        raise SettingsError(f"USAGE_LOG ({path}) cannot be written: there is no folder {folder}; make it.")
+        raise SettingsError(f"USAGE_LOG ({path}) cannot be written: the folder {folder} does not exist; create it.")
     if not (os.access(path, os.W_OK) if path.exists() else os.access(folder, os.W_OK | os.X_OK)):
         raise SettingsError(f"USAGE_LOG ({path}) may not be written by {current_user()}; allow that user to write it.")
     return f"{path} can be written"
 
 
 def _check_account(report: _Report, settings: Settings, account: Account) -> None:
-    if not settings.needs_credentials:
-        report.skip(_name("account", account), "no credentials are needed: the status line is the source")
+    place = account.credentials
+    if not settings.needs_credentials or place is None:
+        source = "the status line" if settings.sources == (STATUSLINE,) else "another machine"
+        report.skip(_name("account", account), f"no credentials are needed: {source} is the source")
         return
     tokens: list[str] = []
     plans: list[str | None] = []
 
     def credentials_hold() -> str:
         now = SystemClock().now()
-        credentials = account.credentials.read()
+        credentials = place.read()
         credentials.require_unexpired(now)
         tokens.append(credentials.token)
-        plans.append(credentials.plan)
-        parts = [f"found in {account.credentials.place}", _validity(credentials.expires_at, now)]
-        if credentials.scopes:
-            parts.append(f"scopes {', '.join(credentials.scopes)}")
-            if USAGE_SCOPE not in credentials.scopes:
+        plans.append(credentials.login.plan)
+        parts = [f"found in {place.place}", _validity(credentials.login.token_expires_at, now)]
+        scopes = credentials.login.scopes
+        if scopes:
+            parts.append(f"scopes {', '.join(scopes)}")
+            if USAGE_SCOPE not in scopes:
                 parts.append(f"without {USAGE_SCOPE}, so the API may refuse it")
         return "; ".join(parts)
 
@@ -134,10 +146,12 @@ def _check_account(report: _Report, settings: Settings, account: Account) -> Non
         api = UsageApi(settings.claude_api_url, settings.claude_user_agent)
         try:
             usage = require_readable(parse_usage(api.fetch(tokens[0]), SystemClock().now(), plan=plans[0]))
+        except ApiError as error:
+            raise place.explain(error) from None
         finally:
             api.close()
         windows = ", ".join(f"{window.label} {window.utilization:g} %" for window in usage)
-        text = windows or "answered, but tells of no windows for this account"
+        text = windows or "answered, but reports no windows for this account"
         return f"{text}; not understood: {', '.join(usage.malformed)}" if usage.malformed else text
 
     if report.link(_name("credentials", account), credentials_hold) is None:
@@ -184,7 +198,7 @@ def _check_broker(report: _Report, settings: Settings) -> None:
 def _lack(error: ClaudeUsageError, version: str, base: str) -> str:
     """Return what the failure to publish says of this user's permissions."""
     if isinstance(error, BrokerUnreachable):
-        return "there is no connection any more"
+        return "the connection was lost"
     if not isinstance(error, _NothingCameBack):
         return f"this user may not write {base}/#"
     # MQTT 3.1.1 has no way to say that a message was not taken
@@ -210,7 +224,7 @@ def _may_publish(session: Session, topic: str, base: str) -> str:
 
 
 def _may_retain(session: Session, topic: str) -> str:
-    """Let the broker keep a message, ask for it anew, and take it away again."""
+    """Let the broker retain a message, ask for it again, and remove it."""
     nonce = secrets.token_hex(8).encode()
     try:
         session.publish(Message(topic=topic, payload=nonce, retain=True))

@@ -20,8 +20,9 @@ from claude_usage_mqtt.demo.simulated_api import SimulatedAccount, SimulatedApi
 from claude_usage_mqtt.errors import BrokerError
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.session import Session
-from claude_usage_mqtt.settings.fields import DEFAULT_ACCOUNT, Account, Settings, load_settings
-from claude_usage_mqtt.sources.credentials.places import GivenToken
+from claude_usage_mqtt.settings.claude import DEFAULT_ACCOUNT, Account
+from claude_usage_mqtt.settings.fields import Settings, load_settings
+from claude_usage_mqtt.sources.credentials.environment import GivenToken
 from claude_usage_mqtt.topics import Topics
 
 SPEED = 600

@@ -9,7 +9,7 @@ from claude_usage_mqtt.errors import InvalidResponse, SettingsError
 from claude_usage_mqtt.instants import parse_instant
 from claude_usage_mqtt.settings.fields import load_settings
 from claude_usage_mqtt.sources.api.client import UsageApi
-from claude_usage_mqtt.sources.api.source import ApiSource
+from claude_usage_mqtt.sources.select import polled_sources
 from claude_usage_mqtt.topics import encode
 from claude_usage_mqtt.usage.account import AccountUsage
 from claude_usage_mqtt.usage.document import state_document
@@ -24,7 +24,10 @@ def once(*, as_json: bool) -> int:
     api, clock = UsageApi(settings.claude_api_url, settings.claude_user_agent), SystemClock()
     first_error: Exception | None = None
     for account in settings.accounts():
-        outcome = ApiSource(account.credentials, api).poll(account.id, clock, may_retry=True)
+        source = next(iter(polled_sources(settings.sources, account.credentials, api)), None)
+        if source is None:
+            continue
+        outcome = source.poll(account.id, clock, may_retry=True)
         if outcome.reading is None:
             first_error = first_error or outcome.error
             continue
@@ -43,7 +46,7 @@ def once(*, as_json: bool) -> int:
 
 
 def require_readable(usage: Reading) -> Reading:
-    """Return the usage; raises InvalidResponse where there were sections, and none could be understood."""
+    """Return the usage; raises InvalidResponse if there were sections, and none could be understood."""
     if usage.malformed and not usage.windows and usage.extra_usage is None:
         raise InvalidResponse(
             f"Nothing in the API's answer was understood ({', '.join(usage.malformed)}); "

@@ -12,7 +12,8 @@ from claude_usage_mqtt.homeassistant.summary import SUMMARY
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.session import Session
 from claude_usage_mqtt.service.former_devices import former_accounts
-from claude_usage_mqtt.settings.fields import DEFAULT_ACCOUNT, Settings, load_settings
+from claude_usage_mqtt.settings.claude import DEFAULT_ACCOUNT
+from claude_usage_mqtt.settings.fields import Settings, load_settings
 
 QUIET, WITHIN = 1.0, 15.0
 """Seconds without a message after which all retained ones have come, and at most for all of them."""
@@ -29,7 +30,7 @@ def remove() -> int:
         status = f"{settings.mqtt_base_topic}/status"
         if found.get(status) == b"online":
             print(f"A service still runs ({status} says online); stop it, or it publishes again.", file=sys.stderr)
-        # Home Assistant lets go of the entities first, then of what they showed.
+        # Home Assistant removes the entities first, then what they showed.
         for topic in sorted(ours, key=lambda topic: not topic.endswith("/config")):
             session.publish(Message(topic=topic, payload=b"", retain=True))
             print(f"removed {topic}")

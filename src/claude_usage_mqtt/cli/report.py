@@ -11,7 +11,8 @@ from claude_usage_mqtt.mqtt.client import make_tls_context
 from claude_usage_mqtt.reporter.loop import Reporter, ReporterOptions
 from claude_usage_mqtt.settings.fields import Settings, load_settings
 from claude_usage_mqtt.sources.api.client import UsageApi
-from claude_usage_mqtt.sources.api.source import ApiSource
+from claude_usage_mqtt.sources.select import polled_sources
+from claude_usage_mqtt.usage.reading import OAUTH
 
 log = logging.getLogger(__name__)
 
@@ -37,5 +38,9 @@ def reporter_options(settings: Settings) -> ReporterOptions:
         base_topic=settings.mqtt_base_topic,
         machine=settings.machine(),
         limited=not settings.api_is_local,
-        sources={account.id: ApiSource(account.credentials, api) for account in settings.accounts()},
+        sources={
+            account.id: source
+            for account in settings.accounts()
+            for source in polled_sources((OAUTH,), account.credentials, api)
+        },
     )

@@ -16,11 +16,11 @@ from claude_usage_mqtt.service.loop import Service
 from claude_usage_mqtt.service.options import AccountOptions, ServiceOptions
 from claude_usage_mqtt.service.usage_log import UsageLog
 from claude_usage_mqtt.settings import supervisor
-from claude_usage_mqtt.settings.fields import Account, Settings, load_settings
+from claude_usage_mqtt.settings.claude import Account
+from claude_usage_mqtt.settings.fields import Settings, load_settings
 from claude_usage_mqtt.sources.api.client import UsageApi
-from claude_usage_mqtt.sources.api.source import ApiSource
+from claude_usage_mqtt.sources.select import polled_sources
 from claude_usage_mqtt.topics import Topics
-from claude_usage_mqtt.usage.reading import OAUTH
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def make_service(settings: Settings, clock: Clock, accounts: tuple[Account, ...]
                     discovery=settings.homeassistant_discovery,
                     sources=settings.sources,
                 ),
-                (ApiSource(account.credentials, api),) if OAUTH in settings.sources else (),
+                polled_sources(settings.sources, account.credentials, api),
             )
             for account in accounts or settings.accounts()
         ),

@@ -104,7 +104,7 @@ class Reporter:
         self._instance = secrets.token_hex(8)
         self.inbox: Inbox[Notice | LoginsSeen | _Answered | Stop] = Inbox()
         will = Message(topic=topics.presence, payload=OFFLINE, retain=True)
-        self._publisher = Publisher(options.broker, will=will, tell=self.inbox.put, tls=options.tls)
+        self._publisher = Publisher(options.broker, will=will, notify=self.inbox.put, tls=options.tls)
         self._budget = Budget(options.base_topic, options.sources, clock, options.newest_cache, limited=options.limited)
         self._seen = SeenIds()
         self._busy: set[str] = set()

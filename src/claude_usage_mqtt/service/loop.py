@@ -45,6 +45,9 @@ ONLINE, OFFLINE = b"online", b"offline"
 
 FAR_AWAY = datetime.max.replace(tzinfo=UTC)
 
+RESEND_AFTER_DISCOVERY = 1.0
+"""Real seconds: an entity whose announcement has changed is unavailable in Home Assistant until its next message."""
+
 STOP_PATIENCE = 1.2
 """Real seconds for the goodbye to the broker; stopping takes at most about twice that."""
 
@@ -59,7 +62,7 @@ class Service:
         self._rng = rng or random.Random()
         self._status = f"{options.base_topic}/status"
         will = Message(topic=self._status, payload=OFFLINE, retain=True)
-        self._publisher = Publisher(options.broker, will=will, tell=self.inbox.put, tls=options.tls)
+        self._publisher = Publisher(options.broker, will=will, notify=self.inbox.put, tls=options.tls)
         self._workers = Workers(clock, self.inbox.put)
         self._reporters = ReporterExchange(options, self.inbox.put)
         self._accounts = {
@@ -254,14 +257,14 @@ class Service:
     def _advance_all(self, now: datetime) -> None:
         due = [watched for watched in self._accounts.values() if watched.look_at <= now]
         before = [watched.digest for watched in due]
-        for watched in due:
-            self._advance(watched, now)
-        if [watched.digest for watched in due] != before or not self._is_summed:
+        renewed = [self._advance(watched, now) for watched in due]
+        if [watched.digest for watched in due] != before or any(renewed) or not self._is_summed:
             announce = not self._is_summed and self._options.accounts[0][0].discovery
             self._is_summed = True
             digests = [watched.digest for watched in self._accounts.values()]
-            for topic, payload in summary_documents(self._topics(SUMMARY), digests, announce=announce):
-                self._publisher.retain(topic, payload)
+            alive = self._options.accounts[0][0].topics.health
+            for topic, payload in summary_documents(self._topics(SUMMARY), digests, announce=announce, alive=alive):
+                self._publisher.retain(topic, payload, again=any(renewed))
 
     def _begin(self, recollection: RetainedReader, now: datetime) -> None:
         self._recollection = None
@@ -299,17 +302,21 @@ class Service:
     def _send_all(self) -> None:
         self._publisher.send_all(last=self._status)
 
-    def _advance(self, watched: Watched, now: datetime) -> None:
-        """Do what is due for an account, and note when to look at it again."""
+    def _advance(self, watched: Watched, now: datetime) -> bool:
+        """Do what is due for an account, note when to look at it again, and return whether a sign of life was due."""
         state = watched.state
         due = state.due(now)
         begins = watched.source is not None and due is not None and due <= now
         may_retry = begins and state.begin_poll(now)
+        announced, alive_until = state.discovery.payload, state.alive_until
         state.tick(now)
-        if not (begins and watched.has_polled):
+        is_renewed = state.alive_until != alive_until
+        if is_renewed or not (begins and watched.has_polled):
             # Before the first request its trace is published, so that a crash during it is remembered too.
             for topic, payload in documents(state, now):
-                self._publisher.retain(topic, payload)
+                self._publisher.retain(topic, payload, again=is_renewed and topic == state.options.topics.state)
+            if announced and announced != state.discovery.payload:
+                self._resend_at = time.monotonic() + RESEND_AFTER_DISCOVERY
             watched.digest = digest(state, now)
             self._deliver(state, now)
         watched.has_polled = watched.has_polled or begins
@@ -317,6 +324,7 @@ class Service:
             self._workers.poll(watched, may_retry=may_retry)
         moments = [state.due(now), state.wake_at(now)]
         watched.look_at = min((moment for moment in moments if moment is not None), default=FAR_AWAY)
+        return is_renewed
 
     def _patience(self) -> float:
         """Return how many real seconds may pass until something is to be done."""

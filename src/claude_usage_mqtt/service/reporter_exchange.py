@@ -1,4 +1,4 @@
-"""The service's side of the reporters' topics: what it subscribes to, what it sends there, who is told what arrives."""
+"""The service's side of the reporters' topics: what it subscribes to, what it sends there, who gets what arrives."""
 
 from __future__ import annotations
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 import os
 import re
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,30 +17,25 @@ from claude_usage_mqtt import __version__
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.mqtt.options import BrokerOptions, Protocol, Transport
 from claude_usage_mqtt.secret_file import read_secret
+from claude_usage_mqtt.settings.claude import (
+    ACCOUNTS,
+    Account,
+    named_accounts,
+    parse_accounts,
+    require_distinct,
+    single_account,
+)
 from claude_usage_mqtt.settings.machine import machine_name
 from claude_usage_mqtt.settings.typos import Shape, expected, misspelt
 from claude_usage_mqtt.sources.api.url import API_URL, checked_url, is_loopback
-from claude_usage_mqtt.sources.credentials.places import CredentialSource, GivenToken, find_source, why_unreadable
-from claude_usage_mqtt.untrusted import slug
+from claude_usage_mqtt.sources.credentials.file import why_unreadable
 from claude_usage_mqtt.usage.reading import OAUTH, REPORTER, STATUSLINE
 
 ENV_FILE = ".env"
-DEFAULT_ACCOUNT = "default"
-RESERVED_ACCOUNTS = frozenset({"all", "default", "reporter", "status"})
 SHORTEST_INTERVAL = 180
-ACCOUNTS = 'not valid JSON of names and folders; write {"personal": "/claude/personal", "work": "/claude/work"}'
 THRESHOLDS = "percentages above 0, for example 75,90"
 
 Seconds = Annotated[int, Shape(unit="seconds")]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
-    """One configured account: its id (a slug), the label a person gave it, where its credentials are."""
-
-    id: str
-    label: str | None
-    credentials: CredentialSource
 
 
 class Settings(BaseSettings):
@@ -79,10 +72,16 @@ class Settings(BaseSettings):
     claude_config_dir: str | None = Field(
         None, description="Claude Code's folder, with `.credentials.json`: `~/.claude`."
     )
+    claude_securestorage_config_dir: str | None = Field(
+        None, description="Claude Code's own variable: the folder of `.credentials.json`, if that is another one."
+    )
     claude_code_oauth_token: SecretStr | None = Field(None, description="A token, instead of the folder.")
     claude_code_oauth_token_file: Path | None = Field(None, description="A file that holds the token.")
-    claude_accounts: Annotated[dict[str, str] | None, NoDecode, Shape(unit="accounts", words=ACCOUNTS)] = Field(
-        None, min_length=1, max_length=500, description='Several accounts: `{"personal": "/claude/personal", …}`.'
+    claude_accounts: Annotated[dict[str, str | None] | None, NoDecode, Shape(unit="accounts", words=ACCOUNTS)] = Field(
+        None,
+        min_length=1,
+        max_length=500,
+        description='Several accounts and their folders: `{"personal": "/claude/personal", …}`.',
     )
     claude_source: Literal["oauth", "statusline", "both", "reporter"] = Field(
         "oauth", description="Where the numbers come from: `oauth`, `statusline`, `both` or `reporter`."
@@ -159,24 +158,12 @@ class Settings(BaseSettings):
     @field_validator("claude_accounts", mode="before")
     @classmethod
     def _parse(cls, value: object) -> object:
-        try:
-            return json.loads(value) if isinstance(value, str) else value
-        except (ValueError, RecursionError):
-            raise ValueError(ACCOUNTS) from None
+        return parse_accounts(value)
 
     @field_validator("claude_accounts")
     @classmethod
-    def _distinct(cls, value: dict[str, str] | None) -> dict[str, str] | None:
-        slugs: dict[str, str] = {}
-        for name, folder in (value or {}).items():
-            identifier = slug(name)
-            if not identifier or identifier in RESERVED_ACCOUNTS:
-                raise ValueError("each account's id needs letters or digits; all, default, reporter, status are ours")
-            if identifier in slugs:
-                raise ValueError("two account ids become the same topic; make them differ in letters or digits")
-            if not folder.strip():
-                raise ValueError("each account needs the folder of its credentials")
-            slugs[identifier] = folder
+    def _distinct(cls, value: dict[str, str | None] | None) -> dict[str, str | None] | None:
+        require_distinct(value or {})
         return value
 
     @model_validator(mode="after")
@@ -234,25 +221,17 @@ class Settings(BaseSettings):
 
     def accounts(self) -> tuple[Account, ...]:
         """Return the configured accounts; a single one is called `default`."""
-        if self.claude_accounts is None:
-            return (Account(id=DEFAULT_ACCOUNT, label=None, credentials=self._single_source()),)
-        alone = len(self.claude_accounts) == 1
-        return tuple(
-            Account(
-                id=DEFAULT_ACCOUNT if alone else slug(name),
-                label=None if alone else name,
-                credentials=find_source(_folder(folder), is_default_folder=False),
-            )
-            for name, folder in self.claude_accounts.items()
+        if self.claude_accounts is not None:
+            return named_accounts(self.claude_accounts)
+        token = self.claude_code_oauth_token
+        return (
+            single_account(
+                None if token is None else token.get_secret_value(),
+                self.claude_code_oauth_token_file,
+                self.claude_config_dir,
+                self.claude_securestorage_config_dir,
+            ),
         )
-
-    def _single_source(self) -> CredentialSource:
-        if self.claude_code_oauth_token is not None:
-            return GivenToken(self.claude_code_oauth_token.get_secret_value())
-        if self.claude_code_oauth_token_file is not None:
-            return GivenToken(file=self.claude_code_oauth_token_file)
-        folder = self.claude_config_dir
-        return find_source(_folder(folder or "~/.claude"), is_default_folder=folder is None)
 
     def broker(self) -> BrokerOptions:
         """Return how to reach the broker; raises SettingsError where none is named, or a secret's file fails."""
@@ -330,13 +309,6 @@ def _is_bare_host(text: str) -> bool:
         return bool(ipaddress.ip_address(text))
     except ValueError:
         return re.search(r"[:/@\[\]\s]", text) is None
-
-
-def _folder(text: str) -> Path:
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        raise SettingsError(f"The home folder in {text} is not known; write the whole path.") from None
 
 
 def _text(path: Path | None) -> str | None:

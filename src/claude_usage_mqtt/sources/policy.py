@@ -56,7 +56,7 @@ SAVED_INTERVALS = 4
 
 TRANSIENT_FIRST = timedelta(seconds=30)
 TRANSIENT_LONGEST = timedelta(seconds=600)
-"""Back-off for faults of the network and the server, doubling: they mend by themselves, often quickly."""
+"""Back-off for faults of the network and the server, doubling: they end by themselves, often quickly."""
 
 WINDOW_FULL_FIRST = timedelta(seconds=300)
 WINDOW_FULL_FACTOR = 1.5

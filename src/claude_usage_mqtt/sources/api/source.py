@@ -15,7 +15,7 @@ from claude_usage_mqtt.errors import (
 )
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.wire import parse_usage
-from claude_usage_mqtt.sources.credentials.places import Credentials, CredentialSource
+from claude_usage_mqtt.sources.credentials.token import Credentials, CredentialSource
 from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.usage.reading import OAUTH, Reading
 
@@ -41,7 +41,7 @@ class ApiSource:
         return self._credentials.place
 
     def login(self) -> Login:
-        """Return what is known of the login beside its token; raises CredentialsError."""
+        """Return what is known of the login apart from its token; raises CredentialsError."""
         return self._credentials.read().login
 
     def fingerprint(self) -> object:
@@ -73,8 +73,10 @@ class ApiSource:
             reading = parse_usage(answer, clock.now(), plan=credentials.login.plan, tier=credentials.login.tier)
         except RateLimited as limited:
             error = _expired_in_disguise(credentials, clock.now()) or limited
-        except (ApiError, CredentialsError) as known:
-            error = known
+        except ApiError as refused:
+            error = self._credentials.explain(refused)
+        except CredentialsError as unusable:
+            error = unusable
         except Exception as unknown:  # noqa: BLE001 - a poll must always report; its text could hold outside data
             error = InvalidResponse(f"The usage could not be read ({type(unknown).__name__}); update this program.")
         return PollResult(
