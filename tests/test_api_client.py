@@ -44,7 +44,7 @@ def endpoint() -> Iterator[Endpoint]:
 
 @pytest.fixture
 def api(endpoint: Endpoint) -> Iterator[UsageApi]:
-    """Give a client of it with a short deadline."""
+    """Return a client of it with a short deadline."""
     client = UsageApi(endpoint.url, "tests/1", DEADLINE)
     yield client
     client.close()

@@ -78,18 +78,18 @@ HEAVY = ("pydantic", "pydantic_settings", "httpx", "paho", "amqtt", "rich", "asy
 
 
 def name_of(path: Path) -> str:
-    """Give a module's path inside the package."""
+    """Return a module's path inside the package."""
     return path.relative_to(PACKAGE).as_posix()
 
 
 def room_of(path: Path) -> str:
-    """Give the package or module directly below ours that a file belongs to."""
+    """Return the package or module directly below ours that a file belongs to."""
     first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     return "" if first == "__init__" else first
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Give what a module imports anywhere in it, late imports and those for types included."""
+    """Return what a module imports anywhere in it, late imports and those for types included."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -100,7 +100,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def rooms_imported(path: Path) -> set[str]:
-    """Give the rooms of ours that a module imports from, its own left out."""
+    """Return the rooms of ours that a module imports from, its own left out."""
     found = set()
     for module in imports(path):
         parts = module.split(".")
@@ -112,7 +112,7 @@ def rooms_imported(path: Path) -> set[str]:
 
 
 def loaded_by(code: str) -> set[str]:
-    """Give the modules that a bare interpreter has loaded after running `code`, without its first ones."""
+    """Return the modules that a bare interpreter has loaded after running `code`, without its first ones."""
     script = (
         f"import sys; before = set(sys.modules)\n{code}\nprint(*sorted(set(sys.modules) - before), file=sys.stderr)"
     )

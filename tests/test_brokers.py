@@ -39,7 +39,7 @@ class Named:
     params=["mosquitto", "embedded", *(pytest.param(name, marks=pytest.mark.real_parts) for name in OTHERS)],
 )
 def running(request: pytest.FixtureRequest) -> Iterator[Named]:
-    """Give each broker in turn."""
+    """Return each broker in turn."""
     name = request.param
     if name == "mosquitto":
         if not broker.available():
@@ -80,7 +80,7 @@ def watcher(running: Named) -> Iterator[Watcher]:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """Give a folder with credentials."""
+    """Return a folder with credentials."""
     write_credentials(tmp_path)
     return tmp_path
 

@@ -19,6 +19,7 @@ from parts.command import clean_environment, command_line, run_command
 from parts.credentials import write_credentials
 from parts.documents import make_extra_usage, sample_usage
 from parts.endpoint import Endpoint
+from parts.service import ServiceProcess
 from parts.watcher import Watcher
 
 TOKEN = "sk-ant-oat01-canary-of-the-command-tests"
@@ -107,6 +108,22 @@ def test_check_shows_each_link_of_the_chain(home: Path) -> None:
     assert TOKEN not in result.stdout + result.stderr
 
 
+def test_variables_of_other_programs_are_shown(home: Path) -> None:
+    """What looks like a setting of ours and may be another program's is a line of `check` and a warning of `run`."""
+    others = {"MQTT_TOPIC": "house/energy", "POLLING_INTERVAL": "10"}
+    with any_broker() as broker, Endpoint(sample_usage()) as endpoint:
+        given = {"CLAUDE_API_URL": endpoint.url, "MQTT_PORT": broker.port, **others}
+        result = run_command(home, "check", MQTT_HOST="127.0.0.1", **given)
+        with ServiceProcess(home, CLAUDE_CONFIG_DIR=home / ".claude", **given) as process:
+            process.log.wait_for("Publishing at")
+    for name, ours in {"MQTT_TOPIC": "MQTT_BASE_TOPIC", "POLLING_INTERVAL": "POLL_INTERVAL"}.items():
+        sentence = f"{name} is not a setting of this program; if it is meant for it, its name is {ours}."
+        assert re.search(rf"^variables +- +{re.escape(sentence)}$", result.stdout, re.MULTILINE), result.stdout
+        assert process.log.count(sentence) == 1
+    assert result.returncode == 0
+    assert "house/energy" not in result.stdout + process.log.text
+
+
 def verdicts(output: str) -> dict[str, str]:
     """Return what `check` said of each link."""
     return dict(re.findall(r"^(\w+) +(\w+|-)", output, re.MULTILINE))
@@ -137,7 +154,7 @@ def test_check_where_reading_is_not_allowed(home: Path, protocol: str, lack: str
     for link in ("retain", "discovery"):
         said = f"^{link} +- +not checked: this user may not {lack} claude-usage/#$"
         assert re.search(said, result.stdout, re.MULTILINE), result.stdout
-    assert result.stdout.endswith("Mend the first line that says FAIL, then check again.\n")
+    assert result.stdout.endswith("Fix the first FAIL, then run `check` again.\n")
     assert result.stderr == ""
 
 
@@ -192,7 +209,7 @@ def test_check_tries_the_log_of_the_numbers(home: Path) -> None:
     good, missing = home / "usage.jsonl", home / "nowhere" / "usage.jsonl"
     for path, verdict, said in (
         (good, "ok", f"{good} can be written"),
-        (missing, "FAIL", f"there is no folder {missing.parent}"),
+        (missing, "FAIL", f"the folder {missing.parent} does not exist"),
         (home, "FAIL", "is a folder"),
     ):
         with any_broker() as broker, Endpoint(sample_usage()) as endpoint:

@@ -39,14 +39,14 @@ class Panel:
         return dict(message.json())
 
     def health(self) -> dict[str, Any]:
-        """Give what `health` says now, when all that was sent is done."""
+        """Return what `health` says now, when all that was sent is done."""
         self._watcher.settle()
         return dict(self._watcher.json(HEALTH))
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """Give a folder with credentials."""
+    """Return a folder with credentials."""
     write_credentials(tmp_path, expires_in=None)
     return tmp_path
 

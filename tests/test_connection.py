@@ -132,10 +132,9 @@ def web_server(status: int, tls: ssl.SSLContext | None = None) -> Iterator[tuple
             asked.append((self.path, self.headers["Host"]))
             self.send_response(status)
             self.send_header("Location", "https://elsewhere.example/mqtt")
-            self.send_header("Content-Length", "3")
+            self.send_header("Content-Length", "0")
             self.send_header("Connection", "close")
             self.end_headers()
-            self.wfile.write(b"no\n")
 
         def log_message(self, *_: object) -> None:
             pass
@@ -156,8 +155,8 @@ def web_server(status: int, tls: ssl.SSLContext | None = None) -> Iterator[tuple
 REFUSALS = {
     301: (BrokerRefused, "redirects are not followed"),
     302: (BrokerRefused, "redirects are not followed"),
-    401: (BrokerRefused, "without a login of its own"),
-    403: (BrokerRefused, "without a login of its own"),
+    401: (BrokerRefused, "without a login"),
+    403: (BrokerRefused, "without a login"),
     404: (BrokerRefused, "check MQTT_WEBSOCKET_PATH"),
     502: (BrokerUnreachable, "cannot reach the broker behind it"),
     503: (BrokerUnreachable, "cannot reach the broker behind it"),
@@ -214,7 +213,7 @@ def test_the_path_of_rabbitmq() -> None:
     ("host", "address"), [("::1", "[::1]:1883"), ("fe80::1%eth0", "[fe80::1%eth0]:1883"), ("broker", "broker:1883")]
 )
 def test_an_ipv6_address_is_printed_in_brackets(host: str, address: str) -> None:
-    """The port can be told from the address."""
+    """The port can be separated from the address."""
     assert BrokerOptions(host=host).address == address
 
 

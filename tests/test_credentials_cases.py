@@ -12,7 +12,13 @@ from typing import Any
 
 import pytest
 
-from claude_usage_mqtt.errors import CredentialsError, CredentialsNotFound, CredentialsUnreadable, TokenExpired
+from claude_usage_mqtt.errors import (
+    CredentialsError,
+    CredentialsNotFound,
+    CredentialsUnreadable,
+    SettingsError,
+    TokenExpired,
+)
 from claude_usage_mqtt.settings.fields import load_settings, variables
 from claude_usage_mqtt.sources.credentials import keychain, places
 from claude_usage_mqtt.sources.credentials.token import Credentials
@@ -44,7 +50,7 @@ class Refused:
 FRESH = Found(("sk-ant-oat01-FRESH",))
 EXPECTED: dict[str, Found | Refused] = {
     "desktop_app_only_token_expires": Refused(TokenExpired, "command-line program renews .* desktop app .* do not"),
-    "env_token_in_quotes": Refused(CredentialsUnreadable, "CLAUDE_CODE_OAUTH_TOKEN is in quotation marks; remove them"),
+    "env_token_in_quotes": Found(("sk-ant-oat01-AAAA",), expiry_is_known=False),
     "expiry_in_seconds": Found(("sk-ant-oat01-A",), expiry_is_known=False),
     "macos_account_claude_code_user": FRESH,
     "macos_accounts_names_the_default_folder": Found(("sk-ant-oat01-HOME", "sk-ant-oat01-WORK")),
@@ -88,7 +94,7 @@ def as_text(value: Any) -> str:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give an empty home, with none of our variables set and nothing in the Keychain."""
+    """Return an empty home, with none of our variables set and nothing in the Keychain."""
     monkeypatch.chdir(tmp_path)
     for name in variables():
         monkeypatch.delenv(name, raising=False)
@@ -254,11 +260,15 @@ def test_the_variable_of_the_secrets(home: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("value", ["sk-ant-oat01-A\nB", "sk-ant-oat01-A B", "sk-ant-oat01-A\r\nX: y"])
 def test_a_token_with_a_line_break_is_never_sent(home: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    """A pasted line break would end the header; the token is refused without being quoted."""
-    assert home.is_dir()
-    monkeypatch.setenv("CLAUDE_CODE_OAUTH_TOKEN", value)
+    """A pasted line break would end the header; the token is refused without being quoted, in a file or a variable."""
+    (home / "token").write_bytes(value.encode())
+    monkeypatch.setenv("CLAUDE_CODE_OAUTH_TOKEN_FILE", str(home / "token"))
     login = load_settings().accounts()[0].login
     assert login is not None
-    with pytest.raises(CredentialsUnreadable, match="line break or a space") as caught:
+    with pytest.raises(CredentialsUnreadable, match="line break or a space") as in_file:
         login.credentials.read()
-    assert "oat01" not in str(caught.value)
+    monkeypatch.delenv("CLAUDE_CODE_OAUTH_TOKEN_FILE")
+    monkeypatch.setenv("CLAUDE_CODE_OAUTH_TOKEN", value)
+    with pytest.raises(SettingsError, match="characters that no token has") as in_variable:
+        load_settings()
+    assert "oat01" not in str(in_file.value) + str(in_variable.value)

@@ -26,7 +26,7 @@ AGAIN = "the usage is known again"
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """Give a folder with credentials that do not expire."""
+    """Return a folder with credentials that do not expire."""
     write_credentials(tmp_path, expires_in=None)
     return tmp_path
 

@@ -43,7 +43,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """Give a folder with credentials."""
+    """Return a folder with credentials."""
     write_credentials(tmp_path / "home")
     return tmp_path / "home"
 
@@ -262,7 +262,7 @@ def test_a_limit_that_the_broker_does_not_tell(
         running_service(mosquitto.port, endpoint.url, home, protocol=protocol) as running,
         Watcher(mosquitto.port) as watcher,
     ):
-        running.log.wait_for(f"hangs up each time it is sent {CONFIG}")
+        running.log.wait_for(f"disconnects every time we publish {CONFIG}")
         running.log.wait_for(AGAIN)
         watcher.publish(service.command("interval"), "400")
         watcher.wait_topic(HEALTH, lambda message: message.json()["poll_interval"] == 400)

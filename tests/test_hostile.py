@@ -46,7 +46,7 @@ values = st.recursive(
 
 
 def spoiled(document: Any) -> st.SearchStrategy[Any]:
-    """Give documents of this shape where anything may be anything."""
+    """Return documents of this shape where anything may be anything."""
     if isinstance(document, dict):
         return st.fixed_dictionaries({}, optional={key: values | spoiled(value) for key, value in document.items()})
     if isinstance(document, list) and document:

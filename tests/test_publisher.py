@@ -30,7 +30,7 @@ class Loop:
     def __init__(self, port: int) -> None:
         self._inbox: queue.Queue[Notice] = queue.Queue()
         options = BrokerOptions(host=LOOPBACK, port=port)
-        self.publisher = Publisher(options, will=WILL, tell=self._inbox.put)
+        self.publisher = Publisher(options, will=WILL, notify=self._inbox.put)
         self.publisher.start()
 
     def run_until(self, condition: Callable[[], bool], timeout: float = 10) -> None:

@@ -35,7 +35,7 @@ def load(name: str) -> Any:
 
 @pytest.fixture(scope="module")
 def entity_ids() -> set[str]:
-    """Give the entity ids of an account that has everything."""
+    """Return the entity ids of an account that has everything."""
     windows = {"five_hour": WindowName(label="Session"), "seven_day": WindowName(label="Weekly")}
     features = frozenset({EXTRA_USAGE, EXTRA_USAGE_ENABLED, PLAN, LOGIN_EXPIRY, POLLING})
     inventory = Inventory(windows=windows, features=features, currency="EUR")

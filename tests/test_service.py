@@ -31,7 +31,7 @@ STOP_WITHIN = 3.0
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """Give a home folder with credentials."""
+    """Return a home folder with credentials."""
     write_credentials(tmp_path / "home")
     return tmp_path / "home"
 

@@ -77,7 +77,7 @@ class Program:
         return [sys.executable, "-m", "claude_usage_mqtt", "statusline", *arguments]
 
     def run(self, document: Any, *arguments: str, **environment: str) -> str:
-        """Give it a document, or bytes, and return its line; it says nothing else and does not fail."""
+        """Return it a document, or bytes, and return its line; it says nothing else and does not fail."""
         data = document if isinstance(document, bytes) else json.dumps(document).encode()
         ran = subprocess.run(
             self.command(*arguments),
@@ -105,7 +105,7 @@ class Program:
 
 @pytest.fixture
 def program(tmp_path: Path) -> Iterator[Program]:
-    """Give a program that leaves nothing behind."""
+    """Return a program that leaves nothing behind."""
     made = Program(tmp_path)
     yield made
     made.rest()

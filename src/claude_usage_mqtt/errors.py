@@ -94,9 +94,9 @@ class InsufficientScope(ApiError):  # noqa: N818
 
 
 class RateLimited(ApiError):  # noqa: N818
-    """The API asks for patience (429).
+    """The API limits the rate of requests (429).
 
-    `retry_after` is the time the API named, or None where it named none (or zero): then only the
+    `retry_after` is the time the API named, or None if it named none (or zero): then only the
     hourly window of this token is full, else the account is shut out for that time.
     """
 
@@ -113,7 +113,7 @@ class NetworkError(ApiError):
 
 
 class ServerError(ApiError):
-    """The API answered, but is out of order (5xx, an HTML page)."""
+    """The API returned a server error (5xx, an HTML page)."""
 
     status = "server_error"
 

@@ -68,9 +68,9 @@ def get_usage(
         try:
             usage = get_usage()
         except RateLimited as error:
-            print(error.retry_after)  # a timedelta, or None where the API did not say
+            print(error.retry_after)  # a timedelta, or None if the API did not say
         else:
-            print(usage.five_hour.utilization)  # percent; five_hour is None where the plan has no such window
+            print(usage.five_hour.utilization)  # percent; five_hour is None if the plan has no such window
             for window in usage:
                 print(window.label, window.remaining, window.resets_at)
 

@@ -64,7 +64,7 @@ class Outage:
             self._log.warning("%s", sentence)
 
     def rose(self, sentence: str) -> None:
-        """Say that it is back, where it was broken."""
+        """Say that it is back, if it was broken."""
         if self._reported:
             self._reported.clear()
             self._log.info("%s", sentence)

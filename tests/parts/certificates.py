@@ -53,12 +53,12 @@ class Authority:
         return pair
 
     def server_context(self, *names: str, not_after: dt.datetime | None = None) -> ssl.SSLContext:
-        """Give a server's TLS context with a certificate for the names."""
+        """Return a server's TLS context with a certificate for the names."""
         pair = self.issue(*names, not_after=not_after)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(pair.certificate, pair.key)
         return context
 
     def client_context(self) -> ssl.SSLContext:
-        """Give a client's TLS context that trusts this authority alone."""
+        """Return a client's TLS context that trusts this authority alone."""
         return ssl.create_default_context(cafile=str(self.ca_path))

@@ -67,7 +67,7 @@ class Request:
 
     @property
     def bearer(self) -> str | None:
-        """Give the bearer token: empty where an empty one was sent, `None` where none was."""
+        """Return the bearer token: empty where an empty one was sent, `None` where none was."""
         scheme, _, token = self.headers.get("authorization", "").partition(" ")
         return token.strip() if scheme.lower() == "bearer" else None
 
@@ -206,24 +206,24 @@ class Endpoint:
 
     @property
     def port(self) -> int:
-        """Give its TCP port."""
+        """Return its TCP port."""
         return self._port.number
 
     @property
     def url(self) -> str:
-        """Give what `CLAUDE_API_URL` takes."""
+        """Return what `CLAUDE_API_URL` takes."""
         return f"{'https' if self._context else 'http'}://{LOOPBACK}:{self.port}"
 
     @property
     def usage_url(self) -> str:
-        """Give the whole URL of the usage document."""
+        """Return the whole URL of the usage document."""
         return self.url + USAGE_PATH
 
     # -- what it saw
 
     @property
     def requests(self) -> list[Request]:
-        """Give the remembered requests, oldest first."""
+        """Return the remembered requests, oldest first."""
         with self._changed:
             return list(self._requests)
 

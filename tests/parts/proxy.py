@@ -116,7 +116,7 @@ class FaultyProxy:
 
     @property
     def port(self) -> int:
-        """Give the port to connect to."""
+        """Return the port to connect to."""
         return self._held.number
 
     @property

@@ -15,11 +15,11 @@ from parts.broker import Mosquitto
 from parts.credentials import write_credentials
 from parts.documents import make_extra_usage, make_window, sample_usage
 from parts.endpoint import Endpoint
-from parts.service import CONFIG, HEALTH, STATE, ServiceProcess, running_service
+from parts.service import CONFIG, HEALTH, STATE, running_service
 from parts.watcher import Message, Watcher
+from real.account import EUR, document, service, value
 from real.home import HomeAssistant, State, StepClock
 
-EUR = make_extra_usage(1234.0, 5000, "EUR")
 USAGE = "sensor.claude_session_usage"
 EVENT = "event.claude_session_event"
 RAN = "tests/ran"
@@ -37,49 +37,6 @@ ON_NUMBER = {
     "triggers": [{"trigger": "numeric_state", "entity_id": USAGE, "above": 80}],
     "conditions": [f"{{{{ trigger.from_state.state not in {AWAY} }}}}"],
 }
-
-
-@pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
-    """Run an endpoint."""
-    with Endpoint(document()) as running:
-        yield running
-
-
-@pytest.fixture
-def watcher(mosquitto: Mosquitto, home: HomeAssistant) -> Iterator[Watcher]:
-    """Watch the broker; at the end take what the service left off it, and see that Home Assistant follows."""
-    with Watcher(mosquitto.port) as watching:
-        yield watching
-        for topic in watching.retained():
-            if topic.startswith(("claude-usage/", "homeassistant/device/")):
-                watching.publish(topic, "", retain=True)
-        home.wait_entities(lambda entries: not entries)
-
-
-def document(**changes: Any) -> dict[str, Any]:
-    """Make an answer: a session two hours before its reset, half of a week, a model's week, and some money."""
-    soon = dt.datetime.now(dt.UTC) + dt.timedelta(hours=2)
-    arguments: dict[str, Any] = {
-        "five_hour": 42.5,
-        "resets_at": soon,
-        "seven_day": 61.0,
-        "seven_day_resets_at": soon + dt.timedelta(days=2),
-        "scoped": {"Fable": 31},
-        "extra_usage": EUR,
-    }
-    return sample_usage(**arguments | changes)
-
-
-def service(mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path, **settings: object) -> ServiceProcess:
-    """Make the service as its user runs it."""
-    write_credentials(tmp_path)
-    return ServiceProcess(tmp_path, MQTT_PORT=mosquitto.port, CLAUDE_API_URL=endpoint.url, **settings)
-
-
-def value(states: dict[str, State], entity_id: str) -> str:
-    """Give an entity's state."""
-    return str(states[entity_id]["state"])
 
 
 def seen(states: dict[str, State], entities: Iterable[str]) -> dict[str, tuple[str | None, ...]]:

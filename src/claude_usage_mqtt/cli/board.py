@@ -27,7 +27,7 @@ MAX_ACCOUNTS, MAX_WINDOWS = 500, 30
 LONGEST_MESSAGE = 256 * 1024
 WARNING, CRITICAL = 75, 90
 LABEL, PERCENT = 13, 6
-"""Columns of a window's line beside its bar."""
+"""Columns of a window's line next to its bar."""
 
 LONGEST_LABEL = 30
 LONGEST_SENTENCE = 500

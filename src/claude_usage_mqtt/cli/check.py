@@ -26,7 +26,7 @@ from claude_usage_mqtt.instants import format_instant, parse_instant
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.session import Session
 from claude_usage_mqtt.settings.claude import DEFAULT_ACCOUNT, Account
-from claude_usage_mqtt.settings.fields import Settings, load_settings
+from claude_usage_mqtt.settings.fields import Settings, load_settings, variables_of_others
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.sources.credentials.file import current_user
@@ -92,6 +92,8 @@ def check() -> int:
     if report.link("settings", settings_hold) is not None:
         return report.exit_status
     settings = loaded[0]
+    for sentence in variables_of_others():
+        report.skip("variables", sentence)
     usage_log = settings.usage_log
     if usage_log is not None:
         report.link("usage_log", lambda: _may_append(usage_log))
@@ -99,7 +101,7 @@ def check() -> int:
         _check_account(report, settings, account)
     _check_broker(report, settings)
     if report.exit_status:
-        print("Mend the first line that says FAIL, then check again.")
+        print("Fix the first FAIL, then run `check` again.")
     return report.exit_status
 
 
@@ -113,7 +115,7 @@ def _may_append(path: Path) -> str:
     if path.is_dir():
         raise SettingsError(f"USAGE_LOG ({path}) is a folder; name a file in it.")
     if not folder.is_dir():
-        raise SettingsError(f"USAGE_LOG ({path}) cannot be written: there is no folder {folder}; make it.")
+        raise SettingsError(f"USAGE_LOG ({path}) cannot be written: the folder {folder} does not exist; create it.")
     if not (os.access(path, os.W_OK) if path.exists() else os.access(folder, os.W_OK | os.X_OK)):
         raise SettingsError(f"USAGE_LOG ({path}) may not be written by {current_user()}; allow that user to write it.")
     return f"{path} can be written"
@@ -151,7 +153,7 @@ def _check_account(report: _Report, settings: Settings, account: Account) -> Non
         finally:
             api.close()
         windows = ", ".join(f"{window.label} {window.utilization:g} %" for window in usage)
-        text = windows or "answered, but tells of no windows for this account"
+        text = windows or "answered, but reports no windows for this account"
         return f"{text}; not understood: {', '.join(usage.malformed)}" if usage.malformed else text
 
     if report.link(_name("credentials", account), credentials_hold) is None:
@@ -198,7 +200,7 @@ def _check_broker(report: _Report, settings: Settings) -> None:
 def _lack(error: ClaudeUsageError, version: str, base: str) -> str:
     """Return what the failure to publish says of this user's permissions."""
     if isinstance(error, BrokerUnreachable):
-        return "there is no connection any more"
+        return "the connection was lost"
     if not isinstance(error, _NothingCameBack):
         return f"this user may not write {base}/#"
     # MQTT 3.1.1 has no way to say that a message was not taken
@@ -224,7 +226,7 @@ def _may_publish(session: Session, topic: str, base: str) -> str:
 
 
 def _may_retain(session: Session, topic: str) -> str:
-    """Let the broker keep a message, ask for it anew, and take it away again."""
+    """Let the broker retain a message, ask for it again, and remove it."""
     nonce = secrets.token_hex(8).encode()
     try:
         session.publish(Message(topic=topic, payload=nonce, retain=True))

@@ -38,8 +38,8 @@ def make_parser() -> argparse.ArgumentParser:
     commands.add_parser("check", help="go through the whole chain and say what is wrong")
     commands.add_parser("watch", help="show the usage in this terminal, from the broker")
     line = commands.add_parser("statusline", help="Claude Code's status-line command: reads its JSON, prints a line")
-    line.add_argument("--account", metavar="ID", help="whose usage it is, where there are several")
-    commands.add_parser("demo", help="show it all with a simulated account and a broker of its own")
+    line.add_argument("--account", metavar="ID", help="whose usage it is, if there are several")
+    commands.add_parser("demo", help="show it all with a simulated account and an embedded broker")
     commands.add_parser("remove", help="remove all our retained topics from the broker")
     recipe = commands.add_parser("recipe", help="print a dashboard, a blueprint, a flow ... to copy")
     recipe.add_argument("name", metavar="NAME", nargs="?", help="which one; without it they are listed")
@@ -63,7 +63,7 @@ def dispatch(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # whoever read our output has left; nothing more can be said, at the interpreter's end neither
+        # whoever read our output has left; nothing more can be said, not even when the interpreter ends
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -46,7 +46,7 @@ def once(*, as_json: bool) -> int:
 
 
 def require_readable(usage: Reading) -> Reading:
-    """Return the usage; raises InvalidResponse where there were sections, and none could be understood."""
+    """Return the usage; raises InvalidResponse if there were sections, and none could be understood."""
     if usage.malformed and not usage.windows and usage.extra_usage is None:
         raise InvalidResponse(
             f"Nothing in the API's answer was understood ({', '.join(usage.malformed)}); "

@@ -30,7 +30,7 @@ def remove() -> int:
         status = f"{settings.mqtt_base_topic}/status"
         if found.get(status) == b"online":
             print(f"A service still runs ({status} says online); stop it, or it publishes again.", file=sys.stderr)
-        # Home Assistant lets go of the entities first, then of what they showed.
+        # Home Assistant removes the entities first, then what they showed.
         for topic in sorted(ours, key=lambda topic: not topic.endswith("/config")):
             session.publish(Message(topic=topic, payload=b"", retain=True))
             print(f"removed {topic}")

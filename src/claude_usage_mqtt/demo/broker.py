@@ -1,6 +1,6 @@
 """An MQTT broker inside this process, for the demo and for tests on machines without Mosquitto.
 
-amqtt does the work, in an event loop on a thread of its own. It is an optional extra, so it is imported only
+amqtt does the work, in an event loop on its own thread. It is an optional extra, so it is imported only
 when a broker is made. It speaks MQTT 3.1.1 only and keeps nothing on disk. This module lets nothing of amqtt
 through: no log line, no warning, no exception of one of its tasks.
 """
@@ -32,8 +32,8 @@ _CLOSE_TIMEOUT = 3.0  # s for all of `close()`
 class EmbeddedBroker:
     """A broker for everybody who can reach it: with the default host, programs on this machine.
 
-    It listens from the moment it is made until `close()`: on `port`, or on a free one where that is taken or 0.
-    Raises `SettingsError` where the `demo` extra is not installed.
+    It listens from the moment it is made until `close()`: on `port`, or on a free one if that is taken or 0.
+    Raises `SettingsError` if the `demo` extra is not installed.
     """
 
     def __init__(self, port: int = 1883, host: str = "127.0.0.1") -> None:

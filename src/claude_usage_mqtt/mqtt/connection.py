@@ -1,4 +1,4 @@
-"""One connection from its making to its end, and what the loop is told of it."""
+"""One connection from its making to its end, and what is reported to the loop."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """There is no connection: an attempt failed, or the connection that was there ended.
+    """No connection: an attempt failed, or the connection that was there ended.
 
     `refused` says that the broker itself gave the reason, so that trying again alone will not help.
     """
@@ -70,7 +70,7 @@ Notice = Connected | Disconnected | Acknowledged | Subscribed | Message
 
 
 class Connection:
-    """One mqtt_client. Its callbacks run in paho's thread: they tell, and nothing else."""
+    """One mqtt_client. Its callbacks run in paho's thread: they notify, and nothing else."""
 
     def __init__(
         self,
@@ -78,10 +78,10 @@ class Connection:
         protocol: MQTTProtocolVersion,
         will: Message,
         tls: ssl.SSLContext | None,
-        tell: Callable[[Notice], None],
+        notify: Callable[[Notice], None],
     ) -> None:
         self._options = options
-        self._tell = tell
+        self._notify = notify
         self._answered = threading.Event()
         self._reason: str | None = None
         self._refusal: BrokerError | None = None
@@ -139,7 +139,7 @@ class Connection:
         error = explain.loss(self._options, accepted=self.accepted, reason=self._reason)
         return Disconnected(error, accepted=self.accepted)
 
-    # In paho's thread: tell, and nothing else
+    # In paho's thread: notify, and nothing else
 
     def _on_connect(
         self, _client: Any, _data: Any, _flags: Any, reason: ReasonCode, properties: Properties | None
@@ -149,7 +149,7 @@ class Connection:
             self._refusal = explain.refusal(reason, self._options)
         else:
             self.accepted = True
-            self._tell(Connected(self.client, getattr(properties, "MaximumPacketSize", None)))
+            self._notify(Connected(self.client, getattr(properties, "MaximumPacketSize", None)))
         self._answered.set()
 
     def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, reason: ReasonCode, _properties: Any) -> None:
@@ -163,10 +163,10 @@ class Connection:
             topic = message.topic
         except UnicodeDecodeError:
             return
-        self._tell(Message(topic=topic, payload=bytes(message.payload), retain=message.retain))
+        self._notify(Message(topic=topic, payload=bytes(message.payload), retain=message.retain))
 
     def _on_publish(self, _client: Any, _data: Any, mid: int, reason: ReasonCode, _properties: Any) -> None:
-        self._tell(Acknowledged(mid, reason.getName() if reason.is_failure else None))
+        self._notify(Acknowledged(mid, reason.getName() if reason.is_failure else None))
 
     def _on_subscribe(self, _client: Any, _data: Any, _mid: int, reasons: list[ReasonCode], _properties: Any) -> None:
-        self._tell(Subscribed(sum(reason.is_failure for reason in reasons)))
+        self._notify(Subscribed(sum(reason.is_failure for reason in reasons)))

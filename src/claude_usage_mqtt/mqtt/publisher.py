@@ -1,7 +1,7 @@
 """Keeps on the broker what should stand there: a map of topics to retained payloads, and events to deliver.
 
 Nothing is queued for a broker that is away: on each connection everything retained is sent again from the map,
-the newest only. One thread connects and reconnects; it and paho's own thread only `tell` the loop what happened,
+the newest only. One thread connects and reconnects; it and paho's own thread only `notify` the loop of what happened,
 and every other method here is for the loop's thread.
 """
 
@@ -45,13 +45,13 @@ FOR_GOOD = frozenset({"Not authorized", "Topic name invalid", "Packet too large"
 """Reasons of a refusal that trying again does not change."""
 
 OWN_KEPT = 64
-"""Payloads remembered per topic (their hashes), to tell our own echo, however late, from another instance's message."""
+"""Payloads remembered per topic (their hashes): our own late echo must not be taken for another instance's message."""
 
 DEAF_AFTER = 2.0
 """Seconds for the answer to the first words in MQTT 5: some brokers (amqtt) never answer, but do in 3.1.1."""
 
 SILENCES = 5
-"""Attempts that end without a word until a broker that has spoken MQTT 5 before is asked for 3.1.1: it is much
+"""Attempts that end without a reason until a broker that has spoken MQTT 5 before is asked for 3.1.1: it is much
 more often just restarting behind a proxy."""
 
 FILTERS_PER_SUBSCRIBE = 50
@@ -65,14 +65,14 @@ class Publisher:
         options: BrokerOptions,
         *,
         will: Message,
-        tell: Callable[[Notice], None],
+        notify: Callable[[Notice], None],
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._options = options
         self._will = will
-        self._tell = tell
+        self._notify = notify
         self._tls = tls
-        self._client: Client | None = None  # the one the loop was told of
+        self._client: Client | None = None  # the one the loop was notified of
         self._attempt: Connection | None = None  # the one that is connecting, connected or ending
         self._max_packet: int | None = None
         self._retained: dict[str, bytes] = {}
@@ -93,7 +93,7 @@ class Publisher:
 
     @property
     def is_connected(self) -> bool:
-        """Whether the loop has been told of a connection that it has not been told the end of."""
+        """Whether the loop knows of a connection, and of no end of it."""
         return self._client is not None
 
     def start(self) -> None:
@@ -101,7 +101,7 @@ class Publisher:
         self._thread.start()
 
     def handle(self, notice: Connected | Disconnected | Acknowledged) -> None:
-        """Take in what happened; the loop passes it on in the order it was told."""
+        """Take in what happened; the loop passes it on in the order of arrival."""
         match notice:
             case Connected(client=client, max_packet=max_packet):
                 self._client, self._max_packet = client, max_packet
@@ -132,7 +132,7 @@ class Publisher:
         self._suspended[message.topic] = time.monotonic() + SUSPENDED_FOR
         self._complain(
             message.topic,
-            f"The broker refused to take {message.topic} ({reason}); it is left out for an hour: "
+            f"The broker refused {message.topic} ({reason}); publishing it is suspended for an hour: "
             "allow this user to write there.",
         )
 
@@ -143,7 +143,7 @@ class Publisher:
     def _suspect(self) -> None:
         """Draw a conclusion where connection after connection ends at the same large message.
 
-        Not every broker tells its limit, and not every one says that a message was over it: some just hang up.
+        Not every broker announces its limit, and not every one says that a message was over it: some just disconnect.
         """
         first = next(iter(self._under_way.values()), None)
         if first is not None and len(first.payload) >= SUSPECT_SIZE:
@@ -152,8 +152,8 @@ class Publisher:
                 self._suspended[first.topic] = time.monotonic() + SUSPENDED_FOR
                 self._complain(
                     first.topic,
-                    f"The broker hangs up each time it is sent {first.topic} ({len(first.payload)} bytes); "
-                    "it is left out for an hour: raise the broker's limit for messages, or allow "
+                    f"The broker disconnects every time we publish {first.topic} ({len(first.payload)} bytes); "
+                    "publishing it is suspended for an hour: raise the broker's limit for messages, or allow "
                     "this user to write there.",
                 )
 
@@ -232,7 +232,7 @@ class Publisher:
         if time.monotonic() < self._suspended.get(message.topic, 0.0):
             return
         info = client.publish(message.topic, message.payload, qos=1, retain=message.retain)
-        # Where it is slower than we speak the message is left out; the next connection, or the next change, sends it.
+        # If it is slower than we send, the message is left out; the next connection, or the next change, sends it.
         if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS:
             self._under_way[info.mid] = message
             if message.retain:
@@ -246,7 +246,7 @@ class Publisher:
             log.warning("%s", sentence)
 
     def subscribe(self, filters: Iterable[str], *, no_local: bool = False) -> None:
-        """Ask for topics; the answer is told as Subscribed."""
+        """Ask for topics; the answer arrives as Subscribed."""
         client, wanted = self._client, list(filters)
         if client is None:
             return
@@ -265,7 +265,7 @@ class Publisher:
                 self._client.unsubscribe(wanted[start : start + FILTERS_PER_SUBSCRIBE])
 
     def stop(self, last: Iterable[Message], patience: float) -> None:
-        """Deliver the `last` messages, say goodbye and end, all within about twice `patience` seconds."""
+        """Deliver the `last` messages, disconnect and end, all within about twice `patience` seconds."""
         self._stopping.set()
         client, attempt = self._client, self._attempt
         if client is not None:
@@ -289,7 +289,7 @@ class Publisher:
         fell_back = knows_5 = False
         silences = 0
         while not self._stopping.is_set():
-            attempt = Connection(self._options, protocol, self._will, self._tls, self._tell)
+            attempt = Connection(self._options, protocol, self._will, self._tls, self._notify)
             self._attempt = attempt
             began = time.monotonic()
             may_be_deaf = self._options.protocol == "auto" and protocol == V5 and not knows_5
@@ -303,7 +303,7 @@ class Publisher:
                 if not fell_back:  # once at once, then as slowly as any failure
                     fell_back = True
                     continue
-            self._tell(ended)
+            self._notify(ended)
             if attempt.accepted:
                 fell_back, knows_5 = False, protocol == V5
                 if time.monotonic() - began > STABLE_AFTER:

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from paho.mqtt.reasoncodes import ReasonCode
 
 WITHIN = 10.0
-"""Seconds for each step, unless told otherwise."""
+"""Seconds for each step, by default."""
 
 LOOK_EVERY = 0.2
-"""Seconds between looks at whether the network thread has died without a word."""
+"""Seconds between looks at whether the network thread has died silently."""
 
-GOODBYE = 0.5
-"""Seconds for the goodbye; a broker that does not listen is left after twice that."""
+DISCONNECT_WITHIN = 0.5
+"""Seconds for disconnecting; a broker that does not react is left after twice that."""
 
 
 def publish_once(options: BrokerOptions, message: Message, within: float = WITHIN) -> None:
@@ -54,10 +54,10 @@ class _Lost:
 
 
 class Session:
-    """A connection that is open inside a `with`; MQTT 5, or 3.1.1 where the options or the broker want that.
+    """A connection that is open inside a `with`; MQTT 5, or 3.1.1 if the options or the broker want that.
 
     Every method is for the same thread, takes at most `within` seconds and raises BrokerError: BrokerUnreachable
-    where there was no connection, no answer in time, or the connection was lost; BrokerRefused where the broker
+    if there was no connection, no answer in time, or the connection was lost; BrokerRefused if the broker
     said no.
     """
 
@@ -98,10 +98,10 @@ class Session:
             raise error
 
     def close(self) -> None:
-        """Say goodbye."""
+        """Disconnect."""
         client, self._client = self._client, None
         if client is not None and self._is_running:
-            client.close(GOODBYE)
+            client.close(DISCONNECT_WITHIN)
         self._is_running = self._is_accepted = False
 
     def publish(self, message: Message, within: float = WITHIN) -> None:
@@ -127,7 +127,7 @@ class Session:
         return [topic for topic, reason in zip(wanted, reasons, strict=False) if reason.is_failure]
 
     def receive(self, within: float) -> Message | None:
-        """Return the next message that arrived, None where none came in time."""
+        """Return the next message that arrived, None if none came in time."""
         until = time.monotonic() + within
         while not self._messages:
             if not self._take(until):
@@ -137,7 +137,7 @@ class Session:
     def collect(self, quiet: float, within: float = WITHIN) -> list[Message]:
         """Return the messages that arrive until none has come for `quiet` seconds.
 
-        There is no other end to see: no broker says that it has sent all that it had retained.
+        No other end can be seen: no broker says that it has sent all that it had retained.
         """
         until = time.monotonic() + within
         found: list[Message] = []
@@ -192,7 +192,7 @@ class Session:
         return client
 
     def _connect(self, client: Client, until: float) -> None:
-        """Open the connection, in a thread of its own: a name lookup cannot be given a deadline."""
+        """Open the connection, in its own thread: a name lookup cannot be given a deadline."""
         outcome: queue.Queue[BrokerError | None] = queue.Queue()
         is_abandoned = threading.Event()
         within = max(0.1, until - time.monotonic())
@@ -205,7 +205,7 @@ class Session:
                 error = failure
             outcome.put(error)
             if error is None and is_abandoned.is_set():
-                client.close(GOODBYE)
+                client.close(DISCONNECT_WITHIN)
 
         client.connect_timeout = min(mqtt_client.CONNECT_TIMEOUT, within)
         threading.Thread(target=work, name="broker", daemon=True).start()
@@ -227,7 +227,7 @@ class Session:
         return self._answers.pop(mid)
 
     def _take(self, until: float) -> bool:
-        """Take in the next thing that happened; False where nothing did until then."""
+        """Take in the next thing that happened; False if nothing did until then."""
         while True:
             left = max(0.0, until - time.monotonic())
             try:
@@ -252,5 +252,5 @@ class Session:
 
     def _open_client(self) -> Client:
         if self._client is None:
-            raise BrokerUnreachable(f"There is no connection to the broker at {self._options.address}.")
+            raise BrokerUnreachable(f"Not connected to the broker at {self._options.address}.")
         return self._client

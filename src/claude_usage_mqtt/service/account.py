@@ -301,6 +301,7 @@ class AccountState:
 
     def _look_at_reporters(self, reporters: Reporters, now: datetime) -> None:
         """Poll as soon as it is allowed if a machine can be asked again, and the numbers waited for that."""
+        self.policy.record_unasked(now, reporters.take_unasked(self.name))
         is_askable = reporters.can_be_asked(self.name, now)
         if is_askable and not self._was_askable:
             is_late = self.last_success is None or now - self.last_success >= self.policy.interval

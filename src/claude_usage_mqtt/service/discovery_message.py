@@ -29,7 +29,7 @@ KEPT_FEATURES = frozenset({PLAN, LOGIN_EXPIRY})
 
 
 class DiscoveryMessage:
-    """The discovery message of an account; made anew only if what it is made of has changed.
+    """The discovery message of an account; made again only if what it is made of has changed.
 
     What it announced before and does not announce now is removed: for an hour it holds the order to do so.
     """
@@ -43,7 +43,7 @@ class DiscoveryMessage:
         self._features: frozenset[str] = frozenset()
         self._basis: object = None
         self.first_currency: str | None = None
-        """The currency of the entities whose keys name none; another one has entities of its own."""
+        """The currency of the entities whose keys name none; another one has its own entities."""
         self.payload = b""
         """The message that was made last, at first the one that was retained."""
         self.was_retained = False
@@ -56,9 +56,7 @@ class DiscoveryMessage:
         service = announced_by(retained)
         self.was_retained = service == self._topics.status
         if service not in (None, self._topics.status):
-            log.warning(
-                "%s was announced by a service with another base topic; this one takes it over.", self._topics.config
-            )
+            log.warning("%s was announced under another base topic; taking it over.", self._topics.config)
         self.payload = retained
         self._announced = announced(retained)
         currency = first_currency if isinstance(first_currency, str) else _unit(retained, "extra_usage_used")

@@ -14,7 +14,7 @@ from claude_usage_mqtt.sources.credentials.watch import LoginChanged
 from claude_usage_mqtt.sources.source import PollResult
 
 MAX_INBOX = 2000
-"""Incoming messages beyond this many unread items are dropped: nobody sends us that much in earnest."""
+"""Incoming messages beyond this many unread items are dropped: nobody really sends us that much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Inbox(Generic[T]):
             self._wake.release()
 
     def get(self, timeout: float) -> T | None:
-        """Return the next item, None where none came within `timeout` seconds; it may return None sooner."""
+        """Return the next item, None if none came within `timeout` seconds; it may return None sooner."""
         if not self._items:
             self._wake.acquire(timeout=timeout)
         return self._items.popleft() if self._items else None

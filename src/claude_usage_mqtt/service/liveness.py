@@ -1,7 +1,7 @@
-"""Signs of life of the loop: a file for `healthcheck`, and systemd's notify socket where there is one.
+"""Signs of life of the loop: a file for `healthcheck`, and systemd's notify socket if there is one.
 
 Imports little: `healthcheck` has to start in no time, and knows of the rest of the program only this module.
-Each process has a file of its own and keeps it locked, so that the kernel itself shows who has ended. The folders
+Each process has its own file and keeps it locked, so that the kernel itself shows who has ended. The folders
 are open to everybody, so nothing is followed, and nothing believed, that another user could have put there.
 """
 
@@ -93,7 +93,7 @@ class Liveness:
             os.close(descriptor)
 
     def notify(self, state: str) -> None:
-        """Send systemd a state (`READY=1`, `STOPPING=1` …) where it listens."""
+        """Send systemd a state (`READY=1`, `STOPPING=1` …) if it listens."""
         if self._notify is None:
             return
         import socket  # noqa: PLC0415 - a third of what `healthcheck` would import
@@ -123,7 +123,7 @@ def _is_ours(descriptor: int) -> bool:
 
 
 def _lock(descriptor: int, *, shared: bool = False) -> bool | None:
-    """Lock the file until it is closed; return False where another process has it locked, None without locks."""
+    """Lock the file until it is closed; return False if another process has it locked, None without locks."""
     if fcntl is None:
         return None
     try:

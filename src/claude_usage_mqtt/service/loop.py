@@ -62,7 +62,7 @@ class Service:
         self._rng = rng or random.Random()
         self._status = f"{options.base_topic}/status"
         will = Message(topic=self._status, payload=OFFLINE, retain=True)
-        self._publisher = Publisher(options.broker, will=will, tell=self.inbox.put, tls=options.tls)
+        self._publisher = Publisher(options.broker, will=will, notify=self.inbox.put, tls=options.tls)
         self._workers = Workers(clock, self.inbox.put)
         self._reporters = ReporterExchange(options, self.inbox.put)
         self._accounts = {

@@ -37,7 +37,7 @@ class AccountOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceOptions:
-    """What the loop needs to know beside its accounts."""
+    """What the loop needs to know apart from its accounts."""
 
     broker: BrokerOptions
     status_topic: str

@@ -1,4 +1,4 @@
-"""The service's side of the reporters' topics: what it subscribes to, what it sends there, who is told what arrives."""
+"""The service's side of the reporters' topics: what it subscribes to, what it sends there, who gets what arrives."""
 
 from __future__ import annotations
 
@@ -57,6 +57,6 @@ class ReporterExchange:
         machine, *rest = message.topic.removeprefix(base).split("/")
         if not rest:
             return self.reporters.presence(machine, message.payload, now, is_replayed=message.retain)
-        if rest == ["answer"] and not message.retain:
-            self._asks.deliver(machine, message.payload)
-        return set()
+        if rest != ["answer"] or message.retain or self._asks.deliver(machine, message.payload):
+            return set()
+        return self.reporters.somebody_asked(machine, message.payload, now)

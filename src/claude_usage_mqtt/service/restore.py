@@ -23,7 +23,7 @@ ROUNDS = 4
 """How often the fence goes round while anything is missing: on some brokers (aedes) it overtakes what was retained."""
 
 LONGEST = 2.0
-"""Seconds to wait where the broker does not let us hear ourselves."""
+"""Seconds to wait if the broker does not let us hear ourselves."""
 
 
 class RetainedReader:

@@ -39,7 +39,7 @@ def parse_accounts(value: object) -> object:
 
 
 def require_distinct(folders: Mapping[str, str | None]) -> None:
-    """Raise ValueError unless each name makes an id of its own, and each folder could be one."""
+    """Raise ValueError unless each name makes its own id, and each folder could be one."""
     seen: set[str] = set()
     for name, folder in folders.items():
         identifier = slug(name)

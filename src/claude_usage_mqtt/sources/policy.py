@@ -56,7 +56,7 @@ SAVED_INTERVALS = 4
 
 TRANSIENT_FIRST = timedelta(seconds=30)
 TRANSIENT_LONGEST = timedelta(seconds=600)
-"""Back-off for faults of the network and the server, doubling: they mend by themselves, often quickly."""
+"""Back-off for faults of the network and the server, doubling: they end by themselves, often quickly."""
 
 WINDOW_FULL_FIRST = timedelta(seconds=300)
 WINDOW_FULL_FACTOR = 1.5
@@ -165,6 +165,10 @@ class Policy:
         self.refresh_wanted = False
         self.confirm_at = None
         self.next_regular = now + self._jittered(self.interval)
+
+    def record_unasked(self, now: datetime, count: int) -> None:
+        """Note requests that somebody else asked a reporter for; anybody can claim some, so their number is bounded."""
+        self.requests += [now] * min(count, max(0, 2 * BUDGET - len(self.requests)))
 
     def not_sent(self) -> None:
         """Remove the last recorded request: the credentials did not allow sending it."""

@@ -10,6 +10,7 @@ import queue
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -47,6 +48,9 @@ HOLD_SILENT = timedelta(minutes=5)
 HOLD_REFUSED = timedelta(hours=1)
 """A machine whose login is refused is left alone for this long, unless it announces another login."""
 
+MAX_RECENT = 200
+"""Ids of asks that are remembered: an answer that came too late was counted as a request already."""
+
 SILENT, FOREIGN = "silent", "other_account"
 
 
@@ -81,6 +85,7 @@ class Asks:
     def __init__(self, send: Callable[[str, bytes], None]) -> None:
         self._send = send
         self._pending: dict[str, tuple[str, queue.Queue[bytes]]] = {}
+        self._recent: deque[str] = deque(maxlen=MAX_RECENT)
         self._lock = threading.Lock()
 
     def ask(self, machine: str, account: str, within: float) -> bytes | None:
@@ -89,6 +94,7 @@ class Asks:
         answers: queue.Queue[bytes] = queue.Queue(maxsize=1)
         with self._lock:
             self._pending[identifier] = machine, answers
+            self._recent.append(identifier)
         try:
             self._send(machine, encode_ask(Ask(id=identifier, account=account)))
             return answers.get(timeout=within)
@@ -99,14 +105,13 @@ class Asks:
                 del self._pending[identifier]
 
     def deliver(self, machine: str, payload: bytes) -> bool:
-        """Hand over what came as an answer; return whether anybody waited for it."""
+        """Hand over what came as an answer; return False if somebody else asked for it."""
         identifier = answer_id(payload)
         with self._lock:
             asked, answers = self._pending.get(identifier or "", (None, None))
-            if answers is None or asked != machine or answers.full():
-                return False
-            answers.put_nowait(payload)
-            return True
+            if answers is not None and asked == machine and not answers.full():
+                answers.put_nowait(payload)
+            return identifier in self._recent
 
 
 class ReporterSource:

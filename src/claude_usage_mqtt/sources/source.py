@@ -13,7 +13,7 @@ from claude_usage_mqtt.usage.reading import Reading
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Login:
-    """What is known of a login beside its token, which is never part of it.
+    """What is known of a login apart from its token, which is never part of it.
 
     `account` and `organization` are short hashes. `mark` distinguishes tokens, in this process only.
     """

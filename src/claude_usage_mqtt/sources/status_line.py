@@ -33,7 +33,7 @@ OLDEST = timedelta(hours=1)
 
 
 def parse_rate_limits(document: object, now: datetime) -> Reading | None:
-    """Return the usage in Claude Code's JSON object, None where it holds none; never raises."""
+    """Return the usage in Claude Code's JSON object, None if it holds none; never raises."""
     section = document.get("rate_limits") if isinstance(document, dict) else None
     return _usage(section, now, now)
 
@@ -85,7 +85,7 @@ def _window(key: str, section: Any, seen_at: datetime, now: datetime) -> Window 
     if percent is None or (reset is None and resets_at is not None):
         return None
     _, label, duration = FLAT_WINDOWS[key]
-    # A session that was left open goes on to show the numbers of a window that is over.
+    # A session that was left open continues to show the numbers of a window that is over.
     if reset is not None and not now < reset <= seen_at + (duration or OLDEST) + OLDEST:
         return None
     return Window(

@@ -116,7 +116,7 @@ class ExtraUsage:
 
     @property
     def covers(self) -> bool:
-        """Whether work goes on at cost after a window is used up."""
+        """Whether work continues at cost after a window is used up."""
         return self.enabled and self.disabled_reason is None and not self.is_used_up
 
 

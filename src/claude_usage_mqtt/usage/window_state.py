@@ -297,7 +297,7 @@ def _ended(known: WindowState, new: WindowState) -> str | None:
     if new.resets_at == known.resets_at:
         return RESET_EARLY if drop >= REFILL else None
     if new.read_at < known.resets_at - SAME_INSTANT:
-        # A reset may drift by a day while its window goes on.
+        # A reset may drift by a day while its window continues.
         has_begun_since = begun is not None and begun >= known.read_at - SAME_INSTANT
         return RESET_EARLY if drop >= REFILL or (drop > 0 and (has_begun_since or new.is_idle)) else None
     # One that began well before it was due and was read since, with no less use, is the same one prolonged.

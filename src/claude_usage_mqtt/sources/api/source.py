@@ -45,7 +45,7 @@ class ApiSource:
         return self._credentials.place
 
     def login(self) -> Login:
-        """Return what is known of the login beside its token; raises CredentialsError."""
+        """Return what is known of the login apart from its token; raises CredentialsError."""
         self._last_login = self._credentials.read().login
         return self._last_login
 

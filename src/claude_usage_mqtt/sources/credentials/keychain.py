@@ -1,4 +1,4 @@
-"""The item that Claude Code keeps in the macOS Keychain, with the file beside it, which is often an old copy.
+"""The item that Claude Code keeps in the macOS Keychain, with the file next to it, which is often an old copy.
 
 The Keychain goes first. Of the two, what has no token does not count, and the one that expires later is used.
 """
@@ -82,7 +82,7 @@ class Keychain:
     def _from_keychain(self) -> Credentials:
         found: list[Credentials] = []
         problem: CredentialsError = CredentialsNotFound(
-            f"There is no Keychain item '{self.items[0]}', nor {self._file.path}; log in with Claude Code first."
+            f"Neither a Keychain item '{self.items[0]}' nor {self._file.path} exists; log in with Claude Code first."
         )
         until = time.monotonic() + KEYCHAIN_TIMEOUT
         for item in self.items:
@@ -139,7 +139,7 @@ def _accounts() -> list[str]:
 
 def _system_user() -> str | None:
     try:
-        import pwd  # noqa: PLC0415 - not on Windows, where there is no Keychain either
+        import pwd  # noqa: PLC0415 - not on Windows, which has no Keychain either
 
         return pwd.getpwuid(os.getuid()).pw_name
     except (ImportError, AttributeError, KeyError):

@@ -1,4 +1,4 @@
-"""An access token and what is known about it: read afresh at every poll, never written, never kept.
+"""An access token and what is known about it: read again at every poll, never written, never kept.
 
 What is wrong with a login is reported by a CredentialsError that names the place, and never what was found there.
 """
@@ -110,7 +110,7 @@ def checked_token(token: str, place: str) -> str:
 
 
 def _login(document: dict[str, Any], section: dict[str, Any], token: str) -> Login:
-    # The account and its organization are inside since 2026; older files have them beside the section.
+    # The account and its organization are inside since 2026; older files have them next to the section.
     account, organization = (section.get(key) or document.get(key) for key in ("accountUuid", "organizationUuid"))
     return Login(
         account=hashed(account),
