@@ -173,11 +173,14 @@ def test_a_login_is_nowhere_else(tmp_path: Path, folder: str) -> None:
         supervisor.read_options(options_file(tmp_path, DEFAULTS | {"login_folder": folder}))
 
 
-def test_several_accounts(tmp_path: Path) -> None:
-    """Each account of the form is one in CLAUDE_ACCOUNTS."""
-    accounts = [{"name": "home", "login_folder": "home"}, {"name": "work", "login_folder": "work"}]
+def test_several_accounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each account of the form is one in CLAUDE_ACCOUNTS, with a login in the share or without."""
+    accounts = [{"name": "home", "login_folder": "home"}, {"name": "work"}]
     variables = supervisor.read_options(options_file(tmp_path, DEFAULTS | {"accounts": accounts}))
-    assert json.loads(variables["CLAUDE_ACCOUNTS"]) == {"home": "/share/home", "work": "/share/work"}
+    assert json.loads(variables["CLAUDE_ACCOUNTS"]) == {"home": "/share/home", "work": None}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert [account.label for account in load_settings().accounts()] == ["home", "work"]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '"text"'])
