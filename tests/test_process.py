@@ -99,6 +99,7 @@ def test_no_thread_can_be_started(tmp_path: Path, command: str) -> None:
     assert "report it" not in started.stderr
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_dead_connection_thread_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A service that can never connect again is unhealthy, however well its loop goes round."""
     folder = tmp_path / "signs"
