@@ -122,11 +122,11 @@ def _may_append(path: Path) -> str:
 
 
 def _check_account(report: _Report, settings: Settings, account: Account) -> None:
-    place = account.credentials
-    if not settings.needs_credentials or place is None:
+    if not settings.needs_credentials or account.login is None:
         source = "the status line" if settings.sources == (STATUSLINE,) else "another machine"
         report.skip(_name("account", account), f"no credentials are needed: {source} is the source")
         return
+    place = account.login.credentials
     tokens: list[str] = []
     plans: list[str | None] = []
 

@@ -65,7 +65,7 @@ def make_service(settings: Settings, clock: Clock, accounts: tuple[Account, ...]
                     discovery=settings.homeassistant_discovery,
                     sources=settings.sources,
                 ),
-                polled_sources(settings.sources, account.credentials, api),
+                polled_sources(settings.sources, account.login, api),
             )
             for account in accounts or settings.accounts()
         ),
