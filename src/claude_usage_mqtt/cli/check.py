@@ -26,7 +26,7 @@ from claude_usage_mqtt.instants import format_instant, parse_instant
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.session import Session
 from claude_usage_mqtt.settings.claude import DEFAULT_ACCOUNT, Account
-from claude_usage_mqtt.settings.fields import Settings, load_settings
+from claude_usage_mqtt.settings.fields import Settings, load_settings, variables_of_others
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.sources.credentials.file import current_user
@@ -92,6 +92,8 @@ def check() -> int:
     if report.link("settings", settings_hold) is not None:
         return report.exit_status
     settings = loaded[0]
+    for sentence in variables_of_others():
+        report.skip("variables", sentence)
     usage_log = settings.usage_log
     if usage_log is not None:
         report.link("usage_log", lambda: _may_append(usage_log))
@@ -120,11 +122,11 @@ def _may_append(path: Path) -> str:
 
 
 def _check_account(report: _Report, settings: Settings, account: Account) -> None:
-    place = account.credentials
-    if not settings.needs_credentials or place is None:
+    if not settings.needs_credentials or account.login is None:
         source = "the status line" if settings.sources == (STATUSLINE,) else "another machine"
         report.skip(_name("account", account), f"no credentials are needed: {source} is the source")
         return
+    place = account.login.credentials
     tokens: list[str] = []
     plans: list[str | None] = []
 

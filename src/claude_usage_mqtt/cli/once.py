@@ -24,7 +24,7 @@ def once(*, as_json: bool) -> int:
     api, clock = UsageApi(settings.claude_api_url, settings.claude_user_agent), SystemClock()
     first_error: Exception | None = None
     for account in settings.accounts():
-        source = next(iter(polled_sources(settings.sources, account.credentials, api)), None)
+        source = next(iter(polled_sources(settings.sources, account.login, api)), None)
         if source is None:
             continue
         outcome = source.poll(account.id, clock, may_retry=True)

@@ -41,6 +41,6 @@ def reporter_options(settings: Settings) -> ReporterOptions:
         sources={
             account.id: source
             for account in settings.accounts()
-            for source in polled_sources((OAUTH,), account.credentials, api)
+            for source in polled_sources((OAUTH,), account.login, api)
         },
     )

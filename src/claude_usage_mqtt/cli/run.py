@@ -17,7 +17,7 @@ from claude_usage_mqtt.service.options import AccountOptions, ServiceOptions
 from claude_usage_mqtt.service.usage_log import UsageLog
 from claude_usage_mqtt.settings import supervisor
 from claude_usage_mqtt.settings.claude import Account
-from claude_usage_mqtt.settings.fields import Settings, load_settings
+from claude_usage_mqtt.settings.fields import Settings, load_settings, variables_of_others
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.select import polled_sources
 from claude_usage_mqtt.topics import Topics
@@ -33,6 +33,8 @@ def run() -> int:
         prepare()
     settings = load_settings()
     set_up_logging(settings.log_level, settings.log_format)
+    for sentence in variables_of_others():
+        log.warning("%s", sentence)
     service = make_service(settings, SystemClock())
     with until_signal(service.stop):
         service.run()
@@ -63,7 +65,7 @@ def make_service(settings: Settings, clock: Clock, accounts: tuple[Account, ...]
                     discovery=settings.homeassistant_discovery,
                     sources=settings.sources,
                 ),
-                polled_sources(settings.sources, account.credentials, api),
+                polled_sources(settings.sources, account.login, api),
             )
             for account in accounts or settings.accounts()
         ),

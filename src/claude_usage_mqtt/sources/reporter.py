@@ -28,7 +28,7 @@ from claude_usage_mqtt.errors import (
 from claude_usage_mqtt.sources.choice import Candidate, order
 from claude_usage_mqtt.sources.reporter_messages import Answer, Ask, answer_id, encode_ask, parse_answer
 from claude_usage_mqtt.sources.source import Login, PollResult
-from claude_usage_mqtt.usage.reading import REPORTER
+from claude_usage_mqtt.usage.reading import REPORTER, Reading
 
 ANSWER_WITHIN = 26.0
 """Real seconds for an answer: a request to the API is cut at 20 s, and Claude Code needs a moment to start."""
@@ -140,6 +140,10 @@ class ReporterSource:
 
     def fingerprint(self) -> object:
         """Return None: the machines announce a login that changed."""
+        return None
+
+    def cached(self, now: datetime) -> Reading | None:  # noqa: ARG002 - it is another machine that may have some
+        """Return None: what a machine has is in its answers."""
         return None
 
     def poll(self, account: str, clock: Clock, *, may_retry: bool) -> PollResult:
