@@ -208,9 +208,11 @@ class World:
         enter(self._service)
         self.machines = {
             name: enter(Machine(self, name, organization))
-            for name, organization in (("laptop", OURS), ("desktop", OURS), ("stranger", ANOTHER))
+            for name, organization in (("laptop", OURS), ("desktop", OURS))
         }
         self.start_service()
+        self.wait_for_news()  # from now on it is known whose numbers these are
+        self.machines["stranger"] = enter(Machine(self, "stranger", ANOTHER))
         return self
 
     def __exit__(self, *_: object) -> None:
