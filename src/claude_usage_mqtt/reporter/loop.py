@@ -133,7 +133,7 @@ class Reporter:
         self._liveness.notify("READY=1")
         try:
             while True:
-                self._liveness.beat()
+                self._liveness.beat(alive=self._publisher.is_alive)
                 item = self.inbox.get(self._patience())
                 if isinstance(item, Stop):
                     return
