@@ -208,9 +208,11 @@ class World:
         enter(self._service)
         self.machines = {
             name: enter(Machine(self, name, organization))
-            for name, organization in (("laptop", OURS), ("desktop", OURS), ("stranger", ANOTHER))
+            for name, organization in (("laptop", OURS), ("desktop", OURS))
         }
         self.start_service()
+        self.wait_for_news()  # from now on it is known whose numbers these are
+        self.machines["stranger"] = enter(Machine(self, "stranger", ANOTHER))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -280,6 +282,12 @@ class World:
             self.watcher.publish(topic, self._nonsense(), retain=self.rng.random() < 0.3)
         self.watcher.publish(f"{service.BASE}/reporter/ghost", "", retain=True)
 
+    def storm(self, count: int) -> None:
+        """Let a stranger ask for readings as fast as he can."""
+        for _ in range(count):
+            topic = f"{service.BASE}/reporter/{self.rng.choice(list(self.machines))}/ask"
+            self.watcher.publish(topic, json.dumps({"id": uuid.uuid4().hex, "account": "default"}))
+
     def _nonsense(self) -> str | bytes:
         window = {"label": "Session", "utilization": OF_ANOTHER, "resets_at": "2026-11-20T23:00:00+00:00"}
         login = {"source": "oauth", "status": "ok", "organization": "0123456789abcdef"}
@@ -311,7 +319,7 @@ def story(world: World) -> None:
     machines["desktop"].renew()
     world.restart_service()
     world.wait_for_news()
-    world.pester(30)
+    world.storm(100)
     world.restart_broker()
     world.wait_for_news()
     world.watcher.wait_for(lambda each: "event/five_hour" in each.topic, PATIENCE)
@@ -321,7 +329,12 @@ def story(world: World) -> None:
 def days(world: World, count: float) -> None:
     """Let some days pass in which anything may happen at any time."""
     machines = list(world.machines.values())
-    actions: list[Callable[[], None]] = [lambda: world.pester(20), world.restart_service, world.restart_broker]
+    actions: list[Callable[[], None]] = [
+        lambda: world.pester(20),
+        lambda: world.storm(200),
+        world.restart_service,
+        world.restart_broker,
+    ]
     for machine in machines:
         actions += [machine.expire, machine.renew] + [machine.sleep, machine.wake] * 2
     ends = world.clock.start + dt.timedelta(days=count)

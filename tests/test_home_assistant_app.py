@@ -152,7 +152,7 @@ def test_default_options_need_no_login(tmp_path: Path, monkeypatch: pytest.Monke
     for name, value in supervisor.read_options(options_file(tmp_path, DEFAULTS)).items():
         monkeypatch.setenv(name, value)
     settings = load_settings()
-    assert not settings.needs_credentials
+    assert settings.sources == ("reporter", "statusline")
     assert (settings.poll_interval, settings.alert_thresholds) == (300, (75.0, 90.0))
 
 

@@ -24,7 +24,7 @@ linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs
 
 
 def may_make_namespaces() -> bool:
-    """Tell whether this user may make a PID namespace."""
+    """Return whether this user may make a PID namespace."""
     program = shutil.which("unshare")
     if program is None:
         return False
@@ -67,7 +67,7 @@ def test_process_1_ends_while_it_still_imports(tmp_path: Path) -> None:
 
 @linux
 @pytest.mark.skipif(not may_make_namespaces(), reason="needs a PID namespace")
-def test_process_1_says_goodbye_when_it_runs(tmp_path: Path) -> None:
+def test_process_1_publishes_offline_when_it_is_stopped(tmp_path: Path) -> None:
     """Later SIGTERM is the orderly end, with exit status 0."""
     write_credentials(tmp_path / ".claude")
     port = HeldPort()
@@ -82,7 +82,7 @@ def test_process_1_says_goodbye_when_it_runs(tmp_path: Path) -> None:
 @linux
 @pytest.mark.parametrize("command", ["run", "report"])
 def test_no_thread_can_be_started(tmp_path: Path, command: str) -> None:
-    """Where the container engine or a limit forbids threads, that is said, and what to do: it is no bug of ours."""
+    """If the container engine or a limit forbids threads, the message says so and what to do: it is not our bug."""
     write_credentials(tmp_path / ".claude")
     huge = 1 << 46  # bytes of each thread's stack: more than the address space has
     started = subprocess.run(

@@ -129,7 +129,13 @@ WRONG: dict[str, tuple[Mapping[str, str], str]] = {
     "TLS maybe": ({"MQTT_TLS": "maybe"}, "MQTT_TLS: true or false."),
     "unknown transport": ({"MQTT_TRANSPORT": "pigeon"}, "MQTT_TRANSPORT: one of tcp, websockets, unix."),
     "unknown protocol": ({"MQTT_PROTOCOL": "4"}, "MQTT_PROTOCOL"),
-    "unknown source": ({"CLAUDE_SOURCE": "cloud"}, "CLAUDE_SOURCE"),
+    "unknown source": ({"CLAUDE_SOURCE": "cloud"}, "CLAUDE_SOURCE: a list of oauth, claude-code, statusline, reporter"),
+    "auto and another source": ({"CLAUDE_SOURCE": "auto,oauth"}, "separated by commas, or auto"),
+    "no source between commas": ({"CLAUDE_SOURCE": "oauth,,"}, "CLAUDE_SOURCE: a list of"),
+    "an account without a folder or another source": (
+        {"CLAUDE_ACCOUNTS": '{"a": null, "b": "/b"}', "CLAUDE_SOURCE": "oauth"},
+        "an account without a folder: add reporter to CLAUDE_SOURCE",
+    ),
     "accounts are no JSON": ({"CLAUDE_ACCOUNTS": f"{{{CANARY}"}, "CLAUDE_ACCOUNTS"),
     "accounts are a list": ({"CLAUDE_ACCOUNTS": '["/claude"]'}, "CLAUDE_ACCOUNTS: not valid JSON of names and folders"),
     "accounts are numbers": ({"CLAUDE_ACCOUNTS": '{"a": 1, "b": 2}'}, 'write {"personal": "/claude/personal"'),
@@ -312,6 +318,25 @@ def test_a_path_is_no_host_with_a_port(empty: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("MQTT_TRANSPORT", "unix")
     monkeypatch.setenv("MQTT_HOST", "/run/mosquitto:1/socket")
     assert load_settings().broker().host == "/run/mosquitto:1/socket"
+
+
+@pytest.mark.parametrize(
+    ("given", "selected"),
+    [
+        ("auto", ("oauth", "reporter", "statusline")),
+        ("both", ("oauth", "statusline")),
+        (" Claude-Code , oauth,claude-code", ("claude_code", "oauth")),
+        ("reporter,statusline", ("reporter", "statusline")),
+        ("", ("oauth", "reporter", "statusline")),
+    ],
+)
+def test_sources_are_a_list(
+    empty: Path, monkeypatch: pytest.MonkeyPatch, given: str, selected: tuple[str, ...]
+) -> None:
+    """The sources are asked in the order in which they are written; version 1's `both` means what it meant."""
+    assert empty.is_dir()
+    monkeypatch.setenv("CLAUDE_SOURCE", given)
+    assert load_settings().sources == selected
 
 
 def test_thresholds_with_their_sign(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,9 @@ MAX_QUEUED = 2000
 MAX_IN_FLIGHT = 10
 """Messages sent and not yet acknowledged: paho ignores the limit that an MQTT 5 broker announces."""
 
+LONGEST_PATIENCE = 15.0
+"""Seconds between looks at the keepalive: paho's own second wakes a sleeping machine sixty times a minute."""
+
 STATUS_LENGTH = 16
 """Bytes of an HTTP response that hold its status."""
 
@@ -86,7 +89,8 @@ class Client(paho.Client):
     def loop_forever(self, timeout: float = 1.0, retry_first_connection: bool = False) -> MQTTErrorCode:  # noqa: FBT001, FBT002 - the signature is paho's
         """Run the network loop; called by the thread that `loop_start` makes."""
         try:
-            return super().loop_forever(timeout, retry_first_connection)
+            patience = max(timeout, min(LONGEST_PATIENCE, self.keepalive / 4))
+            return super().loop_forever(patience, retry_first_connection)
         except Exception:  # noqa: BLE001 - a packet that paho cannot read must end the connection, not go unseen
             return MQTTErrorCode.MQTT_ERR_PROTOCOL
         finally:

@@ -267,6 +267,12 @@ class Reporters:
         with self._lock:
             self._is_connected = is_connected
 
+    def is_online(self, machine: str) -> bool:
+        """Whether a machine is there, as far as is known."""
+        with self._lock:
+            known = self._machines.get(machine)
+            return known is not None and known.online
+
     def names(self) -> list[str]:
         """Return the known machines."""
         with self._lock:

@@ -21,17 +21,20 @@ from claude_usage_mqtt.secret_file import read_secret
 from claude_usage_mqtt.settings import values
 from claude_usage_mqtt.settings.claude import (
     ACCOUNTS,
+    AUTO,
     Account,
     named_accounts,
     parse_accounts,
+    parse_source,
     require_distinct,
+    selected_sources,
     single_account,
 )
 from claude_usage_mqtt.settings.env_file import EnvFile, mixed_origins, read_env_file
 from claude_usage_mqtt.settings.machine import machine_name
 from claude_usage_mqtt.settings.typos import Shape, expected, misspelled
 from claude_usage_mqtt.sources.api.url import API_URL, checked_url, is_loopback
-from claude_usage_mqtt.usage.reading import OAUTH, REPORTER, STATUSLINE
+from claude_usage_mqtt.usage.reading import REPORTER, STATUSLINE
 
 SHORTEST_INTERVAL = 180
 
@@ -92,8 +95,13 @@ class Settings(BaseSettings):
         max_length=500,
         description='Several accounts and their folders: `{"personal": "/claude/personal", …}`.',
     )
-    claude_source: Literal["oauth", "statusline", "both", "reporter"] = Field(
-        "oauth", description="Where the numbers come from: `oauth`, `statusline`, `both` or `reporter`."
+    claude_source: Annotated[str, AfterValidator(parse_source)] = Field(
+        AUTO,
+        max_length=200,
+        description="A list of `oauth`, `claude-code`, `statusline`, `reporter`; `auto`: what is there.",
+    )
+    claude_code_command: Line | None = Field(
+        None, description="Claude Code's executable: `claude`; if set, it renews a token that has expired."
     )
     machine_name: str | None = Field(
         None, max_length=100, description="A reporter's name: the host name; required in a container."
@@ -117,7 +125,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much is logged.")
     log_format: Literal["text", "json"] = Field("text", description="`text` or `json`, one object a line.")
 
-    @field_validator("mqtt_protocol", "mqtt_transport", "claude_source", "log_level", "log_format", mode="before")
+    @field_validator("mqtt_protocol", "mqtt_transport", "log_level", "log_format", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.strip().lower() if isinstance(value, str) else value
@@ -186,15 +194,16 @@ class Settings(BaseSettings):
             raise ValueError("POLL_INTERVAL is below 180: asked more often, the API shuts the account out; set 180")
         return self
 
+    @model_validator(mode="after")
+    def _has_a_source(self) -> Settings:
+        if None in (self.claude_accounts or {}).values() and not {REPORTER, STATUSLINE} & set(self.sources):
+            raise ValueError("CLAUDE_ACCOUNTS has an account without a folder: add reporter to CLAUDE_SOURCE")
+        return self
+
     @property
     def api_is_local(self) -> bool:
         """Whether the API is one on loopback (tests, the demo): then neither floor nor budget apply."""
         return is_loopback(self.claude_api_url)
-
-    @property
-    def needs_credentials(self) -> bool:
-        """Whether any account is asked for over the API."""
-        return OAUTH in self.sources
 
     @property
     def status_topic(self) -> str:
@@ -204,8 +213,7 @@ class Settings(BaseSettings):
     @property
     def sources(self) -> tuple[str, ...]:
         """The selected sources, the preferred one first."""
-        selected = {"both": (OAUTH, STATUSLINE), "statusline": (STATUSLINE,), "reporter": (REPORTER,)}
-        return selected.get(self.claude_source, (OAUTH,))
+        return selected_sources(self.claude_source)
 
     @property
     def interval(self) -> timedelta:

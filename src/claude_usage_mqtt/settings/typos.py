@@ -41,7 +41,7 @@ TYPO = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What a field's type and limits do not say: its unit, the least that is told, or all of it in words."""
+    """What a field's type and limits do not say: its unit, the lower limit to show, or all of it in words."""
 
     unit: str = ""
     least: int | None = None

@@ -97,12 +97,19 @@ class Asks:
             self._recent.append(identifier)
         try:
             self._send(machine, encode_ask(Ask(id=identifier, account=account)))
-            return answers.get(timeout=within)
+            return answers.get(timeout=within) or None
         except queue.Empty:
             return None
         finally:
             with self._lock:
                 del self._pending[identifier]
+
+    def give_up(self, machine: str) -> None:
+        """End the waits for a machine that is away: its answer will not come."""
+        with self._lock:
+            for asked, answers in self._pending.values():
+                if asked == machine and not answers.full():
+                    answers.put_nowait(b"")
 
     def deliver(self, machine: str, payload: bytes) -> bool:
         """Hand over what came as an answer; return False if somebody else asked for it."""

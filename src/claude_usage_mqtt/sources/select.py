@@ -13,6 +13,11 @@ from claude_usage_mqtt.sources.renewing import RenewingSource
 from claude_usage_mqtt.sources.source import Source
 from claude_usage_mqtt.usage.reading import CLAUDE_CODE, OAUTH
 
+OTHER_SOURCES = (
+    "If no request ever succeeds here, another source may: CLAUDE_SOURCE=claude-code, statusline or reporter."
+)
+"""Some accounts get an instant and lasting 429 for any program but Claude Code itself."""
+
 
 def polled_sources(
     selected: Iterable[str], login: LocalLogin | None, api: UsageApi, command: str | None = None
