@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from claude_usage_mqtt.clock import Clock, StepDetector
 from claude_usage_mqtt.homeassistant.summary import SUMMARY
 from claude_usage_mqtt.mqtt.client import Message
-from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, Disconnected, Subscribed
+from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, Disconnected, Settled, Subscribed
 from claude_usage_mqtt.mqtt.publisher import Publisher
 from claude_usage_mqtt.service.account import AccountState
 from claude_usage_mqtt.service.commands import COMMANDS, obey
@@ -61,7 +61,10 @@ class Service:
         self._rng = rng or random.Random()
         self._status = f"{options.base_topic}/status"
         will = Message(topic=self._status, payload=OFFLINE, retain=True)
-        self._publisher = Publisher(options.broker, will=will, notify=self.inbox.put, tls=options.tls)
+        devices = f"{options.discovery_prefix}/device/"
+        self._publisher = Publisher(
+            options.broker, will=will, notify=self.inbox.put, tls=options.tls, announcements=devices
+        )
         self._workers = Workers(clock, self.inbox.put)
         self._reporters = ReporterExchange(options, self.inbox.put)
         self._accounts = {
@@ -115,18 +118,11 @@ class Service:
                 self._link.disconnected(item, time.monotonic())
                 self._recollection = None
                 self._reporters.disconnected()
-            case Acknowledged():
+            case Acknowledged() | Subscribed() | Settled():
                 self._publisher.handle(item)
-            case Subscribed(refused=refused):
-                if refused:
-                    log.warning(
-                        "The broker refused %d of our subscriptions: commands, or what must survive a restart, may "
-                        "not arrive; allow reading %s/#.",
-                        refused,
-                        self._options.base_topic,
-                    )
             case Message():
-                self._received(item)
+                if not self._publisher.takes(item):
+                    self._received(item)
             case PollResult():
                 self._finished(item)
             case Outgoing(message=message):
