@@ -19,6 +19,7 @@ from parts.command import clean_environment, command_line, run_command
 from parts.credentials import write_credentials
 from parts.documents import make_extra_usage, sample_usage
 from parts.endpoint import Endpoint
+from parts.service import ServiceProcess
 from parts.watcher import Watcher
 
 TOKEN = "sk-ant-oat01-canary-of-the-command-tests"
@@ -105,6 +106,22 @@ def test_check_shows_each_link_of_the_chain(home: Path) -> None:
     assert result.returncode == 0
     assert "user:profile" in result.stdout
     assert TOKEN not in result.stdout + result.stderr
+
+
+def test_variables_of_other_programs_are_shown(home: Path) -> None:
+    """What looks like a setting of ours and may be another program's is a line of `check` and a warning of `run`."""
+    others = {"MQTT_TOPIC": "house/energy", "POLLING_INTERVAL": "10"}
+    with any_broker() as broker, Endpoint(sample_usage()) as endpoint:
+        given = {"CLAUDE_API_URL": endpoint.url, "MQTT_PORT": broker.port, **others}
+        result = run_command(home, "check", MQTT_HOST="127.0.0.1", **given)
+        with ServiceProcess(home, CLAUDE_CONFIG_DIR=home / ".claude", **given) as process:
+            process.log.wait_for("Publishing at")
+    for name, ours in {"MQTT_TOPIC": "MQTT_BASE_TOPIC", "POLLING_INTERVAL": "POLL_INTERVAL"}.items():
+        sentence = f"{name} is not a setting of this program; if it is meant for it, its name is {ours}."
+        assert re.search(rf"^variables +- +{re.escape(sentence)}$", result.stdout, re.MULTILINE), result.stdout
+        assert process.log.count(sentence) == 1
+    assert result.returncode == 0
+    assert "house/energy" not in result.stdout + process.log.text
 
 
 def verdicts(output: str) -> dict[str, str]:

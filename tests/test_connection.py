@@ -132,10 +132,9 @@ def web_server(status: int, tls: ssl.SSLContext | None = None) -> Iterator[tuple
             asked.append((self.path, self.headers["Host"]))
             self.send_response(status)
             self.send_header("Location", "https://elsewhere.example/mqtt")
-            self.send_header("Content-Length", "3")
+            self.send_header("Content-Length", "0")
             self.send_header("Connection", "close")
             self.end_headers()
-            self.wfile.write(b"no\n")
 
         def log_message(self, *_: object) -> None:
             pass

@@ -12,7 +12,13 @@ from typing import Any
 
 import pytest
 
-from claude_usage_mqtt.errors import CredentialsError, CredentialsNotFound, CredentialsUnreadable, TokenExpired
+from claude_usage_mqtt.errors import (
+    CredentialsError,
+    CredentialsNotFound,
+    CredentialsUnreadable,
+    SettingsError,
+    TokenExpired,
+)
 from claude_usage_mqtt.settings.fields import load_settings, variables
 from claude_usage_mqtt.sources.credentials import keychain, places
 from claude_usage_mqtt.sources.credentials.token import Credentials
@@ -44,7 +50,7 @@ class Refused:
 FRESH = Found(("sk-ant-oat01-FRESH",))
 EXPECTED: dict[str, Found | Refused] = {
     "desktop_app_only_token_expires": Refused(TokenExpired, "command-line program renews .* desktop app .* do not"),
-    "env_token_in_quotes": Refused(CredentialsUnreadable, "CLAUDE_CODE_OAUTH_TOKEN is in quotation marks; remove them"),
+    "env_token_in_quotes": Found(("sk-ant-oat01-AAAA",), expiry_is_known=False),
     "expiry_in_seconds": Found(("sk-ant-oat01-A",), expiry_is_known=False),
     "macos_account_claude_code_user": FRESH,
     "macos_accounts_names_the_default_folder": Found(("sk-ant-oat01-HOME", "sk-ant-oat01-WORK")),
@@ -140,13 +146,13 @@ def test_case(name: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def usable_logins() -> list[Credentials]:
     """Return the logins of the accounts in the settings; raises CredentialsError."""
-    read = [account.credentials.read() for account in load_settings().accounts() if account.credentials is not None]
+    read = [account.login.credentials.read() for account in load_settings().accounts() if account.login is not None]
     for credentials in read:
         credentials.require_unexpired(NOW)
     return read
 
 
-def login(token: str, hours: float | None = 1) -> str:
+def content(token: str, hours: float | None = 1) -> str:
     """Return a file's content."""
     expires = {} if hours is None else {"expiresAt": round((NOW + dt.timedelta(hours=hours)).timestamp() * 1000)}
     return json.dumps({"claudeAiOauth": {"accessToken": token, **expires}})
@@ -161,9 +167,9 @@ def on_a_mac(
     if file is not None:
         (home / ".claude").mkdir(exist_ok=True)
         (home / ".claude/.credentials.json").write_text(file)
-    source = load_settings().accounts()[0].credentials
-    assert source is not None
-    return source.read()
+    login = load_settings().accounts()[0].login
+    assert login is not None
+    return login.credentials.read()
 
 
 ALEX = "alex", keychain.ITEM
@@ -172,14 +178,14 @@ ALEX = "alex", keychain.ITEM
 @pytest.mark.parametrize(
     ("item", "file", "token"),
     [
-        (login("k", 1), login("f", 2), "f"),  # whichever is renewed last
-        (login("k", 2), login("f", 1), "k"),
-        (login("k", 1), login("f", 1), "k"),
-        (login("k", None), login("f", 5), "k"),  # the Keychain goes first if they cannot be compared
-        (login("k", 1), login("f", None), "k"),
-        (login("", 9), login("f", -9), "f"),
-        (login("k", -9), '{"mcpOAuth": {}}', "k"),
-        ("cut {", login("f", 1), "f"),
+        (content("k", 1), content("f", 2), "f"),  # whichever is renewed last
+        (content("k", 2), content("f", 1), "k"),
+        (content("k", 1), content("f", 1), "k"),
+        (content("k", None), content("f", 5), "k"),  # the Keychain goes first if they cannot be compared
+        (content("k", 1), content("f", None), "k"),
+        (content("", 9), content("f", -9), "f"),
+        (content("k", -9), '{"mcpOAuth": {}}', "k"),
+        ("cut {", content("f", 1), "f"),
     ],
 )
 def test_of_keychain_and_file_the_better_one(
@@ -191,16 +197,16 @@ def test_of_keychain_and_file_the_better_one(
 
 def test_of_several_accounts_of_the_item_the_one_that_expires_last(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An item left under another account name does not hide the current one."""
-    items = {ALEX: login("old", -9), ("claude-code-user", keychain.ITEM): login("new", 1)}
+    items = {ALEX: content("old", -9), ("claude-code-user", keychain.ITEM): content("new", 1)}
     assert on_a_mac(monkeypatch, home, items).token == "new"
-    assert on_a_mac(monkeypatch, home, {("somebody", keychain.ITEM): login("any", 1)}).token == "any"
+    assert on_a_mac(monkeypatch, home, {("somebody", keychain.ITEM): content("any", 1)}).token == "any"
 
 
 def test_an_expired_file_does_not_hide_why_the_keychain_was_of_no_use(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A locked or broken Keychain is named, not only the old file."""
-    credentials = on_a_mac(monkeypatch, home, {ALEX: "cut {"}, login("f", -1))
+    credentials = on_a_mac(monkeypatch, home, {ALEX: "cut {"}, content("f", -1))
     with pytest.raises(TokenExpired, match="Keychain cut it off"):
         credentials.require_unexpired(NOW)
 
@@ -225,9 +231,9 @@ def test_the_suffix_is_of_the_raw_text() -> None:
 def test_the_default_folder_named_outright(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Our own variable may name the default folder although Claude Code's is not set: both names are tried."""
     monkeypatch.setenv("CLAUDE_CONFIG_DIR", "~/.claude")
-    assert on_a_mac(monkeypatch, home, {ALEX: login("bare")}).token == "bare"
+    assert on_a_mac(monkeypatch, home, {ALEX: content("bare")}).token == "bare"
     suffix = hashlib.sha256(f"{home}/.claude".encode()).hexdigest()[:8]
-    items = {("alex", f"{keychain.ITEM}-{suffix}"): login("hashed", 2), ALEX: login("bare", 1)}
+    items = {("alex", f"{keychain.ITEM}-{suffix}"): content("hashed", 2), ALEX: content("bare", 1)}
     assert on_a_mac(monkeypatch, home, items).token == "hashed"
 
 
@@ -235,11 +241,11 @@ def test_the_variable_of_the_secrets(home: Path, monkeypatch: pytest.MonkeyPatch
     """It goes before CLAUDE_CONFIG_DIR; empty it means the default folder; several accounts name their own folders."""
     for name in (".claude", "cfg", "secure", "one", "two"):
         (home / name).mkdir()
-        (home / name / ".credentials.json").write_text(login(name))
+        (home / name / ".credentials.json").write_text(content(name))
 
     def tokens() -> list[str]:
-        found = [account.credentials for account in load_settings().accounts()]
-        return [source.read().token for source in found if source is not None]
+        found = [account.login for account in load_settings().accounts()]
+        return [login.credentials.read().token for login in found if login is not None]
 
     monkeypatch.setenv("CLAUDE_CONFIG_DIR", str(home / "cfg"))
     assert tokens() == ["cfg"]
@@ -254,11 +260,15 @@ def test_the_variable_of_the_secrets(home: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("value", ["sk-ant-oat01-A\nB", "sk-ant-oat01-A B", "sk-ant-oat01-A\r\nX: y"])
 def test_a_token_with_a_line_break_is_never_sent(home: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    """A pasted line break would end the header; the token is refused without being quoted."""
-    assert home.is_dir()
+    """A pasted line break would end the header; the token is refused without being quoted, in a file or a variable."""
+    (home / "token").write_bytes(value.encode())
+    monkeypatch.setenv("CLAUDE_CODE_OAUTH_TOKEN_FILE", str(home / "token"))
+    login = load_settings().accounts()[0].login
+    assert login is not None
+    with pytest.raises(CredentialsUnreadable, match="line break or a space") as in_file:
+        login.credentials.read()
+    monkeypatch.delenv("CLAUDE_CODE_OAUTH_TOKEN_FILE")
     monkeypatch.setenv("CLAUDE_CODE_OAUTH_TOKEN", value)
-    source = load_settings().accounts()[0].credentials
-    assert source is not None
-    with pytest.raises(CredentialsUnreadable, match="line break or a space") as caught:
-        source.read()
-    assert "oat01" not in str(caught.value)
+    with pytest.raises(SettingsError, match="characters that no token has") as in_variable:
+        load_settings()
+    assert "oat01" not in str(in_file.value) + str(in_variable.value)

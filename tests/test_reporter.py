@@ -15,7 +15,7 @@ from parts.command import run_command
 from parts.credentials import write_credentials
 from parts.endpoint import Endpoint
 from parts.reporter import LAPTOP, ask, is_online, running_reporter
-from parts.service import STATUS, Clock, ServiceProcess
+from parts.service import HEALTH, STATUS, Clock, ServiceProcess
 from parts.watcher import Watcher
 
 CANARY = "sk-ant-oat01-canary-7d1f"
@@ -138,6 +138,20 @@ def test_its_own_limit_holds_whatever_it_is_asked(
             clock._slept += 25  # a little at a time: more would look like a machine that slept
     assert 10 <= len(endpoint.requests) <= 20
     assert refused == 60 - len(endpoint.requests)
+
+
+def test_requests_that_others_made_while_it_slept_count(
+    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
+) -> None:
+    """A machine that was away reads in the service's retained health how many requests the others made meanwhile."""
+    watcher.publish(HEALTH, '{"status": "ok", "requests_last_hour": 19}', retain=True)
+    with running_reporter(running_broker.port, endpoint.url, home, limited=True):
+        watcher.wait_topic(LAPTOP.presence, is_online)
+        assert ask(watcher)["error"]["status"] == "busy"
+        for payload in ("", "[]", "{", '{"requests_last_hour": true}', '{"requests_last_hour": 12}'):
+            watcher.publish(HEALTH, payload, retain=True)
+        assert "reading" in ask(watcher)
+    assert len(endpoint.requests) == 1
 
 
 def test_what_was_sent_to_a_sleeping_machine_is_not_answered_at_its_waking(

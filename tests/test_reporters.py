@@ -20,7 +20,7 @@ from parts.broker import Broker, Mosquitto
 from parts.credentials import FILE_NAME, write_credentials, write_credentials_text
 from parts.documents import sample_usage
 from parts.endpoint import Endpoint
-from parts.reporter import LAPTOP, RunningReporter, is_online, running_reporter
+from parts.reporter import LAPTOP, RunningReporter, ask, is_online, running_reporter
 from parts.service import BASE, HEALTH, STATE, STATUS, Clock, Running, ServiceProcess, command, running_service
 from parts.watcher import Message, Watcher
 
@@ -253,6 +253,19 @@ def test_what_is_wrong_there_is_shown_here(
             HEALTH, lambda each: "its login was refused" in (each.json()["detail"] or "")
         ).json()
         assert health["status"] == "no_reporter"
+
+
+def test_requests_that_somebody_else_asked_for_count(
+    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
+) -> None:
+    """Whoever asks a reporter, its requests are made with the account's login: they are part of its budget."""
+    with house(running_broker, tmp_path, 600.0) as (_, report):
+        report("laptop", endpoint, login(tmp_path / "laptop"))
+        watcher.wait_topic(HEALTH, has_status("ok"))
+        for _ in range(3):
+            ask(watcher)
+        watcher.wait_topic(HEALTH, lambda each: each.json()["requests_last_hour"] == 4)
+    assert endpoint.count == 4
 
 
 def test_a_restart_of_the_service_forgets_nobody(

@@ -96,7 +96,7 @@ class Terminal:
 
     @property
     def lines(self) -> list[str]:
-        """The lines of the last picture, without colours."""
+        """The lines of the last picture, without colors."""
         last = self.raw.rsplit("\x1b[H", 1)[-1]
         return [line.rstrip() for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", last).splitlines()]
 

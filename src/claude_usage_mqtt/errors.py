@@ -137,3 +137,14 @@ class BrokerUnreachable(BrokerError):  # noqa: N818
 
 class BrokerRefused(BrokerError):  # noqa: N818
     """The broker answered, and refused us: login, certificate, permission."""
+
+
+NO_THREADS = (
+    "This system does not let the program start a thread: update the container engine (Docker before 20.10.10 does not "
+    "know the system call), or raise the limit of processes (`pids_limit`, systemd's TasksMax)."
+)
+
+
+def is_lack_of_threads(error: BaseException) -> bool:
+    """Whether Python could not start a thread; it has no exception of its own for that."""
+    return isinstance(error, RuntimeError) and "start new thread" in str(error)

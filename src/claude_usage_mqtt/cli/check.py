@@ -6,15 +6,12 @@ import json
 import os
 import secrets
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from claude_usage_mqtt.cli.once import require_readable
+from claude_usage_mqtt.cli.check_sources import check_sources
 from claude_usage_mqtt.cli.run import topics
-from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import (
-    ApiError,
     BrokerError,
     BrokerRefused,
     BrokerUnreachable,
@@ -26,17 +23,12 @@ from claude_usage_mqtt.instants import format_instant, parse_instant
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.session import Session
 from claude_usage_mqtt.settings.claude import DEFAULT_ACCOUNT, Account
-from claude_usage_mqtt.settings.fields import Settings, load_settings
-from claude_usage_mqtt.sources.api.client import UsageApi
-from claude_usage_mqtt.sources.api.wire import parse_usage
+from claude_usage_mqtt.settings.fields import Settings, load_settings, variables_of_others
 from claude_usage_mqtt.sources.credentials.file import current_user
 from claude_usage_mqtt.topics import Topics
-from claude_usage_mqtt.usage.reading import STATUSLINE
 
 ANSWER_WITHIN = 3.0
 """Seconds for the broker to give back what was published."""
-
-USAGE_SCOPE = "user:profile"
 
 
 class _NotChecked(Exception):  # noqa: N818 - nothing went wrong
@@ -92,11 +84,13 @@ def check() -> int:
     if report.link("settings", settings_hold) is not None:
         return report.exit_status
     settings = loaded[0]
+    for sentence in variables_of_others():
+        report.skip("variables", sentence)
     usage_log = settings.usage_log
     if usage_log is not None:
         report.link("usage_log", lambda: _may_append(usage_log))
     for account in settings.accounts():
-        _check_account(report, settings, account)
+        check_sources(report, settings, account)
     _check_broker(report, settings)
     if report.exit_status:
         print("Fix the first FAIL, then run `check` again.")
@@ -117,54 +111,6 @@ def _may_append(path: Path) -> str:
     if not (os.access(path, os.W_OK) if path.exists() else os.access(folder, os.W_OK | os.X_OK)):
         raise SettingsError(f"USAGE_LOG ({path}) may not be written by {current_user()}; allow that user to write it.")
     return f"{path} can be written"
-
-
-def _check_account(report: _Report, settings: Settings, account: Account) -> None:
-    place = account.credentials
-    if not settings.needs_credentials or place is None:
-        source = "the status line" if settings.sources == (STATUSLINE,) else "another machine"
-        report.skip(_name("account", account), f"no credentials are needed: {source} is the source")
-        return
-    tokens: list[str] = []
-    plans: list[str | None] = []
-
-    def credentials_hold() -> str:
-        now = SystemClock().now()
-        credentials = place.read()
-        credentials.require_unexpired(now)
-        tokens.append(credentials.token)
-        plans.append(credentials.login.plan)
-        parts = [f"found in {place.place}", _validity(credentials.login.token_expires_at, now)]
-        scopes = credentials.login.scopes
-        if scopes:
-            parts.append(f"scopes {', '.join(scopes)}")
-            if USAGE_SCOPE not in scopes:
-                parts.append(f"without {USAGE_SCOPE}, so the API may refuse it")
-        return "; ".join(parts)
-
-    def api_answers() -> str:
-        api = UsageApi(settings.claude_api_url, settings.claude_user_agent)
-        try:
-            usage = require_readable(parse_usage(api.fetch(tokens[0]), SystemClock().now(), plan=plans[0]))
-        except ApiError as error:
-            raise place.explain(error) from None
-        finally:
-            api.close()
-        windows = ", ".join(f"{window.label} {window.utilization:g} %" for window in usage)
-        text = windows or "answered, but reports no windows for this account"
-        return f"{text}; not understood: {', '.join(usage.malformed)}" if usage.malformed else text
-
-    if report.link(_name("credentials", account), credentials_hold) is None:
-        report.link(_name("api", account), api_answers)
-    else:
-        report.skip(_name("api", account), "not asked without credentials")
-
-
-def _validity(expires_at: datetime | None, now: datetime) -> str:
-    if expires_at is None:
-        return "no expiry given"
-    minutes = int((expires_at - now).total_seconds() // 60)
-    return f"valid until {format_instant(expires_at)} ({minutes // 60} h {minutes % 60} min)"
 
 
 def _check_broker(report: _Report, settings: Settings) -> None:

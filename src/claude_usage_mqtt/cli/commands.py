@@ -8,7 +8,7 @@ import os
 import sys
 
 from claude_usage_mqtt import __version__
-from claude_usage_mqtt.errors import ClaudeUsageError
+from claude_usage_mqtt.errors import NO_THREADS, ClaudeUsageError, is_lack_of_threads
 
 EXIT_STATUSES = """\
 exit status:
@@ -69,7 +69,8 @@ def dispatch(arguments: list[str]) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as fault:  # noqa: BLE001 - a traceback helps nobody who reads a container's log
-        print(f"claude-usage-mqtt: internal error, please report it: {_place(fault)}", file=sys.stderr)
+        said = NO_THREADS if is_lack_of_threads(fault) else f"internal error, please report it: {_place(fault)}"
+        print(f"claude-usage-mqtt: {said}", file=sys.stderr)
         return 1
 
 

@@ -23,6 +23,7 @@ from claude_usage_mqtt.mqtt.session import Session
 from claude_usage_mqtt.settings.claude import DEFAULT_ACCOUNT, Account
 from claude_usage_mqtt.settings.fields import Settings, load_settings
 from claude_usage_mqtt.sources.credentials.environment import GivenToken
+from claude_usage_mqtt.sources.local_login import LocalLogin
 from claude_usage_mqtt.topics import Topics
 
 SPEED = 600
@@ -87,7 +88,9 @@ def _clear(settings: Settings, account: str) -> None:
 def _run(settings: Settings, account: str, clock: Clock) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     label = None if account == DEFAULT_ACCOUNT else "Demo"
-    service = make_service(settings, clock, (Account(id=account, label=label, credentials=GivenToken("demo")),))
+    service = make_service(
+        settings, clock, (Account(id=account, label=label, login=LocalLogin(credentials=GivenToken("demo"))),)
+    )
     worker = threading.Thread(target=service.run, name="service", daemon=True)
     ended = threading.Event()
 

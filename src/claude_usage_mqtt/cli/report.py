@@ -11,8 +11,9 @@ from claude_usage_mqtt.mqtt.client import make_tls_context
 from claude_usage_mqtt.reporter.loop import Reporter, ReporterOptions
 from claude_usage_mqtt.settings.fields import Settings, load_settings
 from claude_usage_mqtt.sources.api.client import UsageApi
+from claude_usage_mqtt.sources.in_order import in_order
 from claude_usage_mqtt.sources.select import polled_sources
-from claude_usage_mqtt.usage.reading import OAUTH
+from claude_usage_mqtt.usage.reading import CLAUDE_CODE, OAUTH
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ def report() -> int:
 def reporter_options(settings: Settings) -> ReporterOptions:
     """Return what the settings say; raises SettingsError."""
     broker = settings.broker()
+    local = [name for name in settings.sources if name in (OAUTH, CLAUDE_CODE)] or [OAUTH]
     api = UsageApi(settings.claude_api_url, settings.claude_user_agent)
     return ReporterOptions(
         broker=broker,
@@ -41,6 +43,6 @@ def reporter_options(settings: Settings) -> ReporterOptions:
         sources={
             account.id: source
             for account in settings.accounts()
-            for source in polled_sources((OAUTH,), account.credentials, api)
+            if (source := in_order(polled_sources(local, account.login, api, settings.claude_code_command))) is not None
         },
     )

@@ -16,8 +16,8 @@ from claude_usage_mqtt.service.loop import Service
 from claude_usage_mqtt.service.options import AccountOptions, ServiceOptions
 from claude_usage_mqtt.service.usage_log import UsageLog
 from claude_usage_mqtt.settings import supervisor
-from claude_usage_mqtt.settings.claude import Account
-from claude_usage_mqtt.settings.fields import Settings, load_settings
+from claude_usage_mqtt.settings.claude import AUTO, Account
+from claude_usage_mqtt.settings.fields import Settings, load_settings, variables_of_others
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.select import polled_sources
 from claude_usage_mqtt.topics import Topics
@@ -33,6 +33,8 @@ def run() -> int:
         prepare()
     settings = load_settings()
     set_up_logging(settings.log_level, settings.log_format)
+    for sentence in variables_of_others():
+        log.warning("%s", sentence)
     service = make_service(settings, SystemClock())
     with until_signal(service.stop):
         service.run()
@@ -62,8 +64,9 @@ def make_service(settings: Settings, clock: Clock, accounts: tuple[Account, ...]
                     thresholds=settings.alert_thresholds,
                     discovery=settings.homeassistant_discovery,
                     sources=settings.sources,
+                    is_auto=settings.claude_source == AUTO,
                 ),
-                polled_sources(settings.sources, account.credentials, api),
+                polled_sources(settings.sources, account.login, api, settings.claude_code_command),
             )
             for account in accounts or settings.accounts()
         ),

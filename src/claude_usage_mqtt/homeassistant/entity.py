@@ -28,7 +28,7 @@ class Entity:
     """One entity.
 
     `value`, `attributes` and `last_reset` are Jinja expressions of `value_json`, the JSON of the entity's `topic`;
-    `value` is None if there is no state to show. `trust` is what must hold for it to be available, `needs` a feature
+    `value` is None if it has no state to show. `trust` is what must hold for it to be available, `needs` a feature
     of the account without which it does not exist. `suffix` ends the default entity id if the key would not read
     well. `command` is the command topic of a control. `level` is the last level of an event's topic. Without an
     `icon` it has its device class's, which follows the state.

@@ -7,7 +7,7 @@ import socket
 import ssl
 from typing import TYPE_CHECKING
 
-from claude_usage_mqtt.errors import BrokerError, BrokerRefused, BrokerUnreachable
+from claude_usage_mqtt.errors import NO_THREADS, BrokerError, BrokerRefused, BrokerUnreachable, is_lack_of_threads
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ def failed_attempt(error: Exception, options: BrokerOptions) -> BrokerError:  # 
             return BrokerUnreachable(f"No response from {where}; check MQTT_HOST, MQTT_PORT and the network.")
         case OSError() | ValueError():
             return _no_connection(error, options)
+        case _ if is_lack_of_threads(error):
+            return BrokerUnreachable(NO_THREADS)
         case _:
             return BrokerUnreachable(f"Connecting to {where} failed ({type(error).__name__}).")
 

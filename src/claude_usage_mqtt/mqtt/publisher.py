@@ -96,6 +96,11 @@ class Publisher:
         """Whether the loop knows of a connection, and of no end of it."""
         return self._client is not None
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the connecting thread runs: without it nothing is ever published again."""
+        return self._thread.is_alive()
+
     def start(self) -> None:
         """Begin to connect."""
         self._thread.start()

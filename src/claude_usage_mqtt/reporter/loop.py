@@ -22,7 +22,8 @@ from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, Disconnected, Notice, Subscribed
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.publisher import Publisher
-from claude_usage_mqtt.reporter.limit import AFTER_START, RequestLimit, SeenIds
+from claude_usage_mqtt.reporter.budget import Budget
+from claude_usage_mqtt.reporter.limit import SeenIds
 from claude_usage_mqtt.reporter.logins import LoginsSeen, watch_logins
 from claude_usage_mqtt.service.connection_log import ConnectionLog
 from claude_usage_mqtt.service.inbox import Inbox, Stop
@@ -104,7 +105,7 @@ class Reporter:
         self.inbox: Inbox[Notice | LoginsSeen | _Answered | Stop] = Inbox()
         will = Message(topic=topics.presence, payload=OFFLINE, retain=True)
         self._publisher = Publisher(options.broker, will=will, notify=self.inbox.put, tls=options.tls)
-        self._limits = {account: self._limit(account) for account in options.sources}
+        self._budget = Budget(options.base_topic, options.sources, clock, options.newest_cache, limited=options.limited)
         self._seen = SeenIds()
         self._busy: set[str] = set()
         self._logins: Mapping[str, AnnouncedLogin] | None = None
@@ -120,14 +121,6 @@ class Reporter:
         self._look_at_logins = threading.Event()
         self._stopping = threading.Event()
 
-    def _limit(self, account: str) -> RequestLimit:
-        """Return an account's limit; right after a restart a request of the run before may still be recent."""
-        limited, not_before = self._options.limited, 0.0
-        age = self._options.newest_cache(account) if limited else None
-        if age is not None and age < timedelta(seconds=AFTER_START):
-            not_before = self._clock.steady() + AFTER_START
-        return RequestLimit(limited=limited, not_before=not_before)
-
     def stop(self) -> None:
         """Ask the loop to end; safe from any thread and from a signal handler."""
         self.inbox.put(Stop())
@@ -140,7 +133,7 @@ class Reporter:
         self._liveness.notify("READY=1")
         try:
             while True:
-                self._liveness.beat()
+                self._liveness.beat(alive=self._publisher.is_alive)
                 item = self.inbox.get(self._patience())
                 if isinstance(item, Stop):
                     return
@@ -200,7 +193,7 @@ class Reporter:
 
     def _connected(self) -> None:
         topics, base = self._topics, self._options.base_topic
-        self._publisher.subscribe([topics.presence, f"{base}/reporter/+/answer", self._status])
+        self._publisher.subscribe([topics.presence, f"{base}/reporter/+/answer", self._status, *self._budget.topics])
         if self._is_named:
             self._publisher.subscribe([topics.ask])
             self._publisher.send_all(last=topics.presence)
@@ -220,7 +213,7 @@ class Reporter:
         elif message.topic == self._status:
             if message.payload == b"online" and self._announce_at is None:
                 self._announce_at = time.monotonic() + self._rng.uniform(0, 1)
-        elif message.topic.endswith("/answer") and not message.retain:
+        elif not self._budget.take(message) and message.topic.endswith("/answer") and not message.retain:
             self._somebody_answered(message)
 
     def _somebody_announced(self, message: Message) -> None:
@@ -243,8 +236,8 @@ class Reporter:
                     f"Another reporter named {self._options.machine} is running; "
                     "set MACHINE_NAME to a different name here, or stop the other one."
                 )
-        elif answer.account in self._limits:
-            self._limits[answer.account].record_elsewhere(self._clock.steady(), answer.requests)
+        else:
+            self._budget.hear(answer)
 
     def _asked(self, payload: bytes) -> None:
         ask = parse_ask(payload)
@@ -260,8 +253,7 @@ class Reporter:
             self._report(ask.id, ask.account)
 
     def _report(self, identifier: str, account: str) -> None:
-        limit, now = self._limits[account], self._clock.steady()
-        wait = limit.wait(now)
+        wait = self._budget.wait(account)
         if wait > HOLD or account in self._busy or len(self._busy) >= MAX_WORKERS:
             seconds = max(wait, HOLD)
             busy = Busy(
@@ -269,7 +261,7 @@ class Reporter:
             )
             self._send(Answer(id=identifier, account=account, busy=busy))
             return
-        limit.record(now + wait)
+        self._budget.record(account, wait)
         self._busy.add(account)
         arguments = (identifier, account, wait)
         threading.Thread(target=self._work, args=arguments, name="worker", daemon=True).start()

@@ -13,6 +13,7 @@ from claude_usage_mqtt.errors import (
     CredentialsNotFound,
     CredentialsUnreadable,
     NoReporter,
+    RateLimited,
     TokenExpired,
 )
 from claude_usage_mqtt.instants import format_instant, parse_instant
@@ -24,6 +25,7 @@ from claude_usage_mqtt.service.reporters import Reporters
 from claude_usage_mqtt.service.restore import own_document
 from claude_usage_mqtt.sources.credentials.watch import LoginChanged
 from claude_usage_mqtt.sources.policy import BUDGET, Policy
+from claude_usage_mqtt.sources.select import OTHER_SOURCES
 from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.topics import OK, STARTING
 from claude_usage_mqtt.usage.account import AccountUsage
@@ -43,6 +45,9 @@ LEAST_INTERVALS = 2.2
 CREDENTIALS_STATUSES = frozenset(
     kind.status for kind in (CredentialsNotFound, CredentialsUnreadable, TokenExpired, NoReporter)
 )
+
+MISSING = frozenset({CredentialsNotFound.status, NoReporter.status})
+"""Statuses of sources that are not there."""
 
 NO_STATUS_LINE = "no_status_line"
 NO_STATUS_LINE_DETAIL = (
@@ -174,13 +179,22 @@ class AccountState:
         if result.login is not None:
             self._use_login(result.login)
         if result.error is not None:
-            self.policy.failed(now, result.error)
-            self.report(result.error)
-            self._was_askable = False
+            self._fail(result.error, now)
             return []
         if self.reporters is not None and result.reading is not None and result.source != REPORTER:
             self.reporters.used_here(self.name, result.login, now)
         return [] if result.reading is None else self._succeed(result.reading, now)
+
+    def _fail(self, error: ClaudeUsageError, now: datetime) -> None:
+        self.policy.failed(now, error)
+        self._was_askable = False
+        if error.status in MISSING and self.options.is_auto and self.is_fresh(now):
+            self.policy.failures = 0  # what is not there is not missed: another source delivers
+            self.status, self.detail = OK, None
+        elif isinstance(error, RateLimited) and self.last_success is None:
+            self.report(RateLimited(f"{error} {OTHER_SOURCES}"))
+        else:
+            self.report(error)
 
     def _succeed(self, reading: Reading, now: datetime) -> list[Event]:
         self._mention(reading)
@@ -211,7 +225,7 @@ class AccountState:
             return events  # nothing newer: it neither saves a request nor makes anything fresh
         self.policy.status_line_seen(now, self.usage.stale_after)
         self._note_success(reading.read_at)
-        if not self.options.is_polled:
+        if not self.options.is_polled or (self.options.is_auto and self.status in MISSING):
             self.status, self.detail = OK, None
         return events
 
@@ -301,6 +315,7 @@ class AccountState:
 
     def _look_at_reporters(self, reporters: Reporters, now: datetime) -> None:
         """Poll as soon as it is allowed if a machine can be asked again, and the numbers waited for that."""
+        self.policy.record_unasked(now, reporters.take_unasked(self.name))
         is_askable = reporters.can_be_asked(self.name, now)
         if is_askable and not self._was_askable:
             is_late = self.last_success is None or now - self.last_success >= self.policy.interval

@@ -57,12 +57,14 @@ class Liveness:
         """Return how many seconds may pass until the next sign of life."""
         return 0.0 if self._next is None else max(0.0, self._next - time.monotonic())
 
-    def beat(self) -> None:
-        """Give a sign of life if it is time for one."""
+    def beat(self, *, alive: bool = True) -> None:
+        """Give a sign of life if it is time for one; not `alive` if a part that nothing works without has died."""
         now = time.monotonic()
         if self._next is not None and now < self._next:
             return
         self._next = now + self._every
+        if not alive:
+            return
         self._write(f"{now:20.3f}\n".encode())
         self.notify("WATCHDOG=1")
 

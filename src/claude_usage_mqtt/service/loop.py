@@ -89,7 +89,7 @@ class Service:
         self._heartbeat.notify("READY=1")
         try:
             while True:
-                self._heartbeat.beat()
+                self._heartbeat.beat(alive=self._publisher.is_alive)
                 item = self.inbox.get(self._patience())
                 if isinstance(item, Stop):
                     return

@@ -28,6 +28,8 @@ class AccountOptions:
     discovery: bool = True
     sources: tuple[str, ...] = (OAUTH,)
     """Names of the selected sources, polled and pushed ones."""
+    is_auto: bool = False
+    """Whether they are whatever there is: then one that is not there is not missed once another delivers."""
 
     @property
     def is_polled(self) -> bool:

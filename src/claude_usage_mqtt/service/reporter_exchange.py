@@ -56,7 +56,10 @@ class ReporterExchange:
             return None
         machine, *rest = message.topic.removeprefix(base).split("/")
         if not rest:
-            return self.reporters.presence(machine, message.payload, now, is_replayed=message.retain)
-        if rest == ["answer"] and not message.retain:
-            self._asks.deliver(machine, message.payload)
-        return set()
+            concerned = self.reporters.presence(machine, message.payload, now, is_replayed=message.retain)
+            if not self.reporters.is_online(machine):
+                self._asks.give_up(machine)
+            return concerned
+        if rest != ["answer"] or message.retain or self._asks.deliver(machine, message.payload):
+            return set()
+        return self.reporters.somebody_asked(machine, message.payload, now)

@@ -7,24 +7,32 @@ further than it must be. Safe from any thread: the loop feeds it, workers read i
 from __future__ import annotations
 
 import logging
-import re
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from claude_usage_mqtt.instants import format_instant, parse_instant
-from claude_usage_mqtt.service.machine import ABSENT_AFTER, Machine, sentence
+from claude_usage_mqtt.instants import format_instant
+from claude_usage_mqtt.service.machine import ABSENT_AFTER, Machine, login_from_json, login_to_json, restored, sentence
 from claude_usage_mqtt.sources.choice import Candidate, is_same_login
 from claude_usage_mqtt.sources.reporter import FOREIGN, SILENT
-from claude_usage_mqtt.sources.reporter_messages import HASH, MACHINE, AnnouncedLogin, Presence, parse_presence
+from claude_usage_mqtt.sources.reporter_messages import (
+    MACHINE,
+    AnnouncedLogin,
+    Presence,
+    parse_answer,
+    parse_presence,
+)
 from claude_usage_mqtt.sources.source import Login
 
 log = logging.getLogger(__name__)
 
 MAX_MACHINES = 50
 """More machines than one person has; when it is full, those that never answered make room."""
+
+MAX_UNASKED = 40
+"""Requests counted at once that we did not ask for: anybody can claim them, and more than the budget means nothing."""
 
 FORGOTTEN_AFTER = timedelta(days=7)
 """A machine that was not seen for longer is not listed anymore, and its login no longer counts as the account's."""
@@ -42,6 +50,7 @@ class Reporters:
         self._machines: dict[str, Machine] = {}
         self._logins: dict[str, Login] = {}  # account -> whose numbers it shows
         self._local: dict[str, datetime] = {}  # account -> when a login on this machine was last used for it
+        self._unasked: dict[str, int] = {}  # account -> requests that somebody else asked for
         self._is_connected = False
         self._mentioned: set[tuple[str, str]] = set()
         self._lock = threading.RLock()
@@ -184,6 +193,21 @@ class Reporters:
                 self._local[account] = now
                 self._learn(account, login)
 
+    def somebody_asked(self, machine: str, payload: bytes, now: datetime) -> set[str]:
+        """Note the requests of an answer that is not for us; return its account, if it is one of ours."""
+        answer = parse_answer(payload, now, machine)
+        with self._lock:
+            known = self._machines.get(machine)
+            if answer is None or not answer.requests or known is None or answer.account not in known.accounts:
+                return set()
+            self._unasked[answer.account] = min(self._unasked.get(answer.account, 0) + answer.requests, MAX_UNASKED)
+            return {answer.account}
+
+    def take_unasked(self, account: str) -> int:
+        """Return how many requests were made for somebody else since the last call."""
+        with self._lock:
+            return self._unasked.pop(account, 0)
+
     def _learn(self, account: str, login: Login | None) -> None:
         known = self._logins.get(account)
         if login is None or (login.account is None and login.organization is None):
@@ -243,6 +267,12 @@ class Reporters:
         with self._lock:
             self._is_connected = is_connected
 
+    def is_online(self, machine: str) -> bool:
+        """Whether a machine is there, as far as is known."""
+        with self._lock:
+            known = self._machines.get(machine)
+            return known is not None and known.online
+
     def names(self) -> list[str]:
         """Return the known machines."""
         with self._lock:
@@ -288,15 +318,8 @@ class Reporters:
         with self._lock:
             machines = [each for each in self._machines.values() if account in each.accounts]
             return {
-                "login": _ids(self._logins.get(account)),
-                "machines": {
-                    machine.name: {
-                        "seen_at": format_instant(machine.seen_at),
-                        "answered_at": format_instant(machine.answered_at.get(account)),
-                        **_ids(machine.accounts[account].login),
-                    }
-                    for machine in machines
-                },
+                "login": login_to_json(self._logins.get(account)),
+                "machines": {machine.name: machine.save(account) for machine in machines},
             }
 
     def restore(self, account: str, document: object, now: datetime) -> None:
@@ -305,21 +328,17 @@ class Reporters:
             return
         machines = document.get("machines")
         with self._lock:
-            self._learn(account, _parse_ids(document.get("login")))
+            self._learn(account, login_from_json(document.get("login")))
             for name, entry in list(machines.items())[:MAX_MACHINES] if isinstance(machines, dict) else ():
-                seen_at = parse_instant(entry.get("seen_at")) if isinstance(entry, dict) else None
-                if not MACHINE.fullmatch(name) or seen_at is None or not now - FORGOTTEN_AFTER < seen_at:
+                found = restored(name, account, entry, now) if MACHINE.fullmatch(name) else None
+                if found is None or now - found.seen_at > FORGOTTEN_AFTER:
                     continue
-                machine = self._machines.get(name)
-                if machine is None:
-                    if not self._make_room(now):
-                        return
-                    machine = self._machines[name] = Machine(name=name, online=False, seen_at=min(seen_at, now))
-                login = _parse_ids(entry) or Login()
-                machine.accounts.setdefault(account, AnnouncedLogin(source="", status="unknown", login=login))
-                answered_at = parse_instant(entry.get("answered_at"))
-                if answered_at is not None:
-                    machine.answered_at.setdefault(account, min(answered_at, now))
+                known = self._machines.get(name)
+                if known is not None:
+                    known.accounts.setdefault(account, found.accounts[account])
+                    known.answered_at = found.answered_at | known.answered_at
+                elif self._make_room(now):
+                    self._machines[name] = found
 
     def shift(self, step: timedelta) -> None:
         """Follow a clock that was set by `step`."""
@@ -327,17 +346,3 @@ class Reporters:
             self._local = {account: at + step for account, at in self._local.items()}
             for machine in self._machines.values():
                 machine.shift(step)
-
-
-def _ids(login: Login | None) -> dict[str, Any]:
-    return {"account": login.account if login else None, "organization": login.organization if login else None}
-
-
-def _parse_ids(section: object) -> Login | None:
-    if not isinstance(section, Mapping):
-        return None
-    account, organization = (
-        value if isinstance(value, str) and re.fullmatch(HASH, value) else None
-        for value in (section.get("account"), section.get("organization"))
-    )
-    return Login(account=account, organization=organization)

@@ -5,29 +5,51 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from claude_usage_mqtt.sources.credentials.environment import GivenToken
-from claude_usage_mqtt.sources.credentials.places import CONFIG_DIR, SECURE_STORAGE_DIR, find_source, secrets_folder
-from claude_usage_mqtt.sources.credentials.token import CredentialSource
+from claude_usage_mqtt.sources.credentials.places import SECURE_STORAGE_DIR
+from claude_usage_mqtt.sources.local_login import LocalLogin, local_login
 from claude_usage_mqtt.untrusted import slug
+from claude_usage_mqtt.usage.reading import CLAUDE_CODE, OAUTH, REPORTER, STATUSLINE
 
 DEFAULT_ACCOUNT = "default"
 RESERVED_ACCOUNTS = frozenset({"all", "default", "reporter", "status"})
+AUTO = "auto"
+"""The login on this machine if there is one, and whatever else is sent."""
+
+SOURCES = {"oauth": OAUTH, "claude-code": CLAUDE_CODE, "statusline": STATUSLINE, "reporter": REPORTER}
+"""The sources as the settings name them."""
+
 ACCOUNTS = 'not valid JSON of names and folders; write {"personal": "/claude/personal", "work": "/claude/work"}'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """One configured account: its id (a slug), the label a person gave it, where its credentials are.
+    """One configured account: its id (a slug), the label a person gave it, its login.
 
-    `credentials` is None if no login of it is on this machine: reporters or status lines supply it.
+    `login` is None if it is not on this machine: reporters or status lines supply it.
     """
 
     id: str
     label: str | None
-    credentials: CredentialSource | None
+    login: LocalLogin | None
+
+
+def parse_source(text: str) -> str:
+    """Return the list of sources in its usual form, each once; raises ValueError."""
+    names = [name.strip().lower() for name in text.replace("both", "oauth,statusline").split(",")]
+    if names == [AUTO]:
+        return AUTO
+    if not names or not set(names) <= set(SOURCES):
+        raise ValueError(f"a list of {', '.join(SOURCES)}, separated by commas, or {AUTO}")
+    return ",".join(dict.fromkeys(names))
+
+
+def selected_sources(text: str) -> tuple[str, ...]:
+    """Return the names of the sources that a list selects, the preferred one first."""
+    return (OAUTH, REPORTER, STATUSLINE) if text == AUTO else tuple(SOURCES[name] for name in text.split(","))
 
 
 def parse_accounts(value: object) -> object:
@@ -62,7 +84,7 @@ def named_accounts(folders: Mapping[str, str | None]) -> tuple[Account, ...]:
         Account(
             id=DEFAULT_ACCOUNT if alone else slug(name),
             label=None if alone else name,
-            credentials=None if folder is None else find_source(folder),
+            login=None if folder is None else local_login(folder),
         )
         for name, folder in folders.items()
     )
@@ -73,8 +95,7 @@ def single_account(
 ) -> Account:
     """Return the one account of Claude Code's own variables, called `default`; raises SettingsError."""
     # An empty variable is not a setting, except for this one, in which it means the default folder.
-    secure_storage_dir = os.environ.get(SECURE_STORAGE_DIR, secure_storage_dir)
-    found = find_source(secrets_folder({CONFIG_DIR: config_dir, SECURE_STORAGE_DIR: secure_storage_dir}))
+    login = local_login(config_dir, os.environ.get(SECURE_STORAGE_DIR, secure_storage_dir))
     if token is not None or token_file is not None:
-        found = GivenToken(token or "", file=token_file, hidden=found)
-    return Account(id=DEFAULT_ACCOUNT, label=None, credentials=found)
+        login = replace(login, credentials=GivenToken(token or "", file=token_file, hidden=login.credentials))
+    return Account(id=DEFAULT_ACCOUNT, label=None, login=login)

@@ -44,7 +44,7 @@ PLAIN_OPTIONS = (
 )
 """Options that are settings of the same name."""
 
-WITH_LOGIN, WITHOUT_LOGIN = "both", "statusline"
+WITH_LOGIN, WITHOUT_LOGIN = "auto", "reporter,statusline"
 """`CLAUDE_SOURCE`: an app without its own login must not report that it has none."""
 
 

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.errors import CredentialsError, CredentialsNotFound, InsufficientScope, Unauthorized
 from claude_usage_mqtt.sources.source import Login, PollResult, Source
+from claude_usage_mqtt.usage.reading import Reading
 
 SKIP_REFUSED = timedelta(hours=1)
 """A login that the API refused is not sent again for this long while another source delivers, unless it changes."""
@@ -53,6 +54,11 @@ class InOrder:
     def fingerprint(self) -> object:
         """Return something that changes when the first login does."""
         return self._first.fingerprint()
+
+    def cached(self, now: datetime) -> Reading | None:
+        """Return the newest numbers that any source has without a request."""
+        found = [reading for source in self._sources if (reading := source.cached(now)) is not None]
+        return max(found, key=lambda reading: reading.read_at, default=None)
 
     def poll(self, account: str, clock: Clock, *, may_retry: bool) -> PollResult:
         """Ask one source after another until one has the reading, with at most one request more than the first."""

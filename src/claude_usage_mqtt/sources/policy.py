@@ -166,6 +166,10 @@ class Policy:
         self.confirm_at = None
         self.next_regular = now + self._jittered(self.interval)
 
+    def record_unasked(self, now: datetime, count: int) -> None:
+        """Note requests that somebody else asked a reporter for; anybody can claim some, so their number is bounded."""
+        self.requests += [now] * min(count, max(0, 2 * BUDGET - len(self.requests)))
+
     def not_sent(self) -> None:
         """Remove the last recorded request: the credentials did not allow sending it."""
         if self.requests:

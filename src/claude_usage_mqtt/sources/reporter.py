@@ -10,6 +10,7 @@ import queue
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -27,7 +28,7 @@ from claude_usage_mqtt.errors import (
 from claude_usage_mqtt.sources.choice import Candidate, order
 from claude_usage_mqtt.sources.reporter_messages import Answer, Ask, answer_id, encode_ask, parse_answer
 from claude_usage_mqtt.sources.source import Login, PollResult
-from claude_usage_mqtt.usage.reading import REPORTER
+from claude_usage_mqtt.usage.reading import REPORTER, Reading
 
 ANSWER_WITHIN = 26.0
 """Real seconds for an answer: a request to the API is cut at 20 s, and Claude Code needs a moment to start."""
@@ -46,6 +47,9 @@ HOLD_SILENT = timedelta(minutes=5)
 
 HOLD_REFUSED = timedelta(hours=1)
 """A machine whose login is refused is left alone for this long, unless it announces another login."""
+
+MAX_RECENT = 200
+"""Ids of asks that are remembered: an answer that came too late was counted as a request already."""
 
 SILENT, FOREIGN = "silent", "other_account"
 
@@ -81,6 +85,7 @@ class Asks:
     def __init__(self, send: Callable[[str, bytes], None]) -> None:
         self._send = send
         self._pending: dict[str, tuple[str, queue.Queue[bytes]]] = {}
+        self._recent: deque[str] = deque(maxlen=MAX_RECENT)
         self._lock = threading.Lock()
 
     def ask(self, machine: str, account: str, within: float) -> bytes | None:
@@ -89,24 +94,31 @@ class Asks:
         answers: queue.Queue[bytes] = queue.Queue(maxsize=1)
         with self._lock:
             self._pending[identifier] = machine, answers
+            self._recent.append(identifier)
         try:
             self._send(machine, encode_ask(Ask(id=identifier, account=account)))
-            return answers.get(timeout=within)
+            return answers.get(timeout=within) or None
         except queue.Empty:
             return None
         finally:
             with self._lock:
                 del self._pending[identifier]
 
+    def give_up(self, machine: str) -> None:
+        """End the waits for a machine that is away: its answer will not come."""
+        with self._lock:
+            for asked, answers in self._pending.values():
+                if asked == machine and not answers.full():
+                    answers.put_nowait(b"")
+
     def deliver(self, machine: str, payload: bytes) -> bool:
-        """Hand over what came as an answer; return whether anybody waited for it."""
+        """Hand over what came as an answer; return False if somebody else asked for it."""
         identifier = answer_id(payload)
         with self._lock:
             asked, answers = self._pending.get(identifier or "", (None, None))
-            if answers is None or asked != machine or answers.full():
-                return False
-            answers.put_nowait(payload)
-            return True
+            if answers is not None and asked == machine and not answers.full():
+                answers.put_nowait(payload)
+            return identifier in self._recent
 
 
 class ReporterSource:
@@ -128,6 +140,10 @@ class ReporterSource:
 
     def fingerprint(self) -> object:
         """Return None: the machines announce a login that changed."""
+        return None
+
+    def cached(self, now: datetime) -> Reading | None:  # noqa: ARG002 - it is another machine that may have some
+        """Return None: what a machine has is in its answers."""
         return None
 
     def poll(self, account: str, clock: Clock, *, may_retry: bool) -> PollResult:

@@ -69,5 +69,8 @@ class Source(Protocol):
     def fingerprint(self) -> object:
         """Return something that changes when the login does, cheaply and without reading it."""
 
+    def cached(self, now: datetime) -> Reading | None:
+        """Return the newest numbers that are there without a request, None if there are none; never raises."""
+
     def poll(self, account: str, clock: Clock, *, may_retry: bool) -> PollResult:
         """Ask once; with `may_retry` a second time if the login was renewed meanwhile. Bounded, never raises."""

@@ -15,6 +15,8 @@ from claude_usage_mqtt.errors import (
 )
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.wire import parse_usage
+from claude_usage_mqtt.sources.choice import is_same_login
+from claude_usage_mqtt.sources.claude_code_cache import UsageCache
 from claude_usage_mqtt.sources.credentials.token import Credentials, CredentialSource
 from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.usage.reading import OAUTH, Reading
@@ -26,9 +28,11 @@ class ApiSource:
     name = OAUTH
     repeats_for = timedelta(0)
 
-    def __init__(self, credentials: CredentialSource, api: UsageApi) -> None:
+    def __init__(self, credentials: CredentialSource, api: UsageApi, cache: UsageCache | None = None) -> None:
         self._credentials = credentials
         self._api = api
+        self._cache = cache
+        self._last_login: Login | None = None
 
     @property
     def can_be_watched(self) -> bool:
@@ -42,11 +46,22 @@ class ApiSource:
 
     def login(self) -> Login:
         """Return what is known of the login apart from its token; raises CredentialsError."""
-        return self._credentials.read().login
+        self._last_login = self._credentials.read().login
+        return self._last_login
 
     def fingerprint(self) -> object:
         """Return something that changes when the login does."""
         return self._credentials.fingerprint()
+
+    def cached(self, now: datetime) -> Reading | None:
+        """Return the newest numbers that Claude Code keeps, if they are of the same login; never raises."""
+        if self._cache is None or (reading := self._cache.newest(now)) is None:
+            return None
+        try:
+            login = self._last_login or self.login()
+        except CredentialsError:
+            return None
+        return None if is_same_login(self._cache.login, login) is False else reading
 
     def poll(self, account: str, clock: Clock, *, may_retry: bool) -> PollResult:
         """Ask once; with `may_retry` a second time if the token was renewed meanwhile. Never raises."""
@@ -58,6 +73,7 @@ class ApiSource:
         try:
             fingerprint = self._credentials.fingerprint()
             credentials = self._credentials.read()
+            self._last_login = credentials.login
             credentials.require_unexpired(clock.now())
             requests = 1
             try:
