@@ -102,7 +102,7 @@ def from_blueprint(home: HomeAssistant, name: str, **inputs: Any) -> None:
     assert "error" not in home.ask("blueprint/list", domain="automation")[path]
     config = {"alias": name, "use_blueprint": {"path": path, "input": inputs}}
     home.rest("POST", f"/api/config/automation/config/{name}", config)
-    home.wait_for(**{f"automation__{name}": "on"})
+    home.wait_for(**{f"automation__{name.replace('-', '_')}": "on"})
 
 
 def publishing(text: str) -> list[dict[str, Any]]:
@@ -138,6 +138,7 @@ def test_blueprints_tell_of_a_threshold_and_of_the_reset_once(
     mosquitto.restart()  # to Home Assistant, the entity becomes unavailable and comes back
     home.wait_for(sensor__claude_session_usage="unavailable", event__claude_session_event="unavailable")
     home.wait_for(sensor__claude_session_usage="100.0")
+    home.wait(lambda states: states[EVENT]["state"] != "unavailable")
     watcher.wait_connected()
     sent = ran(watcher, 2)
     assert len(sent) == 2
@@ -185,7 +186,7 @@ def test_blueprint_holds_jobs_back_while_over_pace(home: HomeAssistant, session:
     session.later(46, minutes=150)
     home.wait_for(input_boolean__hold_jobs="off")
     assert ran(watcher, 2) == ["hold", "continue"]
-    session.later(84, minutes=5)
+    session.later(84, minutes=10)
     home.wait_for(input_boolean__hold_jobs="on")
     session.later(0, minutes=60)  # the session resets
     home.wait_for(input_boolean__hold_jobs="off")

@@ -129,8 +129,9 @@ def _new_events_only(types: Iterable[str]) -> str:
     order = {event_type: place for place, event_type in enumerate(types)}
     return (
         f"{{% set old, order = this.attributes, {order!r} %}}"
-        "{% set age = as_timestamp(old.get('at'), 0) - as_timestamp(value_json.at, 0) if value_json is defined else 0 %}"
-        f"{{{{ '' if age < {EVENTS_WAIT} and old.get('at') and (-age, order.get(value_json.event_type, 0))"
+        "{% set at = (value_json | default({})).get('at') %}"
+        "{% set age = as_timestamp(old.get('at'), 0) - as_timestamp(at, 0) %}"
+        f"{{{{ '' if at and old.get('at') and age < {EVENTS_WAIT} and (-age, order.get(value_json.event_type, 0))"
         " <= (0, order.get(old.event_type, 0)) else value }}"
     )
 
