@@ -15,7 +15,7 @@ from parts.command import run_command
 from parts.credentials import write_credentials
 from parts.endpoint import Endpoint
 from parts.reporter import LAPTOP, ask, is_online, running_reporter
-from parts.service import HEALTH, STATUS, Clock, ServiceProcess
+from parts.service import BASE, HEALTH, STATUS, Clock, ServiceProcess
 from parts.watcher import Watcher
 
 CANARY = "sk-ant-oat01-canary-7d1f"
@@ -249,6 +249,18 @@ def test_a_name_that_a_dead_process_left_is_taken(
     mark = watcher.mark()
     with running_reporter(running_broker.port, endpoint.url, home):
         watcher.wait_topic(LAPTOP.presence, lambda each: "default" in each.payload, since=mark)
+
+
+def test_remove_takes_reporters_too(running_broker: Broker, watcher: Watcher, home: Path) -> None:
+    """After `remove` nothing of a reporter that was killed is on the broker; one that seems to run is named."""
+    watcher.publish(LAPTOP.presence, '{"online": false}', retain=True)
+    watcher.publish(LAPTOP.ask, '{"id": "x", "account": "default"}', retain=True)
+    watcher.publish(f"{BASE}/reporter/desktop", '{"online": true, "accounts": {}}', retain=True)
+    watcher.publish(f"{BASE}/reporter/notes/mine", "somebody's", retain=True)
+    ended = run_command(home, "remove", MQTT_HOST="127.0.0.1", MQTT_PORT=running_broker.port)
+    assert ended.returncode == 0
+    assert "A reporter still runs (claude-usage/reporter/desktop says online)" in ended.stderr
+    assert watcher.retained() == {f"{BASE}/reporter/notes/mine": "somebody's"}
 
 
 def test_in_a_container_it_wants_a_name(running_broker: Broker, home: Path) -> None:

@@ -8,6 +8,7 @@ import secrets
 import socket
 import ssl
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import paho.mqtt.client as paho
@@ -30,6 +31,9 @@ MAX_QUEUED = 2000
 
 MAX_IN_FLIGHT = 10
 """Messages sent and not yet acknowledged: paho ignores the limit that an MQTT 5 broker announces."""
+
+LONGEST_PATIENCE = 15.0
+"""Seconds between looks at the keepalive: paho's own second wakes a sleeping machine sixty times a minute."""
 
 STATUS_LENGTH = 16
 """Bytes of an HTTP response that hold its status."""
@@ -76,15 +80,17 @@ class TlsSocket(_FirstBytes, ssl.SSLSocket):
 
 
 class Client(paho.Client):
-    """A paho client whose network thread sets `ended`, however it ends."""
+    """A paho client that sets `ended` and calls `on_end` when its network thread ends, for whatever reason."""
 
     ended: threading.Event
+    on_end: Callable[[], None] | None = None
     _opened: PlainSocket | TlsSocket | None = None
 
     def loop_forever(self, timeout: float = 1.0, retry_first_connection: bool = False) -> MQTTErrorCode:  # noqa: FBT001, FBT002 - the signature is paho's
         """Run the network loop; called by the thread that `loop_start` makes."""
         try:
-            return super().loop_forever(timeout, retry_first_connection)
+            patience = max(timeout, min(LONGEST_PATIENCE, self.keepalive / 4))
+            return super().loop_forever(patience, retry_first_connection)
         except Exception:  # noqa: BLE001 - a packet that paho cannot read must end the connection, not go unseen
             return MQTTErrorCode.MQTT_ERR_PROTOCOL
         finally:
@@ -93,6 +99,8 @@ class Client(paho.Client):
                 with contextlib.suppress(OSError):
                     connection.close()
             self.ended.set()
+            if self.on_end is not None:
+                self.on_end()
 
     def _create_unix_socket_connection(self) -> socket.socket:
         """Open a unix socket, as paho does, but with a timeout, and closed if that fails."""
