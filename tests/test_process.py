@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from claude_usage_mqtt.mqtt import publisher
+from claude_usage_mqtt.mqtt import connector
 from claude_usage_mqtt.service import liveness
 from parts.broker import any_broker
 from parts.command import clean_environment, command_line
@@ -116,11 +116,11 @@ def test_a_dead_connection_thread_is_noticed(tmp_path: Path, monkeypatch: pytest
     ):
         running.log.wait_for("Publishing at")
         assert liveness.check()[0] == 0
-        monkeypatch.setattr(publisher.Connection, "run", end_the_thread)
+        monkeypatch.setattr(connector.Connection, "run", end_the_thread)
         monkeypatch.setattr(liveness, "STUCK_AFTER", 1.0)
-        attempt = running.service._publisher._attempt
-        assert attempt is not None
-        attempt.client.disconnect()
+        connection = running.service._publisher._connector._connection
+        assert connection is not None
+        connection.client.disconnect()
         while running.service._publisher.is_alive:
             time.sleep(0.01)
         while liveness.check()[0] == 0:

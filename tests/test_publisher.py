@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from claude_usage_mqtt.mqtt import client as mqtt_client
-from claude_usage_mqtt.mqtt import publisher as module
+from claude_usage_mqtt.mqtt import connector as module
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, Disconnected, Notice
 from claude_usage_mqtt.mqtt.options import BrokerOptions
@@ -75,7 +75,7 @@ def loop(proxy: FaultyProxy) -> Iterator[Loop]:
     found = Loop(proxy.port)
     yield found
     found.publisher.stop([WILL], 0.5)
-    assert not found.publisher._thread.is_alive()
+    assert not found.publisher.is_alive
 
 
 def payloads(watcher: Watcher, topic: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from types import FrameType
@@ -36,7 +37,7 @@ def run() -> int:
     for sentence in variables_of_others():
         log.warning("%s", sentence)
     service = make_service(settings, SystemClock())
-    with until_signal(service.stop):
+    with until_signal(service.stop), until_a_thread_dies(service.stop):
         service.run()
     log.info("Stopped")
     return 0
@@ -77,6 +78,21 @@ def make_service(settings: Settings, clock: Clock, accounts: tuple[Account, ...]
 def topics(settings: Settings, account: str) -> Topics:
     """Return the topics of an account."""
     return Topics(base=settings.mqtt_base_topic, account=account, prefix=settings.homeassistant_prefix)
+
+
+@contextlib.contextmanager
+def until_a_thread_dies(stop: Callable[[BaseException], None]) -> Iterator[None]:
+    """Call `stop` with the error that ended a thread: none may be missing unnoticed."""
+
+    def on_death(died: threading.ExceptHookArgs) -> None:
+        if died.exc_value is not None:
+            stop(died.exc_value)
+
+    before, threading.excepthook = threading.excepthook, on_death
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 @contextlib.contextmanager

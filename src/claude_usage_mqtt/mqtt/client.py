@@ -8,6 +8,7 @@ import secrets
 import socket
 import ssl
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import paho.mqtt.client as paho
@@ -79,9 +80,10 @@ class TlsSocket(_FirstBytes, ssl.SSLSocket):
 
 
 class Client(paho.Client):
-    """A paho client whose network thread sets `ended`, however it ends."""
+    """A paho client that sets `ended` and calls `on_end` when its network thread ends, for whatever reason."""
 
     ended: threading.Event
+    on_end: Callable[[], None] | None = None
     _opened: PlainSocket | TlsSocket | None = None
 
     def loop_forever(self, timeout: float = 1.0, retry_first_connection: bool = False) -> MQTTErrorCode:  # noqa: FBT001, FBT002 - the signature is paho's
@@ -97,6 +99,8 @@ class Client(paho.Client):
                 with contextlib.suppress(OSError):
                     connection.close()
             self.ended.set()
+            if self.on_end is not None:
+                self.on_end()
 
     def _create_unix_socket_connection(self) -> socket.socket:
         """Open a unix socket, as paho does, but with a timeout, and closed if that fails."""

@@ -19,7 +19,7 @@ from claude_usage_mqtt import __version__
 from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.errors import ApiError, CredentialsError, CredentialsNotFound, InvalidResponse, SettingsError
 from claude_usage_mqtt.mqtt.client import Message
-from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, Disconnected, Notice, Subscribed
+from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, Disconnected, Notice, Settled, Subscribed
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.publisher import Publisher
 from claude_usage_mqtt.reporter.budget import Budget
@@ -172,15 +172,8 @@ class Reporter:
             case Disconnected():
                 self._publisher.handle(item)
                 self._connection_log.disconnected(item, time.monotonic())
-            case Acknowledged():
+            case Acknowledged() | Subscribed() | Settled():
                 self._publisher.handle(item)
-            case Subscribed(refused=refused):
-                if refused:
-                    log.warning(
-                        "The broker refused %d of our subscriptions; allow this user to read %s/#.",
-                        refused,
-                        self._options.base_topic,
-                    )
             case Message():
                 self._received(item)
             case LoginsSeen(accounts=accounts):

@@ -257,7 +257,9 @@ class AccountState:
         """Take in a login that changed: what waited for another token waits no longer."""
         self.fingerprint = changed.fingerprint
         known, login = self.login, changed.login or Login(mark=self.login.mark)
-        if self._use_login(login) or self.status in CREDENTIALS_STATUSES:
+        if self._use_login(login):
+            self.policy.account_changed(now)
+        elif self.status in CREDENTIALS_STATUSES:
             self.policy.poll_soon(now)
         # The file is written for other reasons too; a token that was refused is not sent again for them.
         if login.mark is not None and not _is_same_token(login, known):

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.connection import Notice
-from claude_usage_mqtt.sources.credentials.watch import LoginChanged
+from claude_usage_mqtt.sources.credentials.watch import CachedReading, LoginChanged
 from claude_usage_mqtt.sources.source import PollResult
 
 MAX_INBOX = 2000
@@ -24,11 +24,19 @@ class Outgoing:
     message: Message
 
 
+@dataclass(frozen=True, slots=True)
 class Stop:
-    """Ask the loop to end."""
+    """Ask the loop to end, by raising the `cause` if there is one."""
+
+    cause: BaseException | None = None
+
+    def obey(self) -> None:
+        """Raise the cause: a thread died of it, and without that thread nothing is certain."""
+        if self.cause is not None:
+            raise self.cause
 
 
-Item = Notice | PollResult | LoginChanged | Outgoing | Stop
+Item = Notice | PollResult | LoginChanged | CachedReading | Outgoing | Stop
 
 T = TypeVar("T")
 

@@ -12,10 +12,9 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from claude_usage_mqtt.clock import Clock, StepDetector
-from claude_usage_mqtt.errors import CredentialsUnreadable
 from claude_usage_mqtt.homeassistant.summary import SUMMARY
 from claude_usage_mqtt.mqtt.client import Message
-from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, Disconnected, Subscribed
+from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, Disconnected, Settled, Subscribed
 from claude_usage_mqtt.mqtt.publisher import Publisher
 from claude_usage_mqtt.service.account import AccountState
 from claude_usage_mqtt.service.commands import COMMANDS, obey
@@ -31,7 +30,7 @@ from claude_usage_mqtt.service.restore import FENCE, RetainedReader
 from claude_usage_mqtt.service.summary import digest, summary_documents
 from claude_usage_mqtt.service.watched import Watched, watch
 from claude_usage_mqtt.service.workers import Workers
-from claude_usage_mqtt.sources.credentials.watch import LoginChanged
+from claude_usage_mqtt.sources.credentials.watch import CachedReading, LoginChanged
 from claude_usage_mqtt.sources.source import PollResult
 from claude_usage_mqtt.sources.status_line import parse_statusline
 from claude_usage_mqtt.topics import Topics, encode
@@ -62,7 +61,10 @@ class Service:
         self._rng = rng or random.Random()
         self._status = f"{options.base_topic}/status"
         will = Message(topic=self._status, payload=OFFLINE, retain=True)
-        self._publisher = Publisher(options.broker, will=will, notify=self.inbox.put, tls=options.tls)
+        devices = f"{options.discovery_prefix}/device/"
+        self._publisher = Publisher(
+            options.broker, will=will, notify=self.inbox.put, tls=options.tls, announcements=devices
+        )
         self._workers = Workers(clock, self.inbox.put)
         self._reporters = ReporterExchange(options, self.inbox.put)
         self._accounts = {
@@ -79,9 +81,9 @@ class Service:
         self._listeners = Listeners(clock.to_real(options.settled_after))
         self._steps = StepDetector(clock)
 
-    def stop(self) -> None:
-        """Ask the loop to end; safe from any thread and from a signal handler."""
-        self.inbox.put(Stop())
+    def stop(self, cause: BaseException | None = None) -> None:
+        """Ask the loop to end, by raising the cause if there is one; safe from any thread and from a signal handler."""
+        self.inbox.put(Stop(cause))
 
     def run(self) -> None:
         """Run until stopped. The goodbye to the broker takes less than 3 s, whatever the broker does."""
@@ -92,7 +94,7 @@ class Service:
                 self._heartbeat.beat(alive=self._publisher.is_alive)
                 item = self.inbox.get(self._patience())
                 if isinstance(item, Stop):
-                    return
+                    return item.obey()
                 self._follow_clock()  # before anything is noted at the new time
                 if item is not None:
                     self._handle(item)
@@ -116,29 +118,24 @@ class Service:
                 self._link.disconnected(item, time.monotonic())
                 self._recollection = None
                 self._reporters.disconnected()
-            case Acknowledged():
+            case Acknowledged() | Subscribed() | Settled():
                 self._publisher.handle(item)
-            case Subscribed(refused=refused):
-                if refused:
-                    log.warning(
-                        "The broker refused %d of our subscriptions: commands, or what must survive a restart, may "
-                        "not arrive; allow reading %s/#.",
-                        refused,
-                        self._options.base_topic,
-                    )
             case Message():
-                self._received(item)
+                if not self._publisher.takes(item):
+                    self._received(item)
             case PollResult():
                 self._finished(item)
             case Outgoing(message=message):
                 self._publisher.send_once(message)
-            case LoginChanged():
-                self._login_changed(item)
+            case LoginChanged() | CachedReading():
+                self._noticed(item)
 
-    def _login_changed(self, changed: LoginChanged) -> None:
-        state = self._accounts[changed.account].state
-        if changed.fingerprint != state.fingerprint and not state.busy:
-            self._touched(changed.account).state.on_login_changed(changed, self._clock.now())
+    def _noticed(self, item: LoginChanged | CachedReading) -> None:
+        state, now = self._touched(item.account).state, self._clock.now()
+        if isinstance(item, CachedReading):
+            self._note(state, state.take(item.reading, now))
+        elif item.fingerprint != state.fingerprint and not state.busy:
+            state.on_login_changed(item, now)
 
     def _connected(self) -> None:
         base = self._options.base_topic
@@ -205,7 +202,6 @@ class Service:
 
     def _finished(self, outcome: PollResult) -> None:
         watched = self._touched(outcome.account)
-        self._workers.finished(outcome.account)
         now = self._clock.now()
         events = watched.state.finish_poll(outcome, now)
         self._note(watched.state, events)
@@ -249,9 +245,7 @@ class Service:
             for watched in self._accounts.values():
                 self._deliver(watched.state, now)
         for account in self._workers.hanging():
-            watched = self._touched(account)
-            place = watched.source.place if watched.source is not None else "The login"
-            watched.state.report(CredentialsUnreadable(f"{place} cannot be read: reading it hangs."))
+            self._touched(account).report_hanging()
         self._advance_all(now)
 
     def _advance_all(self, now: datetime) -> None:
@@ -274,7 +268,7 @@ class Service:
             health = watched.state.options.topics.health
             self._publisher.take_as_own(health, recollection.found.get(health, b""))
             watched.look_at = now
-            self._workers.watch_login(watched)
+        self._workers.watch_logins(self._accounts.values())
         self._leftovers = FormerDevices(self._topics(SUMMARY), self._accounts, recollection.found)
         for topic in self._leftovers.gone:
             self._take_back(topic)

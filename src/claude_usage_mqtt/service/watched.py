@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
+from claude_usage_mqtt.errors import CredentialsUnreadable
 from claude_usage_mqtt.service.account import AccountState
 from claude_usage_mqtt.service.options import AccountOptions
 from claude_usage_mqtt.service.reporter_exchange import ReporterExchange
@@ -28,6 +29,11 @@ class Watched:
     digest: Digest
     look_at: datetime
     has_polled: bool = False
+
+    def report_hanging(self) -> None:
+        """Show that the poll under way does not end."""
+        place = "The login" if self.source is None else self.source.place
+        self.state.report(CredentialsUnreadable(f"{place} cannot be read: reading it hangs."))
 
 
 def watch(

@@ -237,6 +237,12 @@ class Policy:
             self.blocked_until = self.blocked_by = self.slow_until = None
             self.next_regular = now
 
+    def account_changed(self, now: datetime) -> None:
+        """Note that another account is logged in: a block of the one before does not concern it."""
+        self.credentials_changed(now)
+        self.blocked_until = self.blocked_by = self.slow_until = None
+        self.poll_soon(now)
+
     def poll_soon(self, now: datetime) -> None:
         """Want the next request as soon as one by hand is allowed."""
         last = self.last_sent_at if self.limited else None
