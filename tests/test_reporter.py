@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 
 from claude_usage_mqtt.reporter import loop
+from claude_usage_mqtt.sources.claude_code import ClaudeCode
+from claude_usage_mqtt.sources.claude_code_cache import UsageCache
 from parts import broker as brokers
 from parts.broker import Broker, Mosquitto
+from parts.claude_code import ACCOUNT, FakeClaudeCode
 from parts.command import run_command
-from parts.credentials import write_credentials
+from parts.credentials import FILE_NAME, write_credentials
+from parts.documents import sample_usage
 from parts.endpoint import Endpoint
 from parts.reporter import LAPTOP, ask, is_online, running_reporter
 from parts.service import BASE, HEALTH, STATUS, Clock, ServiceProcess
@@ -26,6 +30,14 @@ needs_mosquitto = pytest.mark.skipif(not brokers.available(), reason="Mosquitto 
 def _short_name_check(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not wait two seconds for another reporter of the same name in each test."""
     monkeypatch.setattr(loop, "NAME_CHECK", 0.3)
+
+
+def make_source(program: FakeClaudeCode) -> ClaudeCode:
+    """Return a program as a source."""
+    secrets = program.folder / FILE_NAME
+    return ClaudeCode(
+        str(program.command), {"CLAUDE_CONFIG_DIR": str(program.folder)}, UsageCache((program.cache,)), secrets
+    )
 
 
 @pytest.fixture
@@ -152,6 +164,37 @@ def test_requests_that_others_made_while_it_slept_count(
             watcher.publish(HEALTH, payload, retain=True)
         assert "reading" in ask(watcher)
     assert len(endpoint.requests) == 1
+
+
+def test_right_after_a_restart_it_waits_if_claude_code_has_just_asked(
+    running_broker: Broker, watcher: Watcher, home: Path
+) -> None:
+    """A reporter that is restarted over and over makes no request in the minute after one that it cannot remember."""
+    program = FakeClaudeCode(home / "claude")
+    program.cache.write_text(program.keeps(sample_usage(), dt.datetime.now(dt.UTC) - dt.timedelta(seconds=20)))
+    settings = {"CLAUDE_CODE_COMMAND": program.command, "CLAUDE_CONFIG_DIR": program.folder, "MACHINE_NAME": "laptop"}
+    settings |= {"CLAUDE_SOURCE": "claude-code", "MQTT_PORT": running_broker.port}
+    with ServiceProcess(home, ("report",), **settings):
+        watcher.wait_topic(LAPTOP.presence, is_online, 20)
+        assert ask(watcher)["error"]["status"] == "busy"
+    assert program.calls == []
+
+
+def test_claude_code_behind_a_reporter(running_broker: Broker, watcher: Watcher, home: Path) -> None:
+    """Claude Code itself can be what answers; old numbers that it returns are not an error, but nothing new."""
+    program = FakeClaudeCode(home / "claude")
+    program.answers(sample_usage(), dt.datetime.now(dt.UTC) - dt.timedelta(seconds=5))
+    with running_reporter(running_broker.port, "", home, sources={"default": make_source(program)}):
+        account = watcher.wait_topic(LAPTOP.presence, is_online).json()["accounts"]["default"]
+        answer = ask(watcher)
+        assert answer["reading"]["windows"]["five_hour"]["utilization"] == 42
+        assert answer["reading"]["age"] >= 4
+        again = ask(watcher)
+    assert (account["source"], account["usable"]) == ("claude_code", True)
+    assert (again["error"]["status"], again["requests"]) == ("busy", 0)
+    everything = "".join(message.payload for message in watcher.messages())
+    assert "example.org" not in everything
+    assert ACCOUNT not in everything
 
 
 def test_what_was_sent_to_a_sleeping_machine_is_not_answered_at_its_waking(

@@ -16,7 +16,7 @@ from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, Connectio
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 
 WITHIN = 10.0
-"""Seconds for each step, unless told otherwise."""
+"""Seconds for each step, by default."""
 
 CLOSE_WITHIN = 0.5
 """Seconds to disconnect; a broker that does not respond is left after twice that."""
@@ -121,7 +121,7 @@ class Session:
     def collect(self, quiet: float, within: float = WITHIN) -> list[Message]:
         """Return the messages that arrive until none has come for `quiet` seconds.
 
-        There is no other end to see: no broker says that it has sent all that it had retained.
+        No other end can be seen: no broker says that it has sent all that it had retained.
         """
         until = time.monotonic() + within
         found: list[Message] = []

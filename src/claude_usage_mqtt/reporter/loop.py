@@ -17,13 +17,13 @@ from datetime import timedelta
 
 from claude_usage_mqtt import __version__
 from claude_usage_mqtt.clock import Clock
-from claude_usage_mqtt.errors import CredentialsNotFound, InvalidResponse, SettingsError
+from claude_usage_mqtt.errors import ApiError, CredentialsError, CredentialsNotFound, InvalidResponse, SettingsError
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, Disconnected, Notice, Settled, Subscribed
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.publisher import Publisher
 from claude_usage_mqtt.reporter.budget import Budget
-from claude_usage_mqtt.reporter.limit import SeenIds
+from claude_usage_mqtt.reporter.limit import SPACING, SeenIds
 from claude_usage_mqtt.reporter.logins import LoginsSeen, watch_logins
 from claude_usage_mqtt.service.connection_log import ConnectionLog
 from claude_usage_mqtt.service.inbox import Inbox, Stop
@@ -317,14 +317,20 @@ class Reporter:
 
 
 def _answer(identifier: str, result: PollResult) -> Answer:
-    error = result.error
-    if result.reading is None and error is None:
-        error = InvalidResponse("The source had no reading; ask again later.")
+    if result.reading is not None:
+        return Answer(
+            id=identifier,
+            account=result.account,
+            requests=min(result.requests, MAX_REQUESTS),
+            login=result.login,
+            reading=result.reading,
+        )
+    error = result.error if isinstance(result.error, ApiError | CredentialsError) else None
+    nothing_new = Busy(detail="There is nothing new.", retry_after=timedelta(seconds=SPACING))
     return Answer(
         id=identifier,
         account=result.account,
         requests=min(result.requests, MAX_REQUESTS),
-        login=result.login,
-        reading=result.reading,
-        error=None if result.reading is not None else error,  # type: ignore[arg-type]
+        error=error,
+        busy=nothing_new if error is None else None,
     )

@@ -220,11 +220,14 @@ class Reporters:
             if announced is not None and is_same_login(self._logins[account], announced.login) is not False:
                 machine.foreign_since.pop(account, None)
 
-    def rejected(self, machine: str, account: str, status: str, hold_until: datetime) -> None:
-        """Note why a machine had no reading, and until when it is not asked again."""
+    def rejected(self, machine: str, account: str, status: str, asked_at: datetime, hold_until: datetime) -> None:
+        """Note why a machine had no reading, and until when it is not asked again.
+
+        If it has announced itself since it was asked, the reason is gone, or the request was lost.
+        """
         with self._lock:
             entry = self._machines.get(machine)
-            if entry is not None:
+            if entry is not None and (not entry.online or entry.seen_at <= asked_at):
                 entry.holds[account] = status, hold_until
 
     def is_somebody_elses(self, machine: str, account: str, login: Login | None, now: datetime) -> None:
@@ -270,8 +273,7 @@ class Reporters:
     def is_online(self, machine: str) -> bool:
         """Whether a machine is there, as far as is known."""
         with self._lock:
-            known = self._machines.get(machine)
-            return known is not None and known.online
+            return machine in self._machines and self._machines[machine].online
 
     def names(self) -> list[str]:
         """Return the known machines."""

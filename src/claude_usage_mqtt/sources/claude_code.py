@@ -76,6 +76,7 @@ class ClaudeCode:
     name = CLAUDE_CODE
     can_be_watched = True
     repeats_for = REPEATS_FOR
+    outlives_token = True
 
     def __init__(
         self, command: str, variables: Mapping[str, str], cache: UsageCache, secrets: Path, deadline: float = DEADLINE

@@ -43,13 +43,24 @@ class InOrder:
         return max(source.repeats_for for source in self._sources)
 
     @property
+    def outlives_token(self) -> bool:
+        """Whether any source can be asked after its token has expired."""
+        return any(source.outlives_token for source in self._sources)
+
+    @property
     def place(self) -> str:
         """Where the login is, in words."""
         return self._first.place
 
     def login(self) -> Login:
-        """Return what is known of the first login; raises CredentialsError."""
-        return self._first.login()
+        """Return what is known of the first login that is there; raises the first source's CredentialsError."""
+        first: CredentialsError | None = None
+        for source in self._sources:
+            try:
+                return source.login()
+            except CredentialsError as error:
+                first = first or error
+        raise first or CredentialsNotFound("No source is configured.")
 
     def fingerprint(self) -> object:
         """Return something that changes when the first login does."""

@@ -24,6 +24,8 @@ ASK_AGAIN = timedelta(hours=1)
 class RenewingSource(ApiSource):
     """The endpoint, and the Claude Code that owns the login."""
 
+    outlives_token = True
+
     def __init__(
         self, credentials: CredentialSource, api: UsageApi, cache: UsageCache, claude_code: ClaudeCode
     ) -> None:

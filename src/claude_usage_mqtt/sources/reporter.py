@@ -26,12 +26,12 @@ from claude_usage_mqtt.errors import (
     Unauthorized,
 )
 from claude_usage_mqtt.sources.choice import Candidate, order
-from claude_usage_mqtt.sources.reporter_messages import Answer, Ask, answer_id, encode_ask, parse_answer
+from claude_usage_mqtt.sources.reporter_messages import BUSY, Answer, Ask, answer_id, encode_ask, parse_answer
 from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.usage.reading import REPORTER, Reading
 
-ANSWER_WITHIN = 26.0
-"""Real seconds for an answer: a request to the API is cut at 20 s, and Claude Code needs a moment to start."""
+ANSWER_WITHIN = 40.0
+"""Real seconds for an answer: Claude Code may need 25, and a request to the API is cut at 20."""
 
 ALL_WITHIN = 52.0
 """Real seconds for all machines together: the service gives up on a source that takes longer than a minute."""
@@ -66,7 +66,7 @@ class Machines(Protocol):
     def accepted(self, machine: str, account: str, login: Login | None, now: datetime) -> None:
         """Note that a machine's reading was taken."""
 
-    def rejected(self, machine: str, account: str, status: str, hold_until: datetime) -> None:
+    def rejected(self, machine: str, account: str, status: str, asked_at: datetime, hold_until: datetime) -> None:
         """Note why a machine had no reading, and until when it is not asked again."""
 
     def is_somebody_elses(self, machine: str, account: str, login: Login | None, now: datetime) -> None:
@@ -127,6 +127,7 @@ class ReporterSource:
     name = REPORTER
     can_be_watched = False
     repeats_for = timedelta(seconds=60)
+    outlives_token = True
     place = "a reporter"
 
     def __init__(self, machines: Machines, asks: Asks) -> None:
@@ -165,6 +166,7 @@ class ReporterSource:
             within = min(ANSWER_WITHIN, until - time.monotonic())
             if requests >= allowed or within <= 0:
                 break
+            asked_at = clock.now()
             payload = self._asks.ask(candidate.machine, account, within)
             now = clock.now()
             answer = parse_answer(payload, now, candidate.machine) if payload is not None else None
@@ -178,7 +180,7 @@ class ReporterSource:
                 self._machines.is_somebody_elses(candidate.machine, account, answer.login, now)
                 continue
             is_busy = is_busy or (answer is not None and answer.busy is not None)
-            found = self._no_reading(candidate.machine, account, answer, now)
+            found = self._no_reading(candidate.machine, account, answer, asked_at, now)
             if found is not None and not isinstance(found, CredentialsError | Unauthorized | InsufficientScope):
                 error = found
                 if not isinstance(found, NetworkError | InvalidResponse):
@@ -188,18 +190,20 @@ class ReporterSource:
         return PollResult(account=account, source=self.name, error=error, requests=requests)
 
     def _no_reading(
-        self, machine: str, account: str, answer: Answer | None, now: datetime
+        self, machine: str, account: str, answer: Answer | None, asked_at: datetime, now: datetime
     ) -> ApiError | CredentialsError | None:
         """Note why a machine had no reading; return its error, if it is one."""
+        error = None if answer is None else answer.error
+        status = "" if error is None else error.status
         if answer is None:
-            self._machines.rejected(machine, account, SILENT, now + HOLD_SILENT)
-            return None
-        if answer.busy is not None:
-            self._machines.rejected(machine, account, "busy", now + answer.busy.retry_after)
-            return None
-        error = answer.error
-        if isinstance(error, CredentialsError | Unauthorized | InsufficientScope):
-            self._machines.rejected(machine, account, error.status, now + HOLD_REFUSED)
+            status, hold = SILENT, HOLD_SILENT
+        elif answer.busy is not None:
+            status, hold = BUSY, answer.busy.retry_after
+        elif isinstance(error, CredentialsError | Unauthorized | InsufficientScope):
+            hold = HOLD_REFUSED
         elif isinstance(error, NetworkError | InvalidResponse):
-            self._machines.rejected(machine, account, error.status, now + HOLD_SILENT)
+            hold = HOLD_SILENT
+        else:
+            return error  # the API answers so to every machine of the account
+        self._machines.rejected(machine, account, status, asked_at, now + hold)
         return error

@@ -60,6 +60,10 @@ class Source(Protocol):
         """How long the source repeats its last response."""
 
     @property
+    def outlives_token(self) -> bool:
+        """Whether it can be asked after its token has expired."""
+
+    @property
     def place(self) -> str:
         """Where the login is, in words, for messages."""
 

@@ -27,6 +27,7 @@ class ApiSource:
 
     name = OAUTH
     repeats_for = timedelta(0)
+    outlives_token = False
 
     def __init__(self, credentials: CredentialSource, api: UsageApi, cache: UsageCache | None = None) -> None:
         self._credentials = credentials
