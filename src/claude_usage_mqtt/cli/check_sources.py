@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime
-from typing import Protocol
 
+from claude_usage_mqtt.cli.check_report import Report
 from claude_usage_mqtt.cli.once import require_readable
 from claude_usage_mqtt.clock import SystemClock
-from claude_usage_mqtt.errors import ApiError, ClaudeUsageError, InvalidResponse, RateLimited
+from claude_usage_mqtt.errors import ApiError, InvalidResponse, RateLimited
 from claude_usage_mqtt.instants import format_instant
 from claude_usage_mqtt.settings.claude import AUTO, Account
 from claude_usage_mqtt.settings.fields import Settings
@@ -25,16 +24,6 @@ ELSEWHERE = {
     REPORTER: "the service asks the reporters; run 'claude-usage-mqtt check' on their machines",
     STATUSLINE: "nothing to ask: Claude Code's status-line command sends by itself",
 }
-
-
-class Report(Protocol):
-    """The lines of `check`."""
-
-    def link(self, name: str, examine: Callable[[], str]) -> ClaudeUsageError | None:
-        """Examine one link of the chain; return what is wrong with it."""
-
-    def skip(self, name: str, why: str) -> None:
-        """Say that a link was not examined."""
 
 
 def check_sources(report: Report, settings: Settings, account: Account) -> None:
