@@ -12,14 +12,15 @@ from claude_usage_mqtt.sources.credentials.environment import GivenToken
 from claude_usage_mqtt.sources.credentials.places import SECURE_STORAGE_DIR
 from claude_usage_mqtt.sources.local_login import LocalLogin, local_login
 from claude_usage_mqtt.untrusted import slug
-from claude_usage_mqtt.usage.reading import CLAUDE_CODE, OAUTH, REPORTER, STATUSLINE
+from claude_usage_mqtt.usage import reading
+from claude_usage_mqtt.usage.reading import OAUTH, REPORTER, STATUSLINE
 
 DEFAULT_ACCOUNT = "default"
 RESERVED_ACCOUNTS = frozenset({"all", "default", "reporter", "status"})
 AUTO = "auto"
 """The login on this machine if there is one, and whatever else is sent."""
 
-SOURCES = {"oauth": OAUTH, "claude-code": CLAUDE_CODE, "statusline": STATUSLINE, "reporter": REPORTER}
+SOURCES = {name.replace("_", "-"): name for name in reading.SOURCES}
 """The sources as the settings name them."""
 
 ACCOUNTS = 'not valid JSON of names and folders; write {"personal": "/claude/personal", "work": "/claude/work"}'
