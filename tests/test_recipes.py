@@ -99,7 +99,7 @@ def test_each_entity_of_a_blueprint_is_filled_in(name: str, entity_ids: set[str]
 
 @pytest.mark.parametrize("name", ON_EVENTS)
 def test_blueprints_ignore_an_event_that_merely_came_back(name: str) -> None:
-    """A restart of Home Assistant or of the broker notifies nobody, and neither does an event with an id seen before."""
+    """A restart of Home Assistant or of the broker notifies nobody, nor does an event with an id seen before."""
     blueprint = load(name)
     (trigger,) = blueprint["triggers"]
     assert trigger["not_to"] == ["unavailable", "unknown"]

@@ -76,6 +76,7 @@ def memory_document(state: AccountState) -> dict[str, Any]:
         "currency": state.discovery.first_currency,
         "policy": state.policy.save(),
         "events": state.delivery.save(),
+        "login_notice": state.login_notice.save(),
         "usage": save(state.usage),
         "reporters": None if state.reporters is None else state.reporters.save(state.name),
     }
