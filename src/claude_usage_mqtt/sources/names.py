@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from claude_usage_mqtt.usage.reading import CLAUDE_CODE, OAUTH, REPORTER, STATUSLINE
+from claude_usage_mqtt.usage import reading
+from claude_usage_mqtt.usage.reading import OAUTH, REPORTER, STATUSLINE
 
 AUTO = "auto"
 """The login on this machine if there is one, and whatever else is sent."""
 
-SOURCES = {"oauth": OAUTH, "claude-code": CLAUDE_CODE, "statusline": STATUSLINE, "reporter": REPORTER}
+SOURCES = {name.replace("_", "-"): name for name in reading.SOURCES}
 """The sources as the settings name them."""
 
 
