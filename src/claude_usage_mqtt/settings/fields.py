@@ -21,19 +21,17 @@ from claude_usage_mqtt.secret_file import read_secret
 from claude_usage_mqtt.settings import values
 from claude_usage_mqtt.settings.claude import (
     ACCOUNTS,
-    AUTO,
     Account,
     named_accounts,
     parse_accounts,
-    parse_source,
     require_distinct,
-    selected_sources,
     single_account,
 )
 from claude_usage_mqtt.settings.env_file import EnvFile, mixed_origins, read_env_file
 from claude_usage_mqtt.settings.machine import machine_name
 from claude_usage_mqtt.settings.typos import Shape, expected, misspelled
 from claude_usage_mqtt.sources.api.url import API_URL, checked_url, is_loopback
+from claude_usage_mqtt.sources.names import AUTO, parse_source, selected_sources
 from claude_usage_mqtt.usage.reading import REPORTER, STATUSLINE
 
 SHORTEST_INTERVAL = 180
