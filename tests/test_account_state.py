@@ -137,6 +137,11 @@ def test_the_end_of_a_login_is_notified_once_over_restarts() -> None:
     state.tick(later)
     ((level, payload),) = state.delivery.take(later, is_home_assistant_there=True)
     document = json.loads(payload)
+    details = [
+        json.loads(dict(documents(state, at))[state.options.topics.health])["detail"] for at in (NOW, later, ends)
+    ]
+    assert details[0] is details[2] is None
+    assert "log in with Claude Code again" in details[1]
     assert (level, document["event_type"]) == ("account", "login_expiring")
     assert datetime.fromisoformat(document["resets_at"]) == ends
     again = make_state()

@@ -9,12 +9,13 @@ from claude_usage_mqtt.cli.once import require_readable
 from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import ApiError, InvalidResponse, RateLimited
 from claude_usage_mqtt.instants import format_instant
-from claude_usage_mqtt.settings.claude import AUTO, Account
+from claude_usage_mqtt.settings.claude import Account
 from claude_usage_mqtt.settings.fields import Settings
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.sources.credentials.token import Credentials, CredentialSource
 from claude_usage_mqtt.sources.local_login import LocalLogin
+from claude_usage_mqtt.sources.names import AUTO
 from claude_usage_mqtt.sources.select import OTHER_SOURCES, polled_sources
 from claude_usage_mqtt.usage.reading import CLAUDE_CODE, OAUTH, REPORTER, STATUSLINE, Reading
 

@@ -1,4 +1,4 @@
-"""The event `login_expiring`: once for each end of a login, early enough to log in again. No I/O."""
+"""The end of a login: a sentence in its last days, and one event, early enough to log in again. No I/O."""
 
 from __future__ import annotations
 
@@ -27,9 +27,18 @@ class LoginNotice:
         return [Event(event_type=LOGIN_EXPIRING, account=account, at=now, resets_at=expires_at, expires_at=lasts)]
 
     def next_at(self, expires_at: datetime | None, now: datetime) -> datetime | None:
-        """Return when it will be due."""
-        at = None if expires_at is None else expires_at - NOTICE
-        return at if at is not None and at > now else None
+        """Return when it will be due, or after that when the login ends."""
+        moments = [] if expires_at is None else [expires_at - NOTICE, expires_at]
+        return next((at for at in moments if at > now), None)
+
+    def sentence(self, expires_at: datetime | None, now: datetime) -> str | None:
+        """Return what to do in the last days of a login, None before and after them."""
+        if expires_at is None or not expires_at - NOTICE <= now < expires_at:
+            return None
+        return (
+            f"The login ends at {format_instant(expires_at)}, and nothing renews it: log in with Claude Code "
+            "again (/login) before that."
+        )
 
     def save(self) -> str | None:
         """Return what must survive a restart, for JSON."""
