@@ -1,5 +1,6 @@
 """One account in the service, without broker and without API: what it decides when something happens."""
 
+import json
 import logging
 import random
 from datetime import UTC, datetime, timedelta
@@ -122,3 +123,32 @@ def test_a_memory_of_another_version_is_reported_once(caplog: pytest.LogCaptureF
         make_state().restore(retained, NOW)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "unsupported format" in caplog.text
+
+
+def test_the_end_of_a_login_is_notified_once_over_restarts() -> None:
+    """Three days before a login ends there is one event, and the next login has one of its own."""
+    state = make_state()
+    ends = NOW + timedelta(days=5)
+    state.login = Login(login_expires_at=ends)
+    state.tick(NOW)
+    assert len(state.delivery) == 0
+    later = NOW + timedelta(days=2)
+    assert state.login_notice.next_at(ends, NOW) == later
+    state.tick(later)
+    ((level, payload),) = state.delivery.take(later, is_home_assistant_there=True)
+    document = json.loads(payload)
+    details = [
+        json.loads(dict(documents(state, at))[state.options.topics.health])["detail"] for at in (NOW, later, ends)
+    ]
+    assert details[0] is details[2] is None
+    assert "log in with Claude Code again" in details[1]
+    assert (level, document["event_type"]) == ("account", "login_expiring")
+    assert datetime.fromisoformat(document["resets_at"]) == ends
+    again = make_state()
+    again.restore(dict(documents(state, later)), later)
+    again.login = state.login
+    again.tick(later)
+    assert len(again.delivery) == 0
+    again.login = Login(login_expires_at=ends + timedelta(days=30))
+    again.tick(ends + timedelta(days=28))
+    assert len(again.delivery) == 1

@@ -100,9 +100,9 @@ def test_check_shows_each_link_of_the_chain(home: Path) -> None:
         result = run_command(home, "check", CLAUDE_API_URL=endpoint.url, MQTT_HOST="127.0.0.1", MQTT_PORT=broker.port)
         with Watcher(broker.port) as watcher:
             assert watcher.retained() == {}
-    expected = dict.fromkeys(["settings", "credentials", "api", "broker", "publish", "retain"], "ok")
-    assert verdicts(result.stdout) == expected | {"discovery": "-"}
-    assert "could not be tried yet" in result.stdout
+    links = ["settings", "credentials", "api", "broker", "publish", "retain", "discovery"]
+    assert verdicts(result.stdout) == dict.fromkeys(links, "ok")
+    assert "homeassistant/device/ is writable; nothing announced yet for default" in result.stdout
     assert result.returncode == 0
     assert "user:profile" in result.stdout
     assert TOKEN not in result.stdout + result.stderr
@@ -173,21 +173,43 @@ def test_check_where_writing_is_not_allowed(home: Path, protocol: str) -> None:
 @needs_mosquitto
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
 def test_check_where_announcing_is_not_allowed(home: Path, protocol: str) -> None:
-    """A user that may not write discovery messages is found out where one stands, and it stands unchanged."""
+    """A user that may not write discovery messages is found out before and after the first one, and nothing changes."""
     with allowed("readwrite claude-usage/#", "read homeassistant/#") as settings:
         owner = settings | {"MQTT_USERNAME": "owner", "MQTT_PASSWORD": "o"}
         with Watcher(int(str(settings["MQTT_PORT"])), username="owner", password="o") as watcher:
+            forbidden = [run_command(home, "check", **settings, MQTT_PROTOCOL=protocol)]
+            assert watcher.retained() == {}
             service = subprocess.Popen(command_line("run"), env=clean_environment(home, owner), cwd=home)
             watcher.wait_topic("claude-usage/default/health", lambda message: message.json()["fresh"])
             service.terminate()
             assert service.wait(timeout=10) == 0
             before = watcher.retained()
-            forbidden = run_command(home, "check", **settings, MQTT_PROTOCOL=protocol)
+            forbidden.append(run_command(home, "check", **settings, MQTT_PROTOCOL=protocol))
             permitted = run_command(home, "check", **owner, MQTT_PROTOCOL=protocol)
             assert watcher.retained() == before
-    assert forbidden.returncode == 8
-    assert re.search(r"^discovery +FAIL .*allow .* to write homeassistant/device/#", forbidden.stdout, re.MULTILINE)
+    for result in forbidden:
+        assert result.returncode == 8
+        remedy = "allow this user to read and write homeassistant/device/+/config"
+        assert re.search(rf"^discovery +FAIL .*{re.escape(remedy)}", result.stdout, re.MULTILINE), result.stdout
     assert (permitted.returncode, verdicts(permitted.stdout)["discovery"]) == (0, "ok")
+
+
+@needs_mosquitto
+def test_check_with_the_client_id_of_the_service(home: Path) -> None:
+    """`check` connects with MQTT_CLIENT_ID, as the service does, but never throws a running service out."""
+    with Mosquitto() as mosquitto, Endpoint(sample_usage()) as endpoint, Watcher(mosquitto.port) as watcher:
+        given = {"CLAUDE_API_URL": endpoint.url, "MQTT_HOST": "127.0.0.1", "MQTT_PORT": mosquitto.port}
+        given["MQTT_CLIENT_ID"] = "attic"
+        alone = run_command(home, "check", **given)
+        mosquitto.wait_for_log(" as attic (")
+        with ServiceProcess(home, CLAUDE_CONFIG_DIR=home / ".claude", **given) as process:
+            watcher.wait_topic("claude-usage/status", lambda message: message.payload == "online")
+            beside = run_command(home, "check", **given)
+            assert process.stop()[0] == 0
+        assert "was lost" not in process.log.text
+    assert (alone.returncode, verdicts(alone.stdout)["client_id"]) == (0, "ok")
+    assert (beside.returncode, verdicts(beside.stdout)["client_id"]) == (0, "-")
+    assert "not checked: the service is online, and may be connected with it" in beside.stdout
 
 
 def test_check_keeps_its_columns_with_several_accounts(home: Path) -> None:

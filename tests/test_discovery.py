@@ -15,6 +15,7 @@ from claude_usage_mqtt.homeassistant.inventory import Inventory, WindowName
 from claude_usage_mqtt.homeassistant.summary import SUMMARY, summary_discovery
 from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.topics import Topics
+from claude_usage_mqtt.usage.events import ACCOUNT_EVENT_TYPES, EVENT_TYPES
 from parts.documents import sample_usage
 
 TOPICS = Topics(base="claude-usage", account="default")
@@ -154,11 +155,22 @@ def test_what_is_shown_depends_on_what_still_holds() -> None:
         assert each.get("expire_after") == (420 if len(wanted) == 2 else None), key
 
 
+def test_an_event_entity_ignores_what_it_had_before() -> None:
+    """An event that is delivered again is none for Home Assistant: its log, its history, every automation."""
+    found = components()
+    for key, types in (("five_hour_event", EVENT_TYPES), ("account_event", ACCOUNT_EVENT_TYPES)):
+        template = found[key]["value_template"]
+        places = [template.index(f"'{event_type}': {place}") for place, event_type in enumerate(types)]
+        assert places == sorted(places)
+        assert "this.attributes" in template
+
+
 def test_an_emptied_topic_is_not_parsed() -> None:
     """What `remove` empties leaves no line in Home Assistant's log, whichever topic comes first."""
     for key, each in components().items():
         for option in ("value_template", "json_attributes_template", "last_reset_value_template"):
-            assert "if value_json is defined" in each.get(option, "if value_json is defined"), key
+            if option in each:
+                assert re.search(r"value_json (is defined|\| default\()", each[option]), key
 
 
 def test_the_same_is_said_in_the_same_words() -> None:

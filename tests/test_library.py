@@ -29,6 +29,7 @@ from claude_usage_mqtt.errors import (
     Unauthorized,
 )
 from parts import faults
+from parts.claude_code import FakeClaudeCode
 from parts.credentials import write_credentials, write_credentials_text
 from parts.documents import make_extra_usage, make_window, sample_usage
 from parts.endpoint import Endpoint, Exchange, Fault, Request
@@ -223,3 +224,17 @@ def test_the_package_is_typed(tmp_path: Path) -> None:
     ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     found = [line.split(": error: ")[0].rsplit(":", 1)[-1] for line in ran.stdout.splitlines() if "error: " in line]
     assert found == ["6", "7"], ran.stdout
+
+
+def test_claude_code_as_a_source(tmp_path: Path) -> None:
+    """The usage comes from Claude Code without any token; what cannot be asked in one call is rejected."""
+    program = FakeClaudeCode(tmp_path / "claude")
+    program.answers(sample_usage(five_hour=42))
+    asked = {"config_dir": program.folder, "claude_code_command": str(program.command)}
+    usage = library.get_usage(**asked, source="claude-code")
+    assert usage["five_hour"].utilization == 42
+    assert usage["five_hour"].source == "claude_code"
+    assert library.get_usage(**asked, source="oauth,claude-code")["five_hour"].source == "claude_code"
+    for source, said in (("statusline", "cannot be asked"), ("cloud", "a list of oauth, claude-code")):
+        with pytest.raises(SettingsError, match=said):
+            library.get_usage(**asked, source=source)

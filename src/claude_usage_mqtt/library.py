@@ -45,12 +45,14 @@ from claude_usage_mqtt import __version__
 from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import InvalidResponse, SettingsError
 from claude_usage_mqtt.sources.api.client import UsageApi
-from claude_usage_mqtt.sources.api.source import ApiSource
 from claude_usage_mqtt.sources.api.url import API_URL, checked_url
 from claude_usage_mqtt.sources.credentials.environment import GivenToken
-from claude_usage_mqtt.sources.credentials.places import find_source, secrets_folder
-from claude_usage_mqtt.sources.credentials.token import CredentialSource
-from claude_usage_mqtt.sources.source import PollResult
+from claude_usage_mqtt.sources.credentials.places import CONFIG_DIR, SECURE_STORAGE_DIR
+from claude_usage_mqtt.sources.in_order import in_order
+from claude_usage_mqtt.sources.local_login import LocalLogin, local_login
+from claude_usage_mqtt.sources.names import parse_source, selected_sources
+from claude_usage_mqtt.sources.select import polled_sources
+from claude_usage_mqtt.sources.source import PollResult, Source
 from claude_usage_mqtt.usage.reading import Reading
 
 USER_AGENT = f"claude-usage-mqtt/{__version__}"
@@ -62,8 +64,10 @@ def get_usage(
     *,
     api_url: str = API_URL,
     user_agent: str = USER_AGENT,
+    source: str = "oauth",
+    claude_code_command: str | None = None,
 ) -> Reading:
-    """Ask the API once and return the usage.
+    """Ask once and return the usage.
 
         try:
             usage = get_usage()
@@ -80,32 +84,49 @@ def get_usage(
     `api_url` (https, or http on loopback) and forgotten: when the call is over, nothing here holds it, nor does an
     error that it raised.
 
+    `source` is a list like the service's CLAUDE_SOURCE: `oauth` asks the API, `claude-code` asks Claude Code
+    (`claude_code_command`, by default `claude`), which needs no token; with both, the next one is asked if a login
+    cannot be used. With `oauth` and a `claude_code_command`, that renews a token that has expired.
+
     Ask seldom: an account may make fewer than 28 requests an hour, Claude Code's own included, and is shut out
     for about an hour after that.
 
-    Blocks for 20 seconds at most. Raises SettingsError for unusable arguments, CredentialsError before anything
-    was sent, ApiError after.
+    Blocks for 20 seconds at most, with Claude Code for a minute. Raises SettingsError for unusable arguments,
+    CredentialsError before anything was sent, ApiError after.
     """
-    source = _source(config_dir, token)
+    names, login = _names(source), _login(config_dir, token)
     del token
     try:
         api = UsageApi(checked_url(api_url), user_agent)
     except ValueError as error:
         raise SettingsError(f"api_url: {error}.") from None
+    asked: Source | None = None
     try:
-        outcome = ApiSource(source, api).poll("", SystemClock(), may_retry=False)
+        asked = in_order(polled_sources(names, login, api, claude_code_command))
+        if asked is None:
+            raise SettingsError(f"source: {source} cannot be asked; give oauth, claude-code, or both of them.")
+        outcome = asked.poll("", SystemClock(), may_retry=False)
     finally:
         api.close()
-        del source
+        del login, asked
     return _usage(outcome)
 
 
-def _source(config_dir: str | os.PathLike[str] | None, token: str | None) -> CredentialSource:
+def _names(source: str) -> tuple[str, ...]:
+    try:
+        return selected_sources(parse_source(source))
+    except ValueError as error:
+        raise SettingsError(f"source: {error}.") from None
+
+
+def _login(config_dir: str | os.PathLike[str] | None, token: str | None) -> LocalLogin:
     if config_dir is not None and token is not None:
         raise SettingsError("config_dir and token are both given; give one.")
     if token is not None:
-        return GivenToken(token, name="token")
-    return find_source(secrets_folder(os.environ) if config_dir is None else os.fspath(config_dir))
+        return LocalLogin(credentials=GivenToken(token, name="token"))
+    if config_dir is not None:
+        return local_login(os.fspath(config_dir))
+    return local_login(os.environ.get(CONFIG_DIR) or None, os.environ.get(SECURE_STORAGE_DIR))
 
 
 def _usage(outcome: PollResult) -> Reading:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime
-from typing import Protocol
 
+from claude_usage_mqtt.cli.check_report import Report
 from claude_usage_mqtt.cli.once import require_readable
 from claude_usage_mqtt.clock import SystemClock
-from claude_usage_mqtt.errors import ApiError, ClaudeUsageError, InvalidResponse, RateLimited
+from claude_usage_mqtt.errors import ApiError, InvalidResponse, RateLimited
 from claude_usage_mqtt.instants import format_instant
-from claude_usage_mqtt.settings.claude import AUTO, Account
+from claude_usage_mqtt.settings.claude import Account
 from claude_usage_mqtt.settings.fields import Settings
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.sources.credentials.token import Credentials, CredentialSource
 from claude_usage_mqtt.sources.local_login import LocalLogin
+from claude_usage_mqtt.sources.names import AUTO
 from claude_usage_mqtt.sources.select import OTHER_SOURCES, polled_sources
 from claude_usage_mqtt.usage.reading import CLAUDE_CODE, OAUTH, REPORTER, STATUSLINE, Reading
 
@@ -25,16 +25,6 @@ ELSEWHERE = {
     REPORTER: "the service asks the reporters; run 'claude-usage-mqtt check' on their machines",
     STATUSLINE: "nothing to ask: Claude Code's status-line command sends by itself",
 }
-
-
-class Report(Protocol):
-    """The lines of `check`."""
-
-    def link(self, name: str, examine: Callable[[], str]) -> ClaudeUsageError | None:
-        """Examine one link of the chain; return what is wrong with it."""
-
-    def skip(self, name: str, why: str) -> None:
-        """Say that a link was not examined."""
 
 
 def check_sources(report: Report, settings: Settings, account: Account) -> None:

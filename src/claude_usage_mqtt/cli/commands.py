@@ -43,6 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands.add_parser("remove", help="remove all our retained topics from the broker")
     recipe = commands.add_parser("recipe", help="print a dashboard, a blueprint, a flow ... to copy")
     recipe.add_argument("name", metavar="NAME", nargs="?", help="which one; without it they are listed")
+    recipe.add_argument("--account", metavar="ID", help="for which account, if there are several")
     recipe.add_argument("folder", metavar="FOLDER", nargs="?", help="where to write a Home Assistant app")
     commands.add_parser("healthcheck", help="say whether the service on this machine is alive")
     return parser
@@ -120,7 +121,7 @@ def _run(parsed: argparse.Namespace) -> int:  # noqa: C901, PLR0911 - one for ea
         case "recipe":
             from claude_usage_mqtt.cli.recipe import recipe  # noqa: PLC0415
 
-            return recipe(parsed.name, parsed.folder)
+            return recipe(parsed.name, parsed.folder, parsed.account)
         case "healthcheck":
             from claude_usage_mqtt.cli import main  # noqa: PLC0415
 

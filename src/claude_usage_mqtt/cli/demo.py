@@ -137,7 +137,9 @@ def _print(message: Message, clock: Clock) -> None:
 
 def _event(document: dict[str, Any]) -> str:
     threshold = f" {document['threshold']:g} %" if document["threshold"] else ""
-    return f"*** {document['window']}: {document['event_type']}{threshold} (was {document['previous_utilization']:g} %)"
+    before = document["previous_utilization"]
+    was = "" if before is None else f" (was {before:g} %)"
+    return f"*** {document['window'] or 'account'}: {document['event_type']}{threshold}{was}"
 
 
 def _windows(document: dict[str, Any]) -> str:

@@ -17,9 +17,10 @@ from claude_usage_mqtt.service.loop import Service
 from claude_usage_mqtt.service.options import AccountOptions, ServiceOptions
 from claude_usage_mqtt.service.usage_log import UsageLog
 from claude_usage_mqtt.settings import supervisor
-from claude_usage_mqtt.settings.claude import AUTO, Account
+from claude_usage_mqtt.settings.claude import Account
 from claude_usage_mqtt.settings.fields import Settings, load_settings, variables_of_others
 from claude_usage_mqtt.sources.api.client import UsageApi
+from claude_usage_mqtt.sources.names import AUTO
 from claude_usage_mqtt.sources.select import polled_sources
 from claude_usage_mqtt.topics import Topics
 
@@ -63,6 +64,7 @@ def make_service(settings: Settings, clock: Clock, accounts: tuple[Account, ...]
                     limited=not settings.api_is_local,
                     stale_after=timedelta(seconds=settings.stale_after),
                     thresholds=settings.alert_thresholds,
+                    extra_thresholds=settings.extra_usage_thresholds,
                     discovery=settings.homeassistant_discovery,
                     sources=settings.sources,
                     is_auto=settings.claude_source == AUTO,

@@ -24,7 +24,7 @@ MAX_EVENTS = 500
 """Events that wait for the broker; the oldest are dropped, weeks of them would fit."""
 
 OWN_KEPT = 64
-"""Payloads remembered per topic (their hashes), to tell our own echo, however late, from another instance's message."""
+"""Payloads remembered per topic (their hashes): our own late echo must not be taken for another instance's message."""
 
 FILTERS_PER_SUBSCRIBE = 50
 

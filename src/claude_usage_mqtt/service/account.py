@@ -20,6 +20,7 @@ from claude_usage_mqtt.instants import format_instant, parse_instant
 from claude_usage_mqtt.logs import Outage
 from claude_usage_mqtt.service.discovery_message import DiscoveryMessage
 from claude_usage_mqtt.service.event_delivery import EventDelivery
+from claude_usage_mqtt.service.login_notice import LoginNotice
 from claude_usage_mqtt.service.options import AccountOptions
 from claude_usage_mqtt.service.reporters import Reporters
 from claude_usage_mqtt.service.restore import own_document
@@ -85,6 +86,7 @@ class AccountState:
     busy: bool = False
     discovery: DiscoveryMessage = field(init=False)
     delivery: EventDelivery = field(default_factory=EventDelivery)
+    login_notice: LoginNotice = field(default_factory=LoginNotice)
     alive_until: datetime | None = None
     other_instance_at: datetime | None = None
     outage: Outage = field(default_factory=lambda: Outage(log))
@@ -133,6 +135,7 @@ class AccountState:
             )
         restore(self.usage, memory.get("usage"), state or None, now)
         self.delivery.restore(memory.get("events"), now)
+        self.login_notice.restore(memory.get("login_notice"))
         self.policy.restore(memory.get("policy", memory.get("schedule")), now, self.usage.resets())
         self.last_success = parse_instant(health.get("last_success")) if self.usage.is_known else None
         # A restart is no news of the account: what was well is well until the next poll says otherwise.
@@ -295,10 +298,10 @@ class AccountState:
 
     def wake_at(self, now: datetime) -> datetime | None:
         """Return when time alone changes something, other than a poll being due."""
-        moments = [self.usage.changes_at(now), self.discovery.stubs_until]
+        login_at = self.login_notice.next_at(self.login.login_expires_at, now)
+        moments = [self.usage.changes_at(now), self.discovery.stubs_until, login_at]
         moments.append(None if self.alive_until is None else self.alive_until - ALIVE_FOR + SIGN_OF_LIFE_EVERY)
-        if self.other_instance_at is not None:
-            moments.append(self.other_instance_at + OTHER_INSTANCE_FOR)
+        moments.append(self.other_instance_at and self.other_instance_at + OTHER_INSTANCE_FOR)
         if self.reporters is not None:
             moments.append(self.reporters.wake_at(now))
         return min((moment for moment in moments if moment is not None), default=None)
@@ -309,8 +312,8 @@ class AccountState:
             self._look_at_reporters(self.reporters, now)
         if self.alive_until is None or not now < self.alive_until - ALIVE_FOR + SIGN_OF_LIFE_EVERY <= now + ALIVE_FOR:
             self.alive_until = now + ALIVE_FOR
-        if self.discovery.stubs_until is not None and now >= self.discovery.stubs_until:
-            self.discovery.forget_stubs()
+        self.delivery.add(self.login_notice.due(self.name, self.login.login_expires_at, now))
+        self.discovery.forget_stubs(now)
         if self.other_instance_at is not None and now >= self.other_instance_at + OTHER_INSTANCE_FOR:
             self.other_instance_at = None
             log.info("Account %s: the other instance is gone.", self.name)

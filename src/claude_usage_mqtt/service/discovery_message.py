@@ -65,9 +65,10 @@ class DiscoveryMessage:
             feature for feature, key in ((PLAN, "plan"), (LOGIN_EXPIRY, "login_expires_at")) if key in self._announced
         )
 
-    def forget_stubs(self) -> None:
-        """Leave out what was removed."""
-        self._removed, self.stubs_until = {}, None
+    def forget_stubs(self, now: datetime) -> None:
+        """Leave out what was removed long enough ago."""
+        if self.stubs_until is not None and now >= self.stubs_until:
+            self._removed, self.stubs_until = {}, None
 
     def update(
         self, usage: AccountUsage, now: datetime, *, is_polled: bool, has_login_expiry: bool, reporters: Iterable[str]

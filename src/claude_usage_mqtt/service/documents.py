@@ -44,7 +44,7 @@ def _discovery(state: AccountState, how: Health, now: datetime) -> bytes:
 def health(state: AccountState, now: datetime) -> Health:
     """Return how polling is going."""
     retry_at = state.policy.blocked_until
-    parts = [state.detail, state.hint]
+    parts = [state.detail, state.hint, state.login_notice.sentence(state.login.login_expires_at, now)]
     if state.other_instance_at is not None:
         sentence = state.other_instance_sentence
         parts.append(sentence[0].upper() + sentence[1:])
@@ -76,6 +76,7 @@ def memory_document(state: AccountState) -> dict[str, Any]:
         "currency": state.discovery.first_currency,
         "policy": state.policy.save(),
         "events": state.delivery.save(),
+        "login_notice": state.login_notice.save(),
         "usage": save(state.usage),
         "reporters": None if state.reporters is None else state.reporters.save(state.name),
     }

@@ -12,16 +12,9 @@ from claude_usage_mqtt.sources.credentials.environment import GivenToken
 from claude_usage_mqtt.sources.credentials.places import SECURE_STORAGE_DIR
 from claude_usage_mqtt.sources.local_login import LocalLogin, local_login
 from claude_usage_mqtt.untrusted import slug
-from claude_usage_mqtt.usage.reading import CLAUDE_CODE, OAUTH, REPORTER, STATUSLINE
 
 DEFAULT_ACCOUNT = "default"
 RESERVED_ACCOUNTS = frozenset({"all", "default", "reporter", "status"})
-AUTO = "auto"
-"""The login on this machine if there is one, and whatever else is sent."""
-
-SOURCES = {"oauth": OAUTH, "claude-code": CLAUDE_CODE, "statusline": STATUSLINE, "reporter": REPORTER}
-"""The sources as the settings name them."""
-
 ACCOUNTS = 'not valid JSON of names and folders; write {"personal": "/claude/personal", "work": "/claude/work"}'
 
 
@@ -35,21 +28,6 @@ class Account:
     id: str
     label: str | None
     login: LocalLogin | None
-
-
-def parse_source(text: str) -> str:
-    """Return the list of sources in its usual form, each once; raises ValueError."""
-    names = [name.strip().lower() for name in text.replace("both", "oauth,statusline").split(",")]
-    if names == [AUTO]:
-        return AUTO
-    if not names or not set(names) <= set(SOURCES):
-        raise ValueError(f"a list of {', '.join(SOURCES)}, separated by commas, or {AUTO}")
-    return ",".join(dict.fromkeys(names))
-
-
-def selected_sources(text: str) -> tuple[str, ...]:
-    """Return the names of the sources that a list selects, the preferred one first."""
-    return (OAUTH, REPORTER, STATUSLINE) if text == AUTO else tuple(SOURCES[name] for name in text.split(","))
 
 
 def parse_accounts(value: object) -> object:

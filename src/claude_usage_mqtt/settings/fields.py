@@ -21,19 +21,17 @@ from claude_usage_mqtt.secret_file import read_secret
 from claude_usage_mqtt.settings import values
 from claude_usage_mqtt.settings.claude import (
     ACCOUNTS,
-    AUTO,
     Account,
     named_accounts,
     parse_accounts,
-    parse_source,
     require_distinct,
-    selected_sources,
     single_account,
 )
 from claude_usage_mqtt.settings.env_file import EnvFile, mixed_origins, read_env_file
 from claude_usage_mqtt.settings.machine import machine_name
 from claude_usage_mqtt.settings.typos import Shape, expected, misspelled
 from claude_usage_mqtt.sources.api.url import API_URL, checked_url, is_loopback
+from claude_usage_mqtt.sources.names import AUTO, parse_source, selected_sources
 from claude_usage_mqtt.usage.reading import REPORTER, STATUSLINE
 
 SHORTEST_INTERVAL = 180
@@ -121,6 +119,9 @@ class Settings(BaseSettings):
     alert_thresholds: Percentages = Field(
         (75.0, 90.0), max_length=20, description="Percent at which an event fires, separated by commas."
     )
+    extra_usage_thresholds: Percentages = Field(
+        (75.0, 90.0), max_length=20, description="The same for extra usage, in percent of its limit."
+    )
     usage_log: Path | None = Field(None, description="A file that gets one JSON line per successful poll.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much is logged.")
     log_format: Literal["text", "json"] = Field("text", description="`text` or `json`, one object a line.")
@@ -153,7 +154,7 @@ class Settings(BaseSettings):
             raise ValueError("plain ASCII text only")
         return value
 
-    @field_validator("alert_thresholds", mode="before")
+    @field_validator("alert_thresholds", "extra_usage_thresholds", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):

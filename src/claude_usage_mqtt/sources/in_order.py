@@ -60,7 +60,7 @@ class InOrder:
                 return source.login()
             except CredentialsError as error:
                 first = first or error
-        raise first or CredentialsNotFound("There is no source.")
+        raise first or CredentialsNotFound("No source is configured.")
 
     def fingerprint(self) -> object:
         """Return something that changes when the first login does."""
