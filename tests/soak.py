@@ -144,14 +144,14 @@ class World:
         return sample_usage(now=now, five_hour=used, resets_at=now - since + SESSION + jitter)
 
     def is_true(self, message: Any) -> bool:
-        """Tell whether a state message says what the endpoint says."""
+        """Return whether a state message says what the endpoint says."""
         window = message.json()["windows"].get("five_hour", {})
         return bool(window.get("utilization") == self.truth)
 
     # Measuring
 
     def polls(self) -> int:
-        """Tell how many requests were made."""
+        """Return how many requests were made."""
         return self.endpoint.count
 
     def measure(self) -> Size:
@@ -159,7 +159,7 @@ class World:
         with Watcher(self.mosquitto.port, (service.HEALTH,)) as watcher:
             watcher.publish(service.command("polling"), "OFF")
             watcher.wait_topic(service.HEALTH, lambda m: not m.retain and m.json()["status"] == "paused")
-            time.sleep(2 * DEADLINE)  # what is under way ends by itself, and nothing tells us when
+            time.sleep(2 * DEADLINE)  # what is under way ends by itself, and nothing shows when
             size = self._look()
             watcher.publish(service.command("polling"), "ON")
         return size
@@ -244,13 +244,13 @@ def _taken_over(world: World) -> Cure:
     import paho.mqtt.client as paho
     from paho.mqtt.enums import CallbackAPIVersion
 
-    rival = paho.Client(CallbackAPIVersion.VERSION2, client_id=CLIENT_ID)
-    rival.connect("127.0.0.1", world.mosquitto.port)
-    rival.loop_start()
+    twin = paho.Client(CallbackAPIVersion.VERSION2, client_id=CLIENT_ID)
+    twin.connect("127.0.0.1", world.mosquitto.port)
+    twin.loop_start()
 
     def cure() -> None:
-        rival.disconnect()
-        rival.loop_stop()
+        twin.disconnect()
+        twin.loop_stop()
 
     return cure
 

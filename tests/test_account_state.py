@@ -1,5 +1,6 @@
-"""One account in the service, without broker and without API: what it decides when it is told something."""
+"""One account in the service, without broker and without API: what it decides when something happens."""
 
+import json
 import logging
 import random
 from datetime import UTC, datetime, timedelta
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from claude_usage_mqtt.errors import RateLimited, Unauthorized
+from claude_usage_mqtt.errors import CredentialsNotFound, RateLimited, Unauthorized
 from claude_usage_mqtt.service.account import AccountState
 from claude_usage_mqtt.service.documents import documents
 from claude_usage_mqtt.service.options import AccountOptions
@@ -15,13 +16,14 @@ from claude_usage_mqtt.sources.credentials.watch import LoginChanged
 from claude_usage_mqtt.sources.policy import Policy
 from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.topics import Topics, encode
-from claude_usage_mqtt.usage.reading import OAUTH
+from claude_usage_mqtt.usage.reading import OAUTH, REPORTER, STATUSLINE, Reading
+from parts.readings import make_reading
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 SOON = NOW + timedelta(minutes=2)
 
 
-def make_state() -> AccountState:
+def make_state(**more: Any) -> AccountState:
     """Return an account that is polled every five minutes, with the limits that hold for the real API."""
     options = AccountOptions(
         topics=Topics(base="claude-usage", account="default"),
@@ -30,6 +32,7 @@ def make_state() -> AccountState:
         limited=True,
         stale_after=timedelta(hours=1),
         thresholds=(75.0, 90.0),
+        **more,
     )
     return AccountState(options, Policy(interval=options.interval, rng=random.Random(1)))
 
@@ -71,6 +74,43 @@ def test_another_token_does_not_end_a_wait_that_belongs_to_the_account() -> None
     assert due >= NOW + timedelta(hours=1)
 
 
+def test_another_organization_does_not_wait_for_the_block_of_the_one_before() -> None:
+    """Who logs in to another account is not shut out because the first one was."""
+    state = make_state()
+    state.begin_poll(NOW)
+    first, second = (Login(mark=mark, account=f"a{mark}", organization=f"o{mark}") for mark in (1, 2))
+    blocked = RateLimited("later", retry_after=timedelta(hours=1))
+    state.finish_poll(PollResult(account="default", source=OAUTH, error=blocked, requests=1, login=first), NOW)
+    state.on_login_changed(LoginChanged(account="default", fingerprint="b", login=second), SOON)
+    assert state.due(SOON) == SOON
+
+
+def test_the_first_429_names_the_other_sources() -> None:
+    """Where no request ever succeeded, waiting may not help; nobody is advised to pose as another program."""
+    state = refused(RateLimited("later"))
+    assert state.detail is not None
+    assert "claude-code, statusline or reporter" in state.detail
+    assert "USER_AGENT" not in state.detail
+
+
+def test_what_is_not_there_is_not_missed_while_another_source_delivers() -> None:
+    """With `auto` a login that is not on this machine is the status until a status line delivers, and not after."""
+    state = make_state(is_auto=True, sources=(OAUTH, REPORTER, STATUSLINE))
+    missing = PollResult(account="default", source=OAUTH, error=CredentialsNotFound("no login"))
+
+    def poll(now: datetime) -> str:
+        state.begin_poll(now)
+        state.finish_poll(missing, now)
+        return state.status
+
+    assert poll(NOW) == "no_credentials"
+    window = make_reading(SOON, 42, NOW + timedelta(hours=3), source=STATUSLINE)
+    state.take(Reading(read_at=SOON, windows={window.key: window}, is_partial=True), SOON)
+    assert (state.status, state.detail) == ("ok", None)
+    assert poll(SOON + timedelta(minutes=5)) == "ok"
+    assert poll(SOON + timedelta(hours=2)) == "no_credentials"
+
+
 def test_a_memory_of_another_version_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     """An upgrade that cannot read the saved state says so in one line, and continues from the last numbers."""
     old = make_state()
@@ -83,3 +123,32 @@ def test_a_memory_of_another_version_is_reported_once(caplog: pytest.LogCaptureF
         make_state().restore(retained, NOW)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "unsupported format" in caplog.text
+
+
+def test_the_end_of_a_login_is_notified_once_over_restarts() -> None:
+    """Three days before a login ends there is one event, and the next login has one of its own."""
+    state = make_state()
+    ends = NOW + timedelta(days=5)
+    state.login = Login(login_expires_at=ends)
+    state.tick(NOW)
+    assert len(state.delivery) == 0
+    later = NOW + timedelta(days=2)
+    assert state.login_notice.next_at(ends, NOW) == later
+    state.tick(later)
+    ((level, payload),) = state.delivery.take(later, is_home_assistant_there=True)
+    document = json.loads(payload)
+    details = [
+        json.loads(dict(documents(state, at))[state.options.topics.health])["detail"] for at in (NOW, later, ends)
+    ]
+    assert details[0] is details[2] is None
+    assert "log in with Claude Code again" in details[1]
+    assert (level, document["event_type"]) == ("account", "login_expiring")
+    assert datetime.fromisoformat(document["resets_at"]) == ends
+    again = make_state()
+    again.restore(dict(documents(state, later)), later)
+    again.login = state.login
+    again.tick(later)
+    assert len(again.delivery) == 0
+    again.login = Login(login_expires_at=ends + timedelta(days=30))
+    again.tick(ends + timedelta(days=28))
+    assert len(again.delivery) == 1

@@ -45,7 +45,7 @@ def test_a_window_shows_as_soon_as_it_is_seen() -> None:
 
 
 def test_a_window_that_an_answer_lacks_is_unknown_at_once() -> None:
-    """Its key stays, with nothing in it, until its entities are taken back; back again, it is known."""
+    """Its key stays, with nothing in it, until its entities are removed; back again, it is known."""
     usage = make_account()
     answer(usage, START, "seven_day", OPUS)
     answer(usage, minutes(5), "seven_day")
@@ -172,7 +172,7 @@ def test_another_account_starts_afresh() -> None:
 
 
 def test_another_account_without_a_window_gives_it_back_like_any() -> None:
-    """What only the former account had is taken back after a day."""
+    """What only the former account had is removed after a day."""
     usage = make_account()
     usage.identify(None, "aa" * 8)
     answer(usage, START, "seven_day", OPUS)
@@ -244,7 +244,7 @@ def test_a_change_is_noticed_whatever_changes() -> None:
 
 
 def test_an_overtaken_answer_does_not_turn_back_the_time() -> None:
-    """While a slow poll was under way the status line told of the reset; the poll's older answer changes nothing."""
+    """While a slow poll was under way the status line reported the reset; the poll's older answer changes nothing."""
     usage = make_account()
     take(usage, make_answer(minutes(290), 80), (75,))
     newer = make_usage(minutes(301), make_reading(minutes(301), 1, RESET + SESSION, source=STATUSLINE))
@@ -257,7 +257,7 @@ def test_an_overtaken_answer_does_not_turn_back_the_time() -> None:
 
 
 def test_the_status_line_takes_nothing_away() -> None:
-    """It tells of two windows at most: what it lacks stays, and its own have its name as their source."""
+    """It reports two windows at most: what it lacks stays, and its own have its name as their source."""
     usage = make_account()
     answer(usage, START, "seven_day", OPUS, money=MONEY)
     take(usage, make_usage(minutes(1), make_reading(minutes(1), 5, source=STATUSLINE)), (), partial=True)
@@ -268,7 +268,7 @@ def test_the_status_line_takes_nothing_away() -> None:
 
 
 def test_a_talkative_status_line_does_not_keep_what_is_gone() -> None:
-    """The day after which a window is taken back is one of whole answers, whatever is told between them."""
+    """The day after which a window is removed is one of whole responses, whatever is reported between them."""
     usage = make_account()
     answer(usage, START, "seven_day", OPUS)
     for minute in range(1, 27 * 60):

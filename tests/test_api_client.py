@@ -44,7 +44,7 @@ def endpoint() -> Iterator[Endpoint]:
 
 @pytest.fixture
 def api(endpoint: Endpoint) -> Iterator[UsageApi]:
-    """Give a client of it with a short deadline."""
+    """Return a client of it with a short deadline."""
     client = UsageApi(endpoint.url, "tests/1", DEADLINE)
     yield client
     client.close()
@@ -188,7 +188,7 @@ def test_no_thread_and_no_socket_is_left(endpoint: Endpoint, api: UsageApi) -> N
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_not_followed(endpoint: Endpoint, api: UsageApi, status: int) -> None:
-    """The token goes to one host; one that sends it elsewhere is told of, not obeyed."""
+    """The token goes to one host; one that sends it elsewhere is reported, not obeyed."""
     with Endpoint() as elsewhere:
         endpoint.fault = faults.redirect(elsewhere, status)
         with pytest.raises(InvalidResponse, match="redirects"):
@@ -209,7 +209,7 @@ def test_nobody_there() -> None:
 
 
 def test_no_such_name() -> None:
-    """DNS that does not know the API is told apart from an API that is down."""
+    """DNS that does not know the API is distinguished from an API that is down."""
     api = UsageApi("https://api.claude.invalid", "tests", 10)
     with pytest.raises(NetworkError, match="looked up"):
         api.fetch(TOKEN)
@@ -304,7 +304,7 @@ def test_a_proxy_of_the_environment_is_used_for_https_only(monkeypatch: pytest.M
 
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "SSL_CERT_FILE"])
 def test_unusable_environment_is_an_error_of_settings(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
-    """A proxy that is no URL, or certificates that are not there, are said at the start and not at each poll."""
+    """A proxy that is not a URL, or certificates that are not there, are said at the start and not at each poll."""
     monkeypatch.setenv(variable, "gopher://nowhere:1" if variable == "HTTPS_PROXY" else "/nowhere")
     with pytest.raises(SettingsError, match=variable):
         UsageApi("https://api.claude.invalid", "tests")
@@ -349,7 +349,7 @@ NOW = dt.datetime(2026, 11, 20, 16, 0, tzinfo=dt.UTC)
     ],
 )
 def test_how_long_to_wait(text: str | None, seconds: int | None) -> None:
-    """What the API asks for is waited, never longer than a day, and nonsense is no time."""
+    """What the API asks for is waited, never longer than a day, and nonsense is ignored."""
     wait = parse_retry_after(text, NOW)
     assert (None if wait is None else wait.total_seconds()) == seconds
 

@@ -1,4 +1,4 @@
-"""The house keeps its order: which room may know which, what each may import, how large a room is."""
+"""The layout: which package may import which, which library has which place, how long a module may be."""
 
 import ast
 import subprocess
@@ -14,7 +14,7 @@ PACKAGE = Path(claude_usage_mqtt.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LONGEST = 350
 
-BASE = {"errors", "clock", "logs", "topics", "instants", "untrusted", ""}
+BASE = {"errors", "clock", "logs", "topics", "instants", "untrusted", "secret_file", ""}
 """Known to everybody, and importing only each other; "" is the package itself, for its version."""
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "topics": set(),
     "instants": set(),
     "untrusted": set(),
+    "secret_file": {"errors"},
     "usage": BASE,
     "homeassistant": BASE | {"usage"},
     "mqtt": BASE,
@@ -77,18 +78,18 @@ HEAVY = ("pydantic", "pydantic_settings", "httpx", "paho", "amqtt", "rich", "asy
 
 
 def name_of(path: Path) -> str:
-    """Give a module's path inside the package."""
+    """Return a module's path inside the package."""
     return path.relative_to(PACKAGE).as_posix()
 
 
-def room_of(path: Path) -> str:
-    """Give the package or module directly below ours that a file belongs to."""
+def package_of(path: Path) -> str:
+    """Return the package or module directly below ours that a file belongs to."""
     first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     return "" if first == "__init__" else first
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Give what a module imports anywhere in it, late imports and those for types included."""
+    """Return what a module imports anywhere in it, late imports and those for types included."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -98,20 +99,20 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def rooms_imported(path: Path) -> set[str]:
-    """Give the rooms of ours that a module imports from, its own left out."""
+def packages_imported(path: Path) -> set[str]:
+    """Return the packages of ours that a module imports from, without its own."""
     found = set()
     for module in imports(path):
         parts = module.split(".")
         if parts[0] == "claude_usage_mqtt":
-            room = parts[1] if len(parts) > 1 else ""
-            is_room = (PACKAGE / room).is_dir() or (PACKAGE / f"{room}.py").is_file()
-            found.add(room if is_room else "")
-    return found - {room_of(path)}
+            package = parts[1] if len(parts) > 1 else ""
+            is_ours = (PACKAGE / package).is_dir() or (PACKAGE / f"{package}.py").is_file()
+            found.add(package if is_ours else "")
+    return found - {package_of(path)}
 
 
 def loaded_by(code: str) -> set[str]:
-    """Give the modules that a bare interpreter has loaded after running `code`, without its first ones."""
+    """Return the modules that a bare interpreter has loaded after running `code`, without its first ones."""
     script = (
         f"import sys; before = set(sys.modules)\n{code}\nprint(*sorted(set(sys.modules) - before), file=sys.stderr)"
     )
@@ -119,25 +120,25 @@ def loaded_by(code: str) -> set[str]:
     return set(ended.stderr.split())
 
 
-def test_every_room_is_on_the_plan() -> None:
-    """A new package or module at the top is placed on purpose, or this fails."""
-    assert {room_of(path) for path in MODULES} <= set(MAY_IMPORT)
+def test_every_package_is_on_the_plan() -> None:
+    """A new package or module at the top is placed deliberately, or this fails."""
+    assert {package_of(path) for path in MODULES} <= set(MAY_IMPORT)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_imports_point_one_way(path: Path) -> None:
-    """Who changes an upper room need not look into the lower ones: cli, service, sources and mqtt, usage, errors."""
-    assert rooms_imported(path) <= MAY_IMPORT[room_of(path)]
+    """A change in an upper package needs no look at the lower ones: cli, service, sources and mqtt, usage, base."""
+    assert packages_imported(path) <= MAY_IMPORT[package_of(path)]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_each_library_has_one_place(path: Path) -> None:
-    """A new major version of a library is one room's business."""
+    """A new major version of a library concerns one package."""
     for library in {module.split(".")[0] for module in imports(path)} & set(ONLY_IN):
         assert any(name_of(path).startswith(place) for place in ONLY_IN[library]), library
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if room_of(path) in PURE], ids=name_of)
+@pytest.mark.parametrize("path", [path for path in MODULES if package_of(path) in PURE], ids=name_of)
 def test_what_decides_about_numbers_does_no_io(path: Path) -> None:
     """What is computed depends on what is passed in alone, so that it can be tested and trusted."""
     assert {module.split(".")[0] for module in imports(path)} & DOES_IO == set()

@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
+from claude_usage_mqtt.usage.reading import REPORTER
 from parts import broker, service
 from parts.broker import Mosquitto
 from parts.credentials import write_credentials
 from parts.endpoint import Endpoint
+from parts.reporter import LAPTOP
 from parts.service import CONFIG, HEALTH, MEMORY, STATE, STATUS, ServiceProcess, command, running_service
 from parts.watcher import Watcher
 
@@ -39,7 +41,7 @@ class Named:
     params=["mosquitto", "embedded", *(pytest.param(name, marks=pytest.mark.real_parts) for name in OTHERS)],
 )
 def running(request: pytest.FixtureRequest) -> Iterator[Named]:
-    """Give each broker in turn."""
+    """Return each broker in turn."""
     name = request.param
     if name == "mosquitto":
         if not broker.available():
@@ -58,7 +60,7 @@ def running(request: pytest.FixtureRequest) -> Iterator[Named]:
 
 def clear(watcher: Watcher) -> None:
     """Take everything away; RabbitMQ refuses a message while the queue of somebody who has just left is ending."""
-    for topic in (STATE, HEALTH, MEMORY, STATUS, CONFIG):
+    for topic in (STATE, HEALTH, MEMORY, STATUS, CONFIG, LAPTOP.presence):
         for _ in range(10):
             with contextlib.suppress(AssertionError):
                 watcher.publish(topic, "", retain=True)
@@ -71,6 +73,7 @@ def clear(watcher: Watcher) -> None:
 def watcher(running: Named) -> Iterator[Watcher]:
     """Watch our topics by their names, because not every broker replays to a wildcard; and leave nothing behind."""
     topics = (STATE, HEALTH, MEMORY, STATUS, CONFIG, "claude-usage/default/event/five_hour", service.BIRTH)
+    topics += (LAPTOP.presence, LAPTOP.ask, LAPTOP.answer)
     with Watcher(running.port, topics) as found:
         clear(found)
         found.settle(LATENCY)
@@ -80,7 +83,7 @@ def watcher(running: Named) -> Iterator[Watcher]:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """Give a folder with credentials."""
+    """Return a folder with credentials."""
     write_credentials(tmp_path)
     return tmp_path
 
@@ -103,12 +106,12 @@ def protocol(running: Named) -> str:
 
 
 def is_ok(message: Any) -> bool:
-    """Tell whether it is a health message that says that all is well."""
+    """Return whether it is a health message that says that all is well."""
     return bool(message.payload) and message.json()["status"] == "ok"
 
 
 def is_online(message: Any) -> bool:
-    """Tell whether it says that the service is there."""
+    """Return whether it says that the service is there."""
     return bool(message.payload == "online")
 
 
@@ -213,3 +216,37 @@ def test_the_older_protocol(home: Path, running: Named, endpoint: Endpoint, watc
         watcher.wait_topic(HEALTH, is_ok, LATENCY)
         watcher.wait_topic(STATUS, is_online, LATENCY)
         assert "WARNING" not in found.log.text
+
+
+def test_a_reporter(tmp_path: Path, home: Path, running: Named, endpoint: Endpoint, watcher: Watcher) -> None:
+    """A service without a login gets its numbers from a machine, after restarts too, and sees that it is gone."""
+
+    def from_laptop(message: Any) -> bool:
+        return bool(message.payload) and message.json()["windows"]["five_hour"]["machine"] == "laptop"
+
+    def is_away(message: Any) -> bool:
+        return bool(message.payload) and message.json()["online"] is False
+
+    nothing, more = tmp_path / "nothing", {"protocol": protocol(running), "selected": (REPORTER,), "interval": 600.0}
+    with ServiceProcess(home, ("report",), **settings(running, endpoint, MACHINE_NAME="laptop")) as process:
+        with running_service(running.port, "http://127.0.0.1:1", nothing, **more):
+            watcher.wait_topic(STATE, from_laptop, LATENCY)
+        process.log.wait_for("Reporting as laptop")
+        since = watcher.mark()
+        with running_service(running.port, "http://127.0.0.1:1", nothing, **more):
+            watcher.wait_topic(STATUS, is_online, LATENCY, since=since)
+            watcher.publish(command("refresh"), "PRESS")
+            endpoint.wait_for_requests(2, LATENCY)
+            since = watcher.mark()
+            process.process.kill()
+            watcher.wait_topic(LAPTOP.presence, is_away, LATENCY, since=since)
+            watcher.publish(command("refresh"), "PRESS")
+            watcher.wait_topic(
+                HEALTH, lambda each: bool(each.payload) and each.json()["status"] == "no_reporter", LATENCY, since=since
+            )
+            with ServiceProcess(home, ("report",), **settings(running, endpoint, MACHINE_NAME="laptop")) as again:
+                endpoint.wait_for_requests(3, LATENCY)
+                watcher.wait_topic(HEALTH, is_ok, LATENCY, since=since)
+                assert again.stop()[0] == 0
+            watcher.settle(LATENCY)
+    assert not retained(watcher).get(LAPTOP.presence)

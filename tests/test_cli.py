@@ -19,6 +19,7 @@ from parts.command import clean_environment, command_line, run_command
 from parts.credentials import write_credentials
 from parts.documents import make_extra_usage, sample_usage
 from parts.endpoint import Endpoint
+from parts.service import ServiceProcess
 from parts.watcher import Watcher
 
 TOKEN = "sk-ant-oat01-canary-of-the-command-tests"
@@ -99,12 +100,28 @@ def test_check_shows_each_link_of_the_chain(home: Path) -> None:
         result = run_command(home, "check", CLAUDE_API_URL=endpoint.url, MQTT_HOST="127.0.0.1", MQTT_PORT=broker.port)
         with Watcher(broker.port) as watcher:
             assert watcher.retained() == {}
-    expected = dict.fromkeys(["settings", "credentials", "api", "broker", "publish", "retain"], "ok")
-    assert verdicts(result.stdout) == expected | {"discovery": "-"}
-    assert "could not be tried yet" in result.stdout
+    links = ["settings", "credentials", "api", "broker", "publish", "retain", "discovery"]
+    assert verdicts(result.stdout) == dict.fromkeys(links, "ok")
+    assert "homeassistant/device/ is writable; nothing announced yet for default" in result.stdout
     assert result.returncode == 0
     assert "user:profile" in result.stdout
     assert TOKEN not in result.stdout + result.stderr
+
+
+def test_variables_of_other_programs_are_shown(home: Path) -> None:
+    """What looks like a setting of ours and may be another program's is a line of `check` and a warning of `run`."""
+    others = {"MQTT_TOPIC": "house/energy", "POLLING_INTERVAL": "10"}
+    with any_broker() as broker, Endpoint(sample_usage()) as endpoint:
+        given = {"CLAUDE_API_URL": endpoint.url, "MQTT_PORT": broker.port, **others}
+        result = run_command(home, "check", MQTT_HOST="127.0.0.1", **given)
+        with ServiceProcess(home, CLAUDE_CONFIG_DIR=home / ".claude", **given) as process:
+            process.log.wait_for("Publishing at")
+    for name, ours in {"MQTT_TOPIC": "MQTT_BASE_TOPIC", "POLLING_INTERVAL": "POLL_INTERVAL"}.items():
+        sentence = f"{name} is not a setting of this program; if it is meant for it, its name is {ours}."
+        assert re.search(rf"^variables +- +{re.escape(sentence)}$", result.stdout, re.MULTILINE), result.stdout
+        assert process.log.count(sentence) == 1
+    assert result.returncode == 0
+    assert "house/energy" not in result.stdout + process.log.text
 
 
 def verdicts(output: str) -> dict[str, str]:
@@ -129,7 +146,7 @@ def allowed(*rules: str) -> Iterator[dict[str, object]]:
 @needs_mosquitto
 @pytest.mark.parametrize(("protocol", "lack"), [("5", "read"), ("3.1.1", "read or may not write")])
 def test_check_where_reading_is_not_allowed(home: Path, protocol: str, lack: str) -> None:
-    """One missing permission is told once: what could not be tried for want of it is not called broken."""
+    """One missing permission is reported once: what could not be tried for want of it is not called broken."""
     with allowed("write claude-usage/#", "write homeassistant/#") as settings:
         result = run_command(home, "check", **settings, MQTT_PROTOCOL=protocol)
     assert result.returncode == 8
@@ -137,14 +154,14 @@ def test_check_where_reading_is_not_allowed(home: Path, protocol: str, lack: str
     for link in ("retain", "discovery"):
         said = f"^{link} +- +not checked: this user may not {lack} claude-usage/#$"
         assert re.search(said, result.stdout, re.MULTILINE), result.stdout
-    assert result.stdout.endswith("Mend the first line that says FAIL, then check again.\n")
+    assert result.stdout.endswith("Fix the first FAIL, then run `check` again.\n")
     assert result.stderr == ""
 
 
 @needs_mosquitto
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
 def test_check_where_writing_is_not_allowed(home: Path, protocol: str) -> None:
-    """Whether the broker refuses or hangs up, what to allow is told, and what follows from it is not."""
+    """Whether the broker refuses or hangs up, what to allow is reported, and what follows from it is not."""
     with allowed("read claude-usage/#") as settings:
         result = run_command(home, "check", **settings, MQTT_PROTOCOL=protocol)
     assert result.returncode == 8
@@ -156,21 +173,43 @@ def test_check_where_writing_is_not_allowed(home: Path, protocol: str) -> None:
 @needs_mosquitto
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
 def test_check_where_announcing_is_not_allowed(home: Path, protocol: str) -> None:
-    """A user that may not write discovery messages is found out where one stands, and it stands unchanged."""
+    """A user that may not write discovery messages is found out before and after the first one, and nothing changes."""
     with allowed("readwrite claude-usage/#", "read homeassistant/#") as settings:
         owner = settings | {"MQTT_USERNAME": "owner", "MQTT_PASSWORD": "o"}
         with Watcher(int(str(settings["MQTT_PORT"])), username="owner", password="o") as watcher:
+            forbidden = [run_command(home, "check", **settings, MQTT_PROTOCOL=protocol)]
+            assert watcher.retained() == {}
             service = subprocess.Popen(command_line("run"), env=clean_environment(home, owner), cwd=home)
             watcher.wait_topic("claude-usage/default/health", lambda message: message.json()["fresh"])
             service.terminate()
             assert service.wait(timeout=10) == 0
             before = watcher.retained()
-            forbidden = run_command(home, "check", **settings, MQTT_PROTOCOL=protocol)
+            forbidden.append(run_command(home, "check", **settings, MQTT_PROTOCOL=protocol))
             permitted = run_command(home, "check", **owner, MQTT_PROTOCOL=protocol)
             assert watcher.retained() == before
-    assert forbidden.returncode == 8
-    assert re.search(r"^discovery +FAIL .*allow .* to write homeassistant/device/#", forbidden.stdout, re.MULTILINE)
+    for result in forbidden:
+        assert result.returncode == 8
+        remedy = "allow this user to read and write homeassistant/device/+/config"
+        assert re.search(rf"^discovery +FAIL .*{re.escape(remedy)}", result.stdout, re.MULTILINE), result.stdout
     assert (permitted.returncode, verdicts(permitted.stdout)["discovery"]) == (0, "ok")
+
+
+@needs_mosquitto
+def test_check_with_the_client_id_of_the_service(home: Path) -> None:
+    """`check` connects with MQTT_CLIENT_ID, as the service does, but never throws a running service out."""
+    with Mosquitto() as mosquitto, Endpoint(sample_usage()) as endpoint, Watcher(mosquitto.port) as watcher:
+        given = {"CLAUDE_API_URL": endpoint.url, "MQTT_HOST": "127.0.0.1", "MQTT_PORT": mosquitto.port}
+        given["MQTT_CLIENT_ID"] = "attic"
+        alone = run_command(home, "check", **given)
+        mosquitto.wait_for_log(" as attic (")
+        with ServiceProcess(home, CLAUDE_CONFIG_DIR=home / ".claude", **given) as process:
+            watcher.wait_topic("claude-usage/status", lambda message: message.payload == "online")
+            beside = run_command(home, "check", **given)
+            assert process.stop()[0] == 0
+        assert "was lost" not in process.log.text
+    assert (alone.returncode, verdicts(alone.stdout)["client_id"]) == (0, "ok")
+    assert (beside.returncode, verdicts(beside.stdout)["client_id"]) == (0, "-")
+    assert "not checked: the service is online, and may be connected with it" in beside.stdout
 
 
 def test_check_keeps_its_columns_with_several_accounts(home: Path) -> None:
@@ -188,11 +227,11 @@ def test_check_keeps_its_columns_with_several_accounts(home: Path) -> None:
 
 
 def test_check_tries_the_log_of_the_numbers(home: Path) -> None:
-    """A USAGE_LOG that could not be written is told before the service loses its lines, and no file is made."""
+    """A USAGE_LOG that could not be written is reported before the service loses its lines, and no file is made."""
     good, missing = home / "usage.jsonl", home / "nowhere" / "usage.jsonl"
     for path, verdict, said in (
         (good, "ok", f"{good} can be written"),
-        (missing, "FAIL", f"there is no folder {missing.parent}"),
+        (missing, "FAIL", f"the folder {missing.parent} does not exist"),
         (home, "FAIL", "is a folder"),
     ):
         with any_broker() as broker, Endpoint(sample_usage()) as endpoint:
@@ -234,7 +273,7 @@ def test_check_with_a_socket_that_is_not_there(home: Path) -> None:
 
 
 def test_check_goes_on_after_a_failure_and_ends_with_the_first(tmp_path: Path) -> None:
-    """With neither login nor broker both are told, and the exit status is that of the login."""
+    """With neither login nor broker both are reported, and the exit status is that of the login."""
     result = run_command(tmp_path, "check", MQTT_HOST="127.0.0.1", MQTT_PORT=1)
     assert result.returncode == 3
     assert re.search(r"^credentials +FAIL .*log in with Claude Code", result.stdout, re.MULTILINE)
@@ -361,7 +400,7 @@ def test_help_names_every_command_and_exit_status(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [["frobnicate"], ["once", "--jsn"], ["healthcheck", "extra"]])
 def test_wrong_usage_ends_with_2(tmp_path: Path, arguments: list[str]) -> None:
-    """A word that is no command, or an option that is none, is refused."""
+    """An unknown command or option is refused."""
     result = run_command(tmp_path, *arguments)
     assert result.returncode == 2
     assert "Traceback" not in result.stderr

@@ -39,14 +39,14 @@ class Panel:
         return dict(message.json())
 
     def health(self) -> dict[str, Any]:
-        """Give what `health` says now, when all that was sent is done."""
+        """Return what `health` says now, when all that was sent is done."""
         self._watcher.settle()
         return dict(self._watcher.json(HEALTH))
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """Give a folder with credentials."""
+    """Return a folder with credentials."""
     write_credentials(tmp_path, expires_in=None)
     return tmp_path
 
@@ -74,8 +74,8 @@ def test_refresh_polls_now(panel: Panel, endpoint: Endpoint) -> None:
 def test_refresh_too_soon_says_when(panel: Panel, endpoint: Endpoint) -> None:
     """Pressed right after a request, nothing is asked yet: `health.detail` says when it will, and then it is."""
     since = panel.press("refresh")
-    told = panel.shows(since, status="ok")
-    assert told["next_poll"] in told["detail"]
+    shown = panel.shows(since, status="ok")
+    assert shown["next_poll"] in shown["detail"]
     assert endpoint.count == 1
     panel.clock.sleep(dt.timedelta(minutes=1))
     panel.press("interval", "nonsense")  # makes the loop look at its clock
@@ -171,6 +171,6 @@ def test_the_status_line_alone_has_nothing_to_refresh(running_broker: Broker, en
     ):
         watcher.wait_topic(STATUS, lambda m: m.payload == "online")
         watcher.publish(command("refresh"), "")
-        told = watcher.wait_topic(HEALTH, lambda m: m.json()["detail"])
-    assert "status line" in told.json()["detail"]
+        shown = watcher.wait_topic(HEALTH, lambda m: m.json()["detail"])
+    assert "status line" in shown.json()["detail"]
     assert endpoint.count == 0

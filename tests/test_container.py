@@ -31,14 +31,14 @@ USER = 1000
 
 
 def instructions() -> list[tuple[str, str]]:
-    """Give the Dockerfile's instructions and what follows them."""
+    """Return the Dockerfile's instructions and what follows them."""
     text = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(encoding="utf-8"), flags=re.MULTILINE)
     lines = text.replace("\\\n", " ").splitlines()
     return [(name, rest.strip()) for name, _, rest in (line.partition(" ") for line in lines if line.strip())]
 
 
 def last(name: str) -> str:
-    """Give what follows the last instruction of that name."""
+    """Return what follows the last instruction of that name."""
     return [rest for found, rest in instructions() if found == name][-1]
 
 
@@ -139,7 +139,7 @@ def inside(process: "subprocess.Popen[str]", *command: str, user: int = USER) ->
 
 
 def hand_over(folder: Path, user: int) -> Path:
-    """Give Claude Code's folder to a user, readable for nobody else."""
+    """Return Claude Code's folder to a user, readable for nobody else."""
     path = write_credentials(folder)
     folder.chmod(0o700)
     path.chmod(0o600)
@@ -150,7 +150,7 @@ def hand_over(folder: Path, user: int) -> Path:
 
 @pytest.mark.real_parts
 def test_the_image_publishes_is_healthy_and_stops(image: str, tmp_path: Path) -> None:
-    """`docker run` with the folder mounted is all it takes; it is healthy while it runs, and says goodbye."""
+    """`docker run` with the folder mounted is all it takes; it is healthy while it runs, and publishes offline."""
     folder = hand_over(tmp_path / "claude", USER)
     with (
         Mosquitto() as broker,

@@ -4,21 +4,29 @@ import datetime as dt
 import hashlib
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from claude_usage_mqtt.errors import CredentialsError, CredentialsNotFound, CredentialsUnreadable, TokenExpired
-from claude_usage_mqtt.sources.credentials import places as credentials
-from claude_usage_mqtt.sources.credentials.places import (
-    CredentialsFile,
-    GivenToken,
-    Keychain,
-    find_source,
-    parse_credentials,
+from claude_usage_mqtt.errors import (
+    ApiError,
+    CredentialsError,
+    CredentialsNotFound,
+    CredentialsUnreadable,
+    InsufficientScope,
+    NetworkError,
+    TokenExpired,
+    Unauthorized,
 )
+from claude_usage_mqtt.sources.credentials import keychain
+from claude_usage_mqtt.sources.credentials.environment import GivenToken
+from claude_usage_mqtt.sources.credentials.file import CredentialsFile
+from claude_usage_mqtt.sources.credentials.keychain import Keychain
+from claude_usage_mqtt.sources.credentials.places import find_source
+from claude_usage_mqtt.sources.credentials.token import parse_credentials
 from parts.credentials import FILE_NAME, write_credentials, write_credentials_text
 
 NOW = dt.datetime(2026, 11, 20, 16, 0, tzinfo=dt.UTC)
@@ -28,11 +36,27 @@ def test_the_file_as_claude_code_writes_it(tmp_path: Path) -> None:
     """Token, expiry, scopes and plan are read; of the organization only a hash is kept."""
     write_credentials(tmp_path, token="sk-1", now=NOW)
     found = CredentialsFile(tmp_path).read()
-    assert (found.token, found.plan) == ("sk-1", "max")
-    assert found.expires_at == NOW + dt.timedelta(hours=8)
-    assert found.scopes == ("user:inference", "user:profile")
-    assert found.organization is not None
-    assert "6a3c1f0e" not in found.organization
+    login = found.login
+    assert (found.token, login.plan, login.tier) == ("sk-1", "max", "default_claude_max_5x")
+    assert login.token_expires_at == NOW + dt.timedelta(hours=8)
+    assert login.scopes == ("user:inference", "user:profile")
+    assert login.organization is not None
+    assert "6a3c1f0e" not in login.organization
+
+
+def test_the_newer_form_of_the_file() -> None:
+    """Account and organization inside the section are the same as beside it, and the end of the login is read."""
+    account, organization = "00000000-0000-4000-8000-0000000000aa", "00000000-0000-4000-8000-0000000000bb"
+    ids = {"accountUuid": account, "organizationUuid": organization}
+    section = {"accessToken": "t", "refreshTokenExpiresAt": 1797609600000}
+    inside = parse_credentials(json.dumps({"claudeAiOauth": section | ids}), "it").login
+    beside = parse_credentials(json.dumps({"claudeAiOauth": section} | ids), "it").login
+    assert inside == beside
+    assert inside.account is not None
+    assert inside.organization is not None
+    assert inside.account != inside.organization
+    assert account[-4:] not in inside.account
+    assert inside.login_expires_at == dt.datetime(2026, 12, 18, 16, 0, tzinfo=dt.UTC)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +72,7 @@ def test_expiry(value: Any, expected: dt.datetime | None) -> None:
     """Milliseconds, as a number or text; what is missing, zero or nonsense is not known, and then it is tried."""
     section = {"accessToken": "t", "expiresAt": value}
     found = parse_credentials(json.dumps({"claudeAiOauth": section}), "it")
-    assert found.expires_at == expected
+    assert found.login.token_expires_at == expected
     if expected is None:
         found.require_unexpired(NOW)
 
@@ -89,7 +113,7 @@ def test_nothing_is_ever_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"x" * 2_000_000, b"\xef\xbb\xbf[]", b"\x00"])
 def test_what_is_no_text(tmp_path: Path, content: bytes) -> None:
-    """Bytes that are no credentials are told as that, however many they are."""
+    """Bytes that are not credentials are reported as that, however many they are."""
     (tmp_path / FILE_NAME).write_bytes(content)
     with pytest.raises(CredentialsUnreadable):
         CredentialsFile(tmp_path).read()
@@ -110,9 +134,9 @@ def test_a_file_of_somebody_else(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_the_file_itself(tmp_path: Path) -> None:
-    """Whoever named the file in place of its folder is told to name the folder."""
+    """Whoever named the file in place of its folder is asked to name the folder."""
     file = write_credentials(tmp_path)
-    with pytest.raises(CredentialsNotFound, match="is a file; name the folder it lies in"):
+    with pytest.raises(CredentialsNotFound, match="is a file; name the folder that contains it"):
         CredentialsFile(file).read()
 
 
@@ -142,9 +166,9 @@ def test_a_path_that_is_none() -> None:
 
 @pytest.mark.parametrize("organization", ["\ud800", "", None, 5, ["x"], "x" * 100_000])
 def test_a_strange_organization(organization: Any) -> None:
-    """What is no name of one is none, and breaks nothing."""
+    """An unusable name is ignored, and breaks nothing."""
     text = json.dumps({"claudeAiOauth": {"accessToken": "t"}, "organizationUuid": organization})
-    found = parse_credentials(text, "it").organization
+    found = parse_credentials(text, "it").login.organization
     assert found is None or len(found) == 16
 
 
@@ -169,11 +193,11 @@ class Security:
     def __init__(self, status: int = 0, output: str = "") -> None:
         self.status = status
         self.output = output
-        self.asked: list[str] = []
+        self.asked: list[list[str]] = []
 
     def run(self, command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
         """Answer as it does."""
-        self.asked = command
+        self.asked.append(command)
         if self.status < 0:
             raise subprocess.TimeoutExpired(command, 1)
         return subprocess.CompletedProcess(command, self.status, self.output.encode(), b"")
@@ -182,15 +206,17 @@ class Security:
 def test_the_keychain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On macOS the credentials come from the Keychain, by the name that Claude Code gave the item."""
     security = Security(output=json.dumps({"claudeAiOauth": {"accessToken": "t"}}) + "\n")
-    monkeypatch.setattr(credentials.subprocess, "run", security.run)
+    monkeypatch.setattr(keychain.subprocess, "run", security.run)
     monkeypatch.setenv("USER", "me")
-    source = find_source(tmp_path, is_default_folder=True, platform="darwin")
+    source = find_source(None, platform="darwin")
     assert isinstance(source, Keychain)
     assert source.read().token == "t"
-    assert security.asked[-1] == "Claude Code-credentials"
-    assert "me" in security.asked
-    find_source(tmp_path, is_default_folder=False, platform="darwin").read()
-    assert security.asked[-1] == "Claude Code-credentials-" + hashlib.sha256(str(tmp_path).encode()).hexdigest()[:8]
+    assert {command[-1] for command in security.asked} == {"Claude Code-credentials"}
+    assert "me" in security.asked[0]
+    security.asked.clear()
+    find_source(str(tmp_path), platform="darwin").read()
+    suffix = hashlib.sha256(str(tmp_path).encode()).hexdigest()[:8]
+    assert {command[-1] for command in security.asked} == {f"Claude Code-credentials-{suffix}"}
 
 
 @pytest.mark.parametrize(
@@ -200,13 +226,19 @@ def test_a_keychain_that_says_no(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, kind: type[CredentialsError]
 ) -> None:
     """No item, a locked Keychain and one that waits for somebody to click have their sentences."""
-    monkeypatch.setattr(credentials.subprocess, "run", Security(status).run)
+    monkeypatch.setattr(keychain.subprocess, "run", Security(status).run)
     with pytest.raises(kind, match="Keychain"):
         Keychain(tmp_path).read()
 
 
-def test_a_file_wins_over_the_keychain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mounted file is what the user meant."""
-    monkeypatch.setattr(credentials.subprocess, "run", Security(44).run)
-    write_credentials(tmp_path, token="file")
-    assert Keychain(tmp_path).read().token == "file"
+@pytest.mark.parametrize("refusal", [InsufficientScope("no"), Unauthorized("no")])
+def test_a_given_token_that_hides_a_usable_login(tmp_path: Path, refusal: ApiError) -> None:
+    """Whoever set a setup token beside a login learns which one to remove; any other refusal stays as it is."""
+    hiding = GivenToken("t", hidden=CredentialsFile(tmp_path))
+    assert "claude setup-token" in str(hiding.explain(InsufficientScope("no")))
+    write_credentials(tmp_path)
+    explained = hiding.explain(refusal)
+    assert type(explained) is type(refusal)
+    assert re.search(rf"hides the login in {tmp_path}.*; unset CLAUDE_CODE_OAUTH_TOKEN", str(explained))
+    other = NetworkError("no")
+    assert hiding.explain(other) is other

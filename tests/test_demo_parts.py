@@ -31,7 +31,7 @@ PATIENCE = 10.0  # s until a test gives up; none waits that long where all is we
 
 
 class Clock:
-    """A clock that moves when it is told to."""
+    """A clock that moves when it is asked to."""
 
     def __init__(self) -> None:
         self.now = START
@@ -320,7 +320,7 @@ def test_broker_closes_on_clients_that_do_not_go() -> None:
 
 
 def test_broker_without_its_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody without the extra is told the command that helps, not shown a traceback."""
+    """Somebody without the extra sees the command that helps, not a traceback."""
     monkeypatch.setitem(sys.modules, "amqtt.broker", None)
     with pytest.raises(SettingsError, match=r"pip install 'claude-usage-mqtt\[demo\]'"):
         EmbeddedBroker(port=0)

@@ -103,7 +103,7 @@ def test_used_without_a_reset_says_nothing_of_time() -> None:
     [(0, 100, False), (99.99, 0.01, False), (100, 0, True), (137.5, 0, True)],
 )
 def test_remaining_never_falls_below_nothing(utilization: float, remaining: float, *, is_reached: bool) -> None:
-    """Above 100 % the use is told as it is, with nothing left and the limit reached."""
+    """Above 100 % the use is shown as it is, with nothing left and the limit reached."""
     window = after([(200, utilization)])
     assert (window["utilization"], window["remaining"]) == (utilization, remaining)
     assert window["limit_reached"] is is_reached
@@ -131,12 +131,12 @@ def test_burn_rate_is_of_the_last_hour() -> None:
 
 
 def test_burn_rate_is_never_negative() -> None:
-    """A correction downwards is no gain of quota."""
+    """A correction downwards does not gain quota."""
     assert after([(20, 50), (25, 45), (30, 40)])["burn_rate"] == 0
 
 
 def test_burn_rate_forgets_everything_before_a_reset() -> None:
-    """After a reset three new readings are needed; the fall itself is no rate."""
+    """After a reset three new readings are needed; the drop itself does not count as a rate."""
     usage = make_account()
     for minute in range(270, 300, 5):
         take(usage, make_answer(minutes(minute), minute / 5), ())
@@ -252,7 +252,7 @@ def test_the_samples_are_bounded() -> None:
 
 
 def test_a_usage_from_the_library_follows_the_same_rules() -> None:
-    """`Window` tells scripts what the topics tell."""
+    """`Window` shows scripts what the topics show."""
     window = make_answer(minutes(60), 30)["five_hour"]
     assert (window.elapsed(), window.pace(), window.projected()) == pytest.approx((20, 10, 150))
     assert window.is_on_pace() is False

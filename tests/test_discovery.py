@@ -1,4 +1,4 @@
-"""The discovery message: what Home Assistant is told of an account."""
+"""The discovery message: what is announced to Home Assistant for an account."""
 
 import json
 import re
@@ -9,21 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_usage_mqtt.homeassistant.discovery import (
-    REMOVABLE,
-    announced,
-    discovery,
-    extra_usage_components,
-    window_components,
-)
+from claude_usage_mqtt.homeassistant.discovery import REMOVABLE, announced, discovery
+from claude_usage_mqtt.homeassistant.entities import EXTRA_USAGE, EXTRA_USAGE_ENABLED, LOGIN_EXPIRY, PLAN, POLLING
+from claude_usage_mqtt.homeassistant.inventory import Inventory, WindowName
 from claude_usage_mqtt.homeassistant.summary import SUMMARY, summary_discovery
 from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.topics import Topics
+from claude_usage_mqtt.usage.events import ACCOUNT_EVENT_TYPES, EVENT_TYPES
 from parts.documents import sample_usage
 
 TOPICS = Topics(base="claude-usage", account="default")
 WORK = Topics(base="claude-usage", account="work")
-WINDOWS = {"five_hour": "Session", "seven_day": "Weekly", "seven_day_opus": "Weekly Opus"}
+LABELS = {"five_hour": "Session", "seven_day": "Weekly", "seven_day_opus": "Weekly Opus"}
+WINDOWS = {key: WindowName(label=label) for key, label in LABELS.items()}
+EVERYTHING = frozenset({EXTRA_USAGE, EXTRA_USAGE_ENABLED, PLAN, LOGIN_EXPIRY, POLLING})
 OF_A_WINDOW = {
     "utilization": "sensor",
     "resets_at": "sensor",
@@ -32,13 +31,19 @@ OF_A_WINDOW = {
     "on_pace": "binary_sensor",
     "limit_reached": "binary_sensor",
     "event": "event",
+    "remaining": "sensor",
     "burn_rate": "sensor",
     "elapsed": "sensor",
     "pace": "sensor",
     "time_remaining": "sensor",
 }
 OF_AN_ACCOUNT = {
+    "blocked": "binary_sensor",
+    "blocked_until": "sensor",
+    "tightest": "sensor",
+    "account_event": "event",
     "extra_usage_enabled": "binary_sensor",
+    "extra_usage_active": "binary_sensor",
     "extra_usage_used": "sensor",
     "extra_usage_limit": "sensor",
     "extra_usage_remaining": "sensor",
@@ -48,25 +53,27 @@ OF_AN_ACCOUNT = {
     "last_success": "sensor",
     "next_poll": "sensor",
     "token_expires_at": "sensor",
+    "login_expires_at": "sensor",
     "plan": "sensor",
     "refresh": "button",
     "poll_interval": "number",
     "polling": "switch",
+    "reporter_laptop": "binary_sensor",
 }
 STATUS = {"topic": "claude-usage/status"}
 
 
-def message(topics: Topics = TOPICS, **changes: Any) -> dict[str, Any]:
-    """Make a message."""
+def message(
+    topics: Topics = TOPICS, *, label: str | None = None, removed: dict[str, str] | None = None, **changes: Any
+) -> dict[str, Any]:
+    """Make a message of an account that has everything, with changes to its inventory."""
     arguments: dict[str, Any] = {
-        "label": None,
-        "version": "1.0.0",
         "windows": WINDOWS,
+        "features": EVERYTHING,
         "currency": "EUR",
-        "has_extra_usage": True,
-        "leftovers": {},
+        "reporters": ("laptop",),
     }
-    return discovery(topics, **arguments | changes)
+    return discovery(topics, Inventory(**arguments | changes), label=label, version="1.0.0", removed=removed)
 
 
 def components(topics: Topics = TOPICS, **changes: Any) -> dict[str, Any]:
@@ -110,7 +117,7 @@ def test_entity_ids_read_well_and_stay_when_a_label_changes() -> None:
     ("label", "name"), [(None, "Claude"), ("work", "Claude Work"), ("My Team!", "Claude My Team!"), ("iX", "Claude IX")]
 )
 def test_the_device_is_named_after_the_account(label: str | None, name: str) -> None:
-    """One account is simply Claude; several are told apart."""
+    """One account is simply Claude; several have different names."""
     assert message(WORK, label=label)["device"]["name"] == name
 
 
@@ -131,54 +138,84 @@ def test_what_home_assistant_insists_on_is_there() -> None:
     assert re.fullmatch(r"homeassistant/device/[a-zA-Z0-9_-]+/config", TOPICS.config)
 
 
-def test_numbers_are_unavailable_when_stale_and_diagnostics_only_when_the_service_is_gone() -> None:
-    """Why there are no numbers can be read off the device while there are none."""
-    fresh = {
-        "topic": "claude-usage/default/health",
-        "value_template": "{{ 'online' if value_json.fresh else 'offline' }}",
-    }
-    always = {"status", "problem", "last_success", "next_poll", "token_expires_at", "plan"}
-    always |= {"refresh", "poll_interval", "polling"}
+def test_what_is_shown_depends_on_what_still_holds() -> None:
+    """Stale numbers are unavailable, diagnostics and resets stay, controls and events need the service only."""
+    alive = "as_timestamp((value_json | default({})).get('alive_until'), 0) > as_timestamp(now())"
+    controls = {"refresh", "poll_interval", "polling"}
+    lasting = {"status", "problem", "last_success", "next_poll", "token_expires_at", "login_expires_at", "plan"}
+    lasting |= {"reporter_laptop", *(f"{window}_resets_at" for window in WINDOWS)}
     for key, each in components().items():
-        if each["platform"] == "event":
-            assert "availability" not in each
-            continue
-        assert each["availability"] == ([STATUS] if key in always else [STATUS, fresh]), key
+        wanted = [STATUS]
+        if key not in controls and each["platform"] != "event":
+            holds = alive if key in lasting else f"{alive} and value_json.fresh"
+            template = f"{{{{ 'online' if {holds} else 'offline' }}}}"
+            wanted.append({"topic": "claude-usage/default/health", "value_template": template})
+        assert each["availability"] == wanted, key
         assert each["availability_mode"] == "all"
+        assert each.get("expire_after") == (420 if len(wanted) == 2 else None), key
+
+
+def test_an_event_entity_ignores_what_it_had_before() -> None:
+    """An event that is delivered again is none for Home Assistant: its log, its history, every automation."""
+    found = components()
+    for key, types in (("five_hour_event", EVENT_TYPES), ("account_event", ACCOUNT_EVENT_TYPES)):
+        template = found[key]["value_template"]
+        places = [template.index(f"'{event_type}': {place}") for place, event_type in enumerate(types)]
+        assert places == sorted(places)
+        assert "this.attributes" in template
+
+
+def test_an_emptied_topic_is_not_parsed() -> None:
+    """What `remove` empties leaves no line in Home Assistant's log, whichever topic comes first."""
+    for key, each in components().items():
+        for option in ("value_template", "json_attributes_template", "last_reset_value_template"):
+            if option in each:
+                assert re.search(r"value_json (is defined|\| default\()", each[option]), key
 
 
 def test_the_same_is_said_in_the_same_words() -> None:
-    """Home Assistant has nothing to do when nothing has changed, and there is no time in the message."""
+    """Home Assistant has nothing to do when nothing has changed, and the message contains no time."""
     assert json.dumps(message()) == json.dumps(message())
     assert not re.search(r"20\d\d-|[0-9]{9}", json.dumps(message()))
 
 
-def test_money_has_its_currency_and_no_statistics() -> None:
-    """A changed currency makes no warning, yen have no cents, and an unknown currency is no currency."""
+def test_money_has_its_currency_and_statistics_that_start_over() -> None:
+    """What is spent has statistics; yen have no cents; an unknown currency is none, and has no statistics."""
     for currency, precision in (("EUR", 2), ("USD", 2), ("JPY", 0)):
         money = components(currency=currency)["extra_usage_used"]
         assert (money["device_class"], money["unit_of_measurement"]) == ("monetary", currency)
         assert money["suggested_display_precision"] == precision
-        assert "state_class" not in money
+        assert money["state_class"] == "total"
+        assert "period_start" in money["last_reset_value_template"]
     unknown = components(currency=None)["extra_usage_used"]
-    assert not {"device_class", "unit_of_measurement", "state_class"} & set(unknown)
+    assert not {"device_class", "unit_of_measurement", "state_class", "last_reset_value_template"} & set(unknown)
     assert components(currency=None)["extra_usage_utilization"]["unit_of_measurement"] == "%"
 
 
-def test_without_extra_usage_there_are_no_entities_of_it() -> None:
-    """Somebody without extra usage does not see five entities that never know anything."""
-    assert not any(key.startswith("extra_usage") for key in components(has_extra_usage=False))
-    assert set(extra_usage_components()) == {key for key in OF_AN_ACCOUNT if key.startswith("extra_usage")}
+def test_another_currency_has_entities_of_its_own() -> None:
+    """Statistics in two units cannot be added up; the first currency keeps its ids."""
+    found = components(currency="USD", first_currency="EUR")
+    assert "extra_usage_used" not in found
+    assert found["extra_usage_used_usd"]["unit_of_measurement"] == "USD"
+    assert found["extra_usage_used_usd"]["default_entity_id"] == "sensor.claude_extra_usage_used_usd"
+    assert "extra_usage_utilization" in found
+    assert "extra_usage_used" in components(currency="EUR", first_currency="EUR")
 
 
-def test_what_is_taken_back_is_a_platform_and_nothing_else() -> None:
+def test_money_has_entities_only_while_extra_usage_is_enabled() -> None:
+    """Somebody without extra usage does not see entities that never know anything."""
+    without = EVERYTHING - {EXTRA_USAGE, EXTRA_USAGE_ENABLED}
+    assert not any(key.startswith("extra_usage") for key in components(features=without))
+    off = {key for key in components(features=without | {EXTRA_USAGE}) if key.startswith("extra_usage")}
+    assert off == {"extra_usage_enabled", "extra_usage_active"}
+
+
+def test_what_is_removed_is_a_platform_and_nothing_else() -> None:
     """Only so does Home Assistant remove an entity; one that is wanted is never removed."""
-    gone = window_components(["seven_day_sonnet"]) | {"status": "sensor"}
-    found = components(leftovers=gone)
-    assert found["seven_day_sonnet_utilization"] == {"platform": "sensor"}
+    found = components(removed={"seven_day_sonnet_event": "event", "status": "sensor"})
     assert found["seven_day_sonnet_event"] == {"platform": "event"}
     assert found["status"]["unique_id"]
-    assert len(found) == len(components()) + len(OF_A_WINDOW)
+    assert len(found) == len(components()) + 1
 
 
 def test_controls_know_where_to_send_and_what_is_allowed() -> None:
@@ -208,7 +245,7 @@ def test_status_says_what_to_do_beside_what_is_wrong() -> None:
 def test_a_hostile_label_cannot_become_a_template(label: str, window: str) -> None:
     """Whatever the API or a person calls something, it is a name, and nothing that Home Assistant evaluates."""
     plain = message(WORK, label="Work")
-    hostile = message(WORK, label=label, windows=WINDOWS | {"five_hour": window})
+    hostile = message(WORK, label=label, windows=WINDOWS | {"five_hour": WindowName(label=window)})
     assert hostile["components"]["five_hour_utilization"]["name"] == f"{window} usage"
     for made in (plain, hostile):
         made["device"].pop("name")
@@ -218,10 +255,10 @@ def test_a_hostile_label_cannot_become_a_template(label: str, window: str) -> No
 
 
 def test_what_was_announced_can_be_read_back() -> None:
-    """After a restart the service knows what to take back."""
+    """After a restart the service knows what to remove."""
     assert announced(json.dumps(message()).encode()) == {key: each["platform"] for key, each in components().items()}
     stubs = {"old_one": "sensor"}
-    assert announced(json.dumps(message(leftovers=stubs)).encode())["old_one"] == "sensor"
+    assert announced(json.dumps(message(removed=stubs)).encode())["old_one"] == "sensor"
 
 
 @pytest.mark.parametrize(
@@ -256,18 +293,24 @@ def test_only_keys_that_could_be_ours_are_read_back(found: dict[str, dict[str, s
 
 def test_the_device_of_all_accounts_stands_on_its_own() -> None:
     """It is there as long as the service is, and its ids are no account's."""
-    made = summary_discovery(Topics(base="claude-usage", account=SUMMARY), "1.0.0")
+    made = summary_discovery(Topics(base="claude-usage", account=SUMMARY), "1.0.0", WORK.health)
     assert made["device"]["name"] == "Claude accounts"
     for key, each in made["components"].items():
         assert each["unique_id"] == f"claude_usage_all_{key}"
-        assert each["default_entity_id"].startswith("sensor.claude_all_")
-        assert each["availability"] == [STATUS]
+        assert each["default_entity_id"].startswith(f"{each['platform']}.claude_all_")
+        service, alive = each["availability"]
+        assert service == STATUS
+        assert alive["topic"] == "claude-usage/work/health"
+        assert each["expire_after"] == 420
 
 
-def test_no_model_name_makes_two_entities_share_a_key() -> None:
-    """Whatever a model is called, its entities do not stand in for those of the week."""
+def test_no_model_name_replaces_an_entity_of_the_week() -> None:
+    """Whatever a model is called, its entities do not replace those of the week."""
     words = {word for key in OF_A_WINDOW for word in key.split("_")}
+    plain = components()
     for name in sorted(words | {f"{one} {other}" for one in words for other in words}):
         usage = parse_usage(sample_usage(scoped={name: 5}), datetime.now(UTC))
-        keys = [f"{window}_{key}" for window in usage.windows for key in OF_A_WINDOW]
-        assert len(keys) == len(set(keys)), name
+        windows = {window.key: WindowName(label=window.label) for window in usage}
+        found = components(windows=windows)
+        for key in OF_A_WINDOW:
+            assert found[f"seven_day_{key}"] == plain[f"seven_day_{key}"], name

@@ -106,7 +106,7 @@ def test_only_events_of_ours_are_restored(damage: dict[str, Any]) -> None:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """Give a folder with credentials."""
+    """Return a folder with credentials."""
     write_credentials(tmp_path)
     return tmp_path
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from claude_usage_mqtt.service import liveness, loop
+from claude_usage_mqtt.service import liveness, workers
 from parts import faults
 from parts.broker import Broker
 from parts.certificates import Authority
@@ -26,7 +26,7 @@ AGAIN = "the usage is known again"
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """Give a folder with credentials that do not expire."""
+    """Return a folder with credentials that do not expire."""
     write_credentials(tmp_path, expires_in=None)
     return tmp_path
 
@@ -77,7 +77,7 @@ def test_each_fault_is_told_once_and_recovered_from(
 ) -> None:
     """The last good numbers stay, the status says what is wrong, and one back-off after the cure all is well."""
     endpoint.fault = fault
-    told = watcher.wait_topic(HEALTH, has_status(status)).json()
+    shown = watcher.wait_topic(HEALTH, has_status(status)).json()
     watcher.wait_topic(HEALTH, lambda m: m.payload and m.json()["consecutive_failures"] >= 2)
     assert watcher.json(STATE)["windows"]["five_hour"]["utilization"] in (55.0, None)
     since = watcher.mark()
@@ -85,7 +85,7 @@ def test_each_fault_is_told_once_and_recovered_from(
     endpoint.release()
     watcher.wait_topic(HEALTH, has_status("ok"), since=since)
     running.log.wait_for(AGAIN)
-    assert told["detail"].endswith(".")
+    assert shown["detail"].endswith(".")
     assert (running.log.count("WARNING"), running.log.count(AGAIN)) == (1, 1), running.log.text
     assert not watcher.messages("claude-usage/default/event/#")
 
@@ -145,11 +145,11 @@ def test_a_token_renewed_meanwhile_is_tried_at_once(
 
 
 def test_redirects_carry_the_token_nowhere(endpoint: Endpoint, watcher: Watcher, running: Running) -> None:
-    """An API that sends us elsewhere is told of, and elsewhere hears nothing."""
+    """An API that sends us elsewhere is reported, and elsewhere hears nothing."""
     with Endpoint() as elsewhere:
         endpoint.fault = faults.redirect(elsewhere)
-        told = watcher.wait_topic(HEALTH, has_status("invalid_response")).json()
-        assert "redirects" in told["detail"]
+        shown = watcher.wait_topic(HEALTH, has_status("invalid_response")).json()
+        assert "redirects" in shown["detail"]
         assert elsewhere.count == 0
     assert running.log.count("WARNING") == 1
 
@@ -162,10 +162,10 @@ def test_an_api_that_cannot_be_trusted_or_found(
     with Endpoint(ssl_context=Authority(tmp_path / "ca").server_context()) as stranger:
         url = stranger.url if where == "certificate" else "https://api.claude.invalid"
         with running_service(running_broker.port, url, home, deadline=5) as running:
-            told = watcher.wait_topic(HEALTH, has_status("network_error")).json()
+            shown = watcher.wait_topic(HEALTH, has_status("network_error")).json()
         assert stranger.count == 0
-    assert ("certificate" if where == "certificate" else "looked up") in told["detail"]
-    assert told["fresh"] is False
+    assert ("certificate" if where == "certificate" else "looked up") in shown["detail"]
+    assert shown["fresh"] is False
     assert STATE not in watcher.retained()
     assert running.log.count("WARNING") == 1
 
@@ -173,15 +173,15 @@ def test_an_api_that_cannot_be_trusted_or_found(
 def test_a_file_that_cannot_be_opened(
     running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A dead network mount is told as such, when it is back so are the numbers, and no thread outlives the service."""
-    monkeypatch.setattr(loop, "WORKER_DEADLINE", 0.2)
+    """A dead network mount is reported; when it is back so are the numbers, and no thread outlives the service."""
+    monkeypatch.setattr(workers, "WORKER_DEADLINE", 0.2)
     monkeypatch.setattr(liveness, "BEAT_EVERY", 0.1)
     (home / FILE_NAME).rename(home / "mended")
     os.mkfifo(home / FILE_NAME)  # opening it waits for a writer
     clock = Clock(SPEED)
     with running_service(running_broker.port, endpoint.url, home, clock=clock) as running:
-        told = watcher.wait_topic(HEALTH, has_status("credentials_unreadable")).json()
-        assert "hangs" in told["detail"]
+        shown = watcher.wait_topic(HEALTH, has_status("credentials_unreadable")).json()
+        assert "hangs" in shown["detail"]
         assert endpoint.count == 0
         writer = os.open(home / FILE_NAME, os.O_WRONLY)
         (home / "mended").rename(home / FILE_NAME)

@@ -2,7 +2,9 @@
 
 import contextlib
 import datetime as dt
+import json
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from claude_usage_mqtt.mqtt import client as mqtt_client
-from claude_usage_mqtt.mqtt import publisher
+from claude_usage_mqtt.mqtt import connection, connector, protocols
 from claude_usage_mqtt.service import connection_log
 from parts import broker, service
 from parts.broker import Mosquitto
@@ -33,17 +35,17 @@ AGAIN = "Connected to the broker"
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try again sooner than in life: the order of things is the same."""
-    monkeypatch.setattr(publisher, "FIRST_DELAY", 0.1)
-    monkeypatch.setattr(publisher, "LONGEST_DELAY", 0.4)
+    monkeypatch.setattr(connector, "FIRST_DELAY", 0.1)
+    monkeypatch.setattr(connector, "LONGEST_DELAY", 0.4)
     monkeypatch.setattr(mqtt_client, "CONNECT_TIMEOUT", 0.5)
-    monkeypatch.setattr(publisher, "CONNECT_TIMEOUT", 0.5)
+    monkeypatch.setattr(protocols, "CONNECT_TIMEOUT", 0.5)
     monkeypatch.setattr(connection_log, "STEADY_AFTER", 0.5)
-    monkeypatch.setattr(publisher, "STABLE_AFTER", 0.5)
+    monkeypatch.setattr(connector, "STABLE_AFTER", 0.5)
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """Give a folder with credentials."""
+    """Return a folder with credentials."""
     write_credentials(tmp_path / "home")
     return tmp_path / "home"
 
@@ -83,7 +85,7 @@ def scene(request: pytest.FixtureRequest, home: Path, endpoint: Endpoint) -> Ite
         watcher.wait_topic(HEALTH, lambda message: message.json()["status"] == "ok")
         watcher.settle()
         yield Scene(mosquitto, proxy, watcher, running)
-        assert endpoint.count == 1, "an outage of the broker is no reason to ask the API"
+        assert endpoint.count == 1, "an outage of the broker must not be a reason to ask the API"
 
 
 def test_refused_for_a_while(scene: Scene) -> None:
@@ -148,13 +150,13 @@ def test_the_client_id_is_taken(home: Path, endpoint: Endpoint) -> None:
         running_service(mosquitto.port, endpoint.url, home, client_id="twin") as running,
     ):
         watcher.wait_topic(HEALTH, lambda message: message.json()["status"] == "ok")
-        rival = paho.Client(CallbackAPIVersion.VERSION2, client_id="twin")
-        rival.reconnect_delay_set(0.1, 0.1)  # type: ignore[arg-type]  # no whole seconds
-        rival.connect(LOOPBACK, mosquitto.port)
-        rival.loop_start()
+        twin = paho.Client(CallbackAPIVersion.VERSION2, client_id="twin")
+        twin.reconnect_delay_set(0.1, 0.1)  # type: ignore[arg-type]  # no whole seconds
+        twin.connect(LOOPBACK, mosquitto.port)
+        twin.loop_start()
         mosquitto.wait_for_log("twin already connected", count=6)
-        rival.disconnect()
-        rival.loop_stop()
+        twin.disconnect()
+        twin.loop_stop()
         running.log.wait_for(AGAIN)
         watcher.wait_topic(STATUS, lambda message: message.payload == "online")
         assert running.log.count("the same MQTT_CLIENT_ID") == 1
@@ -163,7 +165,7 @@ def test_the_client_id_is_taken(home: Path, endpoint: Endpoint) -> None:
 
 
 def test_a_login_that_is_revoked(home: Path, endpoint: Endpoint) -> None:
-    """A password that was changed is told as such, once, and when it is right again so is everything."""
+    """A password that was changed is reported as such, once, and when it is right again so is everything."""
     users = {"us": "right", "watcher": "w"}
     with (
         Mosquitto(users=users) as mosquitto,
@@ -188,6 +190,19 @@ def test_a_login_that_is_revoked(home: Path, endpoint: Endpoint) -> None:
 
 
 ACL = "user us\n{}\nuser watcher\ntopic readwrite #\n"
+
+
+def drop(running: Running) -> None:
+    """Let the connection to the broker end."""
+    attempt = running.service._publisher._connector._connection
+    assert attempt is not None
+    attempt.client.disconnect()
+
+
+def wait_until_settled(running: Running) -> None:
+    """Wait until nothing can be late any more."""
+    while not running.service._publisher._is_settled:
+        time.sleep(0.05)
 
 
 @contextlib.contextmanager
@@ -216,6 +231,66 @@ def test_publishing_is_not_allowed(home: Path, endpoint: Endpoint) -> None:
         assert log.count("WARNING") <= 2, log.text  # Mosquitto 2.0 hangs up at what it refuses, 2.1 does not
 
 
+def test_announcing_is_not_allowed(home: Path, endpoint: Endpoint) -> None:
+    """Mosquitto 2.0.11 disconnects after what it refuses: the announcement is left out, and the numbers go on."""
+    acl = "topic readwrite claude-usage/#\ntopic read homeassistant/#"
+    with restricted(acl, home, endpoint, protocol="3.1.1") as (running, watcher):
+        running.log.wait_for(f"The broker disconnects every time we publish {CONFIG}")
+        running.log.wait_for(AGAIN)
+        watcher.publish(service.command("interval"), "400")
+        watcher.wait_topic(HEALTH, lambda message: message.json()["poll_interval"] == 400)
+        assert running.log.count("allow this user to write there") == 1
+        assert CONFIG not in watcher.retained()
+
+
+@pytest.mark.parametrize("may_announce", [False, True])
+def test_an_announcement_that_is_discarded_in_silence(
+    home: Path,
+    endpoint: Endpoint,
+    monkeypatch: pytest.MonkeyPatch,
+    may_announce: bool,  # noqa: FBT001
+) -> None:
+    """MQTT 3.1.1 has no word for a refusal: that no entity appears in Home Assistant is logged all the same, once."""
+    amqtt = pytest.importorskip("amqtt.broker")
+    from claude_usage_mqtt.demo.broker import EmbeddedBroker
+
+    class BrokerWithRules(amqtt.Broker):  # type: ignore[misc]
+        async def _topic_filtering(self, _session: Any, topic: str, action: Any) -> bool:
+            return may_announce or action.name != "PUBLISH" or topic.startswith("claude-usage/")
+
+    monkeypatch.setattr(amqtt, "Broker", BrokerWithRules)
+    monkeypatch.setattr(connection, "SETTLED_AFTER", 1.0)
+    with (
+        EmbeddedBroker(port=0) as embedded,
+        running_service(embedded.port, endpoint.url, home, protocol="3.1.1") as running,
+    ):
+        for _ in range(2):
+            wait_until_settled(running)
+            drop(running)
+            running.log.wait_for(AGAIN)
+            wait_until_settled(running)
+        sentence = f"the broker did not return {CONFIG}. Allow this user to read and write there"
+        assert running.log.count(sentence) == (0 if may_announce else 1), running.log.text
+
+
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_an_announcement_that_is_retained_is_verified(
+    home: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, protocol: str
+) -> None:
+    """With the permissions that the README names nothing is reported, at the first start and at the next."""
+    monkeypatch.setattr(connection, "SETTLED_AFTER", 1.0)
+    acl = (
+        "topic readwrite claude-usage/#\ntopic readwrite homeassistant/device/+/config\ntopic read homeassistant/status"
+    )
+    with restricted(acl, home, endpoint, protocol=protocol) as (running, watcher):
+        watcher.wait_topic(CONFIG)
+        drop(running)
+        running.log.wait_for(AGAIN)
+        wait_until_settled(running)
+        assert "did not return" not in running.log.text
+        assert "refused" not in running.log.text
+
+
 def test_nothing_may_be_published(home: Path, endpoint: Endpoint) -> None:
     """With a user who may write nothing, each topic is named once, and the program goes on."""
     with restricted("topic read claude-usage/#", home, endpoint) as (running, _):
@@ -231,6 +306,36 @@ def test_reading_is_not_allowed(home: Path, endpoint: Endpoint, protocol: str) -
     with restricted(acl, home, endpoint, protocol=protocol) as (_, watcher):
         watcher.wait_topic(HEALTH, lambda message: message.json()["status"] == "ok")
         watcher.wait_topic(STATUS, lambda message: message.payload == "online")
+
+
+DENY_COMMANDS = {
+    "defaultACLAccess": {"publishClientSend": True, "publishClientReceive": True, "subscribe": True},
+    "roles": [{"rolename": "r", "acls": [{"acltype": "subscribePattern", "topic": "+/+/command/+", "allow": False}]}],
+    "groups": [{"groupname": "anybody", "roles": [{"rolename": "r"}]}],
+    "anonymousGroup": "anybody",
+    "clients": [],
+}
+DYNAMIC_SECURITY = next(Path("/usr/lib").glob("*/mosquitto_dynamic_security.so"), None)
+
+
+@pytest.mark.skipif(DYNAMIC_SECURITY is None, reason="Mosquitto's plugin for dynamic security is not installed")
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_a_subscription_that_is_refused(home: Path, endpoint: Endpoint, tmp_path: Path, protocol: str) -> None:
+    """A subscription that the broker refuses is named, and no other, once however often we connect."""
+    rules = tmp_path / "rules.json"
+    rules.write_text(json.dumps(DENY_COMMANDS))
+    plugin = (f"plugin {DYNAMIC_SECURITY}", f"plugin_opt_config_file {rules}")
+    with (
+        Mosquitto(extra_lines=plugin) as mosquitto,
+        Watcher(mosquitto.port, ("claude-usage/#",)) as watcher,
+        running_service(mosquitto.port, endpoint.url, home, protocol=protocol) as running,
+    ):
+        watcher.wait_topic(HEALTH, lambda message: message.json()["status"] == "ok")
+        running.log.wait_for("refused the subscription to claude-usage/+/command/+; allow this user to read that")
+        since = watcher.mark()
+        drop(running)
+        watcher.wait_topic(STATUS, lambda message: message.payload == "online", since=since)
+        assert running.log.count("refused the subscription") == 1
 
 
 LIMIT = 4500
@@ -262,24 +367,12 @@ def test_a_limit_that_the_broker_does_not_tell(
         running_service(mosquitto.port, endpoint.url, home, protocol=protocol) as running,
         Watcher(mosquitto.port) as watcher,
     ):
-        running.log.wait_for(f"hangs up each time it is sent {CONFIG}")
+        running.log.wait_for(f"disconnects every time we publish {CONFIG}")
         running.log.wait_for(AGAIN)
         watcher.publish(service.command("interval"), "400")
         watcher.wait_topic(HEALTH, lambda message: message.json()["poll_interval"] == 400)
         assert set(watcher.retained()) == EVERYTHING - {CONFIG}
         assert running.log.count("WARNING") <= 3, running.log.text
-
-
-def test_a_limit_that_drops_in_silence(home: Path, endpoint: Endpoint) -> None:
-    """On 3.1.1 Mosquitto takes what is over `message_size_limit` and forgets it: the numbers are not harmed."""
-    with (
-        Mosquitto(message_size_limit=LIMIT) as mosquitto,
-        running_service(mosquitto.port, endpoint.url, home, protocol="3.1.1"),
-        Watcher(mosquitto.port) as watcher,
-    ):
-        watcher.wait_topic(HEALTH, lambda message: message.json()["status"] == "ok")
-        watcher.wait_topic(STATUS, lambda message: message.payload == "online")
-        assert set(watcher.retained()) == EVERYTHING - {CONFIG}
 
 
 # TLS, websockets, unix
@@ -323,7 +416,7 @@ def test_plain_websockets(home: Path, endpoint: Endpoint, secure: Mosquitto) -> 
 
 
 def test_an_unknown_authority(home: Path, endpoint: Endpoint, secure: Mosquitto, tmp_path: Path) -> None:
-    """A certificate of nobody we trust is refused; there is no setting to trust it all the same."""
+    """A certificate of nobody we trust is refused; no setting allows trusting it."""
     other = Authority(tmp_path / "other")
     for ca in (None, str(other.ca_path)):
         fails(home, endpoint, secure.tls_port, "is not trusted", tls=True, tls_ca=ca)

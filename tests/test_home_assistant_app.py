@@ -27,7 +27,7 @@ from parts.command import clean_environment, run_command
 from parts.supervisor import GOOD_TOKEN, PASSWORD, Supervisor
 from parts.watcher import Watcher
 
-DEFAULTS = {"poll_interval": 300, "stale_after": 3600, "alert_thresholds": "75,90", "log_level": "info"}
+DEFAULTS = {"accounts": [], "poll_interval": 300, "stale_after": 3600, "alert_thresholds": "75,90", "log_level": "info"}
 
 # What the Supervisor takes in an app's config.yaml: a required key, or one of use here; and its types of options
 REQUIRED = {"name": str, "version": str, "slug": str, "description": str, "arch": list}
@@ -108,7 +108,14 @@ def test_config_fits_the_supervisors_schema(app: Path) -> None:
     for name, kind in found["schema"].items():
         for each in kind[0].values() if isinstance(kind, list) else [kind]:
             assert TYPES.fullmatch(each), name
-        assert name in found["options"] or isinstance(kind, list) or kind.endswith("?"), f"{name} must be optional"
+        # the Supervisor takes a list for optional only if its elements are plain and optional
+        first = kind[0] if isinstance(kind, list) else kind
+        assert name in found["options"] or (isinstance(first, str) and first.endswith("?")), f"{name} is required"
+
+
+def test_the_defaults_are_those_of_these_tests(app: Path) -> None:
+    """What the tests below hand to the program is what a fresh app gets."""
+    assert config(app)["options"] == DEFAULTS
 
 
 def test_every_option_is_read_and_explained(app: Path) -> None:
@@ -145,7 +152,7 @@ def test_default_options_need_no_login(tmp_path: Path, monkeypatch: pytest.Monke
     for name, value in supervisor.read_options(options_file(tmp_path, DEFAULTS)).items():
         monkeypatch.setenv(name, value)
     settings = load_settings()
-    assert not settings.needs_credentials
+    assert settings.sources == ("reporter", "statusline")
     assert (settings.poll_interval, settings.alert_thresholds) == (300, (75.0, 90.0))
 
 
@@ -173,11 +180,14 @@ def test_a_login_is_nowhere_else(tmp_path: Path, folder: str) -> None:
         supervisor.read_options(options_file(tmp_path, DEFAULTS | {"login_folder": folder}))
 
 
-def test_several_accounts(tmp_path: Path) -> None:
-    """Each account of the form is one in CLAUDE_ACCOUNTS."""
-    accounts = [{"name": "home", "login_folder": "home"}, {"name": "work", "login_folder": "work"}]
+def test_several_accounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each account of the form is one in CLAUDE_ACCOUNTS, with a login in the share or without."""
+    accounts = [{"name": "home", "login_folder": "home"}, {"name": "work"}]
     variables = supervisor.read_options(options_file(tmp_path, DEFAULTS | {"accounts": accounts}))
-    assert json.loads(variables["CLAUDE_ACCOUNTS"]) == {"home": "/share/home", "work": "/share/work"}
+    assert json.loads(variables["CLAUDE_ACCOUNTS"]) == {"home": "/share/home", "work": None}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert [account.label for account in load_settings().accounts()] == ["home", "work"]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '"text"'])

@@ -16,7 +16,7 @@ from claude_usage_mqtt.service.commands import obey
 from claude_usage_mqtt.service.documents import documents
 from claude_usage_mqtt.service.former_devices import former_accounts
 from claude_usage_mqtt.sources.api.wire import parse_usage
-from claude_usage_mqtt.sources.credentials.places import parse_credentials
+from claude_usage_mqtt.sources.credentials.token import parse_credentials
 from claude_usage_mqtt.sources.policy import Policy
 from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.sources.status_line import parse_statusline
@@ -46,7 +46,7 @@ values = st.recursive(
 
 
 def spoiled(document: Any) -> st.SearchStrategy[Any]:
-    """Give documents of this shape where anything may be anything."""
+    """Return documents of this shape where anything may be anything."""
     if isinstance(document, dict):
         return st.fixed_dictionaries({}, optional={key: values | spoiled(value) for key, value in document.items()})
     if isinstance(document, list) and document:
@@ -101,7 +101,7 @@ def test_no_credentials_file_breaks_it(text: str) -> None:
 
 
 def test_a_deep_credentials_file_is_an_error() -> None:
-    """Nesting that no reader of JSON survives is told as what it is."""
+    """Nesting that no reader of JSON survives is reported as what it is."""
     with pytest.raises(CredentialsError):
         parse_credentials("[" * 200_000, "the file")
 
@@ -203,7 +203,7 @@ def test_no_command_breaks_it(name: str, payload: bytes) -> None:
 
 @given(values.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=300))
 def test_no_status_line_breaks_it(payload: bytes) -> None:
-    """What is no message of ours is no usage."""
+    """What is not a message of ours is ignored."""
     assert parse_statusline(payload, NOW) is None
 
 

@@ -52,7 +52,7 @@ def test_the_shortest_waits_end(timeout: float) -> None:
 
 
 def test_nothing_is_lost_between_threads() -> None:
-    """What paho, workers and signals tell at the same time all arrives, each in its order."""
+    """What paho, workers and signals report at the same time all arrives, each in its order."""
     inbox = Inbox()
     senders = [
         threading.Thread(target=lambda first=first: [inbox.put(message(first + n)) for n in range(400)])

@@ -29,6 +29,7 @@ from claude_usage_mqtt.errors import (
     Unauthorized,
 )
 from parts import faults
+from parts.claude_code import FakeClaudeCode
 from parts.credentials import write_credentials, write_credentials_text
 from parts.documents import make_extra_usage, make_window, sample_usage
 from parts.endpoint import Endpoint, Exchange, Fault, Request
@@ -97,7 +98,7 @@ def test_a_token(endpoint: Endpoint) -> None:
     ],
 )
 def test_each_failure_is_an_error_of_its_own(endpoint: Endpoint, fault: Fault, error: type[ApiError]) -> None:
-    """Whoever calls can tell what went wrong, and no failure makes a second request."""
+    """Whoever calls can see what went wrong, and no failure makes a second request."""
     endpoint.fault = fault
     with pytest.raises(error):
         library.get_usage(token=TOKEN, api_url=endpoint.url)
@@ -113,7 +114,7 @@ def test_patience_is_told(endpoint: Endpoint) -> None:
 
 
 def test_without_usable_credentials_nothing_is_sent(endpoint: Endpoint, tmp_path: Path) -> None:
-    """No folder, no file of ours, an expired token: each is told, and the API is not asked."""
+    """No folder, no file of ours, an expired token: each is reported, and the API is not asked."""
     with pytest.raises(CredentialsNotFound):
         library.get_usage(tmp_path / "nowhere", api_url=endpoint.url)
     write_credentials_text(tmp_path, "{")
@@ -168,7 +169,7 @@ class LateRefusal:
 
 
 def test_an_expired_token_in_disguise_is_forgotten_too(endpoint: Endpoint, tmp_path: Path) -> None:
-    """A 429 for a token that has just expired is told as that, and takes no earlier error with it."""
+    """A 429 for a token that has just expired is reported as that, and takes no earlier error with it."""
     write_credentials(tmp_path, TOKEN, expires_in=timedelta(minutes=5, seconds=1))
     endpoint.fault = LateRefusal()
     with pytest.raises(TokenExpired) as caught:
@@ -198,7 +199,7 @@ def values(frame: FrameType) -> list[object]:
 
 
 def test_everything_promised_is_there() -> None:
-    """Each name of the library can be imported from the package, and what is not there is told as usual."""
+    """Each name of the library can be imported from the package, and what is not there is an AttributeError."""
     for name in claude_usage_mqtt.__all__:
         assert getattr(claude_usage_mqtt, name) is not None
     assert set(dir(claude_usage_mqtt)) == set(claude_usage_mqtt.__all__)
@@ -223,3 +224,17 @@ def test_the_package_is_typed(tmp_path: Path) -> None:
     ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     found = [line.split(": error: ")[0].rsplit(":", 1)[-1] for line in ran.stdout.splitlines() if "error: " in line]
     assert found == ["6", "7"], ran.stdout
+
+
+def test_claude_code_as_a_source(tmp_path: Path) -> None:
+    """The usage comes from Claude Code without any token; what cannot be asked in one call is rejected."""
+    program = FakeClaudeCode(tmp_path / "claude")
+    program.answers(sample_usage(five_hour=42))
+    asked = {"config_dir": program.folder, "claude_code_command": str(program.command)}
+    usage = library.get_usage(**asked, source="claude-code")
+    assert usage["five_hour"].utilization == 42
+    assert usage["five_hour"].source == "claude_code"
+    assert library.get_usage(**asked, source="oauth,claude-code")["five_hour"].source == "claude_code"
+    for source, said in (("statusline", "cannot be asked"), ("cloud", "a list of oauth, claude-code")):
+        with pytest.raises(SettingsError, match=said):
+            library.get_usage(**asked, source=source)

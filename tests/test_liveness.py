@@ -1,4 +1,4 @@
-"""`healthcheck`, and what systemd is told."""
+"""`healthcheck`, and what systemd is notified of."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ Instance = subprocess.Popen[str]
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give the only folder for signs of life; those of this machine's real services are elsewhere."""
+    """Return the only folder for signs of life; those of this machine's real services are elsewhere."""
     for name in ("XDG_RUNTIME_DIR", "TMPDIR", "TEMP", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):
         monkeypatch.delenv(name, raising=False)
     signs = tmp_path / "signs"
@@ -47,7 +47,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def start(folder: Path) -> Iterator[Callable[[], Instance]]:
-    """Give a function that starts a process which has given one sign of life and stops when its input ends."""
+    """Return a function that starts a process which has given one sign of life and stops when its input ends."""
     with ExitStack() as stack:
 
         def begin() -> Instance:
@@ -72,7 +72,7 @@ def age(sign: Path, seconds: float) -> None:
 
 
 def sign_of(instance: Instance, folder: Path) -> Path:
-    """Give the file of a process."""
+    """Return the file of a process."""
     return next(folder.glob(f"*-{instance.pid}"))
 
 
@@ -113,7 +113,7 @@ def test_killed_is_no_sign_of_life_however_fresh(start: Callable[[], Instance], 
     killed.wait()
     status, sentence = check()
     assert status == 1
-    assert "without a goodbye" in sentence
+    assert "crashed or was killed" in sentence
     again = start()
     assert check()[0] == 0
     assert list(folder.iterdir()) == [sign_of(again, folder)]
@@ -204,7 +204,7 @@ def test_a_file_that_was_tidied_away_comes_back(folder: Path, monkeypatch: pytes
 
 @pytest.fixture
 def systemd(tmp_path: Path) -> Iterator[socket.socket]:
-    """Give a socket as systemd listens on."""
+    """Return a socket as systemd listens on."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.settimeout(10)
         listener.bind(str(tmp_path / "notify"))

@@ -65,7 +65,7 @@ def embedded_broker() -> AbstractContextManager[Broker]:
 
 @pytest.mark.parametrize("make", [any_broker, embedded_broker])
 def test_watcher_sees_live_and_retained_messages(make: type[AbstractContextManager[Broker]]) -> None:
-    """On every broker the watcher records in order, and a fresh connection tells what is retained."""
+    """On every broker the watcher records in order, and a fresh connection shows what is retained."""
     with make() as running, Watcher(running.port, ("parts/#",)) as watcher:
         watcher.publish("parts/kept", '{"n": 1}', retain=True)
         watcher.publish("parts/passing", "x")
@@ -134,7 +134,7 @@ def test_frozen_mosquitto_takes_nothing_until_thawed() -> None:
 
 @needs_mosquitto
 def test_passwords_and_acl_are_enforced() -> None:
-    """Strangers are refused, and MQTT 5 tells of a publish that the ACL forbids."""
+    """Strangers are refused, and MQTT 5 reports a publish that the ACL forbids."""
     acl = "user app\ntopic readwrite app/#\nuser watch\ntopic readwrite #\n"
     with Mosquitto(users={"app": "one", "watch": "two"}, acl=acl) as mosquitto:
         with pytest.raises(ConnectionError, match="Not authorized"):
@@ -170,7 +170,7 @@ def test_mosquitto_speaks_tls_websockets_and_unix_sockets() -> None:
 
 @needs_mosquitto
 def test_mosquitto_asks_for_client_certificates_and_can_show_an_expired_one(tmp_path: Path) -> None:
-    """Without a client certificate, or with an expired server certificate, there is no connection."""
+    """Without a client certificate, or with an expired server certificate, no connection is made."""
     with Mosquitto(require_client_certificate=True) as mosquitto:
         assert mosquitto.authority is not None
         context = mosquitto.authority.client_context()

@@ -53,7 +53,7 @@ def make_schedule(interval: float = 300, seed: int = 1, **more: Any) -> Policy:
 
 @dataclass
 class House:
-    """A schedule lived through second by second; `answer` tells what a request at an instant meets."""
+    """A schedule lived through second by second; `answer` is what a request at an instant meets."""
 
     schedule: Policy
     now: datetime = START
@@ -252,7 +252,7 @@ def test_each_reset_is_seen_within_90_seconds(interval: int) -> None:
 
 @given(st.sampled_from([180, 300, 1200]), st.integers(0, 600), st.integers(0, 200), st.integers(0, 99))
 def test_a_reset_is_seen_in_time_whatever_is_asked_by_hand(interval: int, refresh: int, twice: int, seed: int) -> None:
-    """Refreshes just before or after the reset do not delay the poll that tells of it."""
+    """Refreshes just before or after the reset do not delay the poll that shows it."""
     house = House(make_schedule(interval, seed))
     house.live(2 * HOUR)
     reset = house.now.replace(second=0) + 9 * MINUTE
@@ -476,7 +476,7 @@ def test_a_shorter_interval_is_felt_at_once() -> None:
 
 
 def test_the_status_line_saves_requests_but_not_all() -> None:
-    """While the status line tells the numbers, three of four requests are spared."""
+    """While the status line reports the numbers, three of four requests are spared."""
     house = House(make_schedule(300))
     for _ in range(8 * 60):
         house.schedule.status_line_seen(house.now, HOUR)

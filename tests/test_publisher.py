@@ -3,11 +3,12 @@
 import queue
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from claude_usage_mqtt.mqtt import client as mqtt_client
-from claude_usage_mqtt.mqtt import publisher as module
+from claude_usage_mqtt.mqtt import connector as module
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, Disconnected, Notice
 from claude_usage_mqtt.mqtt.options import BrokerOptions
@@ -24,12 +25,12 @@ WILL = Message(topic="t/status", payload=b"offline", retain=True)
 
 
 class Loop:
-    """Stands for the service's loop: passes on what the publisher is told, and sends all again on a mqtt_client."""
+    """Stands for the service's loop: passes on what the publisher reports, and sends all again on a mqtt_client."""
 
     def __init__(self, port: int) -> None:
         self._inbox: queue.Queue[Notice] = queue.Queue()
         options = BrokerOptions(host=LOOPBACK, port=port)
-        self.publisher = Publisher(options, will=WILL, tell=self._inbox.put)
+        self.publisher = Publisher(options, will=WILL, notify=self._inbox.put)
         self.publisher.start()
 
     def run_until(self, condition: Callable[[], bool], timeout: float = 10) -> None:
@@ -74,7 +75,7 @@ def loop(proxy: FaultyProxy) -> Iterator[Loop]:
     found = Loop(proxy.port)
     yield found
     found.publisher.stop([WILL], 0.5)
-    assert not found.publisher._thread.is_alive()
+    assert not found.publisher.is_alive
 
 
 def payloads(watcher: Watcher, topic: str) -> list[str]:
@@ -125,7 +126,7 @@ def test_the_same_is_not_sent_twice(loop: Loop, mosquitto: Mosquitto) -> None:
 
 
 def test_events_wait_for_the_broker(loop: Loop, proxy: FaultyProxy, mosquitto: Mosquitto) -> None:
-    """What happened while the broker was away is told when it is back: once each, in order, not retained."""
+    """What happened while the broker was away is published when it is back: once each, in order, not retained."""
     with Watcher(mosquitto.port, ("t/#",)) as watcher:
         loop.run_until_calm()
         proxy.refuse()
@@ -161,15 +162,15 @@ def test_a_fault_that_nobody_thought_of_is_followed_by_another_attempt(
 ) -> None:
     """Whatever a library raises while connecting, the numbers are there with the next attempt."""
     monkeypatch.setattr(module, "FIRST_DELAY", 0.1)
-    really = mqtt_client.connect
+    really = mqtt_client.Client.connect
     faults = [RuntimeError("nobody thought of it")]
 
-    def connect(client: mqtt_client.Client, options: BrokerOptions) -> None:
+    def connect(*arguments: Any, **named: Any) -> Any:
         if faults:
             raise faults.pop()
-        really(client, options)
+        return really(*arguments, **named)
 
-    monkeypatch.setattr(mqtt_client, "connect", connect)
+    monkeypatch.setattr(mqtt_client.Client, "connect", connect)
     loop = Loop(mosquitto.port)
     loop.publisher.retain("t/state", b"1")
     loop.run_until_calm()

@@ -13,13 +13,14 @@ from claude_usage_mqtt.cli.commands import make_parser
 from claude_usage_mqtt.homeassistant.entities import (
     ACCOUNT_ENTITIES,
     EXTRA_USAGE_ENTITIES,
+    REPORTER,
     WINDOW_ENTITIES,
-    EntityDescription,
 )
+from claude_usage_mqtt.homeassistant.entity import Entity
 from claude_usage_mqtt.recipes import app_folder
 from claude_usage_mqtt.settings.fields import Settings
 from claude_usage_mqtt.topics import OK, STATUSES
-from claude_usage_mqtt.usage.events import EVENT_TYPES
+from claude_usage_mqtt.usage.events import ACCOUNT_EVENT_TYPES, EVENT_TYPES
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -54,15 +55,17 @@ def entities_table() -> str:
     """Return the table of entities that the rows imply."""
     lines = ["| key | entity | name | unit | shown by default |", "|---|---|---|---|---|"]
     lines += [_row(row, f"W_{row.key}", f"*Session* {row.name}") for row in WINDOW_ENTITIES]
-    lines += [_row(row, row.key, row.name) for row in (*EXTRA_USAGE_ENTITIES, *ACCOUNT_ENTITIES)]
+    lines += [_row(row, row.key, row.name) for row in (*ACCOUNT_ENTITIES, *EXTRA_USAGE_ENTITIES)]
+    lines.append(_row(REPORTER, "reporter_<machine>", "Reporter *machine*"))
     return "\n".join(lines)
 
 
-def _row(row: EntityDescription, key: str, name: str) -> str:
+def _row(row: Entity, key: str, name: str) -> str:
     kind = row.platform if row.device_class is None else f"{row.platform}, {row.device_class}"
     kind += f" ({row.category})" if row.category else ""
     unit = "the currency" if row.device_class == "monetary" else row.unit or ""
-    return f"| `{key}` | {kind} | {name} | {unit} | {'yes' if row.enabled else 'no'} |"
+    shown = "session only" if row.key == "limit_at" else "yes" if row.enabled else "no"
+    return f"| `{key}` | {kind} | {name} | {unit} | {shown} |"
 
 
 def test_settings_table() -> None:
@@ -91,7 +94,7 @@ def test_each_command_is_in_the_table_of_features() -> None:
 
 def test_each_event_type_is_told() -> None:
     """The event types that automations match on are written down."""
-    for event_type in EVENT_TYPES:
+    for event_type in (*EVENT_TYPES, *ACCOUNT_EVENT_TYPES):
         assert f"`{event_type}`" in README
 
 
@@ -144,3 +147,11 @@ def test_the_project_has_one_address() -> None:
     assert project["urls"]["Homepage"] == app_folder.URL
     assert app_folder.URL.replace("https://github.com", "ghcr.io") == app_folder.IMAGE
     assert f"`{app_folder.URL}#home-assistant-app`" in README
+
+
+def test_the_tests_that_windows_runs_exist() -> None:
+    """A test that is renamed does not silently leave the Windows job red."""
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    named = re.findall(r"tests/test_\w+\.py", workflow)
+    assert len(named) > 10
+    assert all((ROOT / each).is_file() for each in named)

@@ -1,5 +1,6 @@
 """What users copy is whole, fits the entities and topics there are, and comes out of the installed package."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -11,11 +12,16 @@ import yaml
 from claude_usage_mqtt.cli.recipe import recipe
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.homeassistant.discovery import discovery
+from claude_usage_mqtt.homeassistant.entities import EXTRA_USAGE, EXTRA_USAGE_ENABLED, LOGIN_EXPIRY, PLAN, POLLING
+from claude_usage_mqtt.homeassistant.inventory import Inventory, WindowName
 from claude_usage_mqtt.recipes import RECIPES, app_folder
 from claude_usage_mqtt.topics import Topics
 from parts.command import run_command
 
-BLUEPRINTS = ("blueprint-threshold", "blueprint-reset", "blueprint-hold")
+BLUEPRINTS = tuple(name for name in RECIPES if name.startswith("blueprint-"))
+ON_EVENTS = ("blueprint-threshold", "blueprint-reset", "blueprint-extra-usage")
+UNFINISHED = {"sensor.claude_weekly_", "event.claude_"}
+"""What begins a pattern."""
 TOPICS = Topics(base="claude-usage", account="default")
 
 
@@ -33,16 +39,11 @@ def load(name: str) -> Any:
 
 @pytest.fixture(scope="module")
 def entity_ids() -> set[str]:
-    """Give the entity ids of an account that has everything."""
-    message = discovery(
-        TOPICS,
-        label=None,
-        version="1.0.0",
-        windows={"five_hour": "Session", "seven_day": "Weekly"},
-        currency="EUR",
-        has_extra_usage=True,
-        leftovers={},
-    )
+    """Return the entity ids of an account that has everything."""
+    windows = {"five_hour": WindowName(label="Session"), "seven_day": WindowName(label="Weekly")}
+    features = frozenset({EXTRA_USAGE, EXTRA_USAGE_ENABLED, PLAN, LOGIN_EXPIRY, POLLING})
+    inventory = Inventory(windows=windows, features=features, currency="EUR")
+    message = discovery(TOPICS, inventory, label=None, version="1.0.0")
     return {component["default_entity_id"] for component in message["components"].values()}
 
 
@@ -50,9 +51,8 @@ def test_dashboard_names_only_entities_that_exist(entity_ids: set[str]) -> None:
     """No card says that its entity was not found."""
     text = RECIPES["dashboard"].text()
     named = set(re.findall(r"\b(?:sensor|binary_sensor|event|button|number|switch)\.claude_\w+", text))
-    named.discard("sensor.claude_weekly_")  # the start of a pattern
     assert len(named) > 15
-    assert named <= entity_ids
+    assert named - UNFINISHED <= entity_ids
     assert load("dashboard")["views"][0]["type"] == "sections"
 
 
@@ -61,13 +61,17 @@ def test_dashboard_needs_nothing_but_home_assistant() -> None:
     assert "custom:" not in RECIPES["dashboard"].text()
 
 
-def test_dashboard_for_another_account_is_one_replacement_away(entity_ids: set[str]) -> None:
-    """What its header tells owners of several accounts is true."""
-    text = RECIPES["dashboard"].text().replace("claude_", "claude_work_")
-    named = re.findall(r"\b(?:sensor|binary_sensor|event|button|switch)\.claude_work_\w+", text)
-    assert {entity_id.replace("claude_work_", "claude_") for entity_id in named} - {
-        "sensor.claude_weekly_"
-    } <= entity_ids
+def test_recipes_for_another_account_name_its_entities_and_topics(entity_ids: set[str]) -> None:
+    """`--account work` prints what the owner of several accounts can copy without a change."""
+    for name in ("dashboard", *BLUEPRINTS):
+        text = RECIPES[name].text("work")
+        named = re.findall(r"\b(?:sensor|binary_sensor|event|button|switch)\.claude_\w+", text)
+        assert {entity_id.replace("claude_work_", "claude_") for entity_id in named} - UNFINISHED <= entity_ids
+        assert all(".claude_work_" in entity_id for entity_id in named)
+    assert "title: Claude Work" in RECIPES["dashboard"].text("work")
+    flow = json.loads(RECIPES["nodered"].text("work"))
+    topics = {node["topic"] for node in flow if node["type"] == "mqtt in"}
+    assert topics == {TOPICS.status, *(f"claude-usage/work/{each}" for each in ("state", "health", "event/+"))}
 
 
 @pytest.mark.parametrize("name", BLUEPRINTS)
@@ -81,12 +85,27 @@ def test_every_input_of_a_blueprint_is_used_and_explained(name: str) -> None:
     assert blueprint["blueprint"]["domain"] == "automation"
 
 
-@pytest.mark.parametrize("name", ["blueprint-threshold", "blueprint-reset"])
+@pytest.mark.parametrize("name", BLUEPRINTS)
+def test_each_entity_of_a_blueprint_is_filled_in(name: str, entity_ids: set[str]) -> None:
+    """With one account there is nothing to look for in a picker, which narrows the rest down as far as it can."""
+    for key, field in load(name)["blueprint"]["input"].items():
+        if "entity" in field["selector"] and key != "hold":
+            named = field["default"] if isinstance(field["default"], list) else [field["default"]]
+            assert set(named) <= entity_ids
+            (rule,) = field["selector"]["entity"]["filter"]
+            assert rule["integration"] == "mqtt"
+            assert all(entity_id.startswith(f"{rule['domain']}.") for entity_id in named)
+
+
+@pytest.mark.parametrize("name", ON_EVENTS)
 def test_blueprints_ignore_an_event_that_merely_came_back(name: str) -> None:
-    """A restart of Home Assistant or of the broker is no news."""
-    (trigger,) = load(name)["triggers"]
-    assert trigger["not_from"] == ["unavailable"]
+    """A restart of Home Assistant or of the broker notifies nobody, nor does an event with an id seen before."""
+    blueprint = load(name)
+    (trigger,) = blueprint["triggers"]
     assert trigger["not_to"] == ["unavailable", "unknown"]
+    text = " ".join(blueprint["conditions"])
+    assert "new.id != seen" in text
+    assert "last_updated" in text
 
 
 def test_node_red_flow_is_connected_and_listens_where_we_publish() -> None:
@@ -98,7 +117,22 @@ def test_node_red_flow_is_connected_and_listens_where_we_publish() -> None:
         assert {target for output in node.get("wires", ()) for target in output} <= set(ids)
         assert node.get("broker") in (None, "localhost", "claude-usage-broker")
     topics = {node["topic"] for node in flow if node["type"] == "mqtt in"}
-    assert topics == {TOPICS.status, TOPICS.state, TOPICS.health, TOPICS.event("five_hour")}
+    assert topics == {TOPICS.status, TOPICS.state, TOPICS.health, TOPICS.event("+")}
+
+
+def test_node_red_flow_reads_from_left_to_right() -> None:
+    """Each wire leads to the right, and no node lies on another one."""
+    nodes = {node["id"]: node for node in json.loads(RECIPES["nodered"].text()) if "x" in node}
+
+    def half(node: dict[str, Any]) -> float:
+        return max(50.0, 3.5 * len(node["name"]) + 30)  # about what the editor draws
+
+    for node in nodes.values():
+        for target in (nodes[target] for output in node["wires"] for target in output):
+            assert node["x"] + half(node) < target["x"] - half(target), (node["name"], target["name"])
+    for one, other in itertools.combinations(nodes.values(), 2):
+        is_beside = abs(one["x"] - other["x"]) >= half(one) + half(other)
+        assert is_beside or abs(one["y"] - other["y"]) >= 40, (one["name"], other["name"])
 
 
 def test_node_red_flow_needs_only_nodes_that_it_brings() -> None:
@@ -136,7 +170,7 @@ def test_each_is_printed_as_it_is(name: str, capsys: pytest.CaptureFixture[str])
     ("name", "near"),
     [
         ("dashbord", "dashboard"),
-        ("blueprint", "blueprint-hold, blueprint-reset or blueprint-threshold"),
+        ("blueprint", "blueprint-"),
         ("threshold", "blueprint-threshold"),
         ("NodeRed", "nodered"),
         ("service", "dashboard, blueprint-threshold"),

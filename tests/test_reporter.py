@@ -9,13 +9,17 @@ from pathlib import Path
 import pytest
 
 from claude_usage_mqtt.reporter import loop
+from claude_usage_mqtt.sources.claude_code import ClaudeCode
+from claude_usage_mqtt.sources.claude_code_cache import UsageCache
 from parts import broker as brokers
 from parts.broker import Broker, Mosquitto
+from parts.claude_code import ACCOUNT, FakeClaudeCode
 from parts.command import run_command
-from parts.credentials import write_credentials
+from parts.credentials import FILE_NAME, write_credentials
+from parts.documents import sample_usage
 from parts.endpoint import Endpoint
 from parts.reporter import LAPTOP, ask, is_online, running_reporter
-from parts.service import STATUS, Clock, ServiceProcess
+from parts.service import BASE, HEALTH, STATUS, Clock, ServiceProcess
 from parts.watcher import Watcher
 
 CANARY = "sk-ant-oat01-canary-7d1f"
@@ -26,6 +30,14 @@ needs_mosquitto = pytest.mark.skipif(not brokers.available(), reason="Mosquitto 
 def _short_name_check(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not wait two seconds for another reporter of the same name in each test."""
     monkeypatch.setattr(loop, "NAME_CHECK", 0.3)
+
+
+def make_source(program: FakeClaudeCode) -> ClaudeCode:
+    """Return a program as a source."""
+    secrets = program.folder / FILE_NAME
+    return ClaudeCode(
+        str(program.command), {"CLAUDE_CONFIG_DIR": str(program.folder)}, UsageCache((program.cache,)), secrets
+    )
 
 
 @pytest.fixture
@@ -140,6 +152,51 @@ def test_its_own_limit_holds_whatever_it_is_asked(
     assert refused == 60 - len(endpoint.requests)
 
 
+def test_requests_that_others_made_while_it_slept_count(
+    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
+) -> None:
+    """A machine that was away reads in the service's retained health how many requests the others made meanwhile."""
+    watcher.publish(HEALTH, '{"status": "ok", "requests_last_hour": 19}', retain=True)
+    with running_reporter(running_broker.port, endpoint.url, home, limited=True):
+        watcher.wait_topic(LAPTOP.presence, is_online)
+        assert ask(watcher)["error"]["status"] == "busy"
+        for payload in ("", "[]", "{", '{"requests_last_hour": true}', '{"requests_last_hour": 12}'):
+            watcher.publish(HEALTH, payload, retain=True)
+        assert "reading" in ask(watcher)
+    assert len(endpoint.requests) == 1
+
+
+def test_right_after_a_restart_it_waits_if_claude_code_has_just_asked(
+    running_broker: Broker, watcher: Watcher, home: Path
+) -> None:
+    """A reporter that is restarted over and over makes no request in the minute after one that it cannot remember."""
+    program = FakeClaudeCode(home / "claude")
+    program.cache.write_text(program.keeps(sample_usage(), dt.datetime.now(dt.UTC) - dt.timedelta(seconds=20)))
+    settings = {"CLAUDE_CODE_COMMAND": program.command, "CLAUDE_CONFIG_DIR": program.folder, "MACHINE_NAME": "laptop"}
+    settings |= {"CLAUDE_SOURCE": "claude-code", "MQTT_PORT": running_broker.port}
+    with ServiceProcess(home, ("report",), **settings):
+        watcher.wait_topic(LAPTOP.presence, is_online, 20)
+        assert ask(watcher)["error"]["status"] == "busy"
+    assert program.calls == []
+
+
+def test_claude_code_behind_a_reporter(running_broker: Broker, watcher: Watcher, home: Path) -> None:
+    """Claude Code itself can be what answers; old numbers that it returns are not an error, but nothing new."""
+    program = FakeClaudeCode(home / "claude")
+    program.answers(sample_usage(), dt.datetime.now(dt.UTC) - dt.timedelta(seconds=5))
+    with running_reporter(running_broker.port, "", home, sources={"default": make_source(program)}):
+        account = watcher.wait_topic(LAPTOP.presence, is_online).json()["accounts"]["default"]
+        answer = ask(watcher)
+        assert answer["reading"]["windows"]["five_hour"]["utilization"] == 42
+        assert answer["reading"]["age"] >= 4
+        again = ask(watcher)
+    assert (account["source"], account["usable"]) == ("claude_code", True)
+    assert (again["error"]["status"], again["requests"]) == ("busy", 0)
+    everything = "".join(message.payload for message in watcher.messages())
+    assert "example.org" not in everything
+    assert ACCOUNT not in everything
+
+
 def test_what_was_sent_to_a_sleeping_machine_is_not_answered_at_its_waking(
     running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,6 +292,18 @@ def test_a_name_that_a_dead_process_left_is_taken(
     mark = watcher.mark()
     with running_reporter(running_broker.port, endpoint.url, home):
         watcher.wait_topic(LAPTOP.presence, lambda each: "default" in each.payload, since=mark)
+
+
+def test_remove_takes_reporters_too(running_broker: Broker, watcher: Watcher, home: Path) -> None:
+    """After `remove` nothing of a reporter that was killed is on the broker; one that seems to run is named."""
+    watcher.publish(LAPTOP.presence, '{"online": false}', retain=True)
+    watcher.publish(LAPTOP.ask, '{"id": "x", "account": "default"}', retain=True)
+    watcher.publish(f"{BASE}/reporter/desktop", '{"online": true, "accounts": {}}', retain=True)
+    watcher.publish(f"{BASE}/reporter/notes/mine", "somebody's", retain=True)
+    ended = run_command(home, "remove", MQTT_HOST="127.0.0.1", MQTT_PORT=running_broker.port)
+    assert ended.returncode == 0
+    assert "A reporter still runs (claude-usage/reporter/desktop says online)" in ended.stderr
+    assert watcher.retained() == {f"{BASE}/reporter/notes/mine": "somebody's"}
 
 
 def test_in_a_container_it_wants_a_name(running_broker: Broker, home: Path) -> None:

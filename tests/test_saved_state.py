@@ -69,7 +69,7 @@ def test_a_restart_of_a_restart_is_no_different() -> None:
 
 
 def test_events_fire_once_over_a_restart() -> None:
-    """What was told is not told again, and what comes after is."""
+    """What was reported is not reported again, and what comes after is."""
     usage = make_account()
     take(usage, make_answer(START, 70), (75, 90))
     assert len(take(usage, make_answer(minutes(5), 80), (75, 90))) == 1
@@ -85,7 +85,7 @@ def test_events_fire_once_over_a_restart() -> None:
 
 
 def test_a_reset_that_happened_while_away_fires_late() -> None:
-    """The numbers were unknown when the program came back; the reset is told all the same, once."""
+    """The numbers were unknown when the program came back; the reset is reported all the same, once."""
     usage = make_account()
     take(usage, make_answer(START, 70), ())
     fresh = restarted(usage, minutes(400))
@@ -164,7 +164,7 @@ def test_what_is_being_taken_back_stays_so_over_a_restart() -> None:
 
 
 def test_another_account_is_noticed_over_a_restart() -> None:
-    """Logging in as somebody else while the program is away is no reset either."""
+    """Logging in as somebody else while the program is away is not a reset either."""
     usage = make_account()
     usage.identify(None, "aa" * 8)
     take(usage, make_answer(START, 80), (75,))
@@ -235,7 +235,7 @@ def test_a_hostile_key_is_no_window(key: str) -> None:
 
 
 def check(usage: AccountUsage, now: datetime) -> None:
-    """Check that everything in it is finite, bounded, and of the past where it tells of the past."""
+    """Check that everything in it is finite, bounded, and in the past if it is about the past."""
     document = state_document(usage, now)
     text = json.dumps([document, save(usage)], allow_nan=False)
     assert len(text) < 400_000

@@ -16,7 +16,9 @@ from claude_usage_mqtt.errors import ClaudeUsageError
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.settings.fields import Settings
 from claude_usage_mqtt.sources.api.client import UsageApi
-from claude_usage_mqtt.sources.credentials.places import CredentialsFile, GivenToken, parse_credentials
+from claude_usage_mqtt.sources.credentials.environment import GivenToken
+from claude_usage_mqtt.sources.credentials.file import CredentialsFile
+from claude_usage_mqtt.sources.credentials.token import parse_credentials
 from parts import broker, faults, service
 from parts.broker import Mosquitto
 from parts.command import run_command
@@ -204,7 +206,7 @@ def test_errors_of_a_request(fault: Any) -> None:
 
 @pytest.mark.parametrize("token", [TOKEN + " \n", TOKEN + "\x00", TOKEN + "é", TOKEN * 1000, [TOKEN], {"t": TOKEN}])
 def test_errors_of_credentials(tmp_path: Path, token: Any) -> None:
-    """A damaged credentials file is told of without a word of what is in it."""
+    """A damaged credentials file is reported without a word of what is in it."""
     write_credentials_text(tmp_path, json.dumps({"claudeAiOauth": {"accessToken": token}}))
     with expected_error() as shown:
         CredentialsFile(tmp_path).read()

@@ -25,13 +25,13 @@ from parts.service import CONFIG, HEALTH, MEMORY, STATE, STATUS, ServiceProcess,
 from parts.watcher import Watcher
 
 needs_mosquitto = pytest.mark.skipif(not broker.available(), reason="Mosquitto is not installed")
-GOODBYE = 3.0
+STOP_WITHIN = 3.0
 """Seconds in which it has to end."""
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """Give a home folder with credentials."""
+    """Return a home folder with credentials."""
     write_credentials(tmp_path / "home")
     return tmp_path / "home"
 
@@ -83,7 +83,7 @@ def test_no_entity_is_announced_before_its_value_is_there(
 def test_without_discovery_nothing_is_announced(
     home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
 ) -> None:
-    """Who has no Home Assistant switches it off, and what was announced before is taken back."""
+    """Who has no Home Assistant switches it off, and what was announced before is removed."""
     with ServiceProcess(home, **settings(running_broker, endpoint)):
         watcher.wait_topic(CONFIG)
     since = watcher.mark()
@@ -94,14 +94,14 @@ def test_without_discovery_nothing_is_announced(
 
 
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
-def test_stopping_says_goodbye(
+def test_stopping_publishes_offline(
     home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher, by: signal.Signals
 ) -> None:
     """`docker stop` and Ctrl-C leave `offline` on the broker, and end with status 0."""
     with ServiceProcess(home, **settings(running_broker, endpoint)) as process:
         watcher.wait_topic(STATUS, lambda message: message.payload == "online")
         status, took = process.stop(by)
-    assert (status, took < GOODBYE) == (0, True)
+    assert (status, took < STOP_WITHIN) == (0, True)
     watcher.settle()
     assert watcher.last(STATUS).payload == "offline"
     assert "Traceback" not in process.log.text
@@ -128,7 +128,7 @@ def test_stopping_with_a_frozen_broker(home: Path, endpoint: Endpoint) -> None:
         mosquitto.freeze()
         status, took = process.stop()
         mosquitto.thaw()
-    assert (status, took < GOODBYE) == (0, True)
+    assert (status, took < STOP_WITHIN) == (0, True)
 
 
 def wait_until_connecting(pid: int, port: int) -> None:
@@ -168,7 +168,7 @@ def test_stopping_while_connecting_to_nothing(home: Path, endpoint: Endpoint) ->
             status, took = process.stop()
         for filler in fillers:
             filler.close()
-    assert (status, took < GOODBYE) == (0, True)
+    assert (status, took < STOP_WITHIN) == (0, True)
 
 
 def test_stopping_while_the_api_hangs(home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
@@ -178,7 +178,7 @@ def test_stopping_while_the_api_hangs(home: Path, running_broker: Broker, endpoi
         endpoint.wait_for_requests(1)
         watcher.wait_topic(STATUS, lambda message: message.payload == "online")
         status, took = process.stop()
-    assert (status, took < GOODBYE) == (0, True)
+    assert (status, took < STOP_WITHIN) == (0, True)
     assert "Traceback" not in process.log.text
 
 
@@ -327,27 +327,27 @@ def test_wrong_credentials_are_told_and_recovered_from(
                 write_credentials(tmp_path, now=now, expires_in=dt.timedelta(minutes=4))
             elif text is not None:
                 write_credentials_text(tmp_path, text)
-            told = watcher.wait_topic(HEALTH, has_status(status), since=since).json()
+            shown = watcher.wait_topic(HEALTH, has_status(status), since=since).json()
             sent = endpoint.count
             watcher.wait_topic(HEALTH, lambda m: m.json()["consecutive_failures"] >= 2, since=since)
             assert endpoint.count == sent, what
             since = watcher.mark()
             write_credentials(tmp_path, expires_in=None)
             watcher.wait_topic(HEALTH, has_status("ok"), since=since)
-            assert told["detail"].endswith("."), what
+            assert shown["detail"].endswith("."), what
             lines = service_running.log.lines[said:]
-            assert sum(told["detail"] in line for line in lines) == 1, what
+            assert sum(shown["detail"] in line for line in lines) == 1, what
             assert [line for line in lines if "the usage is known again" in line], what
 
 
 def test_unreadable_and_foreign_files(
     tmp_path: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
 ) -> None:
-    """A folder where the file should be is told as what it is."""
+    """A folder in place of the file is reported as what it is."""
     (tmp_path / FILE_NAME).mkdir()
     with ServiceProcess(tmp_path, **settings(running_broker, endpoint)):
-        told = watcher.wait_topic(HEALTH, has_status("credentials_unreadable")).json()
-    assert "is a folder" in told["detail"]
+        shown = watcher.wait_topic(HEALTH, has_status("credentials_unreadable")).json()
+    assert "is a folder" in shown["detail"]
 
 
 def accounts(tmp_path: Path, *names: str) -> dict[str, Any]:
@@ -399,7 +399,7 @@ def test_a_file_that_cannot_be_opened_delays_no_other(
     with ServiceProcess(tmp_path, **settings(running_broker, endpoint, **several)) as process:
         watcher.wait_topic(health_of("personal"), has_status("ok"))
         status, took = process.stop()
-    assert (status, took < GOODBYE) == (0, True)
+    assert (status, took < STOP_WITHIN) == (0, True)
 
 
 def test_former_accounts_are_taken_back(
@@ -438,7 +438,7 @@ def test_a_second_instance_is_noticed(home: Path, running_broker: Broker, endpoi
 def test_another_account_starts_afresh(
     home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
 ) -> None:
-    """After a login to another organization the numbers are its own, and no reset is told that was none."""
+    """After a login to another organization the numbers are its own, and no false reset is reported."""
     with ServiceProcess(home, **settings(running_broker, endpoint, POLL_INTERVAL=1)) as process:
         watcher.wait_topic(HEALTH, has_status("ok"))
         endpoint.document = endpoint.document | {"five_hour": endpoint.document["five_hour"] | {"utilization": 3}}
@@ -488,7 +488,7 @@ def test_the_broker_may_come_later(home: Path, endpoint: Endpoint) -> None:
             assert process.log.count("the broker") == 2, process.log.text  # gone, and back
 
 
-def test_somebody_elses_goodbye_is_answered(
+def test_somebody_elses_offline_message_is_answered(
     home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
 ) -> None:
     """A late last will, or a second instance that stops, does not leave the entities of a running service dead."""
@@ -526,9 +526,9 @@ def test_a_status_line_that_never_came_is_told(
 ) -> None:
     """Who forgot to set the status-line command reads so in the health."""
     with ServiceProcess(tmp_path, **settings(running_broker, endpoint, CLAUDE_SOURCE="statusline")):
-        told = watcher.wait_topic(HEALTH).json()
-    assert told["status"] == "no_status_line"
-    assert "status-line command" in told["detail"]
+        shown = watcher.wait_topic(HEALTH).json()
+    assert shown["status"] == "no_status_line"
+    assert "status-line command" in shown["detail"]
 
 
 def test_usage_log(home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher) -> None:

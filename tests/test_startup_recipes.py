@@ -3,6 +3,7 @@
 Only systemd is on the machines that run these tests; what belongs to macOS and Windows is parsed and checked by name.
 """
 
+import os
 import plistlib
 import re
 import shlex
@@ -100,6 +101,7 @@ def test_launchd_agent(suffix: str) -> None:
     assert agent["Umask"] == 0o077
 
 
+@pytest.mark.skipif(os.name != "posix", reason="launchd starts a POSIX shell")
 @pytest.mark.parametrize("suffix", COMMANDS)
 def test_the_shell_of_the_launchd_agent_becomes_the_program(suffix: str, tmp_path: Path) -> None:
     """The script works in a shell: it runs in the settings' folder, and the log goes where macOS keeps logs."""

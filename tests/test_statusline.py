@@ -77,7 +77,7 @@ class Program:
         return [sys.executable, "-m", "claude_usage_mqtt", "statusline", *arguments]
 
     def run(self, document: Any, *arguments: str, **environment: str) -> str:
-        """Give it a document, or bytes, and return its line; it says nothing else and does not fail."""
+        """Return it a document, or bytes, and return its line; it says nothing else and does not fail."""
         data = document if isinstance(document, bytes) else json.dumps(document).encode()
         ran = subprocess.run(
             self.command(*arguments),
@@ -105,7 +105,7 @@ class Program:
 
 @pytest.fixture
 def program(tmp_path: Path) -> Iterator[Program]:
-    """Give a program that leaves nothing behind."""
+    """Return a program that leaves nothing behind."""
     made = Program(tmp_path)
     yield made
     made.rest()
@@ -224,7 +224,7 @@ def test_the_line_is_compact() -> None:
     ("seconds", "text"), [(59, "<1m"), (60, "1m"), (3599, "59m"), (3600, "1h00m"), (17999, "4h59m"), (-5, "<1m")]
 )
 def test_the_countdown_is_short(seconds: int, text: str) -> None:
-    """The time left is told in hours and minutes, and never below zero."""
+    """The time left is shown in hours and minutes, and never below zero."""
     assert countdown(timedelta(seconds=seconds)) == text
 
 
@@ -306,7 +306,7 @@ def test_the_line_needs_little(program: Program) -> None:
 
 
 def test_the_time_it_takes(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
-    """The line costs little more than Python's own start: told here, not judged, for machines differ."""
+    """The line costs little more than Python's own start: printed here, not judged, for machines differ."""
     data = json.dumps(limits(now=datetime.now(UTC))).encode()
 
     def median(command: list[str]) -> float:
@@ -344,10 +344,10 @@ def test_the_numbers_reach_the_broker_once(program: Program, running: Broker) ->
         assert found is not None
         assert {window.key: window.utilization for window in found} == {"five_hour": 42, "seven_day": 19}
         program.rest()
-        told = program.stamp.read_bytes()
+        shown = program.stamp.read_bytes()
         program.run(document)
         assert not program.lock.exists()
-        assert program.stamp.read_bytes() == told
+        assert program.stamp.read_bytes() == shown
         document["rate_limits"]["five_hour"]["used_percentage"] = 43
         program.run(document)
         watcher.wait_topic("once/default/statusline", lambda m: "43" in m.payload)
@@ -394,7 +394,7 @@ def test_a_broken_file_is_replaced(program: Program, running: Broker, content: b
 
 
 def test_nobody_listens(program: Program) -> None:
-    """Where there is no broker the line comes all the same, and the process that tried is gone."""
+    """Without a broker the line comes all the same, and the process that tried is gone."""
     port = HeldPort()
     program.use(port.number)
     assert program.run(limits(now=datetime.now(UTC))).startswith("5h 42%")
@@ -421,7 +421,7 @@ def test_a_frozen_broker_delays_nothing(program: Program) -> None:
 
 @needs_mosquitto
 def test_a_refusing_broker_prints_nothing(program: Program) -> None:
-    """A wrong password is not told in the status line."""
+    """A wrong password is not shown in the status line."""
     with Mosquitto(users={"me": "right"}) as mosquitto:
         program.use(mosquitto.port, MQTT_USERNAME="me", MQTT_PASSWORD="wrong")
         assert program.run(limits(now=datetime.now(UTC))).startswith("5h 42%")
@@ -470,14 +470,14 @@ def test_when_it_is_due(minutes: int, new: Reading, due: bool) -> None:  # noqa:
 
 def test_one_at_a_time(tmp_path: Path) -> None:
     """Of two lines at once one starts a process; a claim left by one that was killed does not stand for ever."""
-    errand = PendingReading("default", tmp_path)
-    assert errand.claim()
+    pending = PendingReading("default", tmp_path)
+    assert pending.claim()
     assert not PendingReading("default", tmp_path).claim()
     long_ago = time.time() - 3600
     os.utime(tmp_path / "statusline-default.lock", (long_ago, long_ago))
-    assert errand.claim()
-    errand.release()
-    assert errand.claim()
+    assert pending.claim()
+    pending.release()
+    assert pending.claim()
 
 
 def test_where_the_file_lies() -> None:

@@ -97,7 +97,7 @@ def test_a_rotated_file_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_no_half_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What does not fit is not there at all; it is told once, and once that there is room again."""
+    """What does not fit is not there at all; that is logged once, and once that there is room again."""
     path = tmp_path / "usage.log"
     log = UsageLog(path)
     log.write(document(1), NOW)
@@ -113,7 +113,7 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path, caplog: pytest.LogCaptu
 
 
 def test_a_half_line_that_stays_spoils_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the half line cannot be taken back, the next one does not become part of it."""
+    """Where the half line cannot be removed, the next one does not become part of it."""
     path = tmp_path / "usage.log"
     log = UsageLog(path)
     log.write(document(1), NOW)
@@ -131,7 +131,7 @@ def test_a_half_line_that_stays_spoils_no_other(tmp_path: Path, monkeypatch: pyt
     assert len(torn) == 40
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
 def test_a_device_that_is_full(caplog: pytest.LogCaptureFixture) -> None:
     """Where not a byte can be written the service goes on, with one warning."""
     log = UsageLog(Path("/dev/full"))

@@ -96,7 +96,7 @@ class Terminal:
 
     @property
     def lines(self) -> list[str]:
-        """The lines of the last picture, without colours."""
+        """The lines of the last picture, without colors."""
         last = self.raw.rsplit("\x1b[H", 1)[-1]
         return [line.rstrip() for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", last).splitlines()]
 
@@ -219,13 +219,13 @@ def test_the_countdown_runs_and_news_are_drawn(running: Broker, tmp_path: Path) 
 
 @needs_mosquitto
 def test_a_broker_that_is_away_is_waited_for(tmp_path: Path) -> None:
-    """Whether it is not there yet or goes away: that is told, and the numbers come with the broker."""
+    """Whether it is not there yet or goes away: that is shown, and the numbers come with the broker."""
     with Mosquitto() as mosquitto:
         mosquitto.stop()
         with Terminal(mosquitto.port, tmp_path) as terminal:
             terminal.wait("No connection to the broker")
             mosquitto.start()
-            terminal.wait("Nothing stands under claude-usage/ yet")
+            terminal.wait("No data under claude-usage/ yet")
             for topic in ("+/state", "+/health", "status", "default/state", "default/health"):
                 mosquitto.wait_for_log(f"claude-usage/{topic} (QoS 1)")
             mosquitto.stop()

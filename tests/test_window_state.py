@@ -19,13 +19,13 @@ UNKNOWN_KEYS = {"label", "duration_hours", "source", "read_at"}
 
 
 class Story:
-    """Answers told one after the other, each `(minute, utilization, reset)`; what happened is kept."""
+    """Readings one after the other, each `(minute, utilization, reset)`; what happened is kept."""
 
     def __init__(self) -> None:
         self.usage = make_account()
         self.events: list[Event] = []
 
-    def tell(self, *answers: tuple[float, float, datetime | None], thresholds: Iterable[float] = THRESHOLDS) -> None:
+    def read(self, *answers: tuple[float, float, datetime | None], thresholds: Iterable[float] = THRESHOLDS) -> None:
         """Take in some answers."""
         for minute, utilization, resets_at in answers:
             self.events += take(self.usage, make_answer(minutes(minute), utilization, resets_at), thresholds)
@@ -57,21 +57,21 @@ def test_a_day_of_jitter_moves_no_reset(beside: float) -> None:
 def test_a_real_move_shows_at_once(moved: timedelta) -> None:
     """What is more than jitter is published with the same answer."""
     story = Story()
-    story.tell((0, 50, RESET), (5, 50, RESET + moved))
+    story.read((0, 50, RESET), (5, 50, RESET + moved))
     assert shown(story.usage, minutes(5))["resets_at"] == (RESET + moved).isoformat()
 
 
 def test_the_first_sight_of_a_window_is_no_event() -> None:
     """A fresh start at 95 % alarms nobody about what was reached long ago."""
     story = Story()
-    story.tell((0, 100, RESET), (5, 100, RESET))
+    story.read((0, 100, RESET), (5, 100, RESET))
     assert story.events == []
 
 
 def test_each_threshold_fires_once_in_a_window() -> None:
     """However the use dips and rises by little, each threshold is reported once."""
     story = Story()
-    story.tell(*((m, u, RESET) for m, u in enumerate((70, 74.99, 75, 74, 76, 89, 91, 85, 95, 99.9, 100, 99, 100, 120))))
+    story.read(*((m, u, RESET) for m, u in enumerate((70, 74.99, 75, 74, 76, 89, 91, 85, 95, 99.9, 100, 99, 100, 120))))
     assert story.names == ["threshold_reached 75", "threshold_reached 90", "limit_reached"]
     first = story.events[0].document()
     assert first == {
@@ -91,15 +91,15 @@ def test_each_threshold_fires_once_in_a_window() -> None:
 def test_a_jump_is_one_event_with_all_thresholds_that_it_reached() -> None:
     """From 65 to 100 % is one notification, not three, and the limit."""
     story = Story()
-    story.tell((0, 65, RESET), (5, 100, RESET), thresholds=(90, 75, 75, 100))
+    story.read((0, 65, RESET), (5, 100, RESET), thresholds=(90, 75, 75, 100))
     assert story.names == ["threshold_reached 100", "limit_reached"]
     assert story.events[0].thresholds == (75, 90, 100)
 
 
 def test_float_noise_reaches_no_mark_twice() -> None:
-    """74.999999 is shown as 75, so it is 75, and 75.0000001 is no other."""
+    """74.999999 is shown as 75, so it is 75, and 75.0000001 is the same."""
     story = Story()
-    story.tell((0, 74, RESET), (1, 74.9999999, RESET), (2, 75.0000001, RESET), (3, 74.99999, RESET))
+    story.read((0, 74, RESET), (1, 74.9999999, RESET), (2, 75.0000001, RESET), (3, 74.99999, RESET))
     assert story.names == ["threshold_reached 75"]
     assert story.events[0].utilization == 75
 
@@ -107,8 +107,8 @@ def test_float_noise_reaches_no_mark_twice() -> None:
 def test_a_reset_fires_once_and_arms_the_thresholds_again() -> None:
     """After the reset the same thresholds are reported again when they are reached again."""
     story = Story()
-    story.tell((0, 70, RESET), (290, 80, RESET), (301, 3, RESET + SESSION), (306, 40, RESET + SESSION))
-    story.tell((310, 78, RESET + SESSION))
+    story.read((0, 70, RESET), (290, 80, RESET), (301, 3, RESET + SESSION), (306, 40, RESET + SESSION))
+    story.read((310, 78, RESET + SESSION))
     assert story.names == ["threshold_reached 75", "reset", "threshold_reached 75"]
     reset = story.events[1]
     assert (reset.utilization, reset.previous_utilization, reset.resets_at) == (3, 80, RESET)
@@ -117,14 +117,14 @@ def test_a_reset_fires_once_and_arms_the_thresholds_again() -> None:
 def test_a_reset_into_idle_fires_once() -> None:
     """Where nothing is sent after the reset the window is idle; when it starts again nothing has reset."""
     story = Story()
-    story.tell((200, 80, RESET), (301, 0, None), (306, 0, None), (400, 1, minutes(700)), (405, 2, minutes(700)))
+    story.read((200, 80, RESET), (301, 0, None), (306, 0, None), (400, 1, minutes(700)), (405, 2, minutes(700)))
     assert story.names == ["reset"]
 
 
 def test_a_reset_during_a_gap_fires_once_late_with_its_due_time() -> None:
-    """After hours without an answer the reset is told once, and what the new window has reached too."""
+    """After hours without an answer the reset is reported once, and what the new window has reached too."""
     story = Story()
-    story.tell((100, 80, RESET), (1000, 92, minutes(1100)), (1005, 93, minutes(1100)))
+    story.read((100, 80, RESET), (1000, 92, minutes(1100)), (1005, 93, minutes(1100)))
     assert story.names == ["reset", "threshold_reached 90"]
     assert story.events[1].thresholds == (75, 90)
     assert story.events[0].resets_at == RESET
@@ -135,7 +135,7 @@ def test_a_reset_during_a_gap_fires_once_late_with_its_due_time() -> None:
 def test_a_reset_that_comes_a_little_before_its_minute_is_no_early_one() -> None:
     """The published minute may lie up to half a minute after the true reset."""
     story = Story()
-    story.tell((200, 80, RESET + timedelta(seconds=31)), (300.6, 0, None))
+    story.read((200, 80, RESET + timedelta(seconds=31)), (300.6, 0, None))
     assert story.names == ["reset"]
 
 
@@ -143,7 +143,7 @@ def test_a_reset_that_comes_a_little_before_its_minute_is_no_early_one() -> None
 def test_an_early_reset_fires_once(new_reset: datetime | None) -> None:
     """Use falls and the reset moves before it was due."""
     story = Story()
-    story.tell((50, 80, RESET), (100, 1 if new_reset else 0, new_reset), (105, 2 if new_reset else 0, new_reset))
+    story.read((50, 80, RESET), (100, 1 if new_reset else 0, new_reset), (105, 2 if new_reset else 0, new_reset))
     assert story.names == ["reset_early"]
     assert story.events[0].resets_at == RESET
     assert story.events[0].previous_utilization == 80
@@ -152,14 +152,14 @@ def test_an_early_reset_fires_once(new_reset: datetime | None) -> None:
 def test_a_reset_that_moves_without_less_use_is_no_event() -> None:
     """A window that is prolonged, or corrected upwards, has not reset; nor one that dips."""
     story = Story()
-    story.tell((50, 10, RESET), (100, 12, minutes(320)), (110, 11, minutes(320)), (321, 12, minutes(325)))
+    story.read((50, 10, RESET), (100, 12, minutes(320)), (110, 11, minutes(320)), (321, 12, minutes(325)))
     assert story.events == []
 
 
 def test_no_reset_known_and_then_idle_is_a_reset() -> None:
-    """Where the answers never said when, an idle window, or one begun since, still tells that the old one is over."""
+    """Where the answers never said when, an idle window, or one begun since, still shows that the old one is over."""
     story = Story()
-    story.tell((0, 80, None), (5, 0, None), (10, 0, None), (20, 39, None), (30, 78, None), (400, 5, minutes(600)))
+    story.read((0, 80, None), (5, 0, None), (10, 0, None), (20, 39, None), (30, 78, None), (400, 5, minutes(600)))
     assert story.names == ["reset", "threshold_reached 75", "reset"]
     assert story.events[0].resets_at is None
 
@@ -167,36 +167,36 @@ def test_no_reset_known_and_then_idle_is_a_reset() -> None:
 def test_a_missing_reset_does_not_end_a_window() -> None:
     """An answer that forgets to say when the window ends changes nothing about it."""
     story = Story()
-    story.tell((0, 50, RESET), (5, 51, None))
+    story.read((0, 50, RESET), (5, 51, None))
     assert shown(story.usage, minutes(5))["resets_at"] == RESET.isoformat()
-    story.tell((10, 52, RESET))
+    story.read((10, 52, RESET))
     assert story.events == []
 
 
 def test_an_old_answer_changes_nothing() -> None:
-    """A cache that still tells of the window before fires nothing twice and is not shown."""
+    """A cache that still shows the window before fires nothing twice and is not shown."""
     new = RESET + SESSION
     story = Story()
-    story.tell((290, 80, RESET), (301, 3, new), (301.5, 80, RESET), (303, 80, RESET), (306, 4, new))
+    story.read((290, 80, RESET), (301, 3, new), (301.5, 80, RESET), (303, 80, RESET), (306, 4, new))
     assert story.names == ["reset"]
-    story.tell((307, 80, RESET))
+    story.read((307, 80, RESET))
     assert shown(story.usage, minutes(307))["utilization"] == 4
 
 
 def test_an_old_answer_while_idle_changes_nothing() -> None:
     """An idle window is not woken by what was before it, however often it comes."""
     story = Story()
-    story.tell((290, 70, RESET), (301, 0, None), (301.5, 80, RESET), (310, 80, RESET), (315, 0, None))
+    story.read((290, 70, RESET), (301, 0, None), (301.5, 80, RESET), (310, 80, RESET), (315, 0, None))
     assert story.names == ["reset"]
 
 
 def test_a_window_that_is_over_when_first_seen_is_not_shown() -> None:
     """Only its entities are there; the next reading is the first, and no event."""
     story = Story()
-    story.tell((305, 80, RESET))
+    story.read((305, 80, RESET))
     assert shown(story.usage, minutes(305))["utilization"] is None
     assert story.usage.resets() == []
-    story.tell((306, 95, RESET + SESSION))
+    story.read((306, 95, RESET + SESSION))
     assert shown(story.usage, minutes(306))["utilization"] == 95
     assert story.events == []
 
@@ -204,17 +204,17 @@ def test_a_window_that_is_over_when_first_seen_is_not_shown() -> None:
 def test_the_old_numbers_are_shown_for_two_minutes_after_the_reset() -> None:
     """Until the poll that follows the reset they are shown; if none has come by then, they are unknown."""
     story = Story()
-    story.tell((290, 80, RESET))
+    story.read((290, 80, RESET))
     assert shown(story.usage, RESET + timedelta(seconds=119))["utilization"] == 80
     assert story.usage.changes_at(RESET) == RESET + timedelta(minutes=2)
     window = shown(story.usage, RESET + timedelta(minutes=2))
     assert {key for key, value in window.items() if value is not None} == UNKNOWN_KEYS
-    story.tell((310, 1, RESET + SESSION))
+    story.read((310, 1, RESET + SESSION))
     assert shown(story.usage, minutes(310))["utilization"] == 1
 
 
 def test_the_windows_do_not_mix() -> None:
-    """What one window does is no event of another."""
+    """What one window does does not concern another."""
     usage = make_account()
     events: list[Event] = []
     week = minutes(0) + WEEK
@@ -238,7 +238,7 @@ def test_within_a_window_a_threshold_fires_exactly_if_it_is_reached_from_below(
     for change in changes:
         readings.append(round(min(150, max(0, readings[-1] + change)), 2))
     story = Story()
-    story.tell(*((m, u, RESET) for m, u in enumerate(readings)), thresholds=thresholds)
+    story.read(*((m, u, RESET) for m, u in enumerate(readings)), thresholds=thresholds)
     first, *later = readings
     drops = any(peak - new >= 10 for peak, new in pairwise(readings))
     expected = sorted(mark for mark in thresholds if first < mark <= max(later))

@@ -14,7 +14,7 @@ class Clock(Protocol):
         """Return the wall clock, aware, UTC; it may be set at any moment."""
 
     def steady(self) -> float:
-        """Return seconds that never step and go on while the host sleeps."""
+        """Return seconds that never step, and that also pass while the host sleeps."""
 
     def to_real(self, seconds: float) -> float:
         """Return how many real seconds a wait of `seconds` takes."""
@@ -65,14 +65,14 @@ CLOCK_SET = 2.0
 
 
 class StepDetector:
-    """The steps of a clock, each told once."""
+    """The steps of a clock, each reported once."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._offset = self._measure()
 
     def latest(self) -> timedelta | None:
-        """Return by how much the wall clock was set since the last call, None where it was not."""
+        """Return by how much the wall clock was set since the last call, None if it was not."""
         offset = self._measure()
         if offset is None:
             return None
@@ -84,6 +84,6 @@ class StepDetector:
         return timedelta(seconds=offset - known)
 
     def _measure(self) -> float | None:
-        """Return wall clock minus steady clock; None where we were held up between the two."""
+        """Return wall clock minus steady clock; None if we were held up between the two."""
         before, now = self._clock.steady(), self._clock.now().timestamp()
         return now - before if self._clock.steady() - before < CLOCK_SET / 2 else None

@@ -34,7 +34,7 @@ class ClaudeUsageError(Exception):
 
     exit_status: ClassVar[int] = 1
     status: ClassVar[str] = "starting"
-    """The `status` of the health topic that tells of this error."""
+    """The `status` of the health topic that stands for this error."""
 
 
 class SettingsError(ClaudeUsageError):
@@ -94,9 +94,9 @@ class InsufficientScope(ApiError):  # noqa: N818
 
 
 class RateLimited(ApiError):  # noqa: N818
-    """The API asks for patience (429).
+    """The API limits the rate of requests (429).
 
-    `retry_after` is the time the API named, or None where it named none (or zero): then only the
+    `retry_after` is the time the API named, or None if it named none (or zero): then only the
     hourly window of this token is full, else the account is shut out for that time.
     """
 
@@ -113,7 +113,7 @@ class NetworkError(ApiError):
 
 
 class ServerError(ApiError):
-    """The API answered, but is out of order (5xx, an HTML page)."""
+    """The API returned a server error (5xx, an HTML page)."""
 
     status = "server_error"
 
@@ -137,3 +137,14 @@ class BrokerUnreachable(BrokerError):  # noqa: N818
 
 class BrokerRefused(BrokerError):  # noqa: N818
     """The broker answered, and refused us: login, certificate, permission."""
+
+
+NO_THREADS = (
+    "This system does not let the program start a thread: update the container engine (Docker before 20.10.10 does not "
+    "know the system call), or raise the limit of processes (`pids_limit`, systemd's TasksMax)."
+)
+
+
+def is_lack_of_threads(error: BaseException) -> bool:
+    """Whether Python could not start a thread; it has no exception of its own for that."""
+    return isinstance(error, RuntimeError) and "start new thread" in str(error)

@@ -26,7 +26,7 @@ Every error is a ClaudeUsageError, and its text a sentence that says what to do:
     ...     get_usage("/nowhere/.claude")
     ... except CredentialsNotFound as error:
     ...     print(error)
-    /nowhere/.claude/.credentials.json does not exist; log in with Claude Code, or point CLAUDE_CONFIG_DIR at its folder.
+    /nowhere/.claude/.credentials.json does not exist; log in with Claude Code, or point CLAUDE_CONFIG_DIR at its folder. If Claude Code is used on another machine, set CLAUDE_SOURCE=reporter and run 'claude-usage-mqtt report' there.
 
 The endpoint takes about 28 requests an hour, then shuts the account out, for Claude Code too:
 
@@ -40,16 +40,19 @@ The endpoint takes about 28 requests an hour, then shuts the account out, for Cl
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from claude_usage_mqtt import __version__
 from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import InvalidResponse, SettingsError
 from claude_usage_mqtt.sources.api.client import UsageApi
-from claude_usage_mqtt.sources.api.source import ApiSource
 from claude_usage_mqtt.sources.api.url import API_URL, checked_url
-from claude_usage_mqtt.sources.credentials.places import CredentialSource, GivenToken, find_source
-from claude_usage_mqtt.sources.source import PollResult
+from claude_usage_mqtt.sources.credentials.environment import GivenToken
+from claude_usage_mqtt.sources.credentials.places import CONFIG_DIR, SECURE_STORAGE_DIR
+from claude_usage_mqtt.sources.in_order import in_order
+from claude_usage_mqtt.sources.local_login import LocalLogin, local_login
+from claude_usage_mqtt.sources.names import parse_source, selected_sources
+from claude_usage_mqtt.sources.select import polled_sources
+from claude_usage_mqtt.sources.source import PollResult, Source
 from claude_usage_mqtt.usage.reading import Reading
 
 USER_AGENT = f"claude-usage-mqtt/{__version__}"
@@ -61,50 +64,69 @@ def get_usage(
     *,
     api_url: str = API_URL,
     user_agent: str = USER_AGENT,
+    source: str = "oauth",
+    claude_code_command: str | None = None,
 ) -> Reading:
-    """Ask the API once and return the usage.
+    """Ask once and return the usage.
 
         try:
             usage = get_usage()
         except RateLimited as error:
-            print(error.retry_after)  # a timedelta, or None where the API did not say
+            print(error.retry_after)  # a timedelta, or None if the API did not say
         else:
-            print(usage.five_hour.utilization)  # percent; five_hour is None where the plan has no such window
+            print(usage.five_hour.utilization)  # percent; five_hour is None if the plan has no such window
             for window in usage:
                 print(window.label, window.remaining, window.resets_at)
 
-    The credentials are those of Claude Code in `config_dir`, by default in CLAUDE_CONFIG_DIR or `~/.claude`; or
-    `token` is an access token, and no file is read. CLAUDE_CONFIG_DIR is the only setting of the service that
-    counts here, and only in the environment: `.env` is not read. The token is sent to `api_url` (https, or http
-    on loopback) and forgotten: when the call is over, nothing here holds it, nor does an error that it raised.
+    The credentials are those of Claude Code in `config_dir`, by default in the folder that Claude Code's own
+    variables name (CLAUDE_SECURESTORAGE_CONFIG_DIR, CLAUDE_CONFIG_DIR) or `~/.claude`; or `token` is an access token,
+    and no file is read. No other setting of the service counts here, and `.env` is not read. The token is sent to
+    `api_url` (https, or http on loopback) and forgotten: when the call is over, nothing here holds it, nor does an
+    error that it raised.
+
+    `source` is a list like the service's CLAUDE_SOURCE: `oauth` asks the API, `claude-code` asks Claude Code
+    (`claude_code_command`, by default `claude`), which needs no token; with both, the next one is asked if a login
+    cannot be used. With `oauth` and a `claude_code_command`, that renews a token that has expired.
 
     Ask seldom: an account may make fewer than 28 requests an hour, Claude Code's own included, and is shut out
     for about an hour after that.
 
-    Blocks for 20 seconds at most. Raises SettingsError for unusable arguments, CredentialsError before anything
-    was sent, ApiError after.
+    Blocks for 20 seconds at most, with Claude Code for a minute. Raises SettingsError for unusable arguments,
+    CredentialsError before anything was sent, ApiError after.
     """
-    source = _source(config_dir, token)
+    names, login = _names(source), _login(config_dir, token)
     del token
     try:
         api = UsageApi(checked_url(api_url), user_agent)
     except ValueError as error:
         raise SettingsError(f"api_url: {error}.") from None
+    asked: Source | None = None
     try:
-        outcome = ApiSource(source, api).poll("", SystemClock(), may_retry=False)
+        asked = in_order(polled_sources(names, login, api, claude_code_command))
+        if asked is None:
+            raise SettingsError(f"source: {source} cannot be asked; give oauth, claude-code, or both of them.")
+        outcome = asked.poll("", SystemClock(), may_retry=False)
     finally:
         api.close()
-        del source
+        del login, asked
     return _usage(outcome)
 
 
-def _source(config_dir: str | os.PathLike[str] | None, token: str | None) -> CredentialSource:
+def _names(source: str) -> tuple[str, ...]:
+    try:
+        return selected_sources(parse_source(source))
+    except ValueError as error:
+        raise SettingsError(f"source: {error}.") from None
+
+
+def _login(config_dir: str | os.PathLike[str] | None, token: str | None) -> LocalLogin:
     if config_dir is not None and token is not None:
         raise SettingsError("config_dir and token are both given; give one.")
     if token is not None:
-        return GivenToken(token)
-    folder = config_dir if config_dir is not None else os.environ.get("CLAUDE_CONFIG_DIR") or None
-    return find_source(Path(folder or "~/.claude").expanduser(), is_default_folder=folder is None)
+        return LocalLogin(credentials=GivenToken(token, name="token"))
+    if config_dir is not None:
+        return local_login(os.fspath(config_dir))
+    return local_login(os.environ.get(CONFIG_DIR) or None, os.environ.get(SECURE_STORAGE_DIR))
 
 
 def _usage(outcome: PollResult) -> Reading:

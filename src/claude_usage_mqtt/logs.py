@@ -50,21 +50,21 @@ def set_up_logging(level: str, form: str) -> None:
 class Outage:
     """Something that may be broken: one line when it breaks, one when it is back.
 
-    Another line comes only where it is broken in a new way (`kind`) that was not told yet.
+    Another line comes only if it is broken in a new way (`kind`) that was not reported yet.
     """
 
     def __init__(self, log: logging.Logger) -> None:
         self._log = log
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def fell(self, kind: str, sentence: str) -> None:
         """Say that it is broken, unless that was said."""
-        if kind not in self._told:
-            self._told.add(kind)
+        if kind not in self._reported:
+            self._reported.add(kind)
             self._log.warning("%s", sentence)
 
     def rose(self, sentence: str) -> None:
-        """Say that it is back, where it was broken."""
-        if self._told:
-            self._told.clear()
+        """Say that it is back, if it was broken."""
+        if self._reported:
+            self._reported.clear()
             self._log.info("%s", sentence)

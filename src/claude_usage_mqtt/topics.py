@@ -28,6 +28,26 @@ STATUSES = (
 
 NO_PROBLEM = (STARTING, OK, PAUSED)
 
+FIXED_BY_A_PERSON = (
+    "no_credentials",
+    "credentials_unreadable",
+    "token_expired",
+    "unauthorized",
+    "insufficient_scope",
+    "no_status_line",
+)
+"""These are a problem at once."""
+
+FIXED_BY_TIME = ("rate_limited", "network_error", "server_error", "invalid_response")
+"""These are a problem after `FAILURES_TOLERATED` failures in a row."""
+
+FAILURES_TOLERATED = 3
+
+ASLEEP = ("no_reporter",)
+"""These are a problem after `ASLEEP_TOLERATED` seconds without numbers: machines sleep at night."""
+
+ASLEEP_TOLERATED = 86400
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topics:
@@ -107,4 +127,4 @@ class ReporterTopics:
 def encode(document: Mapping[str, Any]) -> bytes:
     """Return compact JSON."""
     text = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode("utf-8", "replace")  # a setting can hold what is no character
+    return text.encode("utf-8", "replace")  # a setting can contain invalid characters

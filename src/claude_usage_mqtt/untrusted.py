@@ -11,7 +11,7 @@ MAX_LABEL = 40
 
 
 def number(value: object, *, maximum: float) -> float | None:
-    """Return a finite number within 0 and `maximum`, else None; a bool is no number."""
+    """Return a finite number within 0 and `maximum`, else None; a bool is not a number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if not 0 <= value <= maximum or math.isnan(value):
@@ -28,6 +28,6 @@ def clean_text(value: object, maximum: int = MAX_LABEL) -> str | None:
 
 
 def slug(text: str) -> str:
-    """Return `text` as lower-case ASCII letters, digits and underscores; empty where nothing of it is left."""
+    """Return `text` as lower-case ASCII letters, digits and underscores; empty if nothing of it is left."""
     plain = unicodedata.normalize("NFKD", text[: 4 * MAX_LABEL]).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]+", "_", plain.lower()).strip("_")[:MAX_LABEL].strip("_")

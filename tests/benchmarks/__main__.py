@@ -39,7 +39,7 @@ class Row:
 
     @property
     def is_met(self) -> bool:
-        """Whether there is no target, or it is met."""
+        """Whether no target exists, or it is met."""
         return self.target is None or self.value is None or self.value <= self.target
 
     def cells(self) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """A lean usage endpoint: `python -m benchmarks.endpoint CHANGES ORIGIN SPEED`; prints its port, counts its requests.
 
 With CHANGES 1 each answer differs from the one before it; with 0 only time passes, as at night: the session has not
-started, the week stands still. `GET /count` tells how many answers were given.
+started, the week stands still. `GET /count` returns how many answers were given.
 """
 
 import json

@@ -28,11 +28,11 @@ class Broker(Protocol):
 
     @property
     def port(self) -> int:
-        """Give the TCP port."""
+        """Return the TCP port."""
 
 
 def available() -> bool:
-    """Tell whether Mosquitto is installed."""
+    """Return whether Mosquitto is installed."""
     return _program("mosquitto") is not None
 
 
@@ -111,37 +111,37 @@ class Mosquitto:
 
     @property
     def port(self) -> int:
-        """Give the port of the plain listener."""
+        """Return the port of the plain listener."""
         return self._plain.number
 
     @property
     def tls_port(self) -> int:
-        """Give the port of the TLS listener; its certificate is for localhost and 127.0.0.1."""
+        """Return the port of the TLS listener; its certificate is for localhost and 127.0.0.1."""
         return _number(self._tls)
 
     @property
     def websockets_port(self) -> int:
-        """Give the port of the websockets listener."""
+        """Return the port of the websockets listener."""
         return _number(self._websockets)
 
     @property
     def secure_websockets_port(self) -> int:
-        """Give the port of the websockets listener with TLS, there where both were asked for."""
+        """Return the port of the websockets listener with TLS, there where both were asked for."""
         return _number(self._secure_websockets)
 
     @property
     def ca_path(self) -> Path:
-        """Give the file that a client has to trust."""
+        """Return the file that a client has to trust."""
         return self._known_authority().ca_path
 
     @property
     def pid(self) -> int:
-        """Give the process id."""
+        """Return the process id."""
         return self._running().pid
 
     @property
     def running(self) -> bool:
-        """Tell whether the process lives, frozen or not."""
+        """Return whether the process lives, frozen or not."""
         return self._process is not None and self._process.poll() is None
 
     def client_certificate(self, common_name: str = "client") -> KeyPair:

@@ -35,7 +35,7 @@ class Authority:
         not_before: dt.datetime | None = None,
         not_after: dt.datetime | None = None,
     ) -> KeyPair:
-        """Write a certificate for the names, `SERVER_NAMES` unless told; a past `not_after` is expired."""
+        """Write a certificate for the names, `SERVER_NAMES` by default; a past `not_after` is expired."""
         if not_after is not None and not_before is None:
             not_before = not_after - dt.timedelta(days=30)
         leaf = self._ca.issue_cert(
@@ -53,12 +53,12 @@ class Authority:
         return pair
 
     def server_context(self, *names: str, not_after: dt.datetime | None = None) -> ssl.SSLContext:
-        """Give a server's TLS context with a certificate for the names."""
+        """Return a server's TLS context with a certificate for the names."""
         pair = self.issue(*names, not_after=not_after)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(pair.certificate, pair.key)
         return context
 
     def client_context(self) -> ssl.SSLContext:
-        """Give a client's TLS context that trusts this authority alone."""
+        """Return a client's TLS context that trusts this authority alone."""
         return ssl.create_default_context(cafile=str(self.ca_path))

@@ -126,7 +126,7 @@ def make_limit(kind: str, percent: float, resets_at: When, *, model: str | None 
 def make_extra_usage(
     used: float, limit: int | None, currency: str, *, decimal_places: int = 2, enabled: bool = True
 ) -> Document:
-    """Build `extra_usage`; the amounts are in minor units, `limit` None is no limit."""
+    """Build `extra_usage`; the amounts are in minor units, without a `limit` there are no bounds."""
     return {
         "is_enabled": enabled,
         "monthly_limit": limit,
@@ -139,7 +139,7 @@ def make_extra_usage(
 
 
 def make_spend(used: int, limit: int | None, currency: str, *, exponent: int = 2) -> Document:
-    """Build `spend`; the amounts are in minor units, `limit` None is no limit."""
+    """Build `spend`; the amounts are in minor units, without a `limit` there are no bounds."""
 
     def amount(minor: int) -> Document:
         return {"amount_minor": minor, "currency": currency, "exponent": exponent}

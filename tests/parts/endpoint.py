@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that answers like the usage endpoint, and can be told to fail.
+"""A real HTTP server on loopback that answers like the usage endpoint, and fails on request.
 
 It speaks just enough HTTP/1.1 to be exact about every byte: a fault decides what goes over the wire, and when.
 """
@@ -67,7 +67,7 @@ class Request:
 
     @property
     def bearer(self) -> str | None:
-        """Give the bearer token: empty where an empty one was sent, `None` where none was."""
+        """Return the bearer token: empty where an empty one was sent, `None` where none was."""
         scheme, _, token = self.headers.get("authorization", "").partition(" ")
         return token.strip() if scheme.lower() == "bearer" else None
 
@@ -206,48 +206,48 @@ class Endpoint:
 
     @property
     def port(self) -> int:
-        """Give its TCP port."""
+        """Return its TCP port."""
         return self._port.number
 
     @property
     def url(self) -> str:
-        """Give what `CLAUDE_API_URL` takes."""
+        """Return what `CLAUDE_API_URL` takes."""
         return f"{'https' if self._context else 'http'}://{LOOPBACK}:{self.port}"
 
     @property
     def usage_url(self) -> str:
-        """Give the whole URL of the usage document."""
+        """Return the whole URL of the usage document."""
         return self.url + USAGE_PATH
 
     # -- what it saw
 
     @property
     def requests(self) -> list[Request]:
-        """Give the remembered requests, oldest first."""
+        """Return the remembered requests, oldest first."""
         with self._changed:
             return list(self._requests)
 
     @property
     def count(self) -> int:
-        """Tell how many requests came in all."""
+        """Return how many requests came in all."""
         with self._changed:
             return self._count
 
     @property
     def bytes_sent(self) -> int:
-        """Tell how many bytes all ended exchanges put on the wire, headers included."""
+        """Return how many bytes all ended exchanges put on the wire, headers included."""
         with self._changed:
             return self._bytes_sent
 
     @property
     def clients_gone(self) -> int:
-        """Tell how many clients left before their answer was complete."""
+        """Return how many clients left before their answer was complete."""
         with self._changed:
             return self._gone
 
     @property
     def handshake_failures(self) -> int:
-        """Tell how many clients gave up during the TLS handshake."""
+        """Return how many clients gave up during the TLS handshake."""
         with self._changed:
             return self._handshake_failures
 
@@ -264,7 +264,7 @@ class Endpoint:
         """Wait until that many TLS handshakes failed."""
         self._wait_until(lambda: self._handshake_failures >= count, timeout, f"{count} failed handshakes")
 
-    # -- what it is told
+    # -- what it is to do
 
     def fault_next(self, *faults: Fault) -> None:
         """Answer the next requests with these faults, one each, before `fault` counts again."""
@@ -388,7 +388,7 @@ def error_body(kind: str, message: str, *, outer_type: bool = True) -> Document:
 
 
 def _read_request(reader: BinaryIO) -> tuple[str, str, dict[str, str]] | None:
-    """Read a request and drop its body; `None` at the end of the connection and for what is no HTTP."""
+    """Read a request and drop its body; `None` at the end of the connection and for anything but HTTP."""
     try:
         words = reader.readline(65536).decode("latin-1").split()
         if len(words) != 3:

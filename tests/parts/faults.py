@@ -25,12 +25,12 @@ WRONG_TYPES: Final[tuple[Any, ...]] = (
     {"extra_usage": {"is_enabled": "yes", "monthly_limit": "a lot", "currency": 1, "decimal_places": "two"}},
     {"extra_usage": [], "spend": "none", "limits": "none"},
 )
-"""Valid JSON that is no usage document, or one with values of the wrong kind."""
+"""Valid JSON that is not a usage document, or one with values of the wrong kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A complete answer of any kind: a page, bytes that are no JSON, JSON that is no document."""
+    """A complete answer of any kind: a page, bytes that are no JSON, JSON that is not a document."""
 
     status: int = 200
     body: bytes = b""

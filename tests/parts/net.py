@@ -27,7 +27,7 @@ class HeldPort:
             self._holder.close()
 
     def listen(self) -> socket.socket:
-        """Give a socket that listens on the port."""
+        """Return a socket that listens on the port."""
         listener = socket.socket()
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -32,7 +32,7 @@ class _Pipe:
         self.not_before = 0.0
 
     def fill(self, most: int) -> int:
-        """Read what has come, `most` bytes at a time, and tell how many."""
+        """Read what has come, `most` bytes at a time, and return how many."""
         try:
             self.waiting = self.source.recv(most)
         except BlockingIOError:
@@ -63,7 +63,7 @@ class _Link:
         self.down = _Pipe(target, client)
 
     def over(self) -> bool:
-        """Tell whether either side has closed and all it had said is handed on."""
+        """Return whether either side has closed and all it had said is handed on."""
         return any(pipe.ended and not pipe.waiting for pipe in (self.up, self.down))
 
     def close(self) -> None:
@@ -73,7 +73,7 @@ class _Link:
 
 
 class FaultyProxy:
-    """A proxy to `target_port` on loopback; a context manager. It passes everything until told otherwise.
+    """A proxy to `target_port` on loopback; a context manager. It passes everything by default.
 
     `port` stays the same, and stays ours, over all faults. `connections` counts those it took so far.
     """
@@ -116,18 +116,18 @@ class FaultyProxy:
 
     @property
     def port(self) -> int:
-        """Give the port to connect to."""
+        """Return the port to connect to."""
         return self._held.number
 
     @property
     def connections(self) -> int:
-        """Tell how many connections it took so far; while frozen or refusing it takes none."""
+        """Return how many connections it took so far; while frozen or refusing it takes none."""
         with self._changed:
             return self._connections
 
     @property
     def open_connections(self) -> int:
-        """Tell how many connections are open through it."""
+        """Return how many connections are open through it."""
         with self._changed:
             return len(self._links)
 
@@ -150,7 +150,7 @@ class FaultyProxy:
         self._do(self._reset)
 
     def refuse(self, *, drop: bool = True) -> None:
-        """Listen no more: new connections are refused. Drops the open ones too, unless told."""
+        """Listen no more: new connections are refused. Drops the open ones too, by default."""
 
         def change() -> None:
             self._reset()

@@ -21,7 +21,8 @@ from claude_usage_mqtt.service.loop import Service
 from claude_usage_mqtt.service.options import AccountOptions, ServiceOptions
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.source import ApiSource
-from claude_usage_mqtt.sources.credentials.places import CredentialsFile, CredentialSource
+from claude_usage_mqtt.sources.credentials.file import CredentialsFile
+from claude_usage_mqtt.sources.credentials.token import CredentialSource
 from claude_usage_mqtt.topics import Topics
 from claude_usage_mqtt.usage.reading import OAUTH
 from parts.command import clean_environment, command_line
@@ -38,7 +39,7 @@ END_TIMEOUT: Final = 20.0
 
 
 def command(name: str, account: str = "default") -> str:
-    """Give the topic of a command."""
+    """Return the topic of a command."""
     return f"{BASE}/{account}/command/{name}"
 
 
@@ -57,17 +58,17 @@ class Log:
 
     @property
     def lines(self) -> list[str]:
-        """Give all lines so far."""
+        """Return all lines so far."""
         with self._changed:
             return list(self._lines)
 
     @property
     def text(self) -> str:
-        """Give all lines so far as one text."""
+        """Return all lines so far as one text."""
         return "\n".join(self.lines)
 
     def count(self, part: str) -> int:
-        """Tell how many lines hold this."""
+        """Return how many lines hold this."""
         return sum(part in line for line in self.lines)
 
     def wait_for(self, part: str, timeout: float = 15, *, count: int = 1) -> None:
@@ -113,7 +114,7 @@ class ServiceProcess:
 
     @property
     def process(self) -> subprocess.Popen[str]:
-        """Give the process."""
+        """Return the process."""
         assert self._process is not None
         return self._process
 
@@ -147,15 +148,15 @@ class Clock:
         self._set_by = 0.0
 
     def now(self) -> dt.datetime:
-        """Give the wall clock."""
+        """Return the wall clock."""
         return self.start + dt.timedelta(seconds=self.steady() + self._set_by)
 
     def steady(self) -> float:
-        """Give seconds that never step."""
+        """Return seconds that never step."""
         return (time.monotonic() - self.origin) * self._speed + self._slept
 
     def to_real(self, seconds: float) -> float:
-        """Give real seconds."""
+        """Return real seconds."""
         return seconds / self._speed
 
     def sleep(self, span: dt.timedelta) -> None:

@@ -31,7 +31,7 @@ class Shown:
     state: dict[str, Any]
 
     def window(self, key: str) -> dict[str, Any]:
-        """Give what is shown of a window; nothing of one that is not there."""
+        """Return what is shown of a window; nothing of one that is not there."""
         found: dict[str, Any] = self.state["windows"].get(key, {})
         return found
 
@@ -63,7 +63,7 @@ class Simulation:
 
     @property
     def event_types(self) -> list[str]:
-        """Give the types of all events so far."""
+        """Return the types of all events so far."""
         return [event.event_type for event in self.events]
 
     def run(self, until: datetime) -> None:

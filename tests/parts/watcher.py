@@ -35,7 +35,7 @@ class Message:
     qos: int
 
     def json(self) -> Any:
-        """Give the payload parsed."""
+        """Return the payload parsed."""
         return json.loads(self.payload)
 
 
@@ -112,28 +112,28 @@ class Watcher:
     # -- what it saw
 
     def messages(self, topic: str = "#", *, since: int = 0) -> list[Message]:
-        """Give the messages of a topic or filter from a `mark` on, in order of arrival."""
+        """Return the messages of a topic or filter from a `mark` on, in order of arrival."""
         with self._changed:
             return [message for message in self._messages[since:] if topic_matches_sub(topic, message.topic)]
 
     def mark(self) -> int:
-        """Give the place in the order where the next message will be: a `since` for what is yet to come."""
+        """Return the place in the order where the next message will be: a `since` for what is yet to come."""
         with self._changed:
             return len(self._messages)
 
     def last(self, topic: str) -> Message:
-        """Give the last message of a topic."""
+        """Return the last message of a topic."""
         found = self.messages(topic)
         if not found:
             raise AssertionError(f"nothing came on {topic}; {self._account(0)}")
         return found[-1]
 
     def json(self, topic: str) -> Any:
-        """Give the last payload of a topic, parsed."""
+        """Return the last payload of a topic, parsed."""
         return self.last(topic).json()
 
     def wait_for(self, predicate: Callable[[Message], object], timeout: float = 10, *, since: int = 0) -> Message:
-        """Give the first message, from `since` on, that the predicate likes; wait for it if need be."""
+        """Return the first message, from `since` on, that the predicate likes; wait for it if need be."""
         seen = since
         found: Message | None = None
 
@@ -159,7 +159,7 @@ class Watcher:
         *,
         since: int = 0,
     ) -> Message:
-        """Give the first message of a topic or filter, from `since` on, that the predicate likes."""
+        """Return the first message of a topic or filter, from `since` on, that the predicate likes."""
         return self.wait_for(
             lambda message: topic_matches_sub(topic, message.topic) and predicate(message), timeout, since=since
         )
@@ -180,7 +180,7 @@ class Watcher:
                 raise AssertionError(f"not connected in {timeout} s: {self._failure}")
 
     def retained(self) -> dict[str, str]:
-        """Give topic → payload of what the broker retains right now, as a fresh connection gets it."""
+        """Return topic → payload of what the broker retains right now, as a fresh connection gets it."""
         with self._sibling() as fresh:
             fresh.settle()
             return {
@@ -194,7 +194,7 @@ class Watcher:
     def publish(
         self, topic: str, payload: str | bytes = "", *, retain: bool = False, qos: int = 1, timeout: float = 10
     ) -> None:
-        """Publish, and wait until the broker has taken it; a refusal (MQTT 5 tells) is an AssertionError."""
+        """Publish, and wait until the broker has taken it; a refusal (MQTT 5 reports it) is an AssertionError."""
         assert self._client is not None, "the watcher is not started"
         mid = self._client.publish(topic, payload, qos=qos, retain=retain).mid
         with self._changed:

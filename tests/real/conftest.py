@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from parts.broker import Mosquitto
+from parts.endpoint import Endpoint
+from parts.watcher import Watcher
+from real.account import document
 from real.home import HomeAssistant
 
 
@@ -52,3 +55,21 @@ def home(the_home: HomeAssistant) -> Iterator[HomeAssistant]:
     yield the_home
     new = the_home.complaints()[len(before) :]
     assert not new, "\n".join(new)
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    """Run an endpoint."""
+    with Endpoint(document()) as running:
+        yield running
+
+
+@pytest.fixture
+def watcher(mosquitto: Mosquitto, home: HomeAssistant) -> Iterator[Watcher]:
+    """Watch the broker; at the end take what the service left off it, and see that Home Assistant follows."""
+    with Watcher(mosquitto.port) as watching:
+        yield watching
+        for topic in watching.retained():
+            if topic.startswith(("claude-usage/", "homeassistant/device/")):
+                watching.publish(topic, "", retain=True)
+        home.wait_entities(lambda entries: not entries)

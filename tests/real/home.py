@@ -128,7 +128,7 @@ class HomeAssistant:
         return self.wait(lambda states: all(_state(states, key) == state for key, state in ids.items()), timeout)
 
     def entities(self, identifier: str = "claude_usage_default") -> dict[str, dict[str, Any]]:
-        """Give the registry's entries of a device by entity id; empty where there is no such device."""
+        """Give the registry's entries of a device by entity id; empty if no such device exists."""
         with self._socket() as socket:
             devices = socket.cmd("config/device_registry/list")
             mine = [each["id"] for each in devices if ["mqtt", identifier] in each["identifiers"]]
@@ -146,7 +146,7 @@ class HomeAssistant:
         until = time.monotonic() + 30
         while not condition(entries := self.entities(identifier)):
             assert time.monotonic() < until, f"waited for the entities; there are {sorted(entries)}"
-            time.sleep(0.1)  # two registries and no event that tells of both
+            time.sleep(0.1)  # two registries and no event covers both
         return entries
 
     # -- what it complains of

@@ -15,11 +15,11 @@ from parts.broker import Mosquitto
 from parts.credentials import write_credentials
 from parts.documents import make_extra_usage, make_window, sample_usage
 from parts.endpoint import Endpoint
-from parts.service import CONFIG, HEALTH, STATE, ServiceProcess, running_service
+from parts.service import CONFIG, HEALTH, STATE, running_service
 from parts.watcher import Message, Watcher
+from real.account import EUR, document, service, value
 from real.home import HomeAssistant, State, StepClock
 
-EUR = make_extra_usage(1234.0, 5000, "EUR")
 USAGE = "sensor.claude_session_usage"
 EVENT = "event.claude_session_event"
 RAN = "tests/ran"
@@ -39,49 +39,6 @@ ON_NUMBER = {
 }
 
 
-@pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
-    """Run an endpoint."""
-    with Endpoint(document()) as running:
-        yield running
-
-
-@pytest.fixture
-def watcher(mosquitto: Mosquitto, home: HomeAssistant) -> Iterator[Watcher]:
-    """Watch the broker; at the end take what the service left off it, and see that Home Assistant follows."""
-    with Watcher(mosquitto.port) as watching:
-        yield watching
-        for topic in watching.retained():
-            if topic.startswith(("claude-usage/", "homeassistant/device/")):
-                watching.publish(topic, "", retain=True)
-        home.wait_entities(lambda entries: not entries)
-
-
-def document(**changes: Any) -> dict[str, Any]:
-    """Make an answer: a session two hours before its reset, half of a week, a model's week, and some money."""
-    soon = dt.datetime.now(dt.UTC) + dt.timedelta(hours=2)
-    arguments: dict[str, Any] = {
-        "five_hour": 42.5,
-        "resets_at": soon,
-        "seven_day": 61.0,
-        "seven_day_resets_at": soon + dt.timedelta(days=2),
-        "scoped": {"Fable": 31},
-        "extra_usage": EUR,
-    }
-    return sample_usage(**arguments | changes)
-
-
-def service(mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path, **settings: object) -> ServiceProcess:
-    """Make the service as its user runs it."""
-    write_credentials(tmp_path)
-    return ServiceProcess(tmp_path, MQTT_PORT=mosquitto.port, CLAUDE_API_URL=endpoint.url, **settings)
-
-
-def value(states: dict[str, State], entity_id: str) -> str:
-    """Give an entity's state."""
-    return str(states[entity_id]["state"])
-
-
 def seen(states: dict[str, State], entities: Iterable[str]) -> dict[str, tuple[str | None, ...]]:
     """Give state, unit, device class and state class of some entities."""
     return {
@@ -97,17 +54,19 @@ def seen(states: dict[str, State], entities: Iterable[str]) -> dict[str, tuple[s
 
 
 def is_settled(states: dict[str, State]) -> bool:
-    """Tell whether the numbers are there, and nothing is unavailable."""
+    """Return whether the numbers are there, and nothing is unavailable."""
     ours = [state["state"] for entity_id, state in states.items() if ".claude_" in entity_id]
     return "unavailable" not in ours and USAGE in states and value(states, USAGE) != "unknown"
 
 
 def is_complete(states: dict[str, State]) -> bool:
-    """Tell whether everything is known that ever is while nothing happens."""
+    """Return whether everything is known that ever is while nothing happens."""
     return is_settled(states) and not any(
         state["state"] == "unknown"
         for entity_id, state in states.items()
-        if ".claude_" in entity_id and not entity_id.startswith(("button.", "event.")) and "limit_at" not in entity_id
+        if ".claude_" in entity_id
+        and not entity_id.startswith(("button.", "event."))
+        and not entity_id.endswith(("limit_at", "blocked_until"))
     )
 
 
@@ -123,7 +82,7 @@ def test_every_entity_has_its_state_unit_and_class(
     with service(mosquitto, endpoint, tmp_path):
         home.wait(is_settled)
         shown = watcher.json(STATE)["windows"]["five_hour"]
-        health = watcher.wait_topic(HEALTH, lambda message: message.json()["status"] == "ok").json()
+        watcher.wait_topic(HEALTH, lambda message: message.json()["status"] == "ok")
         wanted = {
             "binary_sensor.claude_extra_usage_enabled": ("on", None, None, None),
             "binary_sensor.claude_problem": ("off", None, "problem", None),
@@ -134,15 +93,19 @@ def test_every_entity_has_its_state_unit_and_class(
             "number.claude_poll_interval": ("300", "s", "duration", None),
             "sensor.claude_extra_usage_limit": ("50.0", "EUR", "monetary", None),
             "sensor.claude_extra_usage_remaining": ("37.66", "EUR", "monetary", None),
-            "sensor.claude_extra_usage_used": ("12.34", "EUR", "monetary", None),
+            "sensor.claude_extra_usage_used": ("12.34", "EUR", "monetary", "total"),
             "sensor.claude_extra_usage_utilization": ("24.68", "%", None, "measurement"),
-            "sensor.claude_plan": ("max", None, None, None),
+            "sensor.claude_plan": ("Max", None, None, None),
+            "binary_sensor.claude_blocked": ("off", None, "problem", None),
+            "sensor.claude_blocked_until": ("unknown", None, "timestamp", None),
+            "sensor.claude_tightest": ("61.0", "%", None, "measurement"),
+            "event.claude_account_event": ("unknown", None, None, None),
+            "binary_sensor.claude_extra_usage_active": ("off", None, None, None),
             "sensor.claude_session_limit_at": ("unknown", None, "timestamp", None),
             "sensor.claude_session_projected": (str(shown["projected"]), "%", None, "measurement"),
             "sensor.claude_session_resets_at": (utc(shown["resets_at"]), None, "timestamp", None),
             "sensor.claude_session_usage": ("42.5", "%", None, "measurement"),
-            "sensor.claude_status": ("ok", None, "enum", None),
-            "sensor.claude_token_expires_at": (utc(health["token_expires_at"]), None, "timestamp", None),
+            "sensor.claude_status": ("OK", None, "enum", None),
             "switch.claude_polling": ("on", None, None, None),
         }
         states = home.wait(lambda states: seen(states, wanted) == wanted)
@@ -151,16 +114,23 @@ def test_every_entity_has_its_state_unit_and_class(
     assert of_account - set(wanted) == {
         "sensor.claude_last_success",
         "sensor.claude_next_poll",
+        "sensor.claude_token_expires_at",
         "sensor.claude_session_burn_rate",
         "sensor.claude_session_elapsed",
         "sensor.claude_session_pace",
+        "sensor.claude_session_remaining",
         "sensor.claude_session_time_remaining",
     }
     assert all(entries[entity_id]["disabled_by"] for entity_id in of_account - set(wanted))
     weekly = {"sensor.claude_weekly_usage": "61.0", "sensor.claude_weekly_fable_usage": "31.0"}
     assert {entity_id: value(states, entity_id) for entity_id in weekly} == weekly
-    assert len(entries) == 3 * 11 + 5 + 9
+    assert len(entries) == 3 * 12 + 6 + 13
     assert states[USAGE]["attributes"]["friendly_name"] == "Claude Session usage"
+    tightest = states["sensor.claude_tightest"]["attributes"]
+    assert (tightest["window"], tightest["label"]) == ("seven_day", "Weekly")
+    assert tightest["summary"].startswith("Session 42 %, resets ")
+    assert dt.datetime.fromisoformat(tightest["updated_at"])
+    assert states["sensor.claude_status"]["attributes"]["code"] == "ok"
 
 
 def test_several_accounts_are_several_devices(
@@ -255,23 +225,23 @@ def test_stale_numbers_are_unavailable_and_the_reason_is_readable(
         home.wait(is_settled)
         write_credentials(tmp_path, expires_in=dt.timedelta(hours=-1))
         clock.advance(minutes=10)
-        states = home.wait_for(sensor__claude_status="token_expired", binary_sensor__claude_problem="on")
+        states = home.wait_for(sensor__claude_status="Token expired", binary_sensor__claude_problem="on")
         assert value(states, USAGE) == "42.5"
         assert "Claude Code" in states["sensor.claude_status"]["attributes"]["detail"]
         clock.advance(minutes=61)
         states = home.wait_for(sensor__claude_session_usage="unavailable")
-        assert value(states, "sensor.claude_status") == "token_expired"
+        assert value(states, "sensor.claude_status") == "Token expired"
         assert value(states, "switch.claude_polling") == "on"
         write_credentials(tmp_path, now=clock.now())
         clock.advance(minutes=1)
-        states = home.wait_for(sensor__claude_status="ok", sensor__claude_session_usage="42.5")
+        states = home.wait_for(sensor__claude_status="OK", sensor__claude_session_usage="42.5")
         assert states["sensor.claude_status"]["attributes"]["detail"] is None
 
 
 def test_a_window_comes_and_goes(
     home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, watcher: Watcher, tmp_path: Path
 ) -> None:
-    """A model's window has entities as long as the API tells of it, and a day later none are left; nor of money."""
+    """A model's window has entities as long as the API reports it, and a day later none are left; nor of money."""
     write_credentials(tmp_path, expires_in=dt.timedelta(days=9))
     clock = StepClock()
     week = clock.now() + dt.timedelta(days=6)
@@ -283,11 +253,11 @@ def test_a_window_comes_and_goes(
     with running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock, interval=3300) as running:
         home.wait_for(sensor__claude_session_usage="0.0")
         before = registered(home)
-        assert len(before) == 2 * 11 + 9
+        assert len(before) == 2 * 12 + 13
         endpoint.document = answer(scoped={"Fable": 3}, extra_usage=EUR)
         clock.advance(minutes=67)
         home.wait_for(sensor__claude_weekly_fable_usage="3.0", sensor__claude_extra_usage_used="12.34")
-        assert len(registered(home)) == 3 * 11 + 5 + 9
+        assert len(registered(home)) == 3 * 12 + 6 + 13
         endpoint.document = answer()
         for _ in range(23):
             pass_until(clock, clock.now() + dt.timedelta(minutes=67), watcher)
@@ -298,18 +268,20 @@ def test_a_window_comes_and_goes(
 
 @pytest.mark.usefixtures("watcher")
 def test_a_currency_changes(home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path) -> None:
-    """The amounts follow in the new currency, in the same entities, and one without a currency has none."""
+    """Amounts in another currency are other entities, so that no statistics add up euros and dollars."""
     write_credentials(tmp_path)
     clock = StepClock()
     spent = "sensor.claude_extra_usage_used"
     with running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock, interval=600):
         home.wait_for(sensor__claude_extra_usage_used="12.34")
         before = registered(home)
-        for currency, amount in (("USD", 2000.0), ("JPY", 300.0)):
-            endpoint.document = document(extra_usage=make_extra_usage(amount, 5000, currency))
+        for currency, minor, amount in (("USD", 2000.0, "20.0"), ("JPY", 300.0, "300.0"), ("EUR", 1500.0, "15.0")):
+            endpoint.document = document(extra_usage=make_extra_usage(minor, 5000, currency))
             clock.advance(minutes=11)
-            wanted = {spent: (str(amount / 100), currency, "monetary", None)}
+            entity = spent if currency == "EUR" else f"{spent}_{currency.lower()}"
+            wanted = {entity: (amount, currency, "monetary", "total")}
             home.wait(lambda states, wanted=wanted: seen(states, wanted) == wanted)  # type: ignore[misc]
+        home.wait_entities(lambda entries: len(entries) == len(before))
         assert registered(home) == before
 
 
@@ -339,9 +311,9 @@ def test_controls_do_what_they_say(
         home.call("number.set_value", entity_id="number.claude_poll_interval", value=600)
         home.wait_for(number__claude_poll_interval="600")
         home.call("switch.turn_off", entity_id="switch.claude_polling")
-        home.wait_for(switch__claude_polling="off", sensor__claude_status="paused")
+        home.wait_for(switch__claude_polling="off", sensor__claude_status="Paused")
         home.call("switch.turn_on", entity_id="switch.claude_polling")
-        home.wait_for(switch__claude_polling="on", sensor__claude_status="ok")
+        home.wait_for(switch__claude_polling="on", sensor__claude_status="OK")
 
 
 @pytest.mark.usefixtures("watcher")

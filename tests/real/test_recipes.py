@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ class Session:
     def __init__(self, endpoint: Endpoint, watcher: Watcher) -> None:
         self.clock = StepClock()
         self.ends = self.clock.now() + dt.timedelta(hours=5)
+        self.week_ends: dt.datetime | None = None
         self._endpoint = endpoint
         self._watcher = watcher
         self.use(0)
@@ -46,7 +48,7 @@ class Session:
         self._endpoint.document = sample_usage(
             now=self.clock.now(),
             five_hour=make_window(utilization, self.ends),
-            seven_day_resets_at=self.ends + dt.timedelta(days=2),
+            seven_day_resets_at=self.week_ends or self.ends + dt.timedelta(days=2),
             scoped={"Fable": 31},
             extra_usage=make_extra_usage(1234.0, 5000, "EUR"),
         )
@@ -100,16 +102,16 @@ def from_blueprint(home: HomeAssistant, name: str, **inputs: Any) -> None:
     assert "error" not in home.ask("blueprint/list", domain="automation")[path]
     config = {"alias": name, "use_blueprint": {"path": path, "input": inputs}}
     home.rest("POST", f"/api/config/automation/config/{name}", config)
-    home.wait_for(**{f"automation__{name}": "on"})
+    home.wait_for(**{f"automation__{name.replace('-', '_')}": "on"})
 
 
 def publishing(text: str) -> list[dict[str, Any]]:
-    """Give an action that tells the watcher."""
+    """Return an action that notifies the watcher."""
     return [{"action": "mqtt.publish", "data": {"topic": RAN, "payload": text}}]
 
 
 def ran(watcher: Watcher, count: int) -> list[str]:
-    """Give what the actions told, once there are so many; there are no more."""
+    """Return what the actions sent, once there are so many; there are no more."""
     if count:
         watcher.wait_topic(RAN, lambda _: len(watcher.messages(RAN)) >= count)
     watcher.settle()
@@ -119,35 +121,41 @@ def ran(watcher: Watcher, count: int) -> list[str]:
 def test_blueprints_tell_of_a_threshold_and_of_the_reset_once(
     home: HomeAssistant, mosquitto: Mosquitto, session: Session, watcher: Watcher
 ) -> None:
-    """They tell at the threshold, at the limit, and when one can go on; a restart is no reason to tell again."""
+    """They notify at the threshold, at the limit, and when one can go on; a restart does not notify again."""
     home.wait_for(sensor__claude_session_usage="0.0")
     message = publishing("{{ title }} | {{ message }}")
     from_blueprint(home, "threshold", window_event=EVENT, threshold=90, actions=message)
     from_blueprint(home, "reset", window_event=EVENT, nearly=80)
-    session.later(80, minutes=60)  # over 75, which is below the threshold
+    session.later(35, minutes=30)
+    session.later(60, minutes=30)
     assert ran(watcher, 0) == []
-    session.later(91.4, minutes=30)
+    session.later(95, minutes=30)  # over 75 and over 90: one jump
     first = ran(watcher, 1)
-    assert first[0].startswith("Claude Session: 91 % used | 90 percent are used. It resets ")
+    assert first[0].startswith("Claude Session: 95 % used (over 90 %) | It resets ")
     session.later(100, minutes=30)
     home.restart()
     home.wait_for(sensor__claude_session_usage="100.0", automation__threshold="on", automation__reset="on")
     mosquitto.restart()  # to Home Assistant, the entity becomes unavailable and comes back
     home.wait_for(sensor__claude_session_usage="unavailable", event__claude_session_event="unavailable")
     home.wait_for(sensor__claude_session_usage="100.0")
+    home.wait(lambda states: states[EVENT]["state"] != "unavailable")
     watcher.wait_connected()
-    told = ran(watcher, 2)
-    assert len(told) == 2
-    assert told[1].startswith("Claude Session: 100 % used | The limit is reached. It resets ")
+    sent = ran(watcher, 2)
+    assert len(sent) == 2
+    assert sent[1].startswith("Claude Session: limit reached | It resets ")
+    for event in watcher.messages("claude-usage/default/event/five_hour"):
+        watcher.publish(event.topic, event.payload)  # as if Home Assistant could have missed it
+    home.wait(lambda states: states[EVENT]["attributes"]["event_type"] == "limit_reached")
+    assert ran(watcher, 2) == sent
     assert home.ask("persistent_notification/get") == []
     session.later(3, hours=4)
     home.wait(lambda states: states[EVENT]["attributes"]["event_type"] == "reset")
-    session.later(10, hours=5)  # hardly used: resets in silence
+    session.later(10, hours=5)  # hardly used: resets without a word
     home.wait(lambda states: states[EVENT]["attributes"]["previous_utilization"] == 3)
     (notification,) = home.ask("persistent_notification/get")
     assert notification["title"] == "Claude Session has reset"
-    assert notification["message"] == "It had been used up to 100 percent; now you can go on."
-    assert ran(watcher, 2) == told
+    assert notification["message"] == "100 % had been used; now you can continue."
+    assert ran(watcher, 2) == sent
     watcher.publish(CONFIG, "", retain=True)  # they are there while their entity is taken away, and do not mind
     home.wait(lambda states: EVENT not in states)
     for name in ("threshold", "reset"):
@@ -166,19 +174,62 @@ def test_blueprint_holds_jobs_back_while_over_pace(home: HomeAssistant, session:
         hold=HELPER,
         patience={"seconds": 0},
         hold_actions=publishing("hold"),
-        release_actions=publishing("go on"),
+        release_actions=publishing("continue"),
     )
     session.later(10, minutes=60)
     home.wait_for(binary_sensor__claude_session_on_pace="on")
-    session.later(60, minutes=30)
+    session.later(45, minutes=30)
     home.wait_for(input_boolean__hold_jobs="on")
     assert ran(watcher, 1) == ["hold"]
     home.restart()
     home.wait_for(binary_sensor__claude_session_on_pace="off", input_boolean__hold_jobs="on")
-    session.later(61, minutes=150)
+    session.later(46, minutes=150)
     home.wait_for(input_boolean__hold_jobs="off")
-    assert ran(watcher, 2) == ["hold", "go on"]
+    assert ran(watcher, 2) == ["hold", "continue"]
+    session.later(84, minutes=10)
+    home.wait_for(input_boolean__hold_jobs="on")
+    session.later(0, minutes=60)  # the session resets
+    home.wait_for(input_boolean__hold_jobs="off")
+    assert ran(watcher, 4) == ["hold", "continue"] * 2
     home.rest("DELETE", "/api/config/automation/config/hold")
+
+
+def test_blueprint_reminds_once_before_the_reset(home: HomeAssistant, session: Session, watcher: Watcher) -> None:
+    """A day before the weekly reset it says how much is left, if that is much."""
+    soon = dt.datetime.now(dt.UTC) + dt.timedelta(days=1, minutes=1)
+    ends = soon.replace(second=0, microsecond=0)
+    session.week_ends = ends
+    session.later(0, minutes=6)
+    home.wait_for(sensor__claude_weekly_resets_at=ends.isoformat(timespec="seconds"))
+    from_blueprint(home, "reminder", left=40, actions=publishing("{{ title }} | {{ message }}"))
+    watcher.wait_topic(RAN, timeout=70)
+    (sent,) = ran(watcher, 1)
+    assert sent.startswith("Claude Weekly: 83 % left | It resets ")
+    home.rest("DELETE", "/api/config/automation/config/reminder")
+
+
+def test_blueprint_notifies_of_paid_usage_once(home: HomeAssistant, session: Session, watcher: Watcher) -> None:
+    """When work begins to cost money one hears of it, once, with the amount."""
+    home.wait_for(sensor__claude_extra_usage_used="12.34", event__claude_account_event="unknown")
+    from_blueprint(home, "extra-usage", actions=publishing("{{ title }} | {{ message }}"))
+    for used in (35, 70, 100):
+        session.later(used, minutes=30)
+    (sent,) = ran(watcher, 1)
+    assert sent == "Claude now costs money | Spent this month: 12.34 EUR."
+    (event,) = watcher.messages("claude-usage/default/event/account")
+    watcher.publish(event.topic, event.payload)
+    assert ran(watcher, 1) == [sent]
+    home.wait_for(binary_sensor__claude_extra_usage_active="on", binary_sensor__claude_blocked="off")
+    home.rest("DELETE", "/api/config/automation/config/extra-usage")
+
+
+def test_blueprint_notifies_before_the_login_ends(home: HomeAssistant, session: Session, watcher: Watcher) -> None:
+    """It finds nothing to complain about, and waits for its moment."""
+    home.wait_for(sensor__claude_session_usage="0.0")
+    from_blueprint(home, "login", actions=publishing("{{ title }}"))
+    session.later(1, minutes=6)
+    assert ran(watcher, 0) == []
+    home.rest("DELETE", "/api/config/automation/config/login")
 
 
 @pytest.mark.usefixtures("session")
@@ -200,20 +251,24 @@ def test_dashboard_shows_the_account_without_an_error(home: HomeAssistant, scrip
     assert shown["complaints"] == []
     assert shown["gauges"] == 2
     assert shown["graphs"] == 2
-    assert len(shown["tiles"]) == 10
+    assert len(shown["tiles"]) == 7
     assert any("12.34" in tile for tile in shown["tiles"])
-    assert shown["markdown"] == ["Fable 31 %"]
+    answer, models, events = shown["markdown"]
+    assert "You can work now Weekly is closest to its limit: 17 % used, resets " in answer
+    assert "As of " in answer
+    assert "Fable 31 % " in models
+    assert events.startswith("Events ")
 
 
 def test_node_red_flow_branches_on_pace_and_acts_on_a_reset(
     scripts: Path, mosquitto: Mosquitto, watcher: Watcher, session: Session, tmp_path: Path
 ) -> None:
-    """Each turn of the pace comes out once, a stale number never, and a reset after much use is told of."""
+    """Each turn of the pace comes out once, a stale number never, and a reset after much use is reported."""
     flow = json.loads(RECIPES["nodered"].text())
     for node in flow:
         if node["type"] == "mqtt-broker":
             node |= {"broker": LOOPBACK, "port": str(mosquitto.port)}
-        elif node["type"] == "debug":  # where users put their own: here, what tells the watcher
+        elif node["type"] == "debug":  # where users put their own: here, what notifies the watcher
             topic = f"tests/{node['id'].removeprefix('claude-usage-')}"
             node |= {"type": "mqtt out", "topic": topic, "qos": "1", "retain": "", "broker": "claude-usage-broker"}
     file = tmp_path / "flow.json"
@@ -225,34 +280,41 @@ def test_node_red_flow_branches_on_pace_and_acts_on_a_reset(
     try:
         run_script(scripts, "nodered.sh", "flow", str(file))
         watcher.wait_topic("tests/on-pace")
-        session.later(60, minutes=30)
+        session.later(45, minutes=30)
         watcher.wait_topic("tests/over-pace")
-        session.later(62, minutes=30)
-        session.later(63, minutes=120)
+        session.later(46, minutes=30)
+        session.later(47, minutes=120)
         watcher.wait_topic("tests/on-pace", since=watcher.last("tests/over-pace").order)
-        session.later(90, minutes=30)
+        session.later(85, minutes=30)
+        watcher.wait_topic("tests/threshold")
+        for event in watcher.messages("claude-usage/default/event/#"):
+            watcher.publish(event.topic, event.payload)  # delivered again
         session.later(5, minutes=60)
-        told = watcher.wait_topic("tests/was-reset")
+        shown = watcher.wait_topic("tests/was-reset")
         session.later(6, minutes=300)
         watcher.settle()
     finally:
         run_script(scripts, "nodered.sh", "stop")
-    assert told.payload == "The session has reset; it had been used up to 90 percent."
-    outputs = [message.topic for message in watcher.messages("tests/#") if message.topic != RAN]
-    assert outputs.count("tests/was-reset") == 1
-    turns = [topic for topic in outputs if topic.endswith("pace")]
-    assert turns[:3] == ["tests/on-pace", "tests/over-pace", "tests/on-pace"]
-    assert all(one != other for one, other in itertools.pairwise(turns))
+    assert shown.payload == "Session has reset; 85 % had been used."
+    outputs = [message for message in watcher.messages("tests/#") if message.topic != RAN]
+    counts = Counter(message.topic for message in outputs)
+    assert (counts["tests/was-reset"], counts["tests/threshold"], counts["tests/is-free"]) == (1, 1, 1)
+    assert watcher.last("tests/threshold").payload == "Session: 85 % used (over 75 %)."
+    turns = [message for message in outputs if message.topic.endswith("pace")]
+    session_turns = [message.topic for message in turns if message.json()["label"] == "Session"]
+    assert session_turns[:3] == ["tests/on-pace", "tests/over-pace", "tests/on-pace"]
+    assert all(one != other for one, other in itertools.pairwise(session_turns))
+    assert [message.topic for message in turns if message.json()["label"] == "Weekly"] == ["tests/on-pace"]
 
 
 def test_esphome_takes_the_display(tmp_path: Path) -> None:
     """The display's configuration is valid for ESPHome."""
     program = os.environ.get("ESPHOME") or shutil.which("esphome")
     if program is None:
-        pytest.skip("NOT VALIDATED: there is no esphome on the PATH, nor does ESPHOME name one")
+        pytest.skip("NOT VALIDATED: esphome is not on the PATH, nor does ESPHOME name one")
     fonts = sorted(Path("/usr/share/fonts").rglob("*.ttf"))
     if not fonts:
-        pytest.skip("NOT VALIDATED: there is no font here, and the one of the recipe is on the internet")
+        pytest.skip("NOT VALIDATED: no font is installed, and the one of the recipe is on the internet")
     file = tmp_path / "display.yaml"
     file.write_text(RECIPES["esphome"].text().replace("gfonts://Roboto", str(fonts[0])), encoding="utf-8")
     done = subprocess.run([program, "config", str(file)], capture_output=True, text=True, timeout=120, check=False)

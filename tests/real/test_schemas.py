@@ -36,11 +36,19 @@ HOSTILE = "{{ states('x') }} {% raw %} \" ' \N{HEAVY BLACK HEART} Opus"
 def announce(document: dict[str, Any], label: str | None, *, later: dict[str, Any] | None = None) -> bytes:
     """Give the discovery message of an account that got this answer, and 24 hours later perhaps this one."""
     account = AccountUsage("default" if label is None else "account")
-    take(account, parse_usage(document, NOW, plan="max"), (75.0,))
-    for hour in range(1, 26 if later else 1):
-        take(account, parse_usage(later or {}, NOW + dt.timedelta(hours=hour), plan="max"), (75.0,))
     topics = Topics(base="claude-usage", account=account.account)
-    return DiscoveryMessage(topics, label, 180).payload(account)
+    message = DiscoveryMessage(topics, label, 180)
+
+    def update(now: dt.datetime) -> bytes:
+        return message.update(account, now, is_polled=True, has_login_expiry=True, reporters=("laptop", "work_mac"))
+
+    take(account, parse_usage(document, NOW, plan="max"), (75.0,))
+    payload = update(NOW)
+    for hour in range(1, 26 if later else 1):
+        now = NOW + dt.timedelta(hours=hour)
+        take(account, parse_usage(later or {}, now, plan="max"), (75.0,))
+        payload = update(now)
+    return payload
 
 
 def messages() -> Iterator[tuple[str, bytes]]:
@@ -52,14 +60,17 @@ def messages() -> Iterator[tuple[str, bytes]]:
         yield f"currency-{currency}", announce(sample_usage(now=NOW, extra_usage=money), None)
     limits = [make_limit("weekly_scoped", 5, NOW + dt.timedelta(days=2), model=HOSTILE)]
     yield "hostile", announce(sample_usage(now=NOW, limits=limits), None)
-    yield "summary", encode(summary_discovery(Topics(base="claude-usage", account=SUMMARY), "1.0.0"))
+    yield (
+        "summary",
+        encode(summary_discovery(Topics(base="claude-usage", account=SUMMARY), "1.0.0", "claude-usage/work/health")),
+    )
 
 
 def validate(scripts: Path, installed: str, payloads: dict[str, bytes]) -> str:
     """Give what Home Assistant's schemas say, a line per message and one per finding."""
     root = Path(os.environ.get("HA_ROOT") or Path(os.environ.get("TMPDIR", "/tmp")) / "real-parts") / "forky"  # noqa: S108
     if not (root / "opt" / installed / "VERSION").exists():
-        pytest.skip(f"NOT VALIDATED: there is no Home Assistant {installed} (setup_ha.sh with INST={installed})")
+        pytest.skip(f"NOT VALIDATED: Home Assistant {installed} is not installed (setup_ha.sh with INST={installed})")
     folder = Path(tempfile.mkdtemp(dir=root / "tmp"))
     try:
         for name, payload in payloads.items():
@@ -99,4 +110,4 @@ def test_home_assistant_understands_what_is_taken_back(scripts: Path, which: str
     removed = [line.split() for line in lines]
     assert {row[0] for row in removed} == {"INFO"}, lines
     assert {re.sub("_fable_.*|_usage_.*", "", row[1]) for row in removed} == {"seven_day", "extra"}
-    assert len(removed) == 11 + 5
+    assert len(removed) == 12 + 6

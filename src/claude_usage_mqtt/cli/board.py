@@ -27,7 +27,7 @@ MAX_ACCOUNTS, MAX_WINDOWS = 500, 30
 LONGEST_MESSAGE = 256 * 1024
 WARNING, CRITICAL = 75, 90
 LABEL, PERCENT = 13, 6
-"""Columns of a window's line beside its bar."""
+"""Columns of a window's line next to its bar."""
 
 LONGEST_LABEL = 30
 LONGEST_SENTENCE = 500
@@ -71,7 +71,7 @@ class Board:
         accounts = sorted({*self.states, *self.healths})
         parts = [*self._connection()]
         if not accounts and self.is_connected:
-            parts.append(Text(f"Nothing stands under {self.base}/ yet; is the service running?"))
+            parts.append(Text(f"No data under {self.base}/ yet; is the service running?"))
         for account in accounts:
             parts += [*self._account(account, now), Text()]
         return Group(*parts, Text("Ctrl-C ends this.", style="dim"))
@@ -126,10 +126,10 @@ class WindowView:
         label = Text(clean_text(self.window.get("label"), LONGEST_LABEL) or "?")
         label.truncate(LABEL - 1, overflow="ellipsis", pad=True)
         width = max(4, options.max_width - LABEL - PERCENT)
-        colour = _colour(utilization) if self.is_current else "dim"
+        color = _color(utilization) if self.is_current else "dim"
         percent = "?" if utilization is None else f"{utilization:.0f}%"
-        bar = _bar(width, utilization, elapsed, colour, is_ascii=options.ascii_only)
-        yield _one_line(label.append(" "), bar, Text(percent.rjust(PERCENT), style=colour))
+        bar = _bar(width, utilization, elapsed, color, is_ascii=options.ascii_only)
+        yield _one_line(label.append(" "), bar, Text(percent.rjust(PERCENT), style=color))
         if utilization is None:
             return
         sign = " " if options.ascii_only else " ↻ "
@@ -152,11 +152,11 @@ def _one_line(*parts: Text) -> Text:
     return line
 
 
-def _bar(width: int, utilization: float | None, elapsed: float | None, colour: str, *, is_ascii: bool) -> Text:
+def _bar(width: int, utilization: float | None, elapsed: float | None, color: str, *, is_ascii: bool) -> Text:
     """Return a bar; a mark in it stands where an even pace would be."""
     full, empty, mark = ("#", "-", "|") if is_ascii else ("█", "░", "┃")
     filled = 0 if utilization is None else round(width * min(utilization, 100) / 100)
-    bar = Text(full * filled, style=colour) + Text(empty * (width - filled), style="dim")
+    bar = Text(full * filled, style=color) + Text(empty * (width - filled), style="dim")
     if elapsed is None:
         return bar
     place = min(width - 1, int(width * elapsed / 100))
@@ -180,10 +180,10 @@ def _money(section: object) -> Text | None:
     line.append(amount if limit is None else f"{amount} of {limit:.2f}")
     line.append(f" {clean_text(section.get('currency'), 3) or ''}".rstrip())
     percent = number(section.get("utilization"), maximum=MAX_UTILIZATION)
-    return line if percent is None else line.append(f" ({percent:.0f}%)", style=_colour(percent))
+    return line if percent is None else line.append(f" ({percent:.0f}%)", style=_color(percent))
 
 
-def _colour(utilization: float | None) -> str:
+def _color(utilization: float | None) -> str:
     if utilization is None:
         return "dim"
     return "red" if utilization >= CRITICAL else "yellow" if utilization >= WARNING else "green"

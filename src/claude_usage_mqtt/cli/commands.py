@@ -8,7 +8,7 @@ import os
 import sys
 
 from claude_usage_mqtt import __version__
-from claude_usage_mqtt.errors import ClaudeUsageError
+from claude_usage_mqtt.errors import NO_THREADS, ClaudeUsageError, is_lack_of_threads
 
 EXIT_STATUSES = """\
 exit status:
@@ -38,11 +38,12 @@ def make_parser() -> argparse.ArgumentParser:
     commands.add_parser("check", help="go through the whole chain and say what is wrong")
     commands.add_parser("watch", help="show the usage in this terminal, from the broker")
     line = commands.add_parser("statusline", help="Claude Code's status-line command: reads its JSON, prints a line")
-    line.add_argument("--account", metavar="ID", help="whose usage it is, where there are several")
-    commands.add_parser("demo", help="show it all with a simulated account and a broker of its own")
-    commands.add_parser("remove", help="take everything of ours off the broker")
+    line.add_argument("--account", metavar="ID", help="whose usage it is, if there are several")
+    commands.add_parser("demo", help="show it all with a simulated account and an embedded broker")
+    commands.add_parser("remove", help="remove all our retained topics from the broker")
     recipe = commands.add_parser("recipe", help="print a dashboard, a blueprint, a flow ... to copy")
     recipe.add_argument("name", metavar="NAME", nargs="?", help="which one; without it they are listed")
+    recipe.add_argument("--account", metavar="ID", help="for which account, if there are several")
     recipe.add_argument("folder", metavar="FOLDER", nargs="?", help="where to write a Home Assistant app")
     commands.add_parser("healthcheck", help="say whether the service on this machine is alive")
     return parser
@@ -63,12 +64,13 @@ def dispatch(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # whoever read our output has left; nothing more can be said, at the interpreter's end neither
+        # whoever read our output has left; nothing more can be said, not even when the interpreter ends
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as fault:  # noqa: BLE001 - a traceback helps nobody who reads a container's log
-        print(f"claude-usage-mqtt: an error of its own, please report it: {_place(fault)}", file=sys.stderr)
+        said = NO_THREADS if is_lack_of_threads(fault) else f"internal error, please report it: {_place(fault)}"
+        print(f"claude-usage-mqtt: {said}", file=sys.stderr)
         return 1
 
 
@@ -119,7 +121,7 @@ def _run(parsed: argparse.Namespace) -> int:  # noqa: C901, PLR0911 - one for ea
         case "recipe":
             from claude_usage_mqtt.cli.recipe import recipe  # noqa: PLC0415
 
-            return recipe(parsed.name, parsed.folder)
+            return recipe(parsed.name, parsed.folder, parsed.account)
         case "healthcheck":
             from claude_usage_mqtt.cli import main  # noqa: PLC0415
 

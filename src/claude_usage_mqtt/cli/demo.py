@@ -20,8 +20,10 @@ from claude_usage_mqtt.demo.simulated_api import SimulatedAccount, SimulatedApi
 from claude_usage_mqtt.errors import BrokerError
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.session import Session
-from claude_usage_mqtt.settings.fields import DEFAULT_ACCOUNT, Account, Settings, load_settings
-from claude_usage_mqtt.sources.credentials.places import GivenToken
+from claude_usage_mqtt.settings.claude import DEFAULT_ACCOUNT, Account
+from claude_usage_mqtt.settings.fields import Settings, load_settings
+from claude_usage_mqtt.sources.credentials.environment import GivenToken
+from claude_usage_mqtt.sources.local_login import LocalLogin
 from claude_usage_mqtt.topics import Topics
 
 SPEED = 600
@@ -86,7 +88,9 @@ def _clear(settings: Settings, account: str) -> None:
 def _run(settings: Settings, account: str, clock: Clock) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     label = None if account == DEFAULT_ACCOUNT else "Demo"
-    service = make_service(settings, clock, (Account(id=account, label=label, credentials=GivenToken("demo")),))
+    service = make_service(
+        settings, clock, (Account(id=account, label=label, login=LocalLogin(credentials=GivenToken("demo"))),)
+    )
     worker = threading.Thread(target=service.run, name="service", daemon=True)
     ended = threading.Event()
 
@@ -133,7 +137,9 @@ def _print(message: Message, clock: Clock) -> None:
 
 def _event(document: dict[str, Any]) -> str:
     threshold = f" {document['threshold']:g} %" if document["threshold"] else ""
-    return f"*** {document['window']}: {document['event_type']}{threshold} (was {document['previous_utilization']:g} %)"
+    before = document["previous_utilization"]
+    was = "" if before is None else f" (was {before:g} %)"
+    return f"*** {document['window'] or 'account'}: {document['event_type']}{threshold}{was}"
 
 
 def _windows(document: dict[str, Any]) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from claude_usage_mqtt.clock import SystemClock
-from claude_usage_mqtt.errors import InvalidResponse, SettingsError
+from claude_usage_mqtt.errors import ClaudeUsageError, InvalidResponse, RateLimited, SettingsError
 from claude_usage_mqtt.instants import parse_instant
 from claude_usage_mqtt.settings.fields import load_settings
 from claude_usage_mqtt.sources.api.client import UsageApi
-from claude_usage_mqtt.sources.api.source import ApiSource
+from claude_usage_mqtt.sources.in_order import in_order
+from claude_usage_mqtt.sources.select import OTHER_SOURCES, polled_sources
 from claude_usage_mqtt.topics import encode
 from claude_usage_mqtt.usage.account import AccountUsage
 from claude_usage_mqtt.usage.document import state_document
@@ -19,14 +20,20 @@ from claude_usage_mqtt.usage.reading import Reading
 def once(*, as_json: bool) -> int:
     """Print the usage of each account, as a table or as one line of JSON; raises the first error after that."""
     settings = load_settings()
-    if not settings.needs_credentials:
-        raise SettingsError("CLAUDE_SOURCE=statusline has nothing to ask once; set CLAUDE_SOURCE=oauth.")
     api, clock = UsageApi(settings.claude_api_url, settings.claude_user_agent), SystemClock()
     first_error: Exception | None = None
-    for account in settings.accounts():
-        outcome = ApiSource(account.credentials, api).poll(account.id, clock, may_retry=True)
+    polled = [
+        (account, in_order(polled_sources(settings.sources, account.login, api, settings.claude_code_command)))
+        for account in settings.accounts()
+    ]
+    if not any(source for _, source in polled):
+        raise SettingsError(f"CLAUDE_SOURCE={settings.claude_source} has nothing to ask once; set CLAUDE_SOURCE=oauth.")
+    for account, source in polled:
+        if source is None:
+            continue
+        outcome = source.poll(account.id, clock, may_retry=True)
         if outcome.reading is None:
-            first_error = first_error or outcome.error
+            first_error = first_error or _with_other_sources(outcome.error)
             continue
         try:
             require_readable(outcome.reading)
@@ -42,8 +49,15 @@ def once(*, as_json: bool) -> int:
     return 0
 
 
+def _with_other_sources(error: ClaudeUsageError | None) -> ClaudeUsageError | None:
+    """Return the error; for a 429 with the other sources, as this may be the first request that was ever made."""
+    if not isinstance(error, RateLimited):
+        return error
+    return RateLimited(f"{error} {OTHER_SOURCES}", retry_after=error.retry_after)
+
+
 def require_readable(usage: Reading) -> Reading:
-    """Return the usage; raises InvalidResponse where there were sections, and none could be understood."""
+    """Return the usage; raises InvalidResponse if there were sections, and none could be understood."""
     if usage.malformed and not usage.windows and usage.extra_usage is None:
         raise InvalidResponse(
             f"Nothing in the API's answer was understood ({', '.join(usage.malformed)}); "
@@ -71,7 +85,7 @@ def table(document: dict[str, Any]) -> str:
         for row in rows
     ]
     if not document["windows"] and money is None:
-        lines = ["The API tells of no limits for this account."]
+        lines = ["The API reports no limits for this account."]
     return "\n".join([title, *(line.rstrip() for line in lines)])
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.recipes import RECIPES, app_folder
+from claude_usage_mqtt.untrusted import slug
 
 
-def recipe(name: str | None, folder: str | None = None) -> int:
+def recipe(name: str | None, folder: str | None = None, account: str | None = None) -> int:
     """Print a recipe as it is, or a line about each; raises SettingsError for an unknown name."""
     if name is None:
         for each, about in [
@@ -27,8 +28,12 @@ def recipe(name: str | None, folder: str | None = None) -> int:
         names = [*RECIPES, app_folder.NAME]
         near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
         near = near or [each for each in names if name.lower() in each] or names
-        raise SettingsError(f"There is no recipe of this name; did you mean {_either(near)}?")
-    sys.stdout.write(RECIPES[name].text())
+        raise SettingsError(f"Unknown recipe; did you mean {_either(near)}?")
+    if account is not None and not RECIPES[name].is_of_an_account:
+        raise SettingsError(f"The recipe {name} is the same for every account; leave out --account.")
+    if account is not None and not slug(account):
+        raise SettingsError("--account: name the account as in CLAUDE_ACCOUNTS.")
+    sys.stdout.write(RECIPES[name].text(None if account is None else slug(account)))
     return 0
 
 

@@ -1,7 +1,8 @@
-"""`remove`: take everything of ours off the broker, and nothing else."""
+"""`remove`: remove all our retained topics from the broker, and nothing else."""
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterable
@@ -12,7 +13,10 @@ from claude_usage_mqtt.homeassistant.summary import SUMMARY
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.session import Session
 from claude_usage_mqtt.service.former_devices import former_accounts
-from claude_usage_mqtt.settings.fields import DEFAULT_ACCOUNT, Settings, load_settings
+from claude_usage_mqtt.settings.claude import DEFAULT_ACCOUNT
+from claude_usage_mqtt.settings.fields import Settings, load_settings
+from claude_usage_mqtt.sources.reporter_messages import MACHINE, parse_presence
+from claude_usage_mqtt.topics import ReporterTopics
 
 QUIET, WITHIN = 1.0, 15.0
 """Seconds without a message after which all retained ones have come, and at most for all of them."""
@@ -29,7 +33,11 @@ def remove() -> int:
         status = f"{settings.mqtt_base_topic}/status"
         if found.get(status) == b"online":
             print(f"A service still runs ({status} says online); stop it, or it publishes again.", file=sys.stderr)
-        # Home Assistant lets go of the entities first, then of what they showed.
+        for topic in ours:
+            presence = parse_presence(found[topic]) if "/reporter/" in topic else None
+            if presence is not None and presence.online:
+                print(f"A reporter still runs ({topic} says online); stop it, or it publishes again.", file=sys.stderr)
+        # Home Assistant removes the entities first, then what they showed.
         for topic in sorted(ours, key=lambda topic: not topic.endswith("/config")):
             session.publish(Message(topic=topic, payload=b"", retain=True))
             print(f"removed {topic}")
@@ -39,13 +47,30 @@ def remove() -> int:
 
 
 def _retained(session: Session, settings: Settings) -> dict[str, bytes]:
-    """Return what stands under our topics: by exact topic, and by wildcard where the broker plays along."""
+    """Return what is retained under our topics: by exact topic, and by wildcard if the broker supports it."""
     base, prefix = settings.mqtt_base_topic, settings.homeassistant_prefix
     known = [account.id for account in settings.accounts()]
     found = _collect(session, [f"{base}/#", f"{prefix}/device/+/config", f"{base}/status"])
     found |= _collect(session, _exact(settings, [*known, SUMMARY, DEFAULT_ACCOUNT]))
     former = former_accounts(found.get(topics(settings, SUMMARY).state))
-    return found | _collect(session, _exact(settings, [name for name in former if name not in known]))
+    found |= _collect(session, _exact(settings, [name for name in former if name not in known]))
+    machines = {
+        machine for name in [*known, *former] for machine in _machines(found.get(topics(settings, name).health))
+    }
+    return found | _collect(session, [ReporterTopics(base=base, machine=machine).presence for machine in machines])
+
+
+def _machines(health: bytes | None) -> Iterable[str]:
+    """Return the machines that a health document names, untrusted."""
+    try:
+        document = json.loads(health or b"{}")
+    except (ValueError, RecursionError):
+        return ()
+    reporters = document.get("reporters") if isinstance(document, dict) else None
+    names = [
+        each.get("machine") for each in (reporters if isinstance(reporters, list) else ()) if isinstance(each, dict)
+    ]
+    return [name for name in names if isinstance(name, str) and MACHINE.fullmatch(name)]
 
 
 def _exact(settings: Settings, accounts: Iterable[str]) -> list[str]:
@@ -69,5 +94,6 @@ def _is_ours(topic: str, payload: bytes, settings: Settings) -> bool:
     if re.fullmatch(rf"{prefix}/device/claude_usage_[a-z0-9_]+/config", topic):
         return announced_by(payload) == f"{settings.mqtt_base_topic}/status"
     return bool(
-        re.fullmatch(rf"{base}/(status|[a-z0-9_]+/(state|health|memory|statusline|command/[a-z]+|event/\w+))", topic)
+        re.fullmatch(rf"{base}/reporter/{MACHINE.pattern}(/ask|/answer)?", topic)
+        or re.fullmatch(rf"{base}/(status|[a-z0-9_]+/(state|health|memory|statusline|command/[a-z]+|event/\w+))", topic)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import datetime, timedelta
 
 from claude_usage_mqtt.cli.run import until_signal
 from claude_usage_mqtt.clock import SystemClock
@@ -11,7 +12,10 @@ from claude_usage_mqtt.mqtt.client import make_tls_context
 from claude_usage_mqtt.reporter.loop import Reporter, ReporterOptions
 from claude_usage_mqtt.settings.fields import Settings, load_settings
 from claude_usage_mqtt.sources.api.client import UsageApi
-from claude_usage_mqtt.sources.api.source import ApiSource
+from claude_usage_mqtt.sources.claude_code_cache import UsageCache
+from claude_usage_mqtt.sources.in_order import in_order
+from claude_usage_mqtt.sources.select import polled_sources
+from claude_usage_mqtt.usage.reading import CLAUDE_CODE, OAUTH
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +34,9 @@ def report() -> int:
 def reporter_options(settings: Settings) -> ReporterOptions:
     """Return what the settings say; raises SettingsError."""
     broker = settings.broker()
+    accounts, clock = settings.accounts(), SystemClock()
+    caches = {account.id: account.login.cache for account in accounts if account.login is not None}
+    local = [name for name in settings.sources if name in (OAUTH, CLAUDE_CODE)] or [OAUTH]
     api = UsageApi(settings.claude_api_url, settings.claude_user_agent)
     return ReporterOptions(
         broker=broker,
@@ -37,5 +44,16 @@ def reporter_options(settings: Settings) -> ReporterOptions:
         base_topic=settings.mqtt_base_topic,
         machine=settings.machine(),
         limited=not settings.api_is_local,
-        sources={account.id: ApiSource(account.credentials, api) for account in settings.accounts()},
+        newest_cache=lambda account: _age(caches.get(account), clock.now()),
+        sources={
+            account.id: source
+            for account in accounts
+            if (source := in_order(polled_sources(local, account.login, api, settings.claude_code_command))) is not None
+        },
     )
+
+
+def _age(cache: UsageCache | None, now: datetime) -> timedelta | None:
+    """Return how old the numbers are that Claude Code keeps."""
+    usage = None if cache is None else cache.usage
+    return None if usage is None else max(timedelta(0), now - usage.fetched_at)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from types import FrameType
@@ -16,11 +17,12 @@ from claude_usage_mqtt.service.loop import Service
 from claude_usage_mqtt.service.options import AccountOptions, ServiceOptions
 from claude_usage_mqtt.service.usage_log import UsageLog
 from claude_usage_mqtt.settings import supervisor
-from claude_usage_mqtt.settings.fields import Account, Settings, load_settings
+from claude_usage_mqtt.settings.claude import Account
+from claude_usage_mqtt.settings.fields import Settings, load_settings, variables_of_others
 from claude_usage_mqtt.sources.api.client import UsageApi
-from claude_usage_mqtt.sources.api.source import ApiSource
+from claude_usage_mqtt.sources.names import AUTO
+from claude_usage_mqtt.sources.select import polled_sources
 from claude_usage_mqtt.topics import Topics
-from claude_usage_mqtt.usage.reading import OAUTH
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +35,10 @@ def run() -> int:
         prepare()
     settings = load_settings()
     set_up_logging(settings.log_level, settings.log_format)
+    for sentence in variables_of_others():
+        log.warning("%s", sentence)
     service = make_service(settings, SystemClock())
-    with until_signal(service.stop):
+    with until_signal(service.stop), until_a_thread_dies(service.stop):
         service.run()
     log.info("Stopped")
     return 0
@@ -60,10 +64,12 @@ def make_service(settings: Settings, clock: Clock, accounts: tuple[Account, ...]
                     limited=not settings.api_is_local,
                     stale_after=timedelta(seconds=settings.stale_after),
                     thresholds=settings.alert_thresholds,
+                    extra_thresholds=settings.extra_usage_thresholds,
                     discovery=settings.homeassistant_discovery,
                     sources=settings.sources,
+                    is_auto=settings.claude_source == AUTO,
                 ),
-                (ApiSource(account.credentials, api),) if OAUTH in settings.sources else (),
+                polled_sources(settings.sources, account.login, api, settings.claude_code_command),
             )
             for account in accounts or settings.accounts()
         ),
@@ -74,6 +80,21 @@ def make_service(settings: Settings, clock: Clock, accounts: tuple[Account, ...]
 def topics(settings: Settings, account: str) -> Topics:
     """Return the topics of an account."""
     return Topics(base=settings.mqtt_base_topic, account=account, prefix=settings.homeassistant_prefix)
+
+
+@contextlib.contextmanager
+def until_a_thread_dies(stop: Callable[[BaseException], None]) -> Iterator[None]:
+    """Call `stop` with the error that ended a thread: none may be missing unnoticed."""
+
+    def on_death(died: threading.ExceptHookArgs) -> None:
+        if died.exc_value is not None:
+            stop(died.exc_value)
+
+    before, threading.excepthook = threading.excepthook, on_death
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """`statusline`: Claude Code's status-line command. Prints the usage in one line and hands it to the broker.
 
-It is started anew several times a minute and whoever works waits for its line: until that is printed only what
-the line needs is imported, and what comes after it happens in a process of its own.
+It is started several times a minute and whoever works waits for its line: until that is printed only what
+the line needs is imported, and what comes after it happens in its own process.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NAMES = (("five_hour", "5h"), ("seven_day", "7d"))
 WARNING, CRITICAL = 75, 90
 YELLOW, RED, PLAIN = "\x1b[33m", "\x1b[31m", "\x1b[0m"
 SIGNS = {"↻": "reset", "·": "|", "–": "-"}  # noqa: RUF001 - a dash is what stands for no number
-"""What is printed instead where the encoding has no such sign."""
+"""What is printed instead if the encoding has no such sign."""
 
 
 def statusline(account: str | None = None) -> int:

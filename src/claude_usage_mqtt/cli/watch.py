@@ -1,4 +1,4 @@
-"""`watch`: the usage in the terminal, from what stands on the broker; it asks the API for nothing."""
+"""`watch`: the usage in the terminal, from what is retained on the broker; it makes no request to the API."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Connected:
 
 
 def watch() -> int:
-    """Show the usage until Ctrl-C; raises SettingsError, and BrokerError where the broker will not have us."""
+    """Show the usage until Ctrl-C; raises SettingsError, and BrokerError if the broker refuses us."""
     if importlib.util.find_spec("rich") is None:
         raise SettingsError("watch needs its extra: pip install 'claude-usage-mqtt[watch]'")
     settings = load_settings()

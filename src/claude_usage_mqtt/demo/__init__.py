@@ -2,5 +2,5 @@
 
 `simulated_api` plays the usage endpoint for a made-up subscription, `broker` runs an MQTT broker inside this
 process. The service itself uses neither, and neither is reachable from another machine unless its caller asks for
-that. The tests use both, because a real server tells more than a mock.
+that. The tests use both, because a real server reveals more than a mock.
 """

@@ -1,6 +1,6 @@
 """An MQTT broker inside this process, for the demo and for tests on machines without Mosquitto.
 
-amqtt does the work, in an event loop on a thread of its own. It is an optional extra, so it is imported only
+amqtt does the work, in an event loop on its own thread. It is an optional extra, so it is imported only
 when a broker is made. It speaks MQTT 3.1.1 only and keeps nothing on disk. This module lets nothing of amqtt
 through: no log line, no warning, no exception of one of its tasks.
 """
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 _LISTENER = "default"  # amqtt insists on a listener of this name
 _ANONYMOUS = "amqtt.plugins.authentication.AnonymousAuthPlugin"
 _START_TIMEOUT = 10.0  # s
-_SHUTDOWN_TIMEOUT = 1.5  # s for amqtt's own goodbye, which a client that does not read can hold up
+_SHUTDOWN_TIMEOUT = 1.5  # s for amqtt's own shutdown, which a client that does not read can hold up
 _CLOSE_TIMEOUT = 3.0  # s for all of `close()`
 
 
 class EmbeddedBroker:
     """A broker for everybody who can reach it: with the default host, programs on this machine.
 
-    It listens from the moment it is made until `close()`: on `port`, or on a free one where that is taken or 0.
-    Raises `SettingsError` where the `demo` extra is not installed.
+    It listens from the moment it is made until `close()`: on `port`, or on a free one if that is taken or 0.
+    Raises `SettingsError` if the `demo` extra is not installed.
     """
 
     def __init__(self, port: int = 1883, host: str = "127.0.0.1") -> None:
@@ -110,8 +110,8 @@ class EmbeddedBroker:
         await self._stopping.wait()
         server.close()
         # Waited for, not awaited: amqtt's end may raise anything, cancellation included.
-        goodbye = asyncio.ensure_future(broker.shutdown())
-        await asyncio.wait({goodbye}, timeout=_SHUTDOWN_TIMEOUT)
+        shutdown = asyncio.ensure_future(broker.shutdown())
+        await asyncio.wait({shutdown}, timeout=_SHUTDOWN_TIMEOUT)
         for writer in self._connections:
             writer.transport.abort()
         await asyncio.sleep(0)  # one turn of the loop closes the sockets of what was aborted
@@ -146,7 +146,7 @@ def _replay_to_subscribers_only(broker: Any) -> None:
     amqtt sends every client that connects whatever is retained for anybody's subscription, and it does so while
     it walks through the subscriptions: another client that subscribes meanwhile ends the new client's session.
     """
-    replay = broker._publish_retained_messages_for_subscription  # noqa: SLF001 - there is no public way
+    replay = broker._publish_retained_messages_for_subscription  # noqa: SLF001 - amqtt has no public way
 
     async def replay_if_subscribed(subscription: tuple[str, int], session: Any) -> None:
         subscribers = broker.subscriptions.get(subscription[0], ())

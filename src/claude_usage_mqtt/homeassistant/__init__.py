@@ -1,1 +1,1 @@
-"""What Home Assistant is told: a table of entities, and the discovery messages made from it. Pure."""
+"""What is announced to Home Assistant: a table of entities, and the discovery messages made from it. Pure."""

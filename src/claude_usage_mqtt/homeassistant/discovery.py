@@ -1,4 +1,4 @@
-"""Device-discovery messages, made from the table of entities. Deterministic: no times, the same order always."""
+"""Device-discovery messages: a loop over the table of entities. Deterministic: no times, the same order always."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from claude_usage_mqtt.homeassistant.entities import (
-    ACCOUNT_ENTITIES,
+from claude_usage_mqtt.homeassistant.entity import (
     EVENT,
-    EXTRA_USAGE_ENTITIES,
+    EXPIRE_AFTER,
+    EXPIRING,
+    FRESH,
     HEALTH,
+    SERVICE,
     STATE,
-    WINDOW_ENTITIES,
-    EntityDescription,
+    Entity,
 )
-from claude_usage_mqtt.topics import NO_PROBLEM, Topics
+from claude_usage_mqtt.homeassistant.inventory import Inventory, entities
+from claude_usage_mqtt.topics import Topics
 
 ORIGIN_NAME = "claude-usage-mqtt"
 PROJECT_URL = "https://pypi.org/project/claude-usage-mqtt/"
 USAGE_PAGE = "https://claude.ai/settings/usage"
 """Where Claude itself shows the same numbers: Home Assistant's "visit device"."""
 
-NO_MINOR_UNIT = frozenset({"BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "VND", "VUV"})
-"""Currencies whose amounts have no decimals."""
+EVENTS_WAIT = 8 * 86400
+"""Seconds that no event waits to be delivered: the longest window lasts a week."""
 
 REMOVABLE = frozenset(
     {"sensor", "binary_sensor", "event", "button", "number", "switch", "select", "text", "update", "device_tracker"}
@@ -32,65 +34,120 @@ REMOVABLE = frozenset(
 
 
 def discovery(
-    topics: Topics,
-    *,
-    label: str | None,
-    version: str,
-    windows: Mapping[str, str],
-    currency: str | None,
-    has_extra_usage: bool,
-    leftovers: Mapping[str, str],
-    shortest_interval: int = 180,
+    topics: Topics, inventory: Inventory, *, label: str | None, version: str, removed: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """Return the discovery message of an account.
 
-    `label` is what a person calls the account, None where it is the only one. `windows` maps the keys of the
-    windows that have entities to their labels, `leftovers` the keys of entities to take back to their platforms.
-    `currency` is the unit of the money, `shortest_interval` the seconds that the poll interval may not go below.
+    `label` is what a person calls the account, None if it is the only one; `removed` maps the keys of entities to
+    remove to their platforms.
     """
-    components: dict[str, Any] = {}
-    for window, name in windows.items():
-        for row in WINDOW_ENTITIES:
-            components[f"{window}_{row.key}"] = _window_component(topics, row, window, name)
-    if has_extra_usage:
-        for row in EXTRA_USAGE_ENTITIES:
-            components[row.key] = _extra_usage_component(topics, row, currency)
-    for row in ACCOUNT_ENTITIES:
-        components[row.key] = make_component(topics, row, row.key, row.name, _account_template(row))
-    components["poll_interval"]["min"] = shortest_interval
-    for key, platform in sorted(leftovers.items()):
+    components = make_components(topics, entities(inventory))
+    for key, platform in sorted((removed or {}).items()):
         components.setdefault(key, {"platform": platform})
-    return {
-        "device": device(topics.device, _device_name(label), version),
-        "origin": origin(version),
-        "qos": 1,
-        "components": components,
-    }
+    return make_message(topics, _device_name(label), version, components)
 
 
-def device(identifier: str, name: str, version: str) -> dict[str, Any]:
-    """Return the device's object."""
-    return {
-        "identifiers": [identifier],
+def make_message(topics: Topics, name: str, version: str, components: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a discovery message."""
+    device = {
+        "identifiers": [topics.device],
         "name": name,
         "manufacturer": "Anthropic",
         "model": "Claude subscription",
         "sw_version": version,
         "configuration_url": USAGE_PAGE,
     }
+    origin = {"name": ORIGIN_NAME, "sw_version": version, "support_url": PROJECT_URL}
+    return {"device": device, "origin": origin, "qos": 1, "components": components}
 
 
 def _device_name(label: str | None) -> str:
     return "Claude" if label is None else f"Claude {label[:1].upper()}{label[1:]}"
 
 
-def origin(version: str) -> dict[str, Any]:
-    """Return the origin's object: this program."""
-    return {"name": ORIGIN_NAME, "sw_version": version, "support_url": PROJECT_URL}
+def make_components(topics: Topics, rows: Iterable[Entity], *, alive: str | None = None) -> dict[str, Any]:
+    """Return the components of entities by key; `alive` is the topic of `alive_until` if it is not the health topic."""
+    components: dict[str, Any] = {}
+    for row in rows:  # a model could be called "Time": the week's own entities come first, and stay
+        components.setdefault(row.key, _component(topics, row, alive or topics.health))
+    return components
+
+
+def _component(topics: Topics, row: Entity, alive: str) -> dict[str, Any]:
+    account = "" if topics.account == "default" else f"{topics.account}_"
+    place = {STATE: topics.state, HEALTH: topics.health, EVENT: topics.event(row.level or "")}[row.topic]
+    options: dict[str, Any] = {
+        "platform": row.platform,
+        "unique_id": f"{topics.device}_{row.key}",
+        "default_entity_id": f"{row.platform}.claude_{account}{row.suffix or row.key}",
+        "name": row.name,
+        "availability": _availability(topics, row.trust, alive),
+        "availability_mode": "all",
+        "state_topic": None if row.platform == "button" else place,
+        "value_template": _value_template(row),
+        "expire_after": EXPIRE_AFTER if row.platform in EXPIRING and row.trust != SERVICE else None,
+        "icon": row.icon,
+        "unit_of_measurement": row.unit,
+        "device_class": row.device_class,
+        "state_class": row.state_class,
+        "suggested_display_precision": row.precision,
+        "entity_category": row.category,
+        "command_topic": None if row.command is None else topics.command(row.command),
+        "enabled_by_default": None if row.enabled else False,
+        "event_types" if row.platform == "event" else "options": list(row.options) or None,
+    }
+    # An emptied topic has no JSON: "else" is what Home Assistant takes without a line in its log.
+    if row.last_reset is not None:
+        options["last_reset_value_template"] = f"{{{{ {row.last_reset} if value_json is defined }}}}"
+    if row.attributes is not None:
+        options["json_attributes_topic"] = place
+        options["json_attributes_template"] = (
+            f"{{{{ {row.attributes} | tojson if value_json is defined else '{{}}' }}}}"
+        )
+    return {option: value for option, value in (options | dict(row.extra)).items() if value is not None}
+
+
+def _value_template(row: Entity) -> str | None:
+    """Return the template of a value: for null it gives `None`, which Home Assistant shows as unknown, silently."""
+    if row.platform == "event":
+        return _new_events_only(row.options)
+    if row.value is None:
+        return None
+    value = f"({row.value})" if " " in row.value else row.value
+    found = f"{value} if value_json is defined else none"
+    if row.platform in ("binary_sensor", "switch"):
+        return f"{{% set v = {found} %}}{{{{ 'None' if v is none else 'ON' if v else 'OFF' }}}}"
+    return f"{{{{ {found} }}}}"
+
+
+def _new_events_only(types: Iterable[str]) -> str:
+    """Return the template that ignores an event that the entity had before: it may be delivered more than once.
+
+    New is what comes after the entity's last event: by time and, of one moment, by type. What is older than any event
+    that waits was reported by a clock that was wrong before, so it is new too.
+    """
+    order = {event_type: place for place, event_type in enumerate(types)}
+    return (
+        f"{{% set old, order = this.attributes, {order!r} %}}"
+        "{% set at = (value_json | default({})).get('at') %}"
+        "{% set age = as_timestamp(old.get('at'), 0) - as_timestamp(at, 0) %}"
+        f"{{{{ '' if at and old.get('at') and age < {EVENTS_WAIT} and (-age, order.get(value_json.event_type, 0))"
+        " <= (0, order.get(old.event_type, 0)) else value }}"
+    )
+
+
+def _availability(topics: Topics, trust: str, alive: str) -> list[dict[str, str]]:
+    conditions = [{"topic": topics.status}]
+    if trust != SERVICE:
+        # Version 1's health has no `alive_until`, and it is what is retained while this one starts.
+        holds = "as_timestamp((value_json | default({})).get('alive_until'), 0) > as_timestamp(now())"
+        holds += " and value_json.fresh" if trust == FRESH else ""
+        conditions.append({"topic": alive, "value_template": f"{{{{ 'online' if {holds} else 'offline' }}}}"})
+    return conditions
 
 
 def announced_by(payload: bytes) -> str | None:
-    """Return the status topic of the service that made a discovery message, None where it was not this program."""
+    """Return the status topic of the service that made a discovery message, None if it was not this program."""
     try:
         document = json.loads(payload)
     except (ValueError, RecursionError):
@@ -109,7 +166,7 @@ def announced_by(payload: bytes) -> str | None:
 
 
 def announced(payload: bytes) -> dict[str, str]:
-    """Return keys and platforms of the entities in a discovery message, untrusted; empty where it is no such."""
+    """Return keys and platforms of the entities in a discovery message, untrusted; empty if there are none."""
     try:
         document = json.loads(payload)
     except (ValueError, RecursionError):
@@ -125,103 +182,3 @@ def announced(payload: bytes) -> dict[str, str]:
         and isinstance(component.get("platform"), str)
         and component["platform"] in REMOVABLE
     }
-
-
-def window_components(windows: Iterable[str]) -> dict[str, str]:
-    """Return keys and platforms of the entities that windows have."""
-    return {f"{window}_{row.key}": row.platform for window in windows for row in WINDOW_ENTITIES}
-
-
-def extra_usage_components() -> dict[str, str]:
-    """Return keys and platforms of the entities that extra usage has."""
-    return {row.key: row.platform for row in EXTRA_USAGE_ENTITIES}
-
-
-def _window_component(topics: Topics, row: EntityDescription, window: str, label: str) -> dict[str, Any]:
-    short = {"five_hour": "session", "seven_day": "weekly"}.get(window, "weekly_" + window.removeprefix("seven_day_"))
-    template = f"value_json.windows.{window}.{row.value}"
-    component = make_component(topics, row, f"{window}_{row.key}", f"{label} {row.name}", _shown(row, template))
-    component["default_entity_id"] = _entity_id(topics, row.platform, f"{short}_{row.suffix or row.key}")
-    if row.topic == EVENT:
-        component["state_topic"] = topics.event(window)
-    return component
-
-
-def _extra_usage_component(topics: Topics, row: EntityDescription, currency: str | None) -> dict[str, Any]:
-    template = f"(value_json.extra_usage or {{}}).get('{row.value}')"
-    component = make_component(topics, row, row.key, row.name, _shown(row, template))
-    if row.device_class == "monetary" and currency is None:
-        component.pop("device_class", None)  # an amount of nobody knows what is a plain number
-    elif row.device_class == "monetary":
-        component["unit_of_measurement"] = currency
-        if currency in NO_MINOR_UNIT:
-            component["suggested_display_precision"] = 0
-    return component
-
-
-def _account_template(row: EntityDescription) -> str | None:
-    if row.value is None:
-        return None
-    path = f"value_json.{row.value}"
-    if row.key == "problem":
-        return f"{{{{ 'OFF' if {path} in {list(NO_PROBLEM)!r} else 'ON' }}}}"
-    return _shown(row, path)
-
-
-def _shown(row: EntityDescription, expression: str) -> str | None:
-    """Return the template for an expression: `None` is what Home Assistant takes for "not known", silently."""
-    if row.value is None:
-        return None
-    if row.platform in ("binary_sensor", "switch"):
-        return f"{{% set v = {expression} %}}{{{{ 'None' if v is none else 'ON' if v else 'OFF' }}}}"
-    return f"{{{{ {expression} }}}}"
-
-
-def make_component(topics: Topics, row: EntityDescription, key: str, name: str, template: str | None) -> dict[str, Any]:
-    """Return the component of one entity, as far as its row says it all."""
-    component: dict[str, Any] = {
-        "platform": row.platform,
-        "unique_id": f"{topics.device}_{key}",
-        "default_entity_id": _entity_id(topics, row.platform, row.suffix or key),
-        "name": name,
-    }
-    if row.topic != EVENT:
-        # An event has happened whatever became of the service since: were it unavailable at each restart of ours,
-        # careless automations would fire when it is back.
-        component["availability"] = _availability(topics, fresh=row.topic == STATE and row.category is None)
-        component["availability_mode"] = "all"
-    if row.platform != "button":
-        component["state_topic"] = topics.health if row.topic == HEALTH else topics.state
-    if template is not None:
-        component["value_template"] = template
-    if row.attribute is not None:
-        component["json_attributes_topic"] = component["state_topic"]
-        component["json_attributes_template"] = f"{{{{ {{'{row.attribute}': value_json.{row.attribute}}} | tojson }}}}"
-    optional = {
-        "icon": row.icon,
-        "unit_of_measurement": row.unit,
-        "device_class": row.device_class,
-        "state_class": row.state_class,
-        "suggested_display_precision": row.precision,
-        "entity_category": row.category,
-        "command_topic": None if row.command is None else topics.command(row.command),
-    }
-    component |= {option: value for option, value in optional.items() if value is not None}
-    if row.options:
-        component["event_types" if row.platform == "event" else "options"] = list(row.options)
-    if not row.enabled:
-        component["enabled_by_default"] = False
-    return component | dict(row.extra)
-
-
-def _entity_id(topics: Topics, platform: str, ending: str) -> str:
-    account = "" if topics.account == "default" else f"{topics.account}_"
-    return f"{platform}.claude_{account}{ending}"
-
-
-def _availability(topics: Topics, *, fresh: bool) -> list[dict[str, str]]:
-    conditions = [{"topic": topics.status}]
-    if fresh:
-        template = "{{ 'online' if value_json.fresh else 'offline' }}"
-        conditions.append({"topic": topics.health, "value_template": template})
-    return conditions

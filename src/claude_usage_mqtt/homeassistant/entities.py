@@ -1,201 +1,280 @@
-"""The one table of entities: a row an entity, checked when it is made, no branching elsewhere."""
+"""The tables of entities: a row an entity."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
-from claude_usage_mqtt.topics import STATUSES
-from claude_usage_mqtt.usage.events import EVENT_TYPES
+from claude_usage_mqtt.homeassistant.entity import ALIVE, EVENT, HEALTH, SERVICE, Entity
+from claude_usage_mqtt.topics import (
+    ASLEEP,
+    ASLEEP_TOLERATED,
+    FAILURES_TOLERATED,
+    FIXED_BY_A_PERSON,
+    FIXED_BY_TIME,
+    STATUSES,
+)
+from claude_usage_mqtt.usage.events import ACCOUNT, ACCOUNT_EVENT_TYPES, EVENT_TYPES
 
-STATE, HEALTH, EVENT = "state", "health", "event"
+EXTRA_USAGE, EXTRA_USAGE_ENABLED, PLAN, LOGIN_EXPIRY, POLLING = (
+    "extra_usage",
+    "extra_usage_enabled",
+    "plan",
+    "login_expiry",
+    "polling",
+)
+"""The features of an account that entities need."""
 
-_PLATFORMS = ("sensor", "binary_sensor", "event", "button", "number", "switch")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EntityDescription:
-    """One entity.
-
-    `value` is a path into the JSON of its `topic`; None where there is no state to show. `suffix` ends its
-    default entity id where the key would not read well. `command` is the command topic of a control. `attribute`
-    is a key of the JSON that goes beside the state. Without an `icon` it has its device class's, which follows
-    the state.
-    """
-
-    key: str
-    platform: str
-    name: str
-    icon: str | None = None
-    value: str | None = None
-    topic: str = STATE
-    suffix: str | None = None
-    unit: str | None = None
-    device_class: str | None = None
-    state_class: str | None = None
-    precision: int | None = None
-    category: str | None = None
-    enabled: bool = True
-    options: tuple[str, ...] = ()
-    command: str | None = None
-    attribute: str | None = None
-    extra: tuple[tuple[str, Any], ...] = ()
-
-    def __post_init__(self) -> None:
-        """Refuse what Home Assistant would drop or warn of. Source: measured against its schemas."""
-        wrong = (
-            self.platform not in _PLATFORMS
-            or not (self.icon or "mdi:").startswith("mdi:")
-            or (self.icon is None) != (self.device_class == "problem")
-            or (self.category == "config") != (self.platform in ("number", "switch"))
-            or (self.device_class in ("timestamp", "enum") and (self.unit is not None or self.state_class is not None))
-            or (self.device_class == "monetary" and self.state_class not in (None, "total"))
-            or (bool(self.options) != (self.device_class == "enum" or self.platform == "event"))
-            or (self.platform == "binary_sensor" and (self.unit or self.state_class or self.precision is not None))
-            or (self.value is None) != (self.platform in ("button", "event"))
-        )
-        if wrong:
-            raise ValueError(f"entity {self.key} is described wrongly")
+DURATION = "duration"
+"""The feature of a window that has a length: a pool of dollars has none, so it has no pace."""
 
 
-def _percent(key: str, name: str, icon: str, **more: Any) -> EntityDescription:
-    return EntityDescription(
-        key=key,
-        platform="sensor",
-        name=name,
-        icon=icon,
-        value=more.pop("value", key),
-        unit=more.pop("unit", "%"),
-        state_class="measurement",
-        precision=more.pop("precision", 0),
-        **more,
-    )
+def _percent(key: str, name: str, icon: str, value: str, **more: Any) -> Entity:
+    options: dict[str, Any] = {"unit": "%", "precision": 0} | more
+    return Entity(key=key, platform="sensor", name=name, icon=icon, value=value, state_class="measurement", **options)
 
 
-def _timestamp(key: str, name: str, icon: str, **more: Any) -> EntityDescription:
-    return EntityDescription(
-        key=key, platform="sensor", name=name, icon=icon, value=key, device_class="timestamp", **more
-    )
+def _timestamp(key: str, name: str, icon: str, value: str, **more: Any) -> Entity:
+    return Entity(key=key, platform="sensor", name=name, icon=icon, value=value, device_class="timestamp", **more)
 
 
-WINDOW_ENTITIES: tuple[EntityDescription, ...] = (
-    _percent("utilization", "usage", "mdi:gauge", suffix="usage"),
-    _timestamp("resets_at", "resets at", "mdi:timer-refresh-outline"),
-    _percent("projected", "projected at reset", "mdi:chart-line"),
-    _timestamp("limit_at", "limit expected", "mdi:timer-alert-outline"),
-    EntityDescription(key="on_pace", platform="binary_sensor", name="on pace", icon="mdi:speedometer", value="on_pace"),
-    EntityDescription(
-        key="limit_reached",
-        platform="binary_sensor",
-        name="limit reached",
-        value="limit_reached",
-        device_class="problem",
+def _binary(key: str, name: str, value: str, **more: Any) -> Entity:
+    return Entity(key=key, platform="binary_sensor", name=name, value=value, **more)
+
+
+WINDOW_ENTITIES: tuple[Entity, ...] = (
+    _percent("utilization", "usage", "mdi:gauge", "{window}.utilization", suffix="usage"),
+    # A reset stays true while the numbers are not known: it is null as soon as it is not.
+    _timestamp("resets_at", "resets at", "mdi:timer-refresh-outline", "{window}.resets_at", trust=ALIVE),
+    _percent("projected", "projected at reset", "mdi:chart-line", "{window}.projected", needs=DURATION),
+    _timestamp("limit_at", "limit reached at", "mdi:timer-alert-outline", "{window}.limit_at", needs=DURATION),
+    _binary("on_pace", "on pace", "{window}.on_pace", icon="mdi:speedometer", needs=DURATION),
+    _binary("limit_reached", "limit reached", "{window}.limit_reached", device_class="problem"),
+    Entity(
+        key="event",
+        platform="event",
+        name="event",
+        icon="mdi:bell-outline",
+        topic=EVENT,
+        level="{window}",
+        options=EVENT_TYPES,
+        trust=SERVICE,
     ),
-    EntityDescription(
-        key="event", platform="event", name="event", icon="mdi:bell-outline", topic=EVENT, options=EVENT_TYPES
-    ),
-    _percent("burn_rate", "burn rate", "mdi:fire", unit="%/h", precision=1, enabled=False),
-    _percent("elapsed", "elapsed", "mdi:timelapse", enabled=False),
-    _percent("pace", "pace", "mdi:speedometer-medium", precision=1, enabled=False),
-    EntityDescription(
+    _percent("remaining", "remaining", "mdi:gauge-empty", "{window}.remaining", enabled=False),
+    _percent("burn_rate", "burn rate", "mdi:fire", "{window}.burn_rate", unit="%/h", precision=1, enabled=False),
+    _percent("elapsed", "elapsed", "mdi:timelapse", "{window}.elapsed", enabled=False, needs=DURATION),
+    _percent("pace", "pace", "mdi:speedometer-medium", "{window}.pace", precision=1, enabled=False, needs=DURATION),
+    Entity(
         key="time_remaining",
         platform="sensor",
         name="time remaining",
         icon="mdi:timer-sand",
-        value="time_remaining_hours",
+        value="{window}.time_remaining_hours",
         unit="h",
         device_class="duration",
         precision=1,
         enabled=False,
     ),
 )
-"""For each window; names follow the window's label, values are keys of its object in the state document."""
+"""For each window. Names follow the window's label, `{window}` in a value is its object in the state document."""
 
 
-def _money(key: str, name: str, icon: str, value: str) -> EntityDescription:
-    # No state class: with one, Home Assistant would warn when the account's currency changes.
-    return EntityDescription(
-        key=key, platform="sensor", name=name, icon=icon, value=value, device_class="monetary", precision=2
+def _money(key: str, name: str, icon: str, value: str, **more: Any) -> Entity:
+    return Entity(
+        key=key,
+        platform="sensor",
+        name=name,
+        icon=icon,
+        value=f"(value_json.extra_usage or {{}}).get('{value}')",
+        device_class="monetary",
+        precision=2,
+        needs=EXTRA_USAGE_ENABLED,
+        **more,
     )
 
 
-EXTRA_USAGE_ENTITIES: tuple[EntityDescription, ...] = (
-    EntityDescription(
-        key="extra_usage_enabled",
-        platform="binary_sensor",
-        name="Extra usage enabled",
+EXTRA_USAGE_ENTITIES: tuple[Entity, ...] = (
+    _binary(
+        "extra_usage_enabled",
+        "Extra usage enabled",
+        "(value_json.extra_usage or {}).get('enabled')",
         icon="mdi:credit-card-check-outline",
-        value="enabled",
+        needs=EXTRA_USAGE,
     ),
-    _money("extra_usage_used", "Extra usage spent", "mdi:cash-minus", "used"),
+    _binary(
+        "extra_usage_active",
+        "Extra usage active",
+        "(value_json.extra_usage or {}).get('active')",
+        icon="mdi:cash-fast",
+        needs=EXTRA_USAGE,
+    ),
+    # The amount starts over each month; without the last reset the statistics would count that as a refund.
+    _money(
+        "extra_usage_used",
+        "Extra usage spent",
+        "mdi:cash-minus",
+        "used",
+        state_class="total",
+        last_reset="(value_json.extra_usage or {}).get('period_start') or ''",
+    ),
     _money("extra_usage_limit", "Extra usage limit", "mdi:cash-lock", "limit"),
     _money("extra_usage_remaining", "Extra usage remaining", "mdi:cash-check", "remaining"),
-    _percent("extra_usage_utilization", "Extra usage", "mdi:cash-clock", value="utilization"),
+    _percent(
+        "extra_usage_utilization",
+        "Extra usage",
+        "mdi:cash-clock",
+        "(value_json.extra_usage or {}).get('utilization')",
+        needs=EXTRA_USAGE_ENABLED,
+    ),
 )
-"""Where the API tells of extra usage; values are keys of `extra_usage` in the state document."""
+"""If the API reports extra usage."""
 
-ACCOUNT_ENTITIES: tuple[EntityDescription, ...] = (
-    EntityDescription(
+_STATUS_IN_WORDS = "'OK' if value_json.status == 'ok' else value_json.status | replace('_', ' ') | capitalize"
+_PLAN = (
+    "value_json.tier"
+    " if value_json.tier and value_json.tier.lower().startswith((value_json.plan or '').lower())"
+    " else [(value_json.plan or '') | capitalize, value_json.tier] | select | join(', ') or none"
+)
+_PROBLEM = (
+    f"value_json.status in {list(FIXED_BY_A_PERSON)!r}"
+    f" or value_json.status in {list(FIXED_BY_TIME)!r} and value_json.consecutive_failures >= {FAILURES_TOLERATED}"
+    f" or value_json.status in {list(ASLEEP)!r}"
+    f" and as_timestamp(value_json.last_success, 0) < as_timestamp(now()) - {ASLEEP_TOLERATED}"
+)
+
+
+def status_in_words(status: str) -> str:
+    """Return a status as its entity shows it: `Rate limited`."""
+    return "OK" if status == "ok" else status.replace("_", " ").capitalize()
+
+
+def _diagnostic(row: Entity) -> Entity:
+    return replace(row, topic=HEALTH, trust=ALIVE, category="diagnostic")
+
+
+ACCOUNT_ENTITIES: tuple[Entity, ...] = (
+    _binary("blocked", "Blocked", "value_json.blocked", device_class="problem"),
+    _timestamp("blocked_until", "Blocked until", "mdi:timer-lock-outline", "value_json.blocked_until"),
+    _percent(
+        "tightest",
+        "Tightest limit",
+        "mdi:gauge-full",
+        "(value_json.tightest or {}).get('utilization')",
+        attributes="{'window': (value_json.tightest or {}).get('window'),"
+        " 'label': (value_json.tightest or {}).get('label'),"
+        " 'resets_at': (value_json.tightest or {}).get('resets_at'),"
+        " 'summary': value_json.summary, 'updated_at': value_json.updated_at}",
+    ),
+    Entity(
+        key="account_event",
+        platform="event",
+        name="Account event",
+        icon="mdi:bell-badge-outline",
+        topic=EVENT,
+        level=ACCOUNT,
+        options=ACCOUNT_EVENT_TYPES,
+        trust=SERVICE,
+    ),
+    Entity(
         key="plan",
         platform="sensor",
         name="Plan",
         icon="mdi:card-account-details-outline",
-        value="plan",
+        value=_PLAN,
+        trust=ALIVE,
+        needs=PLAN,
         category="diagnostic",
     ),
-    EntityDescription(
-        key="status",
-        platform="sensor",
-        name="Status",
-        icon="mdi:list-status",
-        value="status",
-        topic=HEALTH,
-        device_class="enum",
-        options=STATUSES,
-        category="diagnostic",
-        attribute="detail",
+    _diagnostic(
+        Entity(
+            key="status",
+            platform="sensor",
+            name="Status",
+            icon="mdi:list-status",
+            value=_STATUS_IN_WORDS,
+            device_class="enum",
+            options=tuple(status_in_words(status) for status in STATUSES),
+            attributes="{'code': value_json.status, 'detail': value_json.detail}",
+        )
     ),
-    EntityDescription(
-        key="problem",
-        platform="binary_sensor",
-        name="Problem",
-        value="status",
-        topic=HEALTH,
-        device_class="problem",
-        category="diagnostic",
-        attribute="detail",
+    _diagnostic(
+        _binary(
+            "problem",
+            "Problem",
+            _PROBLEM,
+            device_class="problem",
+            attributes="{'detail': value_json.detail}",
+        )
     ),
-    # These two are off by default: each writes a line per poll into the device's activity, until nothing else is there.
-    _timestamp(
-        "last_success", "Last success", "mdi:cloud-check-outline", topic=HEALTH, category="diagnostic", enabled=False
+    _diagnostic(
+        _timestamp(
+            "login_expires_at",
+            "Login expires at",
+            "mdi:account-clock-outline",
+            "value_json.get('login_expires_at')",
+            needs=LOGIN_EXPIRY,
+        )
     ),
-    _timestamp("next_poll", "Next poll", "mdi:cloud-clock-outline", topic=HEALTH, category="diagnostic", enabled=False),
-    _timestamp("token_expires_at", "Token expires at", "mdi:key-alert-outline", topic=HEALTH, category="diagnostic"),
-    EntityDescription(
-        key="refresh", platform="button", name="Refresh", icon="mdi:refresh", topic=HEALTH, command="refresh"
+    # Off by default: each writes a line per poll into the device's activity, until nothing else is there.
+    _diagnostic(
+        _timestamp("last_success", "Last success", "mdi:cloud-check-outline", "value_json.last_success", enabled=False)
     ),
-    EntityDescription(
+    _diagnostic(_timestamp("next_poll", "Next poll", "mdi:cloud-clock-outline", "value_json.next_poll", enabled=False)),
+    _diagnostic(
+        _timestamp(
+            "token_expires_at",
+            "Token expires at",
+            "mdi:key-alert-outline",
+            "value_json.token_expires_at",
+            enabled=False,
+        )
+    ),
+    Entity(
+        key="refresh",
+        platform="button",
+        name="Refresh",
+        icon="mdi:refresh",
+        command="refresh",
+        trust=SERVICE,
+        needs=POLLING,
+    ),
+    Entity(
         key="poll_interval",
         platform="number",
         name="Poll interval",
         icon="mdi:timer-cog-outline",
-        value="poll_interval",
         topic=HEALTH,
+        value="value_json.poll_interval",
         unit="s",
         device_class="duration",
         category="config",
         command="interval",
+        trust=SERVICE,
+        needs=POLLING,
         extra=(("min", 180), ("max", 3600), ("step", 1), ("mode", "box")),
     ),
-    EntityDescription(
+    Entity(
         key="polling",
         platform="switch",
         name="Polling",
         icon="mdi:cloud-sync-outline",
-        value="polling",
         topic=HEALTH,
+        value="value_json.polling",
         category="config",
         command="polling",
+        trust=SERVICE,
+        needs=POLLING,
     ),
 )
-"""For each account: diagnostics and controls."""
+"""For each account: whether one can work, diagnostics and controls."""
+
+REPORTER = _diagnostic(
+    _binary(
+        "reporter_{machine}",
+        "Reporter {machine}",
+        "(value_json.get('reporters') or []) | selectattr('machine', 'eq', '{machine}')"
+        " | rejectattr('status', 'eq', 'offline') | list | length > 0",
+        device_class="connectivity",
+    )
+)
+"""For each machine with a reporter; the service calls it offline after ten minutes of absence."""

@@ -1,19 +1,22 @@
-"""One connection from its making to its end, and what the loop is told of it."""
+"""One connection from its making to its end, and what happens on it. Publisher and Session both use it.
+
+paho's thread and the thread that runs the connection only `notify`: whoever made it decides in a thread of its own.
+"""
 
 from __future__ import annotations
 
 import ssl
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from paho.mqtt.enums import MQTTProtocolVersion
 
-from claude_usage_mqtt.errors import BrokerError, BrokerRefused, BrokerUnreachable
+from claude_usage_mqtt.errors import BrokerError, BrokerRefused
 from claude_usage_mqtt.mqtt import client as mqtt_client
-from claude_usage_mqtt.mqtt.client import V5, WRONG_PROTOCOL, Client, Message
+from claude_usage_mqtt.mqtt import explain
+from claude_usage_mqtt.mqtt.client import V5, Client, Message
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 
 if TYPE_CHECKING:
@@ -22,7 +25,13 @@ if TYPE_CHECKING:
     from paho.mqtt.reasoncodes import ReasonCode
 
 LONGEST_MESSAGE = 256 * 1024
-"""Bytes of an incoming payload that anybody here would read."""
+"""Bytes of an incoming payload; no reader here accepts more."""
+
+SETTLED_AFTER = 10.0
+"""Seconds after which what the broker has not sent back is not late but missing."""
+
+CLOSE_WITHIN = 0.2
+"""Seconds for the end of a connection that the broker has not accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +49,17 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """There is no connection: an attempt failed, or the connection that was there ended.
+    """No connection: an attempt failed, or the connection that was there ended.
 
-    `refused` says that the broker itself gave the reason, so that trying again alone will not help.
+    `refused`: the broker itself gave the reason, so that trying again alone will not help. `wrong_protocol`: the reason
+    is the version of MQTT. `silent`: it gave none, as do some brokers that do not know the version.
     """
 
     error: BrokerError
     accepted: bool = False
     refused: bool = False
+    wrong_protocol: bool = False
+    silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,100 +72,95 @@ class Acknowledged:
 
 @dataclass(frozen=True, slots=True)
 class Subscribed:
-    """The broker has answered a subscription; `refused` counts the filters it did not grant."""
+    """The broker has answered the subscription `mid`: for each filter, whether it was refused."""
 
-    refused: int
+    mid: int
+    refused: tuple[bool, ...]
 
 
-Notice = Connected | Disconnected | Acknowledged | Subscribed | Message
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The connection has lasted so long that nothing is late any more."""
+
+
+Notice = Connected | Disconnected | Acknowledged | Subscribed | Settled | Message
 
 
 class Connection:
-    """One mqtt_client. Its callbacks run in paho's thread: they tell, and nothing else."""
+    """One connection, to be run once."""
 
     def __init__(
         self,
         options: BrokerOptions,
         protocol: MQTTProtocolVersion,
-        will: Message,
-        tls: ssl.SSLContext | None,
-        tell: Callable[[Notice], None],
+        notify: Callable[[Notice], None],
+        *,
+        will: Message | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._options = options
-        self._tell = tell
+        self._notify = notify
         self._answered = threading.Event()
         self._reason: str | None = None
-        self._refusal: BrokerError | None = None
-        self.accepted = False
-        self.is_wrong_protocol = False
-        """Whether the broker said that it does not speak this version."""
-        self.was_silent = False
-        """Whether it hung up, or said nothing at all, as some do for want of the version."""
+        self._refusal: Disconnected | None = None
+        self._is_accepted = False
         self.client = client = mqtt_client.make_client(options, protocol, will=will, tls=tls)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
         client.on_publish = self._on_publish
         client.on_subscribe = self._on_subscribe
+        client.on_end = self._answered.set
 
     def run(self, stopping: threading.Event, patience: float) -> Disconnected:
-        """Connect and stay until the connection ends; return why. Leaves nothing open, unless it is `stopping`.
+        """Connect and stay until the connection ends; return why. Leaves nothing open.
 
-        `patience` is how many seconds the broker may take to accept us.
+        `patience` is how many seconds the broker may take to accept us; `stopping` gives up before that.
         """
         try:
             mqtt_client.connect(self.client, self._options)
         except BrokerError as error:
             error.__context__ = None  # what led to it refers to the client, and would keep its sockets open
             ended = Disconnected(error.with_traceback(None), refused=isinstance(error, BrokerRefused))
-        except Exception as fault:  # noqa: BLE001 - whatever happens here, the next attempt must follow
-            kind = type(fault).__name__
-            ended = Disconnected(
-                BrokerUnreachable(f"Connecting to the broker at {self._options.address} failed ({kind}).")
-            )
         else:
             ended = self._stay(stopping, patience)
-        if not stopping.is_set():
-            self.release()
+        self._release()
         return ended
 
-    def release(self) -> None:
-        """Let go of the client: its callbacks refer to this object, and without them it is freed, sockets and all."""
+    def _release(self) -> None:
+        """Release the client: its callbacks refer to this object, and without them it is freed, sockets and all."""
         client = self.client
         client.on_connect = client.on_disconnect = client.on_message = None
-        client.on_publish = client.on_subscribe = None
+        client.on_publish = client.on_subscribe = client.on_end = None
 
     def _stay(self, stopping: threading.Event, patience: float) -> Disconnected:
-        deadline = time.monotonic() + patience
-        has_answered = False
-        while not (has_answered or self.client.ended.is_set() or stopping.is_set() or time.monotonic() > deadline):
-            has_answered = self._answered.wait(0.2)
-        if self.accepted:
-            while not self.client.ended.wait(60):
-                pass  # paho ends a connection that is silent for longer than the keepalive
-        elif not stopping.is_set():
-            is_silent = not (self._answered.is_set() or self.client.ended.is_set())
-            self.client.close(0.2)
-            if is_silent:
-                self.was_silent = True
-                return Disconnected(mqtt_client.explain_failure(TimeoutError(), self._options))
+        has_answered = not stopping.is_set() and self._answered.wait(patience)
+        if self._is_accepted:
+            if not self.client.ended.wait(SETTLED_AFTER):
+                self._notify(Settled())
+            self.client.ended.wait()  # paho ends a connection that is silent for longer than the keepalive
+            return Disconnected(explain.loss(self._options, accepted=True, reason=self._reason), accepted=True)
+        self.client.close(CLOSE_WITHIN)
         if self._refusal is not None:
-            return Disconnected(self._refusal, refused=True)
-        self.was_silent = not self.accepted
-        error = mqtt_client.explain_loss(self._options, accepted=self.accepted, reason=self._reason)
-        return Disconnected(error, accepted=self.accepted)
+            return self._refusal
+        if has_answered:
+            error = explain.loss(self._options, accepted=False, reason=self._reason)
+        else:
+            error = explain.failed_attempt(TimeoutError(), self._options)
+        return Disconnected(error, silent=True)
 
-    # In paho's thread: tell, and nothing else
+    # In paho's thread
 
     def _on_connect(
         self, _client: Any, _data: Any, _flags: Any, reason: ReasonCode, properties: Properties | None
     ) -> None:
         if reason.is_failure:
-            self.is_wrong_protocol = reason.getName() in WRONG_PROTOCOL
-            self._refusal = mqtt_client.explain_refusal(reason, self._options)
+            is_wrong_protocol = reason.getName() in explain.WRONG_PROTOCOL
+            error = explain.refusal(reason, self._options)
+            self._refusal = Disconnected(error, refused=True, wrong_protocol=is_wrong_protocol)
         else:
-            self.accepted = True
-            self._tell(Connected(self.client, getattr(properties, "MaximumPacketSize", None)))
+            self._is_accepted = True
+            self._notify(Connected(self.client, getattr(properties, "MaximumPacketSize", None)))
         self._answered.set()
 
     def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, reason: ReasonCode, _properties: Any) -> None:
@@ -167,10 +174,10 @@ class Connection:
             topic = message.topic
         except UnicodeDecodeError:
             return
-        self._tell(Message(topic=topic, payload=bytes(message.payload), retain=message.retain))
+        self._notify(Message(topic=topic, payload=bytes(message.payload), retain=message.retain))
 
     def _on_publish(self, _client: Any, _data: Any, mid: int, reason: ReasonCode, _properties: Any) -> None:
-        self._tell(Acknowledged(mid, reason.getName() if reason.is_failure else None))
+        self._notify(Acknowledged(mid, reason.getName() if reason.is_failure else None))
 
-    def _on_subscribe(self, _client: Any, _data: Any, _mid: int, reasons: list[ReasonCode], _properties: Any) -> None:
-        self._tell(Subscribed(sum(reason.is_failure for reason in reasons)))
+    def _on_subscribe(self, _client: Any, _data: Any, mid: int, reasons: list[ReasonCode], _properties: Any) -> None:
+        self._notify(Subscribed(mid, tuple(reason.is_failure for reason in reasons)))

@@ -11,7 +11,7 @@ Protocol = Literal["auto", "5", "3.1.1"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerOptions:
-    """Address, login and manner of a connection; `host` is a path where `transport` is `unix`."""
+    """Address, login and transport of a connection; with transport `unix`, `host` is a path."""
 
     host: str
     port: int = 1883
@@ -22,6 +22,7 @@ class BrokerOptions:
     tls_cert: str | None = None
     tls_key: str | None = None
     transport: Transport = "tcp"
+    websocket_path: str = "/mqtt"
     protocol: Protocol = "auto"
     client_id: str = ""
     keepalive: int = 60
@@ -29,4 +30,8 @@ class BrokerOptions:
     @property
     def address(self) -> str:
         """The address, for messages."""
-        return self.host if self.transport == "unix" else f"{self.host}:{self.port}"
+        if self.transport == "unix":
+            return self.host
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        path = self.websocket_path if self.transport == "websockets" else ""
+        return f"{host}:{self.port}{path}"

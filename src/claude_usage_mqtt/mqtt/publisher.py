@@ -1,16 +1,12 @@
-"""Keeps on the broker what should stand there: a map of topics to retained payloads, and events to deliver.
+"""Keeps on the broker what should be retained there: a map of topics to payloads; and delivers events.
 
 Nothing is queued for a broker that is away: on each connection everything retained is sent again from the map,
-the newest only. One thread connects and reconnects; it and paho's own thread only `tell` the loop what happened,
-and every other method here is for the loop's thread.
+the newest only. Every method is for the loop's thread; the connector's thread and paho's only `notify` the loop.
 """
 
 from __future__ import annotations
 
-import logging
-import random
 import ssl
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -18,41 +14,17 @@ from collections.abc import Callable, Iterable
 from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from claude_usage_mqtt.mqtt.client import CONNECT_TIMEOUT, V3, V5, Client, Message
-from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, Connection, Disconnected, Notice
+from claude_usage_mqtt.mqtt.client import V3, V5, Client, Message
+from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, Disconnected, Notice, Settled, Subscribed
+from claude_usage_mqtt.mqtt.connector import Connector
 from claude_usage_mqtt.mqtt.options import BrokerOptions
-
-log = logging.getLogger(__name__)
-
-FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0
-"""Seconds between attempts to connect, doubling."""
-
-STABLE_AFTER = 10.0
-"""Seconds a connection must last until the delay starts from the first again: one that is thrown out at once
-(a taken client id, a message the broker will not have) must not become a storm."""
+from claude_usage_mqtt.mqtt.restrictions import FOR_GOOD, Restrictions
 
 MAX_EVENTS = 500
 """Events that wait for the broker; the oldest are dropped, weeks of them would fit."""
 
-SUSPECT_SIZE = 4096
-SUSPECT_AFTER = 3
-SUSPENDED_FOR = 3600.0
-"""Bytes, connections and seconds: when a message is taken for the reason that connections end, and how long one
-that the broker does not want is left out. Only discovery messages are that large; the numbers must never fall under
-suspicion."""
-
-FOR_GOOD = frozenset({"Not authorized", "Topic name invalid", "Packet too large", "Payload format invalid"})
-"""Reasons of a refusal that trying again does not change."""
-
 OWN_KEPT = 64
-"""Payloads remembered per topic (their hashes), to tell our own echo, however late, from another instance's message."""
-
-DEAF_AFTER = 2.0
-"""Seconds for the answer to the first words in MQTT 5: some brokers (amqtt) never answer, but do in 3.1.1."""
-
-SILENCES = 5
-"""Attempts that end without a word until a broker that has spoken MQTT 5 before is asked for 3.1.1: it is much
-more often just restarting behind a proxy."""
+"""Payloads remembered per topic (their hashes): our own late echo must not be taken for another instance's message."""
 
 FILTERS_PER_SUBSCRIBE = 50
 
@@ -65,100 +37,113 @@ class Publisher:
         options: BrokerOptions,
         *,
         will: Message,
-        tell: Callable[[Notice], None],
+        notify: Callable[[Notice], None],
         tls: ssl.SSLContext | None = None,
+        announcements: str = "",
     ) -> None:
-        self._options = options
-        self._will = will
-        self._tell = tell
-        self._tls = tls
-        self._client: Client | None = None  # the one the loop was told of
-        self._attempt: Connection | None = None  # the one that is connecting, connected or ending
+        """Prepare; `announcements` is how topics begin whose messages are verified, and may be left out."""
+        self._connector = Connector(options, will, tls, notify)
+        self._restrictions = Restrictions(announcements)
+        self._client: Client | None = None  # the one that the loop was notified of
         self._max_packet: int | None = None
         self._retained: dict[str, bytes] = {}
         self._cleared: set[str] = set()
-        self._sent: dict[str, bytes] = {}
         self._own: dict[str, deque[int]] = {}
         self._events: deque[Message] = deque(maxlen=MAX_EVENTS)
+        # Of this connection:
+        self._sent: dict[str, bytes] = {}
         self._under_way: dict[int, Message] = {}
         self._busy: dict[str, int] = {}  # retained topic -> the message under way there
         self._waiting: dict[str, None] = {}  # retained topics to send, in this order
-        self._complained: set[str] = set()
-        self._suspicions: dict[str, int] = {}
-        self._suspended: dict[str, float] = {}
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._keep_connected, name="broker", daemon=True)
-
-    # For the loop's thread
+        self._subscribing: dict[int, list[str]] = {}
+        self._unverified: dict[str, None] = {}  # announcements that were acknowledged and have not come back yet
+        self._is_settled = False
+        self.start = self._connector.start
 
     @property
     def is_connected(self) -> bool:
-        """Whether the loop has been told of a connection that it has not been told the end of."""
+        """Whether the loop knows of a connection, and of no end of it."""
         return self._client is not None
 
-    def start(self) -> None:
-        """Begin to connect."""
-        self._thread.start()
+    @property
+    def is_alive(self) -> bool:
+        """Whether the connecting thread runs: without it nothing is ever published again."""
+        return self._connector.is_alive()
 
-    def handle(self, notice: Connected | Disconnected | Acknowledged) -> None:
-        """Take in what happened; the loop passes it on in the order it was told."""
+    # What happened
+
+    def handle(self, notice: Connected | Disconnected | Acknowledged | Subscribed | Settled) -> None:
+        """Take in what happened; the loop passes it on in the order of arrival."""
         match notice:
             case Connected(client=client, max_packet=max_packet):
                 self._client, self._max_packet = client, max_packet
                 self._forget_connection()
             case Disconnected():
                 self._client = None
-                self._suspect()
+                open_topics = [*self._unverified, *(message.topic for message in self._under_way.values())]
+                if open_topics:
+                    self._restrictions.disconnected_at(open_topics[0], len(self._retained.get(open_topics[0], b"")))
                 self._forget_connection()
             case Acknowledged(mid=mid, refusal=refusal):
                 message = self._under_way.pop(mid, None)
-                if message is not None and self._busy.get(message.topic) == mid:
-                    del self._busy[message.topic]
-                    if not message.payload:
-                        self._cleared.discard(message.topic)
-                self._suspicions.pop(message.topic if message else "", None)
-                if message is not None and not message.retain and message in self._events:
-                    self._events.remove(message)
-                if message is not None and refusal is not None:
-                    self._refused(message, refusal)
+                if message is not None:
+                    self._answered(mid, message, refusal)
                 self._send_waiting()
-
-    def _refused(self, message: Message, reason: str) -> None:
-        if reason not in FOR_GOOD:  # a passing trouble of the broker: the next change is sent again
-            self._sent.pop(message.topic, None)
-            log.debug("The broker did not take %s (%s)", message.topic, reason)
-            return
-        # Some brokers (Mosquitto 2.0) hang up after the refusal, so it is not sent with each connection.
-        self._suspended[message.topic] = time.monotonic() + SUSPENDED_FOR
-        self._complain(
-            message.topic,
-            f"The broker refused to take {message.topic} ({reason}); it is left out for an hour: "
-            "allow this user to write there.",
-        )
+            case Subscribed(mid=mid, refused=refused):
+                topics = self._subscribing.pop(mid, [])
+                denied = {topic for topic, is_refused in zip(topics, refused, strict=False) if is_refused}
+                if denied - self._unverified.keys():
+                    self._restrictions.not_subscribed(denied - self._unverified.keys())
+            case Settled():
+                self._is_settled = True
+                if self._unverified:
+                    self._restrictions.not_retained(self._unverified)
 
     def _forget_connection(self) -> None:
-        for known in (self._sent, self._under_way, self._busy, self._waiting):
+        self._is_settled = False
+        for known in (self._sent, self._under_way, self._busy, self._waiting, self._subscribing, self._unverified):
             known.clear()
 
-    def _suspect(self) -> None:
-        """Draw a conclusion where connection after connection ends at the same large message.
+    def _answered(self, mid: int, message: Message, refusal: str | None) -> None:
+        topic = message.topic
+        if self._busy.get(topic) == mid:
+            del self._busy[topic]
+            if not message.payload:
+                self._cleared.discard(topic)
+        if not message.retain and message in self._events:
+            self._events.remove(message)
+        if refusal is not None:
+            self._restrictions.refused(topic, refusal)
+            if refusal not in FOR_GOOD:
+                self._sent.pop(topic, None)  # a passing trouble of the broker: the next change is sent again
+        elif message.retain and message.payload and self._has_to_verify(topic):
+            if topic not in self._unverified:
+                self._unverified[topic] = None
+                self.subscribe([topic])
+        else:
+            self._restrictions.delivered(topic)
 
-        Not every broker tells its limit, and not every one says that a message was over it: some just hang up.
-        """
-        first = next(iter(self._under_way.values()), None)
-        if first is not None and len(first.payload) >= SUSPECT_SIZE:
-            self._suspicions[first.topic] = self._suspicions.get(first.topic, 0) + 1
-            if self._suspicions[first.topic] == SUSPECT_AFTER:
-                self._suspended[first.topic] = time.monotonic() + SUSPENDED_FOR
-                self._complain(
-                    first.topic,
-                    f"The broker hangs up each time it is sent {first.topic} ({len(first.payload)} bytes); "
-                    "it is left out for an hour: raise the broker's limit for messages, or allow "
-                    "this user to write there.",
-                )
+    def _has_to_verify(self, topic: str) -> bool:
+        """Whether an announcement must come back: MQTT 3.1.1 acknowledges what it discards for lack of permission."""
+        is_blind = self._client is not None and self._client.protocol == V3
+        return is_blind and not self._is_settled and self._restrictions.is_announcement(topic)
 
-    def retain(self, topic: str, payload: bytes) -> None:
-        """Let `payload` stand under `topic`; an empty one takes the topic away."""
+    def takes(self, message: Message) -> bool:
+        """Whether a message arrived only because it was to be verified."""
+        if message.topic not in self._unverified:
+            return False
+        if self.has_sent(message):
+            del self._unverified[message.topic]
+            self._restrictions.delivered(message.topic)
+            self.unsubscribe([message.topic])
+        return True
+
+    # What is to be published
+
+    def retain(self, topic: str, payload: bytes, *, again: bool = False) -> None:
+        """Keep `payload` retained under `topic`; an empty one removes the topic. `again`: send it even if unchanged."""
+        if again:
+            self._sent.pop(topic, None)
         if payload:
             self._retained[topic] = payload
             self._cleared.discard(topic)
@@ -170,19 +155,8 @@ class Publisher:
             self._send_waiting()
 
     def insist(self, topic: str) -> None:
-        """Send again what should stand under `topic`: somebody has overwritten it."""
-        self._sent.pop(topic, None)
-        self.retain(topic, self._retained.get(topic, b""))
-
-    def _send_waiting(self) -> None:
-        """Send what waits, in order, one message a topic at a time: a slow broker gets the newest, not all of them."""
-        for topic in list(self._waiting):
-            if topic in self._busy:
-                return
-            del self._waiting[topic]
-            payload = self._retained.get(topic, b"")
-            if self._sent.get(topic) != payload:
-                self._publish(Message(topic=topic, payload=payload, retain=True))
+        """Send again what should be retained under `topic`: somebody has overwritten it."""
+        self.retain(topic, self._retained.get(topic, b""), again=True)
 
     def send(self, topic: str, payload: bytes) -> None:
         """Deliver an event: now, or when the broker is back, until it has said that it took it."""
@@ -194,16 +168,8 @@ class Publisher:
         """Deliver a message if there is a connection, else forget it."""
         self._publish(message)
 
-    def take_as_own(self, topic: str, payload: bytes) -> None:
-        """Note a retained message as one of ours: an earlier run's."""
-        self._own.setdefault(topic, deque(maxlen=OWN_KEPT)).append(hash(payload))
-
-    def has_sent(self, message: Message) -> bool:
-        """Whether a retained message that arrived is one of the last that we sent there ourselves."""
-        return hash(message.payload) in self._own.get(message.topic, ())
-
     def send_all(self, last: str) -> None:
-        """Send everything again: what was taken away, the events that wait, what is retained; `last` comes last."""
+        """Send everything again: what was removed, the events that wait, what is retained; `last` comes last."""
         self._sent.clear()
         self._waiting.clear()
         for topic in sorted(self._cleared):
@@ -215,22 +181,21 @@ class Publisher:
         for topic, payload in sorted(self._retained.items(), key=lambda item: item[0] == last):
             self._publish(Message(topic=topic, payload=payload, retain=True))
 
+    def _send_waiting(self) -> None:
+        """Send what waits, in order, one message a topic at a time: a slow broker gets the newest, not all of them."""
+        for topic in list(self._waiting):
+            if topic in self._busy:
+                return
+            del self._waiting[topic]
+            payload = self._retained.get(topic, b"")
+            if self._sent.get(topic) != payload:
+                self._publish(Message(topic=topic, payload=payload, retain=True))
+
     def _publish(self, message: Message) -> None:
-        client = self._client
-        if client is None:
+        if self._client is None or not self._restrictions.allow(message, self._max_packet):
             return
-        size = len(message.topic.encode()) + len(message.payload) + 16
-        if self._max_packet is not None and size > self._max_packet:
-            self._complain(
-                message.topic,
-                f"The broker takes no packet over {self._max_packet} bytes and {message.topic} needs {size}; "
-                "raise its limit.",
-            )
-            return
-        if time.monotonic() < self._suspended.get(message.topic, 0.0):
-            return
-        info = client.publish(message.topic, message.payload, qos=1, retain=message.retain)
-        # Where it is slower than we speak the message is left out; the next connection, or the next change, sends it.
+        info = self._client.publish(message.topic, message.payload, qos=1, retain=message.retain)
+        # If it is slower than we send, the message is left out; the next connection, or the next change, sends it.
         if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS:
             self._under_way[info.mid] = message
             if message.retain:
@@ -238,73 +203,48 @@ class Publisher:
                 self._sent[message.topic] = message.payload
                 self.take_as_own(message.topic, message.payload)
 
-    def _complain(self, topic: str, sentence: str) -> None:
-        if topic not in self._complained and len(self._complained) < 1000:
-            self._complained.add(topic)
-            log.warning("%s", sentence)
+    # What others have published
+
+    def take_as_own(self, topic: str, payload: bytes) -> None:
+        """Note a retained message as one of ours: an earlier run's."""
+        self._own.setdefault(topic, deque(maxlen=OWN_KEPT)).append(hash(payload))
+
+    def has_sent(self, message: Message) -> bool:
+        """Whether a retained message that arrived is one of the last that we sent there ourselves."""
+        return hash(message.payload) in self._own.get(message.topic, ())
 
     def subscribe(self, filters: Iterable[str], *, no_local: bool = False) -> None:
-        """Ask for topics; the answer is told as Subscribed."""
-        client, wanted = self._client, list(filters)
+        """Ask for topics; the answer arrives as Subscribed."""
+        client = self._client
         if client is None:
             return
-        for start in range(0, len(wanted), FILTERS_PER_SUBSCRIBE):
-            some = wanted[start : start + FILTERS_PER_SUBSCRIBE]
+        for some in _portions(filters):
             if client.protocol == V5:
-                client.subscribe([(topic, SubscribeOptions(qos=1, noLocal=no_local)) for topic in some])
+                _, mid = client.subscribe([(topic, SubscribeOptions(qos=1, noLocal=no_local)) for topic in some])
             else:
-                client.subscribe([(topic, 1) for topic in some])
+                _, mid = client.subscribe([(topic, 1) for topic in some])
+            self._subscribing[mid or 0] = some
 
     def unsubscribe(self, topics: Iterable[str]) -> None:
         """Ask no longer for topics."""
-        wanted = list(topics)
-        if self._client is not None and wanted:
-            for start in range(0, len(wanted), FILTERS_PER_SUBSCRIBE):
-                self._client.unsubscribe(wanted[start : start + FILTERS_PER_SUBSCRIBE])
+        if self._client is not None:
+            for some in _portions(topics):
+                self._client.unsubscribe(some)
 
     def stop(self, last: Iterable[Message], patience: float) -> None:
-        """Deliver the `last` messages, say goodbye and end, all within about twice `patience` seconds."""
-        self._stopping.set()
-        client, attempt = self._client, self._attempt
-        if client is not None:
+        """Deliver the `last` messages, disconnect and end, all within about twice `patience` seconds."""
+        self._connector.stopping.set()
+        if self._client is not None:
             until = time.monotonic() + patience
             for message in last:
-                info = client.publish(message.topic, message.payload, qos=1, retain=message.retain)
+                info = self._client.publish(message.topic, message.payload, qos=1, retain=message.retain)
                 try:
                     info.wait_for_publish(max(0.0, until - time.monotonic()))
                 except (ValueError, RuntimeError):
                     break
-        if attempt is not None:
-            attempt.client.close(patience / 2)
-            attempt.release()
-        self._thread.join(patience / 2)
+        self._connector.stop(patience / 2)
 
-    # In the connecting thread
 
-    def _keep_connected(self) -> None:
-        protocol = V3 if self._options.protocol == "3.1.1" else V5
-        delay = FIRST_DELAY
-        fell_back = knows_5 = False
-        silences = 0
-        while not self._stopping.is_set():
-            attempt = Connection(self._options, protocol, self._will, self._tls, self._tell)
-            self._attempt = attempt
-            began = time.monotonic()
-            may_be_deaf = self._options.protocol == "auto" and protocol == V5 and not knows_5
-            ended = attempt.run(self._stopping, DEAF_AFTER if may_be_deaf else CONNECT_TIMEOUT)
-            if self._stopping.is_set():
-                return
-            silences = silences + 1 if attempt.was_silent else 0
-            patience = SILENCES if knows_5 and protocol == V5 else 1
-            if self._options.protocol == "auto" and (attempt.is_wrong_protocol or silences >= patience):
-                protocol, silences = (V3 if protocol == V5 else V5), 0
-                if not fell_back:  # once at once, then as slowly as any failure
-                    fell_back = True
-                    continue
-            self._tell(ended)
-            if attempt.accepted:
-                fell_back, knows_5 = False, protocol == V5
-                if time.monotonic() - began > STABLE_AFTER:
-                    delay = FIRST_DELAY
-            self._stopping.wait(delay * random.uniform(0.75, 1.25))
-            delay = min(2 * delay, LONGEST_DELAY)
+def _portions(topics: Iterable[str]) -> list[list[str]]:
+    wanted = list(topics)
+    return [wanted[start : start + FILTERS_PER_SUBSCRIBE] for start in range(0, len(wanted), FILTERS_PER_SUBSCRIBE)]

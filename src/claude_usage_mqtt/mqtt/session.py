@@ -5,71 +5,50 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Self
 
-from paho.mqtt.enums import MQTTProtocolVersion
-
-from claude_usage_mqtt.errors import BrokerError, BrokerRefused, BrokerUnreachable
-from claude_usage_mqtt.mqtt import client as mqtt_client
-from claude_usage_mqtt.mqtt.client import V3, V5, WRONG_PROTOCOL, Client, Message
+from claude_usage_mqtt.errors import BrokerRefused, BrokerUnreachable
+from claude_usage_mqtt.mqtt import explain
+from claude_usage_mqtt.mqtt.client import Message, make_tls_context, unique_client_id
+from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, Connection, Disconnected, Notice, Subscribed
 from claude_usage_mqtt.mqtt.options import BrokerOptions
-
-if TYPE_CHECKING:
-    from paho.mqtt.client import MQTTMessage
-    from paho.mqtt.reasoncodes import ReasonCode
+from claude_usage_mqtt.mqtt.protocols import Protocols
 
 WITHIN = 10.0
-"""Seconds for each step, unless told otherwise."""
+"""Seconds for each step, by default."""
 
-LOOK_EVERY = 0.2
-"""Seconds between looks at whether the network thread has died without a word."""
-
-GOODBYE = 0.5
-"""Seconds for the goodbye; a broker that does not listen is left after twice that."""
+CLOSE_WITHIN = 0.5
+"""Seconds to disconnect; a broker that does not respond is left after twice that."""
 
 
 def publish_once(options: BrokerOptions, message: Message, within: float = WITHIN) -> None:
-    """Connect, publish one message, see it acknowledged and leave; raises BrokerError or SettingsError."""
+    """Connect, publish one message, see it acknowledged and disconnect; raises BrokerError or SettingsError."""
     until = time.monotonic() + within
     with Session(options, within) as session:
         session.publish(message, until - time.monotonic())
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What the broker said to CONNECT (`mid` None), to a SUBSCRIBE (a reason per filter) or to a PUBLISH."""
-
-    mid: int | None
-    reasons: tuple[ReasonCode, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Lost:
-    """The connection ended."""
-
-    reason: str
-
-
 class Session:
-    """A connection that is open inside a `with`; MQTT 5, or 3.1.1 where the options or the broker want that.
+    """A connection that is open inside a `with`; MQTT 5, or 3.1.1 if the options or the broker want that.
 
     Every method is for the same thread, takes at most `within` seconds and raises BrokerError: BrokerUnreachable
-    where there was no connection, no answer in time, or the connection was lost; BrokerRefused where the broker
-    said no.
+    if there was no connection, no response in time, or the connection was lost; BrokerRefused if the broker refused.
     """
 
-    def __init__(self, options: BrokerOptions, within: float = WITHIN) -> None:
-        # The configured id is the service's: with it we would throw the service out.
-        self._options = replace(options, client_id="")
+    def __init__(self, options: BrokerOptions, within: float = WITHIN, *, as_service: bool = False) -> None:
+        """Prepare; `as_service` connects with the service's own client id, which throws a running service out."""
+        if not as_service:
+            # A broker may prescribe how ids begin, and then it is how the service's begins.
+            options = replace(options, client_id=f"{options.client_id}-{unique_client_id()}".removeprefix("-"))
+        self._options = options
         self._within = within
-        self._client: Client | None = None
-        self._is_running = False
-        self._is_accepted = False
-        self._may_be_protocol = False
-        self._inbox: queue.Queue[_Answer | Message | _Lost] = queue.Queue()
-        self._answers: dict[int | None, tuple[ReasonCode, ...]] = {}
+        self._connected: Connected | None = None
+        self._failures: list[Disconnected] = []
+        self._stopping = threading.Event()
+        self._arrived: queue.Queue[Notice] = queue.Queue()
+        self._answers: dict[int, Acknowledged | Subscribed] = {}
         self._messages: list[Message] = []
 
     def __enter__(self) -> Self:
@@ -81,62 +60,70 @@ class Session:
 
     @property
     def version(self) -> str:
-        """The protocol's version that the broker took, for people."""
-        return "5" if self._client is not None and self._client.protocol == V5 else "3.1.1"
+        """The protocol's version, for people."""
+        return self._open().version
 
     def open(self) -> None:
-        """Connect and log in, with MQTT 3.1.1 where 5 does not please; raises SettingsError for bad certificates."""
+        """Connect and log in, with MQTT 3.1.1 if the broker does not know 5; raises SettingsError for certificates."""
         until = time.monotonic() + self._within
-        has_choice = self._options.protocol == "auto"
-        # A broker that only knows 3.1.1 may say nothing at all to 5: that must leave time for the other.
-        first_until = until - self._within / 2 if has_choice else until
-        error = self._attempt(V3 if self._options.protocol == "3.1.1" else V5, first_until)
-        if error is not None and has_choice and self._may_be_protocol:
-            error = self._attempt(V3, until)
-        if error is not None:
-            raise error
+        tls = make_tls_context(self._options)
+        protocols = Protocols(self._options)
+        while True:
+            # A broker that only knows 3.1.1 may not respond to 5 at all: that must leave time for the other.
+            patience = min(protocols.patience, (until - time.monotonic()) / 2)
+            connection = Connection(self._options, protocols.current, self._arrived.put, tls=tls)
+            threading.Thread(target=self._run, args=(connection, patience), name="broker", daemon=True).start()
+            has_ended = self._wait(lambda: bool(self._connected or self._failures), until)
+            if self._connected is not None:
+                return
+            if not has_ended:
+                self._stopping.set()
+                raise explain.failed_attempt(TimeoutError(), self._options)
+            failure = self._failures.pop()
+            if not protocols.retries_at_once_after(failure):
+                raise failure.error
+
+    def _run(self, connection: Connection, patience: float) -> None:
+        # In a thread, because a name lookup cannot be given a deadline.
+        self._arrived.put(connection.run(self._stopping, patience))
 
     def close(self) -> None:
-        """Say goodbye."""
-        client, self._client = self._client, None
-        if client is not None and self._is_running:
-            client.close(GOODBYE)
-        self._is_running = self._is_accepted = False
+        """Disconnect."""
+        self._stopping.set()
+        connected, self._connected = self._connected, None
+        if connected is not None:
+            connected.client.close(CLOSE_WITHIN)
 
     def publish(self, message: Message, within: float = WITHIN) -> None:
         """Publish and wait until the broker has taken it.
 
-        A broker that speaks 3.1.1 takes what it then throws away for want of permission: it cannot say so.
+        A broker that speaks 3.1.1 takes what it then discards for lack of permission: it has no way to say so.
         """
-        client = self._open_client()
-        info = client.publish(message.topic, message.payload, qos=1, retain=message.retain)
-        reason = self._answer(info.mid, within)[0]
-        if reason.is_failure:
+        info = self._open().client.publish(message.topic, message.payload, qos=1, retain=message.retain)
+        answer = self._answer(info.mid, within)
+        if isinstance(answer, Acknowledged) and answer.refusal is not None:
             raise BrokerRefused(
-                f"The broker at {self._options.address} refused to take {message.topic} ({reason.getName()}); "
+                f"The broker at {self._options.address} refused {message.topic} ({answer.refusal}); "
                 "allow this user to write there."
             )
 
     def subscribe(self, filters: Iterable[str], within: float = WITHIN) -> list[str]:
         """Ask for topics and wait for the answer; return those that were refused."""
         wanted = list(filters)
-        client = self._open_client()
-        _, mid = client.subscribe([(topic, 1) for topic in wanted])
-        reasons = self._answer(mid, within)
-        return [topic for topic, reason in zip(wanted, reasons, strict=False) if reason.is_failure]
+        _, mid = self._open().client.subscribe([(topic, 1) for topic in wanted])
+        answer = self._answer(mid or 0, within)
+        refused = answer.refused if isinstance(answer, Subscribed) else ()
+        return [topic for topic, is_refused in zip(wanted, refused, strict=False) if is_refused]
 
     def receive(self, within: float) -> Message | None:
-        """Return the next message that arrived, None where none came in time."""
+        """Return the next message that arrived, None if none came in time."""
         until = time.monotonic() + within
-        while not self._messages:
-            if not self._take(until):
-                return None
-        return self._messages.pop(0)
+        return self._messages.pop(0) if self._wait(lambda: bool(self._messages), until) else None
 
     def collect(self, quiet: float, within: float = WITHIN) -> list[Message]:
         """Return the messages that arrive until none has come for `quiet` seconds.
 
-        There is no other end to see: no broker says that it has sent all that it had retained.
+        No other end can be seen: no broker says that it has sent all that it had retained.
         """
         until = time.monotonic() + within
         found: list[Message] = []
@@ -144,117 +131,32 @@ class Session:
             found.append(message)
         return found
 
-    # Inside
-
-    def _attempt(self, protocol: MQTTProtocolVersion, until: float) -> BrokerError | None:
-        self._may_be_protocol = False
-        self._inbox = queue.Queue()
-        self._answers.clear()
-        self._client = self._make_client(protocol)
-        try:
-            self._connect(self._client, until)
-            (reason,) = self._answer(None, until - time.monotonic())
-        except BrokerError as error:
-            self.close()
-            return error
-        if reason.is_failure:
-            self._may_be_protocol = reason.getName() in WRONG_PROTOCOL
-            self.close()
-            return mqtt_client.explain_refusal(reason, self._options)
-        self._is_accepted = True
-        return None
-
-    def _make_client(self, protocol: MQTTProtocolVersion) -> Client:
-        inbox = self._inbox
-        client = mqtt_client.make_client(self._options, protocol, tls=mqtt_client.make_tls_context(self._options))
-
-        def on_connect(_client: Any, _data: Any, _flags: Any, reason: ReasonCode, _properties: Any) -> None:
-            inbox.put(_Answer(None, (reason,)))
-
-        def on_disconnect(_client: Any, _data: Any, _flags: Any, reason: ReasonCode, _properties: Any) -> None:
-            inbox.put(_Lost(reason.getName()))
-
-        def on_publish(_client: Any, _data: Any, mid: int, reason: ReasonCode, _properties: Any) -> None:
-            inbox.put(_Answer(mid, (reason,)))
-
-        def on_subscribe(_client: Any, _data: Any, mid: int, reasons: list[ReasonCode], _properties: Any) -> None:
-            inbox.put(_Answer(mid, tuple(reasons)))
-
-        def on_message(_client: Any, _data: Any, message: MQTTMessage) -> None:
-            try:
-                inbox.put(Message(topic=message.topic, payload=bytes(message.payload), retain=message.retain))
-            except UnicodeDecodeError:
-                return
-
-        client.on_connect, client.on_disconnect = on_connect, on_disconnect
-        client.on_publish, client.on_subscribe, client.on_message = on_publish, on_subscribe, on_message
-        return client
-
-    def _connect(self, client: Client, until: float) -> None:
-        """Open the connection, in a thread of its own: a name lookup cannot be given a deadline."""
-        outcome: queue.Queue[BrokerError | None] = queue.Queue()
-        is_abandoned = threading.Event()
-        within = max(0.1, until - time.monotonic())
-
-        def work() -> None:
-            error = None
-            try:
-                mqtt_client.connect(client, self._options)
-            except BrokerError as failure:
-                error = failure
-            outcome.put(error)
-            if error is None and is_abandoned.is_set():
-                client.close(GOODBYE)
-
-        client.connect_timeout = min(mqtt_client.CONNECT_TIMEOUT, within)
-        threading.Thread(target=work, name="broker", daemon=True).start()
-        try:
-            error = outcome.get(timeout=within)
-        except queue.Empty:
-            is_abandoned.set()
-            raise self._no_answer() from None
-        if error is not None:
-            raise error
-        self._is_running = True
-        self._may_be_protocol = True
-
-    def _answer(self, mid: int | None, within: float) -> tuple[ReasonCode, ...]:
-        until = time.monotonic() + within
-        while mid not in self._answers:
-            if not self._take(until):
-                raise self._no_answer()
+    def _answer(self, mid: int, within: float) -> Acknowledged | Subscribed:
+        if not self._wait(lambda: mid in self._answers, time.monotonic() + within):
+            raise explain.failed_attempt(TimeoutError(), self._options)
         return self._answers.pop(mid)
 
-    def _take(self, until: float) -> bool:
-        """Take in the next thing that happened; False where nothing did until then."""
-        while True:
-            left = max(0.0, until - time.monotonic())
+    def _wait(self, has_come: Callable[[], bool], until: float) -> bool:
+        """Take in what arrives; return whether what is waited for came until then."""
+        while not has_come():
             try:
-                item = self._inbox.get(timeout=min(left, LOOK_EVERY))
+                notice = self._arrived.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
-                if self._open_client().ended.is_set() and self._inbox.empty():
-                    raise self._loss(None) from None
-                if left == 0:
-                    return False
-                continue
-            match item:
-                case _Answer(mid=mid, reasons=reasons):
-                    self._answers[mid] = reasons
-                case _Lost(reason=reason):
-                    raise self._loss(reason)
+                return False
+            match notice:
+                case Acknowledged(mid=mid) | Subscribed(mid=mid):
+                    self._answers[mid] = notice
                 case Message():
-                    self._messages.append(item)
-            return True
+                    self._messages.append(notice)
+                case Connected():
+                    self._connected = notice
+                case Disconnected() if self._connected is None:
+                    self._failures.append(notice)
+                case Disconnected(error=error):
+                    raise error
+        return True
 
-    def _loss(self, reason: str | None) -> BrokerError:
-        return mqtt_client.explain_loss(self._options, accepted=self._is_accepted, reason=reason)
-
-    def _no_answer(self) -> BrokerError:
-        return BrokerUnreachable(
-            f"The broker at {self._options.address} did not answer in time; check MQTT_HOST, MQTT_PORT and the network."
-        )
-
-    def _open_client(self) -> Client:
-        if self._client is None:
-            raise BrokerUnreachable(f"There is no connection to the broker at {self._options.address}.")
-        return self._client
+    def _open(self) -> Connected:
+        if self._connected is None:
+            raise BrokerUnreachable(f"No connection to the broker at {self._options.address}.")
+        return self._connected

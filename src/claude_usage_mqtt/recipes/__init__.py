@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -15,12 +16,25 @@ class Recipe:
     about: str
     values: Mapping[str, str] = field(default_factory=dict)
 
-    def text(self) -> str:
-        """Return what is to be copied."""
+    def text(self, account: str | None = None) -> str:
+        """Return what is to be copied, for the account with this id if there are several."""
         text = files(__name__).joinpath(self.file).read_text(encoding="utf-8")
         for mark, value in self.values.items():
             text = text.replace(mark, value)
-        return text
+        return text if account is None else _of_account(text, account)
+
+    @property
+    def is_of_an_account(self) -> bool:
+        """Whether it names entities or topics of an account."""
+        text = self.text()
+        return _of_account(text, "x") != text
+
+
+def _of_account(text: str, account: str) -> str:
+    text = re.sub(r"\b(sensor|binary_sensor|event|button)\.claude_", rf"\1.claude_{account}_", text)
+    text = text.replace("claude-usage/default/", f"claude-usage/{account}/")
+    text = re.sub(r"^( *-? ?title): Claude$", rf"\1: Claude {account.capitalize()}", text, flags=re.MULTILINE)
+    return text.replace("path: claude\n", f"path: claude-{account.replace('_', '-')}\n")
 
 
 def _started(command: str, recipe: str) -> dict[str, str]:
@@ -31,14 +45,21 @@ def _started(command: str, recipe: str) -> dict[str, str]:
 RECIPES = {
     "dashboard": Recipe(file="dashboard.yaml", about="a dashboard of Home Assistant's own cards"),
     "blueprint-threshold": Recipe(
-        file="blueprint-threshold.yaml", about="Home Assistant tells you when a threshold is reached"
+        file="blueprint-threshold.yaml", about="Home Assistant notifies you when a threshold is reached"
     ),
     "blueprint-reset": Recipe(
-        file="blueprint-reset.yaml", about="Home Assistant tells you when a nearly used up window resets"
+        file="blueprint-reset.yaml", about="Home Assistant notifies you when a nearly used up window resets"
     ),
     "blueprint-hold": Recipe(
-        file="blueprint-hold.yaml", about="Home Assistant holds heavy jobs back while you are over pace"
+        file="blueprint-hold.yaml", about="Home Assistant holds heavy jobs while you are over pace"
     ),
+    "blueprint-reminder": Recipe(
+        file="blueprint-reminder.yaml", about="Home Assistant reminds you if much is left before the weekly reset"
+    ),
+    "blueprint-extra-usage": Recipe(
+        file="blueprint-extra-usage.yaml", about="Home Assistant notifies you when work begins to cost money"
+    ),
+    "blueprint-login": Recipe(file="blueprint-login.yaml", about="Home Assistant notifies you before the login ends"),
     "nodered": Recipe(file="nodered.json", about="a Node-RED flow that acts on pace and resets, to import"),
     "esphome": Recipe(file="esphome.yaml", about="an ESPHome display that shows the usage, over MQTT"),
     "systemd": Recipe(file="systemd.service", about="a sandboxed systemd unit for the publisher (`run`)"),

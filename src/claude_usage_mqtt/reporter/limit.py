@@ -1,6 +1,6 @@
 """A reporter's own limits: whatever it is asked, and by whom, these hold. Pure; instants are seconds of one clock.
 
-The publisher has a budget of its own and asks less often than this allows. It is not trusted to: anybody who may
+The publisher has its own budget and asks less often than this allows. It is not trusted to: anybody who may
 publish on the broker can ask.
 """
 

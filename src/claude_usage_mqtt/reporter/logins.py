@@ -11,7 +11,6 @@ from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.errors import CredentialsError, TokenExpired
 from claude_usage_mqtt.sources.reporter_messages import USABLE, AnnouncedLogin
 from claude_usage_mqtt.sources.source import Login, Source
-from claude_usage_mqtt.usage.reading import OAUTH
 
 LOOK_EVERY = 30.0
 """Seconds between looks: a login that was renewed is announced within this time."""
@@ -60,21 +59,28 @@ class LoginWatch:
             except CredentialsError as error:
                 known.login, known.status = Login(), error.status
         status = known.status
-        if status == USABLE and has_ended(source.name, known.login, now):
+        if status == USABLE and has_ended(source, known.login, now):
             status = TokenExpired.status
         return AnnouncedLogin(source=source.name, status=status, login=known.login)
 
 
-def has_ended(source: str, login: Login, now: datetime) -> bool:
+def has_ended(source: Source, login: Login, now: datetime) -> bool:
     """Whether a login cannot be used anymore; Claude Code renews an expired token by itself, we do not."""
-    ends = [login.login_expires_at, login.token_expires_at if source == OAUTH else None]
+    ends = [login.login_expires_at, None if source.outlives_token else login.token_expires_at]
     return any(end is not None and now >= end - EXPIRY_MARGIN for end in ends)
 
 
 def watch_logins(
-    sources: Mapping[str, Source], clock: Clock, put: Callable[[LoginsSeen], None], stopping: threading.Event
+    sources: Mapping[str, Source],
+    clock: Clock,
+    put: Callable[[LoginsSeen], None],
+    hint: threading.Event,
+    stopping: threading.Event,
 ) -> None:
-    """Look every 30 seconds until `stopping`; runs in a thread, because on a dead mount a look may hang."""
+    """Look every 30 seconds, and at each `hint`, until `stopping`.
+
+    Runs in a thread, because on a dead mount a look may hang.
+    """
     watch = LoginWatch(sources)
     before: LoginsSeen | None = None
     while True:
@@ -82,5 +88,7 @@ def watch_logins(
         if seen != before:
             before = seen
             put(seen)
-        if stopping.wait(clock.to_real(LOOK_EVERY)):
+        hint.wait(clock.to_real(LOOK_EVERY))
+        hint.clear()
+        if stopping.is_set():
             return

@@ -17,12 +17,13 @@ from datetime import timedelta
 
 from claude_usage_mqtt import __version__
 from claude_usage_mqtt.clock import Clock
-from claude_usage_mqtt.errors import CredentialsNotFound, InvalidResponse, SettingsError
+from claude_usage_mqtt.errors import ApiError, CredentialsError, CredentialsNotFound, InvalidResponse, SettingsError
 from claude_usage_mqtt.mqtt.client import Message
-from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, Disconnected, Notice, Subscribed
+from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, Disconnected, Notice, Settled, Subscribed
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.publisher import Publisher
-from claude_usage_mqtt.reporter.limit import AFTER_START, RequestLimit, SeenIds
+from claude_usage_mqtt.reporter.budget import Budget
+from claude_usage_mqtt.reporter.limit import SPACING, SeenIds
 from claude_usage_mqtt.reporter.logins import LoginsSeen, watch_logins
 from claude_usage_mqtt.service.connection_log import ConnectionLog
 from claude_usage_mqtt.service.inbox import Inbox, Stop
@@ -103,8 +104,8 @@ class Reporter:
         self._instance = secrets.token_hex(8)
         self.inbox: Inbox[Notice | LoginsSeen | _Answered | Stop] = Inbox()
         will = Message(topic=topics.presence, payload=OFFLINE, retain=True)
-        self._publisher = Publisher(options.broker, will=will, tell=self.inbox.put, tls=options.tls)
-        self._limits = {account: self._limit(account) for account in options.sources}
+        self._publisher = Publisher(options.broker, will=will, notify=self.inbox.put, tls=options.tls)
+        self._budget = Budget(options.base_topic, options.sources, clock, options.newest_cache, limited=options.limited)
         self._seen = SeenIds()
         self._busy: set[str] = set()
         self._logins: Mapping[str, AnnouncedLogin] | None = None
@@ -117,15 +118,8 @@ class Reporter:
         self._deaf_until = 0.0
         self._connection_log = ConnectionLog(options.broker.address)
         self._liveness = Liveness()
+        self._look_at_logins = threading.Event()
         self._stopping = threading.Event()
-
-    def _limit(self, account: str) -> RequestLimit:
-        """Return an account's limit; right after a restart a request of the run before may still be recent."""
-        limited, not_before = self._options.limited, 0.0
-        age = self._options.newest_cache(account) if limited else None
-        if age is not None and age < timedelta(seconds=AFTER_START):
-            not_before = self._clock.steady() + AFTER_START
-        return RequestLimit(limited=limited, not_before=not_before)
 
     def stop(self) -> None:
         """Ask the loop to end; safe from any thread and from a signal handler."""
@@ -134,12 +128,12 @@ class Reporter:
     def run(self) -> None:
         """Run until stopped; raises SettingsError if another reporter has the same name."""
         self._publisher.start()
-        arguments = (self._options.sources, self._clock, self.inbox.put, self._stopping)
+        arguments = (self._options.sources, self._clock, self.inbox.put, self._look_at_logins, self._stopping)
         threading.Thread(target=watch_logins, args=arguments, name="logins", daemon=True).start()
         self._liveness.notify("READY=1")
         try:
             while True:
-                self._liveness.beat()
+                self._liveness.beat(alive=self._publisher.is_alive)
                 item = self.inbox.get(self._patience())
                 if isinstance(item, Stop):
                     return
@@ -149,17 +143,20 @@ class Reporter:
                 self._tick()
         finally:
             self._stopping.set()
+            self._look_at_logins.set()
             self._liveness.stop()
             last = [Message(topic=self._topics.presence, payload=b"", retain=True)] if self._is_named else []
             self._publisher.stop(last, STOP_PATIENCE)
 
     def _notice_sleep(self) -> None:
-        """Note if the loop stood still: the asks that wait then were sent long ago, and the service has given up."""
+        """Note if the loop stood still: asks that wait then are old, and whoever sent them has given up."""
         before, self._turned_at = self._turned_at, self._moment()
         # Not every system's steady clock runs on while it sleeps, but its wall clock does.
         gap = max(now - then for now, then in zip(self._turned_at, before, strict=True))
         if self._clock.to_real(gap) > SLEPT:
             self._deaf_until = time.monotonic() + DEAF_FOR
+            # The broker may not have noticed anything, but the service may have asked in vain.
+            self._announce_at = self._deaf_until
 
     def _moment(self) -> tuple[float, float]:
         return self._clock.steady(), self._clock.now().timestamp()
@@ -175,15 +172,8 @@ class Reporter:
             case Disconnected():
                 self._publisher.handle(item)
                 self._connection_log.disconnected(item, time.monotonic())
-            case Acknowledged():
+            case Acknowledged() | Subscribed() | Settled():
                 self._publisher.handle(item)
-            case Subscribed(refused=refused):
-                if refused:
-                    log.warning(
-                        "The broker refused %d of our subscriptions; allow this user to read %s/#.",
-                        refused,
-                        self._options.base_topic,
-                    )
             case Message():
                 self._received(item)
             case LoginsSeen(accounts=accounts):
@@ -191,11 +181,12 @@ class Reporter:
                 self._announce()
             case _Answered(account=account, answer=answer):
                 self._busy.discard(account)
+                self._look_at_logins.set()  # it may have been renewed, or refused
                 self._send(answer)
 
     def _connected(self) -> None:
         topics, base = self._topics, self._options.base_topic
-        self._publisher.subscribe([topics.presence, f"{base}/reporter/+/answer", self._status])
+        self._publisher.subscribe([topics.presence, f"{base}/reporter/+/answer", self._status, *self._budget.topics])
         if self._is_named:
             self._publisher.subscribe([topics.ask])
             self._publisher.send_all(last=topics.presence)
@@ -215,7 +206,7 @@ class Reporter:
         elif message.topic == self._status:
             if message.payload == b"online" and self._announce_at is None:
                 self._announce_at = time.monotonic() + self._rng.uniform(0, 1)
-        elif message.topic.endswith("/answer") and not message.retain:
+        elif not self._budget.take(message) and message.topic.endswith("/answer") and not message.retain:
             self._somebody_answered(message)
 
     def _somebody_announced(self, message: Message) -> None:
@@ -238,8 +229,8 @@ class Reporter:
                     f"Another reporter named {self._options.machine} is running; "
                     "set MACHINE_NAME to a different name here, or stop the other one."
                 )
-        elif answer.account in self._limits:
-            self._limits[answer.account].record_elsewhere(self._clock.steady(), answer.requests)
+        else:
+            self._budget.hear(answer)
 
     def _asked(self, payload: bytes) -> None:
         ask = parse_ask(payload)
@@ -255,8 +246,7 @@ class Reporter:
             self._report(ask.id, ask.account)
 
     def _report(self, identifier: str, account: str) -> None:
-        limit, now = self._limits[account], self._clock.steady()
-        wait = limit.wait(now)
+        wait = self._budget.wait(account)
         if wait > HOLD or account in self._busy or len(self._busy) >= MAX_WORKERS:
             seconds = max(wait, HOLD)
             busy = Busy(
@@ -264,7 +254,7 @@ class Reporter:
             )
             self._send(Answer(id=identifier, account=account, busy=busy))
             return
-        limit.record(now + wait)
+        self._budget.record(account, wait)
         self._busy.add(account)
         arguments = (identifier, account, wait)
         threading.Thread(target=self._work, args=arguments, name="worker", daemon=True).start()
@@ -327,14 +317,20 @@ class Reporter:
 
 
 def _answer(identifier: str, result: PollResult) -> Answer:
-    error = result.error
-    if result.reading is None and error is None:
-        error = InvalidResponse("The source had no reading; ask again later.")
+    if result.reading is not None:
+        return Answer(
+            id=identifier,
+            account=result.account,
+            requests=min(result.requests, MAX_REQUESTS),
+            login=result.login,
+            reading=result.reading,
+        )
+    error = result.error if isinstance(result.error, ApiError | CredentialsError) else None
+    nothing_new = Busy(detail="There is nothing new.", retry_after=timedelta(seconds=SPACING))
     return Answer(
         id=identifier,
         account=result.account,
         requests=min(result.requests, MAX_REQUESTS),
-        login=result.login,
-        reading=result.reading,
-        error=None if result.reading is not None else error,  # type: ignore[arg-type]
+        error=error,
+        busy=nothing_new if error is None else None,
     )

@@ -1,1 +1,1 @@
-"""The running service: one loop that decides, and workers and threads that only tell it what happened."""
+"""The running service: one loop that decides, and workers and threads that only report to it."""

@@ -12,21 +12,26 @@ from claude_usage_mqtt.errors import (
     ClaudeUsageError,
     CredentialsNotFound,
     CredentialsUnreadable,
+    NoReporter,
+    RateLimited,
     TokenExpired,
 )
 from claude_usage_mqtt.instants import format_instant, parse_instant
 from claude_usage_mqtt.logs import Outage
 from claude_usage_mqtt.service.discovery_message import DiscoveryMessage
 from claude_usage_mqtt.service.event_delivery import EventDelivery
+from claude_usage_mqtt.service.login_notice import LoginNotice
 from claude_usage_mqtt.service.options import AccountOptions
+from claude_usage_mqtt.service.reporters import Reporters
 from claude_usage_mqtt.service.restore import own_document
 from claude_usage_mqtt.sources.credentials.watch import LoginChanged
 from claude_usage_mqtt.sources.policy import BUDGET, Policy
+from claude_usage_mqtt.sources.select import OTHER_SOURCES
 from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.topics import OK, STARTING
 from claude_usage_mqtt.usage.account import AccountUsage
 from claude_usage_mqtt.usage.events import Event
-from claude_usage_mqtt.usage.reading import CLAUDE_CODE, Reading
+from claude_usage_mqtt.usage.reading import CLAUDE_CODE, REPORTER, Reading
 from claude_usage_mqtt.usage.saved_state import is_readable, restore
 
 log = logging.getLogger(__name__)
@@ -38,7 +43,12 @@ SHORTEST_INTERVAL = 180
 LEAST_INTERVALS = 2.2
 """Poll intervals after which a number may become unknown at the earliest: one failed poll is not an outage."""
 
-CREDENTIALS_STATUSES = frozenset(kind.status for kind in (CredentialsNotFound, CredentialsUnreadable, TokenExpired))
+CREDENTIALS_STATUSES = frozenset(
+    kind.status for kind in (CredentialsNotFound, CredentialsUnreadable, TokenExpired, NoReporter)
+)
+
+MISSING = frozenset({CredentialsNotFound.status, NoReporter.status})
+"""Statuses of sources that are not there."""
 
 NO_STATUS_LINE = "no_status_line"
 NO_STATUS_LINE_DETAIL = (
@@ -54,7 +64,7 @@ SIGN_OF_LIFE_EVERY = timedelta(minutes=5)
 OTHER_INSTANCE_FOR = timedelta(hours=1)
 """How long another instance is mentioned after its last message."""
 
-REPEATS_FOR = {CLAUDE_CODE: timedelta(seconds=60)}
+REPEATS_FOR = {CLAUDE_CODE: timedelta(seconds=60), REPORTER: timedelta(seconds=60)}
 """How long a source repeats its last response."""
 
 
@@ -64,6 +74,7 @@ class AccountState:
 
     options: AccountOptions
     policy: Policy
+    reporters: Reporters | None = None
     usage: AccountUsage = field(init=False)
     status: str = STARTING
     detail: str | None = None
@@ -75,10 +86,12 @@ class AccountState:
     busy: bool = False
     discovery: DiscoveryMessage = field(init=False)
     delivery: EventDelivery = field(default_factory=EventDelivery)
+    login_notice: LoginNotice = field(default_factory=LoginNotice)
     alive_until: datetime | None = None
     other_instance_at: datetime | None = None
     outage: Outage = field(default_factory=lambda: Outage(log))
     _has_answered: bool = False
+    _was_askable: bool = False
     _mentioned: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -122,6 +135,7 @@ class AccountState:
             )
         restore(self.usage, memory.get("usage"), state or None, now)
         self.delivery.restore(memory.get("events"), now)
+        self.login_notice.restore(memory.get("login_notice"))
         self.policy.restore(memory.get("policy", memory.get("schedule")), now, self.usage.resets())
         self.last_success = parse_instant(health.get("last_success")) if self.usage.is_known else None
         # A restart is no news of the account: what was well is well until the next poll says otherwise.
@@ -139,7 +153,9 @@ class AccountState:
             self.set_interval(timedelta(seconds=interval))
         if not self.options.is_polled and self.status == STARTING:
             self.status, self.detail = NO_STATUS_LINE, NO_STATUS_LINE_DETAIL
-        self.discovery.restore(retained.get(topics.config, b""), self.usage, now)
+        if self.reporters is not None:
+            self.reporters.restore(self.name, memory.get("reporters"), now)
+        self.discovery.restore(retained.get(topics.config, b""), memory.get("currency"))
 
     # Polling
 
@@ -162,15 +178,26 @@ class AccountState:
         self.fingerprint = result.fingerprint
         if result.requests == 0:
             self.policy.not_sent()
-        elif result.requests == 2:
-            self.policy.requests.append(now)
+        self.policy.requests += [now] * (result.requests - 1)
         if result.login is not None:
             self._use_login(result.login)
         if result.error is not None:
-            self.policy.failed(now, result.error)
-            self.report(result.error)
+            self._fail(result.error, now)
             return []
+        if self.reporters is not None and result.reading is not None and result.source != REPORTER:
+            self.reporters.used_here(self.name, result.login, now)
         return [] if result.reading is None else self._succeed(result.reading, now)
+
+    def _fail(self, error: ClaudeUsageError, now: datetime) -> None:
+        self.policy.failed(now, error)
+        self._was_askable = False
+        if error.status in MISSING and self.options.is_auto and self.is_fresh(now):
+            self.policy.failures = 0  # what is not there is not missed: another source delivers
+            self.status, self.detail = OK, None
+        elif isinstance(error, RateLimited) and self.last_success is None:
+            self.report(RateLimited(f"{error} {OTHER_SOURCES}"))
+        else:
+            self.report(error)
 
     def _succeed(self, reading: Reading, now: datetime) -> list[Event]:
         self._mention(reading)
@@ -201,7 +228,7 @@ class AccountState:
             return events  # nothing newer: it neither saves a request nor makes anything fresh
         self.policy.status_line_seen(now, self.usage.stale_after)
         self._note_success(reading.read_at)
-        if not self.options.is_polled:
+        if not self.options.is_polled or (self.options.is_auto and self.status in MISSING):
             self.status, self.detail = OK, None
         return events
 
@@ -233,7 +260,9 @@ class AccountState:
         """Take in a login that changed: what waited for another token waits no longer."""
         self.fingerprint = changed.fingerprint
         known, login = self.login, changed.login or Login(mark=self.login.mark)
-        if self._use_login(login) or self.status in CREDENTIALS_STATUSES:
+        if self._use_login(login):
+            self.policy.account_changed(now)
+        elif self.status in CREDENTIALS_STATUSES:
             self.policy.poll_soon(now)
         # The file is written for other reasons too; a token that was refused is not sent again for them.
         if login.mark is not None and not _is_same_token(login, known):
@@ -269,21 +298,35 @@ class AccountState:
 
     def wake_at(self, now: datetime) -> datetime | None:
         """Return when time alone changes something, other than a poll being due."""
-        moments = [self.usage.changes_at(now), self.discovery.stubs_until]
+        login_at = self.login_notice.next_at(self.login.login_expires_at, now)
+        moments = [self.usage.changes_at(now), self.discovery.stubs_until, login_at]
         moments.append(None if self.alive_until is None else self.alive_until - ALIVE_FOR + SIGN_OF_LIFE_EVERY)
-        if self.other_instance_at is not None:
-            moments.append(self.other_instance_at + OTHER_INSTANCE_FOR)
+        moments.append(self.other_instance_at and self.other_instance_at + OTHER_INSTANCE_FOR)
+        if self.reporters is not None:
+            moments.append(self.reporters.wake_at(now))
         return min((moment for moment in moments if moment is not None), default=None)
 
     def tick(self, now: datetime) -> None:
-        """Renew the sign of life, and forget what is over."""
+        """Renew the sign of life, forget what is over, and note what can be done again."""
+        if self.reporters is not None:
+            self._look_at_reporters(self.reporters, now)
         if self.alive_until is None or not now < self.alive_until - ALIVE_FOR + SIGN_OF_LIFE_EVERY <= now + ALIVE_FOR:
             self.alive_until = now + ALIVE_FOR
-        if self.discovery.stubs_until is not None and now >= self.discovery.stubs_until:
-            self.discovery.forget_stubs()
+        self.delivery.add(self.login_notice.due(self.name, self.login.login_expires_at, now))
+        self.discovery.forget_stubs(now)
         if self.other_instance_at is not None and now >= self.other_instance_at + OTHER_INSTANCE_FOR:
             self.other_instance_at = None
             log.info("Account %s: the other instance is gone.", self.name)
+
+    def _look_at_reporters(self, reporters: Reporters, now: datetime) -> None:
+        """Poll as soon as it is allowed if a machine can be asked again, and the numbers waited for that."""
+        self.policy.record_unasked(now, reporters.take_unasked(self.name))
+        is_askable = reporters.can_be_asked(self.name, now)
+        if is_askable and not self._was_askable:
+            is_late = self.last_success is None or now - self.last_success >= self.policy.interval
+            if is_late or self.status in CREDENTIALS_STATUSES:
+                self.policy.poll_soon(now)
+        self._was_askable = is_askable
 
     def clock_stepped(self, step: timedelta, now: datetime) -> None:
         """Follow a clock that was set by `step` to `now`."""

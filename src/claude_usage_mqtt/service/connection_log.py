@@ -1,4 +1,4 @@
-"""What the log is told of the connection to the broker: a line when it is lost, a line when it is back. No I/O."""
+"""What is logged about the connection to the broker: a line when it is lost, a line when it is back. No I/O."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from claude_usage_mqtt.mqtt.connection import Connected, Disconnected
 log = logging.getLogger(__name__)
 
 STEADY_AFTER = 10.0
-"""Seconds a connection must last to count as back where the one before did not: a broker that throws us out
+"""Seconds a connection must last to count as back if the one before did not: a broker that throws us out
 each time (a client id that somebody else has too) would fill the log."""
 
 
@@ -42,7 +42,7 @@ class ConnectionLog:
         self._outage.fell("refused" if notice.refused else "lost", str(notice.error))
 
     def tick(self, now: float) -> None:
-        """Say that it is back, where that took time to tell."""
+        """Log that it is back, if that it was lost has been logged."""
         if self.steady_at is not None and now >= self.steady_at:
             self.steady_at, self._is_shaky = None, False
             self._rose()

@@ -1,80 +1,126 @@
-"""What is announced to Home Assistant for one account, and what of it has to be taken back. No I/O."""
+"""What is announced to Home Assistant for one account, and what of it is to be removed. No I/O."""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
 from claude_usage_mqtt import __version__
-from claude_usage_mqtt.homeassistant.discovery import (
-    announced,
-    announced_by,
-    discovery,
-    extra_usage_components,
-    window_components,
+from claude_usage_mqtt.homeassistant.discovery import announced, announced_by, discovery
+from claude_usage_mqtt.homeassistant.entities import (
+    EXTRA_USAGE,
+    EXTRA_USAGE_ENABLED,
+    LOGIN_EXPIRY,
+    PLAN,
+    POLLING,
 )
+from claude_usage_mqtt.homeassistant.inventory import Inventory, WindowName
 from claude_usage_mqtt.topics import Topics, encode
 from claude_usage_mqtt.usage.account import AccountUsage
 from claude_usage_mqtt.usage.window_state import STUB_KEPT
 
 log = logging.getLogger(__name__)
 
+KEPT_FEATURES = frozenset({PLAN, LOGIN_EXPIRY})
+"""Once known, they keep their entities: a login that cannot be read for a while still has a plan."""
+
 
 class DiscoveryMessage:
-    """The discovery message of an account; made anew only when what it is made of has changed."""
+    """The discovery message of an account; made again only if what it is made of has changed.
+
+    What it announced before and does not announce now is removed: for an hour it holds the order to do so.
+    """
 
     def __init__(self, topics: Topics, label: str | None, shortest_interval: int) -> None:
         self._topics = topics
         self._label = label
         self._shortest_interval = shortest_interval
-        self._stubs: dict[str, str] = {}
+        self._announced: dict[str, str] = {}
+        self._removed: dict[str, str] = {}
+        self._features: frozenset[str] = frozenset()
         self._basis: object = None
-        self._payload = b""
+        self.first_currency: str | None = None
+        """The currency of the entities whose keys name none; another one has its own entities."""
+        self.payload = b""
+        """The message that was made last, at first the one that was retained."""
         self.was_retained = False
-        """Whether a message of ours stood on the broker."""
+        """Whether a message of ours was retained."""
         self.stubs_until: datetime | None = None
-        """When the order to remove what an earlier version announced may leave the message."""
+        """When the order to remove entities may leave the message."""
 
-    def restore(self, retained: bytes, usage: AccountUsage, now: datetime) -> None:
-        """Compare with the message that stood on the broker: what is not wanted any more is to be taken back."""
+    def restore(self, retained: bytes, first_currency: object) -> None:
+        """Continue from the message that was retained, and from what else an earlier run saved; both are untrusted."""
         service = announced_by(retained)
         self.was_retained = service == self._topics.status
         if service not in (None, self._topics.status):
-            log.warning(
-                "%s was announced by a service with another base topic; this one takes it over.", self._topics.config
-            )
-        wanted = self._build(usage, {})["components"]
-        self._stubs = {key: platform for key, platform in announced(retained).items() if key not in wanted}
-        self.stubs_until = now + STUB_KEPT if self._stubs else None
+            log.warning("%s was announced under another base topic; taking it over.", self._topics.config)
+        self.payload = retained
+        self._announced = announced(retained)
+        currency = first_currency if isinstance(first_currency, str) else _unit(retained, "extra_usage_used")
+        self.first_currency = currency if currency and currency.isalpha() and len(currency) == 3 else None
+        self._features = frozenset(
+            feature for feature, key in ((PLAN, "plan"), (LOGIN_EXPIRY, "login_expires_at")) if key in self._announced
+        )
 
-    def forget_stubs(self) -> None:
-        """Leave out what has been taken back."""
-        self._stubs, self.stubs_until = {}, None
+    def forget_stubs(self, now: datetime) -> None:
+        """Leave out what was removed long enough ago."""
+        if self.stubs_until is not None and now >= self.stubs_until:
+            self._removed, self.stubs_until = {}, None
 
-    def payload(self, usage: AccountUsage) -> bytes:
-        """Return the message."""
-        stubs = self._stubs | window_components(key for key, track in usage.windows.items() if track.is_retired)
-        if usage.money is not None and not usage.has_extra_usage:
-            stubs |= extra_usage_components()
-        basis = (_windows(usage), usage.currency, usage.has_extra_usage, stubs)
-        if basis != self._basis:
-            self._basis, self._payload = basis, encode(self._build(usage, stubs))
-        return self._payload
+    def update(
+        self, usage: AccountUsage, now: datetime, *, is_polled: bool, has_login_expiry: bool, reporters: Iterable[str]
+    ) -> bytes:
+        """Return the message as of now."""
+        inventory = self._inventory(usage, is_polled=is_polled, has_login_expiry=has_login_expiry, reporters=reporters)
+        basis = (inventory, tuple(self._removed))
+        if basis == self._basis:
+            return self.payload
+        wanted = announced(encode(self._build(inventory)))
+        gone = {key: platform for key, platform in self._announced.items() if key not in wanted}
+        if gone:
+            self.stubs_until = now + STUB_KEPT
+        self._removed = {key: each for key, each in (self._removed | gone).items() if key not in wanted}
+        self._announced = wanted
+        self._basis = (inventory, tuple(self._removed))
+        self.payload = encode(self._build(inventory))
+        return self.payload
 
-    def _build(self, usage: AccountUsage, stubs: Mapping[str, str]) -> dict[str, Any]:
-        return discovery(
-            self._topics,
-            label=self._label,
-            version=__version__,
-            windows=_windows(usage),
+    def _build(self, inventory: Inventory) -> dict[str, Any]:
+        return discovery(self._topics, inventory, label=self._label, version=__version__, removed=self._removed)
+
+    def _inventory(
+        self, usage: AccountUsage, *, is_polled: bool, has_login_expiry: bool, reporters: Iterable[str]
+    ) -> Inventory:
+        has = {
+            EXTRA_USAGE: usage.has_extra_usage,
+            EXTRA_USAGE_ENABLED: usage.has_extra_usage and usage.money is not None and usage.money.enabled,
+            PLAN: usage.plan is not None or usage.tier is not None,
+            LOGIN_EXPIRY: has_login_expiry,
+            POLLING: is_polled,
+        }
+        features = frozenset(feature for feature, is_there in has.items() if is_there)
+        self._features = (self._features | features) & KEPT_FEATURES
+        self.first_currency = self.first_currency or usage.currency
+        return Inventory(
+            windows={
+                key: WindowName(label=window.label, has_duration=window.duration is not None)
+                for key, window in usage.windows.items()
+                if not window.is_retired
+            },
+            features=features | self._features,
             currency=usage.currency,
-            has_extra_usage=usage.has_extra_usage,
-            leftovers=stubs,
+            first_currency=self.first_currency,
+            reporters=tuple(reporters),
             shortest_interval=self._shortest_interval,
         )
 
 
-def _windows(usage: AccountUsage) -> dict[str, str]:
-    return {key: track.label for key, track in usage.windows.items() if not track.is_retired}
+def _unit(payload: bytes, key: str) -> str | None:
+    try:
+        unit = json.loads(payload)["components"][key]["unit_of_measurement"]
+    except (ValueError, RecursionError, LookupError, TypeError):
+        return None
+    return unit if isinstance(unit, str) else None

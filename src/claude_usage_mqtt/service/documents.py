@@ -20,21 +20,31 @@ def documents(state: AccountState, now: datetime) -> Iterator[tuple[str, bytes]]
     The state comes before the discovery message, so that no entity is announced whose value is not there yet, and
     the health last, so that nothing is called fresh before it is.
     """
-    topics = state.options.topics
+    topics, how = state.options.topics, health(state, now)
     if state.usage.is_known:
         yield topics.state, encode(state_document(state.usage, now))
     if state.options.discovery:
-        yield topics.config, state.discovery.payload(state.usage)
+        yield topics.config, _discovery(state, how, now)
     elif state.discovery.was_retained:
         yield topics.config, b""  # it was announced before discovery was switched off
     yield topics.memory, encode(memory_document(state))
-    yield topics.health, encode(health(state, now).document())
+    yield topics.health, encode(how.document())
+
+
+def _discovery(state: AccountState, how: Health, now: datetime) -> bytes:
+    return state.discovery.update(
+        state.usage,
+        now,
+        is_polled=state.options.is_polled,
+        has_login_expiry=how.login_expires_at is not None,
+        reporters=[each["machine"] for each in how.reporters],
+    )
 
 
 def health(state: AccountState, now: datetime) -> Health:
     """Return how polling is going."""
     retry_at = state.policy.blocked_until
-    parts = [state.detail, state.hint]
+    parts = [state.detail, state.hint, state.login_notice.sentence(state.login.login_expires_at, now)]
     if state.other_instance_at is not None:
         sentence = state.other_instance_sentence
         parts.append(sentence[0].upper() + sentence[1:])
@@ -52,7 +62,7 @@ def health(state: AccountState, now: datetime) -> Health:
         polling=state.polling,
         requests_last_hour=state.policy.requests_last_hour(now),
         consecutive_failures=state.policy.failures,
-        reporters=[],
+        reporters=[] if state.reporters is None else state.reporters.documents(state.name, now),
         other_instance=state.other_instance_at is not None,
         version=__version__,
     )
@@ -63,7 +73,10 @@ def memory_document(state: AccountState) -> dict[str, Any]:
     return {
         "account": state.name,
         "interval_setting": int(state.options.interval.total_seconds()),
+        "currency": state.discovery.first_currency,
         "policy": state.policy.save(),
         "events": state.delivery.save(),
+        "login_notice": state.login_notice.save(),
         "usage": save(state.usage),
+        "reporters": None if state.reporters is None else state.reporters.save(state.name),
     }

@@ -1,6 +1,6 @@
 """Devices that an earlier run published and this one does not: found by what that run left. No I/O.
 
-Only what is ours is taken back: what stands under our base topic, and discovery messages that name it.
+Only what is ours is removed: what is retained under our base topic, and discovery messages that name it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SINGLE = "default"
 
 
 class FormerDevices:
-    """What is to be taken back: the topics in `gone` at once, and of those in `suspects` what turns out to be ours."""
+    """What is to be removed: the topics in `gone` at once, and of those in `suspects` what turns out to be ours."""
 
     def __init__(self, own: Topics, current: Iterable[str], found: Mapping[str, bytes]) -> None:
         """Draw conclusions from what was `found` under the topics of the summary and of the account `default`.
@@ -43,7 +43,7 @@ class FormerDevices:
         self.gone += [topic for topic in sorted(self.suspects) if announced_by(found.get(topic, b"")) == self._status]
 
     def claim(self, message: Message) -> bool:
-        """Whether a message is a discovery message that is to be taken back."""
+        """Whether a message is a discovery message that is to be removed."""
         return message.topic in self.suspects and announced_by(message.payload) == self._status
 
 

@@ -1,26 +1,42 @@
-"""What the loop is told, from paho's thread, from workers and from signal handlers."""
+"""What happened, for the loop: from paho's thread, from workers and from signal handlers."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 from collections import deque
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.connection import Notice
-from claude_usage_mqtt.sources.credentials.watch import LoginChanged
+from claude_usage_mqtt.sources.credentials.watch import CachedReading, LoginChanged
 from claude_usage_mqtt.sources.source import PollResult
 
 MAX_INBOX = 2000
-"""Incoming messages beyond this many unread items are dropped: nobody sends us that much in earnest."""
+"""Incoming messages beyond this many unread items are dropped: nobody really sends us that much."""
 
 
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message that a worker wants to send."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
-    """Ask the loop to end."""
+    """Ask the loop to end, by raising the `cause` if there is one."""
+
+    cause: BaseException | None = None
+
+    def obey(self) -> None:
+        """Raise the cause: a thread died of it, and without that thread nothing is certain."""
+        if self.cause is not None:
+            raise self.cause
 
 
-Item = Notice | PollResult | LoginChanged | Stop
+Item = Notice | PollResult | LoginChanged | CachedReading | Outgoing | Stop
 
 T = TypeVar("T")
 
@@ -45,7 +61,7 @@ class Inbox(Generic[T]):
             self._wake.release()
 
     def get(self, timeout: float) -> T | None:
-        """Return the next item, None where none came within `timeout` seconds; it may return None sooner."""
+        """Return the next item, None if none came within `timeout` seconds; it may return None sooner."""
         if not self._items:
             self._wake.acquire(timeout=timeout)
         return self._items.popleft() if self._items else None

@@ -13,7 +13,7 @@ class Listeners:
     def __init__(self, settled_after: float = SETTLED_AFTER) -> None:
         self._settled_after = settled_after
         self.settled_at: float | None = None
-        """When the wait for them ends; None if there is no wait."""
+        """When the wait for them ends; None if nothing is waited for."""
         self.is_home_assistant_there = False
 
     def connected(self, now: float) -> None:

@@ -1,7 +1,7 @@
-"""Signs of life of the loop: a file for `healthcheck`, and systemd's notify socket where there is one.
+"""Signs of life of the loop: a file for `healthcheck`, and systemd's notify socket if there is one.
 
 Imports little: `healthcheck` has to start in no time, and knows of the rest of the program only this module.
-Each process has a file of its own and keeps it locked, so that the kernel itself tells who has ended. The folders
+Each process has its own file and keeps it locked, so that the kernel itself shows who has ended. The folders
 are open to everybody, so nothing is followed, and nothing believed, that another user could have put there.
 """
 
@@ -13,7 +13,7 @@ import time
 
 try:
     import fcntl
-except ImportError:  # Windows: there only the age of a sign tells
+except ImportError:  # Windows: there only the age of a sign can be checked
     fcntl = None  # type: ignore[assignment]
 
 BEAT_EVERY = 10.0
@@ -41,7 +41,7 @@ def _folders() -> list[str]:
 
 
 class Liveness:
-    """Tells that the loop goes round. Where nothing can be written it stays silent: that must not stop the service."""
+    """Shows that the loop is running. If nothing can be written it stays silent: that must not stop the service."""
 
     def __init__(self) -> None:
         self._next: float | None = None
@@ -57,12 +57,14 @@ class Liveness:
         """Return how many seconds may pass until the next sign of life."""
         return 0.0 if self._next is None else max(0.0, self._next - time.monotonic())
 
-    def beat(self) -> None:
-        """Give a sign of life if it is time for one."""
+    def beat(self, *, alive: bool = True) -> None:
+        """Give a sign of life if it is time for one; not `alive` if a part that nothing works without has died."""
         now = time.monotonic()
         if self._next is not None and now < self._next:
             return
         self._next = now + self._every
+        if not alive:
+            return
         self._write(f"{now:20.3f}\n".encode())
         self.notify("WATCHDOG=1")
 
@@ -93,7 +95,7 @@ class Liveness:
             os.close(descriptor)
 
     def notify(self, state: str) -> None:
-        """Send systemd a state (`READY=1`, `STOPPING=1` …) where it listens."""
+        """Send systemd a state (`READY=1`, `STOPPING=1` …) if it listens."""
         if self._notify is None:
             return
         import socket  # noqa: PLC0415 - a third of what `healthcheck` would import
@@ -123,7 +125,7 @@ def _is_ours(descriptor: int) -> bool:
 
 
 def _lock(descriptor: int, *, shared: bool = False) -> bool | None:
-    """Lock the file until it is closed; return False where another process has it locked, None without locks."""
+    """Lock the file until it is closed; return False if another process has it locked, None without locks."""
     if fcntl is None:
         return None
     try:
@@ -182,7 +184,7 @@ def check() -> tuple[int, str]:
     alive = [age for age in ages if age is not None]
     if not alive:
         return 1, (
-            "claude-usage-mqtt has ended without a goodbye; start it again."
+            "claude-usage-mqtt crashed or was killed; restart it."
             if ages
             else "claude-usage-mqtt is not running here as this user."
         )

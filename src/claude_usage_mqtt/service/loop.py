@@ -7,31 +7,30 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from functools import partial
 
 from claude_usage_mqtt.clock import Clock, StepDetector
-from claude_usage_mqtt.errors import CredentialsUnreadable
 from claude_usage_mqtt.homeassistant.summary import SUMMARY
 from claude_usage_mqtt.mqtt.client import Message
-from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, Disconnected, Subscribed
+from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, Disconnected, Settled, Subscribed
 from claude_usage_mqtt.mqtt.publisher import Publisher
 from claude_usage_mqtt.service.account import AccountState
 from claude_usage_mqtt.service.commands import COMMANDS, obey
 from claude_usage_mqtt.service.connection_log import ConnectionLog
 from claude_usage_mqtt.service.documents import documents, memory_document
 from claude_usage_mqtt.service.former_devices import FormerDevices
-from claude_usage_mqtt.service.inbox import Inbox, Item, Stop
+from claude_usage_mqtt.service.inbox import Inbox, Item, Outgoing, Stop
 from claude_usage_mqtt.service.listeners import Listeners
 from claude_usage_mqtt.service.liveness import Liveness
 from claude_usage_mqtt.service.options import ServiceOptions
+from claude_usage_mqtt.service.reporter_exchange import ReporterExchange
 from claude_usage_mqtt.service.restore import FENCE, RetainedReader
 from claude_usage_mqtt.service.summary import digest, summary_documents
 from claude_usage_mqtt.service.watched import Watched, watch
-from claude_usage_mqtt.sources.credentials.watch import CHECK_EVERY, LoginChanged, watch_login
+from claude_usage_mqtt.service.workers import Workers
+from claude_usage_mqtt.sources.credentials.watch import CachedReading, LoginChanged
 from claude_usage_mqtt.sources.source import PollResult
 from claude_usage_mqtt.sources.status_line import parse_statusline
 from claude_usage_mqtt.topics import Topics, encode
@@ -43,10 +42,10 @@ log = logging.getLogger(__name__)
 
 ONLINE, OFFLINE = b"online", b"offline"
 
-WORKER_DEADLINE = 60.0
-"""Real seconds after which a worker counts as hanging: a request is cut at 20, a file on a dead mount is not."""
-
 FAR_AWAY = datetime.max.replace(tzinfo=UTC)
+
+RESEND_AFTER_DISCOVERY = 1.0
+"""Real seconds: an entity whose announcement has changed is unavailable in Home Assistant until its next message."""
 
 STOP_PATIENCE = 1.2
 """Real seconds for the goodbye to the broker; stopping takes at most about twice that."""
@@ -62,9 +61,14 @@ class Service:
         self._rng = rng or random.Random()
         self._status = f"{options.base_topic}/status"
         will = Message(topic=self._status, payload=OFFLINE, retain=True)
-        self._publisher = Publisher(options.broker, will=will, tell=self.inbox.put, tls=options.tls)
+        devices = f"{options.discovery_prefix}/device/"
+        self._publisher = Publisher(
+            options.broker, will=will, notify=self.inbox.put, tls=options.tls, announcements=devices
+        )
+        self._workers = Workers(clock, self.inbox.put)
+        self._reporters = ReporterExchange(options, self.inbox.put)
         self._accounts = {
-            account.topics.account: watch(account, next(iter(sources), None), self._rng, clock.now())
+            account.topics.account: watch(account, sources, self._reporters, self._rng, clock.now())
             for account, sources in options.accounts
         }
         self._recollection: RetainedReader | None = None
@@ -75,13 +79,11 @@ class Service:
         self._link = ConnectionLog(options.broker.address)
         self._resend_at: float | None = None
         self._listeners = Listeners(clock.to_real(options.settled_after))
-        self._stopping = threading.Event()
-        self._busy_since: dict[str, float] = {}  # accounts whose worker is under way, the oldest first
         self._steps = StepDetector(clock)
 
-    def stop(self) -> None:
-        """Ask the loop to end; safe from any thread and from a signal handler."""
-        self.inbox.put(Stop())
+    def stop(self, cause: BaseException | None = None) -> None:
+        """Ask the loop to end, by raising the cause if there is one; safe from any thread and from a signal handler."""
+        self.inbox.put(Stop(cause))
 
     def run(self) -> None:
         """Run until stopped. The goodbye to the broker takes less than 3 s, whatever the broker does."""
@@ -89,16 +91,16 @@ class Service:
         self._heartbeat.notify("READY=1")
         try:
             while True:
-                self._heartbeat.beat()
+                self._heartbeat.beat(alive=self._publisher.is_alive)
                 item = self.inbox.get(self._patience())
                 if isinstance(item, Stop):
-                    return
+                    return item.obey()
                 self._follow_clock()  # before anything is noted at the new time
                 if item is not None:
                     self._handle(item)
                 self._tick()
         finally:
-            self._stopping.set()
+            self._workers.stop()
             self._heartbeat.stop()
             self._publisher.stop([Message(topic=self._status, payload=OFFLINE, retain=True)], STOP_PATIENCE)
 
@@ -115,33 +117,35 @@ class Service:
                 self._publisher.handle(item)
                 self._link.disconnected(item, time.monotonic())
                 self._recollection = None
-            case Acknowledged():
+                self._reporters.disconnected()
+            case Acknowledged() | Subscribed() | Settled():
                 self._publisher.handle(item)
-            case Subscribed(refused=refused):
-                if refused:
-                    log.warning(
-                        "The broker refused %d of our subscriptions: commands, or what must survive a restart, may "
-                        "not arrive; allow reading %s/#.",
-                        refused,
-                        self._options.base_topic,
-                    )
             case Message():
-                self._received(item)
+                if not self._publisher.takes(item):
+                    self._received(item)
             case PollResult():
                 self._finished(item)
-            case LoginChanged():
-                watched = self._accounts[item.account]
-                if item.fingerprint != watched.state.fingerprint and not watched.state.busy:
-                    self._touched(item.account).state.on_login_changed(item, self._clock.now())
+            case Outgoing(message=message):
+                self._publisher.send_once(message)
+            case LoginChanged() | CachedReading():
+                self._noticed(item)
+
+    def _noticed(self, item: LoginChanged | CachedReading) -> None:
+        state, now = self._touched(item.account).state, self._clock.now()
+        if isinstance(item, CachedReading):
+            self._note(state, state.take(item.reading, now))
+        elif item.fingerprint != state.fingerprint and not state.busy:
+            state.on_login_changed(item, now)
 
     def _connected(self) -> None:
         base = self._options.base_topic
-        self._publisher.subscribe(
-            [f"{base}/+/command/+", f"{base}/+/statusline", self._options.status_topic, self._status]
-        )
+        commands = [f"{base}/+/command/+", f"{base}/+/statusline"]
+        self._publisher.subscribe([*commands, self._options.status_topic, self._status, *self._reporters.connected()])
         if self._is_begun:
             self._subscribe_to_rivals()
             self._send_all()
+            for account in self._accounts:
+                self._touched(account)
             return
         accounts = [account.topics for account, _ in self._options.accounts]
         others = [self._topics(name) for name in (SUMMARY, "default") if name not in self._accounts]
@@ -162,6 +166,9 @@ class Service:
             self._listeners.home_assistant(time.monotonic(), is_online=message.payload == ONLINE)
             if message.payload == ONLINE and self._is_begun:
                 self._resend_at = time.monotonic() + self._rng.uniform(1, 10)
+        elif (concerned := self._reporters.take(message, self._clock.now())) is not None:
+            for account in concerned:
+                self._touched(account)
         elif not self._is_begun:
             return
         elif message.topic == self._status:
@@ -195,19 +202,11 @@ class Service:
 
     def _finished(self, outcome: PollResult) -> None:
         watched = self._touched(outcome.account)
-        self._busy_since.pop(outcome.account, None)
         now = self._clock.now()
         events = watched.state.finish_poll(outcome, now)
         self._note(watched.state, events)
         if outcome.reading is not None and self._options.usage_log is not None:
             self._options.usage_log.write(state_document(watched.state.usage, now), now)
-
-    def _watch_login(self, watched: Watched) -> None:
-        if watched.source is None:
-            return
-        state, every = watched.state, self._clock.to_real(CHECK_EVERY)
-        arguments = (state.name, watched.source, lambda: state.fingerprint, self.inbox.put, every, self._stopping)
-        threading.Thread(target=watch_login, args=arguments, name="login-watch", daemon=True).start()
 
     def _touched(self, account: str) -> Watched:
         """Return an account that something happened to, so that what follows from it is done at once."""
@@ -245,20 +244,21 @@ class Service:
         if self._listeners.have_settled(time.monotonic()):
             for watched in self._accounts.values():
                 self._deliver(watched.state, now)
-        self._give_up_on_hanging(time.monotonic())
+        for account in self._workers.hanging():
+            self._touched(account).report_hanging()
         self._advance_all(now)
 
     def _advance_all(self, now: datetime) -> None:
         due = [watched for watched in self._accounts.values() if watched.look_at <= now]
         before = [watched.digest for watched in due]
-        for watched in due:
-            self._advance(watched, now)
-        if [watched.digest for watched in due] != before or not self._is_summed:
+        renewed = [self._advance(watched, now) for watched in due]
+        if [watched.digest for watched in due] != before or any(renewed) or not self._is_summed:
             announce = not self._is_summed and self._options.accounts[0][0].discovery
             self._is_summed = True
             digests = [watched.digest for watched in self._accounts.values()]
-            for topic, payload in summary_documents(self._topics(SUMMARY), digests, announce=announce):
-                self._publisher.retain(topic, payload)
+            alive = self._options.accounts[0][0].topics.health
+            for topic, payload in summary_documents(self._topics(SUMMARY), digests, announce=announce, alive=alive):
+                self._publisher.retain(topic, payload, again=any(renewed))
 
     def _begin(self, recollection: RetainedReader, now: datetime) -> None:
         self._recollection = None
@@ -268,7 +268,7 @@ class Service:
             health = watched.state.options.topics.health
             self._publisher.take_as_own(health, recollection.found.get(health, b""))
             watched.look_at = now
-            self._watch_login(watched)
+        self._workers.watch_logins(self._accounts.values())
         self._leftovers = FormerDevices(self._topics(SUMMARY), self._accounts, recollection.found)
         for topic in self._leftovers.gone:
             self._take_back(topic)
@@ -296,36 +296,29 @@ class Service:
     def _send_all(self) -> None:
         self._publisher.send_all(last=self._status)
 
-    def _advance(self, watched: Watched, now: datetime) -> None:
-        """Do what is due for an account, and note when to look at it again."""
+    def _advance(self, watched: Watched, now: datetime) -> bool:
+        """Do what is due for an account, note when to look at it again, and return whether a sign of life was due."""
         state = watched.state
         due = state.due(now)
         begins = watched.source is not None and due is not None and due <= now
         may_retry = begins and state.begin_poll(now)
+        announced, alive_until = state.discovery.payload, state.alive_until
         state.tick(now)
-        if not (begins and watched.has_polled):
+        is_renewed = state.alive_until != alive_until
+        if is_renewed or not (begins and watched.has_polled):
             # Before the first request its trace is published, so that a crash during it is remembered too.
             for topic, payload in documents(state, now):
-                self._publisher.retain(topic, payload)
+                self._publisher.retain(topic, payload, again=is_renewed and topic == state.options.topics.state)
+            if announced and announced != state.discovery.payload:
+                self._resend_at = time.monotonic() + RESEND_AFTER_DISCOVERY
             watched.digest = digest(state, now)
             self._deliver(state, now)
         watched.has_polled = watched.has_polled or begins
-        if begins and watched.source is not None:
-            self._busy_since[state.name] = time.monotonic()
-            job = partial(watched.source.poll, state.name, self._clock, may_retry=may_retry)
-            threading.Thread(target=lambda: self.inbox.put(job()), name="worker", daemon=True).start()
+        if begins:
+            self._workers.poll(watched, may_retry=may_retry)
         moments = [state.due(now), state.wake_at(now)]
         watched.look_at = min((moment for moment in moments if moment is not None), default=FAR_AWAY)
-
-    def _give_up_on_hanging(self, now: float) -> None:
-        while self._busy_since:
-            account, since = next(iter(self._busy_since.items()))
-            if now - since <= WORKER_DEADLINE:
-                return
-            del self._busy_since[account]
-            watched = self._touched(account)
-            place = watched.source.place if watched.source is not None else "The login"
-            watched.state.report(CredentialsUnreadable(f"{place} cannot be read: reading it hangs."))
+        return is_renewed
 
     def _patience(self) -> float:
         """Return how many real seconds may pass until something is to be done."""
@@ -345,6 +338,7 @@ class Service:
         if step is None:
             return
         log.info("The clock was set by %+.0f s.", step.total_seconds())
+        self._reporters.reporters.shift(step)
         for watched in self._accounts.values():
             watched.state.clock_stepped(step, self._clock.now())
             watched.look_at = self._clock.now()

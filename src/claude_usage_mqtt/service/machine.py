@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
+from claude_usage_mqtt.instants import format_instant, parse_instant
 from claude_usage_mqtt.sources.reporter import FOREIGN, SILENT
-from claude_usage_mqtt.sources.reporter_messages import BUSY, USABLE, AnnouncedLogin
+from claude_usage_mqtt.sources.reporter_messages import BUSY, HASH, USABLE, AnnouncedLogin
+from claude_usage_mqtt.sources.source import Login
 
 ABSENT_AFTER = timedelta(minutes=10)
 """A machine that is away for less is not shown as absent: Wi-Fi and restarts."""
@@ -51,6 +56,14 @@ class Machine:
             return announced.status
         return reason if now < until and not (is_patient and reason == BUSY) else USABLE
 
+    def save(self, account: str) -> dict[str, Any]:
+        """Return what must survive a restart of the service, as a JSON object."""
+        return {
+            "seen_at": format_instant(self.seen_at),
+            "answered_at": format_instant(self.answered_at.get(account)),
+            **login_to_json(self.accounts[account].login),
+        }
+
     def shift(self, step: timedelta) -> None:
         """Follow a clock that was set by `step`."""
         self.seen_at += step
@@ -70,3 +83,32 @@ def sentence(machines: list[tuple[Machine, str]]) -> str:
         for machine, status in sorted(machines, key=lambda each: each[0].seen_at, reverse=True)[:MAX_LISTED]
     ]
     return f"No machine can be asked: {', '.join(parts)}; wake one up, or log in with Claude Code there."
+
+
+def restored(name: str, account: str, entry: object, now: datetime) -> Machine | None:
+    """Return a machine that was saved, untrusted; None if it is not one. It is away until it announces itself."""
+    seen_at = parse_instant(entry.get("seen_at")) if isinstance(entry, dict) else None
+    if not isinstance(entry, dict) or seen_at is None:
+        return None
+    login = AnnouncedLogin(source="", status="unknown", login=login_from_json(entry) or Login())
+    machine = Machine(name=name, online=False, seen_at=min(seen_at, now), accounts={account: login})
+    answered_at = parse_instant(entry.get("answered_at"))
+    if answered_at is not None:
+        machine.answered_at[account] = min(answered_at, now)
+    return machine
+
+
+def login_to_json(login: Login | None) -> dict[str, Any]:
+    """Return whose login it is, as a JSON object."""
+    return {"account": login.account if login else None, "organization": login.organization if login else None}
+
+
+def login_from_json(section: object) -> Login | None:
+    """Return whose login it is, untrusted."""
+    if not isinstance(section, Mapping):
+        return None
+    account, organization = (
+        value if isinstance(value, str) and re.fullmatch(HASH, value) else None
+        for value in (section.get("account"), section.get("organization"))
+    )
+    return Login(account=account, organization=organization)

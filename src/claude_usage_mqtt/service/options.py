@@ -1,4 +1,4 @@
-"""What the settings tell the service."""
+"""What the settings mean for the service."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ class AccountOptions:
     discovery: bool = True
     sources: tuple[str, ...] = (OAUTH,)
     """Names of the selected sources, polled and pushed ones."""
+    is_auto: bool = False
+    """Whether they are whatever there is: then one that is not there is not missed once another delivers."""
 
     @property
     def is_polled(self) -> bool:
@@ -37,7 +39,7 @@ class AccountOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceOptions:
-    """What the loop needs to know beside its accounts."""
+    """What the loop needs to know apart from its accounts."""
 
     broker: BrokerOptions
     status_topic: str

@@ -7,23 +7,32 @@ further than it must be. Safe from any thread: the loop feeds it, workers read i
 from __future__ import annotations
 
 import logging
-import re
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from claude_usage_mqtt.instants import format_instant, parse_instant
-from claude_usage_mqtt.service.machine import ABSENT_AFTER, Machine, sentence
+from claude_usage_mqtt.instants import format_instant
+from claude_usage_mqtt.service.machine import ABSENT_AFTER, Machine, login_from_json, login_to_json, restored, sentence
 from claude_usage_mqtt.sources.choice import Candidate, is_same_login
 from claude_usage_mqtt.sources.reporter import FOREIGN, SILENT
-from claude_usage_mqtt.sources.reporter_messages import HASH, MACHINE, AnnouncedLogin, Presence, parse_presence
+from claude_usage_mqtt.sources.reporter_messages import (
+    MACHINE,
+    AnnouncedLogin,
+    Presence,
+    parse_answer,
+    parse_presence,
+)
 from claude_usage_mqtt.sources.source import Login
 
 log = logging.getLogger(__name__)
 
 MAX_MACHINES = 50
 """More machines than one person has; when it is full, those that never answered make room."""
+
+MAX_UNASKED = 40
+"""Requests counted at once that we did not ask for: anybody can claim them, and more than the budget means nothing."""
 
 FORGOTTEN_AFTER = timedelta(days=7)
 """A machine that was not seen for longer is not listed anymore, and its login no longer counts as the account's."""
@@ -41,29 +50,37 @@ class Reporters:
         self._machines: dict[str, Machine] = {}
         self._logins: dict[str, Login] = {}  # account -> whose numbers it shows
         self._local: dict[str, datetime] = {}  # account -> when a login on this machine was last used for it
-        self._askable: set[str] = set()
+        self._unasked: dict[str, int] = {}  # account -> requests that somebody else asked for
+        self._is_connected = False
         self._mentioned: set[tuple[str, str]] = set()
         self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
 
     # What arrives
 
-    def presence(self, name: str, payload: bytes, now: datetime) -> bool:
-        """Take in what a reporter announced, or its last will; return whether anything of it is of interest."""
+    def presence(self, name: str, payload: bytes, now: datetime, *, is_replayed: bool) -> set[str]:
+        """Take in what a reporter announced, or its last will; return the accounts whose machines changed.
+
+        `is_replayed`: the broker had retained it, so it does not mean that the machine was there just now.
+        """
         if not MACHINE.fullmatch(name):
-            return False
+            return set()
         presence = parse_presence(payload) if payload else Presence(online=False)
         if presence is None:
-            return False
-        with self._lock:
+            return set()
+        with self._changed:
+            self._changed.notify_all()
             machine = self._machines.get(name)
             if presence.online:
-                return self._arrived(name, machine, presence, now)
+                return self._arrived(name, machine, presence, now, is_replayed=is_replayed)
             if machine is None or not machine.online:
-                return False
+                return set()
             machine.online, machine.seen_at = False, now
-            return True
+            return set(machine.accounts)
 
-    def _arrived(self, name: str, machine: Machine | None, presence: Presence, now: datetime) -> bool:
+    def _arrived(
+        self, name: str, machine: Machine | None, presence: Presence, now: datetime, *, is_replayed: bool
+    ) -> set[str]:
         accounts = {key: value for key, value in presence.accounts.items() if key in self._accounts}
         if not accounts:
             ours = ", ".join(sorted(self._accounts)[:5])
@@ -75,17 +92,21 @@ class Reporters:
             )
         if machine is None:
             if not accounts or not self._make_room(now):
-                return False
+                return set()
             machine = self._machines[name] = Machine(name=name, online=True, seen_at=now)
-        self._announced(machine, accounts, now)
-        return True
+        changed = accounts.keys() | machine.accounts.keys()
+        self._announced(machine, accounts, now, is_replayed=is_replayed)
+        return set(changed)
 
-    def _announced(self, machine: Machine, accounts: dict[str, AnnouncedLogin], now: datetime) -> None:
+    def _announced(
+        self, machine: Machine, accounts: dict[str, AnnouncedLogin], now: datetime, *, is_replayed: bool
+    ) -> None:
         was_online, before = machine.online, machine.accounts
         machine.online, machine.seen_at, machine.accounts = True, now, accounts
         for account, (reason, _) in list(machine.holds.items()):
             is_other_login = before.get(account) != accounts.get(account)
-            if is_other_login or (reason == SILENT and not was_online):
+            is_awake = reason == SILENT and not (was_online and is_replayed)
+            if is_other_login or is_awake:
                 del machine.holds[account]
         for account in [*machine.foreign_since]:
             if account not in accounts:
@@ -172,6 +193,21 @@ class Reporters:
                 self._local[account] = now
                 self._learn(account, login)
 
+    def somebody_asked(self, machine: str, payload: bytes, now: datetime) -> set[str]:
+        """Note the requests of an answer that is not for us; return its account, if it is one of ours."""
+        answer = parse_answer(payload, now, machine)
+        with self._lock:
+            known = self._machines.get(machine)
+            if answer is None or not answer.requests or known is None or answer.account not in known.accounts:
+                return set()
+            self._unasked[answer.account] = min(self._unasked.get(answer.account, 0) + answer.requests, MAX_UNASKED)
+            return {answer.account}
+
+    def take_unasked(self, account: str) -> int:
+        """Return how many requests were made for somebody else since the last call."""
+        with self._lock:
+            return self._unasked.pop(account, 0)
+
     def _learn(self, account: str, login: Login | None) -> None:
         known = self._logins.get(account)
         if login is None or (login.account is None and login.organization is None):
@@ -184,21 +220,33 @@ class Reporters:
             if announced is not None and is_same_login(self._logins[account], announced.login) is not False:
                 machine.foreign_since.pop(account, None)
 
-    def rejected(self, machine: str, account: str, status: str, hold_until: datetime, now: datetime) -> None:
-        """Note why a machine had no reading, and until when it is not asked again."""
+    def rejected(self, machine: str, account: str, status: str, asked_at: datetime, hold_until: datetime) -> None:
+        """Note why a machine had no reading, and until when it is not asked again.
+
+        If it has announced itself since it was asked, the reason is gone, or the request was lost.
+        """
         with self._lock:
             entry = self._machines.get(machine)
-            if entry is None:
+            if entry is not None and (not entry.online or entry.seen_at <= asked_at):
+                entry.holds[account] = status, hold_until
+
+    def is_somebody_elses(self, machine: str, account: str, login: Login | None, now: datetime) -> None:
+        """Note that a machine's reading was rejected, because it was made with another account's login."""
+        with self._lock:
+            entry = self._machines.get(machine)
+            announced = entry.accounts.get(account) if entry else None
+            if entry is None or announced is None:
                 return
-            entry.holds[account] = status, hold_until
-            if status == FOREIGN:
-                entry.foreign_since.setdefault(account, now)
-                self._mention(
-                    machine,
-                    account,
-                    f"Account {account}: the reading of {machine} is rejected: its login "
-                    "is another account's than that of the other machines.",
-                )
+            # The login that made the request is newer than the one that was announced.
+            entry.accounts[account] = replace(announced, login=login or announced.login)
+            entry.foreign_since.setdefault(account, now)
+            entry.holds[account] = FOREIGN, now + REPLACED_AFTER
+            self._mention(
+                machine,
+                account,
+                f"Account {account}: the reading of {machine} is rejected: its login "
+                "belongs to a different account than that of the other machines.",
+            )
 
     def _mention(self, machine: str, kind: str, sentence: str) -> None:
         if (machine, kind) not in self._mentioned and len(self._mentioned) < 2 * MAX_MACHINES:
@@ -207,16 +255,30 @@ class Reporters:
 
     # What the service shows and does
 
-    def became_askable(self, now: datetime) -> set[str]:
-        """Return the accounts for which a machine can be asked, and none could at the last call."""
+    def can_be_asked(self, account: str, now: datetime) -> bool:
+        """Whether any machine can be asked for an account."""
         with self._lock:
-            askable = {
-                account
-                for account in self._accounts
-                if any(each.can_be_asked(now) for each in self.candidates(account, now))
-            }
-            new, self._askable = askable - self._askable, askable
-            return new
+            return self._is_connected and any(each.can_be_asked(now) for each in self.candidates(account, now))
+
+    def wait_for_one(self, account: str, now: datetime, within: float) -> bool:
+        """Wait until a machine can be asked for an account, at most so many real seconds; return whether one can."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.can_be_asked(account, now), within)
+
+    def connected(self, *, is_connected: bool) -> None:
+        """Note whether we are connected to the broker: nobody is silent because we are."""
+        with self._lock:
+            self._is_connected = is_connected
+
+    def is_online(self, machine: str) -> bool:
+        """Whether a machine is there, as far as is known."""
+        with self._lock:
+            return machine in self._machines and self._machines[machine].online
+
+    def names(self) -> list[str]:
+        """Return the known machines."""
+        with self._lock:
+            return sorted(self._machines)
 
     def wake_at(self, now: datetime) -> datetime | None:
         """Return when time alone changes what can be asked or what is shown."""
@@ -258,15 +320,8 @@ class Reporters:
         with self._lock:
             machines = [each for each in self._machines.values() if account in each.accounts]
             return {
-                "login": _ids(self._logins.get(account)),
-                "machines": {
-                    machine.name: {
-                        "seen_at": format_instant(machine.seen_at),
-                        "answered_at": format_instant(machine.answered_at.get(account)),
-                        **_ids(machine.accounts[account].login),
-                    }
-                    for machine in machines
-                },
+                "login": login_to_json(self._logins.get(account)),
+                "machines": {machine.name: machine.save(account) for machine in machines},
             }
 
     def restore(self, account: str, document: object, now: datetime) -> None:
@@ -275,21 +330,17 @@ class Reporters:
             return
         machines = document.get("machines")
         with self._lock:
-            self._learn(account, _parse_ids(document.get("login")))
+            self._learn(account, login_from_json(document.get("login")))
             for name, entry in list(machines.items())[:MAX_MACHINES] if isinstance(machines, dict) else ():
-                seen_at = parse_instant(entry.get("seen_at")) if isinstance(entry, dict) else None
-                if not MACHINE.fullmatch(name) or seen_at is None or not now - FORGOTTEN_AFTER < seen_at:
+                found = restored(name, account, entry, now) if MACHINE.fullmatch(name) else None
+                if found is None or now - found.seen_at > FORGOTTEN_AFTER:
                     continue
-                machine = self._machines.get(name)
-                if machine is None:
-                    if not self._make_room(now):
-                        return
-                    machine = self._machines[name] = Machine(name=name, online=False, seen_at=min(seen_at, now))
-                login = _parse_ids(entry) or Login()
-                machine.accounts.setdefault(account, AnnouncedLogin(source="", status="unknown", login=login))
-                answered_at = parse_instant(entry.get("answered_at"))
-                if answered_at is not None:
-                    machine.answered_at.setdefault(account, min(answered_at, now))
+                known = self._machines.get(name)
+                if known is not None:
+                    known.accounts.setdefault(account, found.accounts[account])
+                    known.answered_at = found.answered_at | known.answered_at
+                elif self._make_room(now):
+                    self._machines[name] = found
 
     def shift(self, step: timedelta) -> None:
         """Follow a clock that was set by `step`."""
@@ -297,17 +348,3 @@ class Reporters:
             self._local = {account: at + step for account, at in self._local.items()}
             for machine in self._machines.values():
                 machine.shift(step)
-
-
-def _ids(login: Login | None) -> dict[str, Any]:
-    return {"account": login.account if login else None, "organization": login.organization if login else None}
-
-
-def _parse_ids(section: object) -> Login | None:
-    if not isinstance(section, Mapping):
-        return None
-    account, organization = (
-        value if isinstance(value, str) and re.fullmatch(HASH, value) else None
-        for value in (section.get("account"), section.get("organization"))
-    )
-    return Login(account=account, organization=organization)

@@ -1,6 +1,6 @@
 """Reading back at the start what an earlier run left on the broker: its retained topics, exactly those.
 
-Not by wildcard: not every broker replays retained messages to one. What is not there is not told, so a message of
+Not by wildcard: not every broker replays retained messages to one. What is not there is not reported, so a message of
 our own, sent after the subscription and received again, says that everything that was there has come.
 """
 
@@ -23,7 +23,7 @@ ROUNDS = 4
 """How often the fence goes round while anything is missing: on some brokers (aedes) it overtakes what was retained."""
 
 LONGEST = 2.0
-"""Seconds to wait where the broker does not let us hear ourselves."""
+"""Seconds to wait if the broker does not let us hear ourselves."""
 
 
 class RetainedReader:

@@ -4,57 +4,93 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from claude_usage_mqtt import __version__
 from claude_usage_mqtt.homeassistant.summary import summary_discovery
 from claude_usage_mqtt.instants import format_instant
 from claude_usage_mqtt.service.account import AccountState
-from claude_usage_mqtt.topics import NO_PROBLEM, Topics, encode
+from claude_usage_mqtt.topics import (
+    ASLEEP,
+    ASLEEP_TOLERATED,
+    FAILURES_TOLERATED,
+    FIXED_BY_A_PERSON,
+    FIXED_BY_TIME,
+    Topics,
+    encode,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Digest:
-    """What the summary needs of one account: its tightest window (percent) and its next reset, where fresh."""
+    """What the summary needs of one account, as far as it is known.
+
+    `tightest` is the utilization of the window closest to its limit among those that stop all work, in percent.
+    """
 
     account: str
     label: str
     tightest: float | None
+    blocked: bool | None
+    blocked_until: datetime | None
     next_reset: datetime | None
     has_problem: bool
 
 
 def digest(state: AccountState, now: datetime) -> Digest:
     """Return the digest of an account as of `now`."""
-    known = state.usage.known_windows(now)
+    known, where = state.usage.known_windows(now), state.usage.standing(now)
     return Digest(
         account=state.name,
         label=state.options.label or state.name,
-        tightest=max((window.utilization for window in known), default=None),
+        tightest=None if where.tightest is None else where.tightest.utilization,
+        blocked=where.blocked,
+        blocked_until=where.blocked_until,
         next_reset=min((w.resets_at for w in known if w.resets_at and w.resets_at > now), default=None),
-        has_problem=state.status not in NO_PROBLEM,
+        has_problem=state.polling and is_problem(state.status, state.policy.failures, state.last_success, now),
     )
 
 
-def summary_documents(topics: Topics, digests: list[Digest], *, announce: bool) -> Iterator[tuple[str, bytes]]:
-    """Yield topics and payloads for the device of all accounts; none where there is only one."""
+def is_problem(status: str, failures: int, last_success: datetime | None, now: datetime) -> bool:
+    """Whether a status is a problem yet; the template of the entity `problem` says the same."""
+    if status in FIXED_BY_TIME:
+        return failures >= FAILURES_TOLERATED
+    if status in ASLEEP:
+        return last_success is None or last_success < now - timedelta(seconds=ASLEEP_TOLERATED)
+    return status in FIXED_BY_A_PERSON
+
+
+def summary_documents(
+    topics: Topics, digests: list[Digest], *, announce: bool, alive: str
+) -> Iterator[tuple[str, bytes]]:
+    """Yield topics and payloads for the device of all accounts; none if there is only one."""
     if len(digests) > 1:
         yield topics.state, encode(summarize(digests))
         if announce:
-            yield topics.config, encode(summary_discovery(topics, __version__))
+            yield topics.config, encode(summary_discovery(topics, __version__, alive))
 
 
 def summarize(digests: Iterable[Digest]) -> dict[str, Any]:
     """Return the summary's state document."""
     digests = list(digests)
     tightest = {each.label: each.tightest for each in digests if each.tightest is not None}
+    free = [each.label for each in digests if each.label in tightest and not each.blocked]
     highest = max(tightest, key=tightest.__getitem__, default=None)
+    blocked = [each for each in digests if each.blocked]
+    is_blocked = len(blocked) == len(digests)
     return {
         "accounts": [each.account for each in digests],
+        "blocked": True if is_blocked else False if any(each.blocked is False for each in digests) else None,
+        "blocked_until": _first(each.blocked_until for each in blocked) if is_blocked else None,
+        "blocked_accounts": [each.label for each in blocked],
         "highest_utilization": None if highest is None else tightest[highest],
         "highest_account": highest,
-        "headroom_account": min(tightest, key=tightest.__getitem__, default=None),
-        "next_reset": format_instant(min((each.next_reset for each in digests if each.next_reset), default=None)),
+        "headroom_account": min(free, key=tightest.__getitem__, default=None),
+        "next_reset": _first(each.next_reset for each in digests),
         "problems": sum(each.has_problem for each in digests),
     }
+
+
+def _first(instants: Iterable[datetime | None]) -> str | None:
+    return format_instant(min((instant for instant in instants if instant is not None), default=None))

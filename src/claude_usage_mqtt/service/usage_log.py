@@ -34,7 +34,7 @@ class UsageLog:
         self._is_torn = False
 
     def write(self, document: Mapping[str, Any], now: datetime) -> None:
-        """Append the line of a state document; where that fails one warning is logged, and never an error raised."""
+        """Append the line of a state document; if that fails one warning is logged, and never an error raised."""
         line = json.dumps(flat(document, now)).encode() + b"\n"
         try:
             self._append(line)
@@ -58,10 +58,10 @@ class UsageLog:
             self._take_back(descriptor, written)
         finally:
             os.close(descriptor)
-        raise OSError(0, "there is no room left for a whole line")
+        raise OSError(0, "not enough space for a whole line")
 
     def _take_back(self, descriptor: int, written: int) -> None:
-        """Remove the beginning of a line; where that cannot be done the next line starts on a new one."""
+        """Remove the beginning of a line; if that cannot be done the next line starts on a new one."""
         was_torn, self._is_torn = self._is_torn, True
         with contextlib.suppress(OSError):
             end = os.lseek(descriptor, 0, os.SEEK_CUR)

@@ -1,55 +1,56 @@
-"""The settings: environment, `.env` file, `…_FILE` twins of secrets. The only import of pydantic."""
+"""The settings: environment, `.env` file, `…_FILE` twins of secrets. The only import of pydantic.
+
+pydantic reads the environment only; the `.env` file is read by us, so that every line of it counts or is reported.
+"""
 
 from __future__ import annotations
 
-import ipaddress
-import json
 import os
 import re
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
-from dotenv import dotenv_values
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from claude_usage_mqtt import __version__
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.mqtt.options import BrokerOptions, Protocol, Transport
+from claude_usage_mqtt.secret_file import read_secret
+from claude_usage_mqtt.settings import values
+from claude_usage_mqtt.settings.claude import (
+    ACCOUNTS,
+    Account,
+    named_accounts,
+    parse_accounts,
+    require_distinct,
+    single_account,
+)
+from claude_usage_mqtt.settings.env_file import EnvFile, mixed_origins, read_env_file
 from claude_usage_mqtt.settings.machine import machine_name
-from claude_usage_mqtt.settings.typos import Shape, expected, misspelt
+from claude_usage_mqtt.settings.typos import Shape, expected, misspelled
 from claude_usage_mqtt.sources.api.url import API_URL, checked_url, is_loopback
-from claude_usage_mqtt.sources.credentials.places import CredentialSource, GivenToken, find_source, why_unreadable
-from claude_usage_mqtt.untrusted import slug
-from claude_usage_mqtt.usage.reading import OAUTH, STATUSLINE
+from claude_usage_mqtt.sources.names import AUTO, parse_source, selected_sources
+from claude_usage_mqtt.usage.reading import REPORTER, STATUSLINE
 
-ENV_FILE = ".env"
-DEFAULT_ACCOUNT = "default"
-RESERVED_ACCOUNTS = frozenset({"all", "default"})
 SHORTEST_INTERVAL = 180
-LARGEST_SECRET = 64 * 1024
-ACCOUNTS = 'not valid JSON of names and folders; write {"personal": "/claude/personal", "work": "/claude/work"}'
-THRESHOLDS = "percentages above 0, for example 75,90"
 
 Seconds = Annotated[int, Shape(unit="seconds")]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
-    """One configured account: its id (a slug), the label a person gave it, where its credentials are."""
-
-    id: str
-    label: str | None
-    credentials: CredentialSource
+Percentages = Annotated[
+    tuple[float, ...],
+    NoDecode,
+    Shape(unit="percentages", words=values.THRESHOLDS),
+    AfterValidator(values.percentages),
+]
+Topic = Annotated[str, AfterValidator(values.topic)]
+Line = Annotated[str, AfterValidator(values.line)]
 
 
 class Settings(BaseSettings):
     """Every setting; the variable's name is the field's in capitals."""
 
     model_config = SettingsConfigDict(
-        env_file=ENV_FILE,
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
@@ -58,7 +59,7 @@ class Settings(BaseSettings):
 
     mqtt_host: str | None = Field(None, description="The broker's name or address; a path with `unix`.")
     mqtt_port: int | None = Field(None, ge=1, le=65535, description="The broker's port; 8883 with TLS, else 1883.")
-    mqtt_username: str | None = Field(None, description="Login name at the broker.")
+    mqtt_username: Line | None = Field(None, description="Login name at the broker.")
     mqtt_password: SecretStr | None = Field(None, description="Password at the broker.")
     mqtt_password_file: Path | None = Field(None, description="A file that holds the password.")
     mqtt_tls: bool = Field(False, description="Encrypt; certificates are always verified.")  # noqa: FBT003
@@ -66,30 +67,44 @@ class Settings(BaseSettings):
     mqtt_tls_cert: Path | None = Field(None, description="Our certificate, where the broker wants one, PEM.")
     mqtt_tls_key: Path | None = Field(None, description="The key of our certificate, PEM, unencrypted.")
     mqtt_transport: Transport = Field("tcp", description="`tcp`, `websockets` or `unix`.")
+    mqtt_websocket_path: Annotated[str, AfterValidator(values.websocket_path)] = Field(
+        "/mqtt", max_length=256, description="The path of a WebSocket connection."
+    )
     mqtt_protocol: Protocol = Field("auto", description="`5`, `3.1.1`, or `auto`: 5 first, then 3.1.1.")
-    mqtt_client_id: str | None = Field(None, max_length=128, description="Our id at the broker; unique if not set.")
+    mqtt_client_id: Line | None = Field(None, max_length=128, description="Our id at the broker; unique if not set.")
     mqtt_keepalive: Seconds = Field(60, ge=5, le=3600, description="Seconds until a silent connection counts as dead.")
-    mqtt_base_topic: str = Field("claude-usage", max_length=128, description="Where our topics begin.")
+    mqtt_base_topic: Topic = Field("claude-usage", max_length=128, description="Where our topics begin.")
     homeassistant_discovery: bool = Field(True, description="Announce entities to Home Assistant.")  # noqa: FBT003
-    homeassistant_prefix: str = Field("homeassistant", max_length=128, description="Its discovery prefix.")
-    homeassistant_status_topic: str | None = Field(
+    homeassistant_prefix: Topic = Field("homeassistant", max_length=128, description="Its discovery prefix.")
+    homeassistant_status_topic: Topic | None = Field(
         None, max_length=128, description="Where its birth message appears: `<prefix>/status`."
     )
     claude_config_dir: str | None = Field(
         None, description="Claude Code's folder, with `.credentials.json`: `~/.claude`."
     )
+    claude_securestorage_config_dir: str | None = Field(
+        None, description="Claude Code's own variable: the folder of `.credentials.json`, if that is another one."
+    )
     claude_code_oauth_token: SecretStr | None = Field(None, description="A token, instead of the folder.")
     claude_code_oauth_token_file: Path | None = Field(None, description="A file that holds the token.")
-    claude_accounts: Annotated[dict[str, str] | None, NoDecode, Shape(unit="accounts", words=ACCOUNTS)] = Field(
-        None, min_length=1, max_length=500, description='Several accounts: `{"personal": "/claude/personal", …}`.'
+    claude_accounts: Annotated[dict[str, str | None] | None, NoDecode, Shape(unit="accounts", words=ACCOUNTS)] = Field(
+        None,
+        min_length=1,
+        max_length=500,
+        description='Several accounts and their folders: `{"personal": "/claude/personal", …}`.',
     )
-    claude_source: Literal["oauth", "statusline", "both"] = Field(
-        "oauth", description="Where the numbers come from: `oauth`, `statusline` or `both`."
+    claude_source: Annotated[str, AfterValidator(parse_source)] = Field(
+        AUTO,
+        max_length=200,
+        description="A list of `oauth`, `claude-code`, `statusline`, `reporter`; `auto`: what is there.",
+    )
+    claude_code_command: Line | None = Field(
+        None, description="Claude Code's executable: `claude`; if set, it renews a token that has expired."
     )
     machine_name: str | None = Field(
         None, max_length=100, description="A reporter's name: the host name; required in a container."
     )
-    claude_api_url: str = Field(
+    claude_api_url: Annotated[str, AfterValidator(checked_url)] = Field(
         API_URL, description="https, or http on loopback (for tests: there no limit on requests holds)."
     )
     claude_user_agent: str = Field(
@@ -101,31 +116,36 @@ class Settings(BaseSettings):
     stale_after: Seconds = Field(
         3600, ge=300, le=86400, description="Seconds without an answer until numbers are stale."
     )
-    alert_thresholds: Annotated[tuple[float, ...], NoDecode, Shape(unit="percentages", words=THRESHOLDS)] = Field(
+    alert_thresholds: Percentages = Field(
         (75.0, 90.0), max_length=20, description="Percent at which an event fires, separated by commas."
+    )
+    extra_usage_thresholds: Percentages = Field(
+        (75.0, 90.0), max_length=20, description="The same for extra usage, in percent of its limit."
     )
     usage_log: Path | None = Field(None, description="A file that gets one JSON line per successful poll.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much is logged.")
     log_format: Literal["text", "json"] = Field("text", description="`text` or `json`, one object a line.")
 
-    @field_validator("mqtt_protocol", "mqtt_transport", "claude_source", "log_level", "log_format", mode="before")
+    @field_validator("mqtt_protocol", "mqtt_transport", "log_level", "log_format", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.strip().lower() if isinstance(value, str) else value
 
-    @field_validator("mqtt_base_topic", "homeassistant_prefix", "homeassistant_status_topic")
+    @field_validator("mqtt_port", mode="before")
     @classmethod
-    def _plain_topic(cls, value: str | None) -> str | None:
-        if value is None or re.fullmatch(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*", value):
-            return value
-        raise ValueError(
-            "a topic is made of letters, digits, - and _, with single / between: no wildcard, dot or space"
-        )
+    def _port(cls, value: object) -> object:
+        return values.port(value)
 
-    @field_validator("claude_api_url")
+    @field_validator("*", mode="before")
     @classmethod
-    def _safe_url(cls, value: str) -> str:
-        return checked_url(value)
+    def _clean(cls, value: object, info: ValidationInfo) -> object:
+        match info.field_name:
+            case "mqtt_password":
+                return values.password(value)
+            case "claude_code_oauth_token":
+                return values.token(value)
+            case _:
+                return values.plain(value)
 
     @field_validator("claude_user_agent")
     @classmethod
@@ -134,41 +154,22 @@ class Settings(BaseSettings):
             raise ValueError("plain ASCII text only")
         return value
 
-    @field_validator("alert_thresholds", mode="before")
+    @field_validator("alert_thresholds", "extra_usage_thresholds", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
         return [part.strip().removesuffix("%") for part in value.split(",") if part.strip()]
 
-    @field_validator("alert_thresholds")
-    @classmethod
-    def _percentages(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if not all(0 < threshold <= 1000 for threshold in value):
-            raise ValueError(THRESHOLDS)
-        return tuple(sorted(set(value)))
-
     @field_validator("claude_accounts", mode="before")
     @classmethod
     def _parse(cls, value: object) -> object:
-        try:
-            return json.loads(value) if isinstance(value, str) else value
-        except (ValueError, RecursionError):
-            raise ValueError(ACCOUNTS) from None
+        return parse_accounts(value)
 
     @field_validator("claude_accounts")
     @classmethod
-    def _distinct(cls, value: dict[str, str] | None) -> dict[str, str] | None:
-        slugs: dict[str, str] = {}
-        for name, folder in (value or {}).items():
-            identifier = slug(name)
-            if not identifier or identifier in RESERVED_ACCOUNTS:
-                raise ValueError("each account's id needs letters or digits, and may not be 'all' or 'default'")
-            if identifier in slugs:
-                raise ValueError("two account ids become the same topic; make them differ in letters or digits")
-            if not folder.strip():
-                raise ValueError("each account needs the folder of its credentials")
-            slugs[identifier] = folder
+    def _distinct(cls, value: dict[str, str | None] | None) -> dict[str, str | None] | None:
+        require_distinct(value or {})
         return value
 
     @model_validator(mode="after")
@@ -182,8 +183,8 @@ class Settings(BaseSettings):
         if (self.mqtt_password or self.mqtt_password_file) and self.mqtt_username is None:
             given = "MQTT_PASSWORD" if self.mqtt_password else "MQTT_PASSWORD_FILE"
             raise ValueError(f"{given} is set without MQTT_USERNAME; set MQTT_USERNAME too")
-        if self.mqtt_host is not None and self.mqtt_transport != "unix" and not _is_bare_host(self.mqtt_host):
-            raise ValueError("MQTT_HOST: the name or address alone; the port goes into MQTT_PORT")
+        if self.mqtt_host is not None and self.mqtt_transport != "unix":
+            values.host(self.mqtt_host)
         if self.mqtt_tls_key is not None and self.mqtt_tls_cert is None:
             raise ValueError("MQTT_TLS_KEY is set without MQTT_TLS_CERT; set MQTT_TLS_CERT too")
         if (self.mqtt_tls_ca or self.mqtt_tls_cert) and not self.mqtt_tls:
@@ -194,15 +195,16 @@ class Settings(BaseSettings):
             raise ValueError("POLL_INTERVAL is below 180: asked more often, the API shuts the account out; set 180")
         return self
 
+    @model_validator(mode="after")
+    def _has_a_source(self) -> Settings:
+        if None in (self.claude_accounts or {}).values() and not {REPORTER, STATUSLINE} & set(self.sources):
+            raise ValueError("CLAUDE_ACCOUNTS has an account without a folder: add reporter to CLAUDE_SOURCE")
+        return self
+
     @property
     def api_is_local(self) -> bool:
         """Whether the API is one on loopback (tests, the demo): then neither floor nor budget apply."""
         return is_loopback(self.claude_api_url)
-
-    @property
-    def needs_credentials(self) -> bool:
-        """Whether any account is asked for over the API."""
-        return self.claude_source != "statusline"
 
     @property
     def status_topic(self) -> str:
@@ -212,7 +214,7 @@ class Settings(BaseSettings):
     @property
     def sources(self) -> tuple[str, ...]:
         """The selected sources, the preferred one first."""
-        return {"oauth": (OAUTH,), "statusline": (STATUSLINE,), "both": (OAUTH, STATUSLINE)}[self.claude_source]
+        return selected_sources(self.claude_source)
 
     @property
     def interval(self) -> timedelta:
@@ -225,25 +227,17 @@ class Settings(BaseSettings):
 
     def accounts(self) -> tuple[Account, ...]:
         """Return the configured accounts; a single one is called `default`."""
-        if self.claude_accounts is None:
-            return (Account(id=DEFAULT_ACCOUNT, label=None, credentials=self._single_source()),)
-        alone = len(self.claude_accounts) == 1
-        return tuple(
-            Account(
-                id=DEFAULT_ACCOUNT if alone else slug(name),
-                label=None if alone else name,
-                credentials=find_source(_folder(folder), is_default_folder=False),
-            )
-            for name, folder in self.claude_accounts.items()
+        if self.claude_accounts is not None:
+            return named_accounts(self.claude_accounts)
+        token = self.claude_code_oauth_token
+        return (
+            single_account(
+                None if token is None else token.get_secret_value(),
+                self.claude_code_oauth_token_file,
+                self.claude_config_dir,
+                self.claude_securestorage_config_dir,
+            ),
         )
-
-    def _single_source(self) -> CredentialSource:
-        if self.claude_code_oauth_token is not None:
-            return GivenToken(self.claude_code_oauth_token.get_secret_value())
-        if self.claude_code_oauth_token_file is not None:
-            return GivenToken(file=self.claude_code_oauth_token_file)
-        folder = self.claude_config_dir
-        return find_source(_folder(folder or "~/.claude"), is_default_folder=folder is None)
 
     def broker(self) -> BrokerOptions:
         """Return how to reach the broker; raises SettingsError where none is named, or a secret's file fails."""
@@ -251,9 +245,9 @@ class Settings(BaseSettings):
             raise SettingsError("MQTT_HOST is not set; set it to the name or address of your MQTT broker.")
         password = self.mqtt_password.get_secret_value() if self.mqtt_password else None
         if self.mqtt_password_file is not None:
-            password = _read_secret(self.mqtt_password_file, "MQTT_PASSWORD_FILE")
+            password = read_secret(self.mqtt_password_file, "MQTT_PASSWORD_FILE")
         return BrokerOptions(
-            host=self.mqtt_host,
+            host=self.mqtt_host if self.mqtt_transport == "unix" else values.host(self.mqtt_host),
             port=self.mqtt_port or (8883 if self.mqtt_tls else 1883),
             username=self.mqtt_username,
             password=password,
@@ -262,19 +256,25 @@ class Settings(BaseSettings):
             tls_cert=_text(self.mqtt_tls_cert),
             tls_key=_text(self.mqtt_tls_key),
             transport=self.mqtt_transport,
+            websocket_path=self.mqtt_websocket_path,
             protocol=self.mqtt_protocol,
             client_id=self.mqtt_client_id or "",
             keepalive=self.mqtt_keepalive,
         )
 
 
-def load_settings() -> Settings:
+def load_settings(*, with_env_file: bool = True) -> Settings:
     """Return the settings; raises SettingsError with one sentence per mistake, and no secret in it."""
-    given = _read_env_file() | os.environ
-    names = (name.upper() for name, value in given.items() if value)
-    mistakes = [f"{name} is no setting; did you mean {meant}?" for name, meant in misspelt(names, variables())]
+    file = read_env_file(variables()) if with_env_file else EnvFile()
+    environment = _environment()
+    given = {name: value for name, value in file.values.items() if value and name not in environment}
+    known = {name.lower(): value for name, value in given.items() if name in variables()}
+    mistakes = [*file.mistakes, *mixed_origins(file, environment)]
+    for name, meant, is_typo in misspelled(environment | given, variables()):
+        if is_typo or name in given:
+            mistakes.append(f"Unknown setting {name}; did you mean {meant}?")
     try:
-        settings = Settings()
+        settings = Settings(**known)  # type: ignore[arg-type]
     except ValidationError as error:
         mistakes += [
             _describe(detail["loc"], detail["type"], detail["msg"])
@@ -286,14 +286,18 @@ def load_settings() -> Settings:
     raise SettingsError(" ".join(dict.fromkeys(mistakes)))
 
 
-def _read_env_file() -> dict[str, str | None]:
-    try:
-        return dotenv_values(ENV_FILE)
-    except OSError as error:
-        why, remedy = why_unreadable(error), "let that user read it" if isinstance(error, PermissionError) else "mend"
-        raise SettingsError(f"The file {ENV_FILE} {why}; {remedy} or remove it.") from None
-    except ValueError:
-        raise SettingsError(f"The file {ENV_FILE} cannot be read as text; correct or remove it.") from None
+def variables_of_others() -> list[str]:
+    """Return a sentence for each variable that was perhaps meant for us, but may be another program's."""
+    given = _environment() | dict(read_env_file(variables()).values)
+    return [
+        f"{name} is not a setting of this program; if it is meant for it, its name is {meant}."
+        for name, meant, is_typo in misspelled(given, variables())
+        if not is_typo
+    ]
+
+
+def _environment() -> dict[str, str]:
+    return {name.upper(): value for name, value in os.environ.items() if value}
 
 
 def _describe(location: tuple[int | str, ...], kind: str, message: str) -> str:
@@ -314,36 +318,5 @@ def variables() -> tuple[str, ...]:
     return tuple(name.upper() for name in Settings.model_fields)
 
 
-def _is_bare_host(text: str) -> bool:
-    """Whether it is a name or an address, with nothing before or behind it."""
-    try:
-        return bool(ipaddress.ip_address(text))
-    except ValueError:
-        return re.search(r"[:/@\[\]\s]", text) is None
-
-
-def _folder(text: str) -> Path:
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        raise SettingsError(f"The home folder in {text} is not known; write the whole path.") from None
-
-
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
-
-
-def _read_secret(path: Path, setting: str) -> str:
-    place = f"{setting} ({path})"
-    try:
-        with path.open("rb") as file:
-            secret = file.read(LARGEST_SECRET).decode().rstrip("\r\n")
-    except PermissionError as error:
-        raise SettingsError(f"{place} {why_unreadable(error)}; allow that user to read it.") from None
-    except OSError as error:
-        raise SettingsError(f"{place} {why_unreadable(error)}; name the file that holds the password.") from None
-    except ValueError:
-        raise SettingsError(f"{place} is no text; name the file that holds the password.") from None
-    if not secret:
-        raise SettingsError(f"{place} is empty; put the password there.")
-    return secret

@@ -28,7 +28,7 @@ def machine_name(setting: str | None) -> str:
         )
     name = slug(socket.gethostname().partition(".")[0])
     if not name or name in NO_NAMES:
-        raise SettingsError("This machine has no host name of its own; set MACHINE_NAME to a name for it.")
+        raise SettingsError("This machine has no host name; set MACHINE_NAME to a name for it.")
     return name
 
 

@@ -44,8 +44,8 @@ PLAIN_OPTIONS = (
 )
 """Options that are settings of the same name."""
 
-WITH_LOGIN, WITHOUT_LOGIN = "both", "statusline"
-"""`CLAUDE_SOURCE`: an app without a login of its own must not report that it has none."""
+WITH_LOGIN, WITHOUT_LOGIN = "auto", "reporter,statusline"
+"""`CLAUDE_SOURCE`: an app without its own login must not report that it has none."""
 
 
 def is_present() -> bool:

@@ -1,4 +1,4 @@
-"""Mistakes in settings, in words: what a setting should be, and which one a misspelt name was meant for."""
+"""Mistakes in settings, in words: what a setting should be, and which one a misspelled name was meant for."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SLIPS = {
 }
 """What other programs call the same thing."""
 
-FAMILIES = ("MQTT", "HOMEASSISTANT", "CLAUDE_", "POLL", "STALE", "ALERT", "USAGE", "LOG_")
+FAMILIES = ("MQTT", "HOMEASSISTANT", "CLAUDE_", "POLL", "STALE", "ALERT", "EXTRA_USAGE", "MACHINE", "USAGE", "LOG_")
 """How our names begin. Names that begin otherwise are nobody's mistake."""
 
 OTHER_SPELLINGS = {"HOME_ASSISTANT": "HOMEASSISTANT", "HASS": "HOMEASSISTANT"}
@@ -35,10 +35,13 @@ NOT_OURS = "CLAUDE_CODE"
 ALIKE = 0.75
 """How much of what follows the family must be the same, 0 to 1: two swapped letters of four are within it."""
 
+TYPO = 2
+"""Letters that a slip of the fingers changes at most. What differs by more is likely another program's variable."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What a field's type and limits do not say: its unit, the least that is told, or all of it in words."""
+    """What a field's type and limits do not say: its unit, the lower limit to show, or all of it in words."""
 
     unit: str = ""
     least: int | None = None
@@ -61,29 +64,30 @@ def expected(kind: object, limits: Iterable[object], *, is_too_long: bool = Fals
     if kind is int:
         unit = f" of {shape.unit}" if shape.unit else ""
         return f"a whole number{unit} from {shape.least or _limit(limits, 'ge')} to {_limit(limits, 'le')}"
-    return "plain text"
+    return "must be valid UTF-8 text"
 
 
 def _limit(limits: Iterable[object], name: str) -> object:
     return next((getattr(limit, name) for limit in limits if hasattr(limit, name)), None)
 
 
-def misspelt(given: Iterable[str], known: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield each given name that was meant for a known one, and that one, where neither it nor its file is given."""
+def misspelled(given: Iterable[str], known: Iterable[str]) -> Iterator[tuple[str, str, bool]]:
+    """Yield each given name that looks like a known one which is not set, that one, and whether it must be a typo.
+
+    If it need not be one, it may belong to another program that has the same environment.
+    """
     ours, names = frozenset(known), frozenset(given)
     missing = sorted(name for name in ours if not {name, f"{name}_FILE", name.removesuffix("_FILE")} & names)
     for name in sorted(names - ours):
         meant = _meant(name, missing)
         if meant is not None:
-            yield name, meant
+            yield name, meant, name not in SLIPS and _letters_changed(name, meant) <= TYPO
 
 
 def _meant(name: str, missing: list[str]) -> str | None:
     if name.startswith(NOT_OURS):
         return None
-    for other, ours in OTHER_SPELLINGS.items():
-        if name.startswith(f"{other}_"):
-            name = ours + name.removeprefix(other)
+    name = _our_spelling(name)
     if name in missing:
         return name
     if name in SLIPS:
@@ -96,6 +100,20 @@ def _meant(name: str, missing: list[str]) -> str | None:
     tails = {_tail(ours, family): ours for ours in missing if ours.startswith(family)}
     near = difflib.get_close_matches(_tail(name, family), tails, n=1, cutoff=ALIKE)
     return tails[near[0]] if near else None
+
+
+def _our_spelling(name: str) -> str:
+    for other, ours in OTHER_SPELLINGS.items():
+        if name.startswith(f"{other}_"):
+            return ours + name.removeprefix(other)
+    return name
+
+
+def _letters_changed(name: str, meant: str) -> int:
+    import difflib  # noqa: PLC0415 - rarely needed, and start-up time counts
+
+    pair = difflib.SequenceMatcher(None, _tail(_our_spelling(name), ""), _tail(meant, ""), autojunk=False)
+    return sum(max(i2 - i1, j2 - j1) for tag, i1, i2, j1, j2 in pair.get_opcodes() if tag != "equal")
 
 
 def _tail(name: str, family: str) -> str:

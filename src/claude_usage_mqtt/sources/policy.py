@@ -52,11 +52,11 @@ IDLE_INTERVAL = timedelta(minutes=10)
 """When nothing has moved for an hour, nobody works; the first change brings back the normal interval."""
 
 SAVED_INTERVALS = 4
-"""While the status line tells the session and the week, only every fourth request is made: for the rest."""
+"""While the status line reports the session and the week, only every fourth request is made: for the rest."""
 
 TRANSIENT_FIRST = timedelta(seconds=30)
 TRANSIENT_LONGEST = timedelta(seconds=600)
-"""Back-off for faults of the network and the server, doubling: they mend by themselves, often quickly."""
+"""Back-off for faults of the network and the server, doubling: they end by themselves, often quickly."""
 
 WINDOW_FULL_FIRST = timedelta(seconds=300)
 WINDOW_FULL_FACTOR = 1.5
@@ -122,7 +122,7 @@ class Policy:
         budget = BUDGET - min(RESERVE, sum(now < after <= now + BUDGET_SPAN for after in after_resets))
         due = self._allowed(now, self.next_regular or now, budget, SPACING)
         for after in after_resets:
-            # One so shortly before that it would be in the way of the poll that tells more is that poll.
+            # One so shortly before that it would delay the more useful poll becomes that poll.
             if after - self._spacing(now) < due < after:
                 due = after
         if self.refresh_wanted:
@@ -130,7 +130,7 @@ class Policy:
         if self.confirm_at is not None:
             due = min(due, self._allowed(now, self.confirm_at, BUDGET, SPACING))
         for after in after_resets:
-            # Once asked after it, the answer has told of it, or nothing more can be learned by asking at once.
+            # Once asked after it, the response has shown it, or nothing more can be learned by asking at once.
             if after > now - HOUR and (self.last_attempt_at is None or self.last_attempt_at < after):
                 due = min(due, self._allowed(now, after, BUDGET, SPACING))
         return due
@@ -166,8 +166,12 @@ class Policy:
         self.confirm_at = None
         self.next_regular = now + self._jittered(self.interval)
 
+    def record_unasked(self, now: datetime, count: int) -> None:
+        """Note requests that somebody else asked a reporter for; anybody can claim some, so their number is bounded."""
+        self.requests += [now] * min(count, max(0, 2 * BUDGET - len(self.requests)))
+
     def not_sent(self) -> None:
-        """Take back the last request noted: the credentials did not allow to send it."""
+        """Remove the last recorded request: the credentials did not allow sending it."""
         if self.requests:
             self.requests.pop()
         self.last_sent_at = max(self.requests, default=None)
@@ -232,6 +236,12 @@ class Policy:
         if self.blocked_by == TOKEN:
             self.blocked_until = self.blocked_by = self.slow_until = None
             self.next_regular = now
+
+    def account_changed(self, now: datetime) -> None:
+        """Note that another account is logged in: a block of the one before does not concern it."""
+        self.credentials_changed(now)
+        self.blocked_until = self.blocked_by = self.slow_until = None
+        self.poll_soon(now)
 
     def poll_soon(self, now: datetime) -> None:
         """Want the next request as soon as one by hand is allowed."""

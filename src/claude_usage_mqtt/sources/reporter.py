@@ -9,6 +9,8 @@ from __future__ import annotations
 import queue
 import secrets
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -24,12 +26,18 @@ from claude_usage_mqtt.errors import (
     Unauthorized,
 )
 from claude_usage_mqtt.sources.choice import Candidate, order
-from claude_usage_mqtt.sources.reporter_messages import Answer, Ask, answer_id, encode_ask, parse_answer
+from claude_usage_mqtt.sources.reporter_messages import BUSY, Answer, Ask, answer_id, encode_ask, parse_answer
 from claude_usage_mqtt.sources.source import Login, PollResult
-from claude_usage_mqtt.usage.reading import REPORTER
+from claude_usage_mqtt.usage.reading import REPORTER, Reading
 
-ANSWER_WITHIN = 26.0
-"""Real seconds for an answer: a request to the API is cut at 20 s, and Claude Code needs a moment to start."""
+ANSWER_WITHIN = 40.0
+"""Real seconds for an answer: Claude Code may need 25, and a request to the API is cut at 20."""
+
+ALL_WITHIN = 52.0
+"""Real seconds for all machines together: the service gives up on a source that takes longer than a minute."""
+
+FIRST_WITHIN = 4.0
+"""Real seconds that the first poll waits for a machine to announce itself: after a start they appear one by one."""
 
 MAX_ASKED = 4
 """Machines asked in one poll, those that refuse at once included; of those that make a request, two at most."""
@@ -39,6 +47,9 @@ HOLD_SILENT = timedelta(minutes=5)
 
 HOLD_REFUSED = timedelta(hours=1)
 """A machine whose login is refused is left alone for this long, unless it announces another login."""
+
+MAX_RECENT = 200
+"""Ids of asks that are remembered: an answer that came too late was counted as a request already."""
 
 SILENT, FOREIGN = "silent", "other_account"
 
@@ -55,11 +66,17 @@ class Machines(Protocol):
     def accepted(self, machine: str, account: str, login: Login | None, now: datetime) -> None:
         """Note that a machine's reading was taken."""
 
-    def rejected(self, machine: str, account: str, status: str, hold_until: datetime, now: datetime) -> None:
+    def rejected(self, machine: str, account: str, status: str, asked_at: datetime, hold_until: datetime) -> None:
         """Note why a machine had no reading, and until when it is not asked again."""
+
+    def is_somebody_elses(self, machine: str, account: str, login: Login | None, now: datetime) -> None:
+        """Note that a machine's reading was rejected, because it was made with another account's login."""
 
     def why_none(self, account: str, now: datetime) -> str:
         """Return the sentence that lists the machines and why none can be asked."""
+
+    def wait_for_one(self, account: str, now: datetime, within: float) -> bool:
+        """Wait until a machine can be asked for an account, at most so many real seconds; return whether one can."""
 
 
 class Asks:
@@ -68,6 +85,7 @@ class Asks:
     def __init__(self, send: Callable[[str, bytes], None]) -> None:
         self._send = send
         self._pending: dict[str, tuple[str, queue.Queue[bytes]]] = {}
+        self._recent: deque[str] = deque(maxlen=MAX_RECENT)
         self._lock = threading.Lock()
 
     def ask(self, machine: str, account: str, within: float) -> bytes | None:
@@ -76,38 +94,46 @@ class Asks:
         answers: queue.Queue[bytes] = queue.Queue(maxsize=1)
         with self._lock:
             self._pending[identifier] = machine, answers
+            self._recent.append(identifier)
         try:
             self._send(machine, encode_ask(Ask(id=identifier, account=account)))
-            return answers.get(timeout=within)
+            return answers.get(timeout=within) or None
         except queue.Empty:
             return None
         finally:
             with self._lock:
                 del self._pending[identifier]
 
+    def give_up(self, machine: str) -> None:
+        """End the waits for a machine that is away: its answer will not come."""
+        with self._lock:
+            for asked, answers in self._pending.values():
+                if asked == machine and not answers.full():
+                    answers.put_nowait(b"")
+
     def deliver(self, machine: str, payload: bytes) -> bool:
-        """Hand over what came as an answer; return whether anybody waited for it."""
+        """Hand over what came as an answer; return False if somebody else asked for it."""
         identifier = answer_id(payload)
         with self._lock:
             asked, answers = self._pending.get(identifier or "", (None, None))
-            if answers is None or asked != machine or answers.full():
-                return False
-            answers.put_nowait(payload)
-            return True
+            if answers is not None and asked == machine and not answers.full():
+                answers.put_nowait(payload)
+            return identifier in self._recent
 
 
 class ReporterSource:
     """The reporters of one account."""
 
     name = REPORTER
-    can_be_watched = True
-    repeats_for = timedelta(0)
+    can_be_watched = False
+    repeats_for = timedelta(seconds=60)
+    outlives_token = True
     place = "a reporter"
 
-    def __init__(self, machines: Machines, asks: Asks, within: float = ANSWER_WITHIN) -> None:
+    def __init__(self, machines: Machines, asks: Asks) -> None:
         self._machines = machines
         self._asks = asks
-        self._within = within
+        self._has_polled = False
 
     def login(self) -> Login:
         """Return what is known of the login here: nothing, it is on another machine."""
@@ -117,48 +143,67 @@ class ReporterSource:
         """Return None: the machines announce a login that changed."""
         return None
 
+    def cached(self, now: datetime) -> Reading | None:  # noqa: ARG002 - it is another machine that may have some
+        """Return None: what a machine has is in its answers."""
+        return None
+
     def poll(self, account: str, clock: Clock, *, may_retry: bool) -> PollResult:
-        """Ask the machines in order; with `may_retry` a second one after one that may have made a request."""
-        left, requests = 2 if may_retry else 1, 0
+        """Ask the machines in order; with `may_retry` a second one after one that may have made a request.
+
+        If one only refused because of its own limit, there is nothing new, and nothing wrong.
+        """
+        within = 0.0 if self._has_polled else FIRST_WITHIN
+        self._has_polled = True
+        if not self._machines.wait_for_one(account, clock.now(), within):
+            error = NoReporter(self._machines.why_none(account, clock.now()))
+            return PollResult(account=account, source=self.name, error=error)
+        return self._ask_in_order(account, clock, 2 if may_retry else 1)
+
+    def _ask_in_order(self, account: str, clock: Clock, allowed: int) -> PollResult:
+        until, requests, is_busy = time.monotonic() + ALL_WITHIN, 0, False
         error: ApiError | CredentialsError | None = None
         for candidate in order(self._machines.candidates(account, clock.now()), clock.now())[:MAX_ASKED]:
-            if left <= 0:
+            within = min(ANSWER_WITHIN, until - time.monotonic())
+            if requests >= allowed or within <= 0:
                 break
-            payload = self._asks.ask(candidate.machine, account, self._within)
+            asked_at = clock.now()
+            payload = self._asks.ask(candidate.machine, account, within)
             now = clock.now()
             answer = parse_answer(payload, now, candidate.machine) if payload is not None else None
-            made = 1 if answer is None else answer.requests
-            left, requests = left - made, requests + made
+            requests += 1 if answer is None else answer.requests
             if answer is not None and answer.reading is not None:
                 if not self._machines.is_foreign(candidate.machine, account, answer.login, now):
                     self._machines.accepted(candidate.machine, account, answer.login, now)
                     return PollResult(
                         account=account, source=self.name, reading=answer.reading, requests=requests, login=answer.login
                     )
-                self._machines.rejected(candidate.machine, account, FOREIGN, now + HOLD_REFUSED, now)
+                self._machines.is_somebody_elses(candidate.machine, account, answer.login, now)
                 continue
-            found = self._no_reading(candidate.machine, account, answer, now)
+            is_busy = is_busy or (answer is not None and answer.busy is not None)
+            found = self._no_reading(candidate.machine, account, answer, asked_at, now)
             if found is not None and not isinstance(found, CredentialsError | Unauthorized | InsufficientScope):
                 error = found
                 if not isinstance(found, NetworkError | InvalidResponse):
                     break  # the API answers so to every machine of the account
-        if error is None:
+        if error is None and not is_busy:
             error = NoReporter(self._machines.why_none(account, clock.now()))
         return PollResult(account=account, source=self.name, error=error, requests=requests)
 
     def _no_reading(
-        self, machine: str, account: str, answer: Answer | None, now: datetime
+        self, machine: str, account: str, answer: Answer | None, asked_at: datetime, now: datetime
     ) -> ApiError | CredentialsError | None:
         """Note why a machine had no reading; return its error, if it is one."""
+        error = None if answer is None else answer.error
+        status = "" if error is None else error.status
         if answer is None:
-            self._machines.rejected(machine, account, SILENT, now + HOLD_SILENT, now)
-            return None
-        if answer.busy is not None:
-            self._machines.rejected(machine, account, "busy", now + answer.busy.retry_after, now)
-            return None
-        error = answer.error
-        if isinstance(error, CredentialsError | Unauthorized | InsufficientScope):
-            self._machines.rejected(machine, account, error.status, now + HOLD_REFUSED, now)
+            status, hold = SILENT, HOLD_SILENT
+        elif answer.busy is not None:
+            status, hold = BUSY, answer.busy.retry_after
+        elif isinstance(error, CredentialsError | Unauthorized | InsufficientScope):
+            hold = HOLD_REFUSED
         elif isinstance(error, NetworkError | InvalidResponse):
-            self._machines.rejected(machine, account, error.status, now + HOLD_SILENT, now)
+            hold = HOLD_SILENT
+        else:
+            return error  # the API answers so to every machine of the account
+        self._machines.rejected(machine, account, status, asked_at, now + hold)
         return error

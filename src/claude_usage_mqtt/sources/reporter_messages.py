@@ -59,7 +59,7 @@ class AnnouncedLogin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Presence:
-    """What a reporter says about itself; `instance` tells one process from another of the same name."""
+    """What a reporter says about itself; `instance` distinguishes processes of the same name."""
 
     online: bool
     instance: str | None = None

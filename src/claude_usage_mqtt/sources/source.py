@@ -13,9 +13,9 @@ from claude_usage_mqtt.usage.reading import Reading
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Login:
-    """What is known of a login beside its token, which is never part of it.
+    """What is known of a login apart from its token, which is never part of it.
 
-    `account` and `organization` are short hashes. `mark` tells one token from another, in this process only.
+    `account` and `organization` are short hashes. `mark` distinguishes tokens, in this process only.
     """
 
     account: str | None = None
@@ -60,6 +60,10 @@ class Source(Protocol):
         """How long the source repeats its last response."""
 
     @property
+    def outlives_token(self) -> bool:
+        """Whether it can be asked after its token has expired."""
+
+    @property
     def place(self) -> str:
         """Where the login is, in words, for messages."""
 
@@ -68,6 +72,9 @@ class Source(Protocol):
 
     def fingerprint(self) -> object:
         """Return something that changes when the login does, cheaply and without reading it."""
+
+    def cached(self, now: datetime) -> Reading | None:
+        """Return the newest numbers that are there without a request, None if there are none; never raises."""
 
     def poll(self, account: str, clock: Clock, *, may_retry: bool) -> PollResult:
         """Ask once; with `may_retry` a second time if the login was renewed meanwhile. Bounded, never raises."""

@@ -6,7 +6,7 @@ which may be missing, `used_percentage` and `resets_at` (seconds since 1970, or 
 
     {"at": 1795180000.5, "rate_limits": {"five_hour": {"used_percentage": 23.5, "resets_at": 1795190400}}}
 
-Anybody who may publish can send such a message: nothing of it is trusted, and what is nonsense is no usage.
+Anybody who may publish can send such a message: nothing in it is trusted, and nonsense is ignored.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ OLDEST = timedelta(hours=1)
 
 
 def parse_rate_limits(document: object, now: datetime) -> Reading | None:
-    """Return the usage in Claude Code's JSON object, None where it holds none; never raises."""
+    """Return the usage in Claude Code's JSON object, None if it holds none; never raises."""
     section = document.get("rate_limits") if isinstance(document, dict) else None
     return _usage(section, now, now)
 
 
 def parse_statusline(payload: bytes, now: datetime) -> Reading | None:
-    """Return what a message tells, read at the moment it was seen; None where it is no message of ours.
+    """Return what a message says, read at the moment it was seen; None if it is not a message of ours.
 
     One from the future or older than an hour is none. Never raises.
     """
@@ -58,7 +58,7 @@ def parse_statusline(payload: bytes, now: datetime) -> Reading | None:
 
 
 def format_statusline(usage: Reading) -> bytes:
-    """Return the message that tells of a usage."""
+    """Return the message for a usage."""
     limits = {
         window.key: {
             "used_percentage": window.utilization,
@@ -85,7 +85,7 @@ def _window(key: str, section: Any, seen_at: datetime, now: datetime) -> Window 
     if percent is None or (reset is None and resets_at is not None):
         return None
     _, label, duration = FLAT_WINDOWS[key]
-    # A session that was left open goes on to show the numbers of a window that is over.
+    # A session that was left open continues to show the numbers of a window that is over.
     if reset is not None and not now < reset <= seen_at + (duration or OLDEST) + OLDEST:
         return None
     return Window(

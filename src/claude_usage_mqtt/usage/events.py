@@ -23,13 +23,14 @@ BLOCKED = "blocked"
 UNBLOCKED = "unblocked"
 LOGIN_EXPIRING = "login_expiring"
 ACCOUNT_EVENT_TYPES = (
-    EXTRA_USAGE_STARTED,
     EXTRA_USAGE_THRESHOLD_REACHED,
     EXTRA_USAGE_LIMIT_REACHED,
+    EXTRA_USAGE_STARTED,
     BLOCKED,
     UNBLOCKED,
     LOGIN_EXPIRING,
 )
+"""Of an account. These and those of a window are in the order in which one reading reports them."""
 
 ACCOUNT = "account"
 """The last level of the topic of events that belong to no window."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
+from typing import Any
 
 from claude_usage_mqtt.usage import derived
 
@@ -29,7 +30,21 @@ def stops_all_work(key: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
+class Details:
+    """What a source says about a window apart from its numbers: followed as it is, without rules of its own."""
+
+    source: str = OAUTH
+    machine: str | None = None
+    severity: str | None = None
+    locked: bool = False
+
+    def details(self) -> dict[str, Any]:
+        """Return the fields of this class."""
+        return {each.name: getattr(self, each.name) for each in fields(Details)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window(Details):
     """One usage window at the moment `read_at`.
 
     `utilization` is percent used and may exceed 100. `resets_at` is None while the window has not started, or if
@@ -44,10 +59,6 @@ class Window:
     utilization: float
     resets_at: datetime | None
     read_at: datetime
-    source: str = OAUTH
-    machine: str | None = None
-    severity: str | None = None
-    locked: bool = False
     is_placeholder: bool = False
     at_least: bool = False
 
@@ -116,7 +127,7 @@ class ExtraUsage:
 
     @property
     def covers(self) -> bool:
-        """Whether work goes on at cost after a window is used up."""
+        """Whether work continues at cost after a window is used up."""
         return self.enabled and self.disabled_reason is None and not self.is_used_up
 
 

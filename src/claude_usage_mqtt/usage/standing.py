@@ -35,7 +35,7 @@ def standing(
     known = [window for window in existing if window.is_known(now, stale_after)]
     stopping = [window for window in known if stops_all_work(window.key)]
     used_up = [window for window in stopping if window.is_limit_reached]
-    # A window that goes on is not blocked by its absence from a response: entities of session and week are kept.
+    # A window that continues is not blocked by its absence from a response: entities of session and week are kept.
     are_all_known = bool(stopping) and all(
         window in known for window in existing if stops_all_work(window.key) and not window.blank
     )

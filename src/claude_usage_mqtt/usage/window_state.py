@@ -19,7 +19,7 @@ from claude_usage_mqtt.usage.events import (
     newly_reached,
 )
 from claude_usage_mqtt.usage.plausibility import REFILL, Suspect, doubt, same_reset
-from claude_usage_mqtt.usage.reading import OAUTH, STATUSLINE, WEEK, Window
+from claude_usage_mqtt.usage.reading import STATUSLINE, WEEK, Details, Window
 
 UNKNOWN_AFTER_RESET = timedelta(minutes=2)
 """How long the old numbers are shown after a reset: the poll that follows it comes after one minute."""
@@ -47,7 +47,7 @@ restarting gets it too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WindowState:
+class WindowState(Details):
     """What is remembered of one window.
 
     `resets_at` is the published one: a whole minute, the same object of time from reading to reading.
@@ -64,10 +64,6 @@ class WindowState:
     utilization: float
     resets_at: datetime | None
     read_at: datetime
-    source: str = OAUTH
-    machine: str | None = None
-    severity: str | None = None
-    locked: bool = False
     peak: float = 0.0
     samples: tuple[Sample, ...] = ()
     present: bool = True
@@ -258,10 +254,7 @@ def _state(window: Window, resets_at: datetime | None) -> WindowState:
         utilization=round(window.utilization, 2),
         resets_at=resets_at,
         read_at=window.read_at,
-        source=window.source,
-        machine=window.machine,
-        severity=window.severity,
-        locked=window.locked,
+        **window.details(),
     )
 
 
@@ -297,7 +290,7 @@ def _ended(known: WindowState, new: WindowState) -> str | None:
     if new.resets_at == known.resets_at:
         return RESET_EARLY if drop >= REFILL else None
     if new.read_at < known.resets_at - SAME_INSTANT:
-        # A reset may drift by a day while its window goes on.
+        # A reset may drift by a day while its window continues.
         has_begun_since = begun is not None and begun >= known.read_at - SAME_INSTANT
         return RESET_EARLY if drop >= REFILL or (drop > 0 and (has_begun_since or new.is_idle)) else None
     # One that began well before it was due and was read since, with no less use, is the same one prolonged.

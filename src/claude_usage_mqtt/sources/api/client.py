@@ -68,7 +68,7 @@ class UsageApi:
 
 
 class _Exchange:
-    """One request in a thread of its own, so that whatever hangs (a name lookup too) cannot hang the caller."""
+    """One request in its own thread, so that whatever hangs (a name lookup too) cannot hang the caller."""
 
     def __init__(self, client: httpx.Client, url: str, address: str, token: str, deadline: float) -> None:
         self._client = client

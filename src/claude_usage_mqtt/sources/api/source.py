@@ -15,7 +15,9 @@ from claude_usage_mqtt.errors import (
 )
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.wire import parse_usage
-from claude_usage_mqtt.sources.credentials.places import Credentials, CredentialSource
+from claude_usage_mqtt.sources.choice import is_same_login
+from claude_usage_mqtt.sources.claude_code_cache import UsageCache
+from claude_usage_mqtt.sources.credentials.token import Credentials, CredentialSource
 from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.usage.reading import OAUTH, Reading
 
@@ -25,10 +27,13 @@ class ApiSource:
 
     name = OAUTH
     repeats_for = timedelta(0)
+    outlives_token = False
 
-    def __init__(self, credentials: CredentialSource, api: UsageApi) -> None:
+    def __init__(self, credentials: CredentialSource, api: UsageApi, cache: UsageCache | None = None) -> None:
         self._credentials = credentials
         self._api = api
+        self._cache = cache
+        self._last_login: Login | None = None
 
     @property
     def can_be_watched(self) -> bool:
@@ -41,12 +46,23 @@ class ApiSource:
         return self._credentials.place
 
     def login(self) -> Login:
-        """Return what is known of the login beside its token; raises CredentialsError."""
-        return self._credentials.read().login
+        """Return what is known of the login apart from its token; raises CredentialsError."""
+        self._last_login = self._credentials.read().login
+        return self._last_login
 
     def fingerprint(self) -> object:
         """Return something that changes when the login does."""
         return self._credentials.fingerprint()
+
+    def cached(self, now: datetime) -> Reading | None:
+        """Return the newest numbers that Claude Code keeps, if they are of the same login; never raises."""
+        if self._cache is None or (reading := self._cache.newest(now)) is None:
+            return None
+        try:
+            login = self._last_login or self.login()
+        except CredentialsError:
+            return None
+        return None if is_same_login(self._cache.login, login) is False else reading
 
     def poll(self, account: str, clock: Clock, *, may_retry: bool) -> PollResult:
         """Ask once; with `may_retry` a second time if the token was renewed meanwhile. Never raises."""
@@ -58,6 +74,7 @@ class ApiSource:
         try:
             fingerprint = self._credentials.fingerprint()
             credentials = self._credentials.read()
+            self._last_login = credentials.login
             credentials.require_unexpired(clock.now())
             requests = 1
             try:
@@ -73,8 +90,10 @@ class ApiSource:
             reading = parse_usage(answer, clock.now(), plan=credentials.login.plan, tier=credentials.login.tier)
         except RateLimited as limited:
             error = _expired_in_disguise(credentials, clock.now()) or limited
-        except (ApiError, CredentialsError) as known:
-            error = known
+        except ApiError as refused:
+            error = self._credentials.explain(refused)
+        except CredentialsError as unusable:
+            error = unusable
         except Exception as unknown:  # noqa: BLE001 - a poll must always report; its text could hold outside data
             error = InvalidResponse(f"The usage could not be read ({type(unknown).__name__}); update this program.")
         return PollResult(

@@ -14,9 +14,9 @@ def checked_url(url: str) -> str:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise ValueError("this is no URL") from None
+        raise ValueError("not a valid URL") from None
     if parts.username is not None or parts.query or parts.fragment or not parts.hostname or port == 0:
-        raise ValueError("an URL of scheme, host and perhaps port and path only")
+        raise ValueError("a URL may have only scheme, host, port and path")
     if parts.scheme == "https" or (parts.scheme == "http" and is_loopback(url)):
         return url
     raise ValueError("https only (http is allowed on loopback): the token must not travel unencrypted")

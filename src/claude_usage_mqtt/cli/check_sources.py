@@ -1,0 +1,103 @@
+"""The part of `check` about an account's sources: each is tried by itself, so that a second one hides no fault."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from claude_usage_mqtt.cli.check_report import Report
+from claude_usage_mqtt.cli.once import require_readable
+from claude_usage_mqtt.clock import SystemClock
+from claude_usage_mqtt.errors import ApiError, InvalidResponse, RateLimited
+from claude_usage_mqtt.instants import format_instant
+from claude_usage_mqtt.settings.claude import Account
+from claude_usage_mqtt.settings.fields import Settings
+from claude_usage_mqtt.sources.api.client import UsageApi
+from claude_usage_mqtt.sources.api.wire import parse_usage
+from claude_usage_mqtt.sources.credentials.token import Credentials, CredentialSource
+from claude_usage_mqtt.sources.local_login import LocalLogin
+from claude_usage_mqtt.sources.names import AUTO
+from claude_usage_mqtt.sources.select import OTHER_SOURCES, polled_sources
+from claude_usage_mqtt.usage.reading import CLAUDE_CODE, OAUTH, REPORTER, STATUSLINE, Reading
+
+USAGE_SCOPE = "user:profile"
+
+ELSEWHERE = {
+    REPORTER: "the service asks the reporters; run 'claude-usage-mqtt check' on their machines",
+    STATUSLINE: "nothing to ask: Claude Code's status-line command sends by itself",
+}
+
+
+def check_sources(report: Report, settings: Settings, account: Account) -> None:
+    """Try each selected source of an account."""
+    login = account.login
+    suffix = "" if account.label is None else f" {account.id}"
+    if login is None:
+        report.skip(f"account{suffix}", "its login is on another machine: a reporter or a status line supplies it")
+        return
+    for source in settings.sources:
+        if source == OAUTH:
+            _check_api(report, settings, login, suffix)
+        elif source == CLAUDE_CODE:
+            report.link(f"claude-code{suffix}", lambda: _ask_claude_code(settings, login))
+        elif settings.claude_source != AUTO:
+            report.skip(f"{source}{suffix}", ELSEWHERE[source])
+
+
+def _check_api(report: Report, settings: Settings, login: LocalLogin, suffix: str) -> None:
+    found: list[Credentials] = []
+    if report.link(f"credentials{suffix}", lambda: _read(login.credentials, found)) is not None:
+        report.skip(f"api{suffix}", "not asked without credentials")
+        return
+    report.link(f"api{suffix}", lambda: _ask_api(settings, login.credentials, found[0]))
+
+
+def _read(place: CredentialSource, found: list[Credentials]) -> str:
+    now = SystemClock().now()
+    credentials = place.read()
+    credentials.require_unexpired(now)
+    found.append(credentials)
+    login = credentials.login
+    parts = [f"found in {place.place}", _validity(login.token_expires_at, now)]
+    if login.login_expires_at is not None:
+        parts.append(f"the login ends at {format_instant(login.login_expires_at)}")
+    if login.scopes:
+        parts.append(f"scopes {', '.join(login.scopes)}")
+        if USAGE_SCOPE not in login.scopes:
+            parts.append(f"without {USAGE_SCOPE}, so the API may refuse it")
+    return "; ".join(parts)
+
+
+def _validity(expires_at: datetime | None, now: datetime) -> str:
+    if expires_at is None:
+        return "no expiry given"
+    minutes = int((expires_at - now).total_seconds() // 60)
+    return f"valid until {format_instant(expires_at)} ({minutes // 60} h {minutes % 60} min)"
+
+
+def _ask_api(settings: Settings, place: CredentialSource, credentials: Credentials) -> str:
+    api = UsageApi(settings.claude_api_url, settings.claude_user_agent)
+    try:
+        return _windows(parse_usage(api.fetch(credentials.token), SystemClock().now(), plan=credentials.login.plan))
+    except RateLimited as error:
+        raise RateLimited(f"{error} {OTHER_SOURCES}", retry_after=error.retry_after) from None
+    except ApiError as error:
+        raise place.explain(error) from None
+    finally:
+        api.close()
+
+
+def _ask_claude_code(settings: Settings, login: LocalLogin) -> str:
+    api = UsageApi(settings.claude_api_url, settings.claude_user_agent)
+    (source,) = polled_sources((CLAUDE_CODE,), login, api, settings.claude_code_command)
+    result = source.poll("", SystemClock(), may_retry=False)
+    api.close()
+    if result.reading is None:
+        raise result.error or InvalidResponse("Claude Code had no numbers; run `check` again in a minute.")
+    return f"{source.place}: {_windows(result.reading)}, read at {format_instant(result.reading.read_at)}"
+
+
+def _windows(reading: Reading) -> str:
+    require_readable(reading)
+    windows = ", ".join(f"{window.label} {window.utilization:g} %" for window in reading)
+    text = windows or "answered, but reports no windows for this account"
+    return f"{text}; not understood: {', '.join(reading.malformed)}" if reading.malformed else text

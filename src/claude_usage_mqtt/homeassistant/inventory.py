@@ -1,0 +1,91 @@
+"""Which entities an account has: the rows of the tables, fitted to its windows, money and machines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from claude_usage_mqtt.homeassistant.entities import (
+    ACCOUNT_ENTITIES,
+    DURATION,
+    EXTRA_USAGE_ENTITIES,
+    REPORTER,
+    WINDOW_ENTITIES,
+)
+from claude_usage_mqtt.homeassistant.entity import Entity
+from claude_usage_mqtt.usage.reading import FIVE_HOUR, SEVEN_DAY
+
+NO_MINOR_UNIT = frozenset({"BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "VND", "VUV"})
+"""Currencies whose amounts have no decimals."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowName:
+    """A window that has entities."""
+
+    label: str
+    has_duration: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inventory:
+    """What an account has, which decides which entities there are.
+
+    `currency` is the unit of the money, `first_currency` that of the entities whose keys name no currency.
+    `shortest_interval` are the seconds that the poll interval may not go below.
+    """
+
+    windows: Mapping[str, WindowName]
+    features: frozenset[str] = frozenset()
+    currency: str | None = None
+    first_currency: str | None = None
+    reporters: tuple[str, ...] = ()
+    shortest_interval: int = 180
+
+
+def entities(inventory: Inventory) -> Iterator[Entity]:
+    """Yield the entities of an account."""
+    for window, name in inventory.windows.items():
+        features = inventory.features | ({DURATION} if name.has_duration else frozenset())
+        yield from (_of_window(row, window, name.label) for row in WINDOW_ENTITIES if row.needs in (None, *features))
+    rows = (*EXTRA_USAGE_ENTITIES, *ACCOUNT_ENTITIES)
+    for row in rows:
+        if row.needs is None or row.needs in inventory.features:
+            yield _fitted(row, inventory)
+    for machine in inventory.reporters:
+        yield _of_machine(machine)
+
+
+def _of_window(row: Entity, window: str, label: str) -> Entity:
+    short = {FIVE_HOUR: "session", SEVEN_DAY: "weekly"}.get(window, window.replace("seven_day_", "weekly_", 1))
+    return replace(
+        row,
+        key=f"{window}_{row.key}",
+        name=f"{label} {row.name}",
+        suffix=f"{short}_{row.suffix or row.key}",
+        value=row.value and row.value.replace("{window}", f"value_json.windows.{window}"),
+        level=row.level and window,
+        enabled=row.enabled and (row.key != "limit_at" or window == FIVE_HOUR),
+    )
+
+
+def _of_machine(machine: str) -> Entity:
+    row = REPORTER
+    return replace(
+        row,
+        key=row.key.replace("{machine}", machine),
+        name=row.name.replace("{machine}", machine),
+        value=row.value and row.value.replace("{machine}", machine),
+    )
+
+
+def _fitted(row: Entity, inventory: Inventory) -> Entity:
+    if row.key == "poll_interval":
+        return replace(row, extra=(("min", inventory.shortest_interval), *row.extra[1:]))
+    if row.device_class != "monetary":
+        return row
+    currency, first = inventory.currency, inventory.first_currency
+    if currency is None:  # an amount of an unknown unit is a plain number, and statistics would mix units
+        return replace(row, device_class=None, state_class=None, last_reset=None)
+    key = row.key if currency == (first or currency) else f"{row.key}_{currency.lower()}"
+    return replace(row, key=key, unit=currency, precision=0 if currency in NO_MINOR_UNIT else 2)

@@ -1,0 +1,67 @@
+"""Keeps a connection to the broker: one after the other, in a thread of its own, until stopped."""
+
+from __future__ import annotations
+
+import random
+import ssl
+import threading
+import time
+from collections.abc import Callable
+
+from claude_usage_mqtt.mqtt.client import Message
+from claude_usage_mqtt.mqtt.connection import Connection, Notice
+from claude_usage_mqtt.mqtt.options import BrokerOptions
+from claude_usage_mqtt.mqtt.protocols import Protocols
+
+FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0
+"""Seconds between attempts to connect, doubling."""
+
+STABLE_AFTER = 10.0
+"""Seconds a connection must last until the delay starts from the first again: one that is thrown out at once
+(a taken client id, a message that the broker does not accept) must not become a storm."""
+
+
+class Connector:
+    """The thread that connects; `notify` gets what happens on each connection, and why there is none.
+
+    With `stopping` set it makes no other connection, and does not report the end of the last one.
+    """
+
+    def __init__(
+        self, options: BrokerOptions, will: Message, tls: ssl.SSLContext | None, notify: Callable[[Notice], None]
+    ) -> None:
+        self._options = options
+        self._will = will
+        self._tls = tls
+        self._notify = notify
+        self._connection: Connection | None = None  # the one that is connecting, connected or ending
+        self.stopping = threading.Event()
+        self._thread = threading.Thread(target=self._keep_connected, name="broker", daemon=True)
+        self.start = self._thread.start
+        self.is_alive = self._thread.is_alive
+
+    def stop(self, patience: float) -> None:
+        """End the connection and the thread, within twice `patience` seconds."""
+        self.stopping.set()
+        if self._connection is not None:
+            self._connection.client.close(patience)
+        self._thread.join(patience)
+
+    def _keep_connected(self) -> None:
+        protocols = Protocols(self._options)
+        delay = FIRST_DELAY
+        while not self.stopping.is_set():
+            self._connection = Connection(
+                self._options, protocols.current, self._notify, will=self._will, tls=self._tls
+            )
+            began = time.monotonic()
+            ended = self._connection.run(self.stopping, protocols.patience)
+            if self.stopping.is_set():
+                return
+            if protocols.retries_at_once_after(ended):
+                continue
+            self._notify(ended)
+            if ended.accepted and time.monotonic() - began > STABLE_AFTER:
+                delay = FIRST_DELAY
+            self.stopping.wait(delay * random.uniform(0.75, 1.25))
+            delay = min(2 * delay, LONGEST_DELAY)

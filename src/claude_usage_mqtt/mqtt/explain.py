@@ -1,0 +1,130 @@
+"""What went wrong with the broker, in a sentence that says what to do."""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+from typing import TYPE_CHECKING
+
+from claude_usage_mqtt.errors import NO_THREADS, BrokerError, BrokerRefused, BrokerUnreachable, is_lack_of_threads
+from claude_usage_mqtt.mqtt.options import BrokerOptions
+
+if TYPE_CHECKING:
+    from paho.mqtt.reasoncodes import ReasonCode
+
+# CONNACK reasons by their names, which paho uses for both protocol versions.
+WRONG_PROTOCOL = frozenset({"Unsupported protocol version"})
+BAD_LOGIN = frozenset({"Bad user name or password", "Not authorized", "Bad authentication method"})
+UNINFORMATIVE = frozenset({"Unspecified error", "Success", "Normal disconnection"})
+
+CERTIFICATE_HINTS = {
+    9: "check the clock of this machine, which may be behind",
+    10: "renew the broker's certificate, or check the clock of this machine, which may be ahead",
+    62: "set MQTT_HOST to a name that the certificate is for",
+    64: "set MQTT_HOST to a name that the certificate is for",
+}
+"""By OpenSSL's X509_V_ERR codes: not yet valid, expired, another name, another address."""
+
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class UpgradeRefused(Exception):  # noqa: N818 - named by what happened
+    """A server answered a WebSocket request, but not with an upgrade; `status` is None if it was not HTTP."""
+
+    def __init__(self, status: int | None) -> None:
+        super().__init__()
+        self.status = status
+
+
+def failed_attempt(error: Exception, options: BrokerOptions) -> BrokerError:  # noqa: PLR0911 - one for each cause
+    """Return what a failed attempt to connect means."""
+    where = f"the broker at {options.address}"
+    match error:
+        case ssl.SSLCertVerificationError():
+            hint = CERTIFICATE_HINTS.get(error.verify_code, "check MQTT_TLS_CA")
+            return BrokerRefused(f"The certificate of {where} is not trusted ({error.verify_message}); {hint}.")
+        case ssl.SSLError():
+            kind = BrokerUnreachable if isinstance(error, ssl.SSLEOFError) else BrokerRefused
+            reason = error.reason or "no reason given"
+            return kind(f"TLS with {where} failed ({reason}); check MQTT_TLS, MQTT_PORT and the client certificate.")
+        case UpgradeRefused():
+            return _refused_upgrade(error.status, options)
+        case socket.gaierror():
+            hint = _about_host(options.host)
+            return BrokerUnreachable(f"The name {options.host} cannot be resolved; check MQTT_HOST and the DNS{hint}.")
+        case TimeoutError():
+            return BrokerUnreachable(f"No response from {where}; check MQTT_HOST, MQTT_PORT and the network.")
+        case OSError() | ValueError():
+            return _no_connection(error, options)
+        case _ if is_lack_of_threads(error):
+            return BrokerUnreachable(NO_THREADS)
+        case _:
+            return BrokerUnreachable(f"Connecting to {where} failed ({type(error).__name__}).")
+
+
+def _no_connection(error: Exception, options: BrokerOptions) -> BrokerError:
+    reason = (error.strerror if isinstance(error, OSError) else None) or "connection failed"
+    settings = "MQTT_HOST, MQTT_PORT, MQTT_TLS" if options.tls else "MQTT_HOST, MQTT_PORT"
+    hint = _about_host(options.host)
+    if options.transport == "unix":
+        settings, hint = "the path in MQTT_HOST", ""
+    return BrokerUnreachable(
+        f"No connection to the broker at {options.address} ({reason}); check {settings} and the broker{hint}."
+    )
+
+
+def _about_host(host: str) -> str:
+    if host.lower().rstrip(".").endswith(".local"):
+        return "; names that end in .local are often unknown in a container, an IP address always works"
+    if host.lower() in LOOPBACK_NAMES:
+        return f"; in a container, {host} is the container itself"
+    return ""
+
+
+def _refused_upgrade(status: int | None, options: BrokerOptions) -> BrokerError:
+    where = f"The server at {options.address}"
+    match status:
+        case None:
+            return BrokerRefused(f"{where} does not accept WebSocket connections; check MQTT_TRANSPORT and MQTT_PORT.")
+        case 301 | 302 | 303 | 307 | 308:
+            hint = (
+                "redirects are not followed: set MQTT_HOST, MQTT_PORT, MQTT_TLS and MQTT_WEBSOCKET_PATH to its target"
+            )
+        case 401 | 403 | 407:
+            hint = "allow this path without a login: MQTT_USERNAME and MQTT_PASSWORD are for the broker behind"
+        case 404:
+            hint = "check MQTT_WEBSOCKET_PATH (Mosquitto: /mqtt, RabbitMQ: /ws)"
+        case _ if status >= 500:
+            return BrokerUnreachable(f"{where} cannot reach the broker behind it (HTTP {status}); check the broker.")
+        case _:
+            hint = "check MQTT_TRANSPORT, MQTT_PORT and MQTT_WEBSOCKET_PATH"
+    return BrokerRefused(f"{where} refused the WebSocket connection (HTTP {status}); {hint}.")
+
+
+def status_of(first_bytes: bytes) -> int | None:
+    """Return the status that an HTTP response begins with, None if it is not one."""
+    found = re.match(rb"HTTP/\d(?:\.\d)? (\d{3})\b", first_bytes)
+    return int(found[1]) if found else None
+
+
+def refusal(reason: ReasonCode, options: BrokerOptions) -> BrokerError:
+    """Return what the broker's refusal of the connection means."""
+    name = reason.getName()
+    if name in BAD_LOGIN:
+        return BrokerRefused(
+            f"The broker at {options.address} refused the login ({name}); check MQTT_USERNAME and MQTT_PASSWORD."
+        )
+    return BrokerRefused(f"The broker at {options.address} refused the connection ({name}).")
+
+
+def loss(options: BrokerOptions, *, accepted: bool, reason: str | None) -> BrokerError:
+    """Return what the end of a connection means, before or after the broker had accepted it."""
+    why = f" ({reason})" if reason and reason not in UNINFORMATIVE else ""
+    if accepted:
+        twin = "; if that repeats, another program may have the same MQTT_CLIENT_ID" if options.client_id else ""
+        return BrokerUnreachable(f"The connection to the broker at {options.address} was lost{why}{twin}.")
+    return BrokerRefused(
+        f"The broker at {options.address} closed the connection without giving a reason{why}; "
+        "check MQTT_PORT, MQTT_TLS and MQTT_TRANSPORT, and whether it wants a client certificate."
+    )

@@ -1,0 +1,86 @@
+"""What all machines together may request for each of a reporter's accounts, as far as one of them can know it.
+
+A reporter counts its own requests, hears what the others answer, and reads how many the publisher counted, which was
+there while this machine slept. None of it is trusted further than to make this machine ask less.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+
+from claude_usage_mqtt.clock import Clock
+from claude_usage_mqtt.mqtt.client import Message
+from claude_usage_mqtt.reporter.limit import AFTER_START, REQUESTS_PER_HOUR, SIMULTANEOUS, RequestLimit
+from claude_usage_mqtt.sources.reporter_messages import Answer
+from claude_usage_mqtt.topics import Topics
+
+BELIEVED_FOR = 600.0
+"""Seconds for which the publisher's count holds: it is published again every five minutes."""
+
+ASK_AGAIN = 60.0
+"""Seconds until the next try if the publisher's count is too high: it falls as time passes, nobody knows when."""
+
+MAX_HEALTH = 64 * 1024
+
+
+class Budget:
+    """The limits of all accounts; `newest_cache` returns the age of Claude Code's own cached numbers of an account."""
+
+    def __init__(
+        self,
+        base: str,
+        accounts: Iterable[str],
+        clock: Clock,
+        newest_cache: Callable[[str], timedelta | None],
+        *,
+        limited: bool,
+    ) -> None:
+        self._clock = clock
+        self._limited = limited
+        self._limits = {account: self._limit(newest_cache(account)) for account in accounts}
+        self._health = {Topics(base=base, account=account).health: account for account in self._limits}
+        self._counted: dict[str, tuple[int, float]] = {}  # account -> the publisher's count, and when it came
+
+    def _limit(self, cached: timedelta | None) -> RequestLimit:
+        """Return an account's limit; right after a restart a request of the run before may still be recent."""
+        is_recent = cached is not None and cached < timedelta(seconds=AFTER_START)
+        not_before = self._clock.steady() + AFTER_START if is_recent else 0.0
+        return RequestLimit(limited=self._limited, not_before=not_before)
+
+    @property
+    def topics(self) -> list[str]:
+        """Where the publisher's counts are retained."""
+        return list(self._health)
+
+    def wait(self, account: str) -> float:
+        """Return how many seconds a request would have to wait, 0 if it may be made now."""
+        now = self._clock.steady()
+        wait = self._limits[account].wait(now)
+        count, at = self._counted.get(account, (0, 0.0))
+        is_full = count >= REQUESTS_PER_HOUR - SIMULTANEOUS and now - at < BELIEVED_FOR
+        return max(wait, ASK_AGAIN) if is_full and self._limited else wait
+
+    def record(self, account: str, wait: float) -> None:
+        """Note a request that is made after so many seconds."""
+        self._limits[account].record(self._clock.steady() + wait)
+
+    def hear(self, answer: Answer) -> None:
+        """Note the requests of another machine's answer."""
+        if answer.account in self._limits:
+            self._limits[answer.account].record_elsewhere(self._clock.steady(), answer.requests)
+
+    def take(self, message: Message) -> bool:
+        """Take in a health message, untrusted; return whether it was one."""
+        account = self._health.get(message.topic)
+        if account is None:
+            return False
+        try:
+            document = json.loads(message.payload) if len(message.payload) <= MAX_HEALTH else None
+        except (ValueError, RecursionError):
+            document = None
+        count = document.get("requests_last_hour") if isinstance(document, dict) else None
+        if type(count) is int and count >= 0:
+            self._counted[account] = count, self._clock.steady()
+        return True

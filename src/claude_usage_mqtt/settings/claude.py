@@ -1,0 +1,79 @@
+"""The accounts that the settings describe: ids, labels, and where Claude Code keeps the login of each."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from claude_usage_mqtt.sources.credentials.environment import GivenToken
+from claude_usage_mqtt.sources.credentials.places import SECURE_STORAGE_DIR
+from claude_usage_mqtt.sources.local_login import LocalLogin, local_login
+from claude_usage_mqtt.untrusted import slug
+
+DEFAULT_ACCOUNT = "default"
+RESERVED_ACCOUNTS = frozenset({"all", "default", "reporter", "status"})
+ACCOUNTS = 'not valid JSON of names and folders; write {"personal": "/claude/personal", "work": "/claude/work"}'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """One configured account: its id (a slug), the label a person gave it, its login.
+
+    `login` is None if it is not on this machine: reporters or status lines supply it.
+    """
+
+    id: str
+    label: str | None
+    login: LocalLogin | None
+
+
+def parse_accounts(value: object) -> object:
+    """Return the JSON of CLAUDE_ACCOUNTS; raises ValueError."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        raise ValueError(ACCOUNTS) from None
+
+
+def require_distinct(folders: Mapping[str, str | None]) -> None:
+    """Raise ValueError unless each name makes its own id, and each folder could be one."""
+    seen: set[str] = set()
+    for name, folder in folders.items():
+        identifier = slug(name)
+        if not identifier or identifier in RESERVED_ACCOUNTS:
+            raise ValueError("each account's id needs letters or digits; all, default, reporter, status are ours")
+        if identifier in seen:
+            raise ValueError("two account ids become the same topic; make them differ in letters or digits")
+        if folder is not None and not folder.strip():
+            raise ValueError("each account needs the folder of its credentials, or null if another machine has it")
+        seen.add(identifier)
+
+
+def named_accounts(folders: Mapping[str, str | None]) -> tuple[Account, ...]:
+    """Return the accounts of CLAUDE_ACCOUNTS; raises SettingsError.
+
+    Each names the folder of its secrets: Claude Code's own variables name one folder, and cannot mean all of them.
+    """
+    alone = len(folders) == 1
+    return tuple(
+        Account(
+            id=DEFAULT_ACCOUNT if alone else slug(name),
+            label=None if alone else name,
+            login=None if folder is None else local_login(folder),
+        )
+        for name, folder in folders.items()
+    )
+
+
+def single_account(
+    token: str | None, token_file: Path | None, config_dir: str | None, secure_storage_dir: str | None
+) -> Account:
+    """Return the one account of Claude Code's own variables, called `default`; raises SettingsError."""
+    # An empty variable is not a setting, except for this one, in which it means the default folder.
+    login = local_login(config_dir, os.environ.get(SECURE_STORAGE_DIR, secure_storage_dir))
+    if token is not None or token_file is not None:
+        login = replace(login, credentials=GivenToken(token or "", file=token_file, hidden=login.credentials))
+    return Account(id=DEFAULT_ACCOUNT, label=None, login=login)

@@ -1,0 +1,90 @@
+"""The `.env` file: every line of it is a setting, or is reported.
+
+It lies in whatever folder the program is started in, which may be somebody else's. It never decides where a secret of
+the environment goes, nor which program runs.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dotenv.parser import Binding, parse_stream
+
+from claude_usage_mqtt.errors import SettingsError
+from claude_usage_mqtt.secret_file import decode, why_unreadable
+
+ENV_FILE = ".env"
+
+FROM_ENVIRONMENT_ONLY = frozenset({"CLAUDE_API_URL", "CLAUDE_CODE_COMMAND", "CLAUDE_USER_AGENT"})
+"""What decides where a token goes, as whose request, and which program runs."""
+
+PASSWORDS = ("MQTT_PASSWORD", "MQTT_PASSWORD_FILE")
+
+
+@dataclass(frozen=True, slots=True)
+class EnvFile:
+    """What the file holds: values by names in capitals, and a sentence for each mistake."""
+
+    values: Mapping[str, str] = field(default_factory=dict)
+    mistakes: tuple[str, ...] = ()
+
+
+def read_env_file(known: Collection[str]) -> EnvFile:
+    """Return what the file in the working folder holds; raises SettingsError if it cannot be read."""
+    try:
+        text = decode(Path(ENV_FILE).read_bytes())
+    except FileNotFoundError:
+        return EnvFile()
+    except OSError as error:
+        remedy = "let that user read it" if isinstance(error, PermissionError) else "correct"
+        raise SettingsError(f"The file {ENV_FILE} {why_unreadable(error)}; {remedy} or remove it.") from None
+    except ValueError:
+        raise SettingsError(f"The file {ENV_FILE} is not valid UTF-8 text; correct or remove it.") from None
+    values: dict[str, str] = {}
+    mistakes: list[str] = []
+    for binding in parse_stream(io.StringIO(text)):
+        mistakes += [f"Line {_line(binding)} of {ENV_FILE}: {mistake}." for mistake in _mistakes(binding, known)]
+        if binding.key is not None and binding.value is not None:
+            values[binding.key.upper()] = binding.value
+    return EnvFile(values, tuple(mistakes))
+
+
+def _line(binding: Binding) -> int:
+    """Return the number of a binding's line; the parser counts the empty ones before it to it."""
+    text = binding.original.string
+    before = text[: len(text) - len(text.lstrip())]
+    return binding.original.line + len(re.findall(r"\r\n|\n|\r", before))
+
+
+def _mistakes(binding: Binding, known: Collection[str]) -> Iterator[str]:
+    if binding.error or (binding.key is not None and binding.value is None):
+        yield "not understood; write NAME=value, and put a value with quotes or several lines in quotes"
+        return
+    name = (binding.key or "").upper()
+    if name in FROM_ENVIRONMENT_ONLY and binding.value:
+        yield f"{name} is read from the environment only; set it there"
+    elif name in known and re.match(r"[^=]*=(?!\s*['\"])[^\r\n]*\s#", binding.original.string.lstrip()):
+        yield f"a # in the value of {name}; move the comment to a line of its own, or put the value in quotes"
+    elif name == "MQTT_PASSWORD_FILE" and binding.value and not _is_beside(Path(binding.value)):
+        yield f"{name} is outside the folder of {ENV_FILE}; set it in the environment"
+
+
+def _is_beside(path: Path) -> bool:
+    """Whether a path leads into the working folder: else the file could send any file of ours to its own host."""
+    try:
+        return path.resolve().is_relative_to(Path.cwd().resolve())
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+def mixed_origins(file: EnvFile, environment: Collection[str]) -> Iterator[str]:
+    """Yield a sentence if a password of the environment would go to a host that the file names."""
+    if "MQTT_HOST" in environment or not file.values.get("MQTT_HOST"):
+        return
+    for name in PASSWORDS:
+        if name in environment:
+            yield f"{name} is set in the environment, but MQTT_HOST in {ENV_FILE}; set both in the same place."

@@ -1,0 +1,95 @@
+"""Single values of settings as people write them: cleaned of what cannot belong to them, or refused with a reason.
+
+Each function raises ValueError with our own words, which never hold the value.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+THRESHOLDS = "percentages above 0, for example 75,90"
+
+
+def plain(value: object) -> object:
+    """Return a value without what surrounds it: blanks, line breaks, and quotes that compose has kept."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        text = text[1:-1].strip()
+    return text
+
+
+def password(value: object) -> object:
+    """Return a password as it will be sent: without line breaks around it, else as it is."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip("\r\n")
+    if text != plain(text):
+        raise ValueError(
+            "has blanks or quotes around it; remove them, or, if they belong to it, use MQTT_PASSWORD_FILE"
+        )
+    return line(text)
+
+
+def token(value: object) -> object:
+    """Return a token without what surrounds it; none has blanks or quotes in it."""
+    text = plain(value)
+    if isinstance(text, str) and text and not re.fullmatch(r"[!-~]+", text):
+        raise ValueError("has characters that no token has; copy it again")
+    return text
+
+
+def line(value: str) -> str:
+    """Return text that is valid and fits on one line."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("must be valid UTF-8 text") from None
+    if not value.isprintable():
+        raise ValueError("has line breaks or control characters in it; it must be one line of text")
+    return value
+
+
+def host(value: str) -> str:
+    """Return a name or an address, with nothing before or behind it."""
+    bare = value[1:-1] if value.startswith("[") and value.endswith("]") else value
+    try:
+        ipaddress.ip_address(bare)
+    except ValueError:
+        if not value or re.search(r"[:/@\[\]\s'\"]", value) is not None:
+            raise ValueError("MQTT_HOST: the name or address alone; the port goes into MQTT_PORT") from None
+        return value
+    return bare
+
+
+def port(value: object) -> object:
+    """Return a port as it was given, unless Kubernetes gave it."""
+    if isinstance(value, str) and "://" in value:
+        raise ValueError(
+            "a URL, as Kubernetes sets for a service named mqtt; set MQTT_PORT yourself, rename the service, "
+            "or set enableServiceLinks to false"
+        )
+    return value
+
+
+def topic(value: str) -> str:
+    """Return a topic without wildcards."""
+    if re.fullmatch(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*", value):
+        return value
+    raise ValueError("a topic is made of letters, digits, - and _, with single / between: no wildcard, dot or space")
+
+
+def websocket_path(value: str) -> str:
+    """Return a path of an HTTP request."""
+    if re.fullmatch(r"/[!-~]*", value):
+        return value
+    raise ValueError("a path that begins with /, without spaces, for example /mqtt")
+
+
+def percentages(value: tuple[float, ...]) -> tuple[float, ...]:
+    """Return percentages in ascending order, each once."""
+    if not all(0 < threshold <= 1000 for threshold in value):
+        raise ValueError(THRESHOLDS)
+    return tuple(sorted(set(value)))

@@ -1,0 +1,242 @@
+"""Claude Code as a source: this machine's program is asked for the usage. No token is read, and it renews its login.
+
+The request is one that Claude Code calls experimental: what is not understood is reported, and never taken for 0. It
+returns old numbers without saying so; what they are is decided by when Claude Code fetched them (`.claude.json`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from claude_usage_mqtt.clock import Clock
+from claude_usage_mqtt.errors import (
+    ApiError,
+    CredentialsError,
+    CredentialsNotFound,
+    InsufficientScope,
+    InvalidResponse,
+    NetworkError,
+    RateLimited,
+)
+from claude_usage_mqtt.sources.api.wire import parse_usage
+from claude_usage_mqtt.sources.child import Ended, run_child
+from claude_usage_mqtt.sources.claude_code_cache import UsageCache
+from claude_usage_mqtt.sources.credentials.file import identity
+from claude_usage_mqtt.sources.source import Login, PollResult
+from claude_usage_mqtt.untrusted import clean_text
+from claude_usage_mqtt.usage.reading import CLAUDE_CODE, Reading
+
+REQUEST = json.dumps(
+    {
+        "type": "control_request",
+        "request_id": "usage",
+        "request": {"subtype": "get_usage", "skip_behaviors": True},
+    }
+)
+ARGUMENTS = (
+    *("-p", "--safe-mode", "--strict-mcp-config", "--no-session-persistence"),
+    *("--input-format", "stream-json", "--output-format", "stream-json", "--verbose"),
+)
+"""No message to a model, no transcript, none of the user's hooks, plugins and MCP servers."""
+
+COMMAND = "claude"
+
+DEADLINE = 25.0
+"""Seconds; it takes half a second, and gives the API five, but a small machine that swaps needs longer to start it."""
+
+VERSION_DEADLINE = 10.0
+
+REPEATS_FOR = timedelta(seconds=60)
+"""Asked again within this time it makes no request and returns what it has."""
+
+CLOCK_MARGIN = timedelta(seconds=15)
+
+PASSED_ON = frozenset(
+    [
+        *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ"),
+        *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+        *("NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+        *("SYSTEMROOT", "SYSTEMDRIVE", "COMSPEC", "PATHEXT", "USERPROFILE", "APPDATA", "LOCALAPPDATA", "PROGRAMDATA"),
+    ]
+)
+"""What it needs to find its login, the network and itself. A token in the environment would hide its login."""
+
+QUIET = {"DISABLE_AUTOUPDATER": "1", "DISABLE_TELEMETRY": "1", "DISABLE_ERROR_REPORTING": "1"}
+
+
+class ClaudeCode:
+    """Claude Code with one of its logins."""
+
+    name = CLAUDE_CODE
+    can_be_watched = True
+    repeats_for = REPEATS_FOR
+    outlives_token = True
+
+    def __init__(
+        self, command: str, variables: Mapping[str, str], cache: UsageCache, secrets: Path, deadline: float = DEADLINE
+    ) -> None:
+        """Use `command`, with the `variables` that select a login, whose file is `secrets` (it is never opened)."""
+        self._command = command
+        self._variables = variables
+        self._cache = cache
+        self._secrets = secrets
+        self._deadline = deadline
+        self._last_fetch: datetime | None = None
+
+    @property
+    def place(self) -> str:
+        """The program, in words."""
+        return f"Claude Code ({self._command})"
+
+    def login(self) -> Login:
+        """Return whose login it is."""
+        login = self._cache.login or Login()
+        return Login(account=login.account, organization=login.organization, mark=hash(self.fingerprint()))
+
+    def fingerprint(self) -> object:
+        """Return the identity of the file that Claude Code rewrites when its login changes."""
+        return identity(self._secrets)
+
+    def cached(self, now: datetime) -> Reading | None:
+        """Return the newest numbers that Claude Code keeps, if they can be believed."""
+        return self._cache.newest(now)
+
+    def poll(self, account: str, clock: Clock, *, may_retry: bool) -> PollResult:  # noqa: ARG002 - it retries by itself
+        """Ask once. Bounded, never raises."""
+        requests = 1
+        reading: Reading | None = None
+        error: ApiError | CredentialsError | None = None
+        try:
+            before = self._fetched_at()
+            response = self._ask()
+            reading, requests = self._interpret(response, before, clock.now())
+        except CredentialsError as unusable:
+            error, requests = unusable, 0
+        except ApiError as failed:
+            error = failed
+        except Exception as unknown:  # noqa: BLE001 - a poll must always report; its text could hold outside data
+            error = InvalidResponse(f"Claude Code could not be asked ({type(unknown).__name__}); update this program.")
+        return PollResult(
+            account=account,
+            source=self.name,
+            reading=reading,
+            error=error,
+            requests=requests,
+            login=self.login() if error is None else None,
+            fingerprint=self.fingerprint(),
+        )
+
+    def _fetched_at(self) -> datetime | None:
+        usage = self._cache.usage
+        return None if usage is None else usage.fetched_at
+
+    def _ask(self) -> Mapping[str, object]:
+        """Return the response to the request; raises an error of ours."""
+        ended = self._run(ARGUMENTS, REQUEST, self._deadline)
+        for line in ended.output.splitlines():
+            response = _control_response(line)
+            if response is not None:
+                if response.get("subtype") == "success" and isinstance(response.get("response"), dict):
+                    return response["response"]  # type: ignore[return-value]
+                raise self._not_understood(clean_text(response.get("error"), 100))
+        if ended.status is None:
+            raise NetworkError(f"Claude Code did not answer within {self._deadline:g} s; it is asked again later.")
+        lines = [line for line in ended.output.splitlines() if line.strip() and not line.lstrip().startswith("{")]
+        raise self._not_understood(clean_text(lines[-1], 100) if lines else None)
+
+    def _run(self, arguments: tuple[str, ...], request: str, deadline: float) -> Ended:
+        environment = {name: value for name, value in os.environ.items() if name in PASSED_ON}
+        found = shutil.which(os.path.expanduser(self._command))  # noqa: PTH111 - a name in PATH is not a path
+        try:
+            if found is None:
+                raise FileNotFoundError
+            return run_child([found, *arguments], request, {**environment, **QUIET, **self._variables}, deadline)
+        except OSError:
+            raise CredentialsNotFound(
+                f"Claude Code ({self._command}) cannot be started; install it on this machine, "
+                "or set CLAUDE_CODE_COMMAND to its path."
+            ) from None
+
+    def _not_understood(self, reason: str | None) -> InvalidResponse:
+        ended = self._run(("--version",), "", VERSION_DEADLINE)
+        found = re.search(r"\d+\.\d+\.\d+[\w.-]*", ended.output[:200])
+        version = found[0] if found else "of an unknown version"
+        why = "" if reason is None else f" ({reason.removesuffix('.')})"
+        return InvalidResponse(
+            f"Claude Code {version} does not understand the request for the usage{why}; update Claude Code, "
+            "or use CLAUDE_SOURCE=oauth."
+        )
+
+    def _interpret(
+        self, response: Mapping[str, object], before: datetime | None, now: datetime
+    ) -> tuple[Reading | None, int]:
+        """Return the reading, None if there is nothing new, and how many requests were made.
+
+        `before` is when Claude Code had fetched what it had before it was asked. Raises an error of ours.
+        """
+        if response.get("rate_limits_available") is False:
+            raise _no_usage(response)
+        body, usage = response.get("rate_limits"), self._cache.usage
+        if isinstance(body, dict):
+            plan = clean_text(response.get("subscription_type"))
+            body.pop("model_scoped", None)  # it repeats the limits
+            is_complete = "limits" in body
+            if usage is None:
+                return self._once(body, now, plan), 1
+            if not is_complete:
+                body = usage.body
+            if usage.fetched_at != before:
+                return self._once(body, min(usage.fetched_at, now), plan), 1
+            if not usage.is_believable(now):
+                raise InvalidResponse(
+                    "Claude Code's last fetch is in the future, so the age of its numbers is not known; "
+                    "set this machine's clock."
+                )
+            if now - usage.fetched_at <= REPEATS_FOR + CLOCK_MARGIN:
+                return self._once(body, usage.fetched_at, plan), 0
+            if is_complete:
+                return self._once(body, now, plan), 1  # it could not note the fetch: its folder is read-only
+        elif body is not None or "rate_limits" not in response:
+            raise self._not_understood("its answer has another form")
+        raise RateLimited(
+            "Claude Code has no new numbers: the API limits the rate, refuses, or did not answer, which cannot be "
+            "distinguished from here; waiting as after a 429."
+        )
+
+    def _once(self, body: object, fetched_at: datetime, plan: str | None) -> Reading | None:
+        """Return a reading, unless it is the one that was returned last."""
+        if fetched_at == self._last_fetch:
+            return None
+        reading = parse_usage(body, fetched_at, plan=plan, source=self.name)
+        self._last_fetch = fetched_at
+        return reading
+
+
+def _no_usage(response: Mapping[str, object]) -> CredentialsError | ApiError:
+    if response.get("subscription_type") is None:
+        return CredentialsNotFound(
+            "Claude Code is not logged in: its login has ended, or somebody logged out. "
+            "Run claude on that machine and log in with /login."
+        )
+    return InsufficientScope(
+        "Claude Code's login may not read the usage, as one made by 'claude setup-token' cannot; "
+        "run claude on that machine and log in with /login."
+    )
+
+
+def _control_response(line: str) -> dict[str, object] | None:
+    if '"control_response"' not in line:
+        return None
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    response = message.get("response") if isinstance(message, dict) else None
+    is_ours = isinstance(response, dict) and message.get("type") == "control_response"
+    return response if is_ours else None

@@ -1,0 +1,130 @@
+"""The usage that Claude Code keeps in `.claude.json`: complete, dated, with its owner, and readable without a token.
+
+The same file holds an e-mail address and what people typed: nothing of it leaves this module but usage and hashes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from claude_usage_mqtt.errors import CredentialsError, InvalidResponse
+from claude_usage_mqtt.instants import from_epoch
+from claude_usage_mqtt.sources.api.wire import parse_usage
+from claude_usage_mqtt.sources.credentials.file import identity, read_text
+from claude_usage_mqtt.sources.credentials.places import DEFAULT_FOLDER, expanded
+from claude_usage_mqtt.sources.credentials.token import hashed
+from claude_usage_mqtt.sources.source import Login
+from claude_usage_mqtt.usage.reading import CLAUDE_CODE, Reading
+
+FILE_NAME = ".claude.json"
+MAX_FILE = 16 * 1024 * 1024
+"""Bytes; years of prompts are in it."""
+
+AHEAD = timedelta(seconds=5)
+"""How far a fetch may be ahead of our clock, which is the same machine's: more says that a clock was wrong."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedUsage:
+    """A response of the endpoint that Claude Code kept: when it was fetched, and its body."""
+
+    fetched_at: datetime
+    body: object
+
+    def is_believable(self, now: datetime) -> bool:
+        """Whether it was not fetched in the future."""
+        return self.fetched_at <= now + AHEAD
+
+    def reading(self) -> Reading:
+        """Return it as a reading, dated by its fetch; raises InvalidResponse."""
+        return parse_usage(self.body, self.fetched_at, source=CLAUDE_CODE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Content:
+    login: Login | None = None
+    usage: CachedUsage | None = None
+
+
+class UsageCache:
+    """The file of one account; safe to use from several threads."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._paths = tuple(paths)
+        self._seen: tuple[object, _Content] = (None, _Content())
+
+    @property
+    def login(self) -> Login | None:
+        """Whose account Claude Code is logged in to, None if that is not known."""
+        return self._content().login
+
+    @property
+    def usage(self) -> CachedUsage | None:
+        """What Claude Code keeps for that account, None if there is nothing."""
+        return self._content().usage
+
+    def newest(self, now: datetime) -> Reading | None:
+        """Return what Claude Code keeps as a reading, None if there is nothing to believe; never raises."""
+        usage = self.usage
+        if usage is None or not usage.is_believable(now):
+            return None
+        try:
+            return usage.reading()
+        except InvalidResponse:
+            return None
+
+    def _content(self) -> _Content:
+        """Return what the file says; it is parsed only if it has changed."""
+        path = next((path for path in self._paths if identity(path) is not None), None)
+        if path is None:
+            return _Content()
+        seen, content = self._seen
+        found = identity(path)
+        if found != seen:
+            content = _read(path)
+            self._seen = found, content
+        return content
+
+
+def _read(path: Path) -> _Content:
+    try:
+        document = json.loads(read_text(path, FILE_NAME, MAX_FILE))
+    except (CredentialsError, OSError, ValueError, RecursionError):
+        return _Content()
+    if not isinstance(document, dict):
+        return _Content()
+    account, cached = document.get("oauthAccount"), document.get("cachedUsageUtilization")
+    if not isinstance(account, dict) or not isinstance(account.get("accountUuid"), str):
+        return _Content()
+    login = Login(account=hashed(account["accountUuid"]), organization=hashed(account.get("organizationUuid")))
+    if not isinstance(cached, dict) or cached.get("accountUuid") != account["accountUuid"]:
+        return _Content(login=login)
+    fetched_at = _milliseconds(cached.get("fetchedAtMs"))
+    if fetched_at is None:
+        return _Content(login=login)
+    return _Content(login=login, usage=CachedUsage(fetched_at=fetched_at, body=cached.get("utilization")))
+
+
+def _milliseconds(value: object) -> datetime | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return from_epoch(value / 1000)
+    except OverflowError:
+        return None
+
+
+def cache_of(folder: str | None) -> UsageCache:
+    """Return the cache of a folder named as a person wrote it, None for the default; raises SettingsError.
+
+    In the default folder it is beside the folder, unless Claude Code's own variable names that folder outright.
+    """
+    path, default = expanded(folder or DEFAULT_FOLDER), expanded(DEFAULT_FOLDER)
+    inside = path / FILE_NAME
+    if folder is None:
+        return UsageCache((path.parent / FILE_NAME,))
+    return UsageCache((inside, path.parent / FILE_NAME) if path == default else (inside,))

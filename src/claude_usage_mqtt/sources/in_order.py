@@ -1,0 +1,130 @@
+"""Several sources of one account as one: a usable login on this machine first, then the machines with reporters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from claude_usage_mqtt.clock import Clock
+from claude_usage_mqtt.errors import CredentialsError, CredentialsNotFound, InsufficientScope, Unauthorized
+from claude_usage_mqtt.sources.source import Login, PollResult, Source
+from claude_usage_mqtt.usage.reading import Reading
+
+SKIP_REFUSED = timedelta(hours=1)
+"""A login that the API refused is not sent again for this long while another source delivers, unless it changes."""
+
+UNUSABLE = (CredentialsError, Unauthorized, InsufficientScope)
+"""Errors of a login: another source may have a better one. Of any other error the API or the network is the cause."""
+
+
+class InOrder:
+    """Asks the next source if a login cannot be used; what is watched is the first one's login."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = sources
+        self._first = sources[0]
+        self._refused: dict[str, tuple[object, datetime]] = {}  # source -> its login then, and until when to skip it
+        self._has_delivered: set[str] = set()
+
+    @property
+    def name(self) -> str:
+        """The first source's name; a result names the one that was used."""
+        return self._first.name
+
+    @property
+    def can_be_watched(self) -> bool:
+        """Whether a changed login is noticed without a request."""
+        return self._first.can_be_watched
+
+    @property
+    def repeats_for(self) -> timedelta:
+        """How long a source repeats its last response, at most."""
+        return max(source.repeats_for for source in self._sources)
+
+    @property
+    def outlives_token(self) -> bool:
+        """Whether any source can be asked after its token has expired."""
+        return any(source.outlives_token for source in self._sources)
+
+    @property
+    def place(self) -> str:
+        """Where the login is, in words."""
+        return self._first.place
+
+    def login(self) -> Login:
+        """Return what is known of the first login that is there; raises the first source's CredentialsError."""
+        first: CredentialsError | None = None
+        for source in self._sources:
+            try:
+                return source.login()
+            except CredentialsError as error:
+                first = first or error
+        raise first or CredentialsNotFound("No source is configured.")
+
+    def fingerprint(self) -> object:
+        """Return something that changes when the first login does."""
+        return self._first.fingerprint()
+
+    def cached(self, now: datetime) -> Reading | None:
+        """Return the newest numbers that any source has without a request."""
+        found = [reading for source in self._sources if (reading := source.cached(now)) is not None]
+        return max(found, key=lambda reading: reading.read_at, default=None)
+
+    def poll(self, account: str, clock: Clock, *, may_retry: bool) -> PollResult:
+        """Ask one source after another until one has the reading, with at most one request more than the first."""
+        results: list[PollResult] = []
+        requests = 0
+        for source in self._sources:
+            if self._is_refused(source, clock.now()):
+                continue
+            if requests >= (2 if may_retry else 1):
+                break
+            result = source.poll(account, clock, may_retry=may_retry and requests == 0)
+            requests += result.requests
+            results.append(result)
+            if not isinstance(result.error, UNUSABLE):
+                if result.reading is not None:
+                    self._has_delivered.add(source.name)
+                break
+            if not isinstance(result.error, CredentialsError):
+                self._refused[source.name] = result.fingerprint, clock.now() + SKIP_REFUSED
+        chosen = self._best(results) if results else PollResult(account=account, source=self.name)
+        if results and results[0].source == self.name:
+            fingerprint = results[0].fingerprint
+        else:
+            fingerprint = self._refused.get(self.name, (None, None))[0]
+        return replace(chosen, requests=requests, fingerprint=fingerprint)
+
+    def _best(self, results: list[PollResult]) -> PollResult:
+        """Return the reading, or the error to show.
+
+        A login that is not here is not an error once another source has delivered.
+        """
+        last = results[-1]
+        if last.error is None or not isinstance(last.error, UNUSABLE):
+            return last
+        is_missing = isinstance(results[0].error, CredentialsNotFound) and last.source in self._has_delivered
+        return last if is_missing else results[0]
+
+    def _is_refused(self, source: Source, now: datetime) -> bool:
+        """Whether a login was refused and is still the same; the last source is asked in any case."""
+        if source is self._sources[-1] or source.name not in self._refused:
+            return False
+        fingerprint, until = self._refused[source.name]
+        if now < until and _fingerprint(source) == fingerprint:
+            return True
+        del self._refused[source.name]
+        return False
+
+
+def _fingerprint(source: Source) -> object:
+    try:
+        return source.fingerprint()
+    except (CredentialsError, OSError):
+        return None
+
+
+def in_order(sources: Sequence[Source]) -> Source | None:
+    """Return the sources of an account as one, None if there is none."""
+    return InOrder(sources) if len(sources) > 1 else next(iter(sources), None)

@@ -1,0 +1,44 @@
+"""From the names of the selected sources to the polled sources of an account, the preferred one first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from claude_usage_mqtt.sources.api.client import UsageApi
+from claude_usage_mqtt.sources.api.source import ApiSource
+from claude_usage_mqtt.sources.claude_code import COMMAND, ClaudeCode
+from claude_usage_mqtt.sources.credentials.environment import GivenToken
+from claude_usage_mqtt.sources.local_login import LocalLogin
+from claude_usage_mqtt.sources.renewing import RenewingSource
+from claude_usage_mqtt.sources.source import Source
+from claude_usage_mqtt.usage.reading import CLAUDE_CODE, OAUTH
+
+OTHER_SOURCES = (
+    "If no request ever succeeds here, another source may: CLAUDE_SOURCE=claude-code, statusline or reporter."
+)
+"""Some accounts get an instant and lasting 429 for any program but Claude Code itself."""
+
+
+def polled_sources(
+    selected: Iterable[str], login: LocalLogin | None, api: UsageApi, command: str | None = None
+) -> tuple[Source, ...]:
+    """Return what can be polled on this machine; nothing without a login, which is then another machine's.
+
+    `command` is Claude Code's executable, None if it is not configured: then it renews no token for the API.
+    """
+    if login is None:
+        return ()
+    make = {OAUTH: _oauth, CLAUDE_CODE: _claude_code}
+    return tuple(make[name](login, api, command) for name in selected if name in make)
+
+
+def _oauth(login: LocalLogin, api: UsageApi, command: str | None) -> Source:
+    if isinstance(login.credentials, GivenToken):
+        return ApiSource(login.credentials, api)  # whose it is is not known, nor does Claude Code renew it
+    if command is None:
+        return ApiSource(login.credentials, api, login.cache)
+    return RenewingSource(login.credentials, api, login.cache, _claude_code(login, api, command))
+
+
+def _claude_code(login: LocalLogin, _api: UsageApi, command: str | None) -> ClaudeCode:
+    return ClaudeCode(command or COMMAND, login.variables, login.cache, login.secrets)

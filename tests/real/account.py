@@ -1,0 +1,41 @@
+"""The account that the tests of this folder use, and the service that publishes it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+from parts.broker import Mosquitto
+from parts.credentials import write_credentials
+from parts.documents import make_extra_usage, sample_usage
+from parts.endpoint import Endpoint
+from parts.service import ServiceProcess
+from real.home import State
+
+EUR = make_extra_usage(1234.0, 5000, "EUR")
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    """Make an answer: a session two hours before its reset, half of a week, a model's week, and some money."""
+    soon = dt.datetime.now(dt.UTC) + dt.timedelta(hours=2)
+    arguments: dict[str, Any] = {
+        "five_hour": 42.5,
+        "resets_at": soon,
+        "seven_day": 61.0,
+        "seven_day_resets_at": soon + dt.timedelta(days=2),
+        "scoped": {"Fable": 31},
+        "extra_usage": EUR,
+    }
+    return sample_usage(**arguments | changes)
+
+
+def service(mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path, **settings: object) -> ServiceProcess:
+    """Make the service as its user runs it."""
+    write_credentials(tmp_path)
+    return ServiceProcess(tmp_path, MQTT_PORT=mosquitto.port, CLAUDE_API_URL=endpoint.url, **settings)
+
+
+def value(states: dict[str, State], entity_id: str) -> str:
+    """Give an entity's state."""
+    return str(states[entity_id]["state"])

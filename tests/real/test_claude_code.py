@@ -1,0 +1,122 @@
+"""The real Claude Code as a source of the real service, in a sandbox with a fake of the API."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import claude_usage_mqtt
+
+TRIALS = ("numbers", "expired", "oauth_expired", "refused", "limited", "failing", "logged_out")
+
+
+class Box:
+    """What the trials left."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def text(self, *path: str) -> str:
+        """Return a file."""
+        return self.folder.joinpath(*path).read_text(errors="replace")
+
+    def last(self, trial: str, topic: str) -> dict[str, Any]:
+        """Return what was published under a topic last."""
+        begin = f"claude-usage/default/{topic} "
+        found = [line for line in self.text(trial, "messages").splitlines() if line.startswith(begin)]
+        document: dict[str, Any] = json.loads(found[-1].removeprefix(begin))
+        return document
+
+    def asked(self, trial: str, path: str) -> list[dict[str, Any]]:
+        """Return the requests to a path of the API."""
+        requests = [json.loads(line) for line in self.text(trial, "requests").splitlines()]
+        return [request for request in requests if request["path"] == path]
+
+
+@pytest.fixture(scope="module")
+def box(scripts: Path, tmp_path_factory: pytest.TempPathFactory) -> Box:
+    """Run all trials once."""
+    folder = tmp_path_factory.mktemp("box")
+    folder.chmod(0o755)
+    driver = folder / "driver.sh"
+    source = Path(__file__).with_name("claude_code_box.sh").read_text()
+    driver.write_text(source.replace("$VENV", sys.prefix))
+    shown = (sys.prefix, str(Path(claude_usage_mqtt.__file__).parents[1]), sys.base_prefix)
+    subprocess.run(
+        ["bash", scripts / "claude_code.sh", "box", folder, "bash", "/out/driver.sh"],
+        env=os.environ | {"RO": " ".join(dict.fromkeys(shown))},
+        stdin=subprocess.DEVNULL,
+        check=True,
+        timeout=600,
+    )
+    return Box(folder)
+
+
+def test_all_numbers_without_a_token(box: Box) -> None:
+    """All windows and the money are published with the time of the fetch; nobody sent a message to a model."""
+    state, health = box.last("numbers", "state"), box.last("numbers", "health")
+    windows = state["windows"]
+    used = {key: window["utilization"] for key, window in windows.items() if window["utilization"] is not None}
+    assert used == {"five_hour": 42, "seven_day": 19, "seven_day_sonnet": 7, "seven_day_fable": 33}
+    assert {window["source"] for window in windows.values()} == {"claude_code"}
+    assert (state["plan"], state["extra_usage"]["used"], state["extra_usage"]["limit"]) == ("max", 12.34, 50)
+    assert health["last_success"] == state["windows"]["five_hour"]["read_at"]
+    assert box.asked("numbers", "/v1/messages") == []
+    assert len(box.asked("numbers", "/api/oauth/usage")) == 1  # asked every second, and a fetch is one reading
+
+
+def test_once_and_check(box: Box) -> None:
+    """Both ask it too, and say what it answered."""
+    (line,) = box.text("once").splitlines()
+    assert json.loads(line)["windows"]["five_hour"]["utilization"] == 42
+    assert "claude-code  ok    Claude Code (/opt/cc/claude): Session 42 %" in box.text("check")
+
+
+def test_an_expired_token_is_renewed_by_its_owner(box: Box) -> None:
+    """The numbers go on over the end of a token: Claude Code rewrites its file."""
+    assert box.last("expired", "state")["windows"]["five_hour"]["utilization"] == 42
+    assert "renewed" in box.text("expired", "credentials")
+
+
+def test_direct_requests_go_on_with_the_renewed_token(box: Box) -> None:
+    """With `oauth` Claude Code is asked once, and then the API again."""
+    assert "renewed" in box.text("oauth_expired", "credentials")
+    assert box.last("oauth_expired", "state")["windows"]["five_hour"]["source"] == "oauth"
+    assert box.last("oauth_expired", "health")["token_expires_at"] is not None
+
+
+def test_a_login_that_is_over(box: Box) -> None:
+    """A refused renewal ends in the status that says to log in again."""
+    assert "/login" in box.last("refused", "health")["detail"]
+
+
+@pytest.mark.parametrize("trial", ["limited", "failing"])
+def test_refusals_that_look_alike(box: Box, trial: str) -> None:
+    """A 429 and a 500 cannot be distinguished, and wait as after a 429; numbers of before keep their own time."""
+    health = box.last(trial, "health")
+    assert "cannot be distinguished" in health["detail"]
+    assert health["retry_at"] is not None
+    if trial == "failing":
+        state = box.last(trial, "state")
+        assert state["windows"]["five_hour"]["utilization"] == 42
+        assert state["windows"]["five_hour"]["read_at"] < health["alive_until"]
+
+
+def test_a_logout(box: Box) -> None:
+    """Nobody is logged in: the sentence says what to do."""
+    health = box.last("logged_out", "health")
+    assert (health["status"], "/login" in health["detail"]) == ("no_credentials", True)
+
+
+@pytest.mark.parametrize("trial", TRIALS)
+def test_nothing_keeps_running_and_no_token_is_shown(box: Box, trial: str) -> None:
+    """After the service has ended no Claude Code is left; no token or e-mail address is in a message or the log."""
+    assert box.text(trial, "left") == ""
+    for output in (box.text(trial, "messages"), box.text(trial, "log"), box.text("once"), box.text("check")):
+        assert "sk-ant" not in output
+        assert "fake@example.org" not in output
+    assert "Traceback" not in box.text(trial, "log")

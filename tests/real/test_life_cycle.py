@@ -1,0 +1,246 @@
+"""What a real Home Assistant shows when programs die, are upgraded or removed, and on a day without work."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from claude_usage_mqtt.homeassistant import discovery
+from parts.broker import Mosquitto
+from parts.command import run_command
+from parts.credentials import write_credentials
+from parts.documents import make_window, sample_usage
+from parts.endpoint import Endpoint
+from parts.faults import server_error
+from parts.net import LOOPBACK
+from parts.service import HEALTH, STATUS, running_service
+from parts.watcher import Watcher
+from real.account import document, service, value
+from real.home import HomeAssistant, StepClock
+
+USAGE = "sensor.claude_session_usage"
+RESET = "sensor.claude_session_resets_at"
+VERSION_1 = json.loads((Path(__file__).parent.parent / "cases/version_1_retained.json").read_text(encoding="utf-8"))
+SPAN = 4
+"""Seconds instead of seven minutes, for a test that waits until numbers expire."""
+
+
+def test_a_power_cut_leaves_no_number_for_long(
+    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broker and service die together and nobody sends a will: what the broker replays is gone after a while."""
+    monkeypatch.setattr(discovery, "EXPIRE_AFTER", SPAN)
+    write_credentials(tmp_path)
+    with Watcher(mosquitto.port) as watcher, running_service(mosquitto.port, endpoint.url, tmp_path) as running:
+        home.wait_for(sensor__claude_session_usage="42.5")
+        mosquitto.stop()
+        running.stop()
+        mosquitto.start()
+        watcher.wait_connected()
+        watcher.publish(STATUS, "online", retain=True)  # as it was before the cut
+        home.wait_for(sensor__claude_session_usage="42.5", sensor__claude_status="OK")
+        gone = home.wait_for(
+            sensor__claude_session_usage="unavailable",
+            sensor__claude_session_resets_at="unavailable",
+            sensor__claude_status="unavailable",
+            binary_sensor__claude_problem="unavailable",
+            binary_sensor__claude_blocked="unavailable",
+        )
+        assert value(gone, "event.claude_session_event") == "unknown"
+        monkeypatch.undo()
+        with running_service(mosquitto.port, endpoint.url, tmp_path):
+            home.wait_for(sensor__claude_session_usage="42.5", sensor__claude_status="OK")
+        remove_all(home, watcher)
+
+
+@pytest.mark.usefixtures("watcher")
+def test_what_is_replayed_long_after_the_last_sign_of_life_is_not_shown(
+    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, watcher: Watcher, tmp_path: Path
+) -> None:
+    """A broker that still says online, with messages from before: nothing is shown, not even for a moment."""
+    with service(mosquitto, endpoint, tmp_path) as running:
+        home.wait_for(sensor__claude_session_usage="42.5")
+        running.stop(signal.SIGKILL)
+    home.wait_for(sensor__claude_session_usage="unavailable")
+    health = watcher.json("claude-usage/default/health")
+    health["alive_until"] = (dt.datetime.now(dt.UTC) - dt.timedelta(seconds=1)).isoformat(timespec="seconds")
+    watcher.publish("claude-usage/default/health", json.dumps(health), retain=True)
+    watcher.publish(STATUS, "online", retain=True)
+    home.wait_for(event__claude_session_event="unknown")  # it is available: the service is said to be there
+    began = dt.datetime.now(dt.UTC)
+    home.restart()
+    home.wait_for(event__claude_session_event="unknown")
+    states = home.states()
+    assert {value(states, entity) for entity in (USAGE, RESET, "sensor.claude_status")} == {"unavailable"}
+    since = began.isoformat(timespec="seconds").replace("+00:00", "Z")
+    (history,) = home.rest("GET", f"/api/history/period/{since}?filter_entity_id={USAGE}&no_attributes")
+    shown = {each["state"] for each in history if dt.datetime.fromisoformat(each["last_changed"]) > began}
+    assert shown <= {"unavailable", ""}  # Home Assistant notes its own end as an empty state
+
+
+@pytest.mark.parametrize("ahead", [-4, 4], ids=lambda minutes: f"{minutes} min")
+@pytest.mark.usefixtures("watcher")
+def test_clocks_a_few_minutes_apart_change_nothing(
+    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path, ahead: int
+) -> None:
+    """The service's machine and Home Assistant's need not agree to the minute."""
+    write_credentials(tmp_path)
+    clock = StepClock()
+    clock.set(dt.timedelta(minutes=ahead))
+    with running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock):
+        home.wait_for(sensor__claude_session_usage="42.5", sensor__claude_status="OK")
+
+
+@pytest.mark.usefixtures("watcher")
+def test_resets_stay_known_through_the_night(
+    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path
+) -> None:
+    """After an hour without an answer the numbers are gone, and when the week resets is still there."""
+    write_credentials(tmp_path, expires_in=dt.timedelta(hours=1))
+    clock = StepClock()
+    with running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock):
+        states = home.wait_for(sensor__claude_weekly_usage="61.0")
+        week = value(states, "sensor.claude_weekly_resets_at")
+        for _ in range(30):
+            clock.advance(minutes=5)
+        states = home.wait_for(sensor__claude_weekly_usage="unavailable", sensor__claude_status="Token expired")
+        assert value(states, "sensor.claude_weekly_resets_at") == week
+
+
+def test_one_failure_is_not_a_problem(
+    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, watcher: Watcher, tmp_path: Path
+) -> None:
+    """An HTTP 500 passes by itself; the third one in a row is worth a look."""
+    write_credentials(tmp_path)
+    clock = StepClock()
+    with running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock):
+        home.wait_for(sensor__claude_status="OK", binary_sensor__claude_problem="off")
+        endpoint.fault = server_error()
+        for failures in (1, 2, 3):
+            clock.advance(minutes=11)
+            watcher.wait_topic(HEALTH, lambda m, count=failures: m.json()["consecutive_failures"] == count)  # type: ignore[misc]
+            is_problem = "on" if failures == 3 else "off"
+            home.wait_for(sensor__claude_status="Server error", binary_sensor__claude_problem=is_problem)
+
+
+def test_version_1_is_upgraded_in_place(
+    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, watcher: Watcher, tmp_path: Path
+) -> None:
+    """Entity ids, registry entries and so history stay, and Home Assistant has nothing to say about it."""
+    for topic, payload in version_1("single").items():
+        watcher.publish(topic, payload, retain=True)
+    before = home.wait_entities(lambda entries: len(entries) == 3 * 11 + 5 + 9)
+    watcher.publish(STATUS, "online", retain=True)
+    home.wait_for(sensor__claude_session_usage="42.5")
+    with service(mosquitto, endpoint, tmp_path):
+        home.wait_for(sensor__claude_status="OK", sensor__claude_tightest="61.0", sensor__claude_plan="Max")
+        states = home.wait_for(sensor__claude_session_usage="42.5", sensor__claude_weekly_usage="61.0")
+        after = home.wait_entities(lambda entries: len(entries) == 3 * 12 + 6 + 13)
+    assert {entity: entry["id"] for entity, entry in after.items() if entity in before} == {
+        entity: entry["id"] for entity, entry in before.items()
+    }
+    assert not [entity for entity in states if re.search(r"claude_.*_2$", entity)]
+
+
+def test_extra_usage_switched_off_takes_its_amounts_away(
+    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, watcher: Watcher, tmp_path: Path
+) -> None:
+    """What version 1 left of amounts that mean nothing is removed, and whether it is enabled stays."""
+    for topic, payload in version_1("single").items():
+        watcher.publish(topic, payload, retain=True)
+    home.wait_entities(lambda entries: "sensor.claude_extra_usage_used" in entries)
+    endpoint.document = document(extra_usage=dict(document()["extra_usage"], is_enabled=False))
+    with service(mosquitto, endpoint, tmp_path):
+        home.wait_for(button__claude_refresh="unknown")
+        home.call("button.press", entity_id="button.claude_refresh")
+        home.wait_for(binary_sensor__claude_extra_usage_enabled="off")
+        home.wait_entities(lambda entries: not [each for each in entries if "sensor.claude_extra_usage_used" in each])
+        assert "binary_sensor.claude_extra_usage_active" in home.entities()
+
+
+@pytest.mark.parametrize("by", ["remove", "hand"])
+def test_removal_leaves_no_line_in_the_log(
+    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path, by: str
+) -> None:
+    """`remove`, or somebody who empties all topics in any order: no complaint about what is not JSON."""
+    for name in ("home", "work"):
+        write_credentials(tmp_path / name)
+    accounts = f'{{"personal": "{tmp_path / "home"}", "work": "{tmp_path / "work"}"}}'
+    settings = {"CLAUDE_ACCOUNTS": accounts, "CLAUDE_CONFIG_DIR": ""}
+    with Watcher(mosquitto.port) as watcher:
+        with service(mosquitto, endpoint, tmp_path, **settings):
+            home.wait_for(sensor__claude_work_session_usage="42.5", sensor__claude_all_highest_usage="61.0")
+        if by == "hand":
+            remove_all(home, watcher)
+        else:
+            done = run_command(tmp_path, "remove", MQTT_HOST=LOOPBACK, MQTT_PORT=mosquitto.port, **settings)
+            assert done.returncode == 0, done.stderr
+            assert "claude-usage/work/state" in done.stdout
+        home.wait(lambda states: not any("claude_" in entity_id for entity_id in states))
+
+
+@pytest.mark.usefixtures("watcher")
+def test_a_blocked_day(home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path) -> None:
+    """With the week used up, the first row says blocked and until when, whatever the session says; then it is over."""
+    write_credentials(tmp_path, expires_in=dt.timedelta(days=9))
+    clock = StepClock()
+    ends = (clock.now() + dt.timedelta(days=1)).replace(second=0, microsecond=0)
+
+    def answer(week: float, resets_at: dt.datetime) -> dict[str, Any]:
+        now = clock.now()
+        return sample_usage(now=now, five_hour=make_window(0, None), seven_day=week, seven_day_resets_at=resets_at)
+
+    endpoint.document = answer(80, ends)
+    with running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock):
+        home.wait_for(binary_sensor__claude_blocked="off", sensor__claude_blocked_until="unknown")
+        endpoint.document = answer(100, ends)
+        clock.advance(minutes=6)
+        states = home.wait_for(
+            binary_sensor__claude_blocked="on",
+            sensor__claude_blocked_until=ends.isoformat(timespec="seconds"),
+            sensor__claude_session_usage="0.0",
+            sensor__claude_status="OK",
+        )
+        assert states["sensor.claude_tightest"]["attributes"]["label"] == "Weekly"
+        assert states["sensor.claude_tightest"]["attributes"]["summary"].startswith("Blocked until ")
+        event = "event.claude_account_event"
+        home.wait(lambda states: states[event]["attributes"]["event_type"] == "blocked")
+        endpoint.document = answer(0, ends + dt.timedelta(days=7))
+        clock.advance(days=1, minutes=2)
+        home.wait_for(binary_sensor__claude_blocked="off", sensor__claude_blocked_until="unknown")
+        home.wait(lambda states: states[event]["attributes"]["event_type"] == "unblocked")
+
+
+def remove_all(home: HomeAssistant, watcher: Watcher) -> None:
+    """Empty what the service left, what Home Assistant reads first and the devices last."""
+    for topic in sorted(watcher.retained(), key=lambda topic: topic.endswith("/config")):
+        watcher.publish(topic, "", retain=True)
+    home.wait(lambda states: not any("claude_" in entity_id for entity_id in states))
+
+
+def version_1(which: str) -> dict[str, str]:
+    """Give what version 1 left on a broker, as if that had been a minute ago."""
+    recorded = dt.datetime.fromisoformat(VERSION_1["recorded_at"])
+    later = dt.datetime.now(dt.UTC) - recorded - dt.timedelta(minutes=1)
+    moved = later - later % dt.timedelta(minutes=1)  # resets are whole minutes
+
+    def instant(found: re.Match[str]) -> str:
+        return (dt.datetime.fromisoformat(found[0]) + moved).isoformat()
+
+    def seconds(found: re.Match[str]) -> str:
+        return str(float(found[0]) + moved.total_seconds())
+
+    return {
+        topic: re.sub(
+            r"\b1795\d{6}(\.\d+)?\b",
+            seconds,
+            re.sub(r"2026-\d\d-\d\dT[\d:]+\+00:00", instant, payload),
+        )
+        for topic, payload in VERSION_1[which].items()
+    }

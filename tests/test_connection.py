@@ -1,0 +1,235 @@
+"""Whatever the way to the broker has in it, it is used or the reason is given in words that help."""
+
+import contextlib
+import datetime as dt
+import http.server
+import os
+import re
+import shutil
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from claude_usage_mqtt.errors import BrokerError, BrokerRefused, BrokerUnreachable
+from claude_usage_mqtt.mqtt.client import Message, make_tls_context
+from claude_usage_mqtt.mqtt.options import BrokerOptions
+from claude_usage_mqtt.mqtt.session import Session, publish_once
+from parts import broker
+from parts.broker import Mosquitto
+from parts.certificates import Authority, KeyPair
+from parts.net import LOOPBACK, HeldPort
+
+needs_mosquitto = pytest.mark.skipif(not broker.available(), reason="Mosquitto is not installed")
+needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+
+
+def why_not(options: BrokerOptions, within: float = 10) -> BrokerError:
+    """Return why no connection could be made."""
+    with pytest.raises(BrokerError) as caught, Session(options, within):
+        pass
+    return caught.value
+
+
+# Certificates
+
+
+def openssl(folder: Path, *arguments: str) -> None:
+    """Run openssl in a folder, with a configuration that says no more than Debian's."""
+    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def private_authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, KeyPair]:
+    """Make an authority and a server's certificate with the commands of mosquitto-tls(7).
+
+    The authority has neither keyUsage nor a critical basicConstraints, and the server's certificate names neither
+    its authority's key nor a subjectAltName.
+    """
+    folder = tmp_path_factory.mktemp("openssl")
+    (folder / "openssl.cnf").write_text(
+        "[req]\ndistinguished_name = names\n[names]\n[v3_ca]\nsubjectKeyIdentifier = hash\nbasicConstraints = CA:true\n"
+    )
+    new = ("req", "-new", "-config", "openssl.cnf")
+    authority = ("-x509", "-days", "30", "-extensions", "v3_ca", "-nodes", "-keyout", "ca.key", "-out", "ca.crt")
+    openssl(folder, *new, *authority, "-subj", "/CN=authority of my own")
+    openssl(folder, "genrsa", "-out", "server.key", "2048")
+    openssl(folder, *new, "-out", "server.csr", "-key", "server.key", "-subj", "/CN=localhost")
+    signed_by = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial")
+    openssl(folder, "x509", "-req", "-in", "server.csr", *signed_by, "-out", "server.crt", "-days", "30")
+    for key in folder.glob("*.key"):
+        key.chmod(0o600)
+    return folder / "ca.crt", KeyPair(folder / "server.crt", folder / "server.key")
+
+
+@pytest.fixture
+def _like_python_3_13(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make contexts as Python 3.13 and later do, so that older ones are tested in the same way."""
+    really = ssl.create_default_context
+
+    def create(*arguments: object, **named: object) -> ssl.SSLContext:
+        context = really(*arguments, **named)  # type: ignore[arg-type]
+        context.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", create)
+
+
+@needs_mosquitto
+@needs_openssl
+@pytest.mark.usefixtures("_like_python_3_13")
+def test_an_authority_as_the_manual_of_mosquitto_makes_it(private_authority: tuple[Path, KeyPair]) -> None:
+    """A private authority made by the manual is accepted on every Python; another one and another name are not."""
+    ca, pair = private_authority
+    with Mosquitto(server_certificate=pair) as mosquitto:
+        options = BrokerOptions(host="localhost", port=mosquitto.tls_port, tls=True, tls_ca=str(ca))
+        publish_once(options, Message(topic="t", payload=b"1"))
+        mosquitto_ca = str(mosquitto.ca_path)  # of the broker's other certificates, which it does not use here
+        by_another = BrokerOptions(host="localhost", port=mosquitto.tls_port, tls=True, tls_ca=mosquitto_ca)
+        assert "check MQTT_TLS_CA" in str(why_not(by_another))
+        by_address = BrokerOptions(host=LOOPBACK, port=mosquitto.tls_port, tls=True, tls_ca=str(ca))
+        assert "set MQTT_HOST to a name that the certificate is for" in str(why_not(by_address))
+
+
+def test_only_the_strict_checks_are_off() -> None:
+    """Chain and name are verified whatever the version of Python."""
+    context = make_tls_context(BrokerOptions(host="h", tls=True))
+    assert context is not None
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+    assert not context.verify_flags & ssl.VERIFY_X509_STRICT
+
+
+@needs_mosquitto
+@pytest.mark.parametrize(("starts", "word"), [(1, "which may be behind"), (-40, "which may be ahead")])
+def test_a_wrong_clock_is_suspected(tmp_path: Path, starts: int, word: str) -> None:
+    """A box that starts without the time sees certificates of the future: the clock is named, not the authority."""
+    authority = Authority(tmp_path)
+    first = dt.datetime.now(dt.UTC) + dt.timedelta(days=starts)
+    pair = authority.issue(not_before=first, not_after=first + dt.timedelta(days=30))
+    with Mosquitto(server_certificate=pair) as mosquitto:
+        ca = str(authority.ca_path)
+        error = why_not(BrokerOptions(host="localhost", port=mosquitto.tls_port, tls=True, tls_ca=ca))
+    assert "clock" in str(error)
+    assert word in str(error)
+    assert "MQTT_TLS_CA" not in str(error)
+
+
+# WebSockets
+
+
+@contextlib.contextmanager
+def web_server(status: int, tls: ssl.SSLContext | None = None) -> Iterator[tuple[int, list[tuple[str, str]]]]:
+    """Run a web server that answers everything with a status; give its port, and each request's path and Host."""
+    asked: list[tuple[str, str]] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            asked.append((self.path, self.headers["Host"]))
+            self.send_response(status)
+            self.send_header("Location", "https://elsewhere.example/mqtt")
+            self.send_header("Content-Length", "0")
+            self.send_header("Connection", "close")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer((LOOPBACK, 0), Handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield server.server_address[1], asked
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+REFUSALS = {
+    301: (BrokerRefused, "redirects are not followed"),
+    302: (BrokerRefused, "redirects are not followed"),
+    401: (BrokerRefused, "without a login"),
+    403: (BrokerRefused, "without a login"),
+    404: (BrokerRefused, "check MQTT_WEBSOCKET_PATH"),
+    502: (BrokerUnreachable, "cannot reach the broker behind it"),
+    503: (BrokerUnreachable, "cannot reach the broker behind it"),
+}
+
+
+@pytest.mark.parametrize("status", REFUSALS)
+def test_what_a_proxy_answers_instead_of_a_websocket(status: int) -> None:
+    """The status of a proxy before the broker is shown, with what it means there; 5xx may pass by themselves."""
+    kind, words = REFUSALS[status]
+    with web_server(status) as (port, asked):
+        error = why_not(BrokerOptions(host=LOOPBACK, port=port, transport="websockets", websocket_path="/a/ws"))
+    assert (type(error), words in str(error)) == (kind, True), error
+    assert f"(HTTP {status})" in str(error)
+    assert f"{LOOPBACK}:{port}/a/ws" in str(error)
+    assert set(asked) == {("/a/ws", f"{LOOPBACK}:{port}")}
+
+
+def test_the_same_under_tls(tmp_path: Path) -> None:
+    """Under TLS the proxy's status is shown too."""
+    authority = Authority(tmp_path)
+    with web_server(503, authority.server_context()) as (port, _):
+        ca = str(authority.ca_path)
+        options = BrokerOptions(host="localhost", port=port, transport="websockets", tls=True, tls_ca=ca)
+        assert "(HTTP 503)" in str(why_not(options))
+
+
+@needs_mosquitto
+def test_a_server_that_speaks_no_http() -> None:
+    """WebSockets to a port that speaks plain MQTT are explained as such."""
+    with Mosquitto() as mosquitto:
+        error = why_not(BrokerOptions(host=LOOPBACK, port=mosquitto.port, transport="websockets"))
+    assert isinstance(error, BrokerRefused)
+    assert "does not accept WebSocket connections; check MQTT_TRANSPORT and MQTT_PORT" in str(error)
+
+
+@pytest.mark.real_parts
+@pytest.mark.skipif("RABBITMQ_WEBSOCKETS" not in os.environ, reason="RABBITMQ_WEBSOCKETS is not set")
+def test_the_path_of_rabbitmq() -> None:
+    """RabbitMQ serves WebSockets under /ws: with the path set it is used, without it the path is named.
+
+    `RABBITMQ_WEBSOCKETS` is the port of its Web MQTT plugin on loopback, for anybody.
+    """
+    port = int(os.environ["RABBITMQ_WEBSOCKETS"])
+    options = BrokerOptions(host=LOOPBACK, port=port, transport="websockets", websocket_path="/ws")
+    publish_once(options, Message(topic="t", payload=b"1"))
+    assert "check MQTT_WEBSOCKET_PATH" in str(why_not(BrokerOptions(host=LOOPBACK, port=port, transport="websockets")))
+
+
+# Addresses
+
+
+@pytest.mark.parametrize(
+    ("host", "address"), [("::1", "[::1]:1883"), ("fe80::1%eth0", "[fe80::1%eth0]:1883"), ("broker", "broker:1883")]
+)
+def test_an_ipv6_address_is_printed_in_brackets(host: str, address: str) -> None:
+    """The port can be separated from the address."""
+    assert BrokerOptions(host=host).address == address
+
+
+def test_a_name_that_only_the_local_network_knows() -> None:
+    """A `.local` name that a container cannot resolve is explained."""
+    error = why_not(BrokerOptions(host="no-such-host-here.local"), within=30)
+    if "No response from" in str(error):
+        pytest.skip("the name service of this machine is too slow")
+    assert re.search(r"cannot be resolved.*\.local are often unknown in a container", str(error))
+
+
+def test_localhost_in_a_container() -> None:
+    """If nothing listens on localhost, the most frequent mistake with containers is named."""
+    port = HeldPort()
+    try:
+        error = why_not(BrokerOptions(host="localhost", port=port.number))
+    finally:
+        port.close()
+    assert "in a container, localhost is the container itself" in str(error)

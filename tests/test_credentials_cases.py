@@ -1,0 +1,274 @@
+"""Logins as people really have them: each case was reported in public, and is replayed with the right outcome."""
+
+import dataclasses
+import datetime as dt
+import hashlib
+import json
+import re
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from claude_usage_mqtt.errors import (
+    CredentialsError,
+    CredentialsNotFound,
+    CredentialsUnreadable,
+    SettingsError,
+    TokenExpired,
+)
+from claude_usage_mqtt.settings.fields import load_settings, variables
+from claude_usage_mqtt.sources.credentials import keychain, places
+from claude_usage_mqtt.sources.credentials.token import Credentials
+
+CASES = {
+    path.stem: case["input"]
+    for path in (Path(__file__).parent / "cases").glob("*.json")
+    if (case := json.loads(path.read_text(encoding="utf-8"))).get("kind") == "credentials"
+}
+NOW = dt.datetime(2026, 11, 25, 12, 0, tzinfo=dt.UTC)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """The tokens of the accounts, in the order of the settings."""
+
+    tokens: tuple[str, ...]
+    expiry_is_known: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Refused:
+    """What is raised instead."""
+
+    kind: type[CredentialsError]
+    text: str
+
+
+FRESH = Found(("sk-ant-oat01-FRESH",))
+EXPECTED: dict[str, Found | Refused] = {
+    "desktop_app_only_token_expires": Refused(TokenExpired, "command-line program renews .* desktop app .* do not"),
+    "env_token_in_quotes": Found(("sk-ant-oat01-AAAA",), expiry_is_known=False),
+    "expiry_in_seconds": Found(("sk-ant-oat01-A",), expiry_is_known=False),
+    "macos_account_claude_code_user": FRESH,
+    "macos_accounts_names_the_default_folder": Found(("sk-ant-oat01-HOME", "sk-ant-oat01-WORK")),
+    "macos_container_without_file": Refused(
+        CredentialsNotFound, "a Mac's, the login is in the Keychain, which a container cannot see.*statusline"
+    ),
+    "macos_empty_file": FRESH,
+    "macos_keychain_prints_hex": FRESH,
+    "macos_keychain_tombstone": Refused(CredentialsNotFound, "no access token"),
+    "macos_keychain_truncated": Refused(CredentialsUnreadable, "Keychain cut it off.* many MCP servers"),
+    "macos_stale_file_shadows_keychain": FRESH,
+    "securestorage_config_dir": Found(("sk-ant-oat01-SECURE",)),
+}
+
+
+class Mac:
+    """Stands for macOS' `security`, which is on no other system: items by account and service."""
+
+    def __init__(self, items: dict[tuple[str, str], str]) -> None:
+        self.items = items
+
+    def run(self, command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
+        """Answer as it does; without an account, with any item of the service."""
+        service = command[command.index("-s") + 1]
+        account = command[command.index("-a") + 1] if "-a" in command else None
+        found = [text for (owner, name), text in self.items.items() if name == service and account in (None, owner)]
+        return subprocess.CompletedProcess(command, 0 if found else 44, "".join(found[:1]).encode() + b"\n", b"")
+
+
+def moved(text: str, home: Path) -> str:
+    """Return a text of a case with its home folders in this test's own."""
+    text = re.sub(r"(?<![\w/])(/home/alex|/Users/alex|~)(?=/)", str(home), text)
+    text = re.sub(r"^/claude$", str(home / "mounted"), text)
+    return re.sub(r"<sha256 of (.*?)>", lambda found: hashlib.sha256(found[1].encode()).hexdigest()[:8], text)
+
+
+def as_text(value: Any) -> str:
+    """Return a file's or an item's content."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty home, with none of our variables set and nothing in the Keychain."""
+    monkeypatch.chdir(tmp_path)
+    for name in variables():
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mounted").mkdir()
+    return tmp_path
+
+
+def build(case: dict[str, Any], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the world of a case."""
+    items: dict[tuple[str, str], str] = {}
+    for key, value in case.items():
+        if key.startswith("file ") and isinstance(value, dict):
+            path = Path(moved(key.removeprefix("file "), home))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(as_text(value))
+        elif key == "env":
+            for name, text in value.items():
+                monkeypatch.setenv(name, moved(text, home))
+        elif key.startswith("keychain "):
+            for item, content in value.items():
+                owner, service = item.split(" | ")
+                items[owner, moved(service, home)] = as_text(content)
+        elif key == "security -w prints":
+            items[case["env"]["USER"], keychain.ITEM] = value
+    if case["platform"] == "darwin":
+        monkeypatch.setattr(places, "sys", SimpleNamespace(platform="darwin"))
+        monkeypatch.setattr(keychain, "subprocess", SimpleNamespace(run=Mac(items).run, DEVNULL=-3))
+
+
+def test_each_case_has_its_outcome() -> None:
+    """A new case is not forgotten."""
+    assert set(CASES) == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_case(name: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The login that works is found, or the sentence says what is wrong there."""
+    build(CASES[name], home, monkeypatch)
+    expected = EXPECTED[name]
+    if isinstance(expected, Refused):
+        with pytest.raises(expected.kind, match=expected.text):
+            usable_logins()
+        return
+    read = usable_logins()
+    assert tuple(credentials.token for credentials in read) == expected.tokens
+    assert {credentials.login.token_expires_at is not None for credentials in read} == {expected.expiry_is_known}
+
+
+def usable_logins() -> list[Credentials]:
+    """Return the logins of the accounts in the settings; raises CredentialsError."""
+    read = [account.login.credentials.read() for account in load_settings().accounts() if account.login is not None]
+    for credentials in read:
+        credentials.require_unexpired(NOW)
+    return read
+
+
+def content(token: str, hours: float | None = 1) -> str:
+    """Return a file's content."""
+    expires = {} if hours is None else {"expiresAt": round((NOW + dt.timedelta(hours=hours)).timestamp() * 1000)}
+    return json.dumps({"claudeAiOauth": {"accessToken": token, **expires}})
+
+
+def on_a_mac(
+    monkeypatch: pytest.MonkeyPatch, home: Path, items: dict[tuple[str, str], str], file: str | None = None
+) -> Credentials:
+    """Return what is found on a Mac of user alex."""
+    build({"platform": "darwin", "env": {"USER": "alex"}}, home, monkeypatch)
+    monkeypatch.setattr(keychain, "subprocess", SimpleNamespace(run=Mac(items).run, DEVNULL=-3))
+    if file is not None:
+        (home / ".claude").mkdir(exist_ok=True)
+        (home / ".claude/.credentials.json").write_text(file)
+    login = load_settings().accounts()[0].login
+    assert login is not None
+    return login.credentials.read()
+
+
+ALEX = "alex", keychain.ITEM
+
+
+@pytest.mark.parametrize(
+    ("item", "file", "token"),
+    [
+        (content("k", 1), content("f", 2), "f"),  # whichever is renewed last
+        (content("k", 2), content("f", 1), "k"),
+        (content("k", 1), content("f", 1), "k"),
+        (content("k", None), content("f", 5), "k"),  # the Keychain goes first if they cannot be compared
+        (content("k", 1), content("f", None), "k"),
+        (content("", 9), content("f", -9), "f"),
+        (content("k", -9), '{"mcpOAuth": {}}', "k"),
+        ("cut {", content("f", 1), "f"),
+    ],
+)
+def test_of_keychain_and_file_the_better_one(
+    home: Path, monkeypatch: pytest.MonkeyPatch, item: str, file: str, token: str
+) -> None:
+    """On a Mac an old file does not hide the Keychain, nor the other way around."""
+    assert on_a_mac(monkeypatch, home, {ALEX: item}, file).token == token
+
+
+def test_of_several_accounts_of_the_item_the_one_that_expires_last(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An item left under another account name does not hide the current one."""
+    items = {ALEX: content("old", -9), ("claude-code-user", keychain.ITEM): content("new", 1)}
+    assert on_a_mac(monkeypatch, home, items).token == "new"
+    assert on_a_mac(monkeypatch, home, {("somebody", keychain.ITEM): content("any", 1)}).token == "any"
+
+
+def test_an_expired_file_does_not_hide_why_the_keychain_was_of_no_use(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A locked or broken Keychain is named, not only the old file."""
+    credentials = on_a_mac(monkeypatch, home, {ALEX: "cut {"}, content("f", -1))
+    with pytest.raises(TokenExpired, match="Keychain cut it off"):
+        credentials.require_unexpired(NOW)
+
+
+def test_the_suffix_is_of_the_raw_text() -> None:
+    """The item's suffix is what Claude Code computes from the variable as it is written, in composed form."""
+    default = Path("/home/me/.claude")
+
+    def names(folder: str | None) -> list[str]:
+        return list(keychain.item_names(folder, Path(folder or default), default))
+
+    def suffixed(text: str) -> str:
+        return f"Claude Code-credentials-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+    assert names(None) == ["Claude Code-credentials"]
+    assert names("/x/y") == [suffixed("/x/y")]
+    assert names("/x/y/") == [suffixed("/x/y/"), suffixed("/x/y")]
+    assert names("/x/cafe\u0301") == [suffixed("/x/caf\u00e9")]
+    assert names("/home/me/.claude") == [suffixed("/home/me/.claude"), "Claude Code-credentials"]
+
+
+def test_the_default_folder_named_outright(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our own variable may name the default folder although Claude Code's is not set: both names are tried."""
+    monkeypatch.setenv("CLAUDE_CONFIG_DIR", "~/.claude")
+    assert on_a_mac(monkeypatch, home, {ALEX: content("bare")}).token == "bare"
+    suffix = hashlib.sha256(f"{home}/.claude".encode()).hexdigest()[:8]
+    items = {("alex", f"{keychain.ITEM}-{suffix}"): content("hashed", 2), ALEX: content("bare", 1)}
+    assert on_a_mac(monkeypatch, home, items).token == "hashed"
+
+
+def test_the_variable_of_the_secrets(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes before CLAUDE_CONFIG_DIR; empty it means the default folder; several accounts name their own folders."""
+    for name in (".claude", "cfg", "secure", "one", "two"):
+        (home / name).mkdir()
+        (home / name / ".credentials.json").write_text(content(name))
+
+    def tokens() -> list[str]:
+        found = [account.login for account in load_settings().accounts()]
+        return [login.credentials.read().token for login in found if login is not None]
+
+    monkeypatch.setenv("CLAUDE_CONFIG_DIR", str(home / "cfg"))
+    assert tokens() == ["cfg"]
+    monkeypatch.setenv("CLAUDE_SECURESTORAGE_CONFIG_DIR", "~/secure")
+    assert tokens() == ["secure"]
+    monkeypatch.setenv("CLAUDE_SECURESTORAGE_CONFIG_DIR", "")
+    assert tokens() == [".claude"]
+    monkeypatch.setenv("CLAUDE_SECURESTORAGE_CONFIG_DIR", "~/secure")
+    monkeypatch.setenv("CLAUDE_ACCOUNTS", '{"one": "~/one", "away": null, "two": "~/two"}')
+    assert tokens() == ["one", "two"]
+
+
+@pytest.mark.parametrize("value", ["sk-ant-oat01-A\nB", "sk-ant-oat01-A B", "sk-ant-oat01-A\r\nX: y"])
+def test_a_token_with_a_line_break_is_never_sent(home: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """A pasted line break would end the header; the token is refused without being quoted, in a file or a variable."""
+    (home / "token").write_bytes(value.encode())
+    monkeypatch.setenv("CLAUDE_CODE_OAUTH_TOKEN_FILE", str(home / "token"))
+    login = load_settings().accounts()[0].login
+    assert login is not None
+    with pytest.raises(CredentialsUnreadable, match="line break or a space") as in_file:
+        login.credentials.read()
+    monkeypatch.delenv("CLAUDE_CODE_OAUTH_TOKEN_FILE")
+    monkeypatch.setenv("CLAUDE_CODE_OAUTH_TOKEN", value)
+    with pytest.raises(SettingsError, match="characters that no token has") as in_variable:
+        load_settings()
+    assert "oat01" not in str(in_file.value) + str(in_variable.value)

@@ -1,0 +1,133 @@
+"""The process as a container sees it: it ends when it is asked to, and says why it cannot run."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from claude_usage_mqtt.mqtt import connector
+from claude_usage_mqtt.service import liveness
+from parts.broker import any_broker
+from parts.command import clean_environment, command_line
+from parts.credentials import write_credentials
+from parts.endpoint import Endpoint
+from parts.net import LOOPBACK, HeldPort
+from parts.service import running_service
+
+linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+
+
+def may_make_namespaces() -> bool:
+    """Return whether this user may make a PID namespace."""
+    program = shutil.which("unshare")
+    if program is None:
+        return False
+    return subprocess.run([program, "-pf", "true"], capture_output=True, check=False).returncode == 0
+
+
+@contextlib.contextmanager
+def process_1(folder: Path, *arguments: str, **settings: object) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Run a command as process 1 of a PID namespace; give the process outside, and its own id as seen from here."""
+    started = subprocess.Popen(
+        ["unshare", "-pf", "--kill-child", *command_line(*arguments)],
+        env=clean_environment(folder, settings),
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        children = Path(f"/proc/{started.pid}/task/{started.pid}/children")
+        while not (found := children.read_text().split()):
+            time.sleep(0.01)
+        yield started, int(found[0])
+    finally:
+        started.kill()
+        started.communicate()
+
+
+@linux
+@pytest.mark.skipif(not may_make_namespaces(), reason="needs a PID namespace")
+def test_process_1_ends_while_it_still_imports(tmp_path: Path) -> None:
+    """`docker stop` right after the start need not wait ten seconds and kill: process 1 listens from the beginning."""
+    (tmp_path / "paho").mkdir()
+    (tmp_path / "paho" / "__init__.py").write_text("open('imports', 'w').close()\nimport time\ntime.sleep(3600)\n")
+    with process_1(tmp_path, "run", MQTT_HOST=LOOPBACK, PYTHONPATH=tmp_path) as (started, pid):
+        while not (tmp_path / "imports").exists():
+            assert started.poll() is None
+            time.sleep(0.01)
+        os.kill(pid, signal.SIGTERM)
+        assert started.wait(20) == 143
+
+
+@linux
+@pytest.mark.skipif(not may_make_namespaces(), reason="needs a PID namespace")
+def test_process_1_publishes_offline_when_it_is_stopped(tmp_path: Path) -> None:
+    """Later SIGTERM is the orderly end, with exit status 0."""
+    write_credentials(tmp_path / ".claude")
+    port = HeldPort()
+    with process_1(tmp_path, "run", MQTT_HOST=LOOPBACK, MQTT_PORT=port.number) as (started, pid):
+        assert started.stderr is not None
+        assert "No connection to the broker" in started.stderr.readline()
+        os.kill(pid, signal.SIGTERM)
+        assert started.wait(20) == 0
+    port.close()
+
+
+@linux
+@pytest.mark.parametrize("command", ["run", "report"])
+def test_no_thread_can_be_started(tmp_path: Path, command: str) -> None:
+    """If the container engine or a limit forbids threads, the message says so and what to do: it is not our bug."""
+    write_credentials(tmp_path / ".claude")
+    huge = 1 << 46  # bytes of each thread's stack: more than the address space has
+    started = subprocess.run(
+        ["prlimit", f"--stack={huge}:", *command_line(command)],
+        env=clean_environment(tmp_path, {"MQTT_HOST": LOOPBACK, "MACHINE_NAME": "laptop"}),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert started.returncode == 1
+    assert "This system does not let the program start a thread: update the container engine" in started.stderr
+    assert "report it" not in started.stderr
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_dead_connection_thread_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that can never connect again is unhealthy, however well its loop goes round."""
+    folder = tmp_path / "signs"
+    folder.mkdir()
+    for name in ("XDG_RUNTIME_DIR", "TMPDIR", "TEMP"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(liveness, "FOLDERS", (str(folder),))
+    monkeypatch.setattr(liveness, "BEAT_EVERY", 0.05)
+    write_credentials(tmp_path / "claude")
+    with (
+        any_broker() as broker,
+        Endpoint() as endpoint,
+        running_service(broker.port, endpoint.url, tmp_path / "claude") as running,
+    ):
+        running.log.wait_for("Publishing at")
+        assert liveness.check()[0] == 0
+        monkeypatch.setattr(connector.Connection, "run", end_the_thread)
+        monkeypatch.setattr(liveness, "STUCK_AFTER", 1.0)
+        connection = running.service._publisher._connector._connection
+        assert connection is not None
+        connection.client.disconnect()
+        while running.service._publisher.is_alive:
+            time.sleep(0.01)
+        while liveness.check()[0] == 0:
+            time.sleep(0.05)
+        assert "stuck" in liveness.check()[1]
+
+
+def end_the_thread(*_: object) -> None:
+    """End the thread that calls this, without a word."""
+    raise SystemExit

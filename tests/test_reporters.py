@@ -1,0 +1,387 @@
+"""A service without a login, on a real broker, with the reporters of one and several machines."""
+
+import datetime as dt
+import json
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from claude_usage_mqtt.reporter import loop
+from claude_usage_mqtt.sources import reporter as source
+from claude_usage_mqtt.sources.credentials.file import CredentialsFile
+from claude_usage_mqtt.topics import ReporterTopics
+from claude_usage_mqtt.usage.reading import OAUTH, REPORTER
+from parts import broker as brokers
+from parts.broker import Broker, Mosquitto
+from parts.credentials import FILE_NAME, write_credentials, write_credentials_text
+from parts.documents import sample_usage
+from parts.endpoint import Endpoint
+from parts.reporter import LAPTOP, RunningReporter, ask, is_online, running_reporter
+from parts.service import BASE, HEALTH, STATE, STATUS, Clock, Running, ServiceProcess, command, running_service
+from parts.watcher import Message, Watcher
+
+CANARY = "sk-ant-oat01-canary-7d1f"
+DESKTOP = ReporterTopics(base=BASE, machine="desktop")
+needs_mosquitto = pytest.mark.skipif(not brokers.available(), reason="Mosquitto is not installed")
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for nobody as long as in real life."""
+    monkeypatch.setattr(loop, "NAME_CHECK", 0.3)
+    monkeypatch.setattr(source, "ANSWER_WITHIN", 2.0)
+    monkeypatch.setattr(source, "FIRST_WITHIN", 0.3)
+
+
+def login(folder: Path, *, token: str = CANARY, organization: str = "6a3c1f0e", **more: Any) -> Path:
+    """Write a login of some organization and return its folder."""
+    write_credentials(folder, token, **more)
+    text = (folder / FILE_NAME).read_text(encoding="utf-8")
+    write_credentials_text(folder, text.replace("6a3c1f0e", organization))
+    return folder
+
+
+def has_status(status: str) -> Callable[[Message], bool]:
+    """Return whether a health message has this status."""
+    return lambda message: bool(message.payload) and message.json()["status"] == status
+
+
+def session_is(percent: float) -> Callable[[Message], bool]:
+    """Return whether a state message shows this for the session."""
+    return lambda message: message.json()["windows"]["five_hour"]["utilization"] == percent
+
+
+def machines(health: Any) -> dict[str, str]:
+    """Return the statuses of the machines in a health document."""
+    return {each["machine"]: each["status"] for each in health["reporters"]}
+
+
+@contextmanager
+def house(
+    broker: Broker, folder: Path, interval: float = 1.0, accounts: tuple[str, ...] = ("default",), **more: Any
+) -> Iterator[tuple[Running, Callable[..., RunningReporter]]]:
+    """Run a service that has no login, and give a function that starts a reporter with one."""
+    folders = {account: CredentialsFile(folder / "nothing") for account in accounts}
+    with ExitStack() as stack:
+        service = stack.enter_context(
+            running_service(broker.port, "http://127.0.0.1:1", folders, selected=(REPORTER,), interval=interval, **more)
+        )
+
+        def report(machine: str, endpoint: Endpoint, folders: Any, **settings: Any) -> RunningReporter:
+            return stack.enter_context(
+                running_reporter(broker.port, endpoint.url, folders, machine=machine, clock=service.clock, **settings)
+            )
+
+        yield service, report
+
+
+def test_numbers_come_from_another_machine(
+    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
+) -> None:
+    """The login stays on the laptop; state and health show the numbers, where they are from, and who is there."""
+    with house(running_broker, tmp_path) as (_, report):
+        health = watcher.wait_topic(HEALTH, has_status("no_reporter")).json()
+        assert "claude-usage-mqtt report" in health["detail"]
+        report("laptop", endpoint, login(tmp_path / "laptop"))
+        state = watcher.wait_topic(STATE, session_is(42)).json()
+        health = watcher.wait_topic(HEALTH, has_status("ok")).json()
+    window = state["windows"]["five_hour"]
+    assert (window["source"], window["machine"]) == ("reporter", "laptop")
+    assert (health["detail"], health["fresh"], machines(health)) == (None, True, {"laptop": "ok"})
+    assert health["token_expires_at"]
+    everything = "".join(message.payload for message in watcher.messages())
+    assert "sk-ant" not in everything
+    assert str(tmp_path) not in everything
+
+
+@needs_mosquitto
+def test_a_machine_that_sleeps_and_wakes_up(tmp_path: Path, endpoint: Endpoint) -> None:
+    """While the lid is closed the numbers stay and the status says why; at its opening the machine is asked at once."""
+    with (
+        Mosquitto() as mosquitto,
+        Watcher(mosquitto.port) as watcher,
+        house(mosquitto, tmp_path, 600.0) as (_, _report),
+    ):
+        settings = {"MQTT_PORT": mosquitto.port, "CLAUDE_API_URL": endpoint.url, "MACHINE_NAME": "laptop"}
+        with ServiceProcess(login(tmp_path / "laptop"), ("report",), **settings) as process:
+            watcher.wait_topic(HEALTH, has_status("ok"), 20)
+            process.process.send_signal(signal.SIGKILL)
+            watcher.wait_topic(LAPTOP.presence, lambda each: each.payload and not is_online(each))
+            mark = watcher.mark()
+            watcher.publish(command("refresh"), "")
+            health = watcher.wait_topic(HEALTH, has_status("no_reporter"), since=mark).json()
+            assert "laptop (offline, last seen" in health["detail"]
+            assert health["fresh"]
+            assert watcher.json(STATE)["windows"]["five_hour"]["utilization"] == 42
+        endpoint.document = sample_usage(five_hour=43.0)
+        with ServiceProcess(tmp_path / "laptop", ("report",), **settings):
+            watcher.wait_topic(STATE, session_is(43), 20, since=mark)
+            watcher.wait_topic(HEALTH, has_status("ok"), since=mark)
+
+
+def test_a_silent_machine_is_left_for_another(
+    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that does not answer costs one poll a few seconds; then the next machine is asked, without an error."""
+    monkeypatch.setattr(source, "ANSWER_WITHIN", 0.5)
+    with house(running_broker, tmp_path) as (_, report):
+        presence = {"online": True, "accounts": {"default": {"source": "oauth", "status": "ok", "usable": True}}}
+        watcher.publish(LAPTOP.presence, json.dumps(presence), retain=True)
+        watcher.wait_topic(HEALTH, lambda each: machines(each.json()) == {"laptop": "silent"})
+        health = watcher.wait_topic(HEALTH, has_status("no_reporter")).json()
+        assert "laptop (does not answer" in health["detail"]
+        report("work", endpoint, login(tmp_path / "work"))
+        watcher.wait_topic(STATE, session_is(42))
+        health = watcher.wait_topic(HEALTH, has_status("ok")).json()
+    assert machines(health) == {"laptop": "silent", "work": "ok"}
+
+
+def test_the_machine_that_answered_last_is_asked_first(
+    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
+) -> None:
+    """Two machines with the login cost no more than one; when one goes, the other takes over without an error."""
+    with house(running_broker, tmp_path) as (_, report), Endpoint() as other:
+        laptop = report("laptop", endpoint, login(tmp_path / "laptop"))
+        endpoint.wait_for_requests(2)
+        report("desktop", other, login(tmp_path / "desktop", token="sk-ant-oat01-desktop"))
+        watcher.wait_topic(HEALTH, lambda each: machines(each.json()) == {"desktop": "ok", "laptop": "ok"})
+        endpoint.wait_for_requests(endpoint.count + 3)
+        assert other.count == 0
+        mark = watcher.mark()
+        laptop.stop()
+        other.wait_for_requests(2)
+        watcher.settle()
+        statuses = {message.json()["status"] for message in watcher.messages(HEALTH, since=mark)}
+    assert statuses == {"ok"}
+
+
+def test_a_login_of_somebody_else_is_rejected(
+    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
+) -> None:
+    """A machine where somebody else is logged in does not change the numbers, and is named."""
+    with house(running_broker, tmp_path) as (service, report), Endpoint(sample_usage(five_hour=99.0)) as other:
+        laptop = report("laptop", endpoint, login(tmp_path / "laptop"))
+        watcher.wait_topic(STATE, session_is(42))
+        report("desktop", other, login(tmp_path / "desktop", organization="77777777"))
+        watcher.wait_topic(HEALTH, lambda each: machines(each.json()).get("desktop") == "other_account")
+        laptop.stop()
+        health = watcher.wait_topic(HEALTH, has_status("no_reporter")).json()
+        assert "desktop (logged in with another account" in health["detail"]
+        service.log.wait_for("desktop")
+        assert other.count == 0
+    assert not [each for each in watcher.messages(STATE) if session_is(99)(each)]
+
+
+def test_a_login_that_changes_between_announcement_and_answer_is_rejected(
+    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
+) -> None:
+    """The login that made the request decides, not the one that was announced."""
+    with house(running_broker, tmp_path) as (service, report):
+        report("laptop", endpoint, login(tmp_path / "laptop"))
+        watcher.wait_topic(STATE, session_is(42))
+        endpoint.document = sample_usage(five_hour=99.0)
+        login(tmp_path / "laptop", organization="77777777")
+        watcher.wait_topic(HEALTH, has_status("no_reporter"))
+        service.log.wait_for("the reading of laptop is rejected")
+    numbers = [each.json()["windows"]["five_hour"]["utilization"] for each in watcher.messages(STATE)]
+    # What came with the old login, a moment before the file changed, was right.
+    assert 99 not in numbers
+
+
+def test_all_machines_with_another_login_replace_it_after_a_while(
+    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
+) -> None:
+    """Who logs in with another account everywhere sees its numbers, after ten minutes in which nobody had the old."""
+    clock = Clock()
+    with house(running_broker, tmp_path, clock=clock) as (_, report):
+        report("laptop", endpoint, login(tmp_path / "laptop"))
+        watcher.wait_topic(STATE, session_is(42))
+        endpoint.document = sample_usage(five_hour=3.0)
+        login(tmp_path / "laptop", organization="77777777")
+        watcher.wait_topic(HEALTH, has_status("no_reporter"))
+        for _ in range(80):
+            clock._slept += 20  # a little at a time: more would look like a machine that slept
+            watcher.settle()
+            if any(session_is(3)(each) for each in watcher.messages(STATE)):
+                break
+        watcher.wait_topic(STATE, session_is(3))
+    assert not watcher.messages("claude-usage/default/event/#")
+
+
+def test_one_reporter_for_two_accounts(
+    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
+) -> None:
+    """A machine with two logins reports both, each for its own account."""
+    endpoint.document = lambda request: sample_usage(five_hour=10.0 if request.bearer.endswith("one") else 20.0)
+    with house(running_broker, tmp_path, accounts=("home", "work")) as (_, report):
+        folders = {
+            "home": login(tmp_path / "one", token="sk-ant-oat01-one"),
+            "work": login(tmp_path / "two", token="sk-ant-oat01-two", organization="77777777"),
+        }
+        report("laptop", endpoint, folders)
+        watcher.wait_topic(f"{BASE}/home/state", session_is(10))
+        watcher.wait_topic(f"{BASE}/work/state", session_is(20))
+
+
+def test_a_login_that_becomes_usable_is_used(
+    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
+) -> None:
+    """An expired token is the machine's status; as soon as Claude Code has renewed it, the numbers are there."""
+    clock = Clock(speed=60)
+    login(tmp_path / "laptop", expires_in=dt.timedelta(hours=-1), now=clock.now())
+    with house(running_broker, tmp_path, 3600.0, clock=clock) as (_, report):
+        report("laptop", endpoint, tmp_path / "laptop")
+        watcher.wait_topic(HEALTH, lambda each: machines(each.json()) == {"laptop": "token_expired"})
+        assert endpoint.count == 0
+        login(tmp_path / "laptop", now=clock.now())
+        watcher.wait_topic(STATE, session_is(42))
+
+
+def test_what_is_wrong_there_is_shown_here(
+    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
+) -> None:
+    """A refused login, or an API that is away, is the status, with the machine's name in the sentence."""
+    endpoint.tokens = set()
+    with house(running_broker, tmp_path) as (_, report):
+        report("laptop", endpoint, login(tmp_path / "laptop"))
+        health = watcher.wait_topic(HEALTH, lambda each: machines(each.json()) == {"laptop": "unauthorized"}).json()
+        health = watcher.wait_topic(
+            HEALTH, lambda each: "its login was refused" in (each.json()["detail"] or "")
+        ).json()
+        assert health["status"] == "no_reporter"
+
+
+def test_requests_that_somebody_else_asked_for_count(
+    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
+) -> None:
+    """Whoever asks a reporter, its requests are made with the account's login: they are part of its budget."""
+    with house(running_broker, tmp_path, 600.0) as (_, report):
+        report("laptop", endpoint, login(tmp_path / "laptop"))
+        watcher.wait_topic(HEALTH, has_status("ok"))
+        for _ in range(3):
+            ask(watcher)
+        watcher.wait_topic(HEALTH, lambda each: each.json()["requests_last_hour"] == 4)
+    assert endpoint.count == 4
+
+
+def test_a_restart_of_the_service_forgets_nobody(
+    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
+) -> None:
+    """A machine that sleeps is still listed after a restart of the service, with when it was seen."""
+    with house(running_broker, tmp_path) as (_, report):
+        report("laptop", endpoint, login(tmp_path / "laptop"))
+        watcher.wait_topic(STATE, session_is(42))
+        seen = watcher.wait_topic(HEALTH, lambda each: machines(each.json()) == {"laptop": "ok"}).json()["reporters"]
+    mark = watcher.mark()
+    with house(running_broker, tmp_path):
+        health = watcher.wait_topic(HEALTH, lambda each: machines(each.json()) != {}, since=mark).json()
+        detail = watcher.wait_topic(HEALTH, has_status("no_reporter"), since=mark).json()["detail"]
+    assert health["reporters"][0]["seen_at"] >= seen[0]["seen_at"]
+    assert "laptop (offline" in detail
+
+
+def test_a_usable_login_on_this_machine_comes_first(
+    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
+) -> None:
+    """With a login here and a reporter there, the reporter is asked only while this login cannot be used."""
+    here, there = login(tmp_path / "here"), login(tmp_path / "there", token="sk-ant-oat01-there")
+    clock = Clock(speed=60)
+    with (
+        Endpoint(sample_usage(five_hour=50.0)) as other,
+        running_service(
+            running_broker.port, endpoint.url, here, selected=(OAUTH, REPORTER), interval=60.0, clock=clock
+        ),
+        running_reporter(running_broker.port, other.url, there, clock=clock),
+    ):
+        watcher.wait_topic(HEALTH, lambda each: machines(each.json()) == {"laptop": "ok"})
+        endpoint.wait_for_requests(3)
+        assert other.count == 0
+        login(here, expires_in=dt.timedelta(hours=-1), now=clock.now())
+        state = watcher.wait_topic(STATE, session_is(50)).json()
+        assert state["windows"]["five_hour"]["machine"] == "laptop"
+        mark = watcher.mark()
+        login(here, now=clock.now())
+        watcher.wait_topic(STATE, session_is(42), since=mark)
+        watcher.settle()
+        assert {each.json()["status"] for each in watcher.messages(HEALTH)} <= {"starting", "ok"}
+
+
+def test_a_refused_login_here_is_not_sent_again_while_a_machine_delivers(
+    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
+) -> None:
+    """A dead login in some folder of the box does not cost a request per poll, and is not an error."""
+    here, there = login(tmp_path / "here", token="sk-ant-oat01-dead"), login(tmp_path / "there")
+    endpoint.tokens = {CANARY}
+    with (
+        running_service(running_broker.port, endpoint.url, here, selected=(OAUTH, REPORTER), interval=1.0),
+        running_reporter(running_broker.port, endpoint.url, there),
+    ):
+        watcher.wait_topic(HEALTH, has_status("ok"))
+        endpoint.wait_for_requests(6)
+        watcher.settle()
+        tokens = [request.bearer for request in endpoint.requests]
+        assert watcher.last(HEALTH).json()["status"] == "ok"
+    assert tokens.count("sk-ant-oat01-dead") == 1
+
+
+HOSTILE = [
+    b"",
+    b"[]",
+    b"{}",
+    b'{"online": true}',
+    b'{"online": true, "accounts": {"default": {"status": "ok"}}}',
+    b'{"online": true, "accounts": {"default": {"status": {"a": 1}, "organization": ["x"]}}}',
+    b'{"id": "x", "account": "default", "reading": {"age": 0, "windows": {"five_hour": {"utilization": 99}}}}',
+    b"[" * 100_000,
+    b'{"online": true, "accounts": "' + b"z" * 200_000 + b'"}',
+    b"\xff\xfe\x00",
+]
+
+
+def test_nonsense_on_all_topics_changes_no_number(
+    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody who may publish can pretend to be a machine; nobody's number is shown who was not asked."""
+    monkeypatch.setattr(source, "ANSWER_WITHIN", 0.3)
+    with house(running_broker, tmp_path) as (service, report):
+        report("laptop", endpoint, login(tmp_path / "laptop"))
+        watcher.wait_topic(STATE, session_is(42))
+        topics = [LAPTOP.presence, LAPTOP.ask, LAPTOP.answer, DESKTOP.presence, DESKTOP.answer]
+        strange = [f"{BASE}/reporter", f"{BASE}/reporter/../x", f"{BASE}/reporter/A b", f"{BASE}/reporter/x/y/z"]
+        for payload in HOSTILE:
+            for topic in (*topics, *strange):
+                watcher.publish(topic, payload)
+        for number in range(120):
+            presence = {"online": True, "accounts": {"default": {"source": "oauth", "status": "ok"}}}
+            watcher.publish(f"{BASE}/reporter/m{number}", json.dumps(presence))
+        mark = watcher.mark()
+        endpoint.document = sample_usage(five_hour=43.0)
+        watcher.wait_topic(STATE, session_is(43), 20, since=mark)
+        assert service.thread.is_alive()
+        health = watcher.last(HEALTH).json()
+    assert len(health["reporters"]) <= 50
+    assert {"laptop"} <= {each["machine"] for each in health["reporters"]}
+    shown = {each.json()["windows"]["five_hour"]["utilization"] for each in watcher.messages(STATE)}
+    assert shown <= {42, 43}
+
+
+@needs_mosquitto
+def test_a_broker_that_forgets_everything(tmp_path: Path, endpoint: Endpoint) -> None:
+    """After a restart of the broker, without a saved message, machines and service find each other again."""
+    with (
+        Mosquitto(persistence=False) as mosquitto,
+        Watcher(mosquitto.port) as watcher,
+        house(mosquitto, tmp_path) as (_, report),
+    ):
+        report("laptop", endpoint, login(tmp_path / "laptop"))
+        watcher.wait_topic(STATE, session_is(42))
+        mosquitto.stop()
+        endpoint.document = sample_usage(five_hour=44.0)
+        mosquitto.start()
+        watcher.wait_connected()
+        watcher.wait_topic(STATUS, lambda each: each.payload == "online")
+        watcher.wait_topic(STATE, session_is(44), 30)

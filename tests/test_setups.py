@@ -1,0 +1,87 @@
+"""The setups of the README's first screen, followed with real processes as far as one machine allows."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from parts.broker import Mosquitto, available
+from parts.command import run_command
+from parts.credentials import write_credentials
+from parts.endpoint import Endpoint
+from parts.service import ServiceProcess
+from parts.watcher import Message, Watcher
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+LOGIN = {"MQTT_USERNAME": "claude-usage", "MQTT_PASSWORD": "secret"}
+STATE = "claude-usage/default/state"
+
+pytestmark = pytest.mark.skipif(not available(), reason="Mosquitto is not installed")
+
+
+@pytest.fixture
+def broker() -> Iterator[Mosquitto]:
+    """Run a broker whose login for us may do what the README's section on security says, and nothing else."""
+    found = re.search(r"^  user claude-usage\n(?:  topic .*\n)+", README, re.MULTILINE)
+    assert found is not None
+    acl = found[0].replace("\n  ", "\n").strip() + "\nuser reader\ntopic readwrite #\n"
+    with Mosquitto(users={"claude-usage": "secret", "reader": "reader"}, acl=acl) as running:
+        yield running
+
+
+@pytest.fixture
+def watcher(broker: Mosquitto) -> Iterator[Watcher]:
+    """Watch everything on it."""
+    with Watcher(broker.port, username="reader", password="reader") as found:
+        yield found
+
+
+def session(message: Message) -> object:
+    """Return the session's use in a state message, and the machine that it came from."""
+    window = message.json()["windows"].get("five_hour") or {}
+    return window.get("utilization"), window.get("machine")
+
+
+def test_a_linux_box(tmp_path: Path, broker: Mosquitto, watcher: Watcher, endpoint: Endpoint) -> None:
+    """With the login that the README recommends, everything is published and announced, and `check` finds no fault."""
+    settings = LOGIN | {"MQTT_PORT": broker.port, "CLAUDE_API_URL": endpoint.url}
+    home = tmp_path / "home"
+    write_credentials(home)
+    with ServiceProcess(home, **settings):
+        watcher.wait_topic(STATE, lambda message: session(message) == (42, None), 30)
+        watcher.wait_topic("homeassistant/device/claude_usage_default/config", timeout=30)
+    checked = run_command(home, "check", MQTT_HOST="127.0.0.1", CLAUDE_CONFIG_DIR=home, **settings)
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_a_box_without_claude_code_and_a_laptop(
+    tmp_path: Path, broker: Mosquitto, watcher: Watcher, endpoint: Endpoint
+) -> None:
+    """The environment of the compose file and of the Deployment publishes what a reporter with the same login sends."""
+    blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)]
+    compose = next(block for block in blocks if "services" in block)["services"]["claude-usage"]["environment"]
+    (container,) = next(b for b in blocks if b.get("kind") == "Deployment")["spec"]["template"]["spec"]["containers"]
+    assert compose["CLAUDE_SOURCE"] == {each["name"]: each.get("value") for each in container["env"]}["CLAUDE_SOURCE"]
+    there = LOGIN | {"MQTT_PORT": broker.port, "CLAUDE_SOURCE": compose["CLAUDE_SOURCE"]}
+    on_the_laptop = LOGIN | {"MQTT_PORT": broker.port, "CLAUDE_API_URL": endpoint.url, "MACHINE_NAME": "laptop"}
+    (tmp_path / "nothing").mkdir()
+    laptop = tmp_path / "laptop"
+    write_credentials(laptop)
+    with ServiceProcess(tmp_path / "nothing", **there), ServiceProcess(laptop, ("report",), **on_the_laptop):
+        watcher.wait_topic(STATE, lambda message: session(message) == (42, "laptop"), 60)
+    assert not any("sk-ant" in message.payload for message in watcher.messages())
+
+
+def test_uninstalling(tmp_path: Path, broker: Mosquitto, watcher: Watcher, endpoint: Endpoint) -> None:
+    """After `remove` nothing of ours is retained, as the README says."""
+    settings = LOGIN | {"MQTT_PORT": broker.port, "CLAUDE_API_URL": endpoint.url}
+    home = tmp_path / "home"
+    write_credentials(home)
+    with ServiceProcess(home, **settings):
+        watcher.wait_topic(STATE, lambda message: session(message) == (42, None), 30)
+    removed = run_command(home, "remove", MQTT_HOST="127.0.0.1", **settings)
+    assert removed.returncode == 0, removed.stderr
+    watcher.settle()
+    assert watcher.retained() == {}

@@ -1,0 +1,237 @@
+"""Watching logins: whatever happens to one place, the others are looked at, and an account that waits is woken."""
+
+import datetime as dt
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from claude_usage_mqtt.clock import Clock, SystemClock
+from claude_usage_mqtt.errors import CredentialsNotFound
+from claude_usage_mqtt.service import workers
+from claude_usage_mqtt.service.watched import Watched
+from claude_usage_mqtt.service.workers import MAX_THREADS, Workers
+from claude_usage_mqtt.sources.credentials import watch
+from claude_usage_mqtt.sources.credentials.watch import CachedReading, LoginChanged, LoginWatch, WatchedLogin
+from claude_usage_mqtt.sources.source import Login, PollResult
+from claude_usage_mqtt.usage.reading import OAUTH, Reading
+from parts.broker import Broker
+from parts.command import clean_environment
+from parts.endpoint import Endpoint
+
+NOW = dt.datetime(2026, 11, 26, 12, 0, tzinfo=dt.UTC)
+
+
+class Place:
+    """A source whose login can change, break and hang."""
+
+    name = OAUTH
+    can_be_watched = True
+    repeats_for = dt.timedelta(0)
+    place = "a place"
+
+    def __init__(self, fingerprint: object = "a") -> None:
+        self.now: Any = fingerprint
+        self.released = threading.Event()
+        self.is_hanging = threading.Event()
+        self.reading: Reading | None = None
+        self.hangs = False
+
+    def login(self) -> Login:
+        """Return a login, unless it is broken."""
+        if self.now == "missing":
+            raise CredentialsNotFound("no")
+        return Login(mark=hash(self.now))
+
+    def fingerprint(self) -> object:
+        """Return or raise what the test wants, or hang."""
+        if self.hangs:
+            self.is_hanging.set()
+            self.released.wait(30)
+        if isinstance(self.now, Exception):
+            raise self.now
+        return self.now
+
+    def cached(self, now: dt.datetime) -> Reading | None:  # noqa: ARG002
+        """Return what is there without a request."""
+        return self.reading
+
+    def poll(self, account: str, clock: Clock, *, may_retry: bool) -> PollResult:  # noqa: ARG002
+        """Hang or return nothing."""
+        self.fingerprint()
+        return PollResult(account=account, source=self.name)
+
+
+def eventually(is_true: Callable[[], bool]) -> None:
+    """Wait until something is true."""
+    ends = time.monotonic() + 20
+    while not is_true():
+        assert time.monotonic() < ends
+        time.sleep(0.005)
+
+
+class Watching:
+    """A watch over some places, what it reported, and what its owner knows."""
+
+    def __init__(self, **places: Place) -> None:
+        self.reported: list[LoginChanged | CachedReading] = []
+        self.known: dict[str, object] = dict.fromkeys(places)
+        self.watch = LoginWatch(lambda: NOW, self._report, 0.01)
+        self.watch.start(
+            [WatchedLogin(name, place, lambda name=name: self.known[name]) for name, place in places.items()]
+        )
+
+    def _report(self, found: LoginChanged | CachedReading) -> None:
+        if isinstance(found, LoginChanged):
+            self.known[found.account] = found.fingerprint
+        self.reported.append(found)
+
+    def saw(self, account: str, fingerprint: object) -> bool:
+        """Whether a change was reported."""
+        return any(
+            isinstance(each, LoginChanged) and (each.account, each.fingerprint) == (account, fingerprint)
+            for each in self.reported
+        )
+
+
+@pytest.fixture
+def watching() -> Iterator[Callable[..., Watching]]:
+    """Give what starts a watch."""
+    started: list[Watching] = []
+
+    def start(**places: Place) -> Watching:
+        started.append(Watching(**places))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.watch.stop()
+
+
+def test_a_login_is_noticed_from_the_start_and_whatever_a_look_raised(watching: Callable[..., Watching]) -> None:
+    """A login that is unreadable, missing, and then there, is reported each time, without a poll."""
+    place = Place(OSError("stale mount"))
+    seen = watching(default=place)
+    for fingerprint in ("missing", "new"):
+        place.now = fingerprint
+        eventually(lambda fingerprint=fingerprint: seen.saw("default", fingerprint))  # type: ignore[misc]
+    logins = [each.login for each in seen.reported if isinstance(each, LoginChanged)]
+    assert logins[0] is None
+    assert logins[-1] == Login(mark=hash("new"))
+
+
+def test_numbers_that_are_there_are_reported_once(watching: Callable[..., Watching]) -> None:
+    """What Claude Code keeps comes at the start and whenever it is newer."""
+    place = Place()
+    place.reading = Reading(read_at=NOW, windows={})
+    seen = watching(default=place)
+    eventually(lambda: len(seen.reported) == 2)
+    place.reading = Reading(read_at=NOW + dt.timedelta(minutes=1), windows={})
+    eventually(lambda: len(seen.reported) == 3)
+    found = [each.reading.read_at for each in seen.reported if isinstance(each, CachedReading)]
+    assert found == [NOW, NOW + dt.timedelta(minutes=1)]
+
+
+def test_one_place_that_hangs_does_not_stop_the_others(
+    watching: Callable[..., Watching], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a while another thread looks at the rest; when the place works again it is looked at too."""
+    monkeypatch.setattr(watch, "HANGS_AFTER", 0.0)
+    dead, alive = Place(), Place()
+    dead.hangs = True
+    seen = watching(dead=dead, alive=alive)
+    assert dead.is_hanging.wait(20)
+    seen.watch.replace_hanging()
+    eventually(lambda: seen.saw("alive", "a"))
+    alive.now = "b"
+    eventually(lambda: seen.saw("alive", "b"))
+    dead.hangs, dead.now = False, "back"
+    dead.released.set()
+    eventually(lambda: seen.saw("dead", "back"))
+    dead.now = "again"
+    eventually(lambda: seen.saw("dead", "again"))
+
+
+class Accounts:
+    """Polls for many accounts in a pool."""
+
+    def __init__(self, *places: Place) -> None:
+        self.results: list[Any] = []
+        self.pool = Workers(SystemClock(), self.results.append)
+        for number, place in enumerate(places):
+            self.poll(f"a{number}", place)
+
+    def poll(self, name: str, place: Place) -> None:
+        """Poll one account."""
+        state: Any = type("State", (), {"name": name, "fingerprint": None})()
+        self.pool.poll(Watched(state=state, source=place, digest=None, look_at=NOW), may_retry=True)  # type: ignore[arg-type]
+
+    def finished(self) -> set[str]:
+        """Return whose polls have reported."""
+        return {result.account for result in self.results}
+
+
+def worker_threads() -> int:
+    """Return how many threads of pools there are."""
+    return sum(thread.name == "worker" for thread in threading.enumerate())
+
+
+def test_a_pool_of_a_few_threads_polls_200_accounts() -> None:
+    """However many accounts are due at once, each is polled, threads stay few, and none is left at the end."""
+    before = worker_threads()
+    accounts = Accounts(*(Place() for _ in range(200)))
+    eventually(lambda: len(accounts.finished()) == 200)
+    assert worker_threads() - before <= MAX_THREADS
+    accounts.pool.stop()
+    eventually(lambda: worker_threads() == before)
+
+
+def test_polls_that_hang_do_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dead mount takes its own account, not the pool; each such account is named once."""
+    monkeypatch.setattr(workers, "WORKER_DEADLINE", 0.0)
+    before, dead = worker_threads(), [Place() for _ in range(MAX_THREADS)]
+    for place in dead:
+        place.hangs = True
+    accounts = Accounts(*dead)
+    for place in dead:
+        assert place.is_hanging.wait(20)
+    accounts.poll("alive", Place())
+    assert set(accounts.pool.hanging()) == {f"a{number}" for number in range(MAX_THREADS)}
+    eventually(lambda: "alive" in accounts.finished())
+    assert accounts.pool.hanging() == []
+    for place in dead:
+        place.released.set()
+    eventually(lambda: len(accounts.finished()) == MAX_THREADS + 1)
+    eventually(lambda: worker_threads() - before <= MAX_THREADS)
+    accounts.pool.stop()
+    eventually(lambda: worker_threads() == before)
+
+
+def test_a_thread_that_dies_ends_the_program(running_broker: Broker, endpoint: Endpoint, tmp_path: Path) -> None:
+    """Without one of its threads the service would be there and do nothing: it ends, and its supervisor restarts it."""
+    code = """
+from claude_usage_mqtt.sources.api.source import ApiSource
+def poll(*_, **__):
+    raise ArithmeticError("canary")
+ApiSource.poll = poll
+from claude_usage_mqtt.cli import main
+raise SystemExit(main(["run"]))
+"""
+    settings = {"MQTT_HOST": "127.0.0.1", "MQTT_PORT": running_broker.port, "CLAUDE_API_URL": endpoint.url}
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env=clean_environment(tmp_path, {**settings, "CLAUDE_CONFIG_DIR": tmp_path, "CLAUDE_SOURCE": "oauth"}),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "internal error, please report it: ArithmeticError" in ended.stderr
+    assert "canary" not in ended.stderr
