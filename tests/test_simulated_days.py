@@ -17,7 +17,7 @@ from parts.simulation import Shown, Simulation, make_state
 from parts.true_account import Said, TrueAccount
 
 START = datetime(2026, 11, 20, 6, 0, tzinfo=UTC)
-DAYS = 6
+DAYS = 4
 SEEDS = int(os.environ.get("SIMULATED_LIVES", "3"))
 """More of them with SIMULATED_LIVES=50 in the environment."""
 STALE_AFTER = timedelta(minutes=30)
