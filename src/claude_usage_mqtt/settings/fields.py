@@ -108,7 +108,7 @@ class Settings(BaseSettings):
         API_URL, description="https, or http on loopback (for tests: there no limit on requests holds)."
     )
     claude_user_agent: str = Field(
-        f"claude-usage-mqtt/{__version__}", max_length=200, description="How we introduce ourselves to the API."
+        f"claude-usage-mqtt/{__version__}", max_length=200, description="The User-Agent sent to the API."
     )
     poll_interval: Annotated[int, Shape(unit="seconds", least=SHORTEST_INTERVAL)] = Field(
         300, ge=1, le=3600, description="Seconds between polls, 180 to 3600."
@@ -118,6 +118,9 @@ class Settings(BaseSettings):
     )
     alert_thresholds: Percentages = Field(
         (75.0, 90.0), max_length=20, description="Percent at which an event fires, separated by commas."
+    )
+    extra_usage_thresholds: Percentages = Field(
+        (75.0, 90.0), max_length=20, description="The same for extra usage, in percent of its limit."
     )
     usage_log: Path | None = Field(None, description="A file that gets one JSON line per successful poll.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much is logged.")
@@ -151,7 +154,7 @@ class Settings(BaseSettings):
             raise ValueError("plain ASCII text only")
         return value
 
-    @field_validator("alert_thresholds", mode="before")
+    @field_validator("alert_thresholds", "extra_usage_thresholds", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):
