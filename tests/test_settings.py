@@ -65,7 +65,7 @@ WRONG: dict[str, tuple[Mapping[str, str], str]] = {
     ),
     "token that is not text": (
         {"CLAUDE_CODE_OAUTH_TOKEN": os.fsdecode(CANARY.encode() + b"\xe4")},
-        "CLAUDE_CODE_OAUTH_TOKEN: has characters that no token has",
+        "CLAUDE_CODE_OAUTH_TOKEN: contains invalid characters",
     ),
     "name of two lines": ({"MQTT_USERNAME": "me\nyou"}, "MQTT_USERNAME: has line breaks"),
     "name that is not text": ({"MQTT_USERNAME": os.fsdecode(b"p\xe4")}, "MQTT_USERNAME: must be valid UTF-8 text."),

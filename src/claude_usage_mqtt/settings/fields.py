@@ -108,7 +108,7 @@ class Settings(BaseSettings):
         API_URL, description="https, or http on loopback (for tests: there no limit on requests holds)."
     )
     claude_user_agent: str = Field(
-        f"claude-usage-mqtt/{__version__}", max_length=200, description="How we introduce ourselves to the API."
+        f"claude-usage-mqtt/{__version__}", max_length=200, description="The User-Agent sent to the API."
     )
     poll_interval: Annotated[int, Shape(unit="seconds", least=SHORTEST_INTERVAL)] = Field(
         300, ge=1, le=3600, description="Seconds between polls, 180 to 3600."

@@ -104,7 +104,7 @@ def checked_token(token: str, place: str) -> str:
     # Anything but visible ASCII would make the HTTP library quote the token in an error.
     if len(token) > MAX_TOKEN or not re.fullmatch(r"[!-~]+", token):
         raise CredentialsUnreadable(
-            f"The access token in {place} contains characters that no token has; copy it again."
+            f"The access token in {place} contains invalid characters; copy it again."
         )
     return token
 
