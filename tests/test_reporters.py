@@ -168,8 +168,9 @@ def test_a_login_of_somebody_else_is_rejected(
         watcher.wait_topic(STATE, session_is(42))
         report("desktop", other, login(tmp_path / "desktop", organization="77777777"))
         watcher.wait_topic(HEALTH, lambda each: machines(each.json()).get("desktop") == "other_account")
+        mark = watcher.mark()
         laptop.stop()
-        health = watcher.wait_topic(HEALTH, has_status("no_reporter")).json()
+        health = watcher.wait_topic(HEALTH, has_status("no_reporter"), since=mark).json()
         assert "desktop (logged in with another account" in health["detail"]
         service.log.wait_for("desktop")
         assert other.count == 0
@@ -184,8 +185,9 @@ def test_a_login_that_changes_between_announcement_and_answer_is_rejected(
         report("laptop", endpoint, login(tmp_path / "laptop"))
         watcher.wait_topic(STATE, session_is(42))
         endpoint.document = sample_usage(five_hour=99.0)
+        mark = watcher.mark()
         login(tmp_path / "laptop", organization="77777777")
-        watcher.wait_topic(HEALTH, has_status("no_reporter"))
+        watcher.wait_topic(HEALTH, has_status("no_reporter"), since=mark)
         service.log.wait_for("the reading of laptop is rejected")
     numbers = [each.json()["windows"]["five_hour"]["utilization"] for each in watcher.messages(STATE)]
     # What came with the old login, a moment before the file changed, was right.
@@ -201,8 +203,9 @@ def test_all_machines_with_another_login_replace_it_after_a_while(
         report("laptop", endpoint, login(tmp_path / "laptop"))
         watcher.wait_topic(STATE, session_is(42))
         endpoint.document = sample_usage(five_hour=3.0)
+        mark = watcher.mark()
         login(tmp_path / "laptop", organization="77777777")
-        watcher.wait_topic(HEALTH, has_status("no_reporter"))
+        watcher.wait_topic(HEALTH, has_status("no_reporter"), since=mark)
         for _ in range(80):
             clock._slept += 20  # a little at a time: more would look like a machine that slept
             watcher.settle()
