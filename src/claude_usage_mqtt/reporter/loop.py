@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import random
 import secrets
-import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -83,7 +82,6 @@ class ReporterOptions:
     machine: str
     sources: Mapping[str, Source]
     limited: bool = True
-    tls: ssl.SSLContext | None = None
     newest_cache: Callable[[str], timedelta | None] = field(default=lambda _account: None)
 
 
@@ -107,7 +105,7 @@ class Reporter:
         self._instance = secrets.token_hex(8)
         self.inbox: Inbox[Notice | LoginsSeen | _Answered | Stop] = Inbox()
         will = Message(topic=topics.presence, payload=OFFLINE, retain=True)
-        self._publisher = Publisher(options.broker, will=will, notify=self.inbox.put, tls=options.tls)
+        self._publisher = Publisher(options.broker, will=will, notify=self.inbox.put)
         self._budget = Budget(options.base_topic, options.sources, clock, options.newest_cache, limited=options.limited)
         self._seen = SeenIds()
         self._busy: set[str] = set()
