@@ -14,7 +14,7 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from claude_usage_mqtt.mqtt import client as mqtt_client
-from claude_usage_mqtt.mqtt import connection, connector
+from claude_usage_mqtt.mqtt import connection, connector, protocols
 from claude_usage_mqtt.service import connection_log
 from parts import broker, service
 from parts.broker import Mosquitto
@@ -38,7 +38,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connector, "FIRST_DELAY", 0.1)
     monkeypatch.setattr(connector, "LONGEST_DELAY", 0.4)
     monkeypatch.setattr(mqtt_client, "CONNECT_TIMEOUT", 0.5)
-    monkeypatch.setattr(connector, "CONNECT_TIMEOUT", 0.5)
+    monkeypatch.setattr(protocols, "CONNECT_TIMEOUT", 0.5)
     monkeypatch.setattr(connection_log, "STEADY_AFTER", 0.5)
     monkeypatch.setattr(connector, "STABLE_AFTER", 0.5)
 

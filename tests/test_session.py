@@ -81,9 +81,9 @@ def test_a_broker_that_does_not_answer_is_left_in_time() -> None:
         message = Message(topic="t", payload=b"1")
         with Session(options(mosquitto.port)) as session:
             mosquitto.freeze()
-            with pytest.raises(BrokerUnreachable, match="did not answer in time"):
+            with pytest.raises(BrokerUnreachable, match="No response from the broker"):
                 session.publish(message, within=0.3)
-        with pytest.raises(BrokerUnreachable, match="did not answer in time"):
+        with pytest.raises(BrokerUnreachable, match="No response from the broker"):
             publish_once(options(mosquitto.port), message, within=0.3)
         mosquitto.thaw()
 

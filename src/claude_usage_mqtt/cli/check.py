@@ -9,9 +9,9 @@ from claude_usage_mqtt.cli.check_broker import check_broker
 from claude_usage_mqtt.cli.check_report import Report
 from claude_usage_mqtt.cli.check_sources import check_sources
 from claude_usage_mqtt.errors import SettingsError
+from claude_usage_mqtt.secret_file import current_user
 from claude_usage_mqtt.settings.claude import Account
 from claude_usage_mqtt.settings.fields import Settings, load_settings, variables_of_others
-from claude_usage_mqtt.sources.credentials.file import current_user
 
 
 def check() -> int:

@@ -64,6 +64,7 @@ def make_service(settings: Settings, clock: Clock, accounts: tuple[Account, ...]
                     limited=not settings.api_is_local,
                     stale_after=timedelta(seconds=settings.stale_after),
                     thresholds=settings.alert_thresholds,
+                    extra_thresholds=settings.extra_usage_thresholds,
                     discovery=settings.homeassistant_discovery,
                     sources=settings.sources,
                     is_auto=settings.claude_source == AUTO,

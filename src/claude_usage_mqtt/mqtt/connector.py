@@ -8,11 +8,10 @@ import threading
 import time
 from collections.abc import Callable
 
-from paho.mqtt.enums import MQTTProtocolVersion
-
-from claude_usage_mqtt.mqtt.client import CONNECT_TIMEOUT, V3, V5, Message
-from claude_usage_mqtt.mqtt.connection import Connection, Disconnected, Notice
+from claude_usage_mqtt.mqtt.client import Message
+from claude_usage_mqtt.mqtt.connection import Connection, Notice
 from claude_usage_mqtt.mqtt.options import BrokerOptions
+from claude_usage_mqtt.mqtt.protocols import Protocols
 
 FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0
 """Seconds between attempts to connect, doubling."""
@@ -20,13 +19,6 @@ FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0
 STABLE_AFTER = 10.0
 """Seconds a connection must last until the delay starts from the first again: one that is thrown out at once
 (a taken client id, a message that the broker does not accept) must not become a storm."""
-
-SILENT_AFTER = 2.0
-"""Seconds for the response to the first attempt in MQTT 5: some brokers (amqtt) only ever respond to 3.1.1."""
-
-SILENCES = 5
-"""Attempts that end without a reason until a broker that has spoken MQTT 5 before is asked for 3.1.1: it is much
-more often just restarting behind a proxy."""
 
 
 class Connector:
@@ -56,7 +48,7 @@ class Connector:
         self._thread.join(patience)
 
     def _keep_connected(self) -> None:
-        protocols = _Protocols(self._options)
+        protocols = Protocols(self._options)
         delay = FIRST_DELAY
         while not self.stopping.is_set():
             self._connection = Connection(
@@ -73,32 +65,3 @@ class Connector:
                 delay = FIRST_DELAY
             self.stopping.wait(delay * random.uniform(0.75, 1.25))
             delay = min(2 * delay, LONGEST_DELAY)
-
-
-class _Protocols:
-    """Which version of MQTT to try; with `auto` 5 first, and the other one if the broker does not seem to know it."""
-
-    def __init__(self, options: BrokerOptions) -> None:
-        self.current: MQTTProtocolVersion = V3 if options.protocol == "3.1.1" else V5
-        self._has_choice = options.protocol == "auto"
-        self._has_switched = self._knows_5 = False
-        self._silences = 0
-
-    @property
-    def patience(self) -> float:
-        """Seconds that the broker may take to accept us."""
-        is_first = self._has_choice and self.current == V5 and not self._knows_5
-        return SILENT_AFTER if is_first else CONNECT_TIMEOUT
-
-    def retries_at_once_after(self, ended: Disconnected) -> bool:
-        """Note how a connection ended; return whether to try the other version at once, which is done once."""
-        self._silences = self._silences + 1 if ended.silent else 0
-        if ended.accepted:
-            self._has_switched, self._knows_5 = False, self.current == V5
-            return False
-        tolerated = SILENCES if self._knows_5 and self.current == V5 else 1
-        if not self._has_choice or not (ended.wrong_protocol or self._silences >= tolerated):
-            return False
-        self.current, self._silences = V3 if self.current == V5 else V5, 0
-        switched, self._has_switched = self._has_switched, True
-        return not switched

@@ -128,10 +128,3 @@ def loss(options: BrokerOptions, *, accepted: bool, reason: str | None) -> Broke
         f"The broker at {options.address} closed the connection without giving a reason{why}; "
         "check MQTT_PORT, MQTT_TLS and MQTT_TRANSPORT, and whether it wants a client certificate."
     )
-
-
-def no_answer(options: BrokerOptions) -> BrokerError:
-    """Return what it means that the broker did not answer before a deadline."""
-    return BrokerUnreachable(
-        f"The broker at {options.address} did not answer in time; check MQTT_HOST, MQTT_PORT and the network."
-    )

@@ -11,9 +11,10 @@ from typing import Self
 
 from claude_usage_mqtt.errors import BrokerRefused, BrokerUnreachable
 from claude_usage_mqtt.mqtt import explain
-from claude_usage_mqtt.mqtt.client import V3, V5, Message, make_tls_context, unique_client_id
+from claude_usage_mqtt.mqtt.client import Message, make_tls_context, unique_client_id
 from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, Connection, Disconnected, Notice, Subscribed
 from claude_usage_mqtt.mqtt.options import BrokerOptions
+from claude_usage_mqtt.mqtt.protocols import Protocols
 
 WITHIN = 10.0
 """Seconds for each step, by default."""
@@ -44,7 +45,7 @@ class Session:
         self._options = options
         self._within = within
         self._connected: Connected | None = None
-        self._failure: Disconnected | None = None
+        self._failures: list[Disconnected] = []
         self._stopping = threading.Event()
         self._arrived: queue.Queue[Notice] = queue.Queue()
         self._answers: dict[int, Acknowledged | Subscribed] = {}
@@ -66,20 +67,21 @@ class Session:
         """Connect and log in, with MQTT 3.1.1 if the broker does not know 5; raises SettingsError for certificates."""
         until = time.monotonic() + self._within
         tls = make_tls_context(self._options)
-        has_choice = self._options.protocol == "auto"
-        for protocol in {"auto": (V5, V3), "5": (V5,), "3.1.1": (V3,)}[self._options.protocol]:
+        protocols = Protocols(self._options)
+        while True:
             # A broker that only knows 3.1.1 may not respond to 5 at all: that must leave time for the other.
-            patience = self._within / 2 if has_choice and protocol == V5 else until - time.monotonic()
-            connection = Connection(self._options, protocol, self._arrived.put, tls=tls)
+            patience = min(protocols.patience, (until - time.monotonic()) / 2)
+            connection = Connection(self._options, protocols.current, self._arrived.put, tls=tls)
             threading.Thread(target=self._run, args=(connection, patience), name="broker", daemon=True).start()
-            self._failure = None
-            self._wait(lambda: self._connected is not None or self._failure is not None, until)
+            has_ended = self._wait(lambda: bool(self._connected or self._failures), until)
             if self._connected is not None:
                 return
-            if self._failure is None or not (self._failure.silent or self._failure.wrong_protocol):
-                break
-        self._stopping.set()
-        raise explain.no_answer(self._options) if self._failure is None else self._failure.error
+            if not has_ended:
+                self._stopping.set()
+                raise explain.failed_attempt(TimeoutError(), self._options)
+            failure = self._failures.pop()
+            if not protocols.retries_at_once_after(failure):
+                raise failure.error
 
     def _run(self, connection: Connection, patience: float) -> None:
         # In a thread, because a name lookup cannot be given a deadline.
@@ -131,7 +133,7 @@ class Session:
 
     def _answer(self, mid: int, within: float) -> Acknowledged | Subscribed:
         if not self._wait(lambda: mid in self._answers, time.monotonic() + within):
-            raise explain.no_answer(self._options)
+            raise explain.failed_attempt(TimeoutError(), self._options)
         return self._answers.pop(mid)
 
     def _wait(self, has_come: Callable[[], bool], until: float) -> bool:
@@ -149,7 +151,7 @@ class Session:
                 case Connected():
                     self._connected = notice
                 case Disconnected() if self._connected is None:
-                    self._failure = notice
+                    self._failures.append(notice)
                 case Disconnected(error=error):
                     raise error
         return True

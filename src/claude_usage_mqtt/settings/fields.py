@@ -119,6 +119,9 @@ class Settings(BaseSettings):
     alert_thresholds: Percentages = Field(
         (75.0, 90.0), max_length=20, description="Percent at which an event fires, separated by commas."
     )
+    extra_usage_thresholds: Percentages = Field(
+        (75.0, 90.0), max_length=20, description="The same for extra usage, in percent of its limit."
+    )
     usage_log: Path | None = Field(None, description="A file that gets one JSON line per successful poll.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much is logged.")
     log_format: Literal["text", "json"] = Field("text", description="`text` or `json`, one object a line.")
@@ -151,7 +154,7 @@ class Settings(BaseSettings):
             raise ValueError("plain ASCII text only")
         return value
 
-    @field_validator("alert_thresholds", mode="before")
+    @field_validator("alert_thresholds", "extra_usage_thresholds", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):

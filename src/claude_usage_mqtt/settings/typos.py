@@ -24,7 +24,7 @@ SLIPS = {
 }
 """What other programs call the same thing."""
 
-FAMILIES = ("MQTT", "HOMEASSISTANT", "CLAUDE_", "POLL", "STALE", "ALERT", "USAGE", "LOG_")
+FAMILIES = ("MQTT", "HOMEASSISTANT", "CLAUDE_", "POLL", "STALE", "ALERT", "EXTRA_USAGE", "MACHINE", "USAGE", "LOG_")
 """How our names begin. Names that begin otherwise are nobody's mistake."""
 
 OTHER_SPELLINGS = {"HOME_ASSISTANT": "HOMEASSISTANT", "HASS": "HOMEASSISTANT"}

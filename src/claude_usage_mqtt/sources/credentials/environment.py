@@ -13,7 +13,8 @@ from claude_usage_mqtt.errors import (
     InsufficientScope,
     Unauthorized,
 )
-from claude_usage_mqtt.sources.credentials.file import identity, read_text, why_unreadable
+from claude_usage_mqtt.secret_file import why_unreadable
+from claude_usage_mqtt.sources.credentials.file import identity, read_text
 from claude_usage_mqtt.sources.credentials.token import Credentials, CredentialSource, checked_token
 from claude_usage_mqtt.sources.source import Login
 

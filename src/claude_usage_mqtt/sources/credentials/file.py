@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from claude_usage_mqtt.errors import ApiError, CredentialsNotFound, CredentialsUnreadable
+from claude_usage_mqtt.secret_file import decode, why_unreadable
 from claude_usage_mqtt.sources.credentials.token import Credentials, parse_credentials
 
 FILE_NAME = ".credentials.json"
@@ -93,24 +93,6 @@ def read_text(path: Path, place: str, maximum: int = MAX_FILE) -> str:
     if len(content) > maximum:
         raise CredentialsUnreadable(f"{place} is too large to be credentials; log in with Claude Code again.")
     try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
+        return decode(content)
+    except ValueError:
         raise CredentialsUnreadable(f"{place} is not text; log in with Claude Code again.") from None
-
-
-def why_unreadable(error: OSError) -> str:
-    """Return why a file could not be read, as the rest of a sentence that begins with its name."""
-    match error:
-        case FileNotFoundError():
-            return "does not exist"
-        case PermissionError():
-            return f"may not be read by {current_user()}"
-        case IsADirectoryError():
-            return "is a folder"
-        case _:
-            return f"cannot be read ({error.strerror or type(error).__name__})"
-
-
-def current_user() -> str:
-    """Return who we are, for a sentence about permissions; by number, as containers have users without a name."""
-    return f"user {os.getuid()}" if hasattr(os, "getuid") else f"user {os.environ.get('USERNAME', '?')}"
