@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from claude_usage_mqtt.errors import SettingsError
-from claude_usage_mqtt.mqtt.client import make_tls_context
+from claude_usage_mqtt.mqtt.client import require_readable
 from claude_usage_mqtt.settings.fields import Settings, load_settings, variables, variables_of_others
 
 CANARY = "canary-0b5e1c"
@@ -65,7 +65,7 @@ WRONG: dict[str, tuple[Mapping[str, str], str]] = {
     ),
     "token that is not text": (
         {"CLAUDE_CODE_OAUTH_TOKEN": os.fsdecode(CANARY.encode() + b"\xe4")},
-        "CLAUDE_CODE_OAUTH_TOKEN: has characters that no token has",
+        "CLAUDE_CODE_OAUTH_TOKEN: contains invalid characters",
     ),
     "name of two lines": ({"MQTT_USERNAME": "me\nyou"}, "MQTT_USERNAME: has line breaks"),
     "name that is not text": ({"MQTT_USERNAME": os.fsdecode(b"p\xe4")}, "MQTT_USERNAME: must be valid UTF-8 text."),
@@ -374,7 +374,7 @@ def test_nothing_but_a_settings_error_comes_of_any_file(empty: Path, lines: list
     with contextlib.suppress(SettingsError):
         found = load_settings()
         found.accounts()
-        make_tls_context(found.broker())
+        require_readable(found.broker())
 
 
 # The example file

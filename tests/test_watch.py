@@ -187,7 +187,7 @@ def test_accounts_are_shown_and_ctrl_c_leaves_no_trace(running: Broker, tmp_path
             terminal.wait(r"2:(29|30):\d\d  pace \+30  at reset 1(59|60|61)%$")
             terminal.wait(r"^Weekly Fable .*31%$")
             terminal.wait(r"^Extra usage  1.90 of 17.00 EUR \(11%\)$")
-            terminal.wait(r"^ok, numbers of")
+            terminal.wait(r"^ok, updated")
             terminal.wait(r"^Claude work")
             terminal.wait(r"^token expired")
             assert max(map(len, terminal.lines)) <= COLUMNS

@@ -101,7 +101,7 @@ class Mosquitto:
         if message_size_limit is not None:
             lines.append(f"message_size_limit {message_size_limit}")
         if users is not None:
-            lines.append(f"password_file {_write_passwords(self.folder / 'passwords', users)}")
+            lines.append(f"password_file {write_passwords(self.folder / 'passwords', users)}")
         if acl is not None:
             lines.append(f"acl_file {_write_secret(self.folder / 'acl', acl)}")
         lines += self._listener_lines(server_certificate, require_client_certificate)
@@ -319,7 +319,8 @@ def _write_secret(path: Path, text: str) -> Path:
     return path
 
 
-def _write_passwords(path: Path, users: Mapping[str, str]) -> Path:
+def write_passwords(path: Path, users: Mapping[str, str]) -> Path:
+    """Write the password file of Mosquitto."""
     program = _program("mosquitto_passwd")
     if program is None:
         raise RuntimeError("mosquitto_passwd is not installed")

@@ -14,7 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from parts.service import Clock
+from parts.service import HEALTH, Clock
+from parts.watcher import Message, Watcher
 
 START_TIMEOUT: Final = 180
 SEVERE: Final = re.compile(r" (WARNING|ERROR|CRITICAL) ")
@@ -171,6 +172,19 @@ class HomeAssistant:
 
     def _script(self, name: str, *arguments: str, **settings: str) -> str:
         return run_script(self._scripts, name, *arguments, **settings)
+
+
+def pass_until(clock: StepClock, instant: dt.datetime, watcher: Watcher) -> None:
+    """Let time pass until then, and until the answer of the poll that this brings is published."""
+    mark = watcher.mark()
+    clock.advance(seconds=(instant - clock.now()).total_seconds())
+    polled = instant.replace(microsecond=0)
+
+    def is_polled(message: Message) -> bool:
+        last_success = message.json()["last_success"]
+        return last_success is not None and dt.datetime.fromisoformat(last_success) >= polled
+
+    watcher.wait_topic(HEALTH, is_polled, since=mark)
 
 
 def run_script(scripts: Path, name: str, *arguments: str, **settings: str) -> str:

@@ -16,9 +16,9 @@ from parts.credentials import write_credentials
 from parts.documents import make_extra_usage, make_window, sample_usage
 from parts.endpoint import Endpoint
 from parts.service import CONFIG, HEALTH, STATE, running_service
-from parts.watcher import Message, Watcher
+from parts.watcher import Watcher
 from real.account import EUR, document, service, value
-from real.home import HomeAssistant, State, StepClock
+from real.home import HomeAssistant, State, StepClock, pass_until
 
 USAGE = "sensor.claude_session_usage"
 EVENT = "event.claude_session_event"
@@ -373,19 +373,6 @@ def test_automations_run_exactly_once_over_a_day_with_three_restarts(
         assert ran() == ["on_event", "on_number"]
         types = [m.json()["event_type"] for m in watcher.messages("claude-usage/default/event/five_hour")]
         assert types == ["reset", "reset", "threshold_reached", "reset", "reset"]
-
-
-def pass_until(clock: StepClock, instant: dt.datetime, watcher: Watcher) -> None:
-    """Let time pass until then, and until the answer of the poll that this brings is published."""
-    mark = watcher.mark()
-    clock.advance(seconds=(instant - clock.now()).total_seconds())
-    polled = instant.replace(microsecond=0)
-
-    def is_polled(message: Message) -> bool:
-        last_success = message.json()["last_success"]
-        return last_success is not None and dt.datetime.fromisoformat(last_success) >= polled
-
-    watcher.wait_topic(HEALTH, is_polled, since=mark)
 
 
 @contextlib.contextmanager

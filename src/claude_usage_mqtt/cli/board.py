@@ -94,7 +94,7 @@ class Board:
         said = Text(status.replace("_", " "), style="green" if status in NO_PROBLEM else "red")
         last = parse_instant(health.get("last_success"))
         if last is not None:
-            said.append(f", numbers of {_rough(now - last)} ago", style="dim" if is_current else "yellow")
+            said.append(f", updated {_rough(now - last)} ago", style="dim" if is_current else "yellow")
         yield said
         detail = clean_text(health.get("detail"), LONGEST_SENTENCE)
         if detail:

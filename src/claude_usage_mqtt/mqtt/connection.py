@@ -5,7 +5,6 @@ paho's thread and the thread that runs the connection only `notify`: whoever mad
 
 from __future__ import annotations
 
-import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -96,7 +95,6 @@ class Connection:
         notify: Callable[[Notice], None],
         *,
         will: Message | None = None,
-        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._options = options
         self._notify = notify
@@ -104,7 +102,7 @@ class Connection:
         self._reason: str | None = None
         self._refusal: Disconnected | None = None
         self._is_accepted = False
-        self.client = client = mqtt_client.make_client(options, protocol, will=will, tls=tls)
+        self.client = client = mqtt_client.make_client(options, protocol, will=will)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message

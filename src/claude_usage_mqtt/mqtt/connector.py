@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -27,12 +26,9 @@ class Connector:
     With `stopping` set it makes no other connection, and does not report the end of the last one.
     """
 
-    def __init__(
-        self, options: BrokerOptions, will: Message, tls: ssl.SSLContext | None, notify: Callable[[Notice], None]
-    ) -> None:
+    def __init__(self, options: BrokerOptions, will: Message, notify: Callable[[Notice], None]) -> None:
         self._options = options
         self._will = will
-        self._tls = tls
         self._notify = notify
         self._connection: Connection | None = None  # the one that is connecting, connected or ending
         self.stopping = threading.Event()
@@ -51,9 +47,7 @@ class Connector:
         protocols = Protocols(self._options)
         delay = FIRST_DELAY
         while not self.stopping.is_set():
-            self._connection = Connection(
-                self._options, protocols.current, self._notify, will=self._will, tls=self._tls
-            )
+            self._connection = Connection(self._options, protocols.current, self._notify, will=self._will)
             began = time.monotonic()
             ended = self._connection.run(self.stopping, protocols.patience)
             if self.stopping.is_set():

@@ -6,7 +6,6 @@ the newest only. Every method is for the loop's thread; the connector's thread a
 
 from __future__ import annotations
 
-import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -38,11 +37,10 @@ class Publisher:
         *,
         will: Message,
         notify: Callable[[Notice], None],
-        tls: ssl.SSLContext | None = None,
         announcements: str = "",
     ) -> None:
         """Prepare; `announcements` is how topics begin whose messages are verified, and may be left out."""
-        self._connector = Connector(options, will, tls, notify)
+        self._connector = Connector(options, will, notify)
         self._restrictions = Restrictions(announcements)
         self._client: Client | None = None  # the one that the loop was notified of
         self._max_packet: int | None = None

@@ -10,7 +10,7 @@ from claude_usage_mqtt.mqtt.connection import Connected, Disconnected
 log = logging.getLogger(__name__)
 
 STEADY_AFTER = 10.0
-"""Seconds a connection must last to count as back if the one before did not: a broker that throws us out
+"""Seconds a connection must last to count as back if the one before did not: a broker that disconnects us
 each time (a client id that somebody else has too) would fill the log."""
 
 

@@ -14,7 +14,7 @@ from claude_usage_mqtt.sources.credentials.watch import CachedReading, LoginChan
 from claude_usage_mqtt.sources.source import PollResult
 
 MAX_INBOX = 2000
-"""Incoming messages beyond this many unread items are dropped: nobody really sends us that much."""
+"""Incoming messages beyond this many unread items are dropped: no legitimate sender does that."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,9 +62,7 @@ class Service:
         self._status = f"{options.base_topic}/status"
         will = Message(topic=self._status, payload=OFFLINE, retain=True)
         devices = f"{options.discovery_prefix}/device/"
-        self._publisher = Publisher(
-            options.broker, will=will, notify=self.inbox.put, tls=options.tls, announcements=devices
-        )
+        self._publisher = Publisher(options.broker, will=will, notify=self.inbox.put, announcements=devices)
         self._workers = Workers(clock, self.inbox.put)
         self._reporters = ReporterExchange(options, self.inbox.put)
         self._accounts = {

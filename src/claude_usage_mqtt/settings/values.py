@@ -37,7 +37,7 @@ def token(value: object) -> object:
     """Return a token without what surrounds it; none has blanks or quotes in it."""
     text = plain(value)
     if isinstance(text, str) and text and not re.fullmatch(r"[!-~]+", text):
-        raise ValueError("has characters that no token has; copy it again")
+        raise ValueError("contains invalid characters; copy it again")
     return text
 
 

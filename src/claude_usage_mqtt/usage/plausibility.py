@@ -25,7 +25,8 @@ OLD_NUMBER = 50.0
 began cannot have reached this much."""
 
 SAME_NUMBER = 5.0
-"""Points by which the old number may have grown between the last reading and the reset."""
+"""Points by which the old number may be lower than the last reading: rounding and corrections. It may be higher by any
+amount, as the old window went on after the last reading."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def doubt(utilization: float, resets_at: datetime | None, new: Window) -> Suspec
     is_over = resets_at is not None and new.read_at >= resets_at - SAME_INSTANT
     is_same = same_reset(resets_at, new.resets_at)
     if is_over and not is_same:
-        is_old_number = new.utilization >= OLD_NUMBER and abs(change) <= SAME_NUMBER
+        is_old_number = new.utilization >= OLD_NUMBER and change >= -SAME_NUMBER
         if is_old_number:
             return Suspect(new, 0.0)
     elif -change >= REFILL and (is_same or new.is_idle):

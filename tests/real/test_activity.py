@@ -1,0 +1,44 @@
+"""The activity log and the recorder of a real Home Assistant after ordinary days of a simulated account."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from pathlib import Path
+
+from claude_usage_mqtt.demo.simulated_api import SimulatedAccount, SimulatedApi
+from parts.broker import Mosquitto
+from parts.credentials import write_credentials
+from parts.service import running_service
+from parts.watcher import Watcher
+from real.home import HomeAssistant, StepClock, pass_until
+
+HOURS = 30
+"""Two working days and a night; 50 hours give the same shares."""
+
+NEWS = ("_event", "_resets_at", "_limit_reached", "claude_blocked", "claude_blocked_until")
+"""Ends of the entities whose lines are events, resets, or what they change."""
+
+
+def test_the_activity_log_is_about_events_and_resets(
+    home: HomeAssistant, mosquitto: Mosquitto, watcher: Watcher, tmp_path: Path
+) -> None:
+    """On ordinary days at most one line in ten is something else: what moves with every poll makes no line."""
+    write_credentials(tmp_path, expires_in=dt.timedelta(days=30))
+    clock = StepClock()
+    with (
+        SimulatedApi(SimulatedAccount(clock.now, seed=7)) as api,
+        running_service(mosquitto.port, api.url, tmp_path, clock=clock),
+    ):
+        home.wait(lambda states: states.get("sensor.claude_weekly_usage", {}).get("state") not in (None, "unknown"))
+        home.wait_for(sensor__claude_plan="Max 5x")
+        began, started = dt.datetime.now(dt.UTC), clock.now()
+        while clock.now() < started + dt.timedelta(hours=HOURS):
+            pass_until(clock, clock.now() + dt.timedelta(minutes=6), watcher)
+        ours = ",".join(entity for entity in home.states() if ".claude_" in entity)
+        since = began.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        lines = home.rest("GET", f"/api/logbook/{since}?entity={ours}")
+    counts = Counter(line["entity_id"] for line in lines)
+    noise = {entity: count for entity, count in counts.items() if not entity.endswith(NEWS)}
+    assert counts["event.claude_session_event"] > HOURS / 10
+    assert sum(noise.values()) <= sum(counts.values()) / 10, counts
