@@ -372,6 +372,54 @@ def test_nonsense_on_all_topics_changes_no_number(
     assert shown <= {42, 43}
 
 
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+ACL = """
+user owner
+topic readwrite #
+user laptop
+"""
+
+ALL_RIGHTS = """
+topic readwrite claude-usage/reporter/laptop
+topic readwrite claude-usage/reporter/laptop/ask
+topic readwrite claude-usage/reporter/laptop/answer
+topic read claude-usage/reporter/+/answer
+topic read claude-usage/+/health
+topic read claude-usage/status
+"""
+"""Those that the README names."""
+
+LEAST_RIGHTS = """
+topic write claude-usage/reporter/laptop
+topic write claude-usage/reporter/laptop/answer
+topic read claude-usage/reporter/laptop/ask
+"""
+
+
+@needs_mosquitto
+@pytest.mark.parametrize("rights", [ALL_RIGHTS, LEAST_RIGHTS])
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_a_login_at_the_broker_that_may_do_little(
+    tmp_path: Path, endpoint: Endpoint, rights: str, protocol: str
+) -> None:
+    """A stolen laptop's broker login can change nothing else there; with less than it needs, numbers still come."""
+    with (
+        Mosquitto(users={"owner": "o", "laptop": "l"}, acl=ACL + rights) as mosquitto,
+        Watcher(mosquitto.port, username="owner", password="o") as watcher,
+        house(mosquitto, tmp_path, username="owner", password="o") as (_, report),
+    ):
+        reporter = report(
+            "laptop", endpoint, login(tmp_path / "laptop"), username="laptop", password="l", protocol=protocol
+        )
+        watcher.wait_topic(STATE, session_is(42))
+        assert rights == LEAST_RIGHTS or set(rights.split("\n")) <= {line.strip() for line in README.splitlines()}
+        assert rights == LEAST_RIGHTS or not [line for line in reporter.log.lines if "refused" in line]
+        reporter.stop()
+        watcher.settle()
+        assert LAPTOP.presence not in watcher.retained()
+
+
 @needs_mosquitto
 def test_a_broker_that_forgets_everything(tmp_path: Path, endpoint: Endpoint) -> None:
     """After a restart of the broker, without a saved message, machines and service find each other again."""

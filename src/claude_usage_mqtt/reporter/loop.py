@@ -56,6 +56,9 @@ log = logging.getLogger(__name__)
 NAME_CHECK = 2.0
 """Real seconds in which another reporter of the same name would answer."""
 
+MOST_LOST = 2
+"""Connections that may end during the name check before it is left out: our login may not be allowed to write there."""
+
 REASSERT_AFTER = 10.0
 """Real seconds between announcements that correct somebody else's: two of one name must not make a storm."""
 
@@ -117,6 +120,7 @@ class Reporter:
         self._presence = b""
         self._name_check: str | None = None  # the id of the ask that nobody may answer
         self._is_named = False
+        self._lost_name_checks = 0  # connections that ended during it: some brokers hang up on what is not allowed
         self._announce_at: float | None = None
         self._announced_at = self._name_checked_at = float("-inf")
         self._turned_at = self._moment()
@@ -177,6 +181,7 @@ class Reporter:
             case Disconnected():
                 self._publisher.handle(item)
                 self._connection_log.disconnected(item, time.monotonic())
+                self._lost_name_checks += not self._is_named
             case Acknowledged() | Subscribed() | Settled():
                 self._publisher.handle(item)
             case Message():
@@ -198,8 +203,9 @@ class Reporter:
             self._announced_at = time.monotonic()
             return
         self._name_check, self._name_checked_at = secrets.token_hex(8), time.monotonic()
-        payload = encode_ask(Ask(id=self._name_check, account=None))
-        self._publisher.send_once(Message(topic=topics.ask, payload=payload))
+        if self._lost_name_checks < MOST_LOST:
+            payload = encode_ask(Ask(id=self._name_check, account=None))
+            self._publisher.send_once(Message(topic=topics.ask, payload=payload))
 
     def _received(self, message: Message) -> None:
         topics = self._topics
