@@ -1,4 +1,4 @@
-"""Whatever the broker does: one line for the fall, one for the rise, and everything stands there again."""
+"""Whatever the broker does: one line when it is lost, one when it is back, and everything is published again."""
 
 import contextlib
 import datetime as dt
@@ -75,7 +75,7 @@ class Scene:
 
 @pytest.fixture(params=["auto", "3.1.1"])
 def scene(request: pytest.FixtureRequest, home: Path, endpoint: Endpoint) -> Iterator[Scene]:
-    """Set everything up and wait until the numbers stand on the broker."""
+    """Set everything up and wait until the numbers are retained on the broker."""
     with (
         Mosquitto() as mosquitto,
         FaultyProxy(mosquitto.port) as proxy,
@@ -246,7 +246,7 @@ def test_publishing_is_not_allowed(home: Path, endpoint: Endpoint) -> None:
         watcher.wait_topic(HEALTH, lambda message: message.json()["poll_interval"] == 400)
         log = running.log
         assert log.count(CONFIG) == 1, log.text
-        assert log.count("WARNING") <= 2, log.text  # Mosquitto 2.0 hangs up at what it refuses, 2.1 does not
+        assert log.count("WARNING") <= 2, log.text  # Mosquitto 2.0 disconnects after what it refuses, 2.1 does not
 
 
 def test_announcing_is_not_allowed(home: Path, endpoint: Endpoint) -> None:
@@ -360,7 +360,7 @@ LIMIT = 4500
 """Bytes: more than the numbers need, less than the entities."""
 
 
-def test_a_limit_that_the_broker_tells(home: Path, endpoint: Endpoint) -> None:
+def test_a_limit_that_the_broker_announces(home: Path, endpoint: Endpoint) -> None:
     """With MQTT 5 the broker says how large a packet may be: what is larger is named, and not sent."""
     with (
         Mosquitto(max_packet_size=LIMIT) as mosquitto,
@@ -376,10 +376,10 @@ def test_a_limit_that_the_broker_tells(home: Path, endpoint: Endpoint) -> None:
 @pytest.mark.parametrize(
     ("protocol", "limit"), [("3.1.1", {"max_packet_size": LIMIT}), ("5", {"message_size_limit": LIMIT})]
 )
-def test_a_limit_that_the_broker_does_not_tell(
+def test_a_limit_that_the_broker_does_not_announce(
     home: Path, endpoint: Endpoint, protocol: str, limit: dict[str, int]
 ) -> None:
-    """A broker that hangs up at a large message is found out: it is left out, and the numbers go on."""
+    """If the broker disconnects at a large message, that message is left out, and the numbers are published."""
     with (
         Mosquitto(**limit) as mosquitto,  # type: ignore[arg-type]
         running_service(mosquitto.port, endpoint.url, home, protocol=protocol) as running,

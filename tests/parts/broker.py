@@ -1,4 +1,4 @@
-"""A real Mosquitto for each test that wants one, and the embedded broker where there is none."""
+"""A real Mosquitto for each test that wants one, and the embedded broker if there is none."""
 
 import contextlib
 import getpass
@@ -126,7 +126,7 @@ class Mosquitto:
 
     @property
     def secure_websockets_port(self) -> int:
-        """Return the port of the websockets listener with TLS, there where both were asked for."""
+        """Return the port of the websockets listener with TLS, which exists if both were asked for."""
         return _number(self._secure_websockets)
 
     @property
@@ -182,7 +182,7 @@ class Mosquitto:
         return self
 
     def stop(self) -> None:
-        """End it by SIGTERM, as a service manager does, and wait for the end. Thaws it where it is frozen."""
+        """End it by SIGTERM, as a service manager does, and wait for the end. Thaws it if it is frozen."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:

@@ -148,7 +148,7 @@ def publish(pending: PendingReading, account: str) -> None:
         try:
             if parse_statusline(message, datetime.now(UTC)) is None:
                 return
-            settings = load_settings()
+            settings = load_settings(with_env_file=False)
             topic = f"{settings.mqtt_base_topic}/{account}/statusline"
             publish_once(settings.broker(), Message(topic=topic, payload=message), WITHIN)
             done = message

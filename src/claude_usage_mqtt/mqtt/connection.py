@@ -82,7 +82,7 @@ class Settled:
     """The connection has lasted so long that nothing is late any more."""
 
 
-Notice = Connected | Disconnected | Acknowledged | Subscribed | Settled | Message
+ConnectionEvent = Connected | Disconnected | Acknowledged | Subscribed | Settled | Message
 
 
 class Connection:
@@ -92,7 +92,7 @@ class Connection:
         self,
         options: BrokerOptions,
         protocol: MQTTProtocolVersion,
-        notify: Callable[[Notice], None],
+        notify: Callable[[ConnectionEvent], None],
         *,
         will: Message | None = None,
     ) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from claude_usage_mqtt.mqtt.client import Message
-from claude_usage_mqtt.mqtt.connection import Connection, Notice
+from claude_usage_mqtt.mqtt.connection import Connection, ConnectionEvent
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.protocols import Protocols
 
@@ -16,7 +16,7 @@ FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0
 """Seconds between attempts to connect, doubling."""
 
 STABLE_AFTER = 10.0
-"""Seconds a connection must last until the delay starts from the first again: one that is thrown out at once
+"""Seconds a connection must last until the delay starts from the first again: one that ends at once
 (a taken client id, a message that the broker does not accept) must not become a storm."""
 
 
@@ -26,7 +26,7 @@ class Connector:
     With `stopping` set it makes no other connection, and does not report the end of the last one.
     """
 
-    def __init__(self, options: BrokerOptions, will: Message, notify: Callable[[Notice], None]) -> None:
+    def __init__(self, options: BrokerOptions, will: Message, notify: Callable[[ConnectionEvent], None]) -> None:
         self._options = options
         self._will = will
         self._notify = notify

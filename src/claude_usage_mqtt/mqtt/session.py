@@ -12,7 +12,14 @@ from typing import Self
 from claude_usage_mqtt.errors import BrokerRefused, BrokerUnreachable
 from claude_usage_mqtt.mqtt import explain
 from claude_usage_mqtt.mqtt.client import Message, require_readable, unique_client_id
-from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, Connection, Disconnected, Notice, Subscribed
+from claude_usage_mqtt.mqtt.connection import (
+    Acknowledged,
+    Connected,
+    Connection,
+    ConnectionEvent,
+    Disconnected,
+    Subscribed,
+)
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.protocols import Protocols
 
@@ -47,7 +54,7 @@ class Session:
         self._connected: Connected | None = None
         self._failures: list[Disconnected] = []
         self._stopping = threading.Event()
-        self._arrived: queue.Queue[Notice] = queue.Queue()
+        self._arrived: queue.Queue[ConnectionEvent] = queue.Queue()
         self._answers: dict[int, Acknowledged | Subscribed] = {}
         self._messages: list[Message] = []
 

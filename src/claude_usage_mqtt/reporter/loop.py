@@ -18,7 +18,14 @@ from claude_usage_mqtt import __version__
 from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.errors import ApiError, CredentialsError, CredentialsNotFound, InvalidResponse, SettingsError
 from claude_usage_mqtt.mqtt.client import Message
-from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, Disconnected, Notice, Settled, Subscribed
+from claude_usage_mqtt.mqtt.connection import (
+    Acknowledged,
+    Connected,
+    ConnectionEvent,
+    Disconnected,
+    Settled,
+    Subscribed,
+)
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.publisher import Publisher
 from claude_usage_mqtt.reporter.budget import Budget
@@ -103,7 +110,7 @@ class Reporter:
         self._topics = topics = ReporterTopics(base=options.base_topic, machine=options.machine)
         self._status = f"{options.base_topic}/status"
         self._instance = secrets.token_hex(8)
-        self.inbox: Inbox[Notice | LoginsSeen | _Answered | Stop] = Inbox()
+        self.inbox: Inbox[ConnectionEvent | LoginsSeen | _Answered | Stop] = Inbox()
         will = Message(topic=topics.presence, payload=OFFLINE, retain=True)
         self._publisher = Publisher(options.broker, will=will, notify=self.inbox.put)
         self._budget = Budget(options.base_topic, options.sources, clock, options.newest_cache, limited=options.limited)
@@ -165,7 +172,7 @@ class Reporter:
 
     # What arrived
 
-    def _handle(self, item: Notice | LoginsSeen | _Answered) -> None:
+    def _handle(self, item: ConnectionEvent | LoginsSeen | _Answered) -> None:
         match item:
             case Connected():
                 self._publisher.handle(item)
@@ -309,7 +316,7 @@ class Reporter:
             self._announce_at = None
             if self._presence:
                 self._announced_at = now
-                self._publisher.insist(self._topics.presence)
+                self._publisher.republish(self._topics.presence)
 
     def _patience(self) -> float:
         """Return how many real seconds may pass until something is to be done."""
