@@ -17,7 +17,6 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from claude_usage_mqtt import __version__
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.mqtt.options import BrokerOptions, Protocol, Transport
-from claude_usage_mqtt.secret_file import read_secret
 from claude_usage_mqtt.settings import values
 from claude_usage_mqtt.settings.claude import (
     ACCOUNTS,
@@ -240,17 +239,15 @@ class Settings(BaseSettings):
         )
 
     def broker(self) -> BrokerOptions:
-        """Return how to reach the broker; raises SettingsError where none is named, or a secret's file fails."""
+        """Return how to reach the broker; raises SettingsError if none is named."""
         if self.mqtt_host is None:
             raise SettingsError("MQTT_HOST is not set; set it to the name or address of your MQTT broker.")
-        password = self.mqtt_password.get_secret_value() if self.mqtt_password else None
-        if self.mqtt_password_file is not None:
-            password = read_secret(self.mqtt_password_file, "MQTT_PASSWORD_FILE")
         return BrokerOptions(
             host=self.mqtt_host if self.mqtt_transport == "unix" else values.host(self.mqtt_host),
             port=self.mqtt_port or (8883 if self.mqtt_tls else 1883),
             username=self.mqtt_username,
-            password=password,
+            password=self.mqtt_password.get_secret_value() if self.mqtt_password else None,
+            password_file=self.mqtt_password_file,
             tls=self.mqtt_tls,
             tls_ca=_text(self.mqtt_tls_ca),
             tls_cert=_text(self.mqtt_tls_cert),
