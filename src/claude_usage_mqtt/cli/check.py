@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from claude_usage_mqtt.cli.api_block import blocks
 from claude_usage_mqtt.cli.check_broker import check_broker
 from claude_usage_mqtt.cli.check_report import Report
 from claude_usage_mqtt.cli.check_sources import check_sources
@@ -14,7 +15,7 @@ from claude_usage_mqtt.settings.claude import Account
 from claude_usage_mqtt.settings.fields import Settings, load_settings, variables_of_others
 
 
-def check() -> int:
+def check(*, force: bool = False) -> int:
     """Go through settings, credentials, API, broker and discovery; return the exit status of the first failure."""
     report = Report()
     loaded: list[Settings] = []
@@ -34,8 +35,10 @@ def check() -> int:
     usage_log = settings.usage_log
     if usage_log is not None:
         report.link("usage_log", lambda: _may_append(usage_log))
-    for account in settings.accounts():
-        check_sources(report, settings, account)
+    accounts = settings.accounts()
+    blocked = {} if force else blocks(settings, accounts)
+    for account in accounts:
+        check_sources(report, settings, account, blocked.get(account.id))
     check_broker(report, settings)
     if report.exit_status:
         print("Fix the first FAIL, then run `check` again.")

@@ -27,8 +27,8 @@ ELSEWHERE = {
 }
 
 
-def check_sources(report: Report, settings: Settings, account: Account) -> None:
-    """Try each selected source of an account."""
+def check_sources(report: Report, settings: Settings, account: Account, blocked: RateLimited | None) -> None:
+    """Try each selected source of an account; `blocked` says why the API must not be asked now."""
     login = account.login
     suffix = "" if account.label is None else f" {account.id}"
     if login is None:
@@ -36,17 +36,22 @@ def check_sources(report: Report, settings: Settings, account: Account) -> None:
         return
     for source in settings.sources:
         if source == OAUTH:
-            _check_api(report, settings, login, suffix)
+            _check_api(report, settings, login, suffix, blocked)
+        elif source == CLAUDE_CODE and blocked is not None:
+            report.skip(f"claude-code{suffix}", str(blocked))
         elif source == CLAUDE_CODE:
             report.link(f"claude-code{suffix}", lambda: _ask_claude_code(settings, login))
         elif settings.claude_source != AUTO:
             report.skip(f"{source}{suffix}", ELSEWHERE[source])
 
 
-def _check_api(report: Report, settings: Settings, login: LocalLogin, suffix: str) -> None:
+def _check_api(report: Report, settings: Settings, login: LocalLogin, suffix: str, blocked: RateLimited | None) -> None:
     found: list[Credentials] = []
     if report.link(f"credentials{suffix}", lambda: _read(login.credentials, found)) is not None:
         report.skip(f"api{suffix}", "not asked without credentials")
+        return
+    if blocked is not None:
+        report.skip(f"api{suffix}", str(blocked))
         return
     report.link(f"api{suffix}", lambda: _ask_api(settings, login.credentials, found[0]))
 
