@@ -36,6 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
     once = commands.add_parser("once", help="print the usage once; needs no broker")
     once.add_argument("--json", action="store_true", help="one line, as on the state topic")
     check = commands.add_parser("check", help="go through the whole chain and say what is wrong")
+    check.add_argument("--dump", action="store_true", help="print the API's response, without anything personal")
     for asking in (once, check):
         asking.add_argument(
             "--force", action="store_true", help="ask the API even if the service on the broker may not"
@@ -106,7 +107,7 @@ def _run(parsed: argparse.Namespace) -> int:  # noqa: C901, PLR0911 - one for ea
         case "check":
             from claude_usage_mqtt.cli.check import check  # noqa: PLC0415
 
-            return check(force=parsed.force)
+            return check(force=parsed.force, dump=parsed.dump)
         case "watch":
             from claude_usage_mqtt.cli.watch import watch  # noqa: PLC0415
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from datetime import datetime, timedelta
 
-from claude_usage_mqtt.cli.run import until_signal
+from claude_usage_mqtt.cli.run import until_a_thread_dies, until_signal
 from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.logs import set_up_logging
@@ -26,7 +26,7 @@ def report() -> int:
     settings = load_settings()
     set_up_logging(settings.log_level, settings.log_format)
     reporter = Reporter(reporter_options(settings), SystemClock())
-    with until_signal(reporter.stop):
+    with until_signal(reporter.stop), until_a_thread_dies(reporter.stop):
         reporter.run()
     log.info("Stopped")
     return 0
