@@ -13,9 +13,8 @@ from claude_usage_mqtt.homeassistant.discovery import announced_by
 from claude_usage_mqtt.instants import format_instant, parse_instant
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.session import Session
-from claude_usage_mqtt.settings.claude import DEFAULT_ACCOUNT
 from claude_usage_mqtt.settings.fields import Settings
-from claude_usage_mqtt.topics import Topics
+from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, Topics
 
 ANSWER_WITHIN = 3.0
 """Seconds for the broker to give back what was published."""
