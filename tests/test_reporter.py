@@ -306,6 +306,26 @@ def test_remove_takes_reporters_too(running_broker: Broker, watcher: Watcher, ho
     assert watcher.retained() == {f"{BASE}/reporter/notes/mine": "somebody's"}
 
 
+def test_check_lists_the_reporters(running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path) -> None:
+    """`check` on the publisher's machine shows which machines are there, and the status of their logins."""
+    settings = {"MQTT_HOST": "127.0.0.1", "MQTT_PORT": running_broker.port, "CLAUDE_SOURCE": "reporter"}
+    assert "reporters    -     none has announced itself" in run_command(home, "check", **settings).stdout
+    watcher.publish(f"{BASE}/reporter/desktop", '{"online": false}', retain=True)
+    with running_reporter(running_broker.port, endpoint.url, home):
+        watcher.wait_topic(LAPTOP.presence, is_online)
+        checked = run_command(home, "check", **settings)
+    assert checked.returncode == 0
+    assert "reporters    ok    desktop (offline), laptop (default oauth ok)" in checked.stdout
+
+
+def test_without_a_login_on_this_machine_it_says_so(home: Path) -> None:
+    """A reporter whose accounts are all on other machines ends with a message."""
+    settings = {"MQTT_HOST": "127.0.0.1", "MACHINE_NAME": "laptop", "CLAUDE_ACCOUNTS": '{"work": null}'}
+    ended = run_command(home, "report", **settings)
+    assert ended.returncode == 2
+    assert "A reporter needs a login on this machine" in ended.stderr
+
+
 def test_in_a_container_it_wants_a_name(running_broker: Broker, home: Path) -> None:
     """The host name of a container is another one after each update: a name must be given."""
     ended = run_command(home, "report", MQTT_HOST="127.0.0.1", MQTT_PORT=running_broker.port, container="oci")

@@ -130,9 +130,9 @@ class Reporter:
         self._look_at_logins = threading.Event()
         self._stopping = threading.Event()
 
-    def stop(self) -> None:
-        """Ask the loop to end; safe from any thread and from a signal handler."""
-        self.inbox.put(Stop())
+    def stop(self, cause: BaseException | None = None) -> None:
+        """Ask the loop to end, by raising the cause if there is one; safe from any thread and from a signal handler."""
+        self.inbox.put(Stop(cause))
 
     def run(self) -> None:
         """Run until stopped; raises SettingsError if another reporter has the same name."""
@@ -145,7 +145,7 @@ class Reporter:
                 self._liveness.beat(alive=self._publisher.is_alive)
                 item = self.inbox.get(self._patience())
                 if isinstance(item, Stop):
-                    return
+                    return item.obey()
                 self._notice_sleep()
                 if item is not None:
                     self._handle(item)

@@ -15,7 +15,7 @@ from claude_usage_mqtt.errors import CredentialsError, InvalidResponse
 from claude_usage_mqtt.instants import from_epoch
 from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.sources.credentials.file import identity, read_text
-from claude_usage_mqtt.sources.credentials.places import DEFAULT_FOLDER, expanded
+from claude_usage_mqtt.sources.credentials.places import DEFAULT_FOLDER, expanded, is_default
 from claude_usage_mqtt.sources.credentials.token import hashed
 from claude_usage_mqtt.sources.source import Login
 from claude_usage_mqtt.usage.reading import CLAUDE_CODE, Reading
@@ -121,10 +121,10 @@ def _milliseconds(value: object) -> datetime | None:
 def cache_of(folder: str | None) -> UsageCache:
     """Return the cache of a folder named as a person wrote it, None for the default; raises SettingsError.
 
-    In the default folder it is beside the folder, unless Claude Code's own variable names that folder outright.
+    In the default folder it is next to the folder, unless Claude Code's own variable names that folder outright.
     """
-    path, default = expanded(folder or DEFAULT_FOLDER), expanded(DEFAULT_FOLDER)
+    path = expanded(folder or DEFAULT_FOLDER)
     inside = path / FILE_NAME
     if folder is None:
         return UsageCache((path.parent / FILE_NAME,))
-    return UsageCache((inside, path.parent / FILE_NAME) if path == default else (inside,))
+    return UsageCache((inside, path.parent / FILE_NAME) if is_default(path) else (inside,))

@@ -50,6 +50,7 @@ class Window(Details):
     `utilization` is percent used and may exceed 100. `resets_at` is None while the window has not started, or if
     it was not reported. `duration` is None for a pool of dollars. `is_placeholder`: a section that exists for
     everybody and says nothing (0 %, no reset). `at_least`: the source does not count beyond this number.
+    `may_be_old`: nothing says that the number is from a response of just now.
     The methods describe the moment of the reading, or the `now` that they are given.
     """
 
@@ -61,6 +62,7 @@ class Window(Details):
     read_at: datetime
     is_placeholder: bool = False
     at_least: bool = False
+    may_be_old: bool = False
 
     @property
     def remaining(self) -> float:
