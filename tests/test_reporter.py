@@ -284,6 +284,16 @@ def test_a_second_reporter_of_the_same_name_is_refused(
         assert json.loads(watcher.retained()[LAPTOP.presence])["online"] is True
 
 
+def test_a_reporter_that_comes_back_under_a_name_that_was_taken_says_so(
+    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
+) -> None:
+    """If the name was taken while this machine was away, nobody refuses it; both are there, and the log says so."""
+    with running_reporter(running_broker.port, endpoint.url, home) as running:
+        watcher.wait_topic(LAPTOP.presence, is_online)
+        watcher.publish(LAPTOP.presence, '{"online": true, "instance": "another", "accounts": {}}', retain=True)
+        running.log.wait_for("Another reporter named laptop is running; set MACHINE_NAME")
+
+
 def test_a_name_that_a_dead_process_left_is_taken(
     running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
 ) -> None:

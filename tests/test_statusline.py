@@ -528,7 +528,7 @@ def test_a_rerun_keeps_the_time_of_the_response(tmp_path: Path) -> None:
 
 
 def test_sessions_are_told_apart(tmp_path: Path) -> None:
-    """A session's rerun is no response, whatever the others showed in between."""
+    """A session's rerun is not a response, whatever the others showed in between."""
     assert seen(tmp_path, 0, 58, ms=10) == (0, False)
     assert seen(tmp_path, 1, 54, ms=99, session_id="b") == (1, False)
     assert seen(tmp_path, 2, 58, ms=10) == (0, False)
@@ -590,7 +590,7 @@ def test_another_command_shows_its_line(program: Program, running: Broker) -> No
 
 
 def test_another_command_gets_what_we_do_not_understand(program: Program) -> None:
-    """Whatever Claude Code sends, the user's command gets it; one that reads nothing is no error."""
+    """Whatever Claude Code sends, the user's command gets it; one that reads nothing is not an error."""
     assert program.run(b"\xff{", "--then", "cat | wc -c | tr -d ' '") == "2\n"
     assert program.run(b" " * 900_000, "--then", "echo mine") == "mine\n"
 

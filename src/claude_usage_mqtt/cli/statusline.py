@@ -1,7 +1,7 @@
 """`statusline`: Claude Code's status-line command. Prints the usage in one line and hands it to the broker.
 
 It is started several times a minute and whoever works waits for its line: until that is printed only what the line
-needs is imported, and publishing happens in a process of its own.
+needs is imported, and publishing happens in a separate process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DEFAULT_ACCOUNT = "default"
 NAMES = (("five_hour", "5h"), ("seven_day", "7d"))
 WARNING, CRITICAL = 75, 90
 YELLOW, RED, PLAIN = "\x1b[33m", "\x1b[31m", "\x1b[0m"
-SIGNS = {"↻": "reset", "·": "|", "–": "-"}  # noqa: RUF001 - a dash means that there is no number
+SIGNS = {"↻": "reset", "·": "|", "–": "-"}  # noqa: RUF001 - a dash stands for an unknown number
 """What is printed instead if the encoding lacks a character."""
 
 

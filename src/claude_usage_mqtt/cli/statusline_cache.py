@@ -33,7 +33,7 @@ NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXY
 
 
 def cache_folder(environment: Mapping[str, str], platform: str = sys.platform) -> Path:
-    """Return our folder in the user's cache folder; raises RuntimeError if there is no home folder."""
+    """Return our folder in the user's cache folder; raises RuntimeError without a home folder."""
     own = environment.get("LOCALAPPDATA" if platform == "win32" else "XDG_CACHE_HOME")
     folder = Path(own) if own and Path(own).is_absolute() else Path("~/.cache").expanduser()
     return folder / "claude-usage-mqtt"

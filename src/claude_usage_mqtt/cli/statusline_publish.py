@@ -1,4 +1,4 @@
-"""The status line's numbers on their way to the broker, in a process of its own that nobody waits for.
+"""The status line's numbers on their way to the broker, in a separate process that nobody waits for.
 
 A file in the cache folder holds the message; a lock next to it lets one process at a time do the work. If neither can
 be written nothing is handed over: nothing else could keep a broken folder from starting a process per line.

@@ -1,6 +1,6 @@
 """One connection from its making to its end, and what happens on it. Publisher and Session both use it.
 
-paho's thread and the thread that runs the connection only `notify`: whoever made it decides in a thread of its own.
+paho's thread and the thread that runs the connection only `notify`: whoever made it decides in its own thread.
 """
 
 from __future__ import annotations
@@ -139,6 +139,8 @@ class Connection:
             self.client.ended.wait()  # paho ends a connection that is silent for longer than the keepalive
             return Disconnected(explain.loss(self._options, accepted=True, reason=self._reason), accepted=True)
         self.client.close(CLOSE_WITHIN)
+        if self._is_accepted:  # just now, and reported: so its end must be, too
+            return Disconnected(explain.loss(self._options, accepted=True, reason=None), accepted=True)
         if self._refusal is not None:
             return self._refusal
         if has_answered:

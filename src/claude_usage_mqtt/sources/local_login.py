@@ -22,7 +22,7 @@ from claude_usage_mqtt.sources.credentials.token import CredentialSource
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalLogin:
-    """Where the credentials are, the `.claude.json` beside them, and Claude Code's variables for this login.
+    """Where the credentials are, the `.claude.json` next to them, and Claude Code's variables for this login.
 
     `secrets` is the file that Claude Code rewrites when the login changes.
     """

@@ -31,7 +31,7 @@ def stops_all_work(key: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Details:
-    """What a source says about a window apart from its numbers: followed as it is, without rules of its own."""
+    """What a source says about a window apart from its numbers: followed as it is, without its own rules."""
 
     source: str = OAUTH
     machine: str | None = None
