@@ -28,7 +28,7 @@ def documents(state: AccountState, now: datetime) -> Iterator[tuple[str, bytes]]
     topics, how = state.options.topics, health(state, now)
     if state.usage.is_known:
         yield topics.state, encode(state_document(state.usage, now))
-    if state.options.discovery:
+    if state.options.discovery and not state.discovery.is_foreign:
         yield topics.config, _discovery(state, how, now)
     elif state.discovery.was_retained:
         yield topics.config, b""  # it was announced before discovery was switched off
@@ -79,6 +79,9 @@ def memory_document(state: AccountState) -> dict[str, Any]:
     """Return what our own next start needs."""
     return {
         "account": state.name,
+        "instance": state.options.instance,
+        "entity_ids_of": state.discovery.entity_ids_of,
+        "discovery_topic": state.options.topics.config if state.options.discovery else None,
         "interval_setting": int(state.options.interval.total_seconds()),
         "currency": state.discovery.first_currency,
         "policy": state.policy.save(),
