@@ -187,6 +187,7 @@ def test_blueprint_holds_jobs_back_while_over_pace(home: HomeAssistant, session:
     home.wait_for(input_boolean__hold_jobs="off")
     assert ran(watcher, 2) == ["hold", "continue"]
     session.later(84, minutes=10)
+    session.later(100, minutes=10)  # used up
     home.wait_for(input_boolean__hold_jobs="on")
     session.later(0, minutes=60)  # the session resets
     home.wait_for(input_boolean__hold_jobs="off")

@@ -103,9 +103,7 @@ def checked_token(token: str, place: str) -> str:
         raise CredentialsUnreadable(f"The access token in {place} contains a line break or a space; copy it again.")
     # Anything but visible ASCII would make the HTTP library quote the token in an error.
     if len(token) > MAX_TOKEN or not re.fullmatch(r"[!-~]+", token):
-        raise CredentialsUnreadable(
-            f"The access token in {place} contains invalid characters; copy it again."
-        )
+        raise CredentialsUnreadable(f"The access token in {place} contains invalid characters; copy it again.")
     return token
 
 
