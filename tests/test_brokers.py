@@ -116,7 +116,7 @@ def is_online(message: Any) -> bool:
 
 
 def retained(watcher: Watcher) -> dict[str, Any]:
-    """Return what stands on the broker, parsed; asked again where a broker (aedes) is late with some of it."""
+    """Return what is retained on the broker, parsed; asked again if a broker (aedes) is late with some of it."""
     found: dict[str, str] = {}
     for _ in range(20):
         found |= {topic: text for topic, text in watcher.retained().items() if text}
@@ -149,7 +149,7 @@ def test_memory_survives_a_restart(home: Path, running: Named, endpoint: Endpoin
 
 
 def test_a_first_start_is_quick(home: Path, running: Named, endpoint: Endpoint, watcher: Watcher) -> None:
-    """Where nothing stands on it, that is known at once and not only after the longest wait."""
+    """If nothing is retained on it, that is known at once and not only after the longest wait."""
     with running_service(running.port, endpoint.url, home, protocol=protocol(running)) as found:
         watcher.wait_topic(HEALTH, is_ok, LATENCY)
         assert "not ours" not in found.log.text

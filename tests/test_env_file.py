@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from claude_usage_mqtt.errors import SettingsError
+from claude_usage_mqtt.mqtt.client import read_password, require_readable
 from claude_usage_mqtt.settings.fields import Settings, load_settings, variables
 
 CANARY = "canary-7d21aa"
@@ -37,7 +38,7 @@ def mistake(text: str) -> str:
 
 def password(text: str) -> str | None:
     """Return the password that this file gives."""
-    return load(LOGIN + text).broker().password
+    return read_password(load(LOGIN + text).broker())
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_a_byte_order_mark_is_not_part_of_a_name_or_a_secret(folder: Path, mark:
     (folder / "password").write_bytes(mark + "pässword\r\n".encode(encoding))
     (folder / ".env").write_bytes(mark + (LOGIN + "MQTT_PASSWORD_FILE=password\n").encode(encoding))
     broker = load_settings().broker()
-    assert (broker.host, broker.password) == ("broker", "pässword")
+    assert (broker.host, read_password(broker)) == ("broker", "pässword")
 
 
 @pytest.mark.parametrize("content", [b"", b"\r\n", b"one\ntwo\n", b"nul\0", "p\xe4ss".encode("latin-1")], ids=repr)
@@ -103,7 +104,7 @@ def test_a_password_file_that_holds_no_password(folder: Path, content: bytes) ->
     """What cannot be a password is reported when the program starts."""
     (folder / "password").write_bytes(content)
     with pytest.raises(SettingsError, match=r"^MQTT_PASSWORD_FILE \(password\) "):
-        load(LOGIN + "MQTT_PASSWORD_FILE=password\n").broker()
+        require_readable(load(LOGIN + "MQTT_PASSWORD_FILE=password\n").broker())
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,14 @@ from parts.command import clean_environment, run_command
 from parts.supervisor import GOOD_TOKEN, PASSWORD, Supervisor
 from parts.watcher import Watcher
 
-DEFAULTS = {"accounts": [], "poll_interval": 300, "stale_after": 3600, "alert_thresholds": "75,90", "log_level": "info"}
+DEFAULTS = {
+    "accounts": [],
+    "poll_interval": 300,
+    "stale_after": 3600,
+    "alert_thresholds": "75,90",
+    "extra_usage_thresholds": "75,90",
+    "log_level": "info",
+}
 
 # What the Supervisor takes in an app's config.yaml: a required key, or one of use here; and its types of options
 REQUIRED = {"name": str, "version": str, "slug": str, "description": str, "arch": list}

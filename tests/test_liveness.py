@@ -85,7 +85,7 @@ def end(instance: Instance) -> None:
 def test_alive_while_it_beats_and_gone_after_its_stop(
     start: Callable[[], Instance], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A container that runs is healthy; where nothing runs, that is what is said, and the status is not 0."""
+    """A container that runs is healthy; if nothing runs, the sentence says so, and the status is not 0."""
     instance = start()
     assert cli.main(["healthcheck"]) == 0
     assert "is alive" in capsys.readouterr().out
@@ -94,7 +94,7 @@ def test_alive_while_it_beats_and_gone_after_its_stop(
     assert "not running" in capsys.readouterr().out
 
 
-def test_stuck_is_told_from_alive(start: Callable[[], Instance], folder: Path) -> None:
+def test_stuck_is_distinguished_from_alive(start: Callable[[], Instance], folder: Path) -> None:
     """A process that is there but does nothing any more is unhealthy: the container can be started again."""
     instance = start()
     os.kill(instance.pid, signal.SIGSTOP)
@@ -133,7 +133,7 @@ def test_two_instances_do_not_hide_each_other(start: Callable[[], Instance], fol
 
 @pytest.mark.parametrize("trap", ["symlink", "hard link", "pipe", "folder"])
 def test_nothing_of_others_is_written_through(folder: Path, tmp_path: Path, trap: str) -> None:
-    """Whatever somebody else puts where our file goes, no other file is changed and nothing waits for ever."""
+    """Whatever somebody else puts where our file goes, no other file is changed and nothing waits forever."""
     victim = tmp_path / "victim"
     victim.write_text("precious")
     path = folder / f"{liveness.NAME}-{os.getuid()}-{os.getpid()}"
@@ -211,7 +211,7 @@ def systemd(tmp_path: Path) -> Iterator[socket.socket]:
         yield listener
 
 
-def test_systemd_is_told_of_each_beat_and_of_the_stop(
+def test_systemd_is_notified_of_each_beat_and_of_the_stop(
     folder: Path, systemd: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`Type=notify` and `WatchdogSec` work, and programs that we start are not taken for us."""
@@ -269,7 +269,7 @@ def test_it_beats_more_than_twice_as_often_as_the_watchdog_wants(
     beats.stop()
 
 
-def test_the_service_tells_systemd_though_no_broker_is_there(
+def test_the_service_notifies_systemd_though_no_broker_is_there(
     folder: Path, tmp_path: Path, systemd: socket.socket
 ) -> None:
     """A broker that is away at boot does not make systemd give the service up, and the watchdog is fed meanwhile."""

@@ -129,5 +129,5 @@ def test_a_dead_connection_thread_is_noticed(tmp_path: Path, monkeypatch: pytest
 
 
 def end_the_thread(*_: object) -> None:
-    """End the thread that calls this, without a word."""
+    """End the thread that calls this, without reporting anything."""
     raise SystemExit

@@ -1,4 +1,4 @@
-"""What should stand on the broker stands there: the newest of it, events once, nothing old after an outage."""
+"""What should be retained on the broker is: the newest of it, events once, nothing old after an outage."""
 
 import queue
 import time
@@ -10,7 +10,7 @@ import pytest
 from claude_usage_mqtt.mqtt import client as mqtt_client
 from claude_usage_mqtt.mqtt import connector as module
 from claude_usage_mqtt.mqtt.client import Message
-from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, Disconnected, Notice
+from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, ConnectionEvent, Disconnected
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.publisher import MAX_EVENTS, Publisher
 from parts import broker
@@ -28,7 +28,7 @@ class Loop:
     """Stands for the service's loop: passes on what the publisher reports, and sends all again on a mqtt_client."""
 
     def __init__(self, port: int) -> None:
-        self._inbox: queue.Queue[Notice] = queue.Queue()
+        self._inbox: queue.Queue[ConnectionEvent] = queue.Queue()
         options = BrokerOptions(host=LOOPBACK, port=port)
         self.publisher = Publisher(options, will=WILL, notify=self._inbox.put)
         self.publisher.start()

@@ -168,8 +168,9 @@ def test_a_login_of_somebody_else_is_rejected(
         watcher.wait_topic(STATE, session_is(42))
         report("desktop", other, login(tmp_path / "desktop", organization="77777777"))
         watcher.wait_topic(HEALTH, lambda each: machines(each.json()).get("desktop") == "other_account")
+        mark = watcher.mark()
         laptop.stop()
-        health = watcher.wait_topic(HEALTH, has_status("no_reporter")).json()
+        health = watcher.wait_topic(HEALTH, has_status("no_reporter"), since=mark).json()
         assert "desktop (logged in with another account" in health["detail"]
         service.log.wait_for("desktop")
         assert other.count == 0
@@ -184,8 +185,9 @@ def test_a_login_that_changes_between_announcement_and_answer_is_rejected(
         report("laptop", endpoint, login(tmp_path / "laptop"))
         watcher.wait_topic(STATE, session_is(42))
         endpoint.document = sample_usage(five_hour=99.0)
+        mark = watcher.mark()
         login(tmp_path / "laptop", organization="77777777")
-        watcher.wait_topic(HEALTH, has_status("no_reporter"))
+        watcher.wait_topic(HEALTH, has_status("no_reporter"), since=mark)
         service.log.wait_for("the reading of laptop is rejected")
     numbers = [each.json()["windows"]["five_hour"]["utilization"] for each in watcher.messages(STATE)]
     # What came with the old login, a moment before the file changed, was right.
@@ -201,8 +203,9 @@ def test_all_machines_with_another_login_replace_it_after_a_while(
         report("laptop", endpoint, login(tmp_path / "laptop"))
         watcher.wait_topic(STATE, session_is(42))
         endpoint.document = sample_usage(five_hour=3.0)
+        mark = watcher.mark()
         login(tmp_path / "laptop", organization="77777777")
-        watcher.wait_topic(HEALTH, has_status("no_reporter"))
+        watcher.wait_topic(HEALTH, has_status("no_reporter"), since=mark)
         for _ in range(80):
             clock._slept += 20  # a little at a time: more would look like a machine that slept
             watcher.settle()
@@ -367,6 +370,54 @@ def test_nonsense_on_all_topics_changes_no_number(
     assert {"laptop"} <= {each["machine"] for each in health["reporters"]}
     shown = {each.json()["windows"]["five_hour"]["utilization"] for each in watcher.messages(STATE)}
     assert shown <= {42, 43}
+
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+ACL = """
+user owner
+topic readwrite #
+user laptop
+"""
+
+ALL_RIGHTS = """
+topic readwrite claude-usage/reporter/laptop
+topic readwrite claude-usage/reporter/laptop/ask
+topic readwrite claude-usage/reporter/laptop/answer
+topic read claude-usage/reporter/+/answer
+topic read claude-usage/+/health
+topic read claude-usage/status
+"""
+"""Those that the README names."""
+
+LEAST_RIGHTS = """
+topic write claude-usage/reporter/laptop
+topic write claude-usage/reporter/laptop/answer
+topic read claude-usage/reporter/laptop/ask
+"""
+
+
+@needs_mosquitto
+@pytest.mark.parametrize("rights", [ALL_RIGHTS, LEAST_RIGHTS])
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_a_login_at_the_broker_that_may_do_little(
+    tmp_path: Path, endpoint: Endpoint, rights: str, protocol: str
+) -> None:
+    """A stolen laptop's broker login can change nothing else there; with less than it needs, numbers still come."""
+    with (
+        Mosquitto(users={"owner": "o", "laptop": "l"}, acl=ACL + rights) as mosquitto,
+        Watcher(mosquitto.port, username="owner", password="o") as watcher,
+        house(mosquitto, tmp_path, username="owner", password="o") as (_, report),
+    ):
+        reporter = report(
+            "laptop", endpoint, login(tmp_path / "laptop"), username="laptop", password="l", protocol=protocol
+        )
+        watcher.wait_topic(STATE, session_is(42))
+        assert rights == LEAST_RIGHTS or set(rights.split("\n")) <= {line.strip() for line in README.splitlines()}
+        assert rights == LEAST_RIGHTS or not [line for line in reporter.log.lines if "refused" in line]
+        reporter.stop()
+        watcher.settle()
+        assert LAPTOP.presence not in watcher.retained()
 
 
 @needs_mosquitto

@@ -44,7 +44,7 @@ def test_one_message_is_published_and_acknowledged(protocol: Protocol) -> None:
 
 
 def test_auto_falls_back_to_the_older_protocol() -> None:
-    """A broker that speaks only MQTT 3.1.1 is used without a word."""
+    """A broker that speaks only MQTT 3.1.1 is used, and nothing is reported."""
     pytest.importorskip("amqtt")
     from claude_usage_mqtt.demo.broker import EmbeddedBroker
 
@@ -53,7 +53,7 @@ def test_auto_falls_back_to_the_older_protocol() -> None:
 
 
 def test_retained_messages_are_collected(running: Broker) -> None:
-    """What stands on the broker is found by asking for it, with nothing missing and an end."""
+    """What is retained on the broker is found by subscribing: all of it, and then the call returns."""
     with Watcher(running.port, ("kept/#",)) as watcher:
         for number in range(30):
             watcher.publish(f"kept/{number}", str(number), retain=True)
@@ -76,7 +76,7 @@ def test_nobody_there_is_said_at_once() -> None:
 
 @needs_mosquitto
 def test_a_broker_that_does_not_answer_is_left_in_time() -> None:
-    """A frozen broker costs no more than the deadline, before and after the connection stands."""
+    """A frozen broker costs no more than the deadline, before and after the connection is made."""
     with Mosquitto() as mosquitto:
         message = Message(topic="t", payload=b"1")
         with Session(options(mosquitto.port)) as session:
@@ -98,7 +98,7 @@ def test_a_broker_that_ends_is_noticed() -> None:
 
 
 @needs_mosquitto
-def test_the_running_service_is_not_thrown_out() -> None:
+def test_the_running_service_is_not_disconnected() -> None:
     """With MQTT_CLIENT_ID set, a command beside the service does not take its connection away.
 
     Its own id begins alike: a broker may accept ids of one beginning only (`clientid_prefixes` of Mosquitto).
@@ -116,7 +116,7 @@ def test_the_running_service_is_not_thrown_out() -> None:
 
 
 @needs_mosquitto
-def test_refusals_are_told_with_what_to_do() -> None:
+def test_refusals_say_what_to_do() -> None:
     """A wrong password, a topic that may not be written and one that may not be read: each is reported."""
     users = {"writer": "secret", "watcher": "secret"}
     with Mosquitto(users=users, acl=ONE_WRITER) as mosquitto:

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from claude_usage_mqtt.errors import SettingsError
-from claude_usage_mqtt.mqtt.client import make_tls_context
+from claude_usage_mqtt.mqtt.client import require_readable
 from claude_usage_mqtt.settings.fields import Settings, load_settings, variables, variables_of_others
 
 CANARY = "canary-0b5e1c"
@@ -180,7 +180,7 @@ def test_a_ca_file_that_holds_no_certificate_is_named(tmp_path: Path) -> None:
     assert CANARY not in ended.stderr
 
 
-def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     """Whoever made two mistakes need not start it three times."""
     (tmp_path / ".env").write_text(f"MQTT_HOST=h\nMQTT_PORT=-1\nMQTT_PASWORD={CANARY}\nSTALE_AFTER=1\n")
     ended = run(tmp_path)
@@ -369,12 +369,12 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @given(lines=st.lists(LINES, max_size=8))
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_nothing_but_a_settings_error_comes_of_any_file(empty: Path, lines: list[str]) -> None:
-    """Whatever stands in .env, the program starts or says what is wrong; it never shows a traceback."""
+    """Whatever is in .env, the program starts or says what is wrong; it never shows a traceback."""
     (empty / ".env").write_text("\n".join(lines), encoding="utf-8", errors="replace")
     with contextlib.suppress(SettingsError):
         found = load_settings()
         found.accounts()
-        make_tls_context(found.broker())
+        require_readable(found.broker())
 
 
 # The example file
@@ -395,7 +395,7 @@ def test_the_example_file_has_every_setting_once_and_no_other() -> None:
 
 
 @pytest.mark.parametrize(("comment", "name", "value"), entries(), ids=[name for _, name, _ in entries()])
-def test_the_example_file_tells_the_defaults(
+def test_the_example_file_shows_the_defaults(
     empty: Path, monkeypatch: pytest.MonkeyPatch, comment: str, name: str, value: str
 ) -> None:
     """The value beside a setting is what holds without it, unless the line says that it has no default."""

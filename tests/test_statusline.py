@@ -215,9 +215,9 @@ def test_an_idle_session_does_not_take_the_numbers_back() -> None:
 
 def test_the_line_is_compact() -> None:
     """The line says both windows and the time to the session's reset."""
-    assert line(usage(), NOW, in_colour=False) == "5h 42% ↻ 2h11m · 7d 19%"
-    assert line(usage(99.7, 100), NOW, in_colour=False) == "5h 99% ↻ 2h11m · 7d 100%"
-    assert line(usage(80, 95), NOW, in_colour=True) == "5h \x1b[33m80%\x1b[0m ↻ 2h11m · 7d \x1b[31m95%\x1b[0m"
+    assert line(usage(), NOW, in_color=False) == "5h 42% ↻ 2h11m · 7d 19%"
+    assert line(usage(99.7, 100), NOW, in_color=False) == "5h 99% ↻ 2h11m · 7d 100%"
+    assert line(usage(80, 95), NOW, in_color=True) == "5h \x1b[33m80%\x1b[0m ↻ 2h11m · 7d \x1b[31m95%\x1b[0m"
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_the_countdown_is_short(seconds: int, text: str) -> None:
     assert countdown(timedelta(seconds=seconds)) == text
 
 
-def test_plain_where_nobody_sees_colours(program: Program) -> None:
+def test_plain_where_nobody_sees_colors(program: Program) -> None:
     """Into a pipe the line is plain text, and plain ASCII where the encoding has nothing else."""
     document = limits(80, 95, now=datetime.now(UTC))
     assert program.run(document) == "5h 80% ↻ 2h11m · 7d 95%\n"
@@ -237,11 +237,11 @@ def test_plain_where_nobody_sees_colours(program: Program) -> None:
 
 
 @pytest.mark.parametrize(
-    ("environment", "is_coloured"),
+    ("environment", "is_colored"),
     [({"TERM": "xterm"}, True), ({"TERM": "xterm", "NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)],
 )
-def test_colours_on_a_terminal(program: Program, environment: dict[str, str], is_coloured: bool) -> None:  # noqa: FBT001
-    """On a terminal high numbers are coloured, unless NO_COLOR or the terminal says no."""
+def test_colors_on_a_terminal(program: Program, environment: dict[str, str], is_colored: bool) -> None:  # noqa: FBT001
+    """On a terminal high numbers are colored, unless NO_COLOR or the terminal says no."""
     ours, its = pty.openpty()
     try:
         subprocess.run(
@@ -257,7 +257,7 @@ def test_colours_on_a_terminal(program: Program, environment: dict[str, str], is
     finally:
         os.close(ours)
     assert "95%" in shown
-    assert ("\x1b[31m95%\x1b[0m" in shown) == is_coloured
+    assert ("\x1b[31m95%\x1b[0m" in shown) == is_colored
 
 
 @pytest.mark.parametrize("rubbish", [b"", b"{", b"\xff", b"[" * 100_000, b"null", b'{"rate_limits": 3}'])

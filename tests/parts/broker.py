@@ -1,4 +1,4 @@
-"""A real Mosquitto for each test that wants one, and the embedded broker where there is none."""
+"""A real Mosquitto for each test that wants one, and the embedded broker if there is none."""
 
 import contextlib
 import getpass
@@ -101,7 +101,7 @@ class Mosquitto:
         if message_size_limit is not None:
             lines.append(f"message_size_limit {message_size_limit}")
         if users is not None:
-            lines.append(f"password_file {_write_passwords(self.folder / 'passwords', users)}")
+            lines.append(f"password_file {write_passwords(self.folder / 'passwords', users)}")
         if acl is not None:
             lines.append(f"acl_file {_write_secret(self.folder / 'acl', acl)}")
         lines += self._listener_lines(server_certificate, require_client_certificate)
@@ -126,7 +126,7 @@ class Mosquitto:
 
     @property
     def secure_websockets_port(self) -> int:
-        """Return the port of the websockets listener with TLS, there where both were asked for."""
+        """Return the port of the websockets listener with TLS, which exists if both were asked for."""
         return _number(self._secure_websockets)
 
     @property
@@ -182,7 +182,7 @@ class Mosquitto:
         return self
 
     def stop(self) -> None:
-        """End it by SIGTERM, as a service manager does, and wait for the end. Thaws it where it is frozen."""
+        """End it by SIGTERM, as a service manager does, and wait for the end. Thaws it if it is frozen."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
@@ -319,7 +319,8 @@ def _write_secret(path: Path, text: str) -> Path:
     return path
 
 
-def _write_passwords(path: Path, users: Mapping[str, str]) -> Path:
+def write_passwords(path: Path, users: Mapping[str, str]) -> Path:
+    """Write the password file of Mosquitto."""
     program = _program("mosquitto_passwd")
     if program is None:
         raise RuntimeError("mosquitto_passwd is not installed")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 ACCOUNT = "00000000-0000-4000-8000-0000000000aa"
-ORGANIZATION = "00000000-0000-4000-8000-0000000000bb"
+ORGANIZATION = "6a3c1f0e-0000-4000-8000-000000000000"  # that of parts.credentials
 
 PROGRAM = """#!{python} -IS
 import json, os, subprocess, sys, time

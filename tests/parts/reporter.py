@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from claude_usage_mqtt.errors import ClaudeUsageError
-from claude_usage_mqtt.mqtt.client import make_tls_context
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.reporter.loop import Reporter, ReporterOptions
 from claude_usage_mqtt.sources.api.client import UsageApi
@@ -68,7 +67,6 @@ def running_reporter(
     api = UsageApi(api_url, "tests", 5.0)
     settings = ReporterOptions(
         broker=options,
-        tls=make_tls_context(options),
         base_topic=BASE,
         machine=machine,
         limited=limited,

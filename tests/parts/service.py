@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
-from claude_usage_mqtt.mqtt.client import make_tls_context
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.service.loop import Service
 from claude_usage_mqtt.service.options import AccountOptions, ServiceOptions
@@ -252,7 +251,6 @@ def running_service(
         broker=options,
         status_topic=BIRTH,
         base_topic=BASE,
-        tls=make_tls_context(options),
         accounts=accounts,
         settled_after=settled_after,
     )

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from claude_usage_mqtt.cli.run import until_signal
 from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.logs import set_up_logging
-from claude_usage_mqtt.mqtt.client import make_tls_context
+from claude_usage_mqtt.mqtt.client import require_readable
 from claude_usage_mqtt.reporter.loop import Reporter, ReporterOptions
 from claude_usage_mqtt.settings.fields import Settings, load_settings
 from claude_usage_mqtt.sources.api.client import UsageApi
@@ -34,13 +34,13 @@ def report() -> int:
 def reporter_options(settings: Settings) -> ReporterOptions:
     """Return what the settings say; raises SettingsError."""
     broker = settings.broker()
+    require_readable(broker)
     accounts, clock = settings.accounts(), SystemClock()
     caches = {account.id: account.login.cache for account in accounts if account.login is not None}
     local = [name for name in settings.sources if name in (OAUTH, CLAUDE_CODE)] or [OAUTH]
     api = UsageApi(settings.claude_api_url, settings.claude_user_agent)
     return ReporterOptions(
         broker=broker,
-        tls=make_tls_context(broker),
         base_topic=settings.mqtt_base_topic,
         machine=settings.machine(),
         limited=not settings.api_is_local,

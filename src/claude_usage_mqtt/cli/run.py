@@ -12,7 +12,7 @@ from types import FrameType
 
 from claude_usage_mqtt.clock import Clock, SystemClock
 from claude_usage_mqtt.logs import set_up_logging
-from claude_usage_mqtt.mqtt.client import make_tls_context
+from claude_usage_mqtt.mqtt.client import require_readable
 from claude_usage_mqtt.service.loop import Service
 from claude_usage_mqtt.service.options import AccountOptions, ServiceOptions
 from claude_usage_mqtt.service.usage_log import UsageLog
@@ -47,10 +47,10 @@ def run() -> int:
 def make_service(settings: Settings, clock: Clock, accounts: tuple[Account, ...] | None = None) -> Service:
     """Return the service that the settings describe, or one for other `accounts`; raises SettingsError."""
     broker = settings.broker()
+    require_readable(broker)
     api = UsageApi(settings.claude_api_url, settings.claude_user_agent)
     options = ServiceOptions(
         broker=broker,
-        tls=make_tls_context(broker),
         base_topic=settings.mqtt_base_topic,
         discovery_prefix=settings.homeassistant_prefix,
         status_topic=settings.status_topic,

@@ -38,7 +38,7 @@ def statusline(account: str | None = None) -> int:
     except (ValueError, RecursionError, OSError):
         return 0
     usage = parse_rate_limits(document, now)
-    _print(line(usage, now, in_colour=_has_colours(sys.stdout, os.environ)))
+    _print(line(usage, now, in_color=_has_colors(sys.stdout, os.environ)))
     if usage is not None and os.environ.get("MQTT_HOST"):
         from claude_usage_mqtt.cli.statusline_publish import hand_over  # noqa: PLC0415
 
@@ -46,7 +46,7 @@ def statusline(account: str | None = None) -> int:
     return 0
 
 
-def line(usage: Reading | None, now: datetime, *, in_colour: bool) -> str:
+def line(usage: Reading | None, now: datetime, *, in_color: bool) -> str:
     """Return the line: `5h 42% ↻ 2h11m · 7d 19%`."""
     if usage is None:
         return " · ".join(f"{name} –" for _, name in NAMES)  # noqa: RUF001
@@ -54,7 +54,7 @@ def line(usage: Reading | None, now: datetime, *, in_colour: bool) -> str:
     for key, name in NAMES:
         window = usage.windows.get(key)
         if window is not None:
-            parts.append(f"{name} {_percent(window, in_colour=in_colour)}")
+            parts.append(f"{name} {_percent(window, in_color=in_color)}")
             if key == "five_hour" and window.resets_at is not None:
                 parts[-1] += f" ↻ {countdown(window.resets_at - now)}"
     return " · ".join(parts)
@@ -68,14 +68,14 @@ def countdown(left: timedelta) -> str:
     return f"{minutes}m" if minutes else "<1m"
 
 
-def _percent(window: Window, *, in_colour: bool) -> str:
+def _percent(window: Window, *, in_color: bool) -> str:
     # below the limit it never says 100, however near
     percent = round(window.utilization) if window.is_limit_reached else min(99, round(window.utilization))
-    colour = RED if percent >= CRITICAL else YELLOW if percent >= WARNING else ""
-    return f"{colour}{percent}%{PLAIN}" if in_colour and colour else f"{percent}%"
+    color = RED if percent >= CRITICAL else YELLOW if percent >= WARNING else ""
+    return f"{color}{percent}%{PLAIN}" if in_color and color else f"{percent}%"
 
 
-def _has_colours(stream: TextIO | None, environment: Mapping[str, str]) -> bool:
+def _has_colors(stream: TextIO | None, environment: Mapping[str, str]) -> bool:
     if stream is None or environment.get("NO_COLOR") or not stream.isatty():
         return False
     return environment.get("TERM", "dumb") != "dumb" or "WT_SESSION" in environment

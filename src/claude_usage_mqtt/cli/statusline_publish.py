@@ -1,7 +1,7 @@
-"""The status line's numbers on their way to the broker, by a file that holds them and a process of its own.
+"""The status line's numbers on their way to the broker, by a file that contains them and a separate process.
 
-The file, in the user's cache folder, holds the message that was handed over last: numbers and a time, no secret.
-A lock beside it lets one process at a time do the work. Where neither can be written nothing is handed over:
+The file, in the user's cache folder, contains the last published message: numbers and a time, no secret.
+A lock next to it lets one process at a time do the work. If neither can be written, nothing is published:
 nothing else could keep a broken folder from starting a process per line.
 """
 
@@ -21,7 +21,7 @@ from claude_usage_mqtt.untrusted import slug
 from claude_usage_mqtt.usage.reading import Reading
 
 REPEAT_EVERY = timedelta(minutes=5)
-"""Numbers that did not change are handed over again after this, so that they count as fresh."""
+"""Numbers that did not change are published again after this, so that they count as fresh."""
 
 WITHIN = 4.0
 """Seconds that the broker gets."""
@@ -33,7 +33,7 @@ DEFAULT = "default"
 
 
 class PendingReading:
-    """What is to be handed over for an account, and whose turn it is."""
+    """The reading to publish for an account, and which process publishes it."""
 
     def __init__(self, account: str, folder: Path) -> None:
         self.folder = folder
@@ -41,7 +41,7 @@ class PendingReading:
         self._lock = folder / f"statusline-{account}.lock"
 
     def read(self) -> bytes:
-        """Return the message of the last time; empty where there is none that can be read."""
+        """Return the last message; empty if none can be read."""
         try:
             with self._file.open("rb") as file:
                 return file.read(MAX_MESSAGE + 1)
@@ -86,14 +86,14 @@ def cache_folder(environment: Mapping[str, str], platform: str = sys.platform) -
 
 
 def hand_over(usage: Reading, account: str | None) -> None:
-    """Start a process that publishes the usage, where that is due and none is at it; returns at once."""
+    """Start a process that publishes the usage, if that is due and no other does; returns at once."""
     name = slug(account or DEFAULT) or DEFAULT
     try:
-        errand = PendingReading(name, cache_folder(os.environ))
+        pending = PendingReading(name, cache_folder(os.environ))
     except RuntimeError:  # nobody knows where this user's home is
         return
-    known = parse_statusline(errand.read(), usage.read_at)
-    if not is_due(usage, known) or not errand.write(format_statusline(usage)) or not errand.claim():
+    known = parse_statusline(pending.read(), usage.read_at)
+    if not is_due(usage, known) or not pending.write(format_statusline(usage)) or not pending.claim():
         return
     import subprocess  # noqa: PLC0415 - rarely needed, and start-up time counts
 
@@ -101,20 +101,20 @@ def hand_over(usage: Reading, account: str | None) -> None:
         process = subprocess.Popen(  # noqa: S603 - our own module
             # the folder somebody works in must give us neither modules nor settings
             [sys.executable, "-m", __name__, name],
-            cwd=errand.folder,
+            cwd=pending.folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
     except (OSError, ValueError):
-        errand.release()
+        pending.release()
         return
     process.returncode = 0  # nobody waits for it, and Python need not warn of that
 
 
 def is_due(usage: Reading, known: Reading | None) -> bool:
-    """Whether a usage is worth a message after the `known` one: it tells something new, or five minutes have passed.
+    """Whether a usage is worth a message after the `known` one: it says something new, or five minutes have passed.
 
     Of several open sessions each shows the numbers of its own last answer. A lower number in the same window is
     an older one: it is nothing new.
@@ -135,8 +135,8 @@ def is_due(usage: Reading, known: Reading | None) -> bool:
     return False
 
 
-def publish(errand: PendingReading, account: str) -> None:
-    """Publish what is to be handed over, and what was added meanwhile; the claim is ours, and is released."""
+def publish(pending: PendingReading, account: str) -> None:
+    """Publish the pending reading, and what was added meanwhile; the claim is ours, and is released."""
     from claude_usage_mqtt.errors import ClaudeUsageError  # noqa: PLC0415
     from claude_usage_mqtt.mqtt.client import Message  # noqa: PLC0415
     from claude_usage_mqtt.mqtt.session import publish_once  # noqa: PLC0415
@@ -144,24 +144,24 @@ def publish(errand: PendingReading, account: str) -> None:
 
     done = b""
     while True:
-        message = errand.read()
+        message = pending.read()
         try:
             if parse_statusline(message, datetime.now(UTC)) is None:
                 return
-            settings = load_settings()
+            settings = load_settings(with_env_file=False)
             topic = f"{settings.mqtt_base_topic}/{account}/statusline"
             publish_once(settings.broker(), Message(topic=topic, payload=message), WITHIN)
             done = message
         except ClaudeUsageError:
-            return  # `check` tells why; a status line has no place for it
+            return  # `check` says why; a status line has no place for it
         finally:
-            errand.release()
-        if errand.read() == done or not errand.claim():
+            pending.release()
+        if pending.read() == done or not pending.claim():
             return
 
 
 def main(account: str, life: float = LIFE) -> None:
-    """Publish what is to be handed over for an account, from the working folder; ends within `life` seconds."""
+    """Publish the pending reading of an account, from the working folder; ends within `life` seconds."""
     import faulthandler  # noqa: PLC0415
 
     with Path(os.devnull).open("w") as nowhere:

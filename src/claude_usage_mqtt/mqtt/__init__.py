@@ -1,1 +1,1 @@
-"""The broker: connections to it, and what should stand there. The only place that imports paho."""
+"""The broker: connections to it, and what is retained there. The only place that imports paho."""

@@ -16,9 +16,10 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersi
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from claude_usage_mqtt.errors import SettingsError
+from claude_usage_mqtt.errors import BrokerRefused, SettingsError
 from claude_usage_mqtt.mqtt import explain
 from claude_usage_mqtt.mqtt.options import BrokerOptions
+from claude_usage_mqtt.secret_file import read_secret
 
 CONNECT_TIMEOUT = 5.0
 """Seconds for the TCP connection, and again for the TLS handshake."""
@@ -155,6 +156,19 @@ def unique_client_id() -> str:
     return f"claude-usage-{secrets.token_hex(5)}"
 
 
+def require_readable(options: BrokerOptions) -> None:
+    """Raise SettingsError if certificates or the password's file cannot be used."""
+    read_password(options)
+    make_tls_context(options)
+
+
+def read_password(options: BrokerOptions) -> str | None:
+    """Return the password as it is now; raises SettingsError."""
+    return (
+        options.password if options.password_file is None else read_secret(options.password_file, "MQTT_PASSWORD_FILE")
+    )
+
+
 def make_tls_context(options: BrokerOptions) -> ssl.SSLContext | None:
     """Return the context for TLS, which always verifies; None without TLS. Raises SettingsError."""
     if not options.tls:
@@ -186,7 +200,6 @@ def make_client(
     protocol: MQTTProtocolVersion,
     *,
     will: Message | None = None,
-    tls: ssl.SSLContext | None = None,
 ) -> Client:
     """Return a client that is not connected yet and never reconnects by itself."""
     client = Client(
@@ -203,10 +216,6 @@ def make_client(
     client.connect_timeout = CONNECT_TIMEOUT
     client.max_queued_messages_set(MAX_QUEUED)
     client.max_inflight_messages_set(MAX_IN_FLIGHT)
-    if options.username is not None:
-        client.username_pw_set(options.username, options.password)
-    if tls is not None:
-        client.tls_set_context(tls)
     if will is not None:
         client.will_set(will.topic, will.payload, qos=1, retain=will.retain)
     return client
@@ -225,6 +234,13 @@ def connect(client: Client, options: BrokerOptions) -> None:
 
     Raises BrokerError.
     """
+    try:
+        if options.username is not None:
+            client.username_pw_set(options.username, read_password(options))
+        if (tls := make_tls_context(options)) is not None:
+            client.tls_set_context(tls)
+    except SettingsError as error:  # of a file that was good when we started
+        raise BrokerRefused(str(error)) from None
     properties = None
     if client.protocol == V5:
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]

@@ -5,7 +5,6 @@ paho's thread and the thread that runs the connection only `notify`: whoever mad
 
 from __future__ import annotations
 
-import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -83,7 +82,7 @@ class Settled:
     """The connection has lasted so long that nothing is late any more."""
 
 
-Notice = Connected | Disconnected | Acknowledged | Subscribed | Settled | Message
+ConnectionEvent = Connected | Disconnected | Acknowledged | Subscribed | Settled | Message
 
 
 class Connection:
@@ -93,10 +92,9 @@ class Connection:
         self,
         options: BrokerOptions,
         protocol: MQTTProtocolVersion,
-        notify: Callable[[Notice], None],
+        notify: Callable[[ConnectionEvent], None],
         *,
         will: Message | None = None,
-        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._options = options
         self._notify = notify
@@ -104,7 +102,7 @@ class Connection:
         self._reason: str | None = None
         self._refusal: Disconnected | None = None
         self._is_accepted = False
-        self.client = client = mqtt_client.make_client(options, protocol, will=will, tls=tls)
+        self.client = client = mqtt_client.make_client(options, protocol, will=will)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-import ssl
 import threading
 import time
 from collections.abc import Callable
 
 from claude_usage_mqtt.mqtt.client import Message
-from claude_usage_mqtt.mqtt.connection import Connection, Notice
+from claude_usage_mqtt.mqtt.connection import Connection, ConnectionEvent
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.protocols import Protocols
 
@@ -17,7 +16,7 @@ FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0
 """Seconds between attempts to connect, doubling."""
 
 STABLE_AFTER = 10.0
-"""Seconds a connection must last until the delay starts from the first again: one that is thrown out at once
+"""Seconds a connection must last until the delay starts from the first again: one that ends at once
 (a taken client id, a message that the broker does not accept) must not become a storm."""
 
 
@@ -27,12 +26,9 @@ class Connector:
     With `stopping` set it makes no other connection, and does not report the end of the last one.
     """
 
-    def __init__(
-        self, options: BrokerOptions, will: Message, tls: ssl.SSLContext | None, notify: Callable[[Notice], None]
-    ) -> None:
+    def __init__(self, options: BrokerOptions, will: Message, notify: Callable[[ConnectionEvent], None]) -> None:
         self._options = options
         self._will = will
-        self._tls = tls
         self._notify = notify
         self._connection: Connection | None = None  # the one that is connecting, connected or ending
         self.stopping = threading.Event()
@@ -51,9 +47,7 @@ class Connector:
         protocols = Protocols(self._options)
         delay = FIRST_DELAY
         while not self.stopping.is_set():
-            self._connection = Connection(
-                self._options, protocols.current, self._notify, will=self._will, tls=self._tls
-            )
+            self._connection = Connection(self._options, protocols.current, self._notify, will=self._will)
             began = time.monotonic()
             ended = self._connection.run(self.stopping, protocols.patience)
             if self.stopping.is_set():

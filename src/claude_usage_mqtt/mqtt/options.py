@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 Transport = Literal["tcp", "websockets", "unix"]
@@ -11,12 +12,16 @@ Protocol = Literal["auto", "5", "3.1.1"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerOptions:
-    """Address, login and transport of a connection; with transport `unix`, `host` is a path."""
+    """Address, login and transport of a connection; with transport `unix`, `host` is a path.
+
+    Files are read again for each connection: a renewed certificate or password needs no restart.
+    """
 
     host: str
     port: int = 1883
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    password_file: Path | None = None
     tls: bool = False
     tls_ca: str | None = None
     tls_cert: str | None = None

@@ -6,7 +6,6 @@ the newest only. Every method is for the loop's thread; the connector's thread a
 
 from __future__ import annotations
 
-import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -15,7 +14,14 @@ from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from claude_usage_mqtt.mqtt.client import V3, V5, Client, Message
-from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, Disconnected, Notice, Settled, Subscribed
+from claude_usage_mqtt.mqtt.connection import (
+    Acknowledged,
+    Connected,
+    ConnectionEvent,
+    Disconnected,
+    Settled,
+    Subscribed,
+)
 from claude_usage_mqtt.mqtt.connector import Connector
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.restrictions import FOR_GOOD, Restrictions
@@ -37,12 +43,11 @@ class Publisher:
         options: BrokerOptions,
         *,
         will: Message,
-        notify: Callable[[Notice], None],
-        tls: ssl.SSLContext | None = None,
+        notify: Callable[[ConnectionEvent], None],
         announcements: str = "",
     ) -> None:
         """Prepare; `announcements` is how topics begin whose messages are verified, and may be left out."""
-        self._connector = Connector(options, will, tls, notify)
+        self._connector = Connector(options, will, notify)
         self._restrictions = Restrictions(announcements)
         self._client: Client | None = None  # the one that the loop was notified of
         self._max_packet: int | None = None
@@ -154,7 +159,7 @@ class Publisher:
             self._waiting.setdefault(topic)
             self._send_waiting()
 
-    def insist(self, topic: str) -> None:
+    def republish(self, topic: str) -> None:
         """Send again what should be retained under `topic`: somebody has overwritten it."""
         self.retain(topic, self._retained.get(topic, b""), again=True)
 
@@ -201,11 +206,11 @@ class Publisher:
             if message.retain:
                 self._busy[message.topic] = info.mid
                 self._sent[message.topic] = message.payload
-                self.take_as_own(message.topic, message.payload)
+                self.remember_own(message.topic, message.payload)
 
     # What others have published
 
-    def take_as_own(self, topic: str, payload: bytes) -> None:
+    def remember_own(self, topic: str, payload: bytes) -> None:
         """Note a retained message as one of ours: an earlier run's."""
         self._own.setdefault(topic, deque(maxlen=OWN_KEPT)).append(hash(payload))
 

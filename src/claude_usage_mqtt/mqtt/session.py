@@ -11,8 +11,15 @@ from typing import Self
 
 from claude_usage_mqtt.errors import BrokerRefused, BrokerUnreachable
 from claude_usage_mqtt.mqtt import explain
-from claude_usage_mqtt.mqtt.client import Message, make_tls_context, unique_client_id
-from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, Connection, Disconnected, Notice, Subscribed
+from claude_usage_mqtt.mqtt.client import Message, require_readable, unique_client_id
+from claude_usage_mqtt.mqtt.connection import (
+    Acknowledged,
+    Connected,
+    Connection,
+    ConnectionEvent,
+    Disconnected,
+    Subscribed,
+)
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.protocols import Protocols
 
@@ -47,7 +54,7 @@ class Session:
         self._connected: Connected | None = None
         self._failures: list[Disconnected] = []
         self._stopping = threading.Event()
-        self._arrived: queue.Queue[Notice] = queue.Queue()
+        self._arrived: queue.Queue[ConnectionEvent] = queue.Queue()
         self._answers: dict[int, Acknowledged | Subscribed] = {}
         self._messages: list[Message] = []
 
@@ -64,14 +71,14 @@ class Session:
         return self._open().version
 
     def open(self) -> None:
-        """Connect and log in, with MQTT 3.1.1 if the broker does not know 5; raises SettingsError for certificates."""
+        """Connect and log in, with MQTT 3.1.1 if the broker does not know 5; raises SettingsError for files."""
         until = time.monotonic() + self._within
-        tls = make_tls_context(self._options)
+        require_readable(self._options)
         protocols = Protocols(self._options)
         while True:
             # A broker that only knows 3.1.1 may not respond to 5 at all: that must leave time for the other.
             patience = min(protocols.patience, (until - time.monotonic()) / 2)
-            connection = Connection(self._options, protocols.current, self._arrived.put, tls=tls)
+            connection = Connection(self._options, protocols.current, self._arrived.put)
             threading.Thread(target=self._run, args=(connection, patience), name="broker", daemon=True).start()
             has_ended = self._wait(lambda: bool(self._connected or self._failures), until)
             if self._connected is not None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import random
 import secrets
-import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +18,14 @@ from claude_usage_mqtt import __version__
 from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.errors import ApiError, CredentialsError, CredentialsNotFound, InvalidResponse, SettingsError
 from claude_usage_mqtt.mqtt.client import Message
-from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, Disconnected, Notice, Settled, Subscribed
+from claude_usage_mqtt.mqtt.connection import (
+    Acknowledged,
+    Connected,
+    ConnectionEvent,
+    Disconnected,
+    Settled,
+    Subscribed,
+)
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.publisher import Publisher
 from claude_usage_mqtt.reporter.budget import Budget
@@ -49,6 +55,9 @@ log = logging.getLogger(__name__)
 
 NAME_CHECK = 2.0
 """Real seconds in which another reporter of the same name would answer."""
+
+MOST_LOST = 2
+"""Connections that may end during the name check before it is left out: our login may not be allowed to write there."""
 
 REASSERT_AFTER = 10.0
 """Real seconds between announcements that correct somebody else's: two of one name must not make a storm."""
@@ -80,7 +89,6 @@ class ReporterOptions:
     machine: str
     sources: Mapping[str, Source]
     limited: bool = True
-    tls: ssl.SSLContext | None = None
     newest_cache: Callable[[str], timedelta | None] = field(default=lambda _account: None)
 
 
@@ -102,9 +110,9 @@ class Reporter:
         self._topics = topics = ReporterTopics(base=options.base_topic, machine=options.machine)
         self._status = f"{options.base_topic}/status"
         self._instance = secrets.token_hex(8)
-        self.inbox: Inbox[Notice | LoginsSeen | _Answered | Stop] = Inbox()
+        self.inbox: Inbox[ConnectionEvent | LoginsSeen | _Answered | Stop] = Inbox()
         will = Message(topic=topics.presence, payload=OFFLINE, retain=True)
-        self._publisher = Publisher(options.broker, will=will, notify=self.inbox.put, tls=options.tls)
+        self._publisher = Publisher(options.broker, will=will, notify=self.inbox.put)
         self._budget = Budget(options.base_topic, options.sources, clock, options.newest_cache, limited=options.limited)
         self._seen = SeenIds()
         self._busy: set[str] = set()
@@ -112,6 +120,7 @@ class Reporter:
         self._presence = b""
         self._name_check: str | None = None  # the id of the ask that nobody may answer
         self._is_named = False
+        self._lost_name_checks = 0  # connections that ended during it: some brokers hang up on what is not allowed
         self._announce_at: float | None = None
         self._announced_at = self._name_checked_at = float("-inf")
         self._turned_at = self._moment()
@@ -163,7 +172,7 @@ class Reporter:
 
     # What arrived
 
-    def _handle(self, item: Notice | LoginsSeen | _Answered) -> None:
+    def _handle(self, item: ConnectionEvent | LoginsSeen | _Answered) -> None:
         match item:
             case Connected():
                 self._publisher.handle(item)
@@ -172,6 +181,7 @@ class Reporter:
             case Disconnected():
                 self._publisher.handle(item)
                 self._connection_log.disconnected(item, time.monotonic())
+                self._lost_name_checks += not self._is_named
             case Acknowledged() | Subscribed() | Settled():
                 self._publisher.handle(item)
             case Message():
@@ -193,8 +203,9 @@ class Reporter:
             self._announced_at = time.monotonic()
             return
         self._name_check, self._name_checked_at = secrets.token_hex(8), time.monotonic()
-        payload = encode_ask(Ask(id=self._name_check, account=None))
-        self._publisher.send_once(Message(topic=topics.ask, payload=payload))
+        if self._lost_name_checks < MOST_LOST:
+            payload = encode_ask(Ask(id=self._name_check, account=None))
+            self._publisher.send_once(Message(topic=topics.ask, payload=payload))
 
     def _received(self, message: Message) -> None:
         topics = self._topics
@@ -305,7 +316,7 @@ class Reporter:
             self._announce_at = None
             if self._presence:
                 self._announced_at = now
-                self._publisher.insist(self._topics.presence)
+                self._publisher.republish(self._topics.presence)
 
     def _patience(self) -> float:
         """Return how many real seconds may pass until something is to be done."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from claude_usage_mqtt.mqtt.client import Message
-from claude_usage_mqtt.mqtt.connection import Notice
+from claude_usage_mqtt.mqtt.connection import ConnectionEvent
 from claude_usage_mqtt.sources.credentials.watch import CachedReading, LoginChanged
 from claude_usage_mqtt.sources.source import PollResult
 
@@ -36,7 +36,7 @@ class Stop:
             raise self.cause
 
 
-Item = Notice | PollResult | LoginChanged | CachedReading | Outgoing | Stop
+Item = ConnectionEvent | PollResult | LoginChanged | CachedReading | Outgoing | Stop
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ except ImportError:  # Windows: there only the age of a sign can be checked
     fcntl = None  # type: ignore[assignment]
 
 BEAT_EVERY = 10.0
-"""Real seconds between signs of life; less where systemd's watchdog wants more."""
+"""Real seconds between signs of life; less if systemd's watchdog wants more."""
 
 STUCK_AFTER = 90.0
 """Real seconds without one until the loop counts as stuck: it never works that long without looking up."""
@@ -145,7 +145,7 @@ def _unlink(path: str) -> None:
 
 
 def _signs(folder: str) -> list[tuple[str, float | None]]:
-    """Return path and age in seconds of each sign of life of this user; no age where its process has ended."""
+    """Return path and age in seconds of each sign of life of this user; no age if its process has ended."""
     found: list[tuple[str, float | None]] = []
     try:
         names = os.listdir(folder)

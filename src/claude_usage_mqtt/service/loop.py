@@ -62,9 +62,7 @@ class Service:
         self._status = f"{options.base_topic}/status"
         will = Message(topic=self._status, payload=OFFLINE, retain=True)
         devices = f"{options.discovery_prefix}/device/"
-        self._publisher = Publisher(
-            options.broker, will=will, notify=self.inbox.put, tls=options.tls, announcements=devices
-        )
+        self._publisher = Publisher(options.broker, will=will, notify=self.inbox.put, announcements=devices)
         self._workers = Workers(clock, self.inbox.put)
         self._reporters = ReporterExchange(options, self.inbox.put)
         self._accounts = {
@@ -174,7 +172,7 @@ class Service:
         elif message.topic == self._status:
             # Somebody else's goodbye, or a late will of our own: as long as we are there, we are online.
             if not message.retain and message.payload != ONLINE:
-                self._publisher.insist(self._status)
+                self._publisher.republish(self._status)
         elif self._leftovers is not None and self._leftovers.claim(message):
             self._take_back(message.topic)
         else:
@@ -266,7 +264,7 @@ class Service:
         for watched in self._accounts.values():
             watched.state.restore(recollection.found, now)
             health = watched.state.options.topics.health
-            self._publisher.take_as_own(health, recollection.found.get(health, b""))
+            self._publisher.remember_own(health, recollection.found.get(health, b""))
             watched.look_at = now
         self._workers.watch_logins(self._accounts.values())
         self._leftovers = FormerDevices(self._topics(SUMMARY), self._accounts, recollection.found)

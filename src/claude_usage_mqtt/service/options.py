@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -45,7 +44,6 @@ class ServiceOptions:
     status_topic: str
     base_topic: str
     discovery_prefix: str = "homeassistant"
-    tls: ssl.SSLContext | None = None
     usage_log: UsageLog | None = None
     settled_after: float = SETTLED_AFTER
     accounts: tuple[tuple[AccountOptions, tuple[Source, ...]], ...] = field(default=())

@@ -17,7 +17,6 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from claude_usage_mqtt import __version__
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.mqtt.options import BrokerOptions, Protocol, Transport
-from claude_usage_mqtt.secret_file import read_secret
 from claude_usage_mqtt.settings import values
 from claude_usage_mqtt.settings.claude import (
     ACCOUNTS,
@@ -61,19 +60,19 @@ class Settings(BaseSettings):
     mqtt_port: int | None = Field(None, ge=1, le=65535, description="The broker's port; 8883 with TLS, else 1883.")
     mqtt_username: Line | None = Field(None, description="Login name at the broker.")
     mqtt_password: SecretStr | None = Field(None, description="Password at the broker.")
-    mqtt_password_file: Path | None = Field(None, description="A file that holds the password.")
+    mqtt_password_file: Path | None = Field(None, description="A file that contains the password.")
     mqtt_tls: bool = Field(False, description="Encrypt; certificates are always verified.")  # noqa: FBT003
     mqtt_tls_ca: Path | None = Field(None, description="Certificates of your own authority, PEM.")
-    mqtt_tls_cert: Path | None = Field(None, description="Our certificate, where the broker wants one, PEM.")
+    mqtt_tls_cert: Path | None = Field(None, description="Our certificate, if the broker requires one, PEM.")
     mqtt_tls_key: Path | None = Field(None, description="The key of our certificate, PEM, unencrypted.")
     mqtt_transport: Transport = Field("tcp", description="`tcp`, `websockets` or `unix`.")
     mqtt_websocket_path: Annotated[str, AfterValidator(values.websocket_path)] = Field(
         "/mqtt", max_length=256, description="The path of a WebSocket connection."
     )
     mqtt_protocol: Protocol = Field("auto", description="`5`, `3.1.1`, or `auto`: 5 first, then 3.1.1.")
-    mqtt_client_id: Line | None = Field(None, max_length=128, description="Our id at the broker; unique if not set.")
+    mqtt_client_id: Line | None = Field(None, max_length=128, description="Client id at the broker; unique if not set.")
     mqtt_keepalive: Seconds = Field(60, ge=5, le=3600, description="Seconds until a silent connection counts as dead.")
-    mqtt_base_topic: Topic = Field("claude-usage", max_length=128, description="Where our topics begin.")
+    mqtt_base_topic: Topic = Field("claude-usage", max_length=128, description="The first levels of our topics.")
     homeassistant_discovery: bool = Field(True, description="Announce entities to Home Assistant.")  # noqa: FBT003
     homeassistant_prefix: Topic = Field("homeassistant", max_length=128, description="Its discovery prefix.")
     homeassistant_status_topic: Topic | None = Field(
@@ -83,10 +82,10 @@ class Settings(BaseSettings):
         None, description="Claude Code's folder, with `.credentials.json`: `~/.claude`."
     )
     claude_securestorage_config_dir: str | None = Field(
-        None, description="Claude Code's own variable: the folder of `.credentials.json`, if that is another one."
+        None, description="Claude Code's own variable: the folder of `.credentials.json`, if it is a different one."
     )
     claude_code_oauth_token: SecretStr | None = Field(None, description="A token, instead of the folder.")
-    claude_code_oauth_token_file: Path | None = Field(None, description="A file that holds the token.")
+    claude_code_oauth_token_file: Path | None = Field(None, description="A file that contains the token.")
     claude_accounts: Annotated[dict[str, str | None] | None, NoDecode, Shape(unit="accounts", words=ACCOUNTS)] = Field(
         None,
         min_length=1,
@@ -96,16 +95,16 @@ class Settings(BaseSettings):
     claude_source: Annotated[str, AfterValidator(parse_source)] = Field(
         AUTO,
         max_length=200,
-        description="A list of `oauth`, `claude-code`, `statusline`, `reporter`; `auto`: what is there.",
+        description="A list of `oauth`, `claude-code`, `statusline`, `reporter`, or `auto`: whatever is available.",
     )
     claude_code_command: Line | None = Field(
         None, description="Claude Code's executable: `claude`; if set, it renews a token that has expired."
     )
     machine_name: str | None = Field(
-        None, max_length=100, description="A reporter's name: the host name; required in a container."
+        None, max_length=100, description="A reporter's name; the host name if not set; required in a container."
     )
     claude_api_url: Annotated[str, AfterValidator(checked_url)] = Field(
-        API_URL, description="https, or http on loopback (for tests: there no limit on requests holds)."
+        API_URL, description="https, or http on loopback (for tests; no request limit applies there)."
     )
     claude_user_agent: str = Field(
         f"claude-usage-mqtt/{__version__}", max_length=200, description="The User-Agent sent to the API."
@@ -114,7 +113,7 @@ class Settings(BaseSettings):
         300, ge=1, le=3600, description="Seconds between polls, 180 to 3600."
     )
     stale_after: Seconds = Field(
-        3600, ge=300, le=86400, description="Seconds without an answer until numbers are stale."
+        3600, ge=300, le=86400, description="Seconds without a response until numbers are stale."
     )
     alert_thresholds: Percentages = Field(
         (75.0, 90.0), max_length=20, description="Percent at which an event fires, separated by commas."
@@ -124,7 +123,7 @@ class Settings(BaseSettings):
     )
     usage_log: Path | None = Field(None, description="A file that gets one JSON line per successful poll.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much is logged.")
-    log_format: Literal["text", "json"] = Field("text", description="`text` or `json`, one object a line.")
+    log_format: Literal["text", "json"] = Field("text", description="`text` or `json`, one object per line.")
 
     @field_validator("mqtt_protocol", "mqtt_transport", "log_level", "log_format", mode="before")
     @classmethod
@@ -240,17 +239,15 @@ class Settings(BaseSettings):
         )
 
     def broker(self) -> BrokerOptions:
-        """Return how to reach the broker; raises SettingsError where none is named, or a secret's file fails."""
+        """Return how to reach the broker; raises SettingsError if none is named."""
         if self.mqtt_host is None:
             raise SettingsError("MQTT_HOST is not set; set it to the name or address of your MQTT broker.")
-        password = self.mqtt_password.get_secret_value() if self.mqtt_password else None
-        if self.mqtt_password_file is not None:
-            password = read_secret(self.mqtt_password_file, "MQTT_PASSWORD_FILE")
         return BrokerOptions(
             host=self.mqtt_host if self.mqtt_transport == "unix" else values.host(self.mqtt_host),
             port=self.mqtt_port or (8883 if self.mqtt_tls else 1883),
             username=self.mqtt_username,
-            password=password,
+            password=self.mqtt_password.get_secret_value() if self.mqtt_password else None,
+            password_file=self.mqtt_password_file,
             tls=self.mqtt_tls,
             tls_ca=_text(self.mqtt_tls_ca),
             tls_cert=_text(self.mqtt_tls_cert),

@@ -40,6 +40,7 @@ PLAIN_OPTIONS = (
     "poll_interval",
     "stale_after",
     "alert_thresholds",
+    "extra_usage_thresholds",
     "log_level",
 )
 """Options that are settings of the same name."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from claude_usage_mqtt.instants import SAME_INSTANT
 from claude_usage_mqtt.usage.reading import STATUSLINE, Window
@@ -25,7 +25,11 @@ OLD_NUMBER = 50.0
 began cannot have reached this much."""
 
 SAME_NUMBER = 5.0
-"""Points by which the old number may have grown between the last reading and the reset."""
+"""Points by which the old number may differ from the last reading at any time."""
+
+JUST_BEGUN = timedelta(minutes=15)
+"""So long after a window began, a number that is higher than the old one is the old one, too: the old window went on
+after its last reading."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +66,18 @@ def doubt(utilization: float, resets_at: datetime | None, new: Window) -> Suspec
     is_over = resets_at is not None and new.read_at >= resets_at - SAME_INSTANT
     is_same = same_reset(resets_at, new.resets_at)
     if is_over and not is_same:
-        is_old_number = new.utilization >= OLD_NUMBER and abs(change) <= SAME_NUMBER
-        if is_old_number:
+        is_old_number = abs(change) <= SAME_NUMBER or (change > 0 and _has_just_begun(new))
+        if new.utilization >= OLD_NUMBER and is_old_number:
             return Suspect(new, 0.0)
     elif -change >= REFILL and (is_same or new.is_idle):
         return Suspect(new, utilization)
     return Suspect(new, utilization) if change >= STEEP_RISE else None
+
+
+def _has_just_begun(window: Window) -> bool:
+    if window.resets_at is None or window.duration is None:
+        return False
+    return window.read_at - (window.resets_at - window.duration) < JUST_BEGUN
 
 
 def is_of_another_account(known: Mapping[str, datetime | None], windows: Iterable[Window], now: datetime) -> bool:

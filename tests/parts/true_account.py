@@ -1,0 +1,184 @@
+"""An account whose truth is known: what the endpoint says of it, faults included, and what really happened.
+
+Windows fill while somebody works, end at their resets, are refilled, drift, and now and then a response is wrong in a
+way that was reported of the real endpoint.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from claude_usage_mqtt.errors import RateLimited, ServerError
+
+SESSION, MINUTE, HOUR, DAY = timedelta(hours=5), timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+
+
+@dataclass(slots=True)
+class TrueWindow:
+    """A window as it is; `fill` counts how often it began, or was refilled (`is_refill`)."""
+
+    key: str
+    utilization: float = 0.0
+    resets_at: datetime | None = None
+    fill: int = 0
+    is_refill: bool = False
+
+    def empty(self, utilization: float, resets_at: datetime | None, *, is_refill: bool = False) -> None:
+        """Begin anew, or be refilled."""
+        self.utilization, self.resets_at, self.is_refill = utilization, resets_at, is_refill
+        self.fill += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What one response said of one window, and whether that is true."""
+
+    at: datetime
+    key: str
+    utilization: float
+    fill: int
+    is_refill: bool
+    is_true: bool
+    is_clock_right: bool
+
+
+@dataclass
+class TrueAccount:
+    """The account and its endpoint. Asked with the real time, which only moves forward."""
+
+    rng: random.Random
+    now: datetime
+    said: list[Said] = field(default_factory=list)
+    is_clock_right: bool = True
+    quiet: int = 3
+    """Responses that are right, whatever comes: a fault that lasts is indistinguishable from the truth."""
+
+    def __post_init__(self) -> None:
+        self.session = TrueWindow("five_hour")
+        self.week = TrueWindow("seven_day", 20.0, self.now + timedelta(days=2.5))
+        self.opus = TrueWindow("seven_day_opus", 12.0, self.now + timedelta(days=2.5))
+        self.pace = 0.0
+        self.renamed_until = self.now
+        self.old_session: tuple[datetime, float] | None = None
+
+    @property
+    def windows(self) -> tuple[TrueWindow, ...]:
+        """Give all windows."""
+        return (self.session, self.week, self.opus)
+
+    def live(self, until: datetime) -> None:
+        """Let time pass."""
+        while self.now + MINUTE <= until:
+            self.now += MINUTE
+            self._end_windows()
+            self._work()
+            self._surprise()
+
+    def _end_windows(self) -> None:
+        if self.session.resets_at is not None and self.now >= self.session.resets_at:
+            self.old_session = (self.now + timedelta(seconds=90), self.session.utilization)
+            self.session.empty(0.0, None)
+        for window in (self.week, self.opus):
+            if window.resets_at is not None and self.now >= window.resets_at:
+                window.empty(0.0, window.resets_at + self.rng.choice([5, 7, 7]) * DAY)
+
+    def _work(self) -> None:
+        if self.rng.random() < 1 / 40:
+            self.pace = self.rng.choice([0.0, 0.0, 0.1, 0.4, 1.1])
+        if not self.pace or self.session.utilization >= 100:
+            return
+        if self.session.resets_at is None:
+            self.session.resets_at = (self.now + SESSION).replace(second=0, microsecond=0)
+        for window, share in ((self.session, 1.0), (self.week, 0.12), (self.opus, 0.2)):
+            window.utilization = round(min(window.utilization + self.pace * share, 104.0), 2)
+
+    def _surprise(self) -> None:
+        chance = self.rng.random()
+        if chance < 1 / 2000 and self.week.utilization >= 30:
+            self.week.empty(
+                round(self.week.utilization * self.rng.choice([0.0, 0.2]), 2), self.week.resets_at, is_refill=True
+            )
+            self.quiet = 3
+        elif chance < 2 / 2000 and self.session.utilization >= 30:
+            self.session.empty(round(self.session.utilization / 5, 2), self.session.resets_at, is_refill=True)
+            self.old_session, self.quiet = None, 3
+        elif chance < 3 / 2000 and self.week.resets_at is not None and self.week.resets_at - self.now > DAY:
+            self.week.resets_at += DAY * self.rng.choice([1, -1]) if self.week.resets_at - self.now > 3 * DAY else DAY
+            self.week.resets_at, self.quiet = min(self.week.resets_at, self.now + 7 * DAY), 3
+        elif chance < 4 / 2000:
+            self.renamed_until = self.now + timedelta(hours=self.rng.choice([1, 30]))
+
+    def respond(self, now: datetime) -> Any:
+        """Return the response of the endpoint, or raise its error."""
+        self.live(now)
+        fault: Callable[[dict[str, Any]], set[str]] | None = None
+        if self.quiet > 0:
+            self.quiet -= 1
+        elif self.rng.random() < 0.08:
+            self.quiet = 3
+            fault = self.rng.choice(
+                [self._spike, self._zero, self._malformed, self._refuse, self._limit, self._nothing]
+            )
+        document: dict[str, Any] = {window.key: self._section(window) for window in self.windows}
+        wrong = fault(document) if fault is not None else set()
+        if self.old_session is not None and now < self.old_session[0] and self.old_session[1] >= 50 and not wrong:
+            document["five_hour"] = {"utilization": self.old_session[1], "resets_at": (self.now + SESSION).isoformat()}
+            wrong, self.quiet = {"five_hour"}, 3
+        for window in self.windows:
+            section = document.get(window.key)
+            if isinstance(section, dict):
+                self.said.append(
+                    Said(
+                        now,
+                        window.key,
+                        section["utilization"],
+                        window.fill,
+                        window.is_refill,
+                        window.key not in wrong,
+                        self.is_clock_right,
+                    )
+                )
+        if now < self.renamed_until and "seven_day_opus" in document:
+            document["nimbus_opus"] = document.pop("seven_day_opus")
+            self.said = [said for said in self.said if (said.at, said.key) != (now, "seven_day_opus")]
+        return document
+
+    def _section(self, window: TrueWindow) -> dict[str, Any]:
+        jitter = timedelta(seconds=self.rng.uniform(-1.5, 1.5))
+        resets_at = None if window.resets_at is None else (window.resets_at + jitter).isoformat()
+        return {"utilization": window.utilization, "resets_at": resets_at}
+
+    def _spike(self, document: dict[str, Any]) -> set[str]:
+        if self.session.resets_at is None or self.session.utilization > 59:
+            return set()
+        document["five_hour"]["utilization"] = 100.0
+        return {"five_hour"}
+
+    def _zero(self, document: dict[str, Any]) -> set[str]:
+        last = {said.key: said for said in self.said}
+        wrong = {key for key, said in last.items() if said.utilization >= 11 and said.fill == self._fill(key)}
+        for key in wrong:
+            document[key]["utilization"] = 0.0
+        return wrong
+
+    def _fill(self, key: str) -> int:
+        return next(window.fill for window in self.windows if window.key == key)
+
+    def _malformed(self, document: dict[str, Any]) -> set[str]:
+        document[self.rng.choice([window.key for window in self.windows])] = "soon"
+        return set()
+
+    def _nothing(self, document: dict[str, Any]) -> set[str]:
+        document.clear()
+        document["maintenance"] = {"until": None}
+        return set()
+
+    def _refuse(self, _document: dict[str, Any]) -> set[str]:
+        raise ServerError("The API returned a server error (HTTP 500).")
+
+    def _limit(self, _document: dict[str, Any]) -> set[str]:
+        raise RateLimited("Rate limited.", retry_after=self.rng.choice([None, None, timedelta(minutes=20)]))

@@ -1,0 +1,89 @@
+"""The real Claude Code behind a reporter, and a service without any login, in a sandbox with a fake of the API."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import claude_usage_mqtt
+
+TRIALS = ("claude_code", "expired", "oauth")
+
+
+class Box:
+    """What the trials left."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def text(self, *path: str) -> str:
+        """Return a file."""
+        return self.folder.joinpath(*path).read_text(errors="replace")
+
+    def messages(self, trial: str, topic: str) -> list[dict[str, Any]]:
+        """Return what was published under a topic."""
+        begin = f"claude-usage/{topic} "
+        lines = [
+            line.removeprefix(begin) for line in self.text(trial, "messages").splitlines() if line.startswith(begin)
+        ]
+        return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def box(scripts: Path, tmp_path_factory: pytest.TempPathFactory) -> Box:
+    """Run all trials once."""
+    folder = tmp_path_factory.mktemp("box")
+    folder.chmod(0o755)
+    driver = folder / "driver.sh"
+    driver.write_text(Path(__file__).with_name("reporter_box.sh").read_text().replace("$VENV", sys.prefix))
+    shown = (sys.prefix, str(Path(claude_usage_mqtt.__file__).parents[1]), sys.base_prefix)
+    subprocess.run(
+        ["bash", scripts / "claude_code.sh", "box", folder, "bash", "/out/driver.sh"],
+        env=os.environ | {"RO": " ".join(dict.fromkeys(shown))},
+        stdin=subprocess.DEVNULL,
+        check=True,
+        timeout=400,
+    )
+    return Box(folder)
+
+
+@pytest.mark.parametrize("trial", TRIALS)
+def test_the_numbers_come_home(box: Box, trial: str) -> None:
+    """All windows and the money are published by a service that has no login, with the machine that read them."""
+    state = box.messages(trial, "default/state")[-1]
+    used = {key: window["utilization"] for key, window in state["windows"].items() if window["utilization"] is not None}
+    assert used == {"five_hour": 42, "seven_day": 19, "seven_day_sonnet": 7, "seven_day_fable": 33}
+    assert {(window["source"], window["machine"]) for window in state["windows"].values()} == {("reporter", "laptop")}
+    assert state["extra_usage"]["used"] == 12.34
+
+
+def test_an_expired_token_is_renewed_by_its_owner(box: Box) -> None:
+    """The machine stays usable while Claude Code can renew its login, whichever source the reporter has."""
+    for trial in ("expired", "oauth"):
+        assert "renewed" in box.text(trial, "credentials")
+    presence = box.messages("oauth", "reporter/laptop")[0]["accounts"]["default"]
+    assert (presence["source"], presence["status"]) == ("oauth", "ok")
+
+
+@pytest.mark.parametrize("trial", TRIALS)
+def test_a_machine_without_power_is_seen(box: Box, trial: str) -> None:
+    """The last will says that the machine is gone, and the status names it; the numbers stay."""
+    assert box.messages(trial, "reporter/laptop")[-1] == {"online": False}
+    health = box.messages(trial, "default/health")[-1]
+    assert "laptop (offline, last seen" in health["detail"]
+    assert health["fresh"] is True
+
+
+@pytest.mark.parametrize("trial", TRIALS)
+def test_nothing_secret_crosses_the_broker(box: Box, trial: str) -> None:
+    """No token, no e-mail address and no id of an account is in a message or a log, and no Claude Code is left."""
+    assert box.text(trial, "left") == ""
+    for output in (box.text(trial, "messages"), box.text(trial, "service"), box.text(trial, "reporter")):
+        assert "sk-ant" not in output
+        assert "fake@example.org" not in output
+        assert "00000000-0000-4000-8000" not in output
+        assert "Traceback" not in output

@@ -1,0 +1,191 @@
+"""Days of an account in simulated time, with all faults that were reported: only what is true is published.
+
+The oracle knows the truth behind each response. It compares what was published with it, and counts the events.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+import pytest
+
+from parts.simulation import Shown, Simulation, make_state
+from parts.true_account import Said, TrueAccount
+
+START = datetime(2026, 11, 20, 6, 0, tzinfo=UTC)
+DAYS = 4
+SEEDS = int(os.environ.get("SIMULATED_LIVES", "3"))
+"""More of them with SIMULATED_LIVES=50 in the environment."""
+STALE_AFTER = timedelta(minutes=30)
+DOUBTED = 40.0
+HOUR = timedelta(hours=1)
+
+
+class Life:
+    """A simulation and the truth; `offset` is by how much the machine's clock is wrong."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.truth = TrueAccount(random.Random(seed + 1000), START)
+        self.offset = timedelta(0)
+        self.simulation = Simulation(self._respond, START, make_state(seed))
+        self.shown: list[Shown] = []
+        self.asleep: list[tuple[datetime, datetime]] = []
+        self.restarts: list[datetime] = []
+
+    def _respond(self, now: datetime) -> object:
+        self.truth.is_clock_right = not self.offset
+        return self.truth.respond(now - self.offset)
+
+    def run(self, span: timedelta) -> None:
+        """Let time pass; note what was shown at the real time."""
+        before = len(self.simulation.shown)
+        self.simulation.run(self.simulation.now + span)
+        self.shown += [Shown(shown.at - self.offset, shown.state) for shown in self.simulation.shown[before:]]
+
+    def set_clock(self, step: timedelta) -> None:
+        """Set the machine's clock."""
+        self.offset += step
+        self.simulation.set_clock(step)
+
+    def sleep(self, span: timedelta) -> None:
+        """Let the machine sleep: nothing runs, and its clock is right when it wakes up."""
+        begun = self.simulation.now - self.offset
+        self.simulation.now += span
+        self.asleep.append((begun, begun + span))
+
+
+def live(seed: int) -> Life:
+    """Return an account after some days in which everything happened that can."""
+    life = Life(seed)
+    if seed % 2:
+        life.set_clock(-3 * HOUR)
+        life.run(timedelta(minutes=7))
+        life.set_clock(3 * HOUR)
+    end = START + timedelta(days=DAYS)
+    while life.simulation.now - life.offset < end:
+        life.run(timedelta(minutes=life.rng.uniform(60, 400)))
+        match life.rng.randrange(4):
+            case 0:
+                life.simulation.restart()
+                life.restarts.append(life.simulation.now)
+            case 1:
+                life.sleep(timedelta(minutes=life.rng.uniform(1, 500)))
+            case 2:
+                step = timedelta(minutes=life.rng.choice([-180, -20, 15, 120]))
+                life.set_clock(step)
+                life.run(timedelta(minutes=10))
+                life.set_clock(-step)
+            case _:
+                pass
+    return life
+
+
+KEYS = ("five_hour", "seven_day", "seven_day_opus")
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_days(seed: int) -> None:
+    """What is published is true, each event fires once, and the API is never asked too often."""
+    life = live(seed)
+    every_published_number_was_said_and_is_true(life)
+    each_threshold_once_in_each_window(life)
+    each_reset_once(life)
+    every_event_has_its_own_id(life)
+    the_budget_holds(life)
+    the_entities_of_a_renamed_window_stay(life)
+
+
+def every_published_number_was_said_and_is_true(life: Life) -> None:
+    """See no spike, no near-zero response, no old number of a window that ended, and nothing older than it may be."""
+    count = 0
+    for shown in life.shown:
+        for key in KEYS:
+            number = shown.window(key).get("utilization")
+            if number is None:
+                continue
+            count += 1
+            support = [
+                said
+                for said in life.truth.said
+                if said.key == key and said.utilization == number and shown.at - STALE_AFTER <= said.at <= shown.at
+            ]
+            # while the clock is wrong nobody can know which window is over
+            assert any(said.is_true or not said.is_clock_right for said in support), (shown.at, key, number, support)
+    assert count > 1000
+
+
+def believed(life: Life, key: str) -> list[Said]:
+    """Return what was truly said of a window, without a steep rise that nothing followed in its window."""
+    said = [one for one in life.truth.said if one.key == key and one.is_true and one.is_clock_right]
+    kept: list[Said] = []
+    for one, following in pairwise([*said, None]):
+        assert one is not None
+        before = kept[-1].utilization if kept and kept[-1].fill == one.fill else 0.0
+        is_followed = following is not None and following.fill == one.fill
+        if is_followed or abs(one.utilization - before) < 10:
+            kept.append(one)
+    return kept
+
+
+def each_threshold_once_in_each_window(life: Life) -> None:
+    """See 75, 90 and the limit: each fires once in each window or refill that reached it."""
+    for key in KEYS:
+        expected: Counter[str] = Counter()
+        readings = believed(life, key)
+        for fill in sorted({said.fill for said in readings}):
+            levels = [said.utilization for said in readings if said.fill == fill]
+            is_armed_above = readings[0].fill == fill or next(s for s in readings if s.fill == fill).is_refill
+            low = levels[0] if is_armed_above else 0.0
+            expected.update(str(limit) for limit in (75, 90, 100) if low < limit <= max(levels))
+        happened: Counter[str] = Counter()
+        for event in life.simulation.events:
+            if event.window == key and event.event_type == "threshold_reached":
+                happened.update(str(int(threshold)) for threshold in event.thresholds)
+            elif event.window == key and event.event_type == "limit_reached":
+                happened["100"] += 1
+        assert happened == expected, key
+
+
+def each_reset_once(life: Life) -> None:
+    """See that each window that ended with something in it is one reset, each refill one early reset."""
+    for key in KEYS:
+        early = resets = either = 0
+        for before, after in pairwise(believed(life, key)):
+            if before.fill == after.fill:
+                continue
+            wrong = [said for said in life.truth.said if said.key == key and not said.is_clock_right]
+            if any(before.at < said.at < after.at for said in wrong):
+                either += 1  # whether it was due could not be known
+            elif after.is_refill and after.fill == before.fill + 1:
+                early += 1
+            elif before.utilization > 0:
+                resets += 1
+            else:
+                either += 1
+        types = Counter(event.event_type for event in life.simulation.events if event.window == key)
+        assert early <= types["reset_early"], key
+        assert resets <= types["reset"], key
+        assert early + resets <= types["reset"] + types["reset_early"] <= early + resets + either, key
+
+
+def every_event_has_its_own_id(life: Life) -> None:
+    """See that a consumer that drops ids it has seen loses nothing."""
+    ids = [event.id for event in life.simulation.events]
+    assert len(ids) == len(set(ids))
+
+
+def the_budget_holds(life: Life) -> None:
+    """See at most 20 requests in any hour, whatever had to be confirmed."""
+    polls = sorted(said.at for said in life.truth.said if said.key == "five_hour")
+    for index, poll in enumerate(polls):
+        assert sum(poll <= other < poll + HOUR for other in polls[index : index + 25]) <= 20
+
+
+def the_entities_of_a_renamed_window_stay(life: Life) -> None:
+    """See that a key that the API renames for more than a day removes nobody's entities."""
+    assert set(KEYS) <= set(life.simulation.state.usage.windows)
