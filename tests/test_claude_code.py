@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from parts.claude_code import ACCOUNT, FakeClaudeCode, control_response
 from parts.credentials import write_credentials
 from parts.documents import sample_usage
 from parts.endpoint import Endpoint
+from parts.waiting import eventually
 
 BODY = sample_usage(scoped={"Fable": 33}, extra_usage={"is_enabled": True, "used_credits": 190.0, "currency": "EUR"})
 OLD = {key: value for key, value in BODY.items() if key != "limits"}
@@ -206,14 +206,6 @@ def test_what_it_is_started_with(program: FakeClaudeCode, monkeypatch: pytest.Mo
     assert call["group"] != os.getpgid(0)
     for folder in (call["folder"], call["environment"]["TMPDIR"]):
         assert not Path(folder).exists()
-
-
-def eventually(is_true: Callable[[], bool]) -> None:
-    """Wait until something is true, as long as it takes within reason."""
-    ends = time.monotonic() + 20
-    while not is_true():
-        assert time.monotonic() < ends
-        time.sleep(0.02)
 
 
 def is_running(pid: int) -> bool:

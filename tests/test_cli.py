@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,28 @@ def test_once_without_credentials(tmp_path: Path) -> None:
         assert endpoint.count == 0
     assert result.returncode == 3
     assert "log in with Claude Code" in result.stderr
+
+
+def test_the_api_is_not_asked_while_the_service_waits(home: Path) -> None:
+    """A request too many would lengthen the API's refusal: what the service has published is obeyed, unless forced."""
+    waits = {"retry_at": (datetime.now(UTC) + timedelta(minutes=40)).isoformat(timespec="seconds")}
+    over = {"retry_at": (datetime.now(UTC) - timedelta(minutes=1)).isoformat(timespec="seconds")}
+    with any_broker() as broker, Endpoint(sample_usage()) as endpoint, Watcher(broker.port) as watcher:
+        given = {"CLAUDE_API_URL": endpoint.url, "MQTT_HOST": "127.0.0.1", "MQTT_PORT": broker.port}
+        watcher.publish("claude-usage/default/health", json.dumps(waits), retain=True)
+        once, check = run_command(home, "once", **given), run_command(home, "check", **given)
+        assert endpoint.count == 0
+        assert (once.returncode, once.stdout) == (5, "")
+        assert f"must not be asked before {waits['retry_at']}" in once.stderr
+        assert re.search(r"^api +- +The API must not be asked before .*--force", check.stdout, re.MULTILINE)
+        assert check.returncode == 0
+        assert run_command(home, "once", "--force", **given).returncode == 0
+        assert verdicts(run_command(home, "check", "--force", **given).stdout)["api"] == "ok"
+        assert endpoint.count == 2
+        for nothing in (json.dumps(over), "[1]", '{"retry_at": 5}', "no JSON"):
+            watcher.publish("claude-usage/default/health", nothing, retain=True)
+            assert run_command(home, "once", **given).returncode == 0
+        assert endpoint.count == 6
 
 
 def test_check_shows_each_link_of_the_chain(home: Path) -> None:

@@ -159,7 +159,8 @@ def test_the_image_publishes_is_healthy_and_stops(image: str, tmp_path: Path) ->
         running(image, folder, "/claude", variables(broker, api)) as container,
     ):
         watcher.wait_topic("claude-usage/default/health", lambda message: message.json()["status"] == "ok", 30)
-        assert watcher.json("claude-usage/default/state")["windows"]["five_hour"]["utilization"] == 42
+        state = watcher.wait_topic("claude-usage/default/state").json()
+        assert state["windows"]["five_hour"]["utilization"] == 42
         healthy = inside(container, "/app/bin/claude-usage-mqtt", "healthcheck")
         assert (healthy.returncode, healthy.stderr) == (0, "")
         container.terminate()

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from claude_usage_mqtt.errors import (
 from claude_usage_mqtt.settings.fields import load_settings, variables
 from claude_usage_mqtt.sources.credentials import keychain, places
 from claude_usage_mqtt.sources.credentials.token import Credentials
+from claude_usage_mqtt.sources.local_login import local_login
 
 CASES = {
     path.stem: case["input"]
@@ -272,3 +274,19 @@ def test_a_token_with_a_line_break_is_never_sent(home: Path, monkeypatch: pytest
     with pytest.raises(SettingsError, match="invalid characters") as in_variable:
         load_settings()
     assert "oat01" not in str(in_file.value) + str(in_variable.value)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a container is a Linux")
+def test_a_user_without_a_home_can_name_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container the user has no home and no entry in the list of users: the mounted folder is enough."""
+    monkeypatch.setattr(Path, "expanduser", _without_a_home)
+    login = local_login(str(tmp_path))
+    assert login.credentials.place.startswith(str(tmp_path))
+    with pytest.raises(SettingsError, match="home folder"):
+        local_login(None)
+
+
+def _without_a_home(path: Path) -> Path:
+    if path.parts[0].startswith("~"):
+        raise RuntimeError("Could not determine home directory.")
+    return path

@@ -284,6 +284,16 @@ def test_a_second_reporter_of_the_same_name_is_refused(
         assert json.loads(watcher.retained()[LAPTOP.presence])["online"] is True
 
 
+def test_a_reporter_that_comes_back_under_a_name_that_was_taken_says_so(
+    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
+) -> None:
+    """If the name was taken while this machine was away, nobody refuses it; both are there, and the log says so."""
+    with running_reporter(running_broker.port, endpoint.url, home) as running:
+        watcher.wait_topic(LAPTOP.presence, is_online)
+        watcher.publish(LAPTOP.presence, '{"online": true, "instance": "another", "accounts": {}}', retain=True)
+        running.log.wait_for("Another reporter named laptop is running; set MACHINE_NAME")
+
+
 def test_a_name_that_a_dead_process_left_is_taken(
     running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
 ) -> None:
@@ -304,6 +314,26 @@ def test_remove_takes_reporters_too(running_broker: Broker, watcher: Watcher, ho
     assert ended.returncode == 0
     assert "A reporter still runs (claude-usage/reporter/desktop says online)" in ended.stderr
     assert watcher.retained() == {f"{BASE}/reporter/notes/mine": "somebody's"}
+
+
+def test_check_lists_the_reporters(running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path) -> None:
+    """`check` on the publisher's machine shows which machines are there, and the status of their logins."""
+    settings = {"MQTT_HOST": "127.0.0.1", "MQTT_PORT": running_broker.port, "CLAUDE_SOURCE": "reporter"}
+    assert "reporters    -     none has announced itself" in run_command(home, "check", **settings).stdout
+    watcher.publish(f"{BASE}/reporter/desktop", '{"online": false}', retain=True)
+    with running_reporter(running_broker.port, endpoint.url, home):
+        watcher.wait_topic(LAPTOP.presence, is_online)
+        checked = run_command(home, "check", **settings)
+    assert checked.returncode == 0
+    assert "reporters    ok    desktop (offline), laptop (default oauth ok)" in checked.stdout
+
+
+def test_without_a_login_on_this_machine_it_says_so(home: Path) -> None:
+    """A reporter whose accounts are all on other machines ends with a message."""
+    settings = {"MQTT_HOST": "127.0.0.1", "MACHINE_NAME": "laptop", "CLAUDE_ACCOUNTS": '{"work": null}'}
+    ended = run_command(home, "report", **settings)
+    assert ended.returncode == 2
+    assert "A reporter needs a login on this machine" in ended.stderr
 
 
 def test_in_a_container_it_wants_a_name(running_broker: Broker, home: Path) -> None:

@@ -15,14 +15,10 @@ from typing import Any
 import pytest
 
 from claude_usage_mqtt.cli.statusline import countdown, line
-from claude_usage_mqtt.cli.statusline_publish import PendingReading, cache_folder, is_due
-from claude_usage_mqtt.sources.status_line import (
-    MAX_MESSAGE,
-    OLDEST,
-    format_statusline,
-    parse_rate_limits,
-    parse_statusline,
-)
+from claude_usage_mqtt.cli.statusline_cache import MAX_SESSIONS, PendingReading, cache_folder, note_session
+from claude_usage_mqtt.cli.statusline_publish import LIFE, is_due
+from claude_usage_mqtt.sources.rate_limits import MAX_MESSAGE, OLDEST, Limit, Mark, Message, parse_limits
+from claude_usage_mqtt.sources.status_line import parse_rate_limits, parse_statusline
 from claude_usage_mqtt.usage.document import state_document
 from claude_usage_mqtt.usage.reading import Reading
 from parts import broker
@@ -55,6 +51,16 @@ def usage(five_hour: float = 42.0, seven_day: float = 19.0, *, now: datetime = N
     found = parse_rate_limits(limits(five_hour, seven_day, now=now, left=left), now)
     assert found is not None
     return found
+
+
+def sections(document: Any, now: datetime = NOW) -> dict[str, Limit]:
+    """Return the sections of Claude Code's object as the command reads them."""
+    return parse_limits(document["rate_limits"], now, now)
+
+
+def handed_over(document: Any, at: datetime = NOW, *, is_response: bool = False) -> Message:
+    """Return what is handed over for Claude Code's object."""
+    return Message(at, sections(document, at), is_response=is_response)
 
 
 def message(at: datetime = NOW, **windows: Any) -> bytes:
@@ -129,7 +135,7 @@ def test_both_forms_of_a_reset_are_read() -> None:
 def test_a_message_says_what_was_seen() -> None:
     """What the command hands over is what the service reads, with the moment it was seen."""
     later = NOW + timedelta(minutes=2)
-    assert parse_statusline(format_statusline(usage()), later) == usage()
+    assert parse_statusline(handed_over(limits()).encode(), later) == usage()
 
 
 @pytest.mark.parametrize(
@@ -215,9 +221,9 @@ def test_an_idle_session_does_not_take_the_numbers_back() -> None:
 
 def test_the_line_is_compact() -> None:
     """The line says both windows and the time to the session's reset."""
-    assert line(usage(), NOW, in_color=False) == "5h 42% ↻ 2h11m · 7d 19%"
-    assert line(usage(99.7, 100), NOW, in_color=False) == "5h 99% ↻ 2h11m · 7d 100%"
-    assert line(usage(80, 95), NOW, in_color=True) == "5h \x1b[33m80%\x1b[0m ↻ 2h11m · 7d \x1b[31m95%\x1b[0m"
+    assert line(sections(limits()), NOW, in_color=False) == "5h 42% ↻ 2h11m · 7d 19%"
+    assert line(sections(limits(99.7, 100)), NOW, in_color=False) == "5h 99% ↻ 2h11m · 7d 100%"
+    assert line(sections(limits(80, 95)), NOW, in_color=True) == "5h \x1b[33m80%\x1b[0m ↻ 2h11m · 7d \x1b[31m95%\x1b[0m"
 
 
 @pytest.mark.parametrize(
@@ -228,20 +234,41 @@ def test_the_countdown_is_short(seconds: int, text: str) -> None:
     assert countdown(timedelta(seconds=seconds)) == text
 
 
-def test_plain_where_nobody_sees_colors(program: Program) -> None:
-    """Into a pipe the line is plain text, and plain ASCII where the encoding has nothing else."""
+def test_a_spend_limit_is_shown() -> None:
+    """A seat whose only limit is its organization's spend limit sees it, not two dashes."""
+    spend = {"used_percentage": 130, "resets_at": NOW.timestamp() + 5e5, "used_usd": 65.0, "limit_usd": 50.0}
+    found = parse_limits({"spend_limit": spend}, NOW, NOW)
+    assert line(found, NOW, in_color=False) == "spend 130% ($65 of $50)"
+    assert line(found | sections(limits()), NOW, in_color=False) == "5h 42% ↻ 2h11m · 7d 19% · spend 130% ($65 of $50)"
+
+
+def test_ascii_only(program: Program) -> None:
+    """If the encoding has nothing else, the line is plain ASCII."""
     document = limits(80, 95, now=datetime.now(UTC))
-    assert program.run(document) == "5h 80% ↻ 2h11m · 7d 95%\n"
-    ascii_only = {"PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    ascii_only = {"PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii", "NO_COLOR": "1"}
+    assert program.run(document, NO_COLOR="1") == "5h 80% ↻ 2h11m · 7d 95%\n"
     assert program.run(document, **ascii_only) == "5h 80% reset 2h11m | 7d 95%\n"
 
 
-@pytest.mark.parametrize(
-    ("environment", "is_colored"),
-    [({"TERM": "xterm"}, True), ({"TERM": "xterm", "NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)],
-)
-def test_colors_on_a_terminal(program: Program, environment: dict[str, str], is_colored: bool) -> None:  # noqa: FBT001
-    """On a terminal high numbers are colored, unless NO_COLOR or the terminal says no."""
+COLORS = [
+    ({"TERM": "xterm"}, True),
+    ({"TERM": "xterm", "NO_COLOR": "1"}, False),
+    ({"TERM": "xterm", "NO_COLOR": ""}, True),
+    ({"TERM": "dumb"}, False),
+]
+
+
+@pytest.mark.parametrize(("environment", "has_colors"), [*COLORS, ({}, True)])
+def test_colors_inside_claude_code(program: Program, environment: dict[str, str], has_colors: bool) -> None:  # noqa: FBT001
+    """Claude Code's pipe is not a terminal, but it renders colors: high numbers have one, unless NO_COLOR is set."""
+    shown = program.run(limits(80, 95, now=datetime.now(UTC)), **environment)
+    expected = "5h \x1b[33m80%\x1b[0m ↻ 2h11m · 7d \x1b[31m95%\x1b[0m\n"
+    assert shown == (expected if has_colors else "5h 80% ↻ 2h11m · 7d 95%\n")
+
+
+@pytest.mark.parametrize(("environment", "has_colors"), COLORS)
+def test_colors_on_a_terminal(program: Program, environment: dict[str, str], has_colors: bool) -> None:  # noqa: FBT001
+    """On a terminal high numbers have a color, unless NO_COLOR or the terminal says no."""
     ours, its = pty.openpty()
     try:
         subprocess.run(
@@ -257,7 +284,7 @@ def test_colors_on_a_terminal(program: Program, environment: dict[str, str], is_
     finally:
         os.close(ours)
     assert "95%" in shown
-    assert ("\x1b[31m95%\x1b[0m" in shown) == is_colored
+    assert ("\x1b[31m95%\x1b[0m" in shown) == has_colors
 
 
 @pytest.mark.parametrize("rubbish", [b"", b"{", b"\xff", b"[" * 100_000, b"null", b'{"rate_limits": 3}'])
@@ -433,7 +460,8 @@ def test_a_refusing_broker_prints_nothing(program: Program) -> None:
 def test_the_process_ends_whatever_it_hangs_in(tmp_path: Path) -> None:
     """A password file that never answers leaves no process behind."""
     os.mkfifo(tmp_path / "password")
-    (tmp_path / "statusline-default.json").write_bytes(format_statusline(usage(now=datetime.now(UTC))))
+    now = datetime.now(UTC)
+    (tmp_path / "statusline-default.json").write_bytes(handed_over(limits(now=now), now).encode())
     settings = {"MQTT_HOST": LOOPBACK, "MQTT_USERNAME": "me", "MQTT_PASSWORD_FILE": str(tmp_path / "password")}
     code = "from claude_usage_mqtt.cli.statusline_publish import main; main('default', 0.5)"
     ran = subprocess.run(
@@ -449,30 +477,151 @@ def test_the_process_ends_whatever_it_hangs_in(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("minutes", "new", "due"),
+    ("new", "is_response", "age", "due"),
     [
-        (1, usage(), False),
-        (5, usage(), True),
-        (1, usage(43), True),
-        (1, usage(42, 20), True),
-        (1, usage(41), False),  # another session's older answer
-        (1, usage(1, left=7865 + 2 * 3600), True),  # the next window
-        (1, usage(60, left=7865 - 3600), False),  # the window before
-        (1, usage(left=7865 + 2), False),  # the reset jitters
+        (limits(), False, 999.0, False),  # another session with the same numbers says nothing new
+        (limits(), True, 999.0, True),  # a response confirms them
+        (limits(), True, 59.0, False),
+        (limits(43), False, 1.0, True),
+        (limits(42, 20), False, 1.0, True),
+        (limits(41), False, 999.0, False),  # another session's older response
+        (limits(41), True, 1.0, True),
+        (limits(43, 2), False, 1.0, True),
+        (limits(1, left=7865 + 2 * 3600), False, 1.0, True),  # the next window
+        (limits(60, left=7865 - 3600), False, 1.0, False),  # the window before
+        (limits(left=7865 + 2), False, 1.0, False),  # the reset jitters
     ],
 )
-def test_when_it_is_due(minutes: int, new: Reading, due: bool) -> None:  # noqa: FBT001
-    """Only news, or five minutes, are worth a message; several open sessions are no storm."""
-    known = usage(now=NOW - timedelta(minutes=minutes), left=7865 + 60 * minutes)
-    assert is_due(new, known) is due
-    assert is_due(new, None)
+def test_when_it_is_due(new: Any, is_response: bool, age: float, due: bool) -> None:  # noqa: FBT001
+    """Only news, or a response that confirms the numbers, are worth a message; several open sessions are no storm."""
+    known = handed_over(limits(now=NOW - timedelta(minutes=1), left=7865 + 60), NOW - timedelta(minutes=1))
+    assert is_due(handed_over(new, is_response=is_response), known, age) is due
+    assert is_due(handed_over(new, is_response=is_response), None, age)
+
+
+def test_a_message_is_repeated_with_its_time() -> None:
+    """Nothing says that anybody heard the first one, so it is sent again, but it does not become newer."""
+    known = handed_over(limits())
+    assert not is_due(handed_over(limits()), known, 299)
+    assert is_due(handed_over(limits()), known, 301)
+    assert not is_due(handed_over(limits(43), NOW - timedelta(minutes=1), is_response=True), known, 999)
+
+
+def seen(folder: Path, minutes: float, percent: float = 42, **mark: Any) -> tuple[float, bool]:
+    """Let a session show a percentage; return in which minute it was read, and whether a response is certain."""
+    now = NOW + timedelta(minutes=minutes)
+    document = {"session_id": "a"} | mark
+    if "ms" in mark:
+        document["cost"] = {"total_api_duration_ms": mark["ms"]}
+    read_at, is_response = note_session(folder, Mark(document), sections(limits(percent)), now)
+    return (read_at - NOW) / timedelta(minutes=1), is_response
+
+
+def test_a_rerun_keeps_the_time_of_the_response(tmp_path: Path) -> None:
+    """Claude Code repeats old numbers every minute: they are as old as the response that had them."""
+    assert seen(tmp_path, 0, ms=10, prompt_id="p") == (0, False)
+    assert seen(tmp_path, 9, ms=10, prompt_id="p") == (0, False)
+    assert seen(tmp_path, 10, ms=10, prompt_id="q") == (0, False)  # sent, and not answered yet
+    assert seen(tmp_path, 11, ms=20, prompt_id="q") == (11, True)
+    assert seen(tmp_path, 12, ms=20, prompt_id="q") == (11, False)
+    assert seen(tmp_path, 13, 41, ms=20, prompt_id="q") == (13, True)
+
+
+def test_sessions_are_told_apart(tmp_path: Path) -> None:
+    """A session's rerun is not a response, whatever the others showed in between."""
+    assert seen(tmp_path, 0, 58, ms=10) == (0, False)
+    assert seen(tmp_path, 1, 54, ms=99, session_id="b") == (1, False)
+    assert seen(tmp_path, 2, 58, ms=10) == (0, False)
+    assert seen(tmp_path, 3, 54, ms=99, session_id="b") == (1, False)
+
+
+def test_a_session_known_before_its_first_response(tmp_path: Path) -> None:
+    """Claude Code runs the command before the first response too: then the first numbers are certainly new."""
+    note_session(tmp_path, Mark({"session_id": "a"}), {}, NOW)
+    assert seen(tmp_path, 1, ms=10) == (1, True)
+
+
+def test_without_a_session_id_nothing_is_certain(tmp_path: Path) -> None:
+    """Several sessions may take turns without an id: a lower number is then never proof of a response."""
+    seen(tmp_path, 0, 58, session_id=None, ms=1)
+    assert seen(tmp_path, 1, 54, session_id=None, ms=2) == (1, False)
+
+
+def test_few_sessions_are_remembered(tmp_path: Path) -> None:
+    """However many sessions there were, and whatever they are called, the cache stays small."""
+    for number in range(MAX_SESSIONS + 20):
+        note_session(tmp_path, Mark({"session_id": f"../{number}" * 9}), sections(limits()), NOW)
+    files = list(tmp_path.iterdir())
+    assert len(files) == MAX_SESSIONS
+    assert sum(file.stat().st_size for file in files) < 100_000
+    assert list(tmp_path.parent.glob("session*")) == []
+
+
+def test_a_refill_reaches_the_broker(program: Program, running: Broker) -> None:
+    """A lower number from a new response is sent, one from an older session is not."""
+    program.use(running.port, MQTT_BASE_TOPIC="refill", MQTT_PROTOCOL="3.1.1")
+    now = datetime.now(UTC)
+
+    def run(percent: float, session: str, duration: int) -> None:
+        program.run(limits(percent, now=now) | {"session_id": session, "cost": {"total_api_duration_ms": duration}})
+        program.rest()
+
+    with Watcher(running.port, ("refill/#",)) as watcher:
+        for percent, session, duration in ((60, "a", 1), (54, "b", 1), (60, "a", 1), (54, "b", 1), (50, "a", 2)):
+            run(percent, session, duration)
+        watcher.wait_topic("refill/default/statusline", lambda m: "50.0" in m.payload)
+        sent = [json.loads(each.payload) for each in watcher.messages("refill/default/statusline")]
+    assert [each["rate_limits"]["five_hour"]["used_percentage"] for each in sent] == [60, 50]
+    assert [each["response"] for each in sent] == [False, True]
+
+
+# -- another status line next to ours
+
+
+def test_another_command_shows_its_line(program: Program, running: Broker) -> None:
+    """With --then the user's own command gets the same input and its lines are shown; the numbers still arrive."""
+    program.use(running.port, MQTT_BASE_TOPIC="then", MQTT_PROTOCOL="3.1.1")
+    document = limits(now=datetime.now(UTC))
+    with Watcher(running.port, ("then/#",)) as watcher:
+        shown = program.run(document, "--account", "x", "--then", "echo mine; cat")
+        watcher.wait_topic("then/x/statusline")
+    assert shown == "mine\n" + json.dumps(document)
+    program.lock = program.cache / "statusline-x.lock"
+
+
+def test_another_command_gets_what_we_do_not_understand(program: Program) -> None:
+    """Whatever Claude Code sends, the user's command gets it; one that reads nothing is not an error."""
+    assert program.run(b"\xff{", "--then", "cat | wc -c | tr -d ' '") == "2\n"
+    assert program.run(b" " * 900_000, "--then", "echo mine") == "mine\n"
+
+
+def test_another_command_ends_with_us(program: Program, tmp_path: Path) -> None:
+    """Claude Code ends a status line that is still running: nothing that it started stays behind."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    process = subprocess.Popen(
+        program.command("--then", f"echo started; sleep 60 > {fifo}; true"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=program.environment,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b"{}")
+    process.stdin.close()
+    with fifo.open("rb") as held:
+        assert process.stdout.readline() == b"started\n"
+        process.terminate()
+        assert process.wait(HUNG) == 143
+        assert held.read() == b""  # ends only when the last writer has ended
+    process.stdout.close()
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:
     """Of two lines at once one starts a process; a claim left by one that was killed does not stand for ever."""
-    pending = PendingReading("default", tmp_path)
+    pending = PendingReading("default", tmp_path, LIFE)
     assert pending.claim()
-    assert not PendingReading("default", tmp_path).claim()
+    assert not PendingReading("default", tmp_path, LIFE).claim()
     long_ago = time.time() - 3600
     os.utime(tmp_path / "statusline-default.lock", (long_ago, long_ago))
     assert pending.claim()

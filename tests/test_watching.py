@@ -4,7 +4,6 @@ import datetime as dt
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from claude_usage_mqtt.usage.reading import OAUTH, Reading
 from parts.broker import Broker
 from parts.command import clean_environment
 from parts.endpoint import Endpoint
+from parts.waiting import eventually
 
 NOW = dt.datetime(2026, 11, 26, 12, 0, tzinfo=dt.UTC)
 
@@ -65,14 +65,6 @@ class Place:
         """Hang or return nothing."""
         self.fingerprint()
         return PollResult(account=account, source=self.name)
-
-
-def eventually(is_true: Callable[[], bool]) -> None:
-    """Wait until something is true."""
-    ends = time.monotonic() + 20
-    while not is_true():
-        assert time.monotonic() < ends
-        time.sleep(0.005)
 
 
 class Watching:

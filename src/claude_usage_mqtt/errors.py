@@ -146,5 +146,5 @@ NO_THREADS = (
 
 
 def is_lack_of_threads(error: BaseException) -> bool:
-    """Whether Python could not start a thread; it has no exception of its own for that."""
+    """Whether Python could not start a thread; it has no separate exception for that."""
     return isinstance(error, RuntimeError) and "start new thread" in str(error)

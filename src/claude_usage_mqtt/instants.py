@@ -30,6 +30,16 @@ def from_epoch(value: object) -> datetime | None:
     return datetime.fromtimestamp(value, UTC)
 
 
+def from_milliseconds(value: object) -> datetime | None:
+    """Return the UTC instant of a number of milliseconds since 1970, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return from_epoch(value / 1000)
+    except OverflowError:
+        return None
+
+
 def format_instant(instant: datetime | None) -> str | None:
     """Return `2026-11-20T16:00:00+00:00`, whole seconds; None stays None."""
     return None if instant is None else instant.astimezone(UTC).isoformat(timespec="seconds")

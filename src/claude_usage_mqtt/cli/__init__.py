@@ -21,11 +21,14 @@ def main(arguments: list[str] | None = None) -> int:
         status, sentence = check()
         sys.stdout.write(sentence + "\n")
         return status
-    if arguments[:1] == ["statusline"] and (len(arguments) == 1 or arguments[1:-1] == ["--account"]):
-        # Somebody waits for its line; what else it may be given is for the parser.
-        from claude_usage_mqtt.cli.statusline import statusline  # noqa: PLC0415
+    if arguments[:1] == ["statusline"]:
+        # Somebody waits for its line; the parser, which is slow to import, is for mistakes and `--help`.
+        names, values = arguments[1::2], arguments[2::2]
+        are_simple = len(names) == len(values) == len(set(names)) and not any(v.startswith("-") for v in values)
+        if are_simple and set(names) <= {"--account", "--then"}:
+            from claude_usage_mqtt.cli.statusline import statusline  # noqa: PLC0415
 
-        return statusline(*arguments[2:])
+            return statusline(**{name[2:]: value for name, value in zip(names, values, strict=True)})
     from claude_usage_mqtt.cli.commands import dispatch  # noqa: PLC0415
 
     return dispatch(arguments)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
+from claude_usage_mqtt.cli.api_block import blocks
 from claude_usage_mqtt.cli.check_broker import check_broker
 from claude_usage_mqtt.cli.check_report import Report
 from claude_usage_mqtt.cli.check_sources import check_sources
@@ -12,10 +14,14 @@ from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.secret_file import current_user
 from claude_usage_mqtt.settings.claude import Account
 from claude_usage_mqtt.settings.fields import Settings, load_settings, variables_of_others
+from claude_usage_mqtt.sources.api.redact import redacted
 
 
-def check() -> int:
-    """Go through settings, credentials, API, broker and discovery; return the exit status of the first failure."""
+def check(*, force: bool = False, dump: bool = False) -> int:
+    """Go through settings, credentials, API, broker and discovery; return the exit status of the first failure.
+
+    With `dump` the responses of the API are printed, without anything personal.
+    """
     report = Report()
     loaded: list[Settings] = []
 
@@ -34,9 +40,14 @@ def check() -> int:
     usage_log = settings.usage_log
     if usage_log is not None:
         report.link("usage_log", lambda: _may_append(usage_log))
-    for account in settings.accounts():
-        check_sources(report, settings, account)
+    accounts = settings.accounts()
+    blocked = {} if force else blocks(settings, accounts)
+    responses: list[object] = []
+    for account in accounts:
+        check_sources(report, settings, account, blocked.get(account.id), responses)
     check_broker(report, settings)
+    for response in responses if dump else ():
+        print(json.dumps(redacted(response), indent=2))
     if report.exit_status:
         print("Fix the first FAIL, then run `check` again.")
     return report.exit_status

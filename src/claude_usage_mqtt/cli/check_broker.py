@@ -15,7 +15,10 @@ from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.session import Session
 from claude_usage_mqtt.settings.claude import DEFAULT_ACCOUNT
 from claude_usage_mqtt.settings.fields import Settings
+from claude_usage_mqtt.sources.names import AUTO
+from claude_usage_mqtt.sources.reporter_messages import Presence, parse_presence
 from claude_usage_mqtt.topics import Topics
+from claude_usage_mqtt.usage.reading import REPORTER
 
 ANSWER_WITHIN = 3.0
 """Seconds for the broker to give back what was published."""
@@ -69,6 +72,7 @@ class _Checker:
         if error is None:
             self._report.link("retain", self._may_retain)
             self._check_discovery()
+            self._check_reporters()
             return
         for name in ("retain", "discovery"):
             self._report.skip(name, f"not checked: {self._lack(error)}")
@@ -193,6 +197,30 @@ class _Checker:
                 f"The broker did not accept {message.topic}, so Home Assistant gets no entities; "
                 f"allow this user to read and write {self._folder}/+/config."
             )
+
+    # Reporters
+
+    def _check_reporters(self) -> None:
+        """List the reporters; without any that is worth a line only if they were asked for."""
+        if REPORTER not in self._settings.sources:
+            return
+        try:
+            found = self._retained([f"{self._base}/reporter/+"])
+        except NotChecked as why:
+            self._report.skip("reporters", str(why))
+            return
+        presences = {topic.rpartition("/")[2]: parse_presence(payload) for topic, payload in sorted(found.items())}
+        known = [_machine(name, presence) for name, presence in presences.items() if presence is not None]
+        if known:
+            self._report.link("reporters", lambda: ", ".join(known))
+        elif self._settings.claude_source != AUTO:
+            self._report.skip("reporters", "none has announced itself; run 'claude-usage-mqtt report' on a machine")
+
+
+def _machine(name: str, presence: Presence) -> str:
+    """Return what a reporter announced, in words."""
+    logins = [f"{account} {each.source} {each.status}" for account, each in presence.accounts.items()]
+    return f"{name} ({', '.join(logins) if presence.online else 'offline'})"
 
 
 def _state_of(payload: bytes) -> str:

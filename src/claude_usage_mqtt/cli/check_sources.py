@@ -27,8 +27,13 @@ ELSEWHERE = {
 }
 
 
-def check_sources(report: Report, settings: Settings, account: Account) -> None:
-    """Try each selected source of an account."""
+def check_sources(
+    report: Report, settings: Settings, account: Account, blocked: RateLimited | None, responses: list[object]
+) -> None:
+    """Try each selected source of an account; `blocked` says why the API must not be asked now.
+
+    What the API answers is added to `responses`, understood or not.
+    """
     login = account.login
     suffix = "" if account.label is None else f" {account.id}"
     if login is None:
@@ -36,19 +41,31 @@ def check_sources(report: Report, settings: Settings, account: Account) -> None:
         return
     for source in settings.sources:
         if source == OAUTH:
-            _check_api(report, settings, login, suffix)
+            _check_api(report, settings, login, suffix, blocked, responses)
+        elif source == CLAUDE_CODE and blocked is not None:
+            report.skip(f"claude-code{suffix}", str(blocked))
         elif source == CLAUDE_CODE:
             report.link(f"claude-code{suffix}", lambda: _ask_claude_code(settings, login))
         elif settings.claude_source != AUTO:
             report.skip(f"{source}{suffix}", ELSEWHERE[source])
 
 
-def _check_api(report: Report, settings: Settings, login: LocalLogin, suffix: str) -> None:
+def _check_api(
+    report: Report,
+    settings: Settings,
+    login: LocalLogin,
+    suffix: str,
+    blocked: RateLimited | None,
+    responses: list[object],
+) -> None:
     found: list[Credentials] = []
     if report.link(f"credentials{suffix}", lambda: _read(login.credentials, found)) is not None:
         report.skip(f"api{suffix}", "not asked without credentials")
         return
-    report.link(f"api{suffix}", lambda: _ask_api(settings, login.credentials, found[0]))
+    if blocked is not None:
+        report.skip(f"api{suffix}", str(blocked))
+        return
+    report.link(f"api{suffix}", lambda: _ask_api(settings, login.credentials, found[0], responses))
 
 
 def _read(place: CredentialSource, found: list[Credentials]) -> str:
@@ -74,10 +91,12 @@ def _validity(expires_at: datetime | None, now: datetime) -> str:
     return f"valid until {format_instant(expires_at)} ({minutes // 60} h {minutes % 60} min)"
 
 
-def _ask_api(settings: Settings, place: CredentialSource, credentials: Credentials) -> str:
+def _ask_api(settings: Settings, place: CredentialSource, credentials: Credentials, responses: list[object]) -> str:
     api = UsageApi(settings.claude_api_url, settings.claude_user_agent)
     try:
-        return _windows(parse_usage(api.fetch(credentials.token), SystemClock().now(), plan=credentials.login.plan))
+        response = api.fetch(credentials.token)
+        responses.append(response)
+        return _windows(parse_usage(response, SystemClock().now(), plan=credentials.login.plan))
     except RateLimited as error:
         raise RateLimited(f"{error} {OTHER_SOURCES}", retry_after=error.retry_after) from None
     except ApiError as error:

@@ -35,10 +35,16 @@ def make_parser() -> argparse.ArgumentParser:
     commands.add_parser("report", help="answer the requests of a service on another machine, with this machine's login")
     once = commands.add_parser("once", help="print the usage once; needs no broker")
     once.add_argument("--json", action="store_true", help="one line, as on the state topic")
-    commands.add_parser("check", help="go through the whole chain and say what is wrong")
+    check = commands.add_parser("check", help="go through the whole chain and say what is wrong")
+    check.add_argument("--dump", action="store_true", help="print the API's response, without anything personal")
+    for asking in (once, check):
+        asking.add_argument(
+            "--force", action="store_true", help="ask the API even if the service on the broker may not"
+        )
     commands.add_parser("watch", help="show the usage in this terminal, from the broker")
     line = commands.add_parser("statusline", help="Claude Code's status-line command: reads its JSON, prints a line")
     line.add_argument("--account", metavar="ID", help="whose usage it is, if there are several")
+    line.add_argument("--then", metavar="COMMAND", help="run this with the same input and show its line instead")
     commands.add_parser("demo", help="show it all with a simulated account and an embedded broker")
     commands.add_parser("remove", help="remove all our retained topics from the broker")
     recipe = commands.add_parser("recipe", help="print a dashboard, a blueprint, a flow ... to copy")
@@ -97,11 +103,11 @@ def _run(parsed: argparse.Namespace) -> int:  # noqa: C901, PLR0911 - one for ea
         case "once":
             from claude_usage_mqtt.cli.once import once  # noqa: PLC0415
 
-            return once(as_json=parsed.json)
+            return once(as_json=parsed.json, force=parsed.force)
         case "check":
             from claude_usage_mqtt.cli.check import check  # noqa: PLC0415
 
-            return check()
+            return check(force=parsed.force, dump=parsed.dump)
         case "watch":
             from claude_usage_mqtt.cli.watch import watch  # noqa: PLC0415
 
@@ -109,7 +115,7 @@ def _run(parsed: argparse.Namespace) -> int:  # noqa: C901, PLR0911 - one for ea
         case "statusline":
             from claude_usage_mqtt.cli.statusline import statusline  # noqa: PLC0415
 
-            return statusline(parsed.account)
+            return statusline(parsed.account, parsed.then)
         case "demo":
             from claude_usage_mqtt.cli.demo import demo  # noqa: PLC0415
 

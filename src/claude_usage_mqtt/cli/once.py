@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from claude_usage_mqtt.cli.api_block import blocks
 from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import ClaudeUsageError, InvalidResponse, RateLimited, SettingsError
 from claude_usage_mqtt.instants import parse_instant
@@ -17,8 +18,11 @@ from claude_usage_mqtt.usage.document import state_document
 from claude_usage_mqtt.usage.reading import Reading
 
 
-def once(*, as_json: bool) -> int:
-    """Print the usage of each account, as a table or as one line of JSON; raises the first error after that."""
+def once(*, as_json: bool, force: bool = False) -> int:
+    """Print the usage of each account, as a table or as one line of JSON; raises the first error after that.
+
+    `force` asks the API even if the service on the broker may not.
+    """
     settings = load_settings()
     api, clock = UsageApi(settings.claude_api_url, settings.claude_user_agent), SystemClock()
     first_error: Exception | None = None
@@ -28,8 +32,12 @@ def once(*, as_json: bool) -> int:
     ]
     if not any(source for _, source in polled):
         raise SettingsError(f"CLAUDE_SOURCE={settings.claude_source} has nothing to ask once; set CLAUDE_SOURCE=oauth.")
+    blocked = {} if force else blocks(settings, [account for account, _ in polled])
     for account, source in polled:
         if source is None:
+            continue
+        if account.id in blocked:
+            first_error = first_error or blocked[account.id]
             continue
         outcome = source.poll(account.id, clock, may_retry=True)
         if outcome.reading is None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from datetime import datetime, timedelta
 
-from claude_usage_mqtt.cli.run import until_signal
+from claude_usage_mqtt.cli.run import until_a_thread_dies, until_signal
 from claude_usage_mqtt.clock import SystemClock
+from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.logs import set_up_logging
 from claude_usage_mqtt.mqtt.client import require_readable
 from claude_usage_mqtt.reporter.loop import Reporter, ReporterOptions
@@ -25,7 +26,7 @@ def report() -> int:
     settings = load_settings()
     set_up_logging(settings.log_level, settings.log_format)
     reporter = Reporter(reporter_options(settings), SystemClock())
-    with until_signal(reporter.stop):
+    with until_signal(reporter.stop), until_a_thread_dies(reporter.stop):
         reporter.run()
     log.info("Stopped")
     return 0
@@ -39,17 +40,20 @@ def reporter_options(settings: Settings) -> ReporterOptions:
     caches = {account.id: account.login.cache for account in accounts if account.login is not None}
     local = [name for name in settings.sources if name in (OAUTH, CLAUDE_CODE)] or [OAUTH]
     api = UsageApi(settings.claude_api_url, settings.claude_user_agent)
+    sources = {
+        account.id: source
+        for account in accounts
+        if (source := in_order(polled_sources(local, account.login, api, settings.claude_code_command))) is not None
+    }
+    if not sources:
+        raise SettingsError("A reporter needs a login on this machine; name its folder in CLAUDE_ACCOUNTS.")
     return ReporterOptions(
         broker=broker,
         base_topic=settings.mqtt_base_topic,
         machine=settings.machine(),
         limited=not settings.api_is_local,
         newest_cache=lambda account: _age(caches.get(account), clock.now()),
-        sources={
-            account.id: source
-            for account in accounts
-            if (source := in_order(polled_sources(local, account.login, api, settings.claude_code_command))) is not None
-        },
+        sources=sources,
     )
 
 

@@ -1,7 +1,7 @@
 """`statusline`: Claude Code's status-line command. Prints the usage in one line and hands it to the broker.
 
-It is started several times a minute and whoever works waits for its line: until that is printed only what
-the line needs is imported, and what comes after it happens in its own process.
+It is started several times a minute and whoever works waits for its line: until that is printed only what the line
+needs is imported, and publishing happens in a separate process.
 """
 
 from __future__ import annotations
@@ -10,53 +10,87 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TextIO
 
-from claude_usage_mqtt.sources.status_line import parse_rate_limits
-from claude_usage_mqtt.usage.reading import Reading, Window
+from claude_usage_mqtt.sources.rate_limits import SPEND_LIMIT, Limit, Mark, parse_limits
+
+TYPE_CHECKING = False  # typing itself is not worth importing here
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import TextIO
 
 MAX_STDIN = 1024 * 1024
-"""Characters; Claude Code's object has a few thousand."""
+"""Bytes; Claude Code's object has a few thousand."""
 
+DEFAULT_ACCOUNT = "default"
 NAMES = (("five_hour", "5h"), ("seven_day", "7d"))
 WARNING, CRITICAL = 75, 90
 YELLOW, RED, PLAIN = "\x1b[33m", "\x1b[31m", "\x1b[0m"
-SIGNS = {"↻": "reset", "·": "|", "–": "-"}  # noqa: RUF001 - a dash is what stands for no number
-"""What is printed instead if the encoding has no such sign."""
+SIGNS = {"↻": "reset", "·": "|", "–": "-"}  # noqa: RUF001 - a dash stands for an unknown number
+"""What is printed instead if the encoding lacks a character."""
 
 
-def statusline(account: str | None = None) -> int:
-    """Print the line for the JSON on standard input and hand the numbers over; never fails, never waits."""
+def statusline(account: str | None = None, then: str | None = None) -> int:
+    """Print the line for the JSON on standard input and hand the numbers over; never fails, never waits.
+
+    `then` is the user's own status-line command: it gets the same input, and its line is shown instead of ours.
+    """
     if sys.stdin is None or sys.stdin.isatty():
-        _print("Claude Code runs this as its status-line command and hands it JSON; see the README.")
+        _print("Claude Code runs this as its status-line command and passes it JSON; see the README.")
         return 0
     now = datetime.now(UTC)
     try:
-        document = json.loads(sys.stdin.buffer.read(MAX_STDIN))
-    except (ValueError, RecursionError, OSError):
+        data = sys.stdin.buffer.read(MAX_STDIN)
+    except OSError:
         return 0
-    usage = parse_rate_limits(document, now)
-    _print(line(usage, now, in_color=_has_colors(sys.stdout, os.environ)))
-    if usage is not None and os.environ.get("MQTT_HOST"):
-        from claude_usage_mqtt.cli.statusline_publish import hand_over  # noqa: PLC0415
-
-        hand_over(usage, account)
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        document = None
+    if then is not None:
+        return _run_other(then, data, lambda: _hand_over(document, account, now))
+    if document is None:
+        return 0
+    limits = parse_limits(document.get("rate_limits") if isinstance(document, dict) else None, now, now)
+    _print(line(limits, now, in_color=_has_colors(sys.stdout, os.environ)))
+    _hand_over(document, account, now)
     return 0
 
 
-def line(usage: Reading | None, now: datetime, *, in_color: bool) -> str:
-    """Return the line: `5h 42% ↻ 2h11m · 7d 19%`."""
-    if usage is None:
+def _hand_over(document: object, account: str | None, now: datetime) -> None:
+    if not isinstance(document, dict) or not os.environ.get("MQTT_HOST"):
+        return
+    from claude_usage_mqtt.cli.statusline_publish import hand_over  # noqa: PLC0415
+    from claude_usage_mqtt.untrusted import slug  # noqa: PLC0415
+
+    limits = parse_limits(document.get("rate_limits"), now, now)
+    hand_over(Mark(document), limits, slug(account or DEFAULT_ACCOUNT) or DEFAULT_ACCOUNT, now)
+
+
+def _run_other(command: str, data: bytes, meanwhile: Callable[[], None]) -> int:
+    """Run a shell command with our input and our output; return its exit status."""
+    from claude_usage_mqtt.cli.statusline_then import run_other  # noqa: PLC0415 - rarely needed
+
+    return run_other(command, data, meanwhile)
+
+
+def line(limits: Mapping[str, Limit], now: datetime, *, in_color: bool) -> str:
+    """Return the line: `5h 42% ↻ 2h11m · 7d 19%`, and for a seat with a spend limit `spend 130% ($65 of $50)`."""
+    if not limits:
         return " · ".join(f"{name} –" for _, name in NAMES)  # noqa: RUF001
     parts = []
     for key, name in NAMES:
-        window = usage.windows.get(key)
-        if window is not None:
-            parts.append(f"{name} {_percent(window, in_color=in_color)}")
-            if key == "five_hour" and window.resets_at is not None:
-                parts[-1] += f" ↻ {countdown(window.resets_at - now)}"
+        limit = limits.get(key)
+        if limit is not None:
+            parts.append(f"{name} {_percent(limit, in_color=in_color)}")
+            if key == "five_hour" and limit.resets_at is not None:
+                parts[-1] += f" ↻ {countdown(limit.resets_at - now)}"
+    spend = limits.get(SPEND_LIMIT)
+    if spend is not None:
+        dollars = [f"${amount:.10g}" for amount in (spend.used, spend.limit) if amount is not None]
+        amounts = f" ({' of '.join(dollars)})" if len(dollars) == 2 else ""
+        parts.append(f"spend {_percent(spend, in_color=in_color)}{amounts}")
     return " · ".join(parts)
 
 
@@ -68,17 +102,19 @@ def countdown(left: timedelta) -> str:
     return f"{minutes}m" if minutes else "<1m"
 
 
-def _percent(window: Window, *, in_color: bool) -> str:
+def _percent(limit: Limit, *, in_color: bool) -> str:
     # below the limit it never says 100, however near
-    percent = round(window.utilization) if window.is_limit_reached else min(99, round(window.utilization))
+    percent = round(limit.percent) if limit.percent >= 100 else min(99, round(limit.percent))
     color = RED if percent >= CRITICAL else YELLOW if percent >= WARNING else ""
     return f"{color}{percent}%{PLAIN}" if in_color and color else f"{percent}%"
 
 
 def _has_colors(stream: TextIO | None, environment: Mapping[str, str]) -> bool:
-    if stream is None or environment.get("NO_COLOR") or not stream.isatty():
+    """Whether the line may have colors: Claude Code's pipe is not a terminal, but it renders them."""
+    if stream is None or environment.get("NO_COLOR"):
         return False
-    return environment.get("TERM", "dumb") != "dumb" or "WT_SESSION" in environment
+    is_dumb = environment.get("TERM") == "dumb" or ("TERM" not in environment and stream.isatty())
+    return not is_dumb or "WT_SESSION" in environment
 
 
 def _print(text: str) -> None:
@@ -92,6 +128,6 @@ def _print(text: str) -> None:
     try:
         print(text, flush=True)
     except (OSError, ValueError):
-        # whoever read our output has left; the interpreter must not complain of it at its end
+        # whoever read our output has gone; the interpreter must not complain about it when it ends
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,27 +1,33 @@
-"""The status line's numbers on their way to the broker, by a file that contains them and a separate process.
+"""The status line's numbers on their way to the broker, in a separate process that nobody waits for.
 
-The file, in the user's cache folder, contains the last published message: numbers and a time, no secret.
-A lock next to it lets one process at a time do the work. If neither can be written, nothing is published:
-nothing else could keep a broken folder from starting a process per line.
+A file in the cache folder holds the message; a lock next to it lets one process at a time do the work. If neither can
+be written nothing is handed over: nothing else could keep a broken folder from starting a process per line.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-import time
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from claude_usage_mqtt.cli.statusline_cache import PendingReading, cache_folder, note_session
 from claude_usage_mqtt.instants import SAME_INSTANT
-from claude_usage_mqtt.sources.status_line import MAX_MESSAGE, format_statusline, parse_statusline
-from claude_usage_mqtt.untrusted import slug
-from claude_usage_mqtt.usage.reading import Reading
+from claude_usage_mqtt.sources.rate_limits import SPEND_LIMIT, Limit, Mark, Message, parse_message
 
-REPEAT_EVERY = timedelta(minutes=5)
-"""Numbers that did not change are published again after this, so that they count as fresh."""
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CONFIRM_AFTER = 60.0
+"""Seconds after which a response with unchanged numbers is handed over too: it confirms them, and keeps them fresh."""
+
+REPEAT_AFTER = 300.0
+"""Seconds after which the same message, with its time, is sent again: nothing says that anybody heard the first one."""
+
+SAME_READING = timedelta(milliseconds=2)
+"""Two times this close are the same reading's: the message rounds them."""
 
 WITHIN = 4.0
 """Seconds that the broker gets."""
@@ -29,78 +35,37 @@ WITHIN = 4.0
 LIFE = 8.0
 """Seconds after which the process ends, whatever it hangs in."""
 
-DEFAULT = "default"
 
-
-class PendingReading:
-    """The reading to publish for an account, and which process publishes it."""
-
-    def __init__(self, account: str, folder: Path) -> None:
-        self.folder = folder
-        self._file = folder / f"statusline-{account}.json"
-        self._lock = folder / f"statusline-{account}.lock"
-
-    def read(self) -> bytes:
-        """Return the last message; empty if none can be read."""
-        try:
-            with self._file.open("rb") as file:
-                return file.read(MAX_MESSAGE + 1)
-        except OSError:
-            return b""
-
-    def write(self, message: bytes) -> bool:
-        """Replace the message, whole; return whether that was possible."""
-        temporary = self._file.with_suffix(f".{os.getpid()}")
-        try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            temporary.write_bytes(message)
-            temporary.replace(self._file)
-        except OSError:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            return False
-        return True
-
-    def claim(self) -> bool:
-        """Return whether it is now ours to do; a claim that outlived every process is void."""
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                if not 0 <= time.time() - self._lock.stat().st_mtime <= LIFE + 2:
-                    self._lock.unlink()
-            self._lock.touch(0o600, exist_ok=False)
-        except OSError:
-            return False
-        return True
-
-    def release(self) -> None:
-        """Let the next one do it."""
-        with contextlib.suppress(OSError):
-            self._lock.unlink()
-
-
-def cache_folder(environment: Mapping[str, str], platform: str = sys.platform) -> Path:
-    """Return our folder in the user's cache folder."""
-    own = environment.get("LOCALAPPDATA" if platform == "win32" else "XDG_CACHE_HOME")
-    folder = Path(own) if own and Path(own).is_absolute() else Path("~/.cache").expanduser()
-    return folder / "claude-usage-mqtt"
-
-
-def hand_over(usage: Reading, account: str | None) -> None:
-    """Start a process that publishes the usage, if that is due and no other does; returns at once."""
-    name = slug(account or DEFAULT) or DEFAULT
+def hand_over(mark: Mark, limits: Mapping[str, Limit], account: str, now: datetime) -> None:
+    """Start a process that publishes the numbers, if they are news and no other one is running; returns at once."""
+    if not limits and not mark.session:
+        return
     try:
-        pending = PendingReading(name, cache_folder(os.environ))
+        folder = cache_folder(os.environ)
     except RuntimeError:  # nobody knows where this user's home is
         return
-    known = parse_statusline(pending.read(), usage.read_at)
-    if not is_due(usage, known) or not pending.write(format_statusline(usage)) or not pending.claim():
-        return
+    pending = PendingReading(account, folder, LIFE)
+    if take_in(pending, mark, limits, now) and pending.claim():
+        _start(pending, account)
+
+
+def take_in(pending: PendingReading, mark: Mark, limits: Mapping[str, Limit], now: datetime) -> bool:
+    """Note what a session shows; return whether that is to be published, and was put down for it."""
+    read_at, is_response = note_session(pending.folder, mark, limits, now)
+    windows = {key: limit for key, limit in limits.items() if key != SPEND_LIMIT}
+    if not windows:
+        return False
+    new = Message(read_at, windows, is_response=is_response)
+    return is_due(new, parse_message(pending.read(), now), pending.age()) and pending.write(new.encode())
+
+
+def _start(pending: PendingReading, account: str) -> None:
     import subprocess  # noqa: PLC0415 - rarely needed, and start-up time counts
 
     try:
         process = subprocess.Popen(  # noqa: S603 - our own module
             # the folder somebody works in must give us neither modules nor settings
-            [sys.executable, "-m", __name__, name],
+            [sys.executable, "-P", "-m", __name__, account],
             cwd=pending.folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -113,47 +78,55 @@ def hand_over(usage: Reading, account: str | None) -> None:
     process.returncode = 0  # nobody waits for it, and Python need not warn of that
 
 
-def is_due(usage: Reading, known: Reading | None) -> bool:
-    """Whether a usage is worth a message after the `known` one: it says something new, or five minutes have passed.
+def is_due(new: Message, known: Message | None, age: float) -> bool:
+    """Whether numbers are worth a message after the `known` one, which was handed over `age` seconds ago.
 
-    Of several open sessions each shows the numbers of its own last answer. A lower number in the same window is
-    an older one: it is nothing new.
+    Each of several open sessions shows the numbers of its own last response. A lower number in the same window is news
+    only if a response has just come; so is a window that ends earlier than the known one.
     """
-    if known is None or usage.read_at - known.read_at >= REPEAT_EVERY:
+    if known is None:
         return True
-    for window in usage:
-        before = known.windows.get(window.key)
-        if before is None:
+    if abs(new.at - known.at) < SAME_READING:
+        return age >= REPEAT_AFTER
+    if new.at < known.at:
+        return False
+    if any(_is_news(limit, known.limits.get(key), is_response=new.is_response) for key, limit in new.limits.items()):
+        return True
+    return new.is_response and age >= CONFIRM_AFTER
+
+
+def _is_news(new: Limit, known: Limit | None, *, is_response: bool) -> bool:
+    if known is None:
+        return True
+    if new.resets_at is None or known.resets_at is None:
+        is_same = new.resets_at is known.resets_at
+    else:
+        if new.resets_at - known.resets_at > SAME_INSTANT:
             return True
-        if window.resets_at is None or before.resets_at is None:
-            if (window.utilization, window.resets_at) != (before.utilization, before.resets_at):
-                return True
-            continue
-        moved = window.resets_at - before.resets_at
-        if moved > SAME_INSTANT or (abs(moved) <= SAME_INSTANT and window.utilization > before.utilization):
-            return True
-    return False
+        is_same = abs(new.resets_at - known.resets_at) <= SAME_INSTANT
+    if not is_same:
+        return is_response
+    return new.percent > known.percent or (is_response and new.percent != known.percent)
 
 
 def publish(pending: PendingReading, account: str) -> None:
-    """Publish the pending reading, and what was added meanwhile; the claim is ours, and is released."""
+    """Publish what is to be handed over, and what was added meanwhile; the claim is ours, and is released."""
     from claude_usage_mqtt.errors import ClaudeUsageError  # noqa: PLC0415
-    from claude_usage_mqtt.mqtt.client import Message  # noqa: PLC0415
-    from claude_usage_mqtt.mqtt.session import publish_once  # noqa: PLC0415
+    from claude_usage_mqtt.mqtt import client, session  # noqa: PLC0415
     from claude_usage_mqtt.settings.fields import load_settings  # noqa: PLC0415
 
     done = b""
     while True:
         message = pending.read()
         try:
-            if parse_statusline(message, datetime.now(UTC)) is None:
+            if parse_message(message, datetime.now(UTC)) is None:
                 return
             settings = load_settings(with_env_file=False)
             topic = f"{settings.mqtt_base_topic}/{account}/statusline"
-            publish_once(settings.broker(), Message(topic=topic, payload=message), WITHIN)
+            session.publish_once(settings.broker(), client.Message(topic=topic, payload=message), WITHIN)
             done = message
         except ClaudeUsageError:
-            return  # `check` says why; a status line has no place for it
+            return  # `check` says why; a status line has no room for it
         finally:
             pending.release()
         if pending.read() == done or not pending.claim():
@@ -161,13 +134,13 @@ def publish(pending: PendingReading, account: str) -> None:
 
 
 def main(account: str, life: float = LIFE) -> None:
-    """Publish the pending reading of an account, from the working folder; ends within `life` seconds."""
+    """Publish what is to be handed over for an account, from the working folder; ends within `life` seconds."""
     import faulthandler  # noqa: PLC0415
 
     with Path(os.devnull).open("w") as nowhere:
         # from a thread that no hanging call can hold up
         faulthandler.dump_traceback_later(life, exit=True, file=nowhere)
-        publish(PendingReading(account, Path.cwd()), account)
+        publish(PendingReading(account, Path.cwd(), life), account)
         faulthandler.cancel_dump_traceback_later()
 
 

@@ -247,10 +247,10 @@ def connect(client: Client, options: BrokerOptions) -> None:
         properties.MaximumPacketSize = MAX_INCOMING
     try:
         client.connect(options.host, options.port or 1883, keepalive=options.keepalive, properties=properties)
+        _send_at_once(client)
+        client.loop_start()
     except Exception as error:  # noqa: BLE001 - whatever it is, the next attempt must follow
         raise explain.failed_attempt(error, options) from None
-    _send_at_once(client)
-    client.loop_start()
 
 
 def _send_at_once(client: Client) -> None:

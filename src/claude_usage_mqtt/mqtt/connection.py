@@ -1,6 +1,6 @@
 """One connection from its making to its end, and what happens on it. Publisher and Session both use it.
 
-paho's thread and the thread that runs the connection only `notify`: whoever made it decides in a thread of its own.
+paho's thread and the thread that runs the connection only `notify`: whoever made it decides in its own thread.
 """
 
 from __future__ import annotations

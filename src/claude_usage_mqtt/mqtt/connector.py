@@ -1,4 +1,4 @@
-"""Keeps a connection to the broker: one after the other, in a thread of its own, until stopped."""
+"""Keeps a connection to the broker: one after the other, in its own thread, until stopped."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from datetime import timedelta
 
 from claude_usage_mqtt import __version__
 from claude_usage_mqtt.clock import Clock
-from claude_usage_mqtt.errors import ApiError, CredentialsError, CredentialsNotFound, InvalidResponse, SettingsError
+from claude_usage_mqtt.errors import CredentialsNotFound, SettingsError
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.connection import (
     Acknowledged,
@@ -28,14 +28,14 @@ from claude_usage_mqtt.mqtt.connection import (
 )
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.publisher import Publisher
+from claude_usage_mqtt.reporter.answer import answer_with
 from claude_usage_mqtt.reporter.budget import Budget
-from claude_usage_mqtt.reporter.limit import SPACING, SeenIds
+from claude_usage_mqtt.reporter.limit import SeenIds
 from claude_usage_mqtt.reporter.logins import LoginsSeen, watch_logins
 from claude_usage_mqtt.service.connection_log import ConnectionLog
 from claude_usage_mqtt.service.inbox import Inbox, Stop
 from claude_usage_mqtt.service.liveness import Liveness
 from claude_usage_mqtt.sources.reporter_messages import (
-    MAX_REQUESTS,
     OFFLINE,
     AnnouncedLogin,
     Answer,
@@ -47,8 +47,9 @@ from claude_usage_mqtt.sources.reporter_messages import (
     encode_presence,
     parse_answer,
     parse_ask,
+    parse_presence,
 )
-from claude_usage_mqtt.sources.source import PollResult, Source
+from claude_usage_mqtt.sources.source import Source
 from claude_usage_mqtt.topics import ReporterTopics
 
 log = logging.getLogger(__name__)
@@ -120,6 +121,11 @@ class Reporter:
         self._presence = b""
         self._name_check: str | None = None  # the id of the ask that nobody may answer
         self._is_named = False
+        self._has_warned = False
+        self._same_name = (
+            f"Another reporter named {options.machine} is running; "
+            "set MACHINE_NAME to a different name here, or stop the other one."
+        )
         self._lost_name_checks = 0  # connections that ended during it: some brokers hang up on what is not allowed
         self._announce_at: float | None = None
         self._announced_at = self._name_checked_at = float("-inf")
@@ -130,9 +136,9 @@ class Reporter:
         self._look_at_logins = threading.Event()
         self._stopping = threading.Event()
 
-    def stop(self) -> None:
-        """Ask the loop to end; safe from any thread and from a signal handler."""
-        self.inbox.put(Stop())
+    def stop(self, cause: BaseException | None = None) -> None:
+        """Ask the loop to end, by raising the cause if there is one; safe from any thread and from a signal handler."""
+        self.inbox.put(Stop(cause))
 
     def run(self) -> None:
         """Run until stopped; raises SettingsError if another reporter has the same name."""
@@ -145,7 +151,7 @@ class Reporter:
                 self._liveness.beat(alive=self._publisher.is_alive)
                 item = self.inbox.get(self._patience())
                 if isinstance(item, Stop):
-                    return
+                    return item.obey()
                 self._notice_sleep()
                 if item is not None:
                     self._handle(item)
@@ -227,6 +233,10 @@ class Reporter:
             return
         if self._publisher.has_sent(message) and now - self._announced_at < ECHO:
             return
+        other = parse_presence(message.payload)
+        if other is not None and other.online and not message.retain and not self._has_warned:
+            self._has_warned = True
+            log.warning("%s", self._same_name)
         if self._announce_at is None:
             self._announce_at = max(now, self._announced_at + REASSERT_AFTER)
 
@@ -236,10 +246,7 @@ class Reporter:
             return
         if message.topic == self._topics.answer:
             if answer.id == self._name_check and not self._is_named:
-                raise SettingsError(
-                    f"Another reporter named {self._options.machine} is running; "
-                    "set MACHINE_NAME to a different name here, or stop the other one."
-                )
+                raise SettingsError(self._same_name)
         else:
             self._budget.hear(answer)
 
@@ -274,12 +281,8 @@ class Reporter:
         """Make the one request and hand over the answer; runs in a worker thread."""
         if wait and self._stopping.wait(self._clock.to_real(wait)):
             return
-        try:
-            result = self._options.sources[account].poll(account, self._clock, may_retry=False)
-        except Exception as fault:  # noqa: BLE001 - a worker must always report; the text could hold outside data
-            error = InvalidResponse(f"The usage could not be read ({type(fault).__name__}); update this program.")
-            result = PollResult(account=account, source="", error=error, requests=1)
-        self.inbox.put(_Answered(account, _answer(identifier, result)))
+        answer = answer_with(self._options.sources[account], Ask(id=identifier, account=account), self._clock)
+        self.inbox.put(_Answered(account, answer))
 
     # What is sent
 
@@ -325,23 +328,3 @@ class Reporter:
         if not self._is_named and self._name_check:
             moments.append(self._name_checked_at + NAME_CHECK)
         return max(0.0, min([self._liveness.patience(), *(at - now for at in moments)]))
-
-
-def _answer(identifier: str, result: PollResult) -> Answer:
-    if result.reading is not None:
-        return Answer(
-            id=identifier,
-            account=result.account,
-            requests=min(result.requests, MAX_REQUESTS),
-            login=result.login,
-            reading=result.reading,
-        )
-    error = result.error if isinstance(result.error, ApiError | CredentialsError) else None
-    nothing_new = Busy(detail="There is nothing new.", retry_after=timedelta(seconds=SPACING))
-    return Answer(
-        id=identifier,
-        account=result.account,
-        requests=min(result.requests, MAX_REQUESTS),
-        error=error,
-        busy=nothing_new if error is None else None,
-    )

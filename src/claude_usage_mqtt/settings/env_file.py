@@ -68,7 +68,7 @@ def _mistakes(binding: Binding, known: Collection[str]) -> Iterator[str]:
     if name in FROM_ENVIRONMENT_ONLY and binding.value:
         yield f"{name} is read from the environment only; set it there"
     elif name in known and re.match(r"[^=]*=(?!\s*['\"])[^\r\n]*\s#", binding.original.string.lstrip()):
-        yield f"a # in the value of {name}; move the comment to a line of its own, or put the value in quotes"
+        yield f"a # in the value of {name}; move the comment to its own line, or put the value in quotes"
     elif name == "MQTT_PASSWORD_FILE" and binding.value and not _is_beside(Path(binding.value)):
         yield f"{name} is outside the folder of {ENV_FILE}; set it in the environment"
 

@@ -74,7 +74,6 @@ class ClaudeCode:
     """Claude Code with one of its logins."""
 
     name = CLAUDE_CODE
-    can_be_watched = True
     repeats_for = REPEATS_FOR
     outlives_token = True
 
@@ -88,6 +87,11 @@ class ClaudeCode:
         self._secrets = secrets
         self._deadline = deadline
         self._last_fetch: datetime | None = None
+
+    @property
+    def can_be_watched(self) -> bool:
+        """Whether there is a file that changes with the login: on a Mac it is in the Keychain."""
+        return self.fingerprint() is not None
 
     @property
     def place(self) -> str:

@@ -12,10 +12,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from claude_usage_mqtt.errors import CredentialsError, InvalidResponse
-from claude_usage_mqtt.instants import from_epoch
+from claude_usage_mqtt.instants import from_milliseconds
 from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.sources.credentials.file import identity, read_text
-from claude_usage_mqtt.sources.credentials.places import DEFAULT_FOLDER, expanded
+from claude_usage_mqtt.sources.credentials.places import DEFAULT_FOLDER, expanded, is_default
 from claude_usage_mqtt.sources.credentials.token import hashed
 from claude_usage_mqtt.sources.source import Login
 from claude_usage_mqtt.usage.reading import CLAUDE_CODE, Reading
@@ -103,28 +103,19 @@ def _read(path: Path) -> _Content:
     login = Login(account=hashed(account["accountUuid"]), organization=hashed(account.get("organizationUuid")))
     if not isinstance(cached, dict) or cached.get("accountUuid") != account["accountUuid"]:
         return _Content(login=login)
-    fetched_at = _milliseconds(cached.get("fetchedAtMs"))
+    fetched_at = from_milliseconds(cached.get("fetchedAtMs"))
     if fetched_at is None:
         return _Content(login=login)
     return _Content(login=login, usage=CachedUsage(fetched_at=fetched_at, body=cached.get("utilization")))
 
 
-def _milliseconds(value: object) -> datetime | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return from_epoch(value / 1000)
-    except OverflowError:
-        return None
-
-
 def cache_of(folder: str | None) -> UsageCache:
     """Return the cache of a folder named as a person wrote it, None for the default; raises SettingsError.
 
-    In the default folder it is beside the folder, unless Claude Code's own variable names that folder outright.
+    In the default folder it is next to the folder, unless Claude Code's own variable names that folder outright.
     """
-    path, default = expanded(folder or DEFAULT_FOLDER), expanded(DEFAULT_FOLDER)
+    path = expanded(folder or DEFAULT_FOLDER)
     inside = path / FILE_NAME
     if folder is None:
         return UsageCache((path.parent / FILE_NAME,))
-    return UsageCache((inside, path.parent / FILE_NAME) if path == default else (inside,))
+    return UsageCache((inside, path.parent / FILE_NAME) if is_default(path) else (inside,))

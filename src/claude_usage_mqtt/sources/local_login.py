@@ -14,6 +14,7 @@ from claude_usage_mqtt.sources.credentials.places import (
     SECURE_STORAGE_DIR,
     expanded,
     find_source,
+    is_default,
     secrets_folder,
 )
 from claude_usage_mqtt.sources.credentials.token import CredentialSource
@@ -21,7 +22,7 @@ from claude_usage_mqtt.sources.credentials.token import CredentialSource
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalLogin:
-    """Where the credentials are, the `.claude.json` beside them, and Claude Code's variables for this login.
+    """Where the credentials are, the `.claude.json` next to them, and Claude Code's variables for this login.
 
     `secrets` is the file that Claude Code rewrites when the login changes.
     """
@@ -41,7 +42,7 @@ def local_login(config_dir: str | None, secure_storage_dir: str | None = None) -
     if config_dir is not None:
         path = expanded(config_dir)
         # Claude Code treats its default folder differently if the variable names it; so it is named only if it was.
-        if path != expanded(DEFAULT_FOLDER) or (path / FILE_NAME).exists():
+        if not is_default(path) or (path / FILE_NAME).exists():
             variables[CONFIG_DIR] = str(path)
     if secure_storage_dir is not None:
         variables[SECURE_STORAGE_DIR] = str(expanded(secure_storage_dir)) if secure_storage_dir else ""

@@ -1,100 +1,45 @@
-"""The usage that Claude Code hands to its status-line command, and our message that carries it to the service.
-
-What Claude Code gives is a JSON object that may hold `rate_limits`: for `five_hour` and `seven_day`, each of
-which may be missing, `used_percentage` and `resets_at` (seconds since 1970, or ISO 8601). The message on
-`<base>/<account>/statusline` is that section as it was, and when it was seen:
-
-    {"at": 1795180000.5, "rate_limits": {"five_hour": {"used_percentage": 23.5, "resets_at": 1795190400}}}
-
-Anybody who may publish can send such a message: nothing in it is trusted, and nonsense is ignored.
-"""
+"""The usage that a status line reported, as a reading."""
 
 from __future__ import annotations
 
-import json
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import datetime
 
-from claude_usage_mqtt.instants import from_epoch, parse_instant
 from claude_usage_mqtt.sources.api.wire import FLAT_WINDOWS
-from claude_usage_mqtt.untrusted import number
+from claude_usage_mqtt.sources.rate_limits import Limit, Message, parse_limits, parse_message
 from claude_usage_mqtt.usage.reading import MAX_UTILIZATION, STATUSLINE, Reading, Window
-
-WINDOWS = ("five_hour", "seven_day")
-
-MAX_MESSAGE = 4096
-"""Bytes; ours has about 160."""
-
-AHEAD = timedelta(seconds=60)
-"""How far the sender's clock may be ahead of ours."""
-
-OLDEST = timedelta(hours=1)
-"""Older readings say nothing of now; nor does a sender whose clock is that far behind."""
 
 
 def parse_rate_limits(document: object, now: datetime) -> Reading | None:
-    """Return the usage in Claude Code's JSON object, None if it holds none; never raises."""
+    """Return the usage in Claude Code's JSON object, None if it has none; never raises."""
     section = document.get("rate_limits") if isinstance(document, dict) else None
-    return _usage(section, now, now)
+    return _reading(Message(now, parse_limits(section, now, now), is_response=False))
 
 
 def parse_statusline(payload: bytes, now: datetime) -> Reading | None:
-    """Return what a message says, read at the moment it was seen; None if it is not a message of ours.
-
-    One from the future or older than an hour is none. Never raises.
-    """
-    if len(payload) > MAX_MESSAGE:
-        return None
-    try:
-        document = json.loads(payload)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(document, dict):
-        return None
-    seen_at = from_epoch(document.get("at"))
-    if seen_at is None or not now - OLDEST <= seen_at <= now + AHEAD:
-        return None
-    return _usage(document.get("rate_limits"), seen_at, now)
+    """Return what a message on `<base>/<account>/statusline` says; None if it says nothing usable. Never raises."""
+    message = parse_message(payload, now)
+    return None if message is None else _reading(message)
 
 
-def format_statusline(usage: Reading) -> bytes:
-    """Return the message for a usage."""
-    limits = {
-        window.key: {
-            "used_percentage": window.utilization,
-            "resets_at": None if window.resets_at is None else int(window.resets_at.timestamp()),
-        }
-        for window in usage
+def _reading(message: Message) -> Reading | None:
+    windows = {
+        key: _window(limit, message)
+        for key, limit in message.limits.items()
+        if key in FLAT_WINDOWS and limit.percent <= MAX_UTILIZATION
     }
-    return json.dumps({"at": round(usage.read_at.timestamp(), 3), "rate_limits": limits}).encode()
+    return Reading(read_at=message.at, windows=windows, is_partial=True) if windows else None
 
 
-def _usage(section: object, seen_at: datetime, now: datetime) -> Reading | None:
-    if not isinstance(section, dict):
-        return None
-    found = [_window(key, section.get(key), seen_at, now) for key in WINDOWS]
-    windows = {window.key: window for window in found if window is not None}
-    return Reading(read_at=seen_at, windows=windows, is_partial=True) if windows else None
-
-
-def _window(key: str, section: Any, seen_at: datetime, now: datetime) -> Window | None:
-    if not isinstance(section, dict):
-        return None
-    percent, resets_at = number(section.get("used_percentage"), maximum=MAX_UTILIZATION), section.get("resets_at")
-    reset = parse_instant(resets_at) or from_epoch(resets_at)
-    if percent is None or (reset is None and resets_at is not None):
-        return None
-    _, label, duration = FLAT_WINDOWS[key]
-    # A session that was left open continues to show the numbers of a window that is over.
-    if reset is not None and not now < reset <= seen_at + (duration or OLDEST) + OLDEST:
-        return None
+def _window(limit: Limit, message: Message) -> Window:
+    _, label, duration = FLAT_WINDOWS[limit.key]
     return Window(
-        key=key,
+        key=limit.key,
         label=label,
         duration=duration,
-        utilization=percent,
-        resets_at=reset,
-        read_at=seen_at,
+        utilization=limit.percent,
+        resets_at=limit.resets_at,
+        read_at=message.at,
         source=STATUSLINE,
-        at_least=percent == 100,
+        at_least=limit.is_capped,
+        may_be_old=not message.is_response,
     )

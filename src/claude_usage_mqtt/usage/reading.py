@@ -31,7 +31,7 @@ def stops_all_work(key: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Details:
-    """What a source says about a window apart from its numbers: followed as it is, without rules of its own."""
+    """What a source says about a window apart from its numbers: followed as it is, without its own rules."""
 
     source: str = OAUTH
     machine: str | None = None
@@ -50,6 +50,7 @@ class Window(Details):
     `utilization` is percent used and may exceed 100. `resets_at` is None while the window has not started, or if
     it was not reported. `duration` is None for a pool of dollars. `is_placeholder`: a section that exists for
     everybody and says nothing (0 %, no reset). `at_least`: the source does not count beyond this number.
+    `may_be_old`: nothing says that the number is from a response of just now.
     The methods describe the moment of the reading, or the `now` that they are given.
     """
 
@@ -61,6 +62,7 @@ class Window(Details):
     read_at: datetime
     is_placeholder: bool = False
     at_least: bool = False
+    may_be_old: bool = False
 
     @property
     def remaining(self) -> float:

@@ -150,11 +150,11 @@ def next_reading(
     if window.read_at <= known.newest or _is_late(known, window):
         return known, []
     if window.source == STATUSLINE and is_same and known.present:
-        # Each open session shows the numbers of its own last response: in one window the lower one is the older.
+        # Each open session shows the numbers of its own last response: without a sign of a new one the lower is older.
         drop = known.utilization - window.utilization
         if window.at_least and drop > 0:
             window = replace(window, utilization=known.utilization)
-        elif 0 < drop < REFILL and not is_stale and known.suspect is None:
+        elif window.may_be_old and 0 < drop < REFILL and not is_stale and known.suspect is None:
             return known, []
     suspect = known.suspect
     if suspect is None or not suspect.is_confirmed_by(window):

@@ -35,6 +35,14 @@ def secrets_folder(variables: Mapping[str, str | None]) -> str | None:
     return (variables.get(CONFIG_DIR) if given is None else given) or None
 
 
+def is_default(path: Path) -> bool:
+    """Whether a path is that of the default folder. A user without a home, as in a container, has none."""
+    try:
+        return path == Path(DEFAULT_FOLDER).expanduser()
+    except RuntimeError:
+        return False
+
+
 def expanded(folder: str) -> Path:
     """Return the path of a folder that may begin with `~`; raises SettingsError."""
     try:

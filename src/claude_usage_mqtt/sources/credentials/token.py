@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from claude_usage_mqtt.errors import ApiError, CredentialsNotFound, CredentialsUnreadable, TokenExpired
-from claude_usage_mqtt.instants import format_instant, from_epoch
+from claude_usage_mqtt.instants import format_instant, from_milliseconds
 from claude_usage_mqtt.sources.source import Login
 from claude_usage_mqtt.untrusted import clean_text
 
@@ -123,15 +123,8 @@ def _login(document: dict[str, Any], section: dict[str, Any], token: str) -> Log
 
 
 def _milliseconds(value: object) -> datetime | None:
-    """Return the instant of milliseconds since 1970, a number or text; missing, zero or nonsense is not known."""
-    if isinstance(value, str) and re.fullmatch(r"\d{1,16}", value):
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return from_epoch(value / 1000)
-    except OverflowError:
-        return None
+    """Return an instant in milliseconds, a number or text; missing, zero or nonsense is not known."""
+    return from_milliseconds(int(value) if isinstance(value, str) and re.fullmatch(r"\d{1,16}", value) else value)
 
 
 def _scopes(value: object) -> tuple[str, ...]:

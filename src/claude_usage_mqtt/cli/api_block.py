@@ -1,0 +1,53 @@
+"""What the service says about the API on the broker: `once` and `check` must not ask while the service may not.
+
+One request too many while the API refuses lengthens the refusal, for the service and for Claude Code.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import datetime
+
+from claude_usage_mqtt.cli.run import topics
+from claude_usage_mqtt.clock import SystemClock
+from claude_usage_mqtt.errors import BrokerError, RateLimited, SettingsError
+from claude_usage_mqtt.instants import format_instant, parse_instant
+from claude_usage_mqtt.mqtt.session import Session
+from claude_usage_mqtt.settings.claude import Account
+from claude_usage_mqtt.settings.fields import Settings
+
+WITHIN, QUIET = 3.0, 0.5
+"""Seconds for all of it, and without a message until nothing more is expected: it works without a broker too."""
+
+
+def blocks(settings: Settings, accounts: Iterable[Account]) -> dict[str, RateLimited]:
+    """Return the accounts that must not be asked about now; none if the broker cannot be read."""
+    wanted = {topics(settings, account.id).health: account.id for account in accounts}
+    found: dict[str, bytes] = {}
+    try:
+        with Session(settings.broker(), WITHIN) as session:
+            session.subscribe(wanted, WITHIN)
+            while found.keys() != wanted.keys() and (message := session.receive(QUIET)) is not None:
+                found[message.topic] = message.payload
+    except (BrokerError, SettingsError):
+        return {}
+    now = SystemClock().now()
+    retries = {wanted[topic]: _retry_at(payload) for topic, payload in found.items() if topic in wanted}
+    return {name: _refusal(at, now) for name, at in retries.items() if at is not None and at > now}
+
+
+def _retry_at(payload: bytes) -> datetime | None:
+    try:
+        document = json.loads(payload)
+    except (ValueError, RecursionError):
+        return None
+    return parse_instant(document.get("retry_at")) if isinstance(document, dict) else None
+
+
+def _refusal(retry_at: datetime, now: datetime) -> RateLimited:
+    return RateLimited(
+        f"The API must not be asked before {format_instant(retry_at)}: the service was refused and waits; "
+        "--force asks all the same.",
+        retry_after=retry_at - now,
+    )

@@ -1,0 +1,172 @@
+"""What the status line remembers between two runs, in the user's cache folder: numbers and times, no secret.
+
+For each session, its last response: Claude Code runs the command again with the same numbers, every minute if it was
+asked to, and these must keep the time at which they were read. For each account, the message that was handed over
+last. The line is printed before any of this is needed, but it is still started often: imports are few.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+
+from claude_usage_mqtt.instants import SAME_INSTANT, from_epoch
+from claude_usage_mqtt.sources.rate_limits import Limit, Mark
+
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MAX_SESSIONS = 100
+"""Sessions that are remembered; the ones not seen for the longest time go first."""
+
+MAX_RECORD = 4096
+"""Bytes; a record has about 250."""
+
+NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
+
+
+def cache_folder(environment: Mapping[str, str], platform: str = sys.platform) -> Path:
+    """Return our folder in the user's cache folder; raises RuntimeError without a home folder."""
+    own = environment.get("LOCALAPPDATA" if platform == "win32" else "XDG_CACHE_HOME")
+    folder = Path(own) if own and Path(own).is_absolute() else Path("~/.cache").expanduser()
+    return folder / "claude-usage-mqtt"
+
+
+def read_file(file: Path) -> bytes:
+    """Return what a file holds, at most a byte more than `MAX_RECORD`; empty if it cannot be read."""
+    try:
+        with file.open("rb") as opened:
+            return opened.read(MAX_RECORD + 1)
+    except OSError:
+        return b""
+
+
+def write_file(file: Path, content: bytes) -> bool:
+    """Replace a file, whole; return whether that was possible."""
+    temporary = file.with_suffix(f".{os.getpid()}")
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        temporary.replace(file)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        return False
+    return True
+
+
+def note_session(folder: Path, mark: Mark, limits: Mapping[str, Limit], now: datetime) -> tuple[datetime, bool]:
+    """Return when a session's numbers were read, and whether it is certain that they are a response's of just now.
+
+    When a session is first seen its numbers may be hours old, so that is not certain. Nor is it without a session's
+    id: then several may take turns.
+    """
+    name = "".join(c for c in mark.session[:64] if c in NAME_CHARACTERS)
+    file = folder / f"session-{name or 'unnamed'}.json"
+    known = _record(read_file(file))
+    read_at, is_response = now, False
+    if known is not None:
+        has_changed = _have_changed(limits, known.get("limits"))
+        if has_changed or mark.is_other_than(known.get("duration"), known.get("prompt")):
+            is_response = bool(name)
+        else:
+            read_at = min(from_epoch(known.get("at")) or now, now)
+    record = {
+        "at": round(read_at.timestamp(), 3),
+        "duration": mark.duration,
+        "prompt": mark.prompt,
+        "limits": {key: [limit.percent, _epoch(limit.resets_at)] for key, limit in limits.items()},
+    }
+    if record != known:
+        if known is None:
+            _forget_oldest(folder)
+        write_file(file, json.dumps(record).encode())
+    return read_at, is_response
+
+
+def _have_changed(limits: Mapping[str, Limit], known: object) -> bool:
+    """Whether a section says something else than before; one that has disappeared does not: its window is over."""
+    known = known if isinstance(known, dict) else {}
+    for key, limit in limits.items():
+        before = known.get(key)
+        if not isinstance(before, list) or len(before) != 2 or before[0] != limit.percent:
+            return True
+        was, now = before[1], _epoch(limit.resets_at)
+        if was != now and (
+            not isinstance(was, int | float) or now is None or abs(was - now) > SAME_INSTANT.total_seconds()
+        ):
+            return True
+    return False
+
+
+def _epoch(instant: datetime | None) -> int | None:
+    return None if instant is None else int(instant.timestamp())
+
+
+def _record(content: bytes) -> dict[str, object] | None:
+    if len(content) > MAX_RECORD:
+        return None
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _forget_oldest(folder: Path) -> None:
+    """Make room for another session."""
+    with contextlib.suppress(OSError):
+        files = [entry for entry in os.scandir(folder) if entry.name.startswith("session-")]
+        if len(files) >= MAX_SESSIONS:
+            files.sort(key=lambda entry: entry.stat().st_mtime)
+            for entry in files[: len(files) - MAX_SESSIONS + 1]:
+                os.unlink(entry.path)  # noqa: PTH108 - from scandir
+
+
+class PendingReading:
+    """What is to be handed over for an account, and whose turn it is."""
+
+    def __init__(self, account: str, folder: Path, life: float) -> None:
+        self.folder = folder
+        self._file = folder / f"statusline-{account}.json"
+        self._lock = folder / f"statusline-{account}.lock"
+        self._life = life
+
+    def read(self) -> bytes:
+        """Return the message of the last time; empty if there is none that can be read."""
+        return read_file(self._file)
+
+    def write(self, message: bytes) -> bool:
+        """Replace the message, whole; return whether that was possible."""
+        return write_file(self._file, message)
+
+    def age(self) -> float:
+        """Return seconds since the message was written; endless if that cannot be said."""
+        try:
+            age = time.time() - self._file.stat().st_mtime
+        except OSError:
+            return float("inf")
+        return age if age >= 0 else float("inf")
+
+    def claim(self) -> bool:
+        """Return whether it is now ours to do; a claim older than any process can become is void."""
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                if not 0 <= time.time() - self._lock.stat().st_mtime <= self._life + 2:
+                    self._lock.unlink()
+            self._lock.touch(0o600, exist_ok=False)
+        except OSError:
+            return False
+        return True
+
+    def release(self) -> None:
+        """Let the next one do it."""
+        with contextlib.suppress(OSError):
+            self._lock.unlink()
