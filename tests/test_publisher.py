@@ -100,6 +100,24 @@ def test_of_what_changed_meanwhile_only_the_newest_is_sent(
         assert payloads(watcher, "t/a") == ["0", "49"]
 
 
+def test_after_an_outage_the_order_is_that_of_the_latest_calls(
+    loop: Loop, proxy: FaultyProxy, mosquitto: Mosquitto
+) -> None:
+    """A state that exists only since the outage is published before the entities that read it, as at any other time."""
+    with Watcher(mosquitto.port, ("t/#",)) as watcher:
+        loop.publisher.retain("t/config", b"without the state")
+        loop.run_until_calm()
+        proxy.refuse()
+        loop.run_until(lambda: not loop.publisher.is_connected)
+        loop.publisher.retain("t/state", b"1")
+        loop.publisher.retain("t/config", b"with the state")
+        proxy.heal()
+        loop.run_until_calm()
+        watcher.settle()
+        state, config = watcher.messages("t/state")[0], watcher.messages("t/config")[-1]
+        assert (config.payload, state.order < config.order) == ("with the state", True)
+
+
 def test_a_slow_broker_gets_the_newest(loop: Loop, mosquitto: Mosquitto) -> None:
     """A broker that does not keep up is not buried: one message a topic is under way, and the last one arrives."""
     with Watcher(mosquitto.port, ("t/#",)) as watcher:

@@ -7,6 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+DEFAULT_ACCOUNT = "default"
+"""The id of the account if CLAUDE_ACCOUNTS is not set."""
+
+ONLINE, OFFLINE = b"online", b"offline"
+"""The payloads of the status topic."""
+
 STARTING, OK, PAUSED = "starting", "ok", "paused"
 STATUSES = (
     STARTING,

@@ -223,6 +223,8 @@ def running_service(
     discovery: bool = True,
     log_kept: int = 20_000,
     settled_after: float = 0.2,
+    instance: str = "",
+    base: str = BASE,
     rng: random.Random | None = None,
     **broker: Any,
 ) -> Iterator[Running]:
@@ -234,13 +236,14 @@ def running_service(
     accounts = tuple(
         (
             AccountOptions(
-                topics=Topics(base=BASE, account=name),
+                topics=Topics(base=base, account=name),
                 label=None if name == "default" else name,
                 interval=dt.timedelta(seconds=interval),
                 limited=limited,
                 stale_after=dt.timedelta(seconds=stale_after),
                 thresholds=(75.0, 90.0),
                 discovery=discovery,
+                instance=instance,
                 sources=selected,
             ),
             (ApiSource(source, api),) if OAUTH in selected else (),
@@ -250,7 +253,8 @@ def running_service(
     settings = ServiceOptions(
         broker=options,
         status_topic=BIRTH,
-        base_topic=BASE,
+        base_topic=base,
+        instance=instance,
         accounts=accounts,
         settled_after=settled_after,
     )

@@ -13,11 +13,10 @@ from claude_usage_mqtt.homeassistant.discovery import announced_by
 from claude_usage_mqtt.instants import format_instant, parse_instant
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.session import Session
-from claude_usage_mqtt.settings.claude import DEFAULT_ACCOUNT
 from claude_usage_mqtt.settings.fields import Settings
 from claude_usage_mqtt.sources.names import AUTO
 from claude_usage_mqtt.sources.reporter_messages import Presence, parse_presence
-from claude_usage_mqtt.topics import Topics
+from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, Topics
 from claude_usage_mqtt.usage.reading import REPORTER
 
 ANSWER_WITHIN = 3.0

@@ -20,11 +20,11 @@ from claude_usage_mqtt.demo.simulated_api import SimulatedAccount, SimulatedApi
 from claude_usage_mqtt.errors import BrokerError
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.session import Session
-from claude_usage_mqtt.settings.claude import DEFAULT_ACCOUNT, Account
+from claude_usage_mqtt.settings.claude import Account
 from claude_usage_mqtt.settings.fields import Settings, load_settings
 from claude_usage_mqtt.sources.credentials.environment import GivenToken
 from claude_usage_mqtt.sources.local_login import LocalLogin
-from claude_usage_mqtt.topics import Topics
+from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, Topics
 
 SPEED = 600
 """Seconds of the account's life per real second: a session takes half a minute, a week a quarter of an hour."""

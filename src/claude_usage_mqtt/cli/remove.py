@@ -13,10 +13,9 @@ from claude_usage_mqtt.homeassistant.summary import SUMMARY
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.session import Session
 from claude_usage_mqtt.service.former_devices import former_accounts
-from claude_usage_mqtt.settings.claude import DEFAULT_ACCOUNT
 from claude_usage_mqtt.settings.fields import Settings, load_settings
 from claude_usage_mqtt.sources.reporter_messages import MACHINE, parse_presence
-from claude_usage_mqtt.topics import ReporterTopics
+from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, ReporterTopics
 
 QUIET, WITHIN = 1.0, 15.0
 """Seconds without a message after which all retained ones have come, and at most for all of them."""

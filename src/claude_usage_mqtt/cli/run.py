@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
+import platform
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -48,10 +50,12 @@ def make_service(settings: Settings, clock: Clock, accounts: tuple[Account, ...]
     """Return the service that the settings describe, or one for other `accounts`; raises SettingsError."""
     broker = settings.broker()
     require_readable(broker)
+    instance = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
     api = UsageApi(settings.claude_api_url, settings.claude_user_agent)
     options = ServiceOptions(
         broker=broker,
         base_topic=settings.mqtt_base_topic,
+        instance=instance,
         discovery_prefix=settings.homeassistant_prefix,
         status_topic=settings.status_topic,
         usage_log=None if settings.usage_log is None else UsageLog(settings.usage_log),
@@ -67,6 +71,7 @@ def make_service(settings: Settings, clock: Clock, accounts: tuple[Account, ...]
                     extra_thresholds=settings.extra_usage_thresholds,
                     discovery=settings.homeassistant_discovery,
                     sources=settings.sources,
+                    instance=instance,
                     is_auto=settings.claude_source == AUTO,
                 ),
                 polled_sources(settings.sources, account.login, api, settings.claude_code_command),

@@ -18,7 +18,7 @@ from claude_usage_mqtt.homeassistant.entity import (
     Entity,
 )
 from claude_usage_mqtt.homeassistant.inventory import Inventory, entities
-from claude_usage_mqtt.topics import Topics
+from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, Topics
 
 ORIGIN_NAME = "claude-usage-mqtt"
 PROJECT_URL = "https://pypi.org/project/claude-usage-mqtt/"
@@ -34,14 +34,20 @@ REMOVABLE = frozenset(
 
 
 def discovery(
-    topics: Topics, inventory: Inventory, *, label: str | None, version: str, removed: Mapping[str, str] | None = None
+    topics: Topics,
+    inventory: Inventory,
+    *,
+    label: str | None,
+    version: str,
+    removed: Mapping[str, str] | None = None,
+    entity_ids_of: str | None = None,
 ) -> dict[str, Any]:
     """Return the discovery message of an account.
 
     `label` is what a person calls the account, None if it is the only one; `removed` maps the keys of entities to
-    remove to their platforms.
+    remove to their platforms. The entity ids bear the name of the account `entity_ids_of`, by default of this one.
     """
-    components = make_components(topics, entities(inventory))
+    components = make_components(topics, entities(inventory), entity_ids_of=entity_ids_of)
     for key, platform in sorted((removed or {}).items()):
         components.setdefault(key, {"platform": platform})
     return make_message(topics, _device_name(label), version, components)
@@ -65,16 +71,18 @@ def _device_name(label: str | None) -> str:
     return "Claude" if label is None else f"Claude {label[:1].upper()}{label[1:]}"
 
 
-def make_components(topics: Topics, rows: Iterable[Entity], *, alive: str | None = None) -> dict[str, Any]:
+def make_components(
+    topics: Topics, rows: Iterable[Entity], *, alive: str | None = None, entity_ids_of: str | None = None
+) -> dict[str, Any]:
     """Return the components of entities by key; `alive` is the topic of `alive_until` if it is not the health topic."""
     components: dict[str, Any] = {}
     for row in rows:  # a model could be called "Time": the week's own entities come first, and stay
-        components.setdefault(row.key, _component(topics, row, alive or topics.health))
+        components.setdefault(row.key, _component(topics, row, alive or topics.health, entity_ids_of or topics.account))
     return components
 
 
-def _component(topics: Topics, row: Entity, alive: str) -> dict[str, Any]:
-    account = "" if topics.account == "default" else f"{topics.account}_"
+def _component(topics: Topics, row: Entity, alive: str, entity_ids_of: str) -> dict[str, Any]:
+    account = "" if entity_ids_of == DEFAULT_ACCOUNT else f"{entity_ids_of}_"
     place = {STATE: topics.state, HEALTH: topics.health, EVENT: topics.event(row.level or "")}[row.topic]
     options: dict[str, Any] = {
         "platform": row.platform,

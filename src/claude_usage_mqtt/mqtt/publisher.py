@@ -149,11 +149,11 @@ class Publisher:
         """Keep `payload` retained under `topic`; an empty one removes the topic. `again`: send it even if unchanged."""
         if again:
             self._sent.pop(topic, None)
+        self._retained.pop(topic, None)
         if payload:
-            self._retained[topic] = payload
+            self._retained[topic] = payload  # at the end: `send_all` keeps the order of the latest calls
             self._cleared.discard(topic)
         else:
-            self._retained.pop(topic, None)
             self._cleared.add(topic)
         if self._client is not None and (topic in self._busy or self._sent.get(topic) != payload):
             self._waiting.setdefault(topic)

@@ -155,7 +155,7 @@ class AccountState:
             self.status, self.detail = NO_STATUS_LINE, NO_STATUS_LINE_DETAIL
         if self.reporters is not None:
             self.reporters.restore(self.name, memory.get("reporters"), now)
-        self.discovery.restore(retained.get(topics.config, b""), memory.get("currency"))
+        self.discovery.restore(retained, memory)
 
     # Polling
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -18,7 +19,7 @@ from claude_usage_mqtt.homeassistant.entities import (
     POLLING,
 )
 from claude_usage_mqtt.homeassistant.inventory import Inventory, WindowName
-from claude_usage_mqtt.topics import Topics, encode
+from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, ONLINE, Topics, encode
 from claude_usage_mqtt.usage.account import AccountUsage
 from claude_usage_mqtt.usage.window_state import STUB_KEPT
 
@@ -42,28 +43,69 @@ class DiscoveryMessage:
         self._removed: dict[str, str] = {}
         self._features: frozenset[str] = frozenset()
         self._basis: object = None
+        self.entity_ids_of = topics.account
+        """The account whose name the entity ids bear: that of a predecessor, whose history they continue."""
         self.first_currency: str | None = None
         """The currency of the entities whose keys name none; another one has its own entities."""
         self.payload = b""
         """The message that was made last, at first the one that was retained."""
+        self.is_foreign = False
+        """Whether the device is another service's, which is there: then it is not announced."""
         self.was_retained = False
         """Whether a message of ours was retained."""
         self.stubs_until: datetime | None = None
         """When the order to remove entities may leave the message."""
 
-    def restore(self, retained: bytes, first_currency: object) -> None:
+    def restore(self, retained: Mapping[str, bytes], memory: Mapping[str, Any]) -> None:
         """Continue from the message that was retained, and from what else an earlier run saved; both are untrusted."""
-        service = announced_by(retained)
+        payload = retained.get(self._topics.config, b"")
+        service = announced_by(payload)
         self.was_retained = service == self._topics.status
         if service not in (None, self._topics.status):
-            log.warning("%s was announced under another base topic; taking it over.", self._topics.config)
-        self.payload = retained
-        self._announced = announced(retained)
-        currency = first_currency if isinstance(first_currency, str) else _unit(retained, "extra_usage_used")
+            self._meet(service, is_online=retained.get(service) == ONLINE)
+            if self.is_foreign:
+                return
+        self._mention_left_behind(memory.get("discovery_topic"))
+        if memory.get("entity_ids_of") == DEFAULT_ACCOUNT:
+            self.entity_ids_of = DEFAULT_ACCOUNT
+        self.payload = payload
+        self._announced = announced(payload)
+        first_currency = memory.get("currency")
+        currency = first_currency if isinstance(first_currency, str) else _unit(payload, "extra_usage_used")
         self.first_currency = currency if currency and currency.isalpha() and len(currency) == 3 else None
         self._features = frozenset(
             feature for feature, key in ((PLAN, "plan"), (LOGIN_EXPIRY, "login_expires_at")) if key in self._announced
         )
+
+    def _meet(self, service: str, *, is_online: bool) -> None:
+        """Take over the device of a former base topic, but not that of a service which is there."""
+        base = service.removesuffix("/status")
+        self.is_foreign = is_online
+        if is_online:
+            log.warning(
+                "The Home Assistant device %s belongs to the service under the base topic %s and is left to it: "
+                "give this account another name in CLAUDE_ACCOUNTS.",
+                self._topics.device,
+                base,
+            )
+        else:
+            log.warning(
+                "%s was announced under the base topic %s; taking it over. To remove what was left there: "
+                "MQTT_BASE_TOPIC=%s claude-usage-mqtt remove",
+                self._topics.config,
+                base,
+                base,
+            )
+
+    def _mention_left_behind(self, former: object) -> None:
+        prefix = former.removesuffix(f"/device/{self._topics.device}/config") if isinstance(former, str) else None
+        if prefix is not None and re.fullmatch(r"[A-Za-z0-9_/-]{1,100}", prefix) and prefix != self._topics.prefix:
+            log.warning(
+                "The discovery message under the prefix %s was left behind; to remove it: "
+                "HOMEASSISTANT_PREFIX=%s claude-usage-mqtt remove",
+                prefix,
+                prefix,
+            )
 
     def forget_stubs(self, now: datetime) -> None:
         """Leave out what was removed long enough ago."""
@@ -89,7 +131,14 @@ class DiscoveryMessage:
         return self.payload
 
     def _build(self, inventory: Inventory) -> dict[str, Any]:
-        return discovery(self._topics, inventory, label=self._label, version=__version__, removed=self._removed)
+        return discovery(
+            self._topics,
+            inventory,
+            label=self._label,
+            version=__version__,
+            removed=self._removed,
+            entity_ids_of=self.entity_ids_of,
+        )
 
     def _inventory(
         self, usage: AccountUsage, *, is_polled: bool, has_login_expiry: bool, reporters: Iterable[str]

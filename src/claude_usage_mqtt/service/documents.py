@@ -13,6 +13,11 @@ from claude_usage_mqtt.topics import PAUSED, encode
 from claude_usage_mqtt.usage.document import state_document
 from claude_usage_mqtt.usage.saved_state import save
 
+FOREIGN_DETAIL = (
+    "Numbers of another login are ignored; pass --account ID to 'claude-usage-mqtt statusline' in the Claude Code "
+    "settings of each login."
+)
+
 
 def documents(state: AccountState, now: datetime) -> Iterator[tuple[str, bytes]]:
     """Yield topics and payloads in the order to publish them.
@@ -23,7 +28,7 @@ def documents(state: AccountState, now: datetime) -> Iterator[tuple[str, bytes]]
     topics, how = state.options.topics, health(state, now)
     if state.usage.is_known:
         yield topics.state, encode(state_document(state.usage, now))
-    if state.options.discovery:
+    if state.options.discovery and not state.discovery.is_foreign:
         yield topics.config, _discovery(state, how, now)
     elif state.discovery.was_retained:
         yield topics.config, b""  # it was announced before discovery was switched off
@@ -45,6 +50,8 @@ def health(state: AccountState, now: datetime) -> Health:
     """Return how polling is going."""
     retry_at = state.policy.blocked_until
     parts = [state.detail, state.hint, state.login_notice.sentence(state.login.login_expires_at, now)]
+    if state.usage.saw_foreign(now):
+        parts.append(FOREIGN_DETAIL)
     if state.other_instance_at is not None:
         sentence = state.other_instance_sentence
         parts.append(sentence[0].upper() + sentence[1:])
@@ -72,6 +79,9 @@ def memory_document(state: AccountState) -> dict[str, Any]:
     """Return what our own next start needs."""
     return {
         "account": state.name,
+        "instance": state.options.instance,
+        "entity_ids_of": state.discovery.entity_ids_of,
+        "discovery_topic": state.options.topics.config if state.options.discovery else None,
         "interval_setting": int(state.options.interval.total_seconds()),
         "currency": state.discovery.first_currency,
         "policy": state.policy.save(),

@@ -6,45 +6,78 @@ Only what is ours is removed: what is retained under our base topic, and discove
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 
 from claude_usage_mqtt.homeassistant.discovery import announced_by
 from claude_usage_mqtt.homeassistant.summary import SUMMARY
 from claude_usage_mqtt.mqtt.client import Message
-from claude_usage_mqtt.topics import Topics
+from claude_usage_mqtt.service.restore import lives_elsewhere
+from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, Topics
 
 MAX_FORMER = 500
 ACCOUNT_ID = re.compile(r"[a-z0-9_]{1,40}")
-SINGLE = "default"
+
+log = logging.getLogger(__name__)
 
 
 class FormerDevices:
-    """What is to be removed: the topics in `gone` at once, and of those in `suspects` what turns out to be ours."""
+    """What is to be removed: the topics in `gone` at once, and of those in `suspects` what turns out to be ours.
 
-    def __init__(self, own: Topics, current: Iterable[str], found: Mapping[str, bytes]) -> None:
+    What another living instance publishes under the same base topic is not ours, and stays.
+    """
+
+    def __init__(
+        self, own: Topics, current: Iterable[str], found: Mapping[str, bytes], *, instance: str, now: datetime
+    ) -> None:
         """Draw conclusions from what was `found` under the topics of the summary and of the account `default`.
 
-        `own` are any topics of ours, `current` the ids of the accounts in the settings.
+        `own` are any topics of ours, `current` the ids of the accounts in the settings, `instance` is this one.
         """
         current = set(current)
-        self._status = own.status
+        self._status, self._instance, self._now = own.status, instance, now
+        self._seen = dict(found)
+        self._kept: set[str] = set()
         summary = Topics(base=own.base, account=SUMMARY, prefix=own.prefix)
-        former = [] if SINGLE in current else [SINGLE]
-        former += [name for name in former_accounts(found.get(summary.state)) if name not in current | {SINGLE}]
-        devices = [Topics(base=own.base, account=name, prefix=own.prefix) for name in former]
-        stood = [topic for each in devices for topic in (each.state, each.health, each.memory)]
-        # Only the single account's were read back; of the others the summary says that they stood there.
-        self.gone = [topic for topic in stood if topic in found or not topic.startswith(f"{own.base}/{SINGLE}/")]
-        self.suspects = {each.config for each in devices}
+        names = [name for name in former_accounts(found.get(summary.state)) if name not in current | {DEFAULT_ACCOUNT}]
+        self._others = [Topics(base=own.base, account=name, prefix=own.prefix) for name in names]
+        # The order matters: a broker sends what is retained in the order in which it was asked for.
+        self.suspects = [topic for each in self._others for topic in (each.memory, each.health, each.config)]
+        self.gone: list[str] = []
+        default = Topics(base=own.base, account=DEFAULT_ACCOUNT, prefix=own.prefix)
+        if DEFAULT_ACCOUNT not in current and not self._is_kept(default):
+            self.gone += [topic for topic in (default.state, default.health, default.memory) if topic in found]
+            self.suspects.append(default.config)
         if len(current) == 1:
             self.gone += [summary.state] if summary.state in found else []
-            self.suspects.add(summary.config)
-        self.gone += [topic for topic in sorted(self.suspects) if announced_by(found.get(topic, b"")) == self._status]
+            self.suspects.append(summary.config)
+        self.gone += [topic for topic in self.suspects if announced_by(found.get(topic, b"")) == self._status]
 
-    def claim(self, message: Message) -> bool:
-        """Whether a message is a discovery message that is to be removed."""
-        return message.topic in self.suspects and announced_by(message.payload) == self._status
+    def claim(self, message: Message) -> list[str] | None:
+        """Return the topics to remove because of a message; None if it is not about a former device."""
+        if message.topic not in self.suspects or not message.payload:
+            return None
+        self._seen[message.topic] = message.payload
+        for each in self._others:
+            if message.topic == each.health and not self._is_kept(each):
+                return [each.state, each.health, each.memory]
+            if message.topic == each.config and each.account in self._kept:
+                return []
+        is_ours = announced_by(message.payload) == self._status
+        return [message.topic] if is_ours else []
+
+    def _is_kept(self, topics: Topics) -> bool:
+        if lives_elsewhere(self._seen, topics, self._instance, self._now) is None:
+            return False
+        self._kept.add(topics.account)
+        log.warning(
+            "Another instance publishes %s/%s; its device stays. Give each instance an MQTT_BASE_TOPIC of its own.",
+            topics.base,
+            topics.account,
+        )
+        return True
 
 
 def former_accounts(payload: bytes | None) -> list[str]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Iterable
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 
 from claude_usage_mqtt.clock import Clock, StepDetector
 from claude_usage_mqtt.homeassistant.summary import SUMMARY
@@ -26,26 +26,29 @@ from claude_usage_mqtt.service.listeners import Listeners
 from claude_usage_mqtt.service.liveness import Liveness
 from claude_usage_mqtt.service.options import ServiceOptions
 from claude_usage_mqtt.service.reporter_exchange import ReporterExchange
-from claude_usage_mqtt.service.restore import FENCE, RetainedReader
+from claude_usage_mqtt.service.startup import Startup
+from claude_usage_mqtt.service.succession import inherited
 from claude_usage_mqtt.service.summary import digest, summary_documents
 from claude_usage_mqtt.service.watched import Watched, watch
 from claude_usage_mqtt.service.workers import Workers
 from claude_usage_mqtt.sources.credentials.watch import CachedReading, LoginChanged
 from claude_usage_mqtt.sources.source import PollResult
 from claude_usage_mqtt.sources.status_line import parse_statusline
-from claude_usage_mqtt.topics import Topics, encode
+from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, OFFLINE, ONLINE, Topics, encode
 from claude_usage_mqtt.usage.document import state_document
 from claude_usage_mqtt.usage.events import Event
 from claude_usage_mqtt.usage.reading import STATUSLINE
 
 log = logging.getLogger(__name__)
 
-ONLINE, OFFLINE = b"online", b"offline"
-
 FAR_AWAY = datetime.max.replace(tzinfo=UTC)
 
 RESEND_AFTER_DISCOVERY = 1.0
 """Real seconds: an entity whose announcement has changed is unavailable in Home Assistant until its next message."""
+
+MOVE_PAUSE = timedelta(seconds=3)
+"""From the removal of a predecessor's device to the announcement of its successor: Home Assistant frees the entity ids
+meanwhile."""
 
 STOP_PATIENCE = 1.2
 """Real seconds for the goodbye to the broker; stopping takes at most about twice that."""
@@ -69,7 +72,7 @@ class Service:
             account.topics.account: watch(account, sources, self._reporters, self._rng, clock.now())
             for account, sources in options.accounts
         }
-        self._recollection: RetainedReader | None = None
+        self._startup = Startup(options, self._publisher, clock)
         self._leftovers: FormerDevices | None = None
         self._is_begun = False
         self._is_summed = False
@@ -100,7 +103,8 @@ class Service:
         finally:
             self._workers.stop()
             self._heartbeat.stop()
-            self._publisher.stop([Message(topic=self._status, payload=OFFLINE, retain=True)], STOP_PATIENCE)
+            last = [Message(topic=self._status, payload=OFFLINE, retain=True)] if self._is_begun else []
+            self._publisher.stop(last, STOP_PATIENCE)
 
     # What was told
 
@@ -114,7 +118,7 @@ class Service:
             case Disconnected():
                 self._publisher.handle(item)
                 self._link.disconnected(item, time.monotonic())
-                self._recollection = None
+                self._startup.disconnected()
                 self._reporters.disconnected()
             case Acknowledged() | Subscribed() | Settled():
                 self._publisher.handle(item)
@@ -145,20 +149,10 @@ class Service:
             for account in self._accounts:
                 self._touched(account)
             return
-        accounts = [account.topics for account, _ in self._options.accounts]
-        others = [self._topics(name) for name in (SUMMARY, "default") if name not in self._accounts]
-        self._recollection = RetainedReader(accounts + others, accounts[0].command(FENCE), time.monotonic())
-        self._publisher.subscribe(self._recollection.topics)
-        self._send_fence(self._recollection)
-
-    def _send_fence(self, recollection: RetainedReader) -> None:
-        if recollection.wants_fence:
-            recollection.wants_fence = False
-            self._publisher.send_once(recollection.fence)
+        self._startup.connected(time.monotonic())
 
     def _received(self, message: Message) -> None:
-        if self._recollection is not None and self._recollection.take(message):
-            self._send_fence(self._recollection)
+        if not self._is_begun and self._startup.take(message, time.monotonic()):
             return
         if message.topic == self._options.status_topic:
             self._listeners.home_assistant(time.monotonic(), is_online=message.payload == ONLINE)
@@ -173,8 +167,8 @@ class Service:
             # Somebody else's goodbye, or a late will of our own: as long as we are there, we are online.
             if not message.retain and message.payload != ONLINE:
                 self._publisher.republish(self._status)
-        elif self._leftovers is not None and self._leftovers.claim(message):
-            self._take_back(message.topic)
+        elif self._leftovers is not None and (topics := self._leftovers.claim(message)) is not None:
+            self._remove(topics)
         else:
             self._received_for_account(message)
 
@@ -232,10 +226,11 @@ class Service:
     def _tick(self) -> None:
         now = self._clock.now()
         self._link.tick(time.monotonic())
-        if self._recollection is not None and self._recollection.is_over(time.monotonic()):
-            self._begin(self._recollection, now)
         if not self._is_begun:
-            return
+            found = self._startup.found(time.monotonic(), now)
+            if found is None:
+                return
+            self._begin(found, now)
         if self._resend_at is not None and time.monotonic() >= self._resend_at:
             self._resend_at = None
             self._send_all()
@@ -258,31 +253,31 @@ class Service:
             for topic, payload in summary_documents(self._topics(SUMMARY), digests, announce=announce, alive=alive):
                 self._publisher.retain(topic, payload, again=any(renewed))
 
-    def _begin(self, recollection: RetainedReader, now: datetime) -> None:
-        self._recollection = None
+    def _begin(self, found: Mapping[str, bytes], now: datetime) -> None:
         self._is_begun = True
+        instance = self._options.instance
+        self._leftovers = FormerDevices(self._topics(SUMMARY), self._accounts, found, instance=instance, now=now)
+        self._remove(self._leftovers.gone)
         for watched in self._accounts.values():
-            watched.state.restore(recollection.found, now)
-            health = watched.state.options.topics.health
-            self._publisher.remember_own(health, recollection.found.get(health, b""))
-            watched.look_at = now
+            topics = watched.state.options.topics
+            former = inherited(found, topics) if len(self._accounts) == 1 and self._leftovers.gone else {}
+            watched.state.restore({**found, **former}, now)
+            if former:
+                watched.state.discovery.entity_ids_of = DEFAULT_ACCOUNT
+            self._publisher.remember_own(topics.health, found.get(topics.health, b""))
+            watched.look_at = now + (MOVE_PAUSE if former else timedelta(0))
         self._workers.watch_logins(self._accounts.values())
-        self._leftovers = FormerDevices(self._topics(SUMMARY), self._accounts, recollection.found)
-        for topic in self._leftovers.gone:
-            self._take_back(topic)
-        # The health topics are asked for again just below: some brokers (aedes) would take the two in any order.
-        kept = {watched.state.options.topics.health for watched in self._accounts.values()}
-        self._publisher.unsubscribe(topic for topic in recollection.topics if topic not in kept)
-        self._publisher.subscribe(sorted(self._leftovers.suspects))
+        self._publisher.subscribe(self._leftovers.suspects)
         self._subscribe_to_rivals()
         self._advance_all(now)
         self._publisher.retain(self._status, ONLINE)
         names = ", ".join(list(self._accounts)[:10])
         log.info("Publishing at %s, accounts: %s", self._options.broker.address, names)
 
-    def _take_back(self, topic: str) -> None:
-        log.info("Taking back %s: its account is not in the settings any more.", topic)
-        self._publisher.retain(topic, b"")
+    def _remove(self, topics: Iterable[str]) -> None:
+        for topic in topics:
+            log.info("Removing %s: its account is no longer configured.", topic)
+            self._publisher.retain(topic, b"")
 
     def _topics(self, name: str) -> Topics:
         return Topics(base=self._options.base_topic, account=name, prefix=self._options.discovery_prefix)
@@ -323,8 +318,8 @@ class Service:
         real = [self._heartbeat.patience()]
         waits = (self._link.steady_at, self._resend_at, self._listeners.settled_at)
         real += [at - time.monotonic() for at in waits if at is not None]
-        if self._recollection is not None:
-            real.append(self._recollection.ends_at - time.monotonic())
+        if self._startup.ends_at is not None:
+            real.append(self._startup.ends_at - time.monotonic())
         if self._is_begun:
             now = self._clock.now()
             moment = min(watched.look_at for watched in self._accounts.values())

@@ -27,6 +27,8 @@ class AccountOptions:
     discovery: bool = True
     sources: tuple[str, ...] = (OAUTH,)
     """Names of the selected sources, polled and pushed ones."""
+    instance: str = ""
+    """What tells this installation from another that publishes the same account."""
     is_auto: bool = False
     """Whether they are whatever there is: then one that is not there is not missed once another delivers."""
 
@@ -44,6 +46,7 @@ class ServiceOptions:
     status_topic: str
     base_topic: str
     discovery_prefix: str = "homeassistant"
+    instance: str = ""
     usage_log: UsageLog | None = None
     settled_after: float = SETTLED_AFTER
     accounts: tuple[tuple[AccountOptions, tuple[Source, ...]], ...] = field(default=())

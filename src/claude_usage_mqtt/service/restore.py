@@ -10,8 +10,10 @@ import json
 import logging
 import secrets
 from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
+from claude_usage_mqtt.instants import parse_instant
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.topics import Topics
 
@@ -22,6 +24,9 @@ FENCE = "fence"
 ROUNDS = 4
 """How often the fence goes round while anything is missing: on some brokers (aedes) it overtakes what was retained."""
 
+LONGEST_WAIT = timedelta(minutes=10)
+"""A sign of life that reaches further ahead is not one of ours, or was made while a clock was wrong."""
+
 LONGEST = 2.0
 """Seconds to wait if the broker does not let us hear ourselves."""
 
@@ -29,8 +34,8 @@ LONGEST = 2.0
 class RetainedReader:
     """What has been read back so far."""
 
-    def __init__(self, devices: Iterable[Topics], fence: str, began: float) -> None:
-        self.topics = [topic for each in devices for topic in (each.state, each.config, each.health, each.memory)]
+    def __init__(self, topics: Iterable[str], fence: str, began: float) -> None:
+        self.topics = list(topics)
         self.found: dict[str, bytes] = {}
         self.ends_at = began + LONGEST
         self.fence = Message(topic=fence, payload=secrets.token_hex(8).encode())
@@ -64,15 +69,24 @@ def own_document(retained: Mapping[str, bytes], topic: str, account: str) -> dic
 
     Empty if there was none, and, with one line in the log, if it is not one of `account`.
     """
-    payload = retained.get(topic)
-    if not payload:
-        return {}
-    try:
-        document = json.loads(payload)
-    except (ValueError, RecursionError):
-        document = None
-    is_mine = isinstance(document, dict) and document.get("account", account) == account
-    if not is_mine or not document.keys() & {"windows", "status", "usage"}:
+    document = _document(retained.get(topic))
+    is_mine = document.get("account", account) == account and document.keys() & {"windows", "status", "usage"}
+    if retained.get(topic) and not is_mine:
         log.warning("Ignoring the retained message in %s: not ours, or corrupt.", topic)
+    return document if is_mine else {}
+
+
+def _document(payload: bytes | None) -> dict[str, Any]:
+    try:
+        document = json.loads(payload or b"null")
+    except (ValueError, RecursionError):
         return {}
-    return dict(document)
+    return document if isinstance(document, dict) else {}
+
+
+def lives_elsewhere(found: Mapping[str, bytes], topics: Topics, instance: str, now: datetime) -> datetime | None:
+    """Return until when another instance is alive by what it retained for an account; None if it is not."""
+    until = parse_instant(_document(found.get(topics.health)).get("alive_until"))
+    if until is None or _document(found.get(topics.memory)).get("instance") in (None, instance):
+        return None
+    return until if now < until <= now + LONGEST_WAIT else None

@@ -11,9 +11,9 @@ from pathlib import Path
 from claude_usage_mqtt.sources.credentials.environment import GivenToken
 from claude_usage_mqtt.sources.credentials.places import SECURE_STORAGE_DIR
 from claude_usage_mqtt.sources.local_login import LocalLogin, local_login
+from claude_usage_mqtt.topics import DEFAULT_ACCOUNT
 from claude_usage_mqtt.untrusted import slug
 
-DEFAULT_ACCOUNT = "default"
 RESERVED_ACCOUNTS = frozenset({"all", "default", "reporter", "status"})
 ACCOUNTS = 'not valid JSON of names and folders; write {"personal": "/claude/personal", "work": "/claude/work"}'
 
@@ -57,11 +57,10 @@ def named_accounts(folders: Mapping[str, str | None]) -> tuple[Account, ...]:
 
     Each names the folder of its secrets: Claude Code's own variables name one folder, and cannot mean all of them.
     """
-    alone = len(folders) == 1
     return tuple(
         Account(
-            id=DEFAULT_ACCOUNT if alone else slug(name),
-            label=None if alone else name,
+            id=slug(name),
+            label=name,
             login=None if folder is None else local_login(folder),
         )
         for name, folder in folders.items()

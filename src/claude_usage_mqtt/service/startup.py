@@ -1,0 +1,127 @@
+"""The time before the service publishes: reading back what was retained, standing by while another instance lives."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from datetime import datetime
+
+from claude_usage_mqtt.clock import Clock
+from claude_usage_mqtt.homeassistant.discovery import announced_by
+from claude_usage_mqtt.homeassistant.summary import SUMMARY
+from claude_usage_mqtt.mqtt.client import Message
+from claude_usage_mqtt.mqtt.publisher import Publisher
+from claude_usage_mqtt.service.options import ServiceOptions
+from claude_usage_mqtt.service.restore import FENCE, RetainedReader, lives_elsewhere
+from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, OFFLINE, Topics
+
+log = logging.getLogger(__name__)
+
+STATUS_TOPIC = re.compile(r"[A-Za-z0-9_/-]{1,100}/status")
+
+STANDING_BY = (
+    "Another instance publishes %s until %s at least: standing by. Stop one of the two; on a machine where Claude Code "
+    "is used, run 'claude-usage-mqtt report' instead, which serves the other instance."
+)
+
+
+class Startup:
+    """What happens from a connection until the service may publish; real seconds are those of `time.monotonic`."""
+
+    def __init__(self, options: ServiceOptions, publisher: Publisher, clock: Clock) -> None:
+        self._options = options
+        self._publisher = publisher
+        self._clock = clock
+        self._reader: RetainedReader | None = None
+        self._found: dict[str, bytes] = {}
+        self._is_online = False
+        self.ends_at: float | None = None
+        """When `found` may have more to say: the wait for what was retained, or for another instance, is over."""
+
+    def connected(self, real: float) -> None:
+        """Ask for what was retained."""
+        accounts = [account.topics for account, _ in self._options.accounts]
+        names = {each.account for each in accounts}
+        others = [
+            Topics(base=self._options.base_topic, account=name, prefix=self._options.discovery_prefix)
+            for name in (SUMMARY, DEFAULT_ACCOUNT)
+            if name not in names
+        ]
+        devices = accounts + others
+        self._found = {}
+        self._publisher.subscribe([accounts[0].status])
+        self._read([topic for each in devices for topic in (each.state, each.config, each.health, each.memory)], real)
+
+    def _read(self, topics: list[str], real: float) -> None:
+        self._reader = RetainedReader(topics, self._options.accounts[0][0].topics.command(FENCE), real)
+        self.ends_at = self._reader.ends_at
+        self._publisher.subscribe(topics)
+        self._send_fence(self._reader)
+
+    def disconnected(self) -> None:
+        """Forget what has come: it will come again."""
+        self._reader = self.ends_at = None
+
+    def take(self, message: Message, real: float) -> bool:
+        """Take in a message; return whether it was for us."""
+        if message.topic == self._options.accounts[0][0].topics.status:
+            self._is_online = message.payload != OFFLINE and bool(message.payload)
+            if self._reader is None and self.ends_at is not None and not self._is_online:
+                self.ends_at = real  # the other instance has stopped
+            return True
+        if self._reader is None or not self._reader.take(message):
+            return False
+        self._send_fence(self._reader)
+        return True
+
+    def found(self, real: float, now: datetime) -> Mapping[str, bytes] | None:
+        """Return what was retained once the service may publish, None as long as it may not."""
+        if self._reader is None:
+            if self.ends_at is not None and real >= self.ends_at:
+                self.connected(real)
+            return None
+        if not self._reader.is_over(real):
+            return None
+        reader, self._reader = self._reader, None
+        # The health topics stay, to notice other instances: some brokers (aedes) take requests in any order.
+        kept = {account.topics.health for account, _ in self._options.accounts}
+        self._publisher.unsubscribe(topic for topic in reader.topics if topic not in kept)
+        self._found |= reader.found
+        foreign = self._foreign_services()
+        if foreign:
+            self._read(foreign, real)
+            return None
+        names, until = self._others(self._found, now)
+        if until is None or not self._is_online:
+            self.ends_at = None
+            return self._found
+        log.warning(STANDING_BY, ", ".join(names), until.astimezone().strftime("%H:%M"))
+        self.ends_at = real + self._clock.to_real((until - now).total_seconds() + 1)
+        return None
+
+    def _foreign_services(self) -> list[str]:
+        """Return the status topics, not read yet, of services that announced our devices under another base topic."""
+        configs = [self._found.get(account.topics.config, b"") for account, _ in self._options.accounts]
+        services = {announced_by(config) for config in configs} - {None, self._options.accounts[0][0].topics.status}
+        unread = sorted(
+            service
+            for service in services
+            if service is not None and service not in self._found and STATUS_TOPIC.fullmatch(service)
+        )
+        self._found |= dict.fromkeys(unread, b"")
+        return unread
+
+    def _others(self, found: Mapping[str, bytes], now: datetime) -> tuple[list[str], datetime | None]:
+        """Return which of our accounts another instance publishes, and until when its messages may be trusted."""
+        alive = {
+            account.topics.account: lives_elsewhere(found, account.topics, self._options.instance, now)
+            for account, _ in self._options.accounts
+        }
+        known = {name: until for name, until in alive.items() if until is not None}
+        return list(known), max(known.values(), default=None)
+
+    def _send_fence(self, reader: RetainedReader) -> None:
+        if reader.wants_fence:
+            reader.wants_fence = False
+            self._publisher.send_once(reader.fence)

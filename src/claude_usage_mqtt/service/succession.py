@@ -1,0 +1,35 @@
+"""A single named account continues what version 1 published as `default`. No I/O.
+
+Version 1 called the only account `default` even if it had a name. Its numbers, events and limits go on under the name,
+and its entities keep their ids, to which Home Assistant's history belongs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, Topics, encode
+
+
+def inherited(found: Mapping[str, bytes], own: Topics) -> dict[str, bytes]:
+    """Return what was retained for `default` as if it were the own account's; empty if there is nothing to continue.
+
+    `found` holds retained messages by topic. Whoever has topics of its own continues those. What version 2 retained for
+    `default` is a service's that has no names: another one.
+    """
+    former = Topics(base=own.base, account=DEFAULT_ACCOUNT, prefix=own.prefix)
+    if own.account == DEFAULT_ACCOUNT or found.get(own.health) or found.get(own.state) or found.get(former.memory):
+        return {}
+    pairs = ((former.state, own.state), (former.health, own.health))
+    documents = {new: _document(found.get(old), own.account) for old, new in pairs}
+    return {topic: encode(document) for topic, document in documents.items() if document}
+
+
+def _document(payload: bytes | None, account: str) -> dict[str, Any]:
+    try:
+        document = json.loads(payload or b"null")
+    except (ValueError, RecursionError):
+        return {}
+    return document | {"account": account} if isinstance(document, dict) else {}

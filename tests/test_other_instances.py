@@ -1,0 +1,154 @@
+"""Names, and what else may publish on the same broker: nobody's device is taken over, and nothing is lost by a name."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from claude_usage_mqtt.settings.fields import load_settings
+from claude_usage_mqtt.sources.credentials.file import CredentialsFile
+from parts.broker import Broker
+from parts.credentials import write_credentials
+from parts.endpoint import Endpoint
+from parts.service import BASE, CONFIG, HEALTH, STATE, STATUS, Clock, running_service
+from parts.watcher import Watcher
+
+VERSION_1 = json.loads((Path(__file__).parent / "cases/version_1_retained.json").read_text(encoding="utf-8"))
+WORK_CONFIG = "homeassistant/device/claude_usage_work/config"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Give a folder with credentials."""
+    write_credentials(tmp_path)
+    return tmp_path
+
+
+def named(home: Path, *names: str) -> dict[str, Any]:
+    """Return accounts by name, all with one login."""
+    return {name: CredentialsFile(home) for name in names}
+
+
+def is_ok(message: Any) -> bool:
+    """Whether a health message says that all is well."""
+    return bool(message.payload) and message.json()["status"] == "ok"
+
+
+def test_a_single_named_account_keeps_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A second account that is added later, or removed again, changes no entity of the first."""
+    monkeypatch.setenv("MQTT_HOST", "broker")
+    monkeypatch.setenv("CLAUDE_ACCOUNTS", json.dumps({"Work": str(tmp_path)}))
+    (alone,) = load_settings().accounts()
+    monkeypatch.setenv("CLAUDE_ACCOUNTS", json.dumps({"Work": str(tmp_path), "Home": str(tmp_path)}))
+    first, _ = load_settings().accounts()
+    assert (alone.id, alone.label) == (first.id, first.label) == ("work", "Work")
+
+
+def test_a_named_account_continues_version_1(
+    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
+) -> None:
+    """Version 1 called it `default`: the numbers go on, the old device is removed, the entity ids stay."""
+    for topic, payload in VERSION_1["single"].items():
+        if topic != STATUS:
+            watcher.publish(topic, payload, retain=True)
+    watcher.settle()
+    clock = Clock(start=datetime.fromisoformat(VERSION_1["recorded_at"]).astimezone(UTC) + timedelta(minutes=1))
+    with running_service(running_broker.port, endpoint.url, named(home, "work"), clock=clock, limited=True):
+        announced = watcher.wait_topic(WORK_CONFIG, lambda m: bool(m.payload), timeout=20).json()
+    components = announced["components"]
+    assert components["five_hour_utilization"]["unique_id"] == "claude_usage_work_five_hour_utilization"
+    assert "work" not in components["five_hour_utilization"]["default_entity_id"]
+    retained = watcher.retained()
+    assert not {STATE, HEALTH, CONFIG} & set(retained)
+    before = json.loads(VERSION_1["single"][STATE])["windows"]["five_hour"]["utilization"]
+    assert json.loads(retained[f"{BASE}/work/state"])["windows"]["five_hour"]["utilization"] == before
+    assert endpoint.count == 0  # the next poll was due later, and still is
+    removed = watcher.messages(CONFIG)[-1]
+    assert removed.payload == ""
+    assert removed.order < watcher.messages(WORK_CONFIG)[0].order
+
+
+def test_the_later_one_stands_by(home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+    """Of two services for one account the second publishes and asks nothing until the first has stopped."""
+    with running_service(running_broker.port, endpoint.url, home, instance="first") as first:
+        watcher.wait_topic(HEALTH, is_ok)
+        with running_service(running_broker.port, endpoint.url, home, instance="second") as second:
+            second.log.wait_for("standing by")
+            assert "claude-usage-mqtt report" in second.log.text
+            watcher.settle()
+            assert endpoint.count == 1
+            assert "Publishing at" not in second.log.text
+            first.stop()
+            second.log.wait_for("Publishing at")
+            watcher.settle()
+            assert watcher.retained()[STATUS] == "online"
+
+
+def test_the_later_one_takes_over_from_one_that_died(
+    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
+) -> None:
+    """Even if nobody could say that the first is gone, its sign of life ends."""
+    with running_service(running_broker.port, endpoint.url, home, instance="first"):
+        watcher.wait_topic(HEALTH, is_ok)
+    watcher.publish(STATUS, "online", retain=True)  # as after a power cut
+    watcher.settle()
+    clock = Clock(speed=100)
+    with running_service(running_broker.port, endpoint.url, home, instance="second", clock=clock) as second:
+        second.log.wait_for("standing by")
+        second.log.wait_for("Publishing at", timeout=20)
+
+
+def test_an_earlier_run_is_not_another_instance(
+    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
+) -> None:
+    """After a crash the same service is back at once."""
+    with running_service(running_broker.port, endpoint.url, home, instance="same"):
+        watcher.wait_topic(HEALTH, is_ok)
+    watcher.publish(STATUS, "online", retain=True)
+    watcher.settle()
+    with running_service(running_broker.port, endpoint.url, home, instance="same") as again:
+        again.log.wait_for("Publishing at")
+    assert "standing by" not in again.log.text
+
+
+def test_different_names_side_by_side(home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+    """Two people under one base topic keep their devices, whoever starts last."""
+    work, family = named(home, "work", "side"), named(home, "family")
+    with running_service(running_broker.port, endpoint.url, work, instance="a"):
+        watcher.wait_topic(f"{BASE}/work/health", is_ok)
+        with running_service(running_broker.port, endpoint.url, family, instance="b") as other:
+            watcher.wait_topic(f"{BASE}/family/health", is_ok)
+            other.log.wait_for("its device stays")
+            watcher.settle()
+            assert {f"{BASE}/work/state", WORK_CONFIG} <= set(watcher.retained())
+
+
+@pytest.mark.parametrize("is_online", [True, False])
+def test_a_device_of_another_base_topic(
+    home: Path,
+    running_broker: Broker,
+    endpoint: Endpoint,
+    watcher: Watcher,
+    is_online: bool,  # noqa: FBT001
+) -> None:
+    """A device of a living service is left to it; that of a former base topic is continued, and its rest is named."""
+    with running_service(running_broker.port, endpoint.url, home, base="elsewhere"):
+        watcher.wait_topic(CONFIG, lambda m: bool(m.payload))
+    watcher.publish("elsewhere/status", "online" if is_online else "offline", retain=True)
+    watcher.settle()
+    since = watcher.mark()
+    with running_service(running_broker.port, endpoint.url, home) as running:
+        watcher.wait_topic(HEALTH, is_ok)
+        watcher.settle()
+    configs = [message.payload for message in watcher.messages(CONFIG, since=since)]
+    if is_online:
+        assert "belongs to the service under the base topic elsewhere" in running.log.text
+        assert configs == []
+        assert "elsewhere/status" in watcher.retained()[CONFIG]
+    else:
+        assert "MQTT_BASE_TOPIC=elsewhere claude-usage-mqtt remove" in running.log.text
+        assert configs
