@@ -8,7 +8,7 @@ import pytest
 from claude_usage_mqtt.usage.account import MAX_WINDOWS, AccountUsage
 from claude_usage_mqtt.usage.document import state_document
 from claude_usage_mqtt.usage.events import Event
-from claude_usage_mqtt.usage.reading import SESSION, STATUSLINE, WEEK, ExtraUsage
+from claude_usage_mqtt.usage.reading import SESSION, STATUSLINE, WEEK, ExtraUsage, Reading
 from parts.readings import RESET, START, make_account, make_answer, make_reading, make_usage, minutes, shown, take
 
 MONEY = ExtraUsage(enabled=True, used=1.9, limit=17.0, utilization=11.18, currency="EUR")
@@ -350,3 +350,63 @@ def test_a_malformed_section_leaves_the_window_as_it_was() -> None:
         expected = 10 if at < START + HOUR else None
         assert shown(usage, at, OPUS)["utilization"] == expected
     assert OPUS in usage.windows
+
+
+def status_line(
+    minute: float, five_hour: float, five_hour_reset: datetime, seven_day: float, week: datetime
+) -> Reading:
+    """Return a status line's reading."""
+    at = minutes(minute)
+    return make_usage(
+        at,
+        make_reading(at, five_hour, five_hour_reset, source=STATUSLINE),
+        make_reading(at, seven_day, week, key="seven_day", source=STATUSLINE),
+    )
+
+
+OURS, THEIRS = (RESET, START + 2 * WEEK / 3), (RESET - HOUR, START + WEEK / 2)
+
+
+def ours(minute: float, percent: float = 10) -> Reading:
+    """Return a status line of the account."""
+    return status_line(minute, percent, OURS[0], 20, OURS[1])
+
+
+def theirs(minute: float, percent: float = 77) -> Reading:
+    """Return a status line of another account: no reset agrees with the account's."""
+    return status_line(minute, percent, THEIRS[0], 91, THEIRS[1])
+
+
+def test_another_accounts_status_line_is_ignored() -> None:
+    """With two logins on a machine the numbers do not jump between them, however often the other one is seen."""
+    usage = make_account()
+    take(usage, ours(0), (75,), partial=True)
+    for minute in range(1, 120, 2):
+        assert take(usage, theirs(minute), (75,), partial=True) == []
+        assert take(usage, ours(minute + 1), (75,), partial=True) == []
+        assert usage.saw_foreign(minutes(minute + 1))
+    assert shown(usage, minutes(120))["utilization"] == 10
+    assert not usage.wants_confirmation
+    assert not usage.saw_foreign(minutes(200))
+
+
+def test_another_account_is_believed_after_an_hour() -> None:
+    """Somebody who logged in as another account sees its numbers an hour after the last ones, and no false event."""
+    usage = make_account()
+    take(usage, ours(0), (75,), partial=True)
+    take(usage, theirs(59), (75,), partial=True)
+    assert shown(usage, minutes(59))["utilization"] == 10
+    assert take(usage, theirs(60, 100), (75,), partial=True) == []
+    assert shown(usage, minutes(60))["utilization"] == 100
+    assert shown(usage, minutes(60), "seven_day")["utilization"] == 91
+
+
+def test_another_account_is_not_believed_while_the_api_delivers() -> None:
+    """The API's token says whose numbers they are, even if it is asked seldom."""
+    usage = make_account(stale_after=timedelta(hours=2.2))
+    answer(usage, START, "seven_day")
+    for minute in range(5, 130, 5):
+        at = minutes(minute)
+        reading = make_reading(at, 91, START + WEEK, key="seven_day", source=STATUSLINE)
+        assert take(usage, make_usage(at, reading), (75,), partial=True) == []
+    assert shown(usage, minutes(125), "seven_day")["utilization"] == 10

@@ -365,3 +365,30 @@ def test_plain_ascii_where_the_terminal_has_nothing_else() -> None:
     shown = drawn(board, encoding="ascii")
     assert "#" in shown
     assert shown.isascii()
+
+
+def test_it_answers_whether_one_can_work() -> None:
+    """Blocked or not, until when, and the closest limit are at the top; a severity is shown if there is one."""
+    board = Board("base", "broker", is_connected=True, is_online=True)
+    document = json.loads(state("default", 100, now=NOW))
+    document |= {"blocked": True, "blocked_until": (NOW + timedelta(days=2)).isoformat()}
+    document["windows"]["five_hour"]["severity"] = "critical"
+    board.take(Message(topic="base/default/state", payload=json.dumps(document).encode()))
+    alive = {"status": "ok", "fresh": True, "alive_until": (NOW + timedelta(minutes=8)).isoformat()}
+    board.take(Message(topic="base/default/health", payload=json.dumps(alive).encode()))
+    until = (NOW + timedelta(days=2)).astimezone()
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", drawn(board))
+    assert f"Blocked until {until:%a %H:%M}" in shown
+    assert "Closest to its limit: Session" in shown
+    assert "critical" in shown
+
+
+def test_without_a_sign_of_life_nothing_is_called_current() -> None:
+    """After a power cut of broker and service the retained numbers are shown as old, and blocked is not claimed."""
+    board = Board("base", "broker", is_connected=True, is_online=True)
+    board.take(Message(topic="base/default/state", payload=state("default", now=NOW).encode()))
+    dead = {"status": "ok", "fresh": True, "alive_until": (NOW - timedelta(minutes=1)).isoformat()}
+    board.take(Message(topic="base/default/health", payload=json.dumps(dead).encode()))
+    shown = drawn(board)
+    assert "No sign of life" in shown
+    assert "locked" not in shown

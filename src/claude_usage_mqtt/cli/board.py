@@ -22,6 +22,7 @@ from claude_usage_mqtt.topics import NO_PROBLEM
 from claude_usage_mqtt.untrusted import clean_text, number
 from claude_usage_mqtt.usage import derived
 from claude_usage_mqtt.usage.reading import MAX_AMOUNT, MAX_UTILIZATION
+from claude_usage_mqtt.usage.standing import clock_time
 
 MAX_ACCOUNTS, MAX_WINDOWS = 500, 30
 LONGEST_MESSAGE = 256 * 1024
@@ -78,23 +79,31 @@ class Board:
 
     def _account(self, account: str, now: datetime) -> Iterator[RenderableType]:
         state, health = self.states.get(account, {}), self.healths.get(account, {})
-        plan = clean_text(state.get("plan"))
+        plan = clean_text(state.get("tier")) or clean_text(state.get("plan"))
         title = Text("Claude" if account == "default" else f"Claude {account}", style="bold")
         yield title.append(f" ({plan})" if plan else "", style="not bold dim")
-        is_current = health.get("fresh") is True and self.is_online is not False
+        alive_until = parse_instant(health.get("alive_until"))
+        is_alive = alive_until is None or now <= alive_until
+        is_current = health.get("fresh") is True and self.is_online is not False and is_alive
+        if is_current:
+            yield from _answer(state, now)
         for window in _windows(state):
             yield WindowView(window, now, is_current=is_current)
         money = _money(state.get("extra_usage"))
         if money is not None:
             yield money if is_current else Text(money.plain, style="dim")
         yield from self._health(health, now, is_current=is_current)
+        if not is_alive:
+            yield Text("No sign of life from the service; these numbers are old.", style="red")
 
     def _health(self, health: dict[str, Any], now: datetime, *, is_current: bool) -> Iterator[RenderableType]:
         status = clean_text(health.get("status")) or "unknown"
         said = Text(status.replace("_", " "), style="green" if status in NO_PROBLEM else "red")
         last = parse_instant(health.get("last_success"))
         if last is not None:
-            said.append(f", updated {_rough(now - last)} ago", style="dim" if is_current else "yellow")
+            said.append(
+                f", updated {_at(last, now)}, {_rough(now - last)} ago", style="dim" if is_current else "yellow"
+            )
         yield said
         detail = clean_text(health.get("detail"), LONGEST_SENTENCE)
         if detail:
@@ -134,6 +143,16 @@ class WindowView:
             return
         sign = " " if options.ascii_only else " ↻ "
         yield _one_line(Text(sign + _times(utilization, resets_at, elapsed, self.now), style="dim"))
+        severity = self._severity()
+        if severity:
+            yield severity
+
+    def _severity(self) -> Text:
+        """Return how serious the API calls it, and whether it is locked."""
+        severity = clean_text(self.window.get("severity"))
+        words = ["locked"] if self.window.get("locked") is True else []
+        words += [severity] if severity and severity != "normal" else []
+        return Text(f"   {', '.join(words)}" if words else "", style="yellow" if self.is_current else "dim")
 
 
 def _times(utilization: float, resets_at: datetime | None, elapsed: float | None, now: datetime) -> str:
@@ -161,6 +180,20 @@ def _bar(width: int, utilization: float | None, elapsed: float | None, color: st
         return bar
     place = min(width - 1, int(width * elapsed / 100))
     return bar[:place] + Text(mark, style="bold") + bar[place + 1 :]
+
+
+def _answer(state: dict[str, Any], now: datetime) -> Iterator[Text]:
+    """Yield whether one can work now, and the summary."""
+    blocked, until = state.get("blocked"), parse_instant(state.get("blocked_until"))
+    if blocked is True:
+        ends = f" until {clock_time(until, now, None)}" if until is not None and until > now else ""
+        yield Text(f"Blocked{ends}", style="bold red")
+    elif blocked is False:
+        yield Text("Not blocked", style="green")
+    tightest = state.get("tightest")
+    label = clean_text(tightest.get("label"), LONGEST_LABEL) if isinstance(tightest, dict) else None
+    if label is not None and len(_windows(state)) > 1:
+        yield Text(f"Closest to its limit: {label}", style="dim")
 
 
 def _windows(state: dict[str, Any]) -> list[dict[str, Any]]:
@@ -196,6 +229,12 @@ def _countdown(left: timedelta) -> str:
     days, seconds = divmod(seconds, 86400)
     clock = f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
     return f"{days}d {clock.zfill(8)}" if days else clock
+
+
+def _at(instant: datetime, now: datetime) -> str:
+    """Return the local time of an instant that has passed, with its day unless it is today's."""
+    local = instant.astimezone()
+    return f"{local:%H:%M}" if local.date() == now.astimezone().date() else f"{local:%a %H:%M}"
 
 
 def _rough(age: timedelta) -> str:

@@ -16,6 +16,7 @@ exit status:
   2 settings or usage         6 network or server error
   3 no usable credentials     7 the answer was not understood
   4 refused by the API        8 the broker could not be reached or refused us
+  9, 10  guard: wait, unknown
 
 Settings come from the environment and from a file .env in the working folder; see config.example.env."""
 
@@ -41,6 +42,10 @@ def make_parser() -> argparse.ArgumentParser:
         asking.add_argument(
             "--force", action="store_true", help="ask the API even if the service on the broker may not"
         )
+    may_start = commands.add_parser("guard", help="may heavy work start now? for scripts: 0 yes, 9 wait, 10 unknown")
+    may_start.add_argument("--account", metavar="ID", help="whose usage, if there are several accounts")
+    may_start.add_argument("--window", metavar="W", help="look at this window only, for example seven_day_opus")
+    may_start.add_argument("--below", metavar="PERCENT", type=_percent, help="wait from this percentage on")
     commands.add_parser("watch", help="show the usage in this terminal, from the broker")
     line = commands.add_parser("statusline", help="Claude Code's status-line command: reads its JSON, prints a line")
     line.add_argument("--account", metavar="ID", help="whose usage it is, if there are several")
@@ -53,6 +58,14 @@ def make_parser() -> argparse.ArgumentParser:
     recipe.add_argument("folder", metavar="FOLDER", nargs="?", help="where to write a Home Assistant app")
     commands.add_parser("healthcheck", help="say whether the service on this machine is alive")
     return parser
+
+
+def _percent(text: str) -> float:
+    """Return a percentage; raises ValueError."""
+    percent = float(text)
+    if not 0 < percent <= 100:
+        raise ValueError(text)
+    return percent
 
 
 def dispatch(arguments: list[str]) -> int:
@@ -108,6 +121,10 @@ def _run(parsed: argparse.Namespace) -> int:  # noqa: C901, PLR0911 - one for ea
             from claude_usage_mqtt.cli.check import check  # noqa: PLC0415
 
             return check(force=parsed.force, dump=parsed.dump)
+        case "guard":
+            from claude_usage_mqtt.cli.guard import guard  # noqa: PLC0415
+
+            return guard(account=parsed.account, window=parsed.window, below=parsed.below)
         case "watch":
             from claude_usage_mqtt.cli.watch import watch  # noqa: PLC0415
 

@@ -13,6 +13,7 @@ from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.in_order import in_order
 from claude_usage_mqtt.sources.select import OTHER_SOURCES, polled_sources
 from claude_usage_mqtt.topics import encode
+from claude_usage_mqtt.untrusted import clean_text
 from claude_usage_mqtt.usage.account import AccountUsage
 from claude_usage_mqtt.usage.document import state_document
 from claude_usage_mqtt.usage.reading import Reading
@@ -76,25 +77,47 @@ def require_readable(usage: Reading) -> Reading:
 
 def table(document: dict[str, Any]) -> str:
     """Return a state document as a small table, instants in the local time zone."""
-    rows = [("", "used", "resets", "at reset")]
-    for window in document["windows"].values():
+    rows = [("", "used", "resets", "at reset", "")]
+    for key, window in document["windows"].items():
         projected = "" if window["projected"] is None else f"{window['projected']:.0f} %"
         resets = "not started" if window["utilization"] == 0 else ""
         used = "?" if window["utilization"] is None else f"{window['utilization']:g} %"  # its reset has passed
-        rows.append((window["label"], used, local_time(window["resets_at"]) or resets, projected))
+        notes = ", ".join(_notes(key, window, document))
+        rows.append((window["label"], used, local_time(window["resets_at"]) or resets, projected, notes))
     money = document["extra_usage"]
     if money is not None:
-        rows.append(("Extra usage", _amounts(money), "", ""))
+        rows.append(("Extra usage", _amounts(money), "", "", "active" if money["active"] else ""))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    plan = f" ({document['plan']})" if document["plan"] else ""
+    plan = document["tier"] or document["plan"]
+    plan = f" ({plan})" if plan else ""
     title = f"Claude{plan}" if document["account"] == "default" else f"Claude {document['account']}{plan}"
     lines = [
-        "  ".join([row[0].ljust(widths[0]), row[1].rjust(widths[1]), row[2].ljust(widths[2]), row[3].rjust(widths[3])])
+        "  ".join(
+            [row[0].ljust(widths[0]), row[1].rjust(widths[1]), row[2].ljust(widths[2]), row[3].rjust(widths[3]), row[4]]
+        )
         for row in rows
     ]
     if not document["windows"] and money is None:
         lines = ["The API reports no limits for this account."]
-    return "\n".join([title, *(line.rstrip() for line in lines)])
+    return "\n".join([title, *_answer(document), *(line.rstrip() for line in lines)])
+
+
+def _answer(document: dict[str, Any]) -> list[str]:
+    """Return whether one can work now, and when that was known."""
+    until = local_time(document["blocked_until"])
+    words = {True: "Blocked" + (f" until {until}" if until else ""), False: "Not blocked"}
+    read_at = local_time(document["updated_at"])
+    as_of = f", as of {read_at}" if read_at else ""
+    return [f"{words[document['blocked']]}{as_of}"] if document["blocked"] is not None else []
+
+
+def _notes(key: str, window: dict[str, Any], document: dict[str, Any]) -> list[str]:
+    """Return what is remarkable about a window."""
+    tightest = [each["window"] for each in (document["tightest"], document["tightest_model"]) if each is not None]
+    severity = clean_text(window["severity"])
+    notes = ["tightest"] if key in tightest and len(document["windows"]) > 1 else []
+    notes += ["locked"] if window["locked"] else []
+    return notes + ([severity] if severity and severity != "normal" else [])
 
 
 def local_time(instant: str | None) -> str | None:

@@ -13,6 +13,11 @@ from claude_usage_mqtt.topics import PAUSED, encode
 from claude_usage_mqtt.usage.document import state_document
 from claude_usage_mqtt.usage.saved_state import save
 
+FOREIGN_DETAIL = (
+    "Numbers of another login are ignored; pass --account ID to 'claude-usage-mqtt statusline' in the Claude Code "
+    "settings of each login."
+)
+
 
 def documents(state: AccountState, now: datetime) -> Iterator[tuple[str, bytes]]:
     """Yield topics and payloads in the order to publish them.
@@ -45,6 +50,8 @@ def health(state: AccountState, now: datetime) -> Health:
     """Return how polling is going."""
     retry_at = state.policy.blocked_until
     parts = [state.detail, state.hint, state.login_notice.sentence(state.login.login_expires_at, now)]
+    if state.usage.saw_foreign(now):
+        parts.append(FOREIGN_DETAIL)
     if state.other_instance_at is not None:
         sentence = state.other_instance_sentence
         parts.append(sentence[0].upper() + sentence[1:])

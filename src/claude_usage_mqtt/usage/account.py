@@ -13,7 +13,6 @@ from claude_usage_mqtt.usage.standing import Standing, standing
 from claude_usage_mqtt.usage.window_state import (
     WindowState,
     first_reading,
-    hold_back,
     next_reading,
     no_reading,
     shifted,
@@ -21,6 +20,9 @@ from claude_usage_mqtt.usage.window_state import (
 
 LONGEST_GAP = timedelta(minutes=70)
 """Of the time between two complete responses no more than this counts: of a longer gap they say nothing."""
+
+UNSUPPORTED_AFTER = timedelta(hours=1)
+"""A status line that contradicts the known resets is believed if no reading has agreed with them for this long."""
 
 MAX_WINDOWS = 40
 """Windows beyond this many are not followed: each has a dozen entities, and responses could name new ones forever."""
@@ -49,6 +51,8 @@ class AccountUsage:
     last_complete: datetime | None = None
     """When the last response came that also says what does not exist; a status line's do not."""
     last_change: datetime | None = None
+    foreign_at: datetime | None = None
+    """When another account's status line was last ignored."""
     ignored: tuple[str, ...] = ()
     was_blocked: bool | None = None
     was_active: bool | None = None
@@ -82,14 +86,18 @@ class AccountUsage:
         only the entities stay, as unknown.
         """
         if not self.belongs_to(owner, organization):
-            self.windows = {key: replace(w, present=False, blank=True, suspect=None) for key, w in self.windows.items()}
+            self._forget_numbers()
             if self.money is not None:
                 self.money = replace(self.money, money=None, peak=0.0)
-            self.plan = self.tier = self.was_blocked = self.was_active = None
+            self.plan = self.tier = None
             self.owner, self.organization = owner, organization
             return True
         self.owner, self.organization = owner or self.owner, organization or self.organization
         return False
+
+    def _forget_numbers(self) -> None:
+        self.windows = {key: replace(w, present=False, blank=True, suspect=None) for key, w in self.windows.items()}
+        self.was_blocked = self.was_active = None
 
     def belongs_to(self, owner: str | None, organization: str | None) -> bool:
         """Whether a login may be this account's: the same account if both are known, else the same organization."""
@@ -101,10 +109,14 @@ class AccountUsage:
         """Apply a reading window by window, the newer one wins; return what happened."""
         windows = list(reading)
         known = {key: window.resets_at for key, window in self.windows.items() if not window.blank}
-        is_foreign = is_of_another_account(known, windows, reading.read_at) and not self._confirms_owner(windows)
+        if is_of_another_account(known, windows, reading.read_at):
+            if self._is_supported(reading.read_at):
+                self.foreign_at = max(reading.read_at, self.foreign_at or reading.read_at)
+                return []
+            self._forget_numbers()
         events: list[Event] = []
         for window in windows:
-            events += self._update_window(window, now, is_foreign=is_foreign)
+            events += self._update_window(window, now)
         if not reading.is_partial:
             self._update_complete(reading)
         if reading.extra_usage is not None:
@@ -112,22 +124,24 @@ class AccountUsage:
         self.last_read = max(reading.read_at, self.last_read or reading.read_at)
         return events + self._account_events(now)
 
-    def _confirms_owner(self, windows: list[Window]) -> bool:
-        states = [(self.windows.get(window.key), window) for window in windows]
-        return all(
-            state is not None and state.suspect is not None and state.suspect.is_confirmed_by(window)
-            for state, window in states
-        )
+    def _is_supported(self, now: datetime) -> bool:
+        """Whether the known resets are some source's still: lately read, or the API's, which knows whose they are."""
+        newest = max((window.read_at for window in self.windows.values() if not window.blank), default=None)
+        if newest is not None and now - newest < UNSUPPORTED_AFTER:
+            return True
+        return self.last_complete is not None and now - self.last_complete < max(UNSUPPORTED_AFTER, self.stale_after)
 
-    def _update_window(self, window: Window, now: datetime, *, is_foreign: bool) -> list[Event]:
+    def saw_foreign(self, now: datetime) -> bool:
+        """Whether another account's status line was ignored within the last hour."""
+        return self.foreign_at is not None and now - self.foreign_at < UNSUPPORTED_AFTER
+
+    def _update_window(self, window: Window, now: datetime) -> list[Event]:
         known = self.windows.get(window.key)
         events: list[Event] = []
         if known is None:
             if window.is_placeholder or len(self.windows) >= MAX_WINDOWS:
                 return []
             state = first_reading(window)
-        elif is_foreign:
-            state = hold_back(known, window)
         else:
             is_stale = not known.is_known(window.read_at, self.stale_after)
             state, events = next_reading(
@@ -247,6 +261,7 @@ class AccountUsage:
         self.last_read = self._moved(self.last_read, step)
         self.last_complete = self._moved(self.last_complete, step)
         self.last_change = self._moved(self.last_change, step)
+        self.foreign_at = self._moved(self.foreign_at, step)
 
     def _moved(self, instant: datetime | None, step: timedelta) -> datetime | None:
         return instant if instant is None or instant in self.restored else instant + step

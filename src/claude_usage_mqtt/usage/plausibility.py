@@ -44,8 +44,6 @@ class Suspect:
         if not same_reset(self.window.resets_at, new.resets_at):
             return False
         suspect, baseline = self.window.utilization, self.baseline
-        if suspect == baseline:
-            return True  # another account's resets: the number itself was never in doubt
         is_beyond = new.utilization >= suspect if suspect > baseline else new.utilization <= suspect
         return is_beyond or abs(new.utilization - suspect) < abs(new.utilization - baseline)
 

@@ -164,13 +164,6 @@ def next_reading(
     return _believed(known, window, account=account, thresholds=thresholds, now=now)
 
 
-def hold_back(known: WindowState, window: Window) -> WindowState:
-    """Note a reading that another rule found unlikely; what confirms it is another one with the same reset."""
-    if window.read_at <= known.newest or known.blank:
-        return known
-    return replace(known, suspect=Suspect(window, window.utilization))
-
-
 def no_reading(known: WindowState, passed: timedelta, ignored: tuple[str, ...], *, is_kept: bool) -> WindowState:
     """Follow `known` with a good response that lacks the window, `passed` after the good response before it.
 

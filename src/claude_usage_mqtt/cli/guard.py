@@ -1,0 +1,162 @@
+"""`guard`: may heavy work start now? Answered from what is retained on the broker, without a request to the API."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from claude_usage_mqtt.cli.run import topics
+from claude_usage_mqtt.clock import SystemClock
+from claude_usage_mqtt.errors import SettingsError
+from claude_usage_mqtt.instants import parse_instant
+from claude_usage_mqtt.mqtt.session import Session
+from claude_usage_mqtt.settings.fields import Settings, load_settings
+from claude_usage_mqtt.untrusted import clean_text, number, slug
+from claude_usage_mqtt.usage.reading import MAX_UTILIZATION, stops_all_work
+from claude_usage_mqtt.usage.standing import clock_time
+
+WITHIN, QUIET = 10.0, 1.0
+"""Seconds for all retained messages, and without one until nothing more is expected."""
+
+YES, WAIT, UNKNOWN = 0, 9, 10
+"""Exit statuses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """An exit status and one sentence."""
+
+    status: int
+    sentence: str
+
+
+def guard(*, account: str | None, window: str | None, below: float | None) -> int:
+    """Print whether heavy work may start, and return that as the exit status."""
+    settings = load_settings()
+    name = _account(settings, account)
+    place = topics(settings, name)
+    wanted = (place.status, place.health, place.state)
+    found: dict[str, bytes] = {}
+    with Session(settings.broker(), WITHIN) as session:
+        session.subscribe(wanted)
+        while found.keys() != set(wanted) and (message := session.receive(QUIET)) is not None:
+            found[message.topic] = message.payload
+    status, health, state = (found.get(topic, b"") for topic in wanted)
+    verdict = decide(
+        status,
+        _object(health),
+        _object(state),
+        SystemClock().now(),
+        window=slug(window) if window else None,
+        below=below,
+    )
+    print(verdict.sentence)
+    return verdict.status
+
+
+def _account(settings: Settings, account: str | None) -> str:
+    if account is not None:
+        return slug(account) or account
+    accounts = settings.accounts()
+    if len(accounts) > 1:
+        raise SettingsError(f"There are several accounts; pass --account {accounts[0].id}, for example.")
+    return accounts[0].id
+
+
+def decide(
+    status: bytes,
+    health: dict[str, Any],
+    state: dict[str, Any],
+    now: datetime,
+    *,
+    window: str | None = None,
+    below: float | None = None,
+) -> Verdict:
+    """Return the verdict on retained messages, which are untrusted: what is not certain is not known.
+
+    Wait if the account is blocked, or the `window` (without it: the session, the week, or a pool of dollars) has
+    reached its limit, or `below` percent.
+    """
+    trouble = _not_current(status, health, now)
+    if trouble is not None:
+        return Verdict(UNKNOWN, trouble)
+    windows = _windows(state, now)
+    if state.get("blocked") is True:
+        return _wait("Blocked", [parse_instant(state.get("blocked_until"))], now)
+    if window is not None and window not in windows:
+        known = ", ".join(windows) or "none"
+        return Verdict(UNKNOWN, f"Nothing is known of the window {window}; known windows: {known}.")
+    looked_at = {key: each for key, each in windows.items() if (key == window if window else stops_all_work(key))}
+    full = [each for each in looked_at.values() if _is_full(each, 100.0 if window and below is None else below)]
+    if full:
+        names = ", ".join(f"{_label(each)} {_percent(each):g} %" for each in full)
+        return _wait(names, [parse_instant(each.get("resets_at")) for each in full], now)
+    is_certain = window is not None or state.get("blocked") is False
+    if window is not None or below is not None:
+        is_certain = is_certain and bool(looked_at) and None not in map(_utilization, looked_at.values())
+    if not is_certain:
+        return Verdict(UNKNOWN, "The usage is not completely known.")
+    summary = clean_text(state.get("summary"), 200)
+    return Verdict(YES, f"Yes. {summary}" if summary else "Yes.")
+
+
+def _not_current(status: bytes, health: dict[str, Any], now: datetime) -> str | None:
+    """Return why the retained numbers must not be believed, None if they may."""
+    if not status and not health:
+        return "No data on the broker; is the service running?"
+    if status != b"online":
+        return "The service is not running."
+    alive_until = parse_instant(health.get("alive_until"))
+    if alive_until is None or alive_until < now:
+        return "The service has given no sign of life for too long."
+    if health.get("fresh") is not True:
+        detail = clean_text(health.get("detail"), 500)
+        return f"The usage is not known. {detail}" if detail else "The usage is not known."
+    return None
+
+
+def _windows(state: dict[str, Any], now: datetime) -> dict[str, dict[str, Any]]:
+    """Return the windows whose reset has not passed: what was published of the others is over."""
+    windows = state.get("windows")
+    found = windows.items() if isinstance(windows, dict) else ()
+    return {
+        key: window
+        for key, window in found
+        if isinstance(window, dict) and ((parse_instant(window.get("resets_at")) or now) >= now)
+    }
+
+
+def _is_full(window: dict[str, Any], below: float | None) -> bool:
+    utilization = _utilization(window)
+    if below is None or utilization is None:
+        return False
+    return utilization >= below or window.get("locked") is True
+
+
+def _utilization(window: dict[str, Any]) -> float | None:
+    return number(window.get("utilization"), maximum=MAX_UTILIZATION)
+
+
+def _percent(window: dict[str, Any]) -> float:
+    return _utilization(window) or 0.0
+
+
+def _label(window: dict[str, Any]) -> str:
+    return clean_text(window.get("label")) or "a window"
+
+
+def _wait(why: str, resets: list[datetime | None], now: datetime) -> Verdict:
+    """Return that one has to wait until the last of the resets, if all are known."""
+    known = [reset for reset in resets if reset is not None and reset > now]
+    until = f" Wait until {clock_time(max(known), now, None)}." if known and len(known) == len(resets) else ""
+    return Verdict(WAIT, f"{why}.{until or ' It is not known until when.'}")
+
+
+def _object(payload: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(payload or b"{}")
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
