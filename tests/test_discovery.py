@@ -15,7 +15,6 @@ from claude_usage_mqtt.homeassistant.inventory import Inventory, WindowName
 from claude_usage_mqtt.homeassistant.summary import SUMMARY, summary_discovery
 from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.topics import Topics
-from claude_usage_mqtt.usage.events import ACCOUNT_EVENT_TYPES, EVENT_TYPES
 from parts.documents import sample_usage
 
 TOPICS = Topics(base="claude-usage", account="default")
@@ -155,14 +154,12 @@ def test_what_is_shown_depends_on_what_still_holds() -> None:
         assert each.get("expire_after") == (420 if len(wanted) == 2 else None), key
 
 
-def test_an_event_entity_ignores_what_it_had_before() -> None:
-    """An event that is delivered again is none for Home Assistant: its log, its history, every automation."""
-    found = components()
-    for key, types in (("five_hour_event", EVENT_TYPES), ("account_event", ACCOUNT_EVENT_TYPES)):
-        template = found[key]["value_template"]
-        places = [template.index(f"'{event_type}': {place}") for place, event_type in enumerate(types)]
-        assert places == sorted(places)
-        assert "this.attributes" in template
+def test_an_event_entity_remembers_what_it_had() -> None:
+    """An event that is delivered again is not one for Home Assistant: its log, its history, every automation."""
+    for key in ("five_hour_event", "account_event"):
+        template = components()[key]["value_template"]
+        assert "this.attributes.get('earlier_ids')" in template
+        assert "[-8:]" in template
 
 
 def test_an_emptied_topic_is_not_parsed() -> None:

@@ -208,7 +208,8 @@ def test_a_blocked_day(home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endp
             sensor__claude_status="OK",
         )
         assert states["sensor.claude_tightest"]["attributes"]["label"] == "Weekly"
-        assert states["sensor.claude_tightest"]["attributes"]["summary"].startswith("Blocked until ")
+        tightest = "sensor.claude_tightest"
+        home.wait(lambda states: states[tightest]["attributes"]["summary"].startswith("Blocked until "))
         event = "event.claude_account_event"
         home.wait(lambda states: states[event]["attributes"]["event_type"] == "blocked")
         endpoint.document = answer(0, ends + dt.timedelta(days=7))

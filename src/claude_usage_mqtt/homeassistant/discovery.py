@@ -25,8 +25,8 @@ PROJECT_URL = "https://pypi.org/project/claude-usage-mqtt/"
 USAGE_PAGE = "https://claude.ai/settings/usage"
 """Where Claude itself shows the same numbers: Home Assistant's "visit device"."""
 
-EVENTS_WAIT = 8 * 86400
-"""Seconds that no event waits to be delivered: the longest window lasts a week."""
+EVENTS_REMEMBERED = 8
+"""Events of one entity that can be told from new ones when they are delivered again."""
 
 REMOVABLE = frozenset(
     {"sensor", "binary_sensor", "event", "button", "number", "switch", "select", "text", "update", "device_tracker"}
@@ -118,7 +118,7 @@ def _component(topics: Topics, row: Entity, alive: str, entity_ids_of: str) -> d
 def _value_template(row: Entity) -> str | None:
     """Return the template of a value: for null it gives `None`, which Home Assistant shows as unknown, silently."""
     if row.platform == "event":
-        return _new_events_only(row.options)
+        return _new_events_only()
     if row.value is None:
         return None
     value = f"({row.value})" if " " in row.value else row.value
@@ -128,19 +128,15 @@ def _value_template(row: Entity) -> str | None:
     return f"{{{{ {found} }}}}"
 
 
-def _new_events_only(types: Iterable[str]) -> str:
+def _new_events_only() -> str:
     """Return the template that ignores an event that the entity had before: it may be delivered more than once.
 
-    New is what comes after the entity's last event: by time and, of one moment, by type. What is older than any event
-    that waits was reported by a clock that was wrong before, so it is new too.
+    The entity itself remembers the last ids, as an attribute; Home Assistant restores it.
     """
-    order = {event_type: place for place, event_type in enumerate(types)}
     return (
-        f"{{% set old, order = this.attributes, {order!r} %}}"
-        "{% set at = (value_json | default({})).get('at') %}"
-        "{% set age = as_timestamp(old.get('at'), 0) - as_timestamp(at, 0) %}"
-        f"{{{{ '' if at and old.get('at') and age < {EVENTS_WAIT} and (-age, order.get(value_json.event_type, 0))"
-        " <= (0, order.get(old.event_type, 0)) else value }}"
+        "{% set id, ids = (value_json | default({})).get('id'), (this.attributes.get('earlier_ids') or []) | list %}"
+        "{{ '' if not id or id in ids"
+        f" else dict(value_json, earlier_ids=(ids + [id])[-{EVENTS_REMEMBERED}:]) | tojson }}}}"
     )
 
 

@@ -42,13 +42,32 @@ def _binary(key: str, name: str, value: str, **more: Any) -> Entity:
     return Entity(key=key, platform="binary_sensor", name=name, value=value, **more)
 
 
+# Each change of these two is a line in somebody's activity log, so they hold on to what they show: there is a band
+# around 100 % in which nothing changes, and the first quarter of a session says nothing about its pace yet.
+_GOES_OVER, _COMES_BACK, _STARTS_AT = 120, 80, 25
+_IS_EARLY = f"{{window}}.elapsed < {_STARTS_AT} and {{window}}.duration_hours < 24"
+_ON_PACE = (
+    "none if {window}.utilization is none else false if {window}.limit_reached else true if {window}.projected is none"
+    f" else {{window}}.projected <= {_COMES_BACK} if this.state == 'off'"
+    f" else {{window}}.projected <= {_GOES_OVER} or {_IS_EARLY}"
+)
+_SHOWN = "as_timestamp(this.state, 0) > as_timestamp(now())"
+_STEADY_FOR = "[1800, (as_timestamp(this.state, 0) - as_timestamp(now())) / 2] | max"
+_LIMIT_AT = (
+    "none if {window}.limit_reached is not false or {window}.projected is none"
+    f" or {{window}}.projected <= ({_COMES_BACK} if {_SHOWN} else {_GOES_OVER}) or {_IS_EARLY}"
+    f" else this.state if {_SHOWN} and ({{window}}.limit_at is none"
+    f" or (as_timestamp({{window}}.limit_at, 0) - as_timestamp(this.state, 0)) | abs <= {_STEADY_FOR})"
+    " else {window}.limit_at"
+)
+
 WINDOW_ENTITIES: tuple[Entity, ...] = (
     _percent("utilization", "usage", "mdi:gauge", "{window}.utilization", suffix="usage"),
     # A reset stays true while the numbers are not known: it is null as soon as it is not.
     _timestamp("resets_at", "resets at", "mdi:timer-refresh-outline", "{window}.resets_at", trust=ALIVE),
     _percent("projected", "projected at reset", "mdi:chart-line", "{window}.projected", needs=DURATION),
-    _timestamp("limit_at", "limit reached at", "mdi:timer-alert-outline", "{window}.limit_at", needs=DURATION),
-    _binary("on_pace", "on pace", "{window}.on_pace", icon="mdi:speedometer", needs=DURATION),
+    _timestamp("limit_at", "limit reached at", "mdi:timer-alert-outline", _LIMIT_AT, needs=DURATION),
+    _binary("on_pace", "on pace", _ON_PACE, icon="mdi:speedometer", needs=DURATION),
     _binary("limit_reached", "limit reached", "{window}.limit_reached", device_class="problem"),
     Entity(
         key="event",

@@ -30,7 +30,7 @@ ACCOUNT_EVENT_TYPES = (
     UNBLOCKED,
     LOGIN_EXPIRING,
 )
-"""Of an account. These and those of a window are in the order in which one reading reports them."""
+"""Of an account, in the order in which one reading reports them."""
 
 ACCOUNT = "account"
 """The last level of the topic of events that belong to no window."""
