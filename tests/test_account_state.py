@@ -10,7 +10,7 @@ import pytest
 
 from claude_usage_mqtt.errors import CredentialsNotFound, RateLimited, Unauthorized
 from claude_usage_mqtt.service.account import AccountState
-from claude_usage_mqtt.service.documents import documents
+from claude_usage_mqtt.service.documents import documents, health
 from claude_usage_mqtt.service.options import AccountOptions
 from claude_usage_mqtt.sources.credentials.watch import LoginChanged
 from claude_usage_mqtt.sources.policy import Policy
@@ -152,3 +152,32 @@ def test_the_end_of_a_login_is_notified_once_over_restarts() -> None:
     again.login = Login(login_expires_at=ends + timedelta(days=30))
     again.tick(ends + timedelta(days=28))
     assert len(again.delivery) == 1
+
+
+def test_a_silent_status_line_says_why() -> None:
+    """If nothing polls, a day without a status line has a status and its likely reasons; the next one clears it."""
+    state = make_state(sources=(STATUSLINE,))
+    reading = make_reading(NOW, 42, NOW + timedelta(hours=3), source=STATUSLINE)
+    state.take(Reading(read_at=NOW, windows={reading.key: reading}, is_partial=True), NOW)
+    state.tick(NOW + timedelta(hours=23))
+    assert (state.status, state.detail) == ("ok", None)
+    late = NOW + timedelta(hours=24)
+    state.tick(late)
+    assert state.status == "no_status_line"
+    assert state.detail is not None
+    assert "since 2026-11-20T12:00:00+00:00" in state.detail
+    again = make_reading(late, 5, late + timedelta(hours=3), source=STATUSLINE)
+    state.take(Reading(read_at=late, windows={again.key: again}, is_partial=True), late)
+    assert (state.status, state.detail) == ("ok", None)
+
+
+def test_another_logins_status_line_is_named_in_detail() -> None:
+    """The fix for two logins on one machine is said where a person looks."""
+    state = make_state(sources=(STATUSLINE,))
+    for at, resets_at in ((NOW, NOW + timedelta(hours=3)), (SOON, NOW + timedelta(hours=1))):
+        reading = make_reading(at, 42, resets_at, source=STATUSLINE)
+        state.take(Reading(read_at=at, windows={reading.key: reading}, is_partial=True), at)
+    detail = health(state, SOON).detail
+    assert detail is not None
+    assert "--account" in detail
+    assert health(state, SOON + timedelta(hours=2)).detail is None

@@ -25,6 +25,7 @@ from claude_usage_mqtt.service.options import AccountOptions
 from claude_usage_mqtt.service.reporters import Reporters
 from claude_usage_mqtt.service.restore import own_document
 from claude_usage_mqtt.service.sign_of_life import SignOfLife
+from claude_usage_mqtt.service.status_line_notice import NO_STATUS_LINE, NO_STATUS_LINE_DETAIL, silence_detail
 from claude_usage_mqtt.sources.credentials.watch import LoginChanged
 from claude_usage_mqtt.sources.policy import BUDGET, Policy
 from claude_usage_mqtt.sources.select import OTHER_SOURCES
@@ -51,11 +52,6 @@ CREDENTIALS_STATUSES = frozenset(
 MISSING = frozenset({CredentialsNotFound.status, NoReporter.status})
 """Statuses of sources that are not there."""
 
-NO_STATUS_LINE = "no_status_line"
-NO_STATUS_LINE_DETAIL = (
-    "No status line was seen yet; set 'claude-usage-mqtt statusline' as Claude Code's status-line command "
-    "and use Claude Code once."
-)
 NO_LIMITS_DETAIL = "The API reports no limits for this account; a plan without limits has nothing to show."
 
 OTHER_INSTANCE_FOR = timedelta(hours=1)
@@ -306,6 +302,9 @@ class AccountState:
 
     def tick(self, now: datetime) -> None:
         """Renew the sign of life, forget what is over, and note what can be done again."""
+        silence = None if self.options.is_polled or self.status != OK else silence_detail(self.last_success, now)
+        if silence is not None:
+            self.status, self.detail = NO_STATUS_LINE, silence
         if self.reporters is not None:
             self._look_at_reporters(self.reporters, now)
         self.alive.tick(now, self.due(now), is_polling=self.busy)
