@@ -8,7 +8,8 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -444,3 +445,35 @@ def test_an_error_of_our_own_shows_its_place_and_no_traceback(home: Path) -> Non
     assert "RuntimeError in sitecustomize.py:3" in result.stderr
     assert TOKEN not in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(("by", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("command", ["once", "check"])
+def test_a_signal_ends_a_command_without_a_trace(home: Path, command: str, by: signal.Signals, status: int) -> None:
+    """Ended in the middle, a command shows no traceback, and what it started ends and cleans up."""
+    started = home / "started"
+    program = home / "claude"
+    program.write_text(f"#!/bin/sh\npwd > {started}.new; mv {started}.new {started}; sleep 600\n")
+    program.chmod(0o755)
+    settings = {"CLAUDE_SOURCE": "claude-code", "CLAUDE_CODE_COMMAND": program}
+    process = subprocess.Popen(
+        command_line(command),
+        env=clean_environment(home, settings),
+        cwd=home,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_until(started.exists)
+    process.send_signal(by)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (status, "")
+    wait_until(lambda: not Path(started.read_text().strip()).exists())
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Wait until something holds."""
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -68,7 +68,8 @@ def start(folder: Path) -> Iterator[Callable[[], Instance]]:
 
 def age(sign: Path, seconds: float) -> None:
     """Make a sign of life that much older."""
-    sign.write_text(f"{float(sign.read_text()) - seconds:.3f}\n")
+    moment, base = sign.read_text().split("\n", 1)
+    sign.write_text(f"{float(moment) - seconds:.3f}\n{base}")
 
 
 def sign_of(instance: Instance, folder: Path) -> Path:
@@ -299,3 +300,21 @@ def test_the_service_notifies_systemd_though_no_broker_is_there(
         assert service.wait(10) == 0
     assert check()[0] == 1
     closed.close()
+
+
+def test_another_services_sign_is_not_ours(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`healthcheck` asks about the service with its own base topic, not about any service on the machine."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MQTT_BASE_TOPIC", raising=False)
+    beats = Liveness("claude-usage")
+    beats.beat()
+    assert check()[0] == 0
+    monkeypatch.setenv("MQTT_BASE_TOPIC", "second")
+    status, sentence = check()
+    assert status == 1
+    assert "No service with the base topic second runs here, only with claude-usage" in sentence
+    monkeypatch.delenv("MQTT_BASE_TOPIC")
+    (tmp_path / ".env").write_text("MQTT_HOST=x\nMQTT_BASE_TOPIC='second'\n")
+    assert check()[0] == 1
+    beats.stop()
+    assert list(folder.iterdir()) == []

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sys
+from types import FrameType
 
 from claude_usage_mqtt import __version__
+from claude_usage_mqtt.cli import TERMINATED
 from claude_usage_mqtt.errors import NO_THREADS, ClaudeUsageError, is_lack_of_threads
 
 EXIT_STATUSES = """\
@@ -19,6 +22,15 @@ exit status:
   9, 10  guard: wait, unknown
 
 Settings come from the environment and from a file .env in the working folder; see config.example.env."""
+
+
+UNWOUND = ("once", "check", "guard", "remove")
+"""Commands that SIGTERM ends like Ctrl-C: connections are closed, and what they started ends. The others have their own
+handler."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -68,6 +80,10 @@ def _percent(text: str) -> float:
     return percent
 
 
+def _on_sigterm(_number: int, _frame: FrameType | None) -> None:
+    raise Terminated
+
+
 def dispatch(arguments: list[str]) -> int:
     """Run the command that `arguments` name and return its exit status; no error ever shows a traceback."""
     parser = make_parser()
@@ -75,13 +91,15 @@ def dispatch(arguments: list[str]) -> int:
         parsed = parser.parse_args(arguments)
     except SystemExit as end:
         return int(end.code or 0)
+    if parsed.command in UNWOUND:
+        signal.signal(signal.SIGTERM, _on_sigterm)
     try:
         return _run(parsed)
     except ClaudeUsageError as error:
         print(f"claude-usage-mqtt: {error}", file=sys.stderr)
         return error.exit_status
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as end:
+        return TERMINATED if isinstance(end, Terminated) else 130
     except BrokenPipeError:
         # whoever read our output has left; nothing more can be said, not even when the interpreter ends
         with contextlib.suppress(OSError):

@@ -132,7 +132,7 @@ class Reporter:
         self._turned_at = self._moment()
         self._deaf_until = 0.0
         self._connection_log = ConnectionLog(options.broker.address)
-        self._liveness = Liveness()
+        self._liveness = Liveness(options.base_topic)
         self._look_at_logins = threading.Event()
         self._stopping = threading.Event()
 

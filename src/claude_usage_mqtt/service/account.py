@@ -24,6 +24,7 @@ from claude_usage_mqtt.service.login_notice import LoginNotice
 from claude_usage_mqtt.service.options import AccountOptions
 from claude_usage_mqtt.service.reporters import Reporters
 from claude_usage_mqtt.service.restore import own_document
+from claude_usage_mqtt.service.sign_of_life import SignOfLife
 from claude_usage_mqtt.sources.credentials.watch import LoginChanged
 from claude_usage_mqtt.sources.policy import BUDGET, Policy
 from claude_usage_mqtt.sources.select import OTHER_SOURCES
@@ -57,10 +58,6 @@ NO_STATUS_LINE_DETAIL = (
 )
 NO_LIMITS_DETAIL = "The API reports no limits for this account; a plan without limits has nothing to show."
 
-ALIVE_FOR = timedelta(minutes=8)
-SIGN_OF_LIFE_EVERY = timedelta(minutes=5)
-"""What is retained says until when it may be trusted: longer than the interval at which that is renewed."""
-
 OTHER_INSTANCE_FOR = timedelta(hours=1)
 """How long another instance is mentioned after its last message."""
 
@@ -87,7 +84,7 @@ class AccountState:
     discovery: DiscoveryMessage = field(init=False)
     delivery: EventDelivery = field(default_factory=EventDelivery)
     login_notice: LoginNotice = field(default_factory=LoginNotice)
-    alive_until: datetime | None = None
+    alive: SignOfLife = field(default_factory=SignOfLife)
     other_instance_at: datetime | None = None
     outage: Outage = field(default_factory=lambda: Outage(log))
     _has_answered: bool = False
@@ -138,7 +135,7 @@ class AccountState:
         self.login_notice.restore(memory.get("login_notice"))
         self.policy.restore(memory.get("policy", memory.get("schedule")), now, self.usage.resets())
         self.last_success = parse_instant(health.get("last_success")) if self.usage.is_known else None
-        # A restart is no news of the account: what was well is well until the next poll says otherwise.
+        # A restart does not change the account: what was well is well until the next poll says otherwise.
         if self.last_success is not None and health.get("status") == OK:
             self.status = OK
         self.login = Login(
@@ -175,6 +172,7 @@ class AccountState:
     def finish_poll(self, result: PollResult, now: datetime) -> list[Event]:
         """Take in what a poll brought; return what happened."""
         self.busy = False
+        self.alive.renew(now)
         self.fingerprint = result.fingerprint
         if result.requests == 0:
             self.policy.not_sent()
@@ -300,7 +298,7 @@ class AccountState:
         """Return when time alone changes something, other than a poll being due."""
         login_at = self.login_notice.next_at(self.login.login_expires_at, now)
         moments = [self.usage.changes_at(now), self.discovery.stubs_until, login_at]
-        moments.append(None if self.alive_until is None else self.alive_until - ALIVE_FOR + SIGN_OF_LIFE_EVERY)
+        moments.append(self.alive.renewal(self.due(now), is_polling=self.busy))
         moments.append(self.other_instance_at and self.other_instance_at + OTHER_INSTANCE_FOR)
         if self.reporters is not None:
             moments.append(self.reporters.wake_at(now))
@@ -310,8 +308,7 @@ class AccountState:
         """Renew the sign of life, forget what is over, and note what can be done again."""
         if self.reporters is not None:
             self._look_at_reporters(self.reporters, now)
-        if self.alive_until is None or not now < self.alive_until - ALIVE_FOR + SIGN_OF_LIFE_EVERY <= now + ALIVE_FOR:
-            self.alive_until = now + ALIVE_FOR
+        self.alive.tick(now, self.due(now), is_polling=self.busy)
         self.delivery.add(self.login_notice.due(self.name, self.login.login_expires_at, now))
         self.discovery.forget_stubs(now)
         if self.other_instance_at is not None and now >= self.other_instance_at + OTHER_INSTANCE_FOR:
@@ -340,7 +337,7 @@ class AccountState:
 
 
 def _is_same_token(login: Login, known: Login) -> bool:
-    """Whether both are one token's; what an earlier run knew has no mark, but the token's expiry tells."""
+    """Whether both are one token's; what an earlier run knew has no mark, but the token's expiry shows it."""
     if known.mark is not None:
         return login.mark == known.mark
     return format_instant(login.token_expires_at) == format_instant(known.token_expires_at)

@@ -59,7 +59,7 @@ def health(state: AccountState, now: datetime) -> Health:
         status=state.status if state.polling else PAUSED,
         detail=" ".join(part for part in parts if part) or None,
         fresh=state.is_fresh(now),
-        alive_until=state.alive_until,
+        alive_until=state.alive.until,
         last_success=state.last_success,
         next_poll=state.policy.next_regular if state.busy else state.due(now),
         retry_at=retry_at if retry_at is not None and retry_at > now else None,

@@ -25,10 +25,31 @@ STUCK_AFTER = 90.0
 BEATS_PER_WATCHDOG = 3
 """Signs of life in systemd's `WatchdogSec`: one may be late."""
 
+DEFAULT_BASE_TOPIC = "claude-usage"
+
+MAX_SIGN, MAX_ENV_FILE = 4096, 100_000
+"""Bytes and characters that are read."""
+
 FOLDERS = ("/dev/shm", "/run", "/tmp", "/var/tmp")  # noqa: S108 - one of them is writable on a read-only root
 NAME = "claude-usage-mqtt-heartbeat"
 SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 """How files in open folders are opened: through no link, and never waiting for the other end of a pipe."""
+
+
+def own_base_topic() -> str:
+    """Return the base topic that the environment, or `.env` in the working folder, says; the default without them."""
+    given = os.environ.get("MQTT_BASE_TOPIC", "")
+    if not given:
+        try:
+            with open(".env", encoding="utf-8", errors="replace") as file:
+                lines = file.read(MAX_ENV_FILE).splitlines()
+        except OSError:
+            lines = []
+        for line in lines:
+            name, _, value = line.strip().removeprefix("export ").partition("=")
+            if name.strip() == "MQTT_BASE_TOPIC":
+                given = value.strip().strip("'\"")
+    return given.strip("/ ") or DEFAULT_BASE_TOPIC
 
 
 def _user() -> int:
@@ -43,7 +64,9 @@ def _folders() -> list[str]:
 class Liveness:
     """Shows that the loop is running. If nothing can be written it stays silent: that must not stop the service."""
 
-    def __init__(self) -> None:
+    def __init__(self, base_topic: str | None = None) -> None:
+        """Prepare; `base_topic` tells several services of a user apart, by default that of the environment."""
+        self._base_topic = base_topic or own_base_topic()
         self._next: float | None = None
         self._descriptor: int | None = None
         self._path = ""
@@ -65,7 +88,7 @@ class Liveness:
         self._next = now + self._every
         if not alive:
             return
-        self._write(f"{now:20.3f}\n".encode())
+        self._write(f"{now:20.3f}\n{self._base_topic}\n".encode())
         self.notify("WATCHDOG=1")
 
     def _write(self, sign: bytes) -> None:
@@ -144,9 +167,9 @@ def _unlink(path: str) -> None:
         pass
 
 
-def _signs(folder: str) -> list[tuple[str, float | None]]:
-    """Return path and age in seconds of each sign of life of this user; no age if its process has ended."""
-    found: list[tuple[str, float | None]] = []
+def _signs(folder: str) -> list[tuple[str, float | None, str]]:
+    """Return path, age in seconds and base topic of each sign of life of this user; no age if its process has ended."""
+    found: list[tuple[str, float | None, str]] = []
     try:
         names = os.listdir(folder)
     except OSError:
@@ -162,8 +185,9 @@ def _signs(folder: str) -> list[tuple[str, float | None]]:
         try:
             if _is_ours(descriptor):
                 ended = _lock(descriptor, shared=True)  # the lock of one that lives cannot be had
-                age = time.monotonic() - float(os.read(descriptor, 100))
-                found.append((path, None if ended else age))
+                moment, _, base = os.read(descriptor, MAX_SIGN).decode("utf-8", "replace").partition("\n")
+                age = time.monotonic() - float(moment)
+                found.append((path, None if ended else age, base.partition("\n")[0]))
         except (OSError, ValueError):
             pass
         finally:
@@ -173,15 +197,24 @@ def _signs(folder: str) -> list[tuple[str, float | None]]:
 
 def _tidy_up(folder: str) -> None:
     """Remove the signs of processes that were killed."""
-    for path, age in _signs(folder):
+    for path, age, _ in _signs(folder):
         if age is None:
             _unlink(path)
 
 
 def check() -> tuple[int, str]:
-    """Return the exit status of `healthcheck` (0 alive, 1 not) and a sentence. The stalest of several counts."""
-    ages = [age for folder in _folders() for _, age in _signs(folder)]
+    """Return the exit status of `healthcheck` (0 alive, 1 not) and a sentence, for the services with our base topic.
+
+    The stalest of several counts.
+    """
+    own = own_base_topic()
+    is_app = bool(os.environ.get("SUPERVISOR_TOKEN"))  # it runs alone, with settings that the environment lacks
+    signs = [(age, base) for folder in _folders() for _, age, base in _signs(folder)]
+    ages = [age for age, base in signs if is_app or base == own]
+    others = sorted({base for age, base in signs if base != own and age is not None})
     alive = [age for age in ages if age is not None]
+    if not alive and not ages and others:
+        return 1, f"No service with the base topic {own} runs here, only with {', '.join(others)}; set MQTT_BASE_TOPIC."
     if not alive:
         return 1, (
             "claude-usage-mqtt crashed or was killed; restart it."

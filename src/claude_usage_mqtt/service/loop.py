@@ -51,11 +51,11 @@ MOVE_PAUSE = timedelta(seconds=3)
 meanwhile."""
 
 STOP_PATIENCE = 1.2
-"""Real seconds for the goodbye to the broker; stopping takes at most about twice that."""
+"""Real seconds for the offline message; stopping takes at most about twice that."""
 
 
 class Service:
-    """Publishes the usage of some accounts until it is told to stop."""
+    """Publishes the usage of some accounts until it is asked to stop."""
 
     def __init__(self, options: ServiceOptions, clock: Clock, rng: random.Random | None = None) -> None:
         self.inbox: Inbox[Item] = Inbox()
@@ -73,10 +73,10 @@ class Service:
             for account, sources in options.accounts
         }
         self._startup = Startup(options, self._publisher, clock)
-        self._leftovers: FormerDevices | None = None
+        self._former_devices: FormerDevices | None = None
         self._is_begun = False
         self._is_summed = False
-        self._heartbeat = Liveness()
+        self._heartbeat = Liveness(options.base_topic)
         self._link = ConnectionLog(options.broker.address)
         self._resend_at: float | None = None
         self._listeners = Listeners(clock.to_real(options.settled_after))
@@ -87,7 +87,7 @@ class Service:
         self.inbox.put(Stop(cause))
 
     def run(self) -> None:
-        """Run until stopped. The goodbye to the broker takes less than 3 s, whatever the broker does."""
+        """Run until stopped. The offline message takes less than 3 s, whatever the broker does."""
         self._publisher.start()
         self._heartbeat.notify("READY=1")
         try:
@@ -106,7 +106,7 @@ class Service:
             last = [Message(topic=self._status, payload=OFFLINE, retain=True)] if self._is_begun else []
             self._publisher.stop(last, STOP_PATIENCE)
 
-    # What was told
+    # What has happened
 
     def _handle(self, item: Item) -> None:
         match item:
@@ -144,7 +144,7 @@ class Service:
         commands = [f"{base}/+/command/+", f"{base}/+/statusline"]
         self._publisher.subscribe([*commands, self._options.status_topic, self._status, *self._reporters.connected()])
         if self._is_begun:
-            self._subscribe_to_rivals()
+            self._watch_for_other_instances()
             self._send_all()
             for account in self._accounts:
                 self._touched(account)
@@ -164,10 +164,10 @@ class Service:
         elif not self._is_begun:
             return
         elif message.topic == self._status:
-            # Somebody else's goodbye, or a late will of our own: as long as we are there, we are online.
+            # Somebody else's offline message, or a late will of our own: as long as we are there, we are online.
             if not message.retain and message.payload != ONLINE:
                 self._publisher.republish(self._status)
-        elif self._leftovers is not None and (topics := self._leftovers.claim(message)) is not None:
+        elif self._former_devices is not None and (topics := self._former_devices.claim(message)) is not None:
             self._remove(topics)
         else:
             self._received_for_account(message)
@@ -181,12 +181,12 @@ class Service:
             case ["command", name] if name in COMMANDS:
                 obey(watched.state, name, message.payload, self._clock.now())
             case ["statusline"] if STATUSLINE in watched.state.options.sources:
-                self._glimpsed(watched.state, message.payload)
+                self._take_status_line(watched.state, message.payload)
             case ["health"]:
                 if message.payload and not self._publisher.has_sent(message):
                     watched.state.saw_other_instance(self._clock.now())
 
-    def _glimpsed(self, state: AccountState, payload: bytes) -> None:
+    def _take_status_line(self, state: AccountState, payload: bytes) -> None:
         now = self._clock.now()
         usage = parse_statusline(payload, now)
         if usage is not None:
@@ -256,19 +256,19 @@ class Service:
     def _begin(self, found: Mapping[str, bytes], now: datetime) -> None:
         self._is_begun = True
         instance = self._options.instance
-        self._leftovers = FormerDevices(self._topics(SUMMARY), self._accounts, found, instance=instance, now=now)
-        self._remove(self._leftovers.gone)
+        self._former_devices = FormerDevices(self._topics(SUMMARY), self._accounts, found, instance=instance, now=now)
+        self._remove(self._former_devices.gone)
         for watched in self._accounts.values():
             topics = watched.state.options.topics
-            former = inherited(found, topics) if len(self._accounts) == 1 and self._leftovers.gone else {}
+            former = inherited(found, topics) if len(self._accounts) == 1 and self._former_devices.gone else {}
             watched.state.restore({**found, **former}, now)
             if former:
                 watched.state.discovery.entity_ids_of = DEFAULT_ACCOUNT
             self._publisher.remember_own(topics.health, found.get(topics.health, b""))
             watched.look_at = now + (MOVE_PAUSE if former else timedelta(0))
         self._workers.watch_logins(self._accounts.values())
-        self._publisher.subscribe(self._leftovers.suspects)
-        self._subscribe_to_rivals()
+        self._publisher.subscribe(self._former_devices.suspects)
+        self._watch_for_other_instances()
         self._advance_all(now)
         self._publisher.retain(self._status, ONLINE)
         names = ", ".join(list(self._accounts)[:10])
@@ -282,7 +282,7 @@ class Service:
     def _topics(self, name: str) -> Topics:
         return Topics(base=self._options.base_topic, account=name, prefix=self._options.discovery_prefix)
 
-    def _subscribe_to_rivals(self) -> None:
+    def _watch_for_other_instances(self) -> None:
         topics = [watched.state.options.topics.health for watched in self._accounts.values()]
         self._publisher.subscribe(topics, no_local=True)
 
@@ -295,16 +295,16 @@ class Service:
         due = state.due(now)
         begins = watched.source is not None and due is not None and due <= now
         may_retry = begins and state.begin_poll(now)
-        announced, alive_until = state.discovery.payload, state.alive_until
+        announced = state.discovery.payload
         state.tick(now)
-        is_renewed = state.alive_until != alive_until
+        is_renewed = state.alive.until != watched.alive_until
         if is_renewed or not (begins and watched.has_polled):
             # Before the first request its trace is published, so that a crash during it is remembered too.
             for topic, payload in documents(state, now):
                 self._publisher.retain(topic, payload, again=is_renewed and topic == state.options.topics.state)
             if announced and announced != state.discovery.payload:
                 self._resend_at = time.monotonic() + RESEND_AFTER_DISCOVERY
-            watched.digest = digest(state, now)
+            watched.digest, watched.alive_until = digest(state, now), state.alive.until
             self._deliver(state, now)
         watched.has_polled = watched.has_polled or begins
         if begins:

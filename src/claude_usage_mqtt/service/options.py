@@ -28,7 +28,7 @@ class AccountOptions:
     sources: tuple[str, ...] = (OAUTH,)
     """Names of the selected sources, polled and pushed ones."""
     instance: str = ""
-    """What tells this installation from another that publishes the same account."""
+    """What distinguishes this installation from another that publishes the same account."""
     is_auto: bool = False
     """Whether they are whatever there is: then one that is not there is not missed once another delivers."""
 

@@ -29,6 +29,8 @@ class Watched:
     digest: Digest
     look_at: datetime
     has_polled: bool = False
+    alive_until: datetime | None = None
+    """The sign of life that was published last."""
 
     def report_hanging(self) -> None:
         """Show that the poll under way does not end."""
