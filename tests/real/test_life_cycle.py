@@ -105,7 +105,8 @@ def test_resets_stay_known_through_the_night(
     write_credentials(tmp_path, expires_in=dt.timedelta(hours=1))
     clock = StepClock()
     with running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock):
-        states = home.wait_for(sensor__claude_weekly_usage="61.0")
+        home.wait_for(sensor__claude_weekly_usage="61.0")
+        states = home.wait(lambda states: states["sensor.claude_weekly_resets_at"]["state"].startswith("20"))
         week = value(states, "sensor.claude_weekly_resets_at")
         for _ in range(30):
             clock.advance(minutes=5)

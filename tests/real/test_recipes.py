@@ -255,7 +255,7 @@ def test_dashboard_shows_the_account_without_an_error(home: HomeAssistant, scrip
     assert shown["complaints"] == []
     assert shown["gauges"] == 2
     assert shown["graphs"] == 2
-    assert len(shown["tiles"]) == 7
+    assert len(shown["tiles"]) == 8
     assert any("12.34" in tile for tile in shown["tiles"])
     answer, models, events = shown["markdown"]
     assert "You can work now Weekly is closest to its limit: 17 % used, resets " in answer
