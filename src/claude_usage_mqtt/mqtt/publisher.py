@@ -86,8 +86,10 @@ class Publisher:
             case Disconnected():
                 self._client = None
                 open_topics = [*self._unverified, *(message.topic for message in self._under_way.values())]
-                if open_topics:
-                    self._restrictions.disconnected_at(open_topics[0], len(self._retained.get(open_topics[0], b"")))
+                # What was sent before it may be open too: the broker disconnected before it could confirm that.
+                suspect = next(filter(self._restrictions.is_announcement, open_topics), None)
+                if suspect is not None:
+                    self._restrictions.disconnected_at(suspect, len(self._retained.get(suspect, b"")))
                 self._forget_connection()
             case Acknowledged(mid=mid, refusal=refusal):
                 message = self._under_way.pop(mid, None)

@@ -66,8 +66,8 @@ class Restrictions:
         )
 
     def disconnected_at(self, topic: str, size: int) -> None:
-        """Note what the broker had not confirmed when it disconnected; the numbers never become suspect."""
-        if size < SUSPECT_SIZE or not self.is_announcement(topic):
+        """Note the announcement that the broker had not confirmed when it disconnected."""
+        if size < SUSPECT_SIZE:
             return
         count = self._suspicions[topic] = self._suspicions.get(topic, 0) + 1
         if count == SUSPECT_AFTER:
