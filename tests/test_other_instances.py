@@ -65,7 +65,7 @@ def test_a_named_account_continues_version_1(
     retained = watcher.retained()
     assert not {STATE, HEALTH, CONFIG} & set(retained)
     before = json.loads(VERSION_1["single"][STATE])["windows"]["five_hour"]["utilization"]
-    assert json.loads(retained[f"{BASE}/work/state"])["windows"]["five_hour"]["utilization"] == before
+    assert json.loads(retained["claude-usage/work/state"])["windows"]["five_hour"]["utilization"] == before
     assert endpoint.count == 0  # the next poll was due later, and still is
     removed = watcher.messages(CONFIG)[-1]
     assert removed.payload == ""
@@ -119,12 +119,12 @@ def test_different_names_side_by_side(home: Path, running_broker: Broker, endpoi
     """Two people under one base topic keep their devices, whoever starts last."""
     work, family = named(home, "work", "side"), named(home, "family")
     with running_service(running_broker.port, endpoint.url, work, instance="a"):
-        watcher.wait_topic(f"{BASE}/work/health", is_ok)
+        watcher.wait_topic("claude-usage/work/health", is_ok)
         with running_service(running_broker.port, endpoint.url, family, instance="b") as other:
             watcher.wait_topic(f"{BASE}/family/health", is_ok)
             other.log.wait_for("its device stays")
             watcher.settle()
-            assert {f"{BASE}/work/state", WORK_CONFIG} <= set(watcher.retained())
+            assert {"claude-usage/work/state", WORK_CONFIG} <= set(watcher.retained())
 
 
 @pytest.mark.parametrize("is_online", [True, False])

@@ -226,7 +226,7 @@ def test_one_reporter_for_two_accounts(
         }
         report("laptop", endpoint, folders)
         watcher.wait_topic(f"{BASE}/home/state", session_is(10))
-        watcher.wait_topic(f"{BASE}/work/state", session_is(20))
+        watcher.wait_topic("claude-usage/work/state", session_is(20))
 
 
 def test_a_login_that_becomes_usable_is_used(

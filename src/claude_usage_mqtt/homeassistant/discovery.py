@@ -26,7 +26,7 @@ USAGE_PAGE = "https://claude.ai/settings/usage"
 """Where Claude itself shows the same numbers: Home Assistant's "visit device"."""
 
 EVENTS_REMEMBERED = 8
-"""Events of one entity that can be told from new ones when they are delivered again."""
+"""Events of one entity that are recognized when they are delivered again."""
 
 REMOVABLE = frozenset(
     {"sensor", "binary_sensor", "event", "button", "number", "switch", "select", "text", "update", "device_tracker"}

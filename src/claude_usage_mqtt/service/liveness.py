@@ -65,7 +65,7 @@ class Liveness:
     """Shows that the loop is running. If nothing can be written it stays silent: that must not stop the service."""
 
     def __init__(self, base_topic: str | None = None) -> None:
-        """Prepare; `base_topic` tells several services of a user apart, by default that of the environment."""
+        """Prepare; `base_topic` distinguishes several services of a user, by default that of the environment."""
         self._base_topic = base_topic or own_base_topic()
         self._next: float | None = None
         self._descriptor: int | None = None

@@ -103,6 +103,9 @@ class _Exchange:
             outcome = NetworkError(_explain(error, self._address))
         except Exception as error:  # noqa: BLE001 - this thread must always report, and must not quote the request
             outcome = NetworkError(f"The request failed ({type(error).__name__}); {AGAIN}.")
+        finally:
+            if self._socket is not None:
+                self._socket.close()  # if the client was closed meanwhile, nobody else does
         self._outcome.put(outcome)
 
     def _no_answer(self) -> NetworkError:
