@@ -95,7 +95,7 @@ def test_every_entity_has_its_state_unit_and_class(
             "sensor.claude_extra_usage_remaining": ("37.66", "EUR", "monetary", None),
             "sensor.claude_extra_usage_used": ("12.34", "EUR", "monetary", "total"),
             "sensor.claude_extra_usage_utilization": ("24.68", "%", None, "measurement"),
-            "sensor.claude_plan": ("Max", None, None, None),
+            "sensor.claude_plan": ("Max 5x", None, None, None),
             "binary_sensor.claude_blocked": ("off", None, "problem", None),
             "sensor.claude_blocked_until": ("unknown", None, "timestamp", None),
             "sensor.claude_tightest": ("61.0", "%", None, "measurement"),
