@@ -5,7 +5,6 @@ Only what is ours is removed: what is retained under our base topic, and discove
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterable, Mapping
@@ -14,7 +13,7 @@ from datetime import datetime
 from claude_usage_mqtt.homeassistant.discovery import announced_by
 from claude_usage_mqtt.homeassistant.summary import SUMMARY
 from claude_usage_mqtt.mqtt.client import Message
-from claude_usage_mqtt.service.restore import lives_elsewhere
+from claude_usage_mqtt.service.restore import lives_elsewhere, parse_document
 from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, Topics
 
 MAX_FORMER = 500
@@ -82,11 +81,7 @@ class FormerDevices:
 
 def former_accounts(payload: bytes | None) -> list[str]:
     """Return the accounts that the summary of an earlier run names, untrusted."""
-    try:
-        document = json.loads(payload or b"null")
-    except (ValueError, RecursionError):
-        return []
-    names = document.get("accounts") if isinstance(document, dict) else None
+    names = parse_document(payload).get("accounts")
     if not isinstance(names, list):
         return []
     return [name for name in names[:MAX_FORMER] if isinstance(name, str) and ACCOUNT_ID.fullmatch(name)]

@@ -69,14 +69,15 @@ def own_document(retained: Mapping[str, bytes], topic: str, account: str) -> dic
 
     Empty if there was none, and, with one line in the log, if it is not one of `account`.
     """
-    document = _document(retained.get(topic))
+    document = parse_document(retained.get(topic))
     is_mine = document.get("account", account) == account and document.keys() & {"windows", "status", "usage"}
     if retained.get(topic) and not is_mine:
         log.warning("Ignoring the retained message in %s: not ours, or corrupt.", topic)
     return document if is_mine else {}
 
 
-def _document(payload: bytes | None) -> dict[str, Any]:
+def parse_document(payload: bytes | None) -> dict[str, Any]:
+    """Return the JSON object of a retained message, untrusted; empty if there is none."""
     try:
         document = json.loads(payload or b"null")
     except (ValueError, RecursionError):
@@ -86,7 +87,7 @@ def _document(payload: bytes | None) -> dict[str, Any]:
 
 def lives_elsewhere(found: Mapping[str, bytes], topics: Topics, instance: str, now: datetime) -> datetime | None:
     """Return until when another instance is alive by what it retained for an account; None if it is not."""
-    until = parse_instant(_document(found.get(topics.health)).get("alive_until"))
-    if until is None or _document(found.get(topics.memory)).get("instance") in (None, instance):
+    until = parse_instant(parse_document(found.get(topics.health)).get("alive_until"))
+    if until is None or parse_document(found.get(topics.memory)).get("instance") in (None, instance):
         return None
     return until if now < until <= now + LONGEST_WAIT else None

@@ -6,10 +6,9 @@ and its entities keep their ids, to which Home Assistant's history belongs.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from typing import Any
 
+from claude_usage_mqtt.service.restore import parse_document
 from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, Topics, encode
 
 
@@ -23,13 +22,5 @@ def inherited(found: Mapping[str, bytes], own: Topics) -> dict[str, bytes]:
     if own.account == DEFAULT_ACCOUNT or found.get(own.health) or found.get(own.state) or found.get(former.memory):
         return {}
     pairs = ((former.state, own.state), (former.health, own.health))
-    documents = {new: _document(found.get(old), own.account) for old, new in pairs}
-    return {topic: encode(document) for topic, document in documents.items() if document}
-
-
-def _document(payload: bytes | None, account: str) -> dict[str, Any]:
-    try:
-        document = json.loads(payload or b"null")
-    except (ValueError, RecursionError):
-        return {}
-    return document | {"account": account} if isinstance(document, dict) else {}
+    documents = {new: parse_document(found.get(old)) for old, new in pairs}
+    return {topic: encode(document | {"account": own.account}) for topic, document in documents.items() if document}
