@@ -158,7 +158,8 @@ class Publisher:
         else:
             self._cleared.add(topic)
         if self._client is not None and (topic in self._busy or self._sent.get(topic) != payload):
-            self._waiting.setdefault(topic)
+            self._waiting.pop(topic, None)  # at the end: what it now says may rest on what came before it
+            self._waiting[topic] = None
             self._send_waiting()
 
     def republish(self, topic: str) -> None:
