@@ -62,7 +62,7 @@ def machines(health: Any) -> dict[str, str]:
 
 @contextmanager
 def house(
-    broker: Broker, folder: Path, interval: float = 1.0, accounts: tuple[str, ...] = ("default",), **more: Any
+    broker: Broker, folder: Path, interval: float = 0.2, accounts: tuple[str, ...] = ("default",), **more: Any
 ) -> Iterator[tuple[Running, Callable[..., RunningReporter]]]:
     """Run a service that has no login, and give a function that starts a reporter with one."""
     folders = {account: CredentialsFile(folder / "nothing") for account in accounts}
@@ -319,7 +319,7 @@ def test_a_refused_login_here_is_not_sent_again_while_a_machine_delivers(
     here, there = login(tmp_path / "here", token="sk-ant-oat01-dead"), login(tmp_path / "there")
     endpoint.tokens = {CANARY}
     with (
-        running_service(running_broker.port, endpoint.url, here, selected=(OAUTH, REPORTER), interval=1.0),
+        running_service(running_broker.port, endpoint.url, here, selected=(OAUTH, REPORTER), interval=0.2),
         running_reporter(running_broker.port, endpoint.url, there),
     ):
         watcher.wait_topic(HEALTH, has_status("ok"))
@@ -348,7 +348,7 @@ def test_nonsense_on_all_topics_changes_no_number(
     tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Anybody who may publish can pretend to be a machine; nobody's number is shown who was not asked."""
-    monkeypatch.setattr(source, "ANSWER_WITHIN", 0.3)
+    monkeypatch.setattr(source, "ANSWER_WITHIN", 0.05)
     with house(running_broker, tmp_path) as (service, report):
         report("laptop", endpoint, login(tmp_path / "laptop"))
         watcher.wait_topic(STATE, session_is(42))

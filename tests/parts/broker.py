@@ -205,8 +205,8 @@ class Mosquitto:
         self._running().send_signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """End it and remove its folder and ports."""
-        self.stop()
+        """End it, without letting it save anything, and remove its folder and ports."""
+        self.kill()
         for port in (self._plain, self._tls, self._websockets, self._secure_websockets):
             if port is not None:
                 port.close()
