@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from claude_usage_mqtt.cli import guard
 from claude_usage_mqtt.cli.guard import UNKNOWN, WAIT, YES, decide
 from parts.broker import any_broker
 from parts.command import call_command, run_command
@@ -107,7 +106,7 @@ def test_it_says_until_when(monkeypatch: pytest.MonkeyPatch) -> None:
     assert endless.sentence == "Blocked. It is not known until when."
 
 
-def test_in_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_a_script(tmp_path: Path) -> None:
     """The exit status is the answer: 0 yes, 9 wait, 10 unknown; and 2 or 8 for wrong usage and no broker."""
     now = datetime.now(UTC)
     document = state()
@@ -115,7 +114,6 @@ def test_in_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         each["resets_at"] = (now + timedelta(hours=1)).isoformat()
     with any_broker() as broker, Watcher(broker.port) as watcher:
         given = {"MQTT_HOST": "127.0.0.1", "MQTT_PORT": broker.port}
-        monkeypatch.setattr(guard, "QUIET", 0.1)
         assert call_command(tmp_path, "guard", **given).returncode == UNKNOWN
         watcher.publish("claude-usage/status", "online", retain=True)
         for account in ("default", "work"):

@@ -304,6 +304,7 @@ def _general_lines(folder: Path, *, persistence: bool) -> list[str]:
         "log_timestamp false",
         "connection_messages true",
         "sys_interval 0",
+        "set_tcp_nodelay true",
         "max_queued_messages 0",  # a watcher that subscribes to everything loses nothing
         f"persistence {_word(persistence)}",
         f"persistence_location {folder}/",

@@ -28,6 +28,15 @@ def command_line(*arguments: str) -> list[str]:
     return [sys.executable, "-W", "error", "-m", "claude_usage_mqtt", *arguments]
 
 
+QUICK_REPORTER = """
+from claude_usage_mqtt.cli import main
+from claude_usage_mqtt.reporter import loop
+loop.NAME_CHECK = 0.3
+raise SystemExit(main(["report"]))
+"""
+"""`report` that does not wait two seconds for another one of its name."""
+
+
 def run_command(
     home: Path, *arguments: str, stdin: str = "", timeout: float = 60, **settings: object
 ) -> subprocess.CompletedProcess[str]:
