@@ -30,7 +30,8 @@ from parts import faults, service
 from parts.broker import Mosquitto
 from parts.command import clean_environment
 from parts.credentials import FILE_NAME, write_credentials, write_credentials_text
-from parts.endpoint import Endpoint, sample_usage
+from parts.documents import sample_usage
+from parts.endpoint import Endpoint
 from parts.proxy import FaultyProxy
 from parts.watcher import Watcher
 
