@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from parts import patience
 from parts.broker import Broker, any_broker
 from parts.endpoint import Endpoint
 from parts.watcher import Watcher
@@ -27,6 +28,13 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in PROXY_VARIABLES:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for nothing as long as in real life."""
+    for module, name, seconds in patience.SHORT:
+        monkeypatch.setattr(module, name, seconds)
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ from parts.watcher import Watcher
 INTERVAL: Final = 300.0
 POLLS_PER_SECOND: Final = 50.0
 SPEED: Final = INTERVAL * POLLS_PER_SECOND
-DEADLINE: Final = 1.0
+DEADLINE: Final = 0.5
 CLIENT_ID: Final = "soaked"
 WARM_UP: Final = 100
 """Polls before the first measurement."""

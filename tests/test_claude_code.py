@@ -226,7 +226,7 @@ linux_only = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="lo
 def test_nothing_keeps_running(program: FakeClaudeCode, mode: dict[str, Any]) -> None:
     """One that hangs, floods us, or leaves something behind is killed with all it started, within the deadline."""
     program.mode(**mode)
-    result = ask(source(program, deadline=1.5))
+    result = ask(source(program, deadline=1.0))
     assert isinstance(result.error, NetworkError | InvalidResponse)
     (call,) = program.calls
     spawned = program.folder / "spawned"
@@ -260,6 +260,7 @@ asked.poll("default", SystemClock(), may_retry=True)
 def test_output_is_bounded(program: FakeClaudeCode, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that never stops writing costs a bounded amount of memory."""
     monkeypatch.setattr(child, "MAX_OUTPUT", 100_000)
+    monkeypatch.setattr(child, "ENDS_WITHIN", 0.5)
     program.mode(flood=True)
     ended = child.run_child([str(program.command)], "", {"CLAUDE_CONFIG_DIR": str(program.folder)}, 20)
     assert len(ended.output) < 300_000

@@ -14,8 +14,8 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from claude_usage_mqtt.mqtt import client as mqtt_client
-from claude_usage_mqtt.mqtt import connection, connector, protocols
-from claude_usage_mqtt.service import connection_log
+from claude_usage_mqtt.mqtt import connection, protocols
+from claude_usage_mqtt.service import restore
 from parts import broker, service
 from parts.broker import Mosquitto
 from parts.certificates import Authority
@@ -34,13 +34,11 @@ AGAIN = "Connected to the broker"
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Try again sooner than in life: the order of things is the same."""
-    monkeypatch.setattr(connector, "FIRST_DELAY", 0.1)
-    monkeypatch.setattr(connector, "LONGEST_DELAY", 0.4)
+    """Give up sooner than in life, too: on a connection, and on what nobody returns."""
     monkeypatch.setattr(mqtt_client, "CONNECT_TIMEOUT", 0.5)
     monkeypatch.setattr(protocols, "CONNECT_TIMEOUT", 0.5)
-    monkeypatch.setattr(connection_log, "STEADY_AFTER", 0.5)
-    monkeypatch.setattr(connector, "STABLE_AFTER", 0.5)
+    monkeypatch.setattr(connection, "SETTLED_AFTER", 0.5)
+    monkeypatch.setattr(restore, "LONGEST", 0.5)
 
 
 @pytest.fixture
@@ -124,9 +122,9 @@ def test_half_open(scene: Scene) -> None:
 
 
 def test_slow(scene: Scene) -> None:
-    """Over a line of a few kilobytes a second everything still arrives."""
+    """Over a line of forty kilobytes a second everything still arrives."""
     since = scene.watcher.mark()
-    scene.proxy.slow(20_000)
+    scene.proxy.slow(40_000)
     scene.proxy.drop()
     scene.wait_for_all(since)
     scene.assert_one_line_each()
@@ -277,7 +275,6 @@ def test_an_announcement_that_is_discarded_in_silence(
             return may_announce or action.name != "PUBLISH" or topic.startswith("claude-usage/")
 
     monkeypatch.setattr(amqtt, "Broker", BrokerWithRules)
-    monkeypatch.setattr(connection, "SETTLED_AFTER", 1.0)
     with (
         EmbeddedBroker(port=0) as embedded,
         running_service(embedded.port, endpoint.url, home, protocol="3.1.1") as running,
@@ -292,11 +289,8 @@ def test_an_announcement_that_is_discarded_in_silence(
 
 
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
-def test_an_announcement_that_is_retained_is_verified(
-    home: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, protocol: str
-) -> None:
+def test_an_announcement_that_is_retained_is_verified(home: Path, endpoint: Endpoint, protocol: str) -> None:
     """With the permissions that the README names nothing is reported, at the first start and at the next."""
-    monkeypatch.setattr(connection, "SETTLED_AFTER", 1.0)
     acl = (
         "topic readwrite claude-usage/#\ntopic readwrite homeassistant/device/+/config\ntopic read homeassistant/status"
     )
@@ -472,7 +466,7 @@ def test_websockets_to_a_plain_port(home: Path, endpoint: Endpoint, secure: Mosq
     settings = {"MQTT_PORT": secure.port, "CLAUDE_API_URL": endpoint.url, "MQTT_TRANSPORT": "websockets"}
     with ServiceProcess(home, **settings) as process:
         process.log.wait_for("MQTT_TRANSPORT")
-        assert process.stop(signal.SIGTERM)[0] == 0
+        assert process.stop(signal.SIGTERM) == 0
     assert len([line for line in process.log.lines if " WARNING " in line]) == 1, process.log.text
 
 

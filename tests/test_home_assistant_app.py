@@ -242,7 +242,6 @@ def test_a_broker_that_is_installed_later_is_found(
     box: Supervisor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The app may be installed first; it says so once, not at every question."""
-    monkeypatch.setattr(home_assistant_app, "ASK_EVERY", 0.01)
     asked: list[int] = []
 
     def fetch() -> dict[str, str]:
@@ -262,8 +261,9 @@ def test_a_broker_that_is_installed_later_is_found(
 
 START = """
 import os, pathlib, sys
-from claude_usage_mqtt.cli import main
+from claude_usage_mqtt.cli import home_assistant_app, main
 from claude_usage_mqtt.settings import supervisor
+home_assistant_app.ASK_EVERY = 0.1
 supervisor.OPTIONS, supervisor.USER = pathlib.Path(sys.argv[1]), os.geteuid()
 sys.exit(main(["run"]))
 """

@@ -89,17 +89,26 @@ def test_the_later_one_stands_by(home: Path, running_broker: Broker, endpoint: E
 
 
 def test_the_later_one_takes_over_from_one_that_died(
-    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
+    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Even if nobody could say that the first is gone, its sign of life ends."""
+    """Even if nobody could say that the first is gone, its sign of life ends; until then the later one is idle."""
     with running_service(running_broker.port, endpoint.url, home, instance="first"):
         watcher.wait_topic(HEALTH, is_ok)
     watcher.publish(STATUS, "online", retain=True)  # as after a power cut
     watcher.settle()
-    clock = Clock(speed=100)
+    clock = Clock(speed=1000)
+    rounds: list[float] = []
     with running_service(running_broker.port, endpoint.url, home, instance="second", clock=clock) as second:
         second.log.wait_for("standing by")
-        second.log.wait_for("Publishing at", timeout=20)
+        take = second.service.inbox.get
+
+        def count_rounds(timeout: float) -> Any:
+            rounds.append(timeout)
+            return take(timeout)
+
+        monkeypatch.setattr(second.service.inbox, "get", count_rounds)
+        second.log.wait_for("Publishing at")
+    assert len(rounds) < 100, "it kept the processor busy"
 
 
 def test_an_earlier_run_is_not_another_instance(

@@ -21,7 +21,7 @@ from claude_usage_mqtt.sources.credentials.file import CredentialsFile
 from claude_usage_mqtt.sources.credentials.token import parse_credentials
 from parts import broker, faults, service
 from parts.broker import Mosquitto
-from parts.command import run_command
+from parts.command import call_command
 from parts.credentials import FILE_NAME, write_credentials, write_credentials_text
 from parts.endpoint import Endpoint, Exchange
 from parts.proxy import FaultyProxy
@@ -160,11 +160,11 @@ def test_the_process_and_its_commands(tmp_path: Path) -> None:
         for arguments in (("check",), ("once",), ("once", "--json")):
             for fault in (None, Echo(401), Echo(403), Echo(500), Echo(200)):
                 endpoint.fault = fault
-                ran = run_command(tmp_path, *arguments, **settings)
+                ran = call_command(tmp_path, *arguments, **settings)
                 assert_nowhere(ran.stdout, ran.stderr)
-        wrong = run_command(tmp_path, "check", **settings | {"MQTT_PASSWORD": PASSWORD + "-wrong"})
+        wrong = call_command(tmp_path, "check", **settings | {"MQTT_PASSWORD": PASSWORD + "-wrong"})
         assert_nowhere(wrong.stdout, wrong.stderr)
-        both = run_command(tmp_path, "check", **settings, MQTT_PASSWORD_FILE=tmp_path / FILE_NAME)
+        both = call_command(tmp_path, "check", **settings, MQTT_PASSWORD_FILE=tmp_path / FILE_NAME)
         assert_nowhere(both.stdout, both.stderr)
         for message in watcher.messages():
             assert_nowhere(message.payload)

@@ -129,3 +129,14 @@ def test_refusals_say_what_to_do() -> None:
             session.publish(Message(topic="allowed/a", payload=b"1"))
             with pytest.raises(BrokerRefused, match="refused other/a"):
                 session.publish(Message(topic="other/a", payload=b"1"))
+
+
+@needs_mosquitto
+def test_after_a_loss_nothing_waits() -> None:
+    """Once the connection is lost, whatever is tried next is refused as such, and not after waiting for a response."""
+    with Mosquitto() as mosquitto, Session(options(mosquitto.port)) as session:
+        mosquitto.stop()
+        with pytest.raises(BrokerUnreachable, match="was lost"):
+            session.receive(HUNG)
+        with pytest.raises(BrokerUnreachable, match="No connection"):
+            session.subscribe(["t"])

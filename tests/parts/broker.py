@@ -205,8 +205,8 @@ class Mosquitto:
         self._running().send_signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """End it and remove its folder and ports."""
-        self.stop()
+        """End it, without letting it save anything, and remove its folder and ports."""
+        self.kill()
         for port in (self._plain, self._tls, self._websockets, self._secure_websockets):
             if port is not None:
                 port.close()
@@ -304,6 +304,7 @@ def _general_lines(folder: Path, *, persistence: bool) -> list[str]:
         "log_timestamp false",
         "connection_messages true",
         "sys_interval 0",
+        "set_tcp_nodelay true",
         "max_queued_messages 0",  # a watcher that subscribes to everything loses nothing
         f"persistence {_word(persistence)}",
         f"persistence_location {folder}/",

@@ -226,6 +226,7 @@ class Service:
     def _tick(self) -> None:
         now = self._clock.now()
         self._link.tick(time.monotonic())
+        have_settled = self._listeners.have_settled(time.monotonic())
         if not self._is_begun:
             found = self._startup.found(time.monotonic(), now)
             if found is None:
@@ -234,7 +235,7 @@ class Service:
         if self._resend_at is not None and time.monotonic() >= self._resend_at:
             self._resend_at = None
             self._send_all()
-        if self._listeners.have_settled(time.monotonic()):
+        if have_settled:
             for watched in self._accounts.values():
                 self._deliver(watched.state, now)
         for account in self._workers.hanging():
