@@ -83,7 +83,9 @@ class AccountState:
     alive: SignOfLife = field(default_factory=SignOfLife)
     other_instance_at: datetime | None = None
     outage: Outage = field(default_factory=lambda: Outage(log))
+    stale: Outage = field(default_factory=lambda: Outage(log))
     _has_answered: bool = False
+    _was_fresh: bool = False
     _was_askable: bool = False
     _mentioned: tuple[str, ...] = ()
 
@@ -176,6 +178,7 @@ class AccountState:
         if result.login is not None:
             self._use_login(result.login)
         if result.error is not None:
+            log.debug("Account %s: the poll failed: %s", self.name, result.error)
             self._fail(result.error, now)
             return []
         if self.reporters is not None and result.reading is not None and result.source != REPORTER:
@@ -196,10 +199,9 @@ class AccountState:
     def _succeed(self, reading: Reading, now: datetime) -> list[Event]:
         self._mention(reading)
         events = self._update(reading, now)
-        if not self._has_answered:
-            self._has_answered = True
-            known = ", ".join(f"{window.label} {window.utilization:g} %" for window in reading) or "no windows"
-            log.info("Account %s: %s", self.name, known)
+        known = ", ".join(f"{window.label} {window.utilization:g} %" for window in reading) or "no windows"
+        log.log(logging.DEBUG if self._has_answered else logging.INFO, "Account %s: %s", self.name, known)
+        self._has_answered = True
         self._note_success(reading.read_at)
         has_limits = reading.windows or reading.extra_usage is not None
         self.status, self.detail = OK, None if has_limits else NO_LIMITS_DETAIL
@@ -310,9 +312,19 @@ class AccountState:
         self.alive.tick(now, self.due(now), is_polling=self.busy)
         self.delivery.add(self.login_notice.due(self.name, self.login.login_expires_at, now))
         self.discovery.forget_stubs(now)
+        self._mention_age(now)
         if self.other_instance_at is not None and now >= self.other_instance_at + OTHER_INSTANCE_FOR:
             self.other_instance_at = None
             log.info("Account %s: the other instance is gone.", self.name)
+
+    def _mention_age(self, now: datetime) -> None:
+        is_fresh = self.is_fresh(now)
+        if is_fresh:
+            self.stale.rose(f"Account {self.name}: the numbers are current again.")
+        elif self._was_fresh and self.last_success is not None:
+            read_at = self.last_success.astimezone().strftime("%H:%M")
+            self.stale.fell("stale", f"Account {self.name}: the numbers, read at {read_at}, are not shown any longer.")
+        self._was_fresh = is_fresh
 
     def _look_at_reporters(self, reporters: Reporters, now: datetime) -> None:
         """Poll as soon as it is allowed if a machine can be asked again, and the numbers waited for that."""
