@@ -25,6 +25,7 @@ from claude_usage_mqtt.service.options import AccountOptions
 from claude_usage_mqtt.service.reporters import Reporters
 from claude_usage_mqtt.service.restore import own_document
 from claude_usage_mqtt.service.sign_of_life import SignOfLife
+from claude_usage_mqtt.service.stale_notice import StaleNotice
 from claude_usage_mqtt.service.status_line_notice import NO_STATUS_LINE, NO_STATUS_LINE_DETAIL, silence_detail
 from claude_usage_mqtt.sources.credentials.watch import LoginChanged
 from claude_usage_mqtt.sources.policy import BUDGET, Policy
@@ -78,14 +79,13 @@ class AccountState:
     polling: bool = True
     busy: bool = False
     discovery: DiscoveryMessage = field(init=False)
+    stale_notice: StaleNotice = field(init=False)
     delivery: EventDelivery = field(default_factory=EventDelivery)
     login_notice: LoginNotice = field(default_factory=LoginNotice)
     alive: SignOfLife = field(default_factory=SignOfLife)
     other_instance_at: datetime | None = None
     outage: Outage = field(default_factory=lambda: Outage(log))
-    stale: Outage = field(default_factory=lambda: Outage(log))
     _has_answered: bool = False
-    _was_fresh: bool = False
     _was_askable: bool = False
     _mentioned: tuple[str, ...] = ()
 
@@ -96,6 +96,7 @@ class AccountState:
             extra_thresholds=self.options.extra_thresholds,
         )
         self.set_interval(self.options.interval)
+        self.stale_notice = StaleNotice(self.name)
         self.discovery = DiscoveryMessage(self.options.topics, self.options.label, self.shortest_interval)
 
     @property
@@ -312,19 +313,10 @@ class AccountState:
         self.alive.tick(now, self.due(now), is_polling=self.busy)
         self.delivery.add(self.login_notice.due(self.name, self.login.login_expires_at, now))
         self.discovery.forget_stubs(now)
-        self._mention_age(now)
+        self.stale_notice.look(is_fresh=self.is_fresh(now), last_success=self.last_success)
         if self.other_instance_at is not None and now >= self.other_instance_at + OTHER_INSTANCE_FOR:
             self.other_instance_at = None
             log.info("Account %s: the other instance is gone.", self.name)
-
-    def _mention_age(self, now: datetime) -> None:
-        is_fresh = self.is_fresh(now)
-        if is_fresh:
-            self.stale.rose(f"Account {self.name}: the numbers are current again.")
-        elif self._was_fresh and self.last_success is not None:
-            read_at = self.last_success.astimezone().strftime("%H:%M")
-            self.stale.fell("stale", f"Account {self.name}: the numbers, read at {read_at}, are not shown any longer.")
-        self._was_fresh = is_fresh
 
     def _look_at_reporters(self, reporters: Reporters, now: datetime) -> None:
         """Poll as soon as it is allowed if a machine can be asked again, and the numbers waited for that."""
