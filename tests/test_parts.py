@@ -9,8 +9,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from parts import broker
-from parts.broker import Mosquitto
+from parts.broker import Mosquitto, needs_mosquitto
 from parts.endpoint import Endpoint
 from parts.net import LOOPBACK
 from parts.proxy import FaultyProxy
@@ -105,7 +104,7 @@ def test_a_proxy_cuts_after_exactly_so_many_bytes(proxy: FaultyProxy, echo: Echo
     assert echo.received[1] == 7
 
 
-@pytest.mark.skipif(not broker.available(), reason="Mosquitto is not installed")
+@needs_mosquitto
 def test_a_broker_enforces_its_rules() -> None:
     """Strangers are refused, and MQTT 5 reports what a user may not publish."""
     rules = "user app\ntopic readwrite app/#\n"
