@@ -486,7 +486,8 @@ def test_the_process_ends_whatever_it_hangs_in(tmp_path: Path) -> None:
 def test_the_process_ends_although_a_thread_does_not(tmp_path: Path) -> None:
     """What the connection to the broker leaves running keeps no process alive after the work is done."""
     ends_by_itself(
-        tmp_path, "import threading, time; threading.Thread(target=time.sleep, args=[600]).start(); main('default', 0.5)"
+        tmp_path,
+        "import threading, time; threading.Thread(target=time.sleep, args=[600]).start(); main('default', 0.5)",
     )
 
 
