@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from claude_usage_mqtt.errors import CredentialsNotFound, RateLimited, Unauthorized
+from claude_usage_mqtt.errors import CredentialsNotFound, RateLimited, ServerError, Unauthorized
 from claude_usage_mqtt.service.account import AccountState
 from claude_usage_mqtt.service.documents import documents, health
 from claude_usage_mqtt.service.options import AccountOptions
@@ -17,7 +17,7 @@ from claude_usage_mqtt.sources.policy import Policy
 from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.topics import Topics, encode
 from claude_usage_mqtt.usage.reading import OAUTH, REPORTER, STATUSLINE, Reading
-from parts.readings import make_reading
+from parts.readings import make_reading, make_usage
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 SOON = NOW + timedelta(minutes=2)
@@ -181,3 +181,35 @@ def test_another_logins_status_line_is_named_in_detail() -> None:
     assert detail is not None
     assert "--account" in detail
     assert health(state, SOON + timedelta(hours=2)).detail is None
+
+
+def test_the_log_says_when_the_numbers_become_stale_and_when_they_are_back(caplog: pytest.LogCaptureFixture) -> None:
+    """Somebody who looks later sees from when to when nothing was known: one line each, and one a poll to debug."""
+    caplog.set_level(logging.DEBUG, "claude_usage_mqtt")
+    state = make_state()
+
+    def poll(at: datetime, error: Any = None) -> None:
+        reading = None if error else make_usage(at, make_reading(at, 42, at + timedelta(hours=2)))
+        state.begin_poll(at)
+        state.finish_poll(PollResult(account="default", source=OAUTH, reading=reading, error=error, requests=1), at)
+        state.tick(at)
+
+    state.tick(NOW)
+    poll(NOW)
+    poll(SOON, ServerError("HTTP 500"))
+    late = NOW + timedelta(minutes=61)
+    for at in (late, late + timedelta(minutes=1)):
+        state.tick(at)
+    for minutes in (2, 3):
+        poll(late + timedelta(minutes=minutes))
+    read_at = NOW.astimezone().strftime("%H:%M")
+    assert [(record.levelname, record.getMessage().removeprefix("Account default: ")) for record in caplog.records] == [
+        ("INFO", "Session 42 %"),
+        ("DEBUG", "the poll failed: HTTP 500"),
+        ("WARNING", "HTTP 500"),
+        ("WARNING", f"the numbers, read at {read_at}, are not shown any longer."),
+        ("DEBUG", "Session 42 %"),
+        ("INFO", "the usage is known again."),
+        ("INFO", "the numbers are current again."),
+        ("DEBUG", "Session 42 %"),
+    ]

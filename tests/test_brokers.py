@@ -16,10 +16,20 @@ import pytest
 from claude_usage_mqtt.usage.reading import REPORTER
 from parts import broker, service
 from parts.broker import Mosquitto
-from parts.credentials import write_credentials
 from parts.endpoint import Endpoint
 from parts.reporter import LAPTOP
-from parts.service import CONFIG, HEALTH, MEMORY, STATE, STATUS, ServiceProcess, command, running_service
+from parts.service import (
+    CONFIG,
+    HEALTH,
+    MEMORY,
+    STATE,
+    STATUS,
+    ServiceProcess,
+    command,
+    is_ok,
+    is_online,
+    running_service,
+)
 from parts.watcher import Watcher
 
 OTHERS = dict(entry.split("=") for entry in os.environ.get("BROKER_PORTS", "").split())
@@ -80,20 +90,6 @@ def watcher(running: Named) -> Iterator[Watcher]:
         clear(found)
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    """Return a folder with credentials."""
-    write_credentials(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
-    """Run an endpoint."""
-    with Endpoint() as serving:
-        yield serving
-
-
 def settings(running: Named, endpoint: Endpoint, **more: Any) -> dict[str, Any]:
     """Return the settings that name these two."""
     return {"MQTT_PORT": running.port, "CLAUDE_API_URL": endpoint.url, "MQTT_PROTOCOL": protocol(running), **more}
@@ -102,16 +98,6 @@ def settings(running: Named, endpoint: Endpoint, **more: Any) -> dict[str, Any]:
 def protocol(running: Named) -> str:
     """Return `auto`, but for the brokers that never answer in MQTT 5: that takes two seconds, and one test sees it."""
     return "3.1.1" if running.name in ("embedded", "amqtt") else "auto"
-
-
-def is_ok(message: Any) -> bool:
-    """Return whether it is a health message that says that all is well."""
-    return bool(message.payload) and message.json()["status"] == "ok"
-
-
-def is_online(message: Any) -> bool:
-    """Return whether it says that the service is there."""
-    return bool(message.payload == "online")
 
 
 def retained(watcher: Watcher) -> dict[str, Any]:

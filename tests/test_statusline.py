@@ -21,13 +21,10 @@ from claude_usage_mqtt.sources.rate_limits import MAX_MESSAGE, OLDEST, Limit, Ma
 from claude_usage_mqtt.sources.status_line import parse_rate_limits, parse_statusline
 from claude_usage_mqtt.usage.document import state_document
 from claude_usage_mqtt.usage.reading import Reading
-from parts import broker
-from parts.broker import Broker, Mosquitto, any_broker
+from parts.broker import Broker, Mosquitto, any_broker, needs_mosquitto
 from parts.net import LOOPBACK, HeldPort
 from parts.readings import make_account, shown, take
 from parts.watcher import Watcher
-
-needs_mosquitto = pytest.mark.skipif(not broker.available(), reason="Mosquitto is not installed")
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 RESET = NOW + timedelta(hours=2, minutes=11)
