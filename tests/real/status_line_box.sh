@@ -1,5 +1,5 @@
 #!/bin/bash
-# Runs inside the box of the real Claude Code: its terminal program with our status line, and a service that has nothing else.
+# Runs inside the box of the real Claude Code: its terminal program with our status line, and a service with no other source.
 # Leaves in /out what was published and when, what the line showed after each step, the log, and which processes were left.
 . /opt/trial/inside.sh
 PATH=$PATH:/usr/sbin

@@ -1,4 +1,4 @@
-"""The status line of a real session: Claude Code's terminal program runs our command, and a service has nothing else."""
+"""The status line of a real session: Claude Code's terminal program runs our command; a service has nothing else."""
 
 import json
 import os
