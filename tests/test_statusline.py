@@ -435,24 +435,39 @@ def test_a_refusing_broker_prints_nothing(program: Program) -> None:
         program.rest()
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
-def test_the_process_ends_whatever_it_hangs_in(tmp_path: Path) -> None:
-    """A password file that never answers leaves no process behind."""
-    os.mkfifo(tmp_path / "password")
-    now = datetime.now(UTC)
-    (tmp_path / "statusline-default.json").write_bytes(handed_over(limits(now=now), now).encode())
-    settings = {"MQTT_HOST": LOOPBACK, "MQTT_USERNAME": "me", "MQTT_PASSWORD_FILE": str(tmp_path / "password")}
-    code = "from claude_usage_mqtt.cli.statusline_publish import main; main('default', 0.5)"
+def ends_by_itself(folder: Path, code: str, **settings: str) -> None:
+    """Run the process that hands over, with half a second to live; it ends on its own, and not by a crash."""
     ran = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], **settings},
+        [sys.executable, "-c", f"from claude_usage_mqtt.cli.statusline_publish import main; {code}"],
+        cwd=folder,
+        env={"PATH": os.environ["PATH"], "MQTT_HOST": LOOPBACK, **settings},
         capture_output=True,
         timeout=HUNG,
         check=False,
     )
-    assert ran.returncode != 0
-    assert (ran.stdout, ran.stderr) == (b"", b"")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (1, b"", b"")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_the_process_ends_whatever_it_hangs_in(tmp_path: Path) -> None:
+    """A password file that never answers leaves no process behind, and other busy threads crash nothing."""
+    os.mkfifo(tmp_path / "password")
+    now = datetime.now(UTC)
+    (tmp_path / "statusline-default.json").write_bytes(handed_over(limits(now=now), now).encode())
+    busy = "import threading; spin = lambda n: n and spin(n - 1)\n"
+    busy += "def work():\n  while True: spin(50)\n"
+    busy += "for _ in range(3): threading.Thread(target=work, daemon=True).start()\n"
+    for more in ("", busy):
+        settings = {"MQTT_USERNAME": "me", "MQTT_PASSWORD_FILE": str(tmp_path / "password")}
+        ends_by_itself(tmp_path, f"{more}main('default', 0.5)", **settings)
+
+
+def test_the_process_ends_although_a_thread_does_not(tmp_path: Path) -> None:
+    """What the connection to the broker leaves running keeps no process alive after the work is done."""
+    ends_by_itself(
+        tmp_path,
+        "import threading, time; threading.Thread(target=time.sleep, args=[600]).start(); main('default', 0.5)",
+    )
 
 
 @pytest.mark.parametrize(
