@@ -182,7 +182,7 @@ def test_two_instances(home: Path, running: Named, endpoint: Endpoint, watcher: 
     """Two programs that publish the same account say so in log and health; one alone hears nobody but itself."""
     with ServiceProcess(home, **settings(running, endpoint, POLL_INTERVAL=1)) as first:
         watcher.wait_topic(HEALTH, is_ok, LATENCY)
-        endpoint.wait_for_requests(3)
+        endpoint.wait_for_requests(2)
         assert "another instance" not in first.log.text
         with ServiceProcess(home, **settings(running, endpoint, POLL_INTERVAL=1)) as second:
             first.log.wait_for("another instance publishes under claude-usage/default too")

@@ -3,7 +3,6 @@
 import datetime as dt
 import json
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -138,7 +137,7 @@ def test_its_own_limit_holds_whatever_it_is_asked(
         for _ in range(40):
             answer = ask(watcher)
             refused += answer.get("error", {}).get("status") == "busy"
-            clock._slept += 25  # a little at a time: more would look like a machine that slept
+            clock.sleep(dt.timedelta(seconds=25))  # a little at a time: more would look like a machine that slept
     assert 10 <= len(endpoint.requests) <= 20
     assert refused == 40 - len(endpoint.requests)
 
@@ -192,14 +191,14 @@ def test_what_was_sent_to_a_sleeping_machine_is_not_answered_at_its_waking(
     running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A request that waited in a buffer while the lid was closed was given up long ago: answering costs a request."""
-    monkeypatch.setattr(loop, "DEAF_FOR", 1.0)
+    monkeypatch.setattr(loop, "DEAF_FOR", 0.5)
     clock = Clock()
     with running_reporter(running_broker.port, endpoint.url, home, clock=clock):
         watcher.wait_topic(LAPTOP.presence, is_online)
+        mark = watcher.mark()
         clock.sleep(dt.timedelta(hours=3))
         watcher.publish(LAPTOP.ask, json.dumps({"id": "stale", "account": "default"}))
-        watcher.settle()
-        time.sleep(1.2)
+        watcher.wait_topic(LAPTOP.presence, is_online, since=mark)  # it announces itself, and listens again
         ask(watcher, id="fresh")
     assert len(endpoint.requests) == 1
 

@@ -23,6 +23,7 @@ from claude_usage_mqtt.usage.reading import Reading
 from parts.broker import Broker, Mosquitto, any_broker, needs_mosquitto
 from parts.net import LOOPBACK, HeldPort
 from parts.readings import make_account, shown, take
+from parts.waiting import eventually
 from parts.watcher import Watcher
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -99,10 +100,7 @@ class Program:
 
     def rest(self) -> None:
         """Return when no process of it is at work any more."""
-        deadline = time.monotonic() + HUNG
-        while self.lock.exists():
-            assert time.monotonic() < deadline, "the process that hands over has not ended"
-            time.sleep(0.02)
+        eventually(lambda: not self.lock.exists())
 
 
 @pytest.fixture
