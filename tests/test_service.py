@@ -35,8 +35,6 @@ from parts.service import (
 )
 from parts.watcher import Watcher
 
-"""Seconds in which it has to end."""
-
 
 def settings(running_broker: Broker, endpoint: Endpoint, **more: Any) -> dict[str, Any]:
     """Return the settings that name these two."""
@@ -102,15 +100,6 @@ def test_stopping_publishes_offline(
     watcher.settle()
     assert watcher.last(STATUS).payload == "offline"
     assert "Traceback" not in process.log.text
-
-
-def test_a_crash_is_seen_at_once(home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
-    """When the process is killed, the broker itself says `offline`."""
-    with ServiceProcess(home, **settings(running_broker, endpoint)) as process:
-        watcher.wait_topic(STATUS, is_online)
-        process.process.kill()
-        watcher.wait_topic(STATUS, lambda message: message.payload == "offline")
-    assert documents(watcher)[STATUS] == "offline"
 
 
 @needs_mosquitto
@@ -179,30 +168,6 @@ def test_stopping_while_the_api_hangs(home: Path, running_broker: Broker, endpoi
     assert "Traceback" not in process.log.text
 
 
-def test_a_restart_asks_nothing_and_shows_the_same(
-    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
-) -> None:
-    """A container that restarts makes no request before the next one is due, and the numbers stand meanwhile."""
-    with ServiceProcess(home, **settings(running_broker, endpoint)) as process:
-        watcher.wait_topic(HEALTH, is_ok)
-        process.stop()
-    before, since = documents(watcher), watcher.mark()
-    with ServiceProcess(home, **settings(running_broker, endpoint)) as process:
-        watcher.wait_topic(STATUS, is_online, since=since)
-        watcher.settle()
-        after = documents(watcher)
-        process.stop()
-    assert endpoint.count == 1
-    assert after[STATE]["windows"]["five_hour"]["utilization"] == 42.0
-    assert after[STATE]["windows"]["five_hour"]["resets_at"] == before[STATE]["windows"]["five_hour"]["resets_at"]
-    assert after[CONFIG] == before[CONFIG]
-    assert after[HEALTH]["fresh"] is True
-    assert after[HEALTH]["last_success"] == before[HEALTH]["last_success"]
-    assert after[HEALTH]["next_poll"] == before[HEALTH]["next_poll"]
-    assert after[HEALTH]["requests_last_hour"] == 1
-    assert not watcher.messages("claude-usage/default/event/#")
-
-
 def test_a_crash_loop_stays_within_the_budget(
     home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
 ) -> None:
@@ -252,26 +217,11 @@ def test_damaged_memory_is_ignored(
     """What somebody else wrote under our topics harms nothing: it is said once, and overwritten."""
     for topic in (STATE, HEALTH, CONFIG):
         watcher.publish(topic, damage, retain=True)
-    with ServiceProcess(home, **settings(running_broker, endpoint)) as process:
+    with service.running_service(running_broker.port, endpoint.url, home) as running:
         watcher.wait_topic(HEALTH, lambda m: m.payload.startswith('{"status":"ok"'))
         assert documents(watcher)[STATE]["windows"]["five_hour"]["utilization"] == 42.0
-    assert process.log.count("not ours, or corrupt") == lines
-    assert "\x1b" not in process.log.text
-
-
-def test_birth_brings_everything_again(
-    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
-) -> None:
-    """A Home Assistant that starts gets all of it again a little later, without a request to the API."""
-    with service.running_service(running_broker.port, endpoint.url, home, rng=service.Impatient()):
-        watcher.wait_topic(HEALTH, is_ok)
-        since = watcher.mark()
-        watcher.publish(service.BIRTH, "offline")
-        watcher.publish(service.BIRTH, "online")
-        watcher.wait_topic(STATUS, since=since)
-        topics = {message.topic for message in watcher.messages(since=since)}
-    assert {STATE, HEALTH, MEMORY, CONFIG, STATUS} <= topics
-    assert endpoint.count == 1
+    assert running.log.count("not ours, or corrupt") == lines
+    assert "\x1b" not in running.log.text
 
 
 def test_the_log_in_json(home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
@@ -409,30 +359,17 @@ def test_former_accounts_are_taken_back(
     assert set(watcher.retained()) == {STATE, HEALTH, MEMORY, CONFIG, STATUS}
 
 
-def test_a_second_instance_is_noticed(home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
-    """Two that publish the same account say so, in the log and in `health.detail`, and one alone does not."""
-    with ServiceProcess(home, **settings(running_broker, endpoint, POLL_INTERVAL=1)) as first:
-        watcher.wait_topic(HEALTH, is_ok)
-        endpoint.wait_for_requests(3)
-        assert first.log.count("another instance") == 0
-        with ServiceProcess(home, **settings(running_broker, endpoint, POLL_INTERVAL=1)) as second:
-            first.log.wait_for("another instance publishes under claude-usage/default too")
-            second.log.wait_for("another instance publishes under claude-usage/default too")
-            watcher.wait_topic(HEALTH, lambda m: "another instance" in (m.json()["detail"] or "").lower())
-        assert first.log.count("another instance") == 1
-
-
 def test_another_account_starts_afresh(
     home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
 ) -> None:
     """After a login to another organization the numbers are its own, and no false reset is reported."""
-    with ServiceProcess(home, **settings(running_broker, endpoint, POLL_INTERVAL=1)) as process:
+    with service.running_service(running_broker.port, endpoint.url, home, interval=0.2) as running:
         watcher.wait_topic(HEALTH, is_ok)
         endpoint.document = endpoint.document | {"five_hour": endpoint.document["five_hour"] | {"utilization": 3}}
         text = (home / FILE_NAME).read_text()
         write_credentials_text(home, text.replace("6a3c1f0e", "77777777"))
         watcher.wait_topic(STATE, session_is(3))
-        process.log.wait_for("another organization")
+        running.log.wait_for("another organization")
     assert not watcher.messages("claude-usage/default/event/#")
 
 
@@ -490,7 +427,7 @@ def test_somebody_elses_offline_message_is_answered(
     home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
 ) -> None:
     """A late last will, or a second instance that stops, does not leave the entities of a running service dead."""
-    with ServiceProcess(home, **settings(running_broker, endpoint)):
+    with service.running_service(running_broker.port, endpoint.url, home):
         watcher.wait_topic(STATUS, is_online)
         since = watcher.mark()
         watcher.publish(STATUS, "offline", retain=True)

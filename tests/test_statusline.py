@@ -3,7 +3,6 @@
 import json
 import os
 import pty
-import statistics
 import subprocess
 import sys
 import time
@@ -364,23 +363,6 @@ def test_the_line_needs_little(program: Program) -> None:
     loaded = set(ran.stdout.decode().splitlines()[-1].split())
     slow = {"pydantic", "pydantic_settings", "paho", "httpx", "rich", "argparse", "logging", "subprocess", "asyncio"}
     assert loaded & slow == set()
-
-
-def test_the_time_it_takes(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
-    """The line costs little more than Python's own start: printed here, not judged, for machines differ."""
-    data = json.dumps(limits(now=datetime.now(UTC))).encode()
-
-    def median(command: list[str]) -> float:
-        took = []
-        for _ in range(5):
-            began = time.perf_counter()
-            subprocess.run(command, input=data, stdout=subprocess.DEVNULL, env=program.environment, check=True)
-            took.append(time.perf_counter() - began)
-        return statistics.median(took) * 1000
-
-    alone, whole = median([sys.executable, "-c", "pass"]), median(program.command())
-    with capsys.disabled():
-        print(f"\nstatus line: {whole:.0f} ms, {whole / alone:.1f} times Python's start of {alone:.0f} ms")  # noqa: T201
 
 
 # -- handing over
