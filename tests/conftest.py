@@ -5,12 +5,14 @@ At a desk they look for new ones, in CI they run the same ones each time.
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from parts import patience
-from parts.broker import Broker, any_broker
+from parts.broker import Broker, Mosquitto, any_broker
+from parts.credentials import write_credentials
 from parts.endpoint import Endpoint
 from parts.watcher import Watcher
 
@@ -45,6 +47,13 @@ def running_broker() -> Iterator[Broker]:
 
 
 @pytest.fixture
+def mosquitto() -> Iterator[Mosquitto]:
+    """Run Mosquitto."""
+    with Mosquitto() as found:
+        yield found
+
+
+@pytest.fixture
 def watcher(running_broker: Broker) -> Iterator[Watcher]:
     """Watch everything on it."""
     with Watcher(running_broker.port) as found:
@@ -56,3 +65,10 @@ def endpoint() -> Iterator[Endpoint]:
     """Run an endpoint."""
     with Endpoint() as found:
         yield found
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Return a folder with a login of Claude Code that does not expire."""
+    write_credentials(tmp_path / "home", expires_in=None)
+    return tmp_path / "home"

@@ -16,10 +16,20 @@ import pytest
 from claude_usage_mqtt.usage.reading import REPORTER
 from parts import broker, service
 from parts.broker import Mosquitto
-from parts.credentials import write_credentials
 from parts.endpoint import Endpoint
 from parts.reporter import LAPTOP
-from parts.service import CONFIG, HEALTH, MEMORY, STATE, STATUS, ServiceProcess, command, running_service
+from parts.service import (
+    CONFIG,
+    HEALTH,
+    MEMORY,
+    STATE,
+    STATUS,
+    ServiceProcess,
+    command,
+    is_ok,
+    is_online,
+    running_service,
+)
 from parts.watcher import Watcher
 
 OTHERS = dict(entry.split("=") for entry in os.environ.get("BROKER_PORTS", "").split())
@@ -80,20 +90,6 @@ def watcher(running: Named) -> Iterator[Watcher]:
         clear(found)
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    """Return a folder with credentials."""
-    write_credentials(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
-    """Run an endpoint."""
-    with Endpoint() as serving:
-        yield serving
-
-
 def settings(running: Named, endpoint: Endpoint, **more: Any) -> dict[str, Any]:
     """Return the settings that name these two."""
     return {"MQTT_PORT": running.port, "CLAUDE_API_URL": endpoint.url, "MQTT_PROTOCOL": protocol(running), **more}
@@ -102,16 +98,6 @@ def settings(running: Named, endpoint: Endpoint, **more: Any) -> dict[str, Any]:
 def protocol(running: Named) -> str:
     """Return `auto`, but for the brokers that never answer in MQTT 5: that takes two seconds, and one test sees it."""
     return "3.1.1" if running.name in ("embedded", "amqtt") else "auto"
-
-
-def is_ok(message: Any) -> bool:
-    """Return whether it is a health message that says that all is well."""
-    return bool(message.payload) and message.json()["status"] == "ok"
-
-
-def is_online(message: Any) -> bool:
-    """Return whether it says that the service is there."""
-    return bool(message.payload == "online")
 
 
 def retained(watcher: Watcher) -> dict[str, Any]:
@@ -139,9 +125,11 @@ def test_memory_survives_a_restart(home: Path, running: Named, endpoint: Endpoin
         watcher.settle(LATENCY)
         after = retained(watcher)
     assert endpoint.count == 1
-    assert after[HEALTH]["last_success"] == before[HEALTH]["last_success"]
-    assert after[HEALTH]["next_poll"] == before[HEALTH]["next_poll"]
-    assert after[STATE]["windows"]["five_hour"]["resets_at"] == before[STATE]["windows"]["five_hour"]["resets_at"]
+    for key in ("last_success", "next_poll", "requests_last_hour"):
+        assert after[HEALTH][key] == before[HEALTH][key]
+    for key in ("utilization", "resets_at"):
+        assert after[STATE]["windows"]["five_hour"][key] == before[STATE]["windows"]["five_hour"][key]
+    assert (after[HEALTH]["fresh"], after[CONFIG]) == (True, before[CONFIG])
     assert not watcher.messages("claude-usage/default/event/#")
     assert "WARNING" not in process.log.text
 
@@ -170,13 +158,14 @@ def test_commands_and_events(home: Path, running: Named, endpoint: Endpoint, wat
 
 
 def test_birth(home: Path, running: Named, endpoint: Endpoint, watcher: Watcher) -> None:
-    """Home Assistant's birth message brings everything again."""
+    """Home Assistant's birth message brings everything again, a little later, without a request to the API."""
     with running_service(running.port, endpoint.url, home, protocol=protocol(running), rng=service.Impatient()):
         watcher.wait_topic(HEALTH, is_ok, LATENCY)
         since = watcher.mark()
         watcher.publish(service.BIRTH, "online")
         for topic in (STATE, HEALTH, MEMORY, CONFIG, STATUS):
             watcher.wait_topic(topic, timeout=LATENCY, since=since)
+    assert endpoint.count == 1
 
 
 def test_the_will(home: Path, running: Named, endpoint: Endpoint, watcher: Watcher) -> None:
@@ -190,14 +179,18 @@ def test_the_will(home: Path, running: Named, endpoint: Endpoint, watcher: Watch
 
 
 def test_two_instances(home: Path, running: Named, endpoint: Endpoint, watcher: Watcher) -> None:
-    """Two programs that publish the same account notice each other; one alone hears nobody but itself."""
+    """Two programs that publish the same account say so in log and health; one alone hears nobody but itself."""
     with ServiceProcess(home, **settings(running, endpoint, POLL_INTERVAL=1)) as first:
         watcher.wait_topic(HEALTH, is_ok, LATENCY)
         endpoint.wait_for_requests(3)
         assert "another instance" not in first.log.text
         with ServiceProcess(home, **settings(running, endpoint, POLL_INTERVAL=1)) as second:
-            first.log.wait_for("another instance")
-            second.log.wait_for("another instance")
+            first.log.wait_for("another instance publishes under claude-usage/default too")
+            second.log.wait_for("another instance publishes under claude-usage/default too")
+            watcher.wait_topic(
+                HEALTH, lambda m: m.payload and "another instance" in (m.json()["detail"] or "").lower(), LATENCY
+            )
+        assert first.log.count("another instance") == 1
 
 
 def test_the_older_protocol(home: Path, running: Named, endpoint: Endpoint, watcher: Watcher) -> None:

@@ -17,18 +17,15 @@ import pytest
 
 from claude_usage_mqtt.usage.account import AccountUsage
 from parts import faults
-from parts.broker import Mosquitto, any_broker, available
+from parts.broker import Mosquitto, any_broker, needs_mosquitto
 from parts.command import call_command, clean_environment, command_line, run_command
 from parts.credentials import write_credentials
 from parts.documents import make_extra_usage, sample_usage
 from parts.endpoint import Endpoint
-from parts.service import ServiceProcess
+from parts.service import ServiceProcess, is_online
 from parts.watcher import Watcher
 
 TOKEN = "sk-ant-oat01-canary-of-the-command-tests"
-
-
-needs_mosquitto = pytest.mark.skipif(not available(), reason="needs Mosquitto")
 
 
 @pytest.fixture
@@ -229,7 +226,7 @@ def test_check_with_the_client_id_of_the_service(home: Path) -> None:
         alone = call_command(home, "check", **given)
         mosquitto.wait_for_log(" as attic (")
         with ServiceProcess(home, CLAUDE_CONFIG_DIR=home / ".claude", **given) as process:
-            watcher.wait_topic("claude-usage/status", lambda message: message.payload == "online")
+            watcher.wait_topic("claude-usage/status", is_online)
             beside = call_command(home, "check", **given)
             assert process.stop() == 0
         assert "was lost" not in process.log.text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,20 @@ import pytest
 from claude_usage_mqtt.service.event_delivery import MAX_WAITING, EventDelivery
 from claude_usage_mqtt.usage.events import Event
 from parts.broker import Broker, Mosquitto
-from parts.credentials import write_credentials
 from parts.endpoint import Endpoint
-from parts.service import BASE, BIRTH, HEALTH, MEMORY, STATE, Clock, Impatient, command, running_service
+from parts.service import (
+    BASE,
+    BIRTH,
+    HEALTH,
+    MEMORY,
+    STATE,
+    Clock,
+    Impatient,
+    command,
+    is_ok,
+    running_service,
+    session_is,
+)
 from parts.watcher import Watcher
 
 NOW = dt.datetime(2026, 11, 26, 12, 0, tzinfo=dt.UTC)
@@ -104,33 +114,9 @@ def test_only_events_of_ours_are_restored(damage: dict[str, Any]) -> None:
     assert taken(after) == []
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    """Return a folder with credentials."""
-    write_credentials(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def mosquitto() -> Iterator[Mosquitto]:
-    """Run a broker that the test restarts."""
-    with Mosquitto() as found:
-        yield found
-
-
 def raise_session(endpoint: Endpoint, utilization: float) -> None:
     """Let the endpoint report another utilization of the session."""
     endpoint.document = endpoint.document | {"five_hour": endpoint.document["five_hour"] | {"utilization": utilization}}
-
-
-def is_ok(message: Any) -> bool:
-    """Whether a health message says that all is well."""
-    return bool(message.payload) and message.json()["status"] == "ok"
-
-
-def shows(utilization: float) -> Any:
-    """Return a predicate for state messages with this session."""
-    return lambda m: bool(m.payload) and m.json()["windows"].get("five_hour", {}).get("utilization") == utilization
 
 
 def test_an_event_is_not_repeated_by_a_restart(
@@ -182,7 +168,7 @@ def test_what_happened_while_the_broker_was_away(home: Path, mosquitto: Mosquitt
         endpoint.wait_for_requests(endpoint.count + 2)
         mosquitto.start()
         with Watcher(mosquitto.port) as watcher:
-            watcher.wait_topic(STATE, shows(95), timeout=20)
+            watcher.wait_topic(STATE, session_is(95), timeout=20)
             watcher.wait_topic(MEMORY, lambda m: len(m.json()["events"]) == 1)
             assert not watcher.messages(EVENT)  # those who listen are not back yet
     with Watcher(mosquitto.port) as watcher, running_service(mosquitto.port, endpoint.url, home, interval=0.3):

@@ -22,7 +22,7 @@ from claude_usage_mqtt.errors import BrokerRefused, BrokerUnreachable, SettingsE
 from claude_usage_mqtt.recipes import app_folder
 from claude_usage_mqtt.settings import supervisor
 from claude_usage_mqtt.settings.fields import load_settings
-from parts.broker import Mosquitto, available
+from parts.broker import Mosquitto, needs_mosquitto
 from parts.command import clean_environment, run_command
 from parts.supervisor import GOOD_TOKEN, PASSWORD, Supervisor
 from parts.watcher import Watcher
@@ -286,7 +286,7 @@ def running_app(home: Path, box: Supervisor, **options: object) -> Iterator["sub
         process.communicate()
 
 
-@pytest.mark.skipif(not available(), reason="Mosquitto is not installed")
+@needs_mosquitto
 @pytest.mark.skipif(os.name != "posix", reason="an app is a Linux container")
 def test_an_app_waits_for_a_broker_publishes_and_stops(tmp_path: Path) -> None:
     """Installed before the broker, it is online as soon as there is one, and leaves cleanly."""

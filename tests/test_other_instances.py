@@ -14,30 +14,17 @@ import pytest
 from claude_usage_mqtt.settings.fields import load_settings
 from claude_usage_mqtt.sources.credentials.file import CredentialsFile
 from parts.broker import Broker
-from parts.credentials import write_credentials
 from parts.endpoint import Endpoint
-from parts.service import BASE, CONFIG, HEALTH, STATE, STATUS, Clock, ServiceProcess, running_service
+from parts.service import BASE, CONFIG, HEALTH, STATE, STATUS, Clock, ServiceProcess, is_ok, running_service
 from parts.watcher import Watcher
 
 VERSION_1 = json.loads((Path(__file__).parent / "cases/version_1_retained.json").read_text(encoding="utf-8"))
 WORK_CONFIG = "homeassistant/device/claude_usage_work/config"
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    """Give a folder with credentials."""
-    write_credentials(tmp_path)
-    return tmp_path
-
-
 def named(home: Path, *names: str) -> dict[str, Any]:
     """Return accounts by name, all with one login."""
     return {name: CredentialsFile(home) for name in names}
-
-
-def is_ok(message: Any) -> bool:
-    """Whether a health message says that all is well."""
-    return bool(message.payload) and message.json()["status"] == "ok"
 
 
 def test_a_single_named_account_keeps_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

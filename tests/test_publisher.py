@@ -12,13 +12,12 @@ from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, ConnectionEvent, Disconnected
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.publisher import MAX_EVENTS, Publisher
-from parts import broker
-from parts.broker import Mosquitto
+from parts.broker import Mosquitto, needs_mosquitto
 from parts.net import LOOPBACK
 from parts.proxy import FaultyProxy
 from parts.watcher import Watcher
 
-pytestmark = pytest.mark.skipif(not broker.available(), reason="Mosquitto is not installed")
+pytestmark = needs_mosquitto
 
 WILL = Message(topic="t/status", payload=b"offline", retain=True)
 
@@ -50,13 +49,6 @@ class Loop:
         """Pass things on until the broker has acknowledged everything."""
         self.run_until(lambda: self.publisher.is_connected)
         self.run_until(lambda: not self.publisher._under_way and not self.publisher._waiting)
-
-
-@pytest.fixture
-def mosquitto() -> Iterator[Mosquitto]:
-    """Run a broker."""
-    with Mosquitto() as found:
-        yield found
 
 
 @pytest.fixture

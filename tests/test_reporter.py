@@ -11,8 +11,7 @@ import pytest
 from claude_usage_mqtt.reporter import loop
 from claude_usage_mqtt.sources.claude_code import ClaudeCode
 from claude_usage_mqtt.sources.claude_code_cache import UsageCache
-from parts import broker as brokers
-from parts.broker import Broker, Mosquitto
+from parts.broker import Broker, Mosquitto, needs_mosquitto
 from parts.claude_code import ACCOUNT, FakeClaudeCode
 from parts.command import call_command, run_command
 from parts.credentials import FILE_NAME, write_credentials
@@ -23,7 +22,6 @@ from parts.service import BASE, HEALTH, STATUS, Clock, ServiceProcess
 from parts.watcher import Watcher
 
 CANARY = "sk-ant-oat01-canary-7d1f"
-needs_mosquitto = pytest.mark.skipif(not brokers.available(), reason="Mosquitto is not installed")
 
 
 def make_source(program: FakeClaudeCode) -> ClaudeCode:

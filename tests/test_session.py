@@ -9,11 +9,9 @@ from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.options import BrokerOptions, Protocol
 from claude_usage_mqtt.mqtt.session import Session, publish_once
 from parts import broker
-from parts.broker import Broker, Mosquitto, any_broker
+from parts.broker import Broker, Mosquitto, any_broker, needs_mosquitto
 from parts.net import LOOPBACK, HeldPort
 from parts.watcher import Watcher
-
-needs_mosquitto = pytest.mark.skipif(not broker.available(), reason="Mosquitto is not installed")
 
 ONE_WRITER = "user writer\ntopic write allowed/#\ntopic read allowed/#\nuser watcher\ntopic readwrite #\n"
 HUNG = 30.0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from parts.broker import Mosquitto, available
+from parts.broker import Mosquitto, needs_mosquitto
 from parts.command import call_command
 from parts.credentials import write_credentials
 from parts.endpoint import Endpoint
@@ -18,7 +18,7 @@ README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 LOGIN = {"MQTT_USERNAME": "claude-usage", "MQTT_PASSWORD": "secret"}
 STATE = "claude-usage/default/state"
 
-pytestmark = pytest.mark.skipif(not available(), reason="Mosquitto is not installed")
+pytestmark = needs_mosquitto
 
 
 @pytest.fixture

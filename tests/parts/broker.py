@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final, Protocol, Self
 
+import pytest
+
 from parts.certificates import Authority, KeyPair
 from parts.net import LOOPBACK, HeldPort
 
@@ -31,9 +33,17 @@ class Broker(Protocol):
         """Return the TCP port."""
 
 
+def _program(name: str) -> str | None:
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *BEYOND_PATH])
+    return shutil.which(name, path=path)
+
+
 def available() -> bool:
     """Return whether Mosquitto is installed."""
     return _program("mosquitto") is not None
+
+
+needs_mosquitto = pytest.mark.skipif(not available(), reason="Mosquitto is not installed")
 
 
 @contextlib.contextmanager
@@ -328,11 +338,6 @@ def write_passwords(path: Path, users: Mapping[str, str]) -> Path:
     _write_secret(path, "".join(f"{user}:{password}\n" for user, password in users.items()))
     subprocess.run([program, "-U", str(path)], check=True, capture_output=True)
     return path
-
-
-def _program(name: str) -> str | None:
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *BEYOND_PATH])
-    return shutil.which(name, path=path)
 
 
 def _number(port: HeldPort | None) -> int:

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -27,6 +27,7 @@ from claude_usage_mqtt.topics import Topics
 from claude_usage_mqtt.usage.reading import OAUTH
 from parts.command import QUICK_REPORTER, clean_environment, command_line
 from parts.net import LOOPBACK
+from parts.watcher import Message
 
 BASE: Final = "claude-usage"
 STATE: Final = f"{BASE}/default/state"
@@ -42,6 +43,31 @@ END_TIMEOUT: Final = 10.0
 def command(name: str, account: str = "default") -> str:
     """Return the topic of a command."""
     return f"{BASE}/{account}/command/{name}"
+
+
+def has_status(status: str) -> Callable[[Message], bool]:
+    """Return whether a health message has this status."""
+    return lambda message: bool(message.payload) and message.json()["status"] == status
+
+
+def is_ok(message: Message) -> bool:
+    """Whether a health message says that all is well."""
+    return has_status("ok")(message)
+
+
+def is_online(message: Message) -> bool:
+    """Whether a status message says that the service is there."""
+    return message.payload == "online"
+
+
+def session_is(percent: float | None) -> Callable[[Message], bool]:
+    """Return whether a state message shows this for the session."""
+    return lambda message: bool(message.payload) and _session(message).get("utilization") == percent
+
+
+def _session(message: Message) -> dict[str, Any]:
+    window: dict[str, Any] = message.json()["windows"].get("five_hour", {})
+    return window
 
 
 class Log:
