@@ -19,7 +19,7 @@ from claude_usage_mqtt.cli.statusline_publish import LIFE, is_due
 from claude_usage_mqtt.sources.rate_limits import MAX_MESSAGE, OLDEST, Limit, Mark, Message, parse_limits
 from claude_usage_mqtt.sources.status_line import parse_rate_limits, parse_statusline
 from claude_usage_mqtt.usage.document import state_document
-from claude_usage_mqtt.usage.reading import Reading
+from claude_usage_mqtt.usage.reading import ExtraUsage, Reading
 from parts.broker import Broker, Mosquitto, any_broker, needs_mosquitto
 from parts.net import LOOPBACK, HeldPort
 from parts.readings import make_account, shown, take
@@ -234,6 +234,43 @@ def test_a_spend_limit_is_shown() -> None:
     found = parse_limits({"spend_limit": spend}, NOW, NOW)
     assert line(found, NOW, in_color=False) == "spend 130% ($65 of $50)"
     assert line(found | sections(limits()), NOW, in_color=False) == "5h 42% ↻ 2h11m · 7d 19% · spend 130% ($65 of $50)"
+
+
+def test_a_spend_limit_is_published(program: Program, running: Broker) -> None:
+    """It is the account's extra usage as soon as a response has it; an old session's amount is not believed."""
+    program.use(running.port, MQTT_BASE_TOPIC="spend", MQTT_PROTOCOL="3.1.1")
+    now = datetime.now(UTC)
+    account = make_account()
+    with Watcher(running.port, ("spend/#",)) as watcher:
+        for session, duration, dollars in (("a", 1, 60), ("a", 2, 65), ("b", 1, 30)):
+            spend = {"used_percentage": 2 * dollars, "used_usd": dollars, "limit_usd": 50}
+            spend["resets_at"] = int(now.timestamp()) + 10**6
+            mark = {"session_id": session, "cost": {"total_api_duration_ms": duration}}
+            program.run({"rate_limits": {"spend_limit": spend}} | mark)
+            program.rest()
+        watcher.wait_topic("spend/default/statusline", lambda m: "65" in m.payload)
+        watcher.settle()
+        for each in watcher.messages("spend/default/statusline"):
+            reading = parse_statusline(each.payload.encode(), now)
+            if reading is not None:
+                account.update(reading, now)
+    document = state_document(account, now)
+    assert document["windows"] == {}
+    assert document["blocked"] is None  # how other limits are is not known
+    extra = document["extra_usage"]
+    assert (extra["used"], extra["limit"], extra["utilization"], extra["currency"]) == (65, 50, 130, "USD")
+
+
+def test_the_api_knows_the_money_better() -> None:
+    """While complete responses come, a status line's spend limit changes neither amounts nor currency."""
+    account = make_account(stale_after=timedelta(hours=1))
+    euros = ExtraUsage(enabled=True, used=5.0, limit=20.0, utilization=25.0, currency="EUR")
+    dollars = ExtraUsage(enabled=True, used=65.0, limit=50.0, utilization=130.0, currency="USD")
+    account.update(Reading(read_at=NOW, windows={}, extra_usage=euros), NOW)
+    for minutes, currency in ((1, "EUR"), (61, "USD")):
+        at = NOW + timedelta(minutes=minutes)
+        account.update(Reading(read_at=at, windows={}, extra_usage=dollars, is_partial=True), at)
+        assert account.currency == currency
 
 
 def test_ascii_only(program: Program) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import os
 import platform
 import signal
 import threading
@@ -15,6 +16,7 @@ from types import FrameType
 from claude_usage_mqtt.clock import Clock, SystemClock
 from claude_usage_mqtt.logs import set_up_logging
 from claude_usage_mqtt.mqtt.client import require_readable
+from claude_usage_mqtt.service.liveness import publishes_here
 from claude_usage_mqtt.service.loop import Service
 from claude_usage_mqtt.service.options import AccountOptions, ServiceOptions
 from claude_usage_mqtt.service.usage_log import UsageLog
@@ -50,7 +52,11 @@ def make_service(settings: Settings, clock: Clock, accounts: tuple[Account, ...]
     """Return the service that the settings describe, or one for other `accounts`; raises SettingsError."""
     broker = settings.broker()
     require_readable(broker)
-    instance = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+    # The same machine is the same instance, restarted; unless that one still runs.
+    name = platform.node()
+    if publishes_here(settings.mqtt_base_topic, broker.address):
+        name += f" {os.getpid()}"
+    instance = hashlib.sha256(name.encode()).hexdigest()[:8]
     api = UsageApi(settings.claude_api_url, settings.claude_user_agent)
     options = ServiceOptions(
         broker=broker,
