@@ -50,7 +50,7 @@ def make_service(settings: Settings, clock: Clock, accounts: tuple[Account, ...]
     """Return the service that the settings describe, or one for other `accounts`; raises SettingsError."""
     broker = settings.broker()
     require_readable(broker)
-    instance = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+    instance = instance_of(settings)
     api = UsageApi(settings.claude_api_url, settings.claude_user_agent)
     options = ServiceOptions(
         broker=broker,
@@ -80,6 +80,15 @@ def make_service(settings: Settings, clock: Clock, accounts: tuple[Account, ...]
         ),
     )
     return Service(options, clock)
+
+
+def instance_of(settings: Settings) -> str:
+    """Return what distinguishes this installation from others, also after its container was re-created.
+
+    The host name of a container is a new one then. Two services with one MQTT_CLIENT_ID cannot be connected.
+    """
+    name = settings.machine_name or settings.mqtt_client_id or platform.node()
+    return hashlib.sha256(name.encode()).hexdigest()[:8]
 
 
 def topics(settings: Settings, account: str) -> Topics:
