@@ -76,7 +76,7 @@ class Service:
         self._former_devices: FormerDevices | None = None
         self._is_begun = False
         self._is_summed = False
-        self._heartbeat = Liveness(options.base_topic)
+        self._heartbeat = Liveness(options.base_topic, options.broker.address)
         self._link = ConnectionLog(options.broker.address)
         self._resend_at: float | None = None
         self._listeners = Listeners(clock.to_real(options.settled_after))
