@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from claude_usage_mqtt.cli.run import instance_of
 from claude_usage_mqtt.settings.fields import load_settings
 from claude_usage_mqtt.sources.credentials.file import CredentialsFile
 from parts.broker import Broker
@@ -127,6 +129,19 @@ def test_an_earlier_run_is_not_another_instance(
     with running_service(running_broker.port, endpoint.url, home, instance="same") as again:
         again.log.wait_for("Publishing at")
     assert "standing by" not in again.log.text
+
+
+@pytest.mark.parametrize("name", ["MACHINE_NAME", "MQTT_CLIENT_ID", ""])
+def test_a_container_that_was_re_created_is_the_same_instance(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Its host name is a new one; with a name in its settings it does not wait for its own former self."""
+    monkeypatch.setenv("MQTT_HOST", "broker")
+    if name:
+        monkeypatch.setenv(name, "nas")
+    instances = set()
+    for host in ("3f2a9c0b1d4e", "a1b2c3d4e5f6"):
+        monkeypatch.setattr(platform, "node", lambda host=host: host)
+        instances.add(instance_of(load_settings(), "broker:1883"))
+    assert len(instances) == (1 if name else 2)
 
 
 def test_different_names_side_by_side(home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
