@@ -5,11 +5,14 @@ At a desk they look for new ones, in CI they run the same ones each time.
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from parts.broker import Broker, any_broker
+from parts import patience
+from parts.broker import Broker, Mosquitto, any_broker
+from parts.credentials import write_credentials
 from parts.endpoint import Endpoint
 from parts.watcher import Watcher
 
@@ -29,10 +32,24 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name.lower(), raising=False)
 
 
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for nothing as long as in real life."""
+    for module, name, seconds in patience.SHORT:
+        monkeypatch.setattr(module, name, seconds)
+
+
 @pytest.fixture
 def running_broker() -> Iterator[Broker]:
     """Run a broker."""
     with any_broker() as found:
+        yield found
+
+
+@pytest.fixture
+def mosquitto() -> Iterator[Mosquitto]:
+    """Run Mosquitto."""
+    with Mosquitto() as found:
         yield found
 
 
@@ -48,3 +65,10 @@ def endpoint() -> Iterator[Endpoint]:
     """Run an endpoint."""
     with Endpoint() as found:
         yield found
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Return a folder with a login of Claude Code that does not expire."""
+    write_credentials(tmp_path / "home", expires_in=None)
+    return tmp_path / "home"

@@ -30,14 +30,16 @@ from parts import faults, service
 from parts.broker import Mosquitto
 from parts.command import clean_environment
 from parts.credentials import FILE_NAME, write_credentials, write_credentials_text
-from parts.endpoint import Endpoint, sample_usage
+from parts.documents import sample_usage
+from parts.endpoint import Endpoint
 from parts.proxy import FaultyProxy
+from parts.service import is_ok, is_online
 from parts.watcher import Watcher
 
 INTERVAL: Final = 300.0
 POLLS_PER_SECOND: Final = 50.0
 SPEED: Final = INTERVAL * POLLS_PER_SECOND
-DEADLINE: Final = 1.0
+DEADLINE: Final = 0.5
 CLIENT_ID: Final = "soaked"
 WARM_UP: Final = 100
 """Polls before the first measurement."""
@@ -343,10 +345,10 @@ def soak(seconds: float, seed: int, pause: float = 1.5) -> str:
                 _say(f"{said - began:.0f} s, {inflicted.total()} faults, {world.polls()} polls: {_rough(world)}")
         world.truth = FINAL
         with Watcher(world.mosquitto.port, (service.STATE, service.STATUS, service.HEALTH)) as watcher:
-            watcher.wait_topic(service.STATUS, lambda message: message.payload == "online", BACK_WITHIN)
+            watcher.wait_topic(service.STATUS, is_online, BACK_WITHIN)
             since = watcher.mark()
             watcher.wait_topic(service.STATE, lambda m: not m.retain and world.is_true(m), BACK_WITHIN, since=since)
-            watcher.wait_topic(service.HEALTH, lambda m: m.json()["status"] == "ok", BACK_WITHIN, since=since)
+            watcher.wait_topic(service.HEALTH, is_ok, BACK_WITHIN, since=since)
         last = world.measure()
         assert not world.elsewhere.requests, "a redirect was followed"
         assert "Traceback" not in world.log.text, world.log.text

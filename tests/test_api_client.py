@@ -36,13 +36,6 @@ DEADLINE = 0.5
 
 
 @pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
-    """Run an endpoint."""
-    with Endpoint() as running:
-        yield running
-
-
-@pytest.fixture
 def api(endpoint: Endpoint) -> Iterator[UsageApi]:
     """Return a client of it with a short deadline."""
     client = UsageApi(endpoint.url, "tests/1", DEADLINE)

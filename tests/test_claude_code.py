@@ -3,9 +3,11 @@
 import datetime as dt
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -226,7 +228,7 @@ linux_only = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="lo
 def test_nothing_keeps_running(program: FakeClaudeCode, mode: dict[str, Any]) -> None:
     """One that hangs, floods us, or leaves something behind is killed with all it started, within the deadline."""
     program.mode(**mode)
-    result = ask(source(program, deadline=1.5))
+    result = ask(source(program, deadline=1.0))
     assert isinstance(result.error, NetworkError | InvalidResponse)
     (call,) = program.calls
     spawned = program.folder / "spawned"
@@ -257,9 +259,21 @@ asked.poll("default", SystemClock(), may_retry=True)
     eventually(lambda: not any(is_running(pid) for pid in pids))
 
 
+@pytest.mark.skipif(shutil.which("setsid") is None, reason="there is no setsid here")
+def test_what_escapes_and_writes_later_is_not_read(tmp_path: Path) -> None:
+    """A process that left the group holds the pipe: what it writes after the deadline harms no thread of ours."""
+    os.mkfifo(tmp_path / "go")
+    escape = f"setsid sh -c 'cat {tmp_path}/go; sleep 0.1; echo more' & sleep 600"
+    ended = child.run_child(["sh", "-c", escape], "", {"PATH": os.environ["PATH"]}, 0.5)
+    assert (ended.status, ended.output) == (None, "")
+    (tmp_path / "go").write_text("late\n")
+    eventually(lambda: not [each for each in threading.enumerate() if each.name == "child-output"])
+
+
 def test_output_is_bounded(program: FakeClaudeCode, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that never stops writing costs a bounded amount of memory."""
     monkeypatch.setattr(child, "MAX_OUTPUT", 100_000)
+    monkeypatch.setattr(child, "ENDS_WITHIN", 0.5)
     program.mode(flood=True)
     ended = child.run_child([str(program.command)], "", {"CLAUDE_CONFIG_DIR": str(program.folder)}, 20)
     assert len(ended.output) < 300_000

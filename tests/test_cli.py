@@ -8,26 +8,24 @@ import os
 import re
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from claude_usage_mqtt.usage.account import AccountUsage
 from parts import faults
-from parts.broker import Mosquitto, any_broker, available
-from parts.command import clean_environment, command_line, run_command
+from parts.broker import Mosquitto, any_broker, needs_mosquitto
+from parts.command import call_command, clean_environment, command_line, run_command
 from parts.credentials import write_credentials
 from parts.documents import make_extra_usage, sample_usage
 from parts.endpoint import Endpoint
-from parts.service import ServiceProcess
+from parts.service import ServiceProcess, is_online
+from parts.waiting import eventually
 from parts.watcher import Watcher
 
 TOKEN = "sk-ant-oat01-canary-of-the-command-tests"
-
-
-needs_mosquitto = pytest.mark.skipif(not available(), reason="needs Mosquitto")
 
 
 @pytest.fixture
@@ -44,7 +42,7 @@ def test_once_prints_a_table(home: Path) -> None:
         five_hour=42, seven_day=16.580000000000002, extra_usage=make_extra_usage(190.0, 1700, "EUR")
     )
     with Endpoint(document) as endpoint:
-        result = run_command(home, "once", CLAUDE_API_URL=endpoint.url)
+        result = call_command(home, "once", CLAUDE_API_URL=endpoint.url)
     assert result.returncode == 0, result.stderr
     assert re.search(r"^Session +42 %", result.stdout, re.MULTILINE)
     assert re.search(r"^Weekly +16\.58 %", result.stdout, re.MULTILINE)
@@ -54,7 +52,7 @@ def test_once_prints_a_table(home: Path) -> None:
 def test_once_as_json_is_the_state_document_on_one_line(home: Path) -> None:
     """`once --json` prints what stands on the state topic, for scripts."""
     with Endpoint(sample_usage(five_hour=42)) as endpoint:
-        result = run_command(home, "once", "--json", CLAUDE_API_URL=endpoint.url)
+        result = call_command(home, "once", "--json", CLAUDE_API_URL=endpoint.url)
     assert result.stdout.count("\n") == 1
     document = json.loads(result.stdout)
     assert document["account"] == "default"
@@ -79,7 +77,7 @@ def test_once_ends_with_the_status_of_what_went_wrong(home: Path, fault: faults.
     """Each failure of the API has its exit status and one sentence, without traceback and without the token."""
     with Endpoint(sample_usage()) as endpoint:
         endpoint.fault = fault
-        result = run_command(home, "once", CLAUDE_API_URL=endpoint.url)
+        result = call_command(home, "once", CLAUDE_API_URL=endpoint.url)
     assert result.returncode == status
     assert result.stdout == ""
     assert result.stderr.startswith("claude-usage-mqtt: ")
@@ -90,7 +88,7 @@ def test_once_ends_with_the_status_of_what_went_wrong(home: Path, fault: faults.
 def test_once_without_credentials(tmp_path: Path) -> None:
     """Without a login `once` says so, asks nobody and ends with 3."""
     with Endpoint(sample_usage()) as endpoint:
-        result = run_command(tmp_path, "once", CLAUDE_API_URL=endpoint.url)
+        result = call_command(tmp_path, "once", CLAUDE_API_URL=endpoint.url)
         assert endpoint.count == 0
     assert result.returncode == 3
     assert "log in with Claude Code" in result.stderr
@@ -103,25 +101,25 @@ def test_the_api_is_not_asked_while_the_service_waits(home: Path) -> None:
     with any_broker() as broker, Endpoint(sample_usage()) as endpoint, Watcher(broker.port) as watcher:
         given = {"CLAUDE_API_URL": endpoint.url, "MQTT_HOST": "127.0.0.1", "MQTT_PORT": broker.port}
         watcher.publish("claude-usage/default/health", json.dumps(waits), retain=True)
-        once, check = run_command(home, "once", **given), run_command(home, "check", **given)
+        once, check = call_command(home, "once", **given), call_command(home, "check", **given)
         assert endpoint.count == 0
         assert (once.returncode, once.stdout) == (5, "")
         assert f"must not be asked before {waits['retry_at']}" in once.stderr
         assert re.search(r"^api +- +The API must not be asked before .*--force", check.stdout, re.MULTILINE)
         assert check.returncode == 0
-        assert run_command(home, "once", "--force", **given).returncode == 0
-        assert verdicts(run_command(home, "check", "--force", **given).stdout)["api"] == "ok"
+        assert call_command(home, "once", "--force", **given).returncode == 0
+        assert verdicts(call_command(home, "check", "--force", **given).stdout)["api"] == "ok"
         assert endpoint.count == 2
         for nothing in (json.dumps(over), "[1]", '{"retry_at": 5}', "no JSON"):
             watcher.publish("claude-usage/default/health", nothing, retain=True)
-            assert run_command(home, "once", **given).returncode == 0
+            assert call_command(home, "once", **given).returncode == 0
         assert endpoint.count == 6
 
 
 def test_check_shows_each_link_of_the_chain(home: Path) -> None:
     """On a machine where all is well each line says ok, the token is not shown, and nothing stays on the broker."""
     with any_broker() as broker, Endpoint(sample_usage(five_hour=42)) as endpoint:
-        result = run_command(home, "check", CLAUDE_API_URL=endpoint.url, MQTT_HOST="127.0.0.1", MQTT_PORT=broker.port)
+        result = call_command(home, "check", CLAUDE_API_URL=endpoint.url, MQTT_HOST="127.0.0.1", MQTT_PORT=broker.port)
         with Watcher(broker.port) as watcher:
             assert watcher.retained() == {}
     links = ["settings", "credentials", "api", "broker", "publish", "retain", "discovery"]
@@ -137,7 +135,7 @@ def test_variables_of_other_programs_are_shown(home: Path) -> None:
     others = {"MQTT_TOPIC": "house/energy", "POLLING_INTERVAL": "10"}
     with any_broker() as broker, Endpoint(sample_usage()) as endpoint:
         given = {"CLAUDE_API_URL": endpoint.url, "MQTT_PORT": broker.port, **others}
-        result = run_command(home, "check", MQTT_HOST="127.0.0.1", **given)
+        result = call_command(home, "check", MQTT_HOST="127.0.0.1", **given)
         with ServiceProcess(home, CLAUDE_CONFIG_DIR=home / ".claude", **given) as process:
             process.log.wait_for("Publishing at")
     for name, ours in {"MQTT_TOPIC": "MQTT_BASE_TOPIC", "POLLING_INTERVAL": "POLL_INTERVAL"}.items():
@@ -172,7 +170,7 @@ def allowed(*rules: str) -> Iterator[dict[str, object]]:
 def test_check_where_reading_is_not_allowed(home: Path, protocol: str, lack: str) -> None:
     """One missing permission is reported once: what could not be tried for want of it is not called broken."""
     with allowed("write claude-usage/#", "write homeassistant/#") as settings:
-        result = run_command(home, "check", **settings, MQTT_PROTOCOL=protocol)
+        result = call_command(home, "check", **settings, MQTT_PROTOCOL=protocol)
     assert result.returncode == 8
     assert re.search(r"^publish +FAIL .*allow this user to read and write claude-usage/#", result.stdout, re.MULTILINE)
     for link in ("retain", "discovery"):
@@ -187,7 +185,7 @@ def test_check_where_reading_is_not_allowed(home: Path, protocol: str, lack: str
 def test_check_where_writing_is_not_allowed(home: Path, protocol: str) -> None:
     """Whether the broker refuses or hangs up, what to allow is reported, and what follows from it is not."""
     with allowed("read claude-usage/#") as settings:
-        result = run_command(home, "check", **settings, MQTT_PROTOCOL=protocol)
+        result = call_command(home, "check", **settings, MQTT_PROTOCOL=protocol)
     assert result.returncode == 8
     assert re.search(r"^publish +FAIL .*allow this user to (write|read and write) ", result.stdout, re.MULTILINE)
     assert result.stdout.count("FAIL ") == 1
@@ -201,18 +199,19 @@ def test_check_where_announcing_is_not_allowed(home: Path, protocol: str) -> Non
     with allowed("readwrite claude-usage/#", "read homeassistant/#") as settings:
         owner = settings | {"MQTT_USERNAME": "owner", "MQTT_PASSWORD": "o"}
         with Watcher(int(str(settings["MQTT_PORT"])), username="owner", password="o") as watcher:
-            forbidden = [run_command(home, "check", **settings, MQTT_PROTOCOL=protocol)]
+            forbidden = [call_command(home, "check", **settings, MQTT_PROTOCOL=protocol)]
             assert watcher.retained() == {}
             service = subprocess.Popen(command_line("run"), env=clean_environment(home, owner), cwd=home)
             watcher.wait_topic("claude-usage/default/health", lambda message: message.json()["fresh"])
             service.terminate()
             assert service.wait(timeout=10) == 0
             before = watcher.retained()
-            forbidden.append(run_command(home, "check", **settings, MQTT_PROTOCOL=protocol))
-            permitted = run_command(home, "check", **owner, MQTT_PROTOCOL=protocol)
+            forbidden.append(call_command(home, "check", **settings, MQTT_PROTOCOL=protocol))
+            permitted = call_command(home, "check", **owner, MQTT_PROTOCOL=protocol)
             assert watcher.retained() == before
     for result in forbidden:
-        assert result.returncode == 8
+        assert (result.returncode, result.stderr) == (8, "")
+        assert result.stdout.endswith("Fix the first FAIL, then run `check` again.\n")
         remedy = "allow this user to read and write homeassistant/device/+/config"
         assert re.search(rf"^discovery +FAIL .*{re.escape(remedy)}", result.stdout, re.MULTILINE), result.stdout
     assert (permitted.returncode, verdicts(permitted.stdout)["discovery"]) == (0, "ok")
@@ -224,12 +223,12 @@ def test_check_with_the_client_id_of_the_service(home: Path) -> None:
     with Mosquitto() as mosquitto, Endpoint(sample_usage()) as endpoint, Watcher(mosquitto.port) as watcher:
         given = {"CLAUDE_API_URL": endpoint.url, "MQTT_HOST": "127.0.0.1", "MQTT_PORT": mosquitto.port}
         given["MQTT_CLIENT_ID"] = "attic"
-        alone = run_command(home, "check", **given)
+        alone = call_command(home, "check", **given)
         mosquitto.wait_for_log(" as attic (")
         with ServiceProcess(home, CLAUDE_CONFIG_DIR=home / ".claude", **given) as process:
-            watcher.wait_topic("claude-usage/status", lambda message: message.payload == "online")
-            beside = run_command(home, "check", **given)
-            assert process.stop()[0] == 0
+            watcher.wait_topic("claude-usage/status", is_online)
+            beside = call_command(home, "check", **given)
+            assert process.stop() == 0
         assert "was lost" not in process.log.text
     assert (alone.returncode, verdicts(alone.stdout)["client_id"]) == (0, "ok")
     assert (beside.returncode, verdicts(beside.stdout)["client_id"]) == (0, "-")
@@ -243,7 +242,7 @@ def test_check_keeps_its_columns_with_several_accounts(home: Path) -> None:
     write_credentials(work, token=TOKEN)
     accounts = json.dumps({"the one at work": str(work), "me": str(home / ".claude")})
     with Endpoint(sample_usage()) as endpoint:
-        result = run_command(home, "check", CLAUDE_API_URL=endpoint.url, CLAUDE_ACCOUNTS=accounts)
+        result = call_command(home, "check", CLAUDE_API_URL=endpoint.url, CLAUDE_ACCOUNTS=accounts)
     starts = {
         re.match(r"(?:settings|(?:credentials|api)(?: \w+)?|broker) +", line) for line in result.stdout.splitlines()
     }
@@ -260,7 +259,7 @@ def test_check_tries_the_log_of_the_numbers(home: Path) -> None:
     ):
         with any_broker() as broker, Endpoint(sample_usage()) as endpoint:
             settings = {"CLAUDE_API_URL": endpoint.url, "MQTT_HOST": "127.0.0.1", "MQTT_PORT": broker.port}
-            result = run_command(home, "check", **settings, USAGE_LOG=path)
+            result = call_command(home, "check", **settings, USAGE_LOG=path)
         assert verdicts(result.stdout)["usage_log"] == verdict
         assert said in result.stdout
         assert result.returncode == (0 if verdict == "ok" else 2)
@@ -271,8 +270,8 @@ def test_an_answer_of_which_nothing_is_understood(home: Path) -> None:
     """Sections that are all malformed are an error that names them, not an account without limits."""
     broken = {"five_hour": {"utilization": "much"}, "seven_day": [], "extra_usage": 5}
     with Endpoint(broken) as endpoint:
-        once = run_command(home, "once", CLAUDE_API_URL=endpoint.url)
-        check = run_command(home, "check", CLAUDE_API_URL=endpoint.url)
+        once = call_command(home, "once", CLAUDE_API_URL=endpoint.url)
+        check = call_command(home, "check", CLAUDE_API_URL=endpoint.url)
     assert (once.returncode, once.stdout, once.stderr.count("\n")) == (7, "", 1)
     assert check.returncode == 7
     assert re.search(r"^api +FAIL ", check.stdout, re.MULTILINE)
@@ -283,7 +282,7 @@ def test_an_answer_of_which_nothing_is_understood(home: Path) -> None:
 def test_an_answer_that_is_understood_in_part(home: Path) -> None:
     """`check` names the sections that are missing from the numbers."""
     with Endpoint(sample_usage(five_hour=42, extra_usage=5)) as endpoint:
-        result = run_command(home, "check", CLAUDE_API_URL=endpoint.url)
+        result = call_command(home, "check", CLAUDE_API_URL=endpoint.url)
     assert re.search(r"^api +ok +Session 42 %.*; not understood: extra_usage$", result.stdout, re.MULTILINE)
 
 
@@ -291,14 +290,14 @@ def test_check_with_a_socket_that_is_not_there(home: Path) -> None:
     """A unix socket has no port, and none is spoken of."""
     path = home / "socket"
     with Endpoint(sample_usage()) as endpoint:
-        result = run_command(home, "check", CLAUDE_API_URL=endpoint.url, MQTT_TRANSPORT="unix", MQTT_HOST=path)
+        result = call_command(home, "check", CLAUDE_API_URL=endpoint.url, MQTT_TRANSPORT="unix", MQTT_HOST=path)
     assert f"No connection to the broker at {path} (No such file" in result.stdout
     assert "MQTT_PORT" not in result.stdout
 
 
 def test_check_goes_on_after_a_failure_and_ends_with_the_first(tmp_path: Path) -> None:
     """With neither login nor broker both are reported, and the exit status is that of the login."""
-    result = run_command(tmp_path, "check", MQTT_HOST="127.0.0.1", MQTT_PORT=1)
+    result = call_command(tmp_path, "check", MQTT_HOST="127.0.0.1", MQTT_PORT=1)
     assert result.returncode == 3
     assert re.search(r"^credentials +FAIL .*log in with Claude Code", result.stdout, re.MULTILINE)
     assert re.search(r"^broker +FAIL .*MQTT_PORT", result.stdout, re.MULTILINE)
@@ -307,14 +306,15 @@ def test_check_goes_on_after_a_failure_and_ends_with_the_first(tmp_path: Path) -
 def test_check_without_a_broker_setting(home: Path) -> None:
     """A missing MQTT_HOST is named."""
     with Endpoint(sample_usage()) as endpoint:
-        result = run_command(home, "check", CLAUDE_API_URL=endpoint.url)
+        result = call_command(home, "check", CLAUDE_API_URL=endpoint.url)
     assert result.returncode == 2
     assert "MQTT_HOST is not set" in result.stdout
 
 
-def test_run_without_a_broker_setting(home: Path) -> None:
-    """`run` says what is missing and ends with 2."""
-    result = run_command(home)
+@pytest.mark.parametrize("command", [(), ("report",), ("guard",), ("remove",), ("watch",)])
+def test_without_a_broker_setting(home: Path, command: tuple[str, ...]) -> None:
+    """Whatever needs a broker says that none is set and ends with 2."""
+    result = run_command(home, *command, MACHINE_NAME="laptop")
     assert (result.returncode, result.stdout) == (2, "")
     assert "MQTT_HOST is not set" in result.stderr
 
@@ -336,7 +336,7 @@ def test_remove_takes_ours_and_nothing_else(home: Path) -> None:
         service.terminate()
         assert service.wait(timeout=10) == 0
         assert len(watcher.retained()) == len(others) + 5
-        result = run_command(home, "remove", **settings)
+        result = call_command(home, "remove", **settings)
         assert result.returncode == 0, result.stderr
         assert watcher.retained() == others
     assert result.stdout.splitlines() == [
@@ -425,24 +425,23 @@ def test_help_names_every_command_and_exit_status(tmp_path: Path) -> None:
 @pytest.mark.parametrize("arguments", [["frobnicate"], ["once", "--jsn"], ["healthcheck", "extra"]])
 def test_wrong_usage_ends_with_2(tmp_path: Path, arguments: list[str]) -> None:
     """An unknown command or option is refused."""
-    result = run_command(tmp_path, *arguments)
+    result = call_command(tmp_path, *arguments)
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
 
 
-def test_an_error_of_our_own_shows_its_place_and_no_traceback(home: Path) -> None:
+def test_an_error_of_our_own_shows_its_place_and_no_traceback(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault nobody thought of is one line with a place to report, without what the error's text might hold."""
-    (home / "sitecustomize.py").write_text(
-        "from claude_usage_mqtt.usage.account import AccountUsage\n"
-        "def standing(*_):\n"
-        f"    raise RuntimeError({TOKEN!r})\n"
-        "AccountUsage.standing = standing\n"
-    )
+
+    def standing(*_: object) -> None:
+        raise RuntimeError(TOKEN)
+
+    monkeypatch.setattr(AccountUsage, "standing", standing)
     with Endpoint(sample_usage()) as endpoint:
-        result = run_command(home, "once", CLAUDE_API_URL=endpoint.url, PYTHONPATH=home)
+        result = call_command(home, "once", CLAUDE_API_URL=endpoint.url)
     assert result.returncode == 1
     assert result.stderr.count("\n") == 1
-    assert "RuntimeError in sitecustomize.py:3" in result.stderr
+    assert "RuntimeError in test_cli.py:" in result.stderr
     assert TOKEN not in result.stderr
     assert "Traceback" not in result.stderr
 
@@ -464,16 +463,8 @@ def test_a_signal_ends_a_command_without_a_trace(home: Path, command: str, by: s
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_until(started.exists)
+    eventually(started.exists)
     process.send_signal(by)
     _, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (status, "")
-    wait_until(lambda: not Path(started.read_text().strip()).exists())
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    """Wait until something holds."""
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    eventually(lambda: not Path(started.read_text().strip()).exists())

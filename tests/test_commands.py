@@ -9,9 +9,8 @@ import pytest
 
 from claude_usage_mqtt.usage.reading import STATUSLINE
 from parts.broker import Broker
-from parts.credentials import write_credentials
 from parts.endpoint import Endpoint
-from parts.service import HEALTH, STATUS, Clock, Log, command, running_service
+from parts.service import HEALTH, STATUS, Clock, Log, command, is_ok, is_online, running_service
 from parts.watcher import Watcher
 
 
@@ -45,13 +44,6 @@ class Panel:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
-    """Return a folder with credentials."""
-    write_credentials(tmp_path, expires_in=None)
-    return tmp_path
-
-
-@pytest.fixture
 def panel(request: pytest.FixtureRequest, running_broker: Broker, endpoint: Endpoint, home: Path) -> Iterator[Panel]:
     """Run the service with the limits of the real API, until its first numbers are there."""
     limited = getattr(request, "param", True)
@@ -59,7 +51,7 @@ def panel(request: pytest.FixtureRequest, running_broker: Broker, endpoint: Endp
         Watcher(running_broker.port) as watcher,
         running_service(running_broker.port, endpoint.url, home, clock=Clock(), limited=limited) as running,
     ):
-        watcher.wait_topic(HEALTH, lambda m: m.payload and m.json()["status"] == "ok")
+        watcher.wait_topic(HEALTH, is_ok)
         yield Panel(watcher, running.log, running.clock)
 
 
@@ -140,13 +132,13 @@ def test_what_was_set_by_hand_survives_a_restart(running_broker: Broker, endpoin
     """An interval and a switch that were set in Home Assistant are still set after an update of the container."""
     with Watcher(running_broker.port) as watcher:
         with running_service(running_broker.port, endpoint.url, home):
-            watcher.wait_topic(HEALTH, lambda m: m.json()["status"] == "ok")
+            watcher.wait_topic(HEALTH, is_ok)
             watcher.publish(command("interval"), "900")
             watcher.publish(command("polling"), "OFF")
             watcher.wait_topic(HEALTH, lambda m: m.json()["status"] == "paused" and m.json()["poll_interval"] == 900)
         since = watcher.mark()
         with running_service(running_broker.port, endpoint.url, home):
-            watcher.wait_topic(STATUS, lambda m: m.payload == "online", since=since)
+            watcher.wait_topic(STATUS, is_online, since=since)
             watcher.settle()
             health = watcher.json(HEALTH)
     assert (health["poll_interval"], health["polling"], health["status"]) == (900, False, "paused")
@@ -158,7 +150,7 @@ def test_a_retained_command_is_not_obeyed(running_broker: Broker, endpoint: Endp
     with Watcher(running_broker.port) as watcher:
         watcher.publish(command("polling"), "OFF", retain=True)
         with running_service(running_broker.port, endpoint.url, home):
-            watcher.wait_topic(HEALTH, lambda m: m.json()["status"] == "ok")
+            watcher.wait_topic(HEALTH, is_ok)
             watcher.settle()
             assert watcher.json(HEALTH)["polling"] is True
 
@@ -169,7 +161,7 @@ def test_the_status_line_alone_has_nothing_to_refresh(running_broker: Broker, en
         Watcher(running_broker.port) as watcher,
         running_service(running_broker.port, endpoint.url, home, selected=(STATUSLINE,)),
     ):
-        watcher.wait_topic(STATUS, lambda m: m.payload == "online")
+        watcher.wait_topic(STATUS, is_online)
         watcher.publish(command("refresh"), "")
         shown = watcher.wait_topic(HEALTH, lambda m: m.json()["detail"])
     assert "status line" in shown.json()["detail"]

@@ -18,12 +18,10 @@ from claude_usage_mqtt.errors import BrokerError, BrokerRefused, BrokerUnreachab
 from claude_usage_mqtt.mqtt.client import Message, make_tls_context
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.session import Session, publish_once
-from parts import broker
-from parts.broker import Mosquitto
+from parts.broker import Mosquitto, needs_mosquitto
 from parts.certificates import Authority, KeyPair
 from parts.net import LOOPBACK, HeldPort
 
-needs_mosquitto = pytest.mark.skipif(not broker.available(), reason="Mosquitto is not installed")
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,20 @@ import pytest
 from claude_usage_mqtt.service.event_delivery import MAX_WAITING, EventDelivery
 from claude_usage_mqtt.usage.events import Event
 from parts.broker import Broker, Mosquitto
-from parts.credentials import write_credentials
 from parts.endpoint import Endpoint
-from parts.service import BASE, BIRTH, HEALTH, MEMORY, STATE, Clock, command, running_service
+from parts.service import (
+    BASE,
+    BIRTH,
+    HEALTH,
+    MEMORY,
+    STATE,
+    Clock,
+    Impatient,
+    command,
+    is_ok,
+    running_service,
+    session_is,
+)
 from parts.watcher import Watcher
 
 NOW = dt.datetime(2026, 11, 26, 12, 0, tzinfo=dt.UTC)
@@ -104,33 +114,9 @@ def test_only_events_of_ours_are_restored(damage: dict[str, Any]) -> None:
     assert taken(after) == []
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    """Return a folder with credentials."""
-    write_credentials(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def mosquitto() -> Iterator[Mosquitto]:
-    """Run a broker that the test restarts."""
-    with Mosquitto() as found:
-        yield found
-
-
 def raise_session(endpoint: Endpoint, utilization: float) -> None:
     """Let the endpoint report another utilization of the session."""
     endpoint.document = endpoint.document | {"five_hour": endpoint.document["five_hour"] | {"utilization": utilization}}
-
-
-def is_ok(message: Any) -> bool:
-    """Whether a health message says that all is well."""
-    return bool(message.payload) and message.json()["status"] == "ok"
-
-
-def shows(utilization: float) -> Any:
-    """Return a predicate for state messages with this session."""
-    return lambda m: bool(m.payload) and m.json()["windows"].get("five_hour", {}).get("utilization") == utilization
 
 
 def test_an_event_is_not_repeated_by_a_restart(
@@ -138,12 +124,12 @@ def test_an_event_is_not_repeated_by_a_restart(
 ) -> None:
     """An automation on an event runs once: not again when the container restarts, nor on a later poll."""
     watcher.publish(BIRTH, "online", retain=True)
-    with running_service(running_broker.port, endpoint.url, home, interval=1):
+    with running_service(running_broker.port, endpoint.url, home, interval=0.3):
         watcher.wait_topic(HEALTH, is_ok)
         raise_session(endpoint, 80)
         fired = watcher.wait_topic(EVENT).json()
         watcher.wait_topic(MEMORY, lambda m: m.json()["events"] == [], since=watcher.mark())
-    with running_service(running_broker.port, endpoint.url, home, interval=1) as running:
+    with running_service(running_broker.port, endpoint.url, home, interval=0.3) as running:
         endpoint.wait_for_requests(endpoint.count + 2)
         running.log.wait_for("Publishing at")
         watcher.settle()
@@ -156,7 +142,7 @@ def test_home_assistant_hears_it_after_its_restart(
     home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
 ) -> None:
     """What happened during a restart of Home Assistant is sent again after its birth message, with the same id."""
-    with running_service(running_broker.port, endpoint.url, home):
+    with running_service(running_broker.port, endpoint.url, home, rng=Impatient()):
         watcher.wait_topic(HEALTH, is_ok)
         raise_session(endpoint, 80)
         watcher.publish(command("refresh"), "PRESS")
@@ -174,7 +160,7 @@ def test_home_assistant_hears_it_after_its_restart(
 
 def test_what_happened_while_the_broker_was_away(home: Path, mosquitto: Mosquitto, endpoint: Endpoint) -> None:
     """It is sent when the broker has been back for a while, even if the service was restarted before that."""
-    with running_service(mosquitto.port, endpoint.url, home, interval=1, settled_after=60):
+    with running_service(mosquitto.port, endpoint.url, home, interval=0.3, settled_after=60):
         with Watcher(mosquitto.port) as watcher:
             watcher.wait_topic(HEALTH, is_ok)
         mosquitto.stop()
@@ -182,10 +168,10 @@ def test_what_happened_while_the_broker_was_away(home: Path, mosquitto: Mosquitt
         endpoint.wait_for_requests(endpoint.count + 2)
         mosquitto.start()
         with Watcher(mosquitto.port) as watcher:
-            watcher.wait_topic(STATE, shows(95), timeout=20)
+            watcher.wait_topic(STATE, session_is(95), timeout=20)
             watcher.wait_topic(MEMORY, lambda m: len(m.json()["events"]) == 1)
             assert not watcher.messages(EVENT)  # those who listen are not back yet
-    with Watcher(mosquitto.port) as watcher, running_service(mosquitto.port, endpoint.url, home, interval=1):
+    with Watcher(mosquitto.port) as watcher, running_service(mosquitto.port, endpoint.url, home, interval=0.3):
         fired = watcher.wait_topic(EVENT).json()
     assert fired["thresholds"] == [75, 90]
     assert fired["threshold"] == 90

@@ -12,7 +12,7 @@ import pytest
 
 from claude_usage_mqtt.cli.guard import UNKNOWN, WAIT, YES, decide
 from parts.broker import any_broker
-from parts.command import run_command
+from parts.command import call_command, run_command
 from parts.watcher import Watcher
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -114,7 +114,7 @@ def test_in_a_script(tmp_path: Path) -> None:
         each["resets_at"] = (now + timedelta(hours=1)).isoformat()
     with any_broker() as broker, Watcher(broker.port) as watcher:
         given = {"MQTT_HOST": "127.0.0.1", "MQTT_PORT": broker.port}
-        assert run_command(tmp_path, "guard", **given).returncode == UNKNOWN
+        assert call_command(tmp_path, "guard", **given).returncode == UNKNOWN
         watcher.publish("claude-usage/status", "online", retain=True)
         for account in ("default", "work"):
             watcher.publish(f"claude-usage/{account}/health", json.dumps(health(now=now)), retain=True)
@@ -123,10 +123,10 @@ def test_in_a_script(tmp_path: Path) -> None:
         yes = run_command(tmp_path, "guard", **given)
         assert (yes.returncode, yes.stdout, yes.stderr) == (YES, "Yes. Session 42 %.\n", "")
         options = ("--account", "Work", "--window", "five_hour", "--below", "40")
-        wait = run_command(tmp_path, "guard", *options, **given)
+        wait = call_command(tmp_path, "guard", *options, **given)
         assert wait.returncode == WAIT
         assert wait.stdout.startswith("Session 42 %. Wait until ")
-        assert run_command(tmp_path, "guard", "--below", "much", **given).returncode == 2
+        assert call_command(tmp_path, "guard", "--below", "much", **given).returncode == 2
         several = json.dumps({"a": None, "b": None})
-        assert run_command(tmp_path, "guard", CLAUDE_ACCOUNTS=several, **given).returncode == 2
-    assert run_command(tmp_path, "guard", **given).returncode == 8
+        assert call_command(tmp_path, "guard", CLAUDE_ACCOUNTS=several, **given).returncode == 2
+    assert call_command(tmp_path, "guard", **given).returncode == 8

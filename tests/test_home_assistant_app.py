@@ -22,7 +22,7 @@ from claude_usage_mqtt.errors import BrokerRefused, BrokerUnreachable, SettingsE
 from claude_usage_mqtt.recipes import app_folder
 from claude_usage_mqtt.settings import supervisor
 from claude_usage_mqtt.settings.fields import load_settings
-from parts.broker import Mosquitto, available
+from parts.broker import Mosquitto, needs_mosquitto
 from parts.command import clean_environment, run_command
 from parts.supervisor import GOOD_TOKEN, PASSWORD, Supervisor
 from parts.watcher import Watcher
@@ -242,7 +242,6 @@ def test_a_broker_that_is_installed_later_is_found(
     box: Supervisor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The app may be installed first; it says so once, not at every question."""
-    monkeypatch.setattr(home_assistant_app, "ASK_EVERY", 0.01)
     asked: list[int] = []
 
     def fetch() -> dict[str, str]:
@@ -262,8 +261,9 @@ def test_a_broker_that_is_installed_later_is_found(
 
 START = """
 import os, pathlib, sys
-from claude_usage_mqtt.cli import main
+from claude_usage_mqtt.cli import home_assistant_app, main
 from claude_usage_mqtt.settings import supervisor
+home_assistant_app.ASK_EVERY = 0.1
 supervisor.OPTIONS, supervisor.USER = pathlib.Path(sys.argv[1]), os.geteuid()
 sys.exit(main(["run"]))
 """
@@ -286,7 +286,7 @@ def running_app(home: Path, box: Supervisor, **options: object) -> Iterator["sub
         process.communicate()
 
 
-@pytest.mark.skipif(not available(), reason="Mosquitto is not installed")
+@needs_mosquitto
 @pytest.mark.skipif(os.name != "posix", reason="an app is a Linux container")
 def test_an_app_waits_for_a_broker_publishes_and_stops(tmp_path: Path) -> None:
     """Installed before the broker, it is online as soon as there is one, and leaves cleanly."""

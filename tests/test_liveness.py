@@ -318,3 +318,26 @@ def test_another_services_sign_is_not_ours(folder: Path, tmp_path: Path, monkeyp
     assert check()[0] == 1
     beats.stop()
     assert list(folder.iterdir()) == []
+
+
+def test_a_service_with_other_accounts_is_not_ours(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two services under one base topic, each with its accounts: the health of one says nothing about the other."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MQTT_BASE_TOPIC", raising=False)
+    monkeypatch.setenv("CLAUDE_ACCOUNTS", '{"ann": "/claude/ann"}')
+    beats = Liveness("claude-usage")
+    beats.beat()
+    assert check()[0] == 0
+    monkeypatch.setenv("CLAUDE_ACCOUNTS", '{"ben": "/claude/ben"}')
+    status, sentence = check()
+    assert status == 1
+    assert "has other accounts; check CLAUDE_ACCOUNTS" in sentence
+    (tmp_path / ".env").write_text('CLAUDE_ACCOUNTS=\'{ "ann": "/claude/ann" }\'\n')
+    monkeypatch.delenv("CLAUDE_ACCOUNTS")
+    assert check()[0] == 0
+    (tmp_path / ".env").unlink()
+    assert check()[0] == 0, "without accounts, the base topic alone decides"
+    beats.stop()
+    assert list(folder.iterdir()) == []

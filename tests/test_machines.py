@@ -1,12 +1,10 @@
 """A short night with three machines; `python -m machines` simulates days."""
 
-import pytest
-
 import machines
-from parts import broker
+from parts.broker import needs_mosquitto
 
 
-@pytest.mark.skipif(not broker.available(), reason="Mosquitto is not installed")
+@needs_mosquitto
 def test_a_night_with_three_machines() -> None:
     """Machines sleep and wake up, tokens expire, broker and service restart, a stranger meddles: numbers stay right."""
     assert "requests" in machines.run(7, machines.story)

@@ -8,18 +8,16 @@ from typing import Any
 import pytest
 
 from claude_usage_mqtt.mqtt import client as mqtt_client
-from claude_usage_mqtt.mqtt import connector as module
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, ConnectionEvent, Disconnected
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.publisher import MAX_EVENTS, Publisher
-from parts import broker
-from parts.broker import Mosquitto
+from parts.broker import Mosquitto, needs_mosquitto
 from parts.net import LOOPBACK
 from parts.proxy import FaultyProxy
 from parts.watcher import Watcher
 
-pytestmark = pytest.mark.skipif(not broker.available(), reason="Mosquitto is not installed")
+pytestmark = needs_mosquitto
 
 WILL = Message(topic="t/status", payload=b"offline", retain=True)
 
@@ -54,17 +52,8 @@ class Loop:
 
 
 @pytest.fixture
-def mosquitto() -> Iterator[Mosquitto]:
-    """Run a broker."""
-    with Mosquitto() as found:
-        yield found
-
-
-@pytest.fixture
-def proxy(mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
-    """Put a proxy before it, and make the publisher try again soon."""
-    monkeypatch.setattr(module, "FIRST_DELAY", 0.1)
-    monkeypatch.setattr(module, "LONGEST_DELAY", 0.2)
+def proxy(mosquitto: Mosquitto) -> Iterator[FaultyProxy]:
+    """Put a proxy before it."""
     with FaultyProxy(mosquitto.port) as found:
         yield found
 
@@ -179,7 +168,6 @@ def test_a_fault_that_nobody_thought_of_is_followed_by_another_attempt(
     mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever a library raises while connecting, the numbers are there with the next attempt."""
-    monkeypatch.setattr(module, "FIRST_DELAY", 0.1)
     really = mqtt_client.Client.connect
     faults = [RuntimeError("nobody thought of it")]
 

@@ -97,17 +97,6 @@ def test_each_entity_of_a_blueprint_is_filled_in(name: str, entity_ids: set[str]
             assert all(entity_id.startswith(f"{rule['domain']}.") for entity_id in named)
 
 
-@pytest.mark.parametrize("name", ON_EVENTS)
-def test_blueprints_ignore_an_event_that_merely_came_back(name: str) -> None:
-    """A restart of Home Assistant or of the broker notifies nobody, nor does an event with an id seen before."""
-    blueprint = load(name)
-    (trigger,) = blueprint["triggers"]
-    assert trigger["not_to"] == ["unavailable", "unknown"]
-    text = " ".join(blueprint["conditions"])
-    assert "new.id != seen" in text
-    assert "last_updated" in text
-
-
 def test_node_red_flow_is_connected_and_listens_where_we_publish() -> None:
     """After the import no wire leads nowhere, and every topic is one of ours."""
     flow = json.loads(RECIPES["nodered"].text())

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from claude_usage_mqtt.sources.api.redact import KNOWN, MODEL_NAME, NAME, WORDS, redacted
 from claude_usage_mqtt.sources.api.wire import parse_usage
-from parts.command import run_command
+from parts.command import call_command
 from parts.credentials import write_credentials
 from parts.documents import make_extra_usage, sample_usage
 from parts.endpoint import Endpoint
@@ -82,8 +82,8 @@ def test_check_prints_it(tmp_path: Path, is_understood: bool) -> None:  # noqa: 
             "MQTT_HOST": "127.0.0.1",
             "MQTT_PORT": 1,
         }
-        checked = run_command(tmp_path, "check", "--dump", **settings)
-        plain = run_command(tmp_path, "check", **settings)
+        checked = call_command(tmp_path, "check", "--dump", **settings)
+        plain = call_command(tmp_path, "check", **settings)
     shown = json.loads(checked.stdout[checked.stdout.index("{") : checked.stdout.rindex("}") + 1])
     assert (shown["five_hour"]["utilization"] == 42) is is_understood
     assert CANARY not in checked.stdout + checked.stderr

@@ -3,7 +3,6 @@
 import datetime as dt
 import json
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,9 @@ import pytest
 from claude_usage_mqtt.reporter import loop
 from claude_usage_mqtt.sources.claude_code import ClaudeCode
 from claude_usage_mqtt.sources.claude_code_cache import UsageCache
-from parts import broker as brokers
-from parts.broker import Broker, Mosquitto
+from parts.broker import Broker, Mosquitto, needs_mosquitto
 from parts.claude_code import ACCOUNT, FakeClaudeCode
-from parts.command import run_command
+from parts.command import call_command, run_command
 from parts.credentials import FILE_NAME, write_credentials
 from parts.documents import sample_usage
 from parts.endpoint import Endpoint
@@ -23,13 +21,6 @@ from parts.service import BASE, HEALTH, STATUS, Clock, ServiceProcess
 from parts.watcher import Watcher
 
 CANARY = "sk-ant-oat01-canary-7d1f"
-needs_mosquitto = pytest.mark.skipif(not brokers.available(), reason="Mosquitto is not installed")
-
-
-@pytest.fixture(autouse=True)
-def _short_name_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do not wait two seconds for another reporter of the same name in each test."""
-    monkeypatch.setattr(loop, "NAME_CHECK", 0.3)
 
 
 def make_source(program: FakeClaudeCode) -> ClaudeCode:
@@ -108,8 +99,7 @@ def test_the_command_ends_at_once_and_tidily(
         watcher.wait_topic("claude-usage/reporter/my_laptop", is_online, 20)
         process.log.wait_for("Reporting as my_laptop")
         assert run_command(home, "healthcheck").returncode == 0
-        status, took = process.stop(signal.SIGTERM)
-        assert (status, took < 5) == (0, True)
+        assert process.stop(signal.SIGTERM) == 0
         assert CANARY not in process.log.text
     watcher.settle()
     assert "claude-usage/reporter/my_laptop" not in watcher.retained()
@@ -144,12 +134,12 @@ def test_its_own_limit_holds_whatever_it_is_asked(
     with running_reporter(running_broker.port, endpoint.url, home, clock=clock, limited=True):
         watcher.wait_topic(LAPTOP.presence, is_online)
         refused = 0
-        for _ in range(60):
+        for _ in range(40):
             answer = ask(watcher)
             refused += answer.get("error", {}).get("status") == "busy"
-            clock._slept += 25  # a little at a time: more would look like a machine that slept
+            clock.sleep(dt.timedelta(seconds=25))  # a little at a time: more would look like a machine that slept
     assert 10 <= len(endpoint.requests) <= 20
-    assert refused == 60 - len(endpoint.requests)
+    assert refused == 40 - len(endpoint.requests)
 
 
 def test_requests_that_others_made_while_it_slept_count(
@@ -201,14 +191,14 @@ def test_what_was_sent_to_a_sleeping_machine_is_not_answered_at_its_waking(
     running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A request that waited in a buffer while the lid was closed was given up long ago: answering costs a request."""
-    monkeypatch.setattr(loop, "DEAF_FOR", 1.0)
+    monkeypatch.setattr(loop, "DEAF_FOR", 0.5)
     clock = Clock()
     with running_reporter(running_broker.port, endpoint.url, home, clock=clock):
         watcher.wait_topic(LAPTOP.presence, is_online)
+        mark = watcher.mark()
         clock.sleep(dt.timedelta(hours=3))
         watcher.publish(LAPTOP.ask, json.dumps({"id": "stale", "account": "default"}))
-        watcher.settle()
-        time.sleep(1.2)
+        watcher.wait_topic(LAPTOP.presence, is_online, since=mark)  # it announces itself, and listens again
         ask(watcher, id="fresh")
     assert len(endpoint.requests) == 1
 
@@ -243,15 +233,9 @@ def test_a_login_that_changes_is_announced(
 
 @pytest.mark.parametrize("payload", ["", '{"online": false}', '{"online": true, "accounts": {}}', "nonsense"])
 def test_it_corrects_what_others_say_of_it(
-    running_broker: Broker,
-    watcher: Watcher,
-    endpoint: Endpoint,
-    home: Path,
-    payload: str,
-    monkeypatch: pytest.MonkeyPatch,
+    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path, payload: str
 ) -> None:
     """A late will of an earlier connection, or a stranger, cannot make a running reporter look away for long."""
-    monkeypatch.setattr(loop, "REASSERT_AFTER", 0.5)
     with running_reporter(running_broker.port, endpoint.url, home):
         announced = watcher.wait_topic(LAPTOP.presence, is_online).payload
         mark = watcher.mark()
@@ -310,7 +294,7 @@ def test_remove_takes_reporters_too(running_broker: Broker, watcher: Watcher, ho
     watcher.publish(LAPTOP.ask, '{"id": "x", "account": "default"}', retain=True)
     watcher.publish(f"{BASE}/reporter/desktop", '{"online": true, "accounts": {}}', retain=True)
     watcher.publish(f"{BASE}/reporter/notes/mine", "somebody's", retain=True)
-    ended = run_command(home, "remove", MQTT_HOST="127.0.0.1", MQTT_PORT=running_broker.port)
+    ended = call_command(home, "remove", MQTT_HOST="127.0.0.1", MQTT_PORT=running_broker.port)
     assert ended.returncode == 0
     assert "A reporter still runs (claude-usage/reporter/desktop says online)" in ended.stderr
     assert watcher.retained() == {f"{BASE}/reporter/notes/mine": "somebody's"}
@@ -319,11 +303,11 @@ def test_remove_takes_reporters_too(running_broker: Broker, watcher: Watcher, ho
 def test_check_lists_the_reporters(running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path) -> None:
     """`check` on the publisher's machine shows which machines are there, and the status of their logins."""
     settings = {"MQTT_HOST": "127.0.0.1", "MQTT_PORT": running_broker.port, "CLAUDE_SOURCE": "reporter"}
-    assert "reporters    -     none has announced itself" in run_command(home, "check", **settings).stdout
+    assert "reporters    -     none has announced itself" in call_command(home, "check", **settings).stdout
     watcher.publish(f"{BASE}/reporter/desktop", '{"online": false}', retain=True)
     with running_reporter(running_broker.port, endpoint.url, home):
         watcher.wait_topic(LAPTOP.presence, is_online)
-        checked = run_command(home, "check", **settings)
+        checked = call_command(home, "check", **settings)
     assert checked.returncode == 0
     assert "reporters    ok    desktop (offline), laptop (default oauth ok)" in checked.stdout
 
@@ -338,7 +322,7 @@ def test_without_a_login_on_this_machine_it_says_so(home: Path) -> None:
 
 def test_in_a_container_it_wants_a_name(running_broker: Broker, home: Path) -> None:
     """The host name of a container is another one after each update: a name must be given."""
-    ended = run_command(home, "report", MQTT_HOST="127.0.0.1", MQTT_PORT=running_broker.port, container="oci")
+    ended = call_command(home, "report", MQTT_HOST="127.0.0.1", MQTT_PORT=running_broker.port, container="oci")
     assert ended.returncode == 2
     assert "MACHINE_NAME" in ended.stderr
 

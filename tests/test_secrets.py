@@ -19,20 +19,18 @@ from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.credentials.environment import GivenToken
 from claude_usage_mqtt.sources.credentials.file import CredentialsFile
 from claude_usage_mqtt.sources.credentials.token import parse_credentials
-from parts import broker, faults, service
-from parts.broker import Mosquitto
-from parts.command import run_command
+from parts import faults, service
+from parts.broker import Mosquitto, needs_mosquitto
+from parts.command import call_command
 from parts.credentials import FILE_NAME, write_credentials, write_credentials_text
 from parts.endpoint import Endpoint, Exchange
 from parts.proxy import FaultyProxy
-from parts.service import HEALTH, ServiceProcess, running_service
+from parts.service import HEALTH, ServiceProcess, is_ok, running_service
 from parts.watcher import Watcher
 
 TOKEN = "sk-ant-oat01-CANARY-token"
 PASSWORD = "CANARY-password"
 CANARY = "CANARY"
-
-needs_mosquitto = pytest.mark.skipif(not broker.available(), reason="Mosquitto is not installed")
 
 
 class Echo:
@@ -108,7 +106,7 @@ def test_through_every_fault_of_the_api(tmp_path: Path, caplog: pytest.LogCaptur
             endpoint.fault = None
             endpoint.release()
             write_credentials(tmp_path, token=f"{TOKEN}-{number}", expires_in=None)
-            watcher.wait_topic(HEALTH, lambda m: m.json()["status"] == "ok", since=watcher.mark())
+            watcher.wait_topic(HEALTH, is_ok, since=watcher.mark())
         assert all((request.bearer or "").startswith(TOKEN) for request in endpoint.requests)
         assert_nowhere(running.log.text, caplog.text, repr(running.service.__dict__))
         for message in watcher.messages():
@@ -151,7 +149,7 @@ def test_the_process_and_its_commands(tmp_path: Path) -> None:
             "LOG_LEVEL": "debug",
         }
         with ServiceProcess(tmp_path, **settings) as process:
-            watcher.wait_topic(HEALTH, lambda m: m.json()["status"] == "ok")
+            watcher.wait_topic(HEALTH, is_ok)
             command_line = Path(f"/proc/{process.process.pid}/cmdline")
             if command_line.exists():
                 assert_nowhere(command_line.read_bytes())
@@ -160,11 +158,11 @@ def test_the_process_and_its_commands(tmp_path: Path) -> None:
         for arguments in (("check",), ("once",), ("once", "--json")):
             for fault in (None, Echo(401), Echo(403), Echo(500), Echo(200)):
                 endpoint.fault = fault
-                ran = run_command(tmp_path, *arguments, **settings)
+                ran = call_command(tmp_path, *arguments, **settings)
                 assert_nowhere(ran.stdout, ran.stderr)
-        wrong = run_command(tmp_path, "check", **settings | {"MQTT_PASSWORD": PASSWORD + "-wrong"})
+        wrong = call_command(tmp_path, "check", **settings | {"MQTT_PASSWORD": PASSWORD + "-wrong"})
         assert_nowhere(wrong.stdout, wrong.stderr)
-        both = run_command(tmp_path, "check", **settings, MQTT_PASSWORD_FILE=tmp_path / FILE_NAME)
+        both = call_command(tmp_path, "check", **settings, MQTT_PASSWORD_FILE=tmp_path / FILE_NAME)
         assert_nowhere(both.stdout, both.stderr)
         for message in watcher.messages():
             assert_nowhere(message.payload)

@@ -9,11 +9,9 @@ from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.options import BrokerOptions, Protocol
 from claude_usage_mqtt.mqtt.session import Session, publish_once
 from parts import broker
-from parts.broker import Broker, Mosquitto, any_broker
+from parts.broker import Broker, Mosquitto, any_broker, needs_mosquitto
 from parts.net import LOOPBACK, HeldPort
 from parts.watcher import Watcher
-
-needs_mosquitto = pytest.mark.skipif(not broker.available(), reason="Mosquitto is not installed")
 
 ONE_WRITER = "user writer\ntopic write allowed/#\ntopic read allowed/#\nuser watcher\ntopic readwrite #\n"
 HUNG = 30.0
@@ -129,3 +127,14 @@ def test_refusals_say_what_to_do() -> None:
             session.publish(Message(topic="allowed/a", payload=b"1"))
             with pytest.raises(BrokerRefused, match="refused other/a"):
                 session.publish(Message(topic="other/a", payload=b"1"))
+
+
+@needs_mosquitto
+def test_after_a_loss_nothing_waits() -> None:
+    """Once the connection is lost, whatever is tried next is refused as such, and not after waiting for a response."""
+    with Mosquitto() as mosquitto, Session(options(mosquitto.port)) as session:
+        mosquitto.stop()
+        with pytest.raises(BrokerUnreachable, match="was lost"):
+            session.receive(HUNG)
+        with pytest.raises(BrokerUnreachable, match="No connection"):
+            session.subscribe(["t"])

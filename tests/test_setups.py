@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from parts.broker import Mosquitto, available
-from parts.command import run_command
+from parts.broker import Mosquitto, needs_mosquitto
+from parts.command import call_command
 from parts.credentials import write_credentials
 from parts.endpoint import Endpoint
 from parts.service import ServiceProcess
@@ -18,7 +18,7 @@ README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 LOGIN = {"MQTT_USERNAME": "claude-usage", "MQTT_PASSWORD": "secret"}
 STATE = "claude-usage/default/state"
 
-pytestmark = pytest.mark.skipif(not available(), reason="Mosquitto is not installed")
+pytestmark = needs_mosquitto
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_a_linux_box(tmp_path: Path, broker: Mosquitto, watcher: Watcher, endpoi
     with ServiceProcess(home, **settings):
         watcher.wait_topic(STATE, lambda message: session(message) == (42, None), 30)
         watcher.wait_topic("homeassistant/device/claude_usage_default/config", timeout=30)
-    checked = run_command(home, "check", MQTT_HOST="127.0.0.1", CLAUDE_CONFIG_DIR=home, **settings)
+    checked = call_command(home, "check", MQTT_HOST="127.0.0.1", CLAUDE_CONFIG_DIR=home, **settings)
     assert checked.returncode == 0, checked.stdout
 
 
@@ -81,7 +81,7 @@ def test_uninstalling(tmp_path: Path, broker: Mosquitto, watcher: Watcher, endpo
     write_credentials(home)
     with ServiceProcess(home, **settings):
         watcher.wait_topic(STATE, lambda message: session(message) == (42, None), 30)
-    removed = run_command(home, "remove", MQTT_HOST="127.0.0.1", **settings)
+    removed = call_command(home, "remove", MQTT_HOST="127.0.0.1", **settings)
     assert removed.returncode == 0, removed.stderr
     watcher.settle()
     assert watcher.retained() == {}

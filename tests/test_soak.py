@@ -5,11 +5,11 @@ import sys
 import pytest
 
 import soak
-from parts import broker
+from parts.broker import needs_mosquitto
 
 
-@pytest.mark.skipif(not broker.available(), reason="Mosquitto is not installed")
+@needs_mosquitto
 @pytest.mark.skipif(sys.platform != "linux", reason="the process is looked at in /proc")
 def test_after_many_faults_it_is_as_before() -> None:
     """After faults of every kind the numbers are right, and no memory, thread or descriptor is left behind."""
-    assert "faults" in soak.soak(seconds=6, seed=7, pause=0.2)
+    assert "faults" in soak.soak(seconds=4, seed=7, pause=0.2)

@@ -22,8 +22,7 @@ from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.usage.account import AccountUsage
 from claude_usage_mqtt.usage.document import state_document
-from parts import broker
-from parts.broker import Broker, Mosquitto, any_broker
+from parts.broker import Broker, Mosquitto, any_broker, needs_mosquitto
 from parts.documents import make_extra_usage, make_window, sample_usage
 from parts.net import LOOPBACK
 from parts.readings import take
@@ -33,8 +32,6 @@ pytest.importorskip("rich")
 from rich.console import Console
 
 from claude_usage_mqtt.cli.board import MAX_ACCOUNTS, Board
-
-needs_mosquitto = pytest.mark.skipif(not broker.available(), reason="Mosquitto is not installed")
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 COLUMNS, ROWS = 40, 30

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final, Protocol, Self
 
+import pytest
+
 from parts.certificates import Authority, KeyPair
 from parts.net import LOOPBACK, HeldPort
 
@@ -31,9 +33,17 @@ class Broker(Protocol):
         """Return the TCP port."""
 
 
+def _program(name: str) -> str | None:
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *BEYOND_PATH])
+    return shutil.which(name, path=path)
+
+
 def available() -> bool:
     """Return whether Mosquitto is installed."""
     return _program("mosquitto") is not None
+
+
+needs_mosquitto = pytest.mark.skipif(not available(), reason="Mosquitto is not installed")
 
 
 @contextlib.contextmanager
@@ -205,8 +215,8 @@ class Mosquitto:
         self._running().send_signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """End it and remove its folder and ports."""
-        self.stop()
+        """End it, without letting it save anything, and remove its folder and ports."""
+        self.kill()
         for port in (self._plain, self._tls, self._websockets, self._secure_websockets):
             if port is not None:
                 port.close()
@@ -304,6 +314,7 @@ def _general_lines(folder: Path, *, persistence: bool) -> list[str]:
         "log_timestamp false",
         "connection_messages true",
         "sys_interval 0",
+        "set_tcp_nodelay true",
         "max_queued_messages 0",  # a watcher that subscribes to everything loses nothing
         f"persistence {_word(persistence)}",
         f"persistence_location {folder}/",
@@ -327,11 +338,6 @@ def write_passwords(path: Path, users: Mapping[str, str]) -> Path:
     _write_secret(path, "".join(f"{user}:{password}\n" for user, password in users.items()))
     subprocess.run([program, "-U", str(path)], check=True, capture_output=True)
     return path
-
-
-def _program(name: str) -> str | None:
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *BEYOND_PATH])
-    return shutil.which(name, path=path)
 
 
 def _number(port: HeldPort | None) -> int:

@@ -58,7 +58,3 @@ class Authority:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(pair.certificate, pair.key)
         return context
-
-    def client_context(self) -> ssl.SSLContext:
-        """Return a client's TLS context that trusts this authority alone."""
-        return ssl.create_default_context(cafile=str(self.ca_path))

@@ -1,12 +1,17 @@
-"""The program's commands, run as a person runs them: in a process of their own, with a clean environment."""
+"""The program's commands, run as a person runs them: in a folder, with a clean environment."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+from claude_usage_mqtt.cli import main
 
 # What a process needs to start at all; nothing of the tester's own settings may reach the program.
 KEPT = ("PATH", "SYSTEMROOT", "LANG", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "COVERAGE_PROCESS_START")
@@ -23,10 +28,19 @@ def command_line(*arguments: str) -> list[str]:
     return [sys.executable, "-W", "error", "-m", "claude_usage_mqtt", *arguments]
 
 
+QUICK_REPORTER = """
+from claude_usage_mqtt.cli import main
+from claude_usage_mqtt.reporter import loop
+loop.NAME_CHECK = 0.3
+raise SystemExit(main(["report"]))
+"""
+"""`report` that does not wait two seconds for another one of its name."""
+
+
 def run_command(
     home: Path, *arguments: str, stdin: str = "", timeout: float = 60, **settings: object
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command in `home` with `settings` as its environment; return exit status and output."""
+    """Run a command as a process, in `home` with `settings` as its environment; return exit status and output."""
     return subprocess.run(
         command_line(*arguments),
         env=clean_environment(home, settings),
@@ -37,3 +51,28 @@ def run_command(
         timeout=timeout,
         check=False,
     )
+
+
+def call_command(home: Path, *arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
+    """Do the same inside this process, which saves the start of an interpreter; for commands that end by themselves."""
+    output, errors = io.StringIO(), io.StringIO()
+    with _in_place_of_ours(home, settings), contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        status = main(list(arguments))
+    return subprocess.CompletedProcess(arguments, status, output.getvalue(), errors.getvalue())
+
+
+@contextlib.contextmanager
+def _in_place_of_ours(home: Path, settings: Mapping[str, object]) -> Iterator[None]:
+    """Give this process a command's environment, folder and signal handlers, and then its own again."""
+    environment, folder, on_sigterm = dict(os.environ), Path.cwd(), signal.getsignal(signal.SIGTERM)
+    wanted = clean_environment(home, settings)
+    try:
+        os.environ.clear()
+        os.environ.update(wanted)
+        os.chdir(home)
+        yield
+    finally:
+        os.chdir(folder)
+        os.environ.clear()
+        os.environ.update(environment)
+        signal.signal(signal.SIGTERM, on_sigterm)

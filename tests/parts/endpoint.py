@@ -18,32 +18,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from typing import Any, BinaryIO, Final, Protocol, Self, runtime_checkable
 
-from parts.documents import (
-    Document,
-    make_extra_usage,
-    make_limit,
-    make_spend,
-    make_window,
-    plans,
-    sample_usage,
-)
+from parts.documents import Document, sample_usage
 from parts.net import LOOPBACK, Acceptor, HeldPort, hang_up
-
-__all__ = [
-    "USAGE_PATH",
-    "ClientGone",
-    "Endpoint",
-    "Exchange",
-    "Fault",
-    "Request",
-    "error_body",
-    "make_extra_usage",
-    "make_limit",
-    "make_spend",
-    "make_window",
-    "plans",
-    "sample_usage",
-]
 
 USAGE_PATH: Final = "/api/oauth/usage"
 BETA: Final = "oauth-2025-04-20"
@@ -56,9 +32,8 @@ class ClientGone(Exception):  # noqa: N818 - an event, not an error of ours
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One request as it came; header names are in lower case. `order` counts from 0."""
+    """One request as it came; header names are in lower case."""
 
-    order: int
     method: str
     path: str
     headers: Mapping[str, str]
@@ -167,7 +142,6 @@ class Endpoint:
         self._count = 0
         self._gone = 0
         self._bytes_sent = 0
-        self._handshake_failures = 0
         self._next_faults: deque[Fault] = deque()
         self._connections: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
@@ -239,18 +213,6 @@ class Endpoint:
         with self._changed:
             return self._bytes_sent
 
-    @property
-    def clients_gone(self) -> int:
-        """Return how many clients left before their answer was complete."""
-        with self._changed:
-            return self._gone
-
-    @property
-    def handshake_failures(self) -> int:
-        """Return how many clients gave up during the TLS handshake."""
-        with self._changed:
-            return self._handshake_failures
-
     def wait_for_requests(self, count: int, timeout: float = 10) -> list[Request]:
         """Wait until that many requests came in all, and give those that are remembered."""
         self._wait_until(lambda: self._count >= count, timeout, f"{count} requests")
@@ -259,10 +221,6 @@ class Endpoint:
     def wait_for_clients_gone(self, count: int, timeout: float = 10) -> None:
         """Wait until that many clients left before their answer was complete."""
         self._wait_until(lambda: self._gone >= count, timeout, f"{count} clients to leave")
-
-    def wait_for_handshake_failures(self, count: int, timeout: float = 10) -> None:
-        """Wait until that many TLS handshakes failed."""
-        self._wait_until(lambda: self._handshake_failures >= count, timeout, f"{count} failed handshakes")
 
     # -- what it is to do
 
@@ -278,21 +236,13 @@ class Endpoint:
             self._gates.append(self._gate)
             self._gate, self._opener = socket.socketpair()
 
-    def drop_connections(self) -> None:
-        """Close every connection, idle ones included."""
-        with self._changed:
-            for connection in self._connections:
-                hang_up(connection)
-
     # -- inside
 
     def _wait_until(self, condition: Callable[[], bool], timeout: float, what: str) -> None:
         with self._changed:
             if not self._changed.wait_for(condition, timeout):
-                raise AssertionError(
-                    f"waited {timeout} s for {what}; there were {self._count} requests, {self._gone} clients "
-                    f"that left and {self._handshake_failures} failed handshakes"
-                )
+                came = f"there were {self._count} requests, and {self._gone} clients that left"
+                raise AssertionError(f"waited {timeout} s for {what}; {came}")
 
     def _accepted(self, connection: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -326,9 +276,6 @@ class Endpoint:
         try:
             connection.do_handshake()
         except OSError:
-            with self._changed:
-                self._handshake_failures += 1
-                self._changed.notify_all()
             return False
         return True
 
@@ -355,7 +302,7 @@ class Endpoint:
         self, connection: socket.socket, method: str, path: str, headers: Mapping[str, str]
     ) -> tuple[Exchange, Fault | None]:
         with self._changed:
-            request = Request(order=self._count, method=method, path=path, headers=headers, at=dt.datetime.now(dt.UTC))
+            request = Request(method=method, path=path, headers=headers, at=dt.datetime.now(dt.UTC))
             exchange = Exchange(request, connection, self._gate, self._answer)
             fault = self._next_faults.popleft() if self._next_faults else self.fault
             self._requests.append(request)

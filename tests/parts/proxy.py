@@ -125,23 +125,11 @@ class FaultyProxy:
         with self._changed:
             return self._connections
 
-    @property
-    def open_connections(self) -> int:
-        """Return how many connections are open through it."""
-        with self._changed:
-            return len(self._links)
-
     def wait_for_connections(self, count: int, timeout: float = 10) -> None:
         """Wait until it took that many connections in all."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._connections >= count, timeout):
                 raise AssertionError(f"{self._connections} connections in {timeout} s, not {count}")
-
-    def wait_for_open_connections(self, count: int, timeout: float = 10) -> None:
-        """Wait until exactly that many connections are open, 0 for instance after `cut_after`."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: len(self._links) == count, timeout):
-                raise AssertionError(f"{len(self._links)} open connections after {timeout} s, not {count}")
 
     # -- faults; each replaces the one before, `cut_after` and `drop` come on top
 

@@ -8,10 +8,11 @@ import logging
 import random
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -24,8 +25,9 @@ from claude_usage_mqtt.sources.credentials.file import CredentialsFile
 from claude_usage_mqtt.sources.credentials.token import CredentialSource
 from claude_usage_mqtt.topics import Topics
 from claude_usage_mqtt.usage.reading import OAUTH
-from parts.command import clean_environment, command_line
+from parts.command import QUICK_REPORTER, clean_environment, command_line
 from parts.net import LOOPBACK
+from parts.watcher import Message
 
 BASE: Final = "claude-usage"
 STATE: Final = f"{BASE}/default/state"
@@ -34,12 +36,38 @@ MEMORY: Final = f"{BASE}/default/memory"
 STATUS: Final = f"{BASE}/status"
 CONFIG: Final = "homeassistant/device/claude_usage_default/config"
 BIRTH: Final = "homeassistant/status"
-END_TIMEOUT: Final = 20.0
+END_TIMEOUT: Final = 10.0
+"""Seconds: container engines kill what has not ended by then."""
 
 
 def command(name: str, account: str = "default") -> str:
     """Return the topic of a command."""
     return f"{BASE}/{account}/command/{name}"
+
+
+def has_status(status: str) -> Callable[[Message], bool]:
+    """Return whether a health message has this status."""
+    return lambda message: bool(message.payload) and message.json()["status"] == status
+
+
+def is_ok(message: Message) -> bool:
+    """Whether a health message says that all is well."""
+    return has_status("ok")(message)
+
+
+def is_online(message: Message) -> bool:
+    """Whether a status message says that the service is there."""
+    return message.payload == "online"
+
+
+def session_is(percent: float | None) -> Callable[[Message], bool]:
+    """Return whether a state message shows this for the session."""
+    return lambda message: bool(message.payload) and _session(message).get("utilization") == percent
+
+
+def _session(message: Message) -> dict[str, Any]:
+    window: dict[str, Any] = message.json()["windows"].get("five_hour", {})
+    return window
 
 
 class Log:
@@ -90,8 +118,9 @@ class ServiceProcess:
 
     def __enter__(self) -> Self:
         self.home.mkdir(parents=True, exist_ok=True)
+        is_reporter = self._arguments == ("report",)
         self._process = subprocess.Popen(
-            command_line(*self._arguments),
+            [sys.executable, "-W", "error", "-c", QUICK_REPORTER] if is_reporter else command_line(*self._arguments),
             env=clean_environment(self.home, self._settings),
             cwd=self.home,
             stdin=subprocess.DEVNULL,
@@ -117,15 +146,13 @@ class ServiceProcess:
         assert self._process is not None
         return self._process
 
-    def stop(self, by: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
-        """End it by a signal; give its exit status and how many seconds it took."""
-        began = time.monotonic()
+    def stop(self, by: signal.Signals = signal.SIGTERM) -> int:
+        """End it by a signal, as fast as a container engine wants it; give its exit status."""
         self.process.send_signal(by)
         status = self.process.wait(END_TIMEOUT)
-        took = time.monotonic() - began
         assert self._reader is not None
         self._reader.join()
-        return status, took
+        return status
 
     def _read(self) -> None:
         stream = self.process.stderr
@@ -167,6 +194,14 @@ class Clock:
         self._set_by += step.total_seconds()
 
 
+class Impatient(random.Random):
+    """Chance that always gives the least."""
+
+    def uniform(self, a: float, _: float) -> float:
+        """Return the lower bound."""
+        return a
+
+
 class _LogHandler(logging.Handler):
     def __init__(self, log: Log) -> None:
         super().__init__(logging.DEBUG)
@@ -199,13 +234,11 @@ class Running:
         self.log = log
         self.thread = threading.Thread(target=service.run, name="service")
 
-    def stop(self) -> float:
-        """Stop it and give the seconds that took."""
-        began = time.monotonic()
+    def stop(self) -> None:
+        """Stop it."""
         self.service.stop()
         self.thread.join(END_TIMEOUT)
         assert not self.thread.is_alive(), "the service does not end"
-        return time.monotonic() - began
 
 
 @contextlib.contextmanager

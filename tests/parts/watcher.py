@@ -1,7 +1,6 @@
 """An MQTT client that has nothing to do with the program and remembers all that it saw."""
 
 import json
-import ssl
 import threading
 import uuid
 from collections.abc import Callable, Sequence
@@ -12,7 +11,6 @@ from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage,
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
-from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from parts.net import LOOPBACK
 
@@ -42,10 +40,8 @@ class Message:
 class Watcher:
     """A client subscribed to `topics`; a context manager. It reconnects and subscribes again by itself.
 
-    `version` "auto" speaks MQTT 5 and falls back to 3.1.1. With `retain_as_published` (MQTT 5) the flag of a
-    message is the publisher's; without, it says that the message was a replay.
-    With an ACL the watcher's user needs `topic readwrite tests-fence/#` beside what it watches. It is not for
-    TLS handshakes that fail: paho leaves the socket of those to the garbage collector, which warns.
+    `version` "auto" speaks MQTT 5 and falls back to 3.1.1. With an ACL the watcher's user needs `topic readwrite
+    tests-fence/#` beside what it watches.
     """
 
     def __init__(
@@ -56,18 +52,11 @@ class Watcher:
         version: Version = "auto",
         username: str | None = None,
         password: str | None = None,
-        ssl_context: ssl.SSLContext | None = None,
-        transport: Literal["tcp", "websockets", "unix"] = "tcp",
-        host: str = LOOPBACK,
-        retain_as_published: bool = False,
     ) -> None:
         self.topics = tuple(topics)
         self._versions: list[Version] = ["5", "3.1.1"] if version == "auto" else [version]
-        self._address = (host, port)
+        self._port = port
         self._login = (username, password)
-        self._ssl_context = ssl_context
-        self._transport = transport
-        self._retain_as_published = retain_as_published
         self._id = uuid.uuid4().hex
         self._changed = threading.Condition()
         self._messages: list[Message] = []
@@ -83,7 +72,7 @@ class Watcher:
         for version in self._versions:
             failure = self._failure = None
             client = self._client = self._make_client(version)
-            client.connect_async(*self._address)
+            client.connect_async(LOOPBACK, self._port)
             client.loop_start()
             with self._changed:
                 self._changed.wait_for(lambda: self._subscribed or self._failure, CONNECT_TIMEOUT)
@@ -92,7 +81,7 @@ class Watcher:
                     return self
                 failure = self._failure
             self.close()
-        raise ConnectionError(f"no connection to {self._address}: {failure or 'no answer in time'}")
+        raise ConnectionError(f"no connection to {self._port}: {failure or 'no answer in time'}")
 
     def close(self) -> None:
         """Disconnect and end the client's thread."""
@@ -207,31 +196,18 @@ class Watcher:
     # -- inside
 
     def _sibling(self) -> "Watcher":
-        host, port = self._address
         username, password = self._login
-        return Watcher(
-            port,
-            self.topics,
-            version=self._versions[0],
-            username=username,
-            password=password,
-            ssl_context=self._ssl_context,
-            transport=self._transport,
-            host=host,
-        )
+        return Watcher(self._port, self.topics, version=self._versions[0], username=username, password=password)
 
     def _make_client(self, version: Version) -> Client:
         client = Client(
             CallbackAPIVersion.VERSION2,
             client_id=f"watcher-{uuid.uuid4().hex[:12]}",
             protocol=VERSIONS[version],
-            transport=self._transport,
         )
         username, password = self._login
         if username is not None:
             client.username_pw_set(username, password)
-        if self._ssl_context is not None:
-            client.tls_set_context(self._ssl_context)
         client.reconnect_delay_set(RECONNECT_DELAY, RECONNECT_DELAY)  # type: ignore[arg-type]  # no whole seconds
         client.on_connect = self._on_connect
         client.on_connect_fail = self._on_connect_fail
@@ -247,15 +223,10 @@ class Watcher:
         if reason.is_failure:
             self._failed(f"refused: {reason}")
             return
-        topics = [*self.topics, f"{FENCE_PREFIX}{self._id}/#"]
-        if self._versions[0] == "5" and client.protocol == MQTTProtocolVersion.MQTTv5:
-            options = SubscribeOptions(qos=1, retainAsPublished=self._retain_as_published)
-            client.subscribe([(topic, options) for topic in topics])
-        else:
-            client.subscribe([(topic, 1) for topic in topics])
+        client.subscribe([(topic, 1) for topic in (*self.topics, f"{FENCE_PREFIX}{self._id}/#")])
 
     def _on_connect_fail(self, _client: Client, _data: Any) -> None:
-        self._failed("nobody listens, or the TLS handshake failed")
+        self._failed("nobody listens")
 
     def _on_disconnect(
         self, _client: Client, _data: Any, _flags: DisconnectFlags, reason: ReasonCode, _properties: Properties | None

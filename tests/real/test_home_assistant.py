@@ -215,6 +215,27 @@ def stable(states: dict[str, State]) -> dict[str, str]:
 
 
 @pytest.mark.usefixtures("watcher")
+def test_a_week_over_pace_is_shown_as_one(
+    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path
+) -> None:
+    """`on pace` of a week agrees with the projection next to it, and does not flap when that is close to 100 %."""
+    write_credentials(tmp_path, expires_in=dt.timedelta(days=2))
+    clock = StepClock()
+    week = clock.now() + dt.timedelta(days=3, hours=12)  # half of it has passed
+
+    def answer(used: float) -> dict[str, Any]:
+        return document(seven_day=used, seven_day_resets_at=week, scoped={})
+
+    endpoint.document = answer(49)
+    with running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock):
+        home.wait_for(sensor__claude_weekly_usage="49.0", binary_sensor__claude_weekly_on_pace="on")
+        for used, on_pace in ((52, "off"), (50, "off"), (48.5, "on"), (50.5, "on")):
+            endpoint.document = answer(used)
+            clock.advance(minutes=6)
+            home.wait_for(sensor__claude_weekly_usage=str(float(used)), binary_sensor__claude_weekly_on_pace=on_pace)
+
+
+@pytest.mark.usefixtures("watcher")
 def test_stale_numbers_are_unavailable_and_the_reason_is_readable(
     home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path
 ) -> None:

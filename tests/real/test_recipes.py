@@ -7,10 +7,11 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from parts.credentials import write_credentials
 from parts.documents import make_extra_usage, make_window, sample_usage
 from parts.endpoint import Endpoint
 from parts.net import LOOPBACK
-from parts.service import CONFIG, HEALTH, STATUS, running_service
+from parts.service import CONFIG, HEALTH, STATUS, ServiceProcess, running_service
 from parts.watcher import Watcher
 from real.home import HomeAssistant, StepClock, run_script
 
@@ -98,7 +99,8 @@ def _helper(the_home: HomeAssistant) -> None:
 def from_blueprint(home: HomeAssistant, name: str, **inputs: Any) -> None:
     """Import a blueprint as a user does, and make an automation of it."""
     path = f"claude_usage/{name}.yaml"
-    home.ask("blueprint/save", domain="automation", path=path, yaml=RECIPES[f"blueprint-{name}"].text())
+    text = RECIPES[f"blueprint-{name}"].text()
+    home.ask("blueprint/save", domain="automation", path=path, yaml=text, allow_override=True)
     assert "error" not in home.ask("blueprint/list", domain="automation")[path]
     config = {"alias": name, "use_blueprint": {"path": path, "input": inputs}}
     home.rest("POST", f"/api/config/automation/config/{name}", config)
@@ -264,41 +266,48 @@ def test_dashboard_shows_the_account_without_an_error(home: HomeAssistant, scrip
     assert events.startswith("Events ")
 
 
-def test_node_red_flow_branches_on_pace_and_acts_on_a_reset(
-    scripts: Path, mosquitto: Mosquitto, watcher: Watcher, session: Session, tmp_path: Path
-) -> None:
-    """Each turn of the pace comes out once, a stale number never, and a reset after much use is reported."""
+@pytest.fixture
+def node_red(scripts: Path, mosquitto: Mosquitto, tmp_path: Path) -> Iterator[Callable[[], None]]:
+    """Return what starts Node-RED with our flow; its outputs, where users put their own nodes, publish to `tests/…`."""
     flow = json.loads(RECIPES["nodered"].text())
     for node in flow:
         if node["type"] == "mqtt-broker":
             node |= {"broker": LOOPBACK, "port": str(mosquitto.port)}
-        elif node["type"] == "debug":  # where users put their own: here, what notifies the watcher
+        elif node["type"] == "debug":
             topic = f"tests/{node['id'].removeprefix('claude-usage-')}"
             node |= {"type": "mqtt out", "topic": topic, "qos": "1", "retain": "", "broker": "claude-usage-broker"}
     file = tmp_path / "flow.json"
     file.write_text(json.dumps(flow), encoding="utf-8")
-    port = free_port()
-    shutil.rmtree(real_root() / "nr4" / "user", ignore_errors=True)
-    session.later(10, minutes=60)
-    run_script(scripts, "nodered.sh", "start", "4", str(port))
-    try:
+
+    def start() -> None:
+        shutil.rmtree(real_root() / "nr4" / "user", ignore_errors=True)
+        run_script(scripts, "nodered.sh", "start", "4", str(free_port()))
         run_script(scripts, "nodered.sh", "flow", str(file))
-        watcher.wait_topic("tests/on-pace")
-        session.later(45, minutes=30)
-        watcher.wait_topic("tests/over-pace")
-        session.later(46, minutes=30)
-        session.later(47, minutes=120)
-        watcher.wait_topic("tests/on-pace", since=watcher.last("tests/over-pace").order)
-        session.later(85, minutes=30)
-        watcher.wait_topic("tests/threshold")
-        for event in watcher.messages("claude-usage/default/event/#"):
-            watcher.publish(event.topic, event.payload)  # delivered again
-        session.later(5, minutes=60)
-        shown = watcher.wait_topic("tests/was-reset")
-        session.later(6, minutes=300)
-        watcher.settle()
-    finally:
-        run_script(scripts, "nodered.sh", "stop")
+
+    yield start
+    run_script(scripts, "nodered.sh", "stop")
+
+
+def test_node_red_flow_branches_on_pace_and_acts_on_a_reset(
+    node_red: Callable[[], None], watcher: Watcher, session: Session
+) -> None:
+    """Each turn of the pace comes out once, a stale number never, and a reset after much use is reported."""
+    session.later(10, minutes=60)
+    node_red()
+    watcher.wait_topic("tests/on-pace")
+    session.later(45, minutes=30)
+    watcher.wait_topic("tests/over-pace")
+    session.later(46, minutes=30)
+    session.later(47, minutes=120)
+    watcher.wait_topic("tests/on-pace", since=watcher.last("tests/over-pace").order)
+    session.later(85, minutes=30)
+    watcher.wait_topic("tests/threshold")
+    for event in watcher.messages("claude-usage/default/event/#"):
+        watcher.publish(event.topic, event.payload)  # delivered again
+    session.later(5, minutes=60)
+    shown = watcher.wait_topic("tests/was-reset")
+    session.later(6, minutes=300)
+    watcher.settle()
     assert shown.payload == "Session has reset; 85 % had been used."
     outputs = [message for message in watcher.messages("tests/#") if message.topic != RAN]
     counts = Counter(message.topic for message in outputs)
@@ -309,6 +318,67 @@ def test_node_red_flow_branches_on_pace_and_acts_on_a_reset(
     assert session_turns[:3] == ["tests/on-pace", "tests/over-pace", "tests/on-pace"]
     assert all(one != other for one, other in itertools.pairwise(session_turns))
     assert [message.topic for message in turns if message.json()["label"] == "Weekly"] == ["tests/on-pace"]
+
+
+def test_an_event_is_notified_of_once_whatever_was_down(
+    home: HomeAssistant, mosquitto: Mosquitto, node_red: Callable[[], None], watcher: Watcher, tmp_path: Path
+) -> None:
+    """Broker, service and Home Assistant are away in turn when a threshold is passed; blueprint and flow notify once.
+
+    In real time: the service waits 15 s for those who listen.
+    """
+    write_credentials(tmp_path, expires_in=dt.timedelta(days=9))
+    ends = dt.datetime.now(dt.UTC) + dt.timedelta(hours=2)
+    endpoint = Endpoint()
+    settings = {
+        "MQTT_PORT": mosquitto.port,
+        "CLAUDE_API_URL": endpoint.url,
+        "POLL_INTERVAL": 1,
+        "ALERT_THRESHOLDS": "50,70,90",
+    }
+
+    def use(percent: float) -> None:
+        endpoint.document = sample_usage(five_hour=percent, resets_at=ends, seven_day=20, scoped={})
+
+    def asked() -> None:
+        endpoint.wait_for_requests(endpoint.count + 2)
+
+    def notified(count: int) -> None:
+        for topic in (RAN, "tests/threshold"):
+            watcher.wait_topic(topic, lambda _, topic=topic: len(watcher.messages(topic)) >= count, 60)  # type: ignore[misc]
+
+    use(40)
+    with endpoint:
+        with ServiceProcess(tmp_path, **settings) as service:
+            home.wait_for(sensor__claude_session_usage="40.0")
+            from_blueprint(home, "threshold", window_event=EVENT, threshold=50, actions=publishing("{{ threshold }}"))
+            node_red()
+            watcher.wait_topic("tests/is-free")
+            mosquitto.stop()
+            use(60)
+            asked()
+            mosquitto.start()
+            watcher.wait_connected(30)
+            notified(1)
+            service.stop(signal.SIGKILL)
+        use(80)
+        with ServiceProcess(tmp_path, **settings):
+            notified(2)
+            home.stop()
+            use(95)
+            watcher.wait_topic("tests/threshold", lambda _: len(watcher.messages("tests/threshold")) >= 3, 30)
+            home.start()
+            notified(3)
+            home.restart()  # once more: what was delivered is not delivered again, or is ignored
+            home.wait_for(sensor__claude_session_usage="95.0", automation__threshold="on")
+            mark = watcher.mark()
+            home.call("mqtt.publish", topic="tests/here", payload="x", qos=1)
+            watcher.wait_topic("tests/here", since=mark)
+            watcher.settle()
+    assert [message.payload for message in watcher.messages(RAN)] == ["50.0", "70.0", "90.0"]
+    home.rest("DELETE", "/api/config/automation/config/threshold")
+    texts = [message.payload for message in watcher.messages("tests/threshold")]
+    assert [text.partition("over ")[2] for text in texts] == ["50 %).", "70 %).", "90 %)."]
 
 
 def test_esphome_takes_the_display(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from parts.service import HEALTH, running_service
 from parts.watcher import Watcher
 from real.home import HomeAssistant, StepClock, pass_until
 
-HOURS = 30
-"""Two working days and a night; 50 hours give the same shares."""
+HOURS = 50
+"""Two working days and two nights."""
 
 FIRST_LINES = 2
 """Lines of an entity that are not noise: its first state, and its return after it was unavailable. Both depend on what

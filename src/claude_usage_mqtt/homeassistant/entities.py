@@ -42,10 +42,12 @@ def _binary(key: str, name: str, value: str, **more: Any) -> Entity:
     return Entity(key=key, platform="binary_sensor", name=name, value=value, **more)
 
 
-# Each change of these two is a line in somebody's activity log, so they hold on to what they show: there is a band
-# around 100 % in which nothing changes, and the first quarter of a session says nothing about its pace yet.
-_GOES_OVER, _COMES_BACK, _STARTS_AT = 120, 80, 25
-_IS_EARLY = f"{{window}}.elapsed < {_STARTS_AT} and {{window}}.duration_hours < 24"
+# Each change of these two is a line in somebody's activity log, so they do not follow each poll: around 100 % there is
+# a band in which nothing changes, wide for a session, whose average varies a lot, and the first quarter of a session
+# says nothing about its pace yet.
+_IS_SHORT = "{window}.duration_hours < 24"
+_GOES_OVER, _COMES_BACK = f"(120 if {_IS_SHORT} else 102)", f"(80 if {_IS_SHORT} else 98)"
+_IS_EARLY = f"{{window}}.elapsed < 25 and {_IS_SHORT}"
 _ON_PACE = (
     "none if {window}.utilization is none else false if {window}.limit_reached else true if {window}.projected is none"
     f" else {{window}}.projected <= {_COMES_BACK} if this.state == 'off'"

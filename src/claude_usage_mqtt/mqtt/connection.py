@@ -128,6 +128,7 @@ class Connection:
     def _release(self) -> None:
         """Release the client: its callbacks refer to this object, and without them it is freed, sockets and all."""
         client = self.client
+        client.ended.set()  # also if it never ran: whoever stops us must not wait for that
         client.on_connect = client.on_disconnect = client.on_message = None
         client.on_publish = client.on_subscribe = client.on_end = None
 

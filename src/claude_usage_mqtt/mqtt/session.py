@@ -160,6 +160,7 @@ class Session:
                 case Disconnected() if self._connected is None:
                     self._failures.append(notice)
                 case Disconnected(error=error):
+                    self._connected = None
                     raise error
         return True
 

@@ -25,7 +25,8 @@ from claude_usage_mqtt.service.options import AccountOptions
 from claude_usage_mqtt.service.reporters import Reporters
 from claude_usage_mqtt.service.restore import own_document
 from claude_usage_mqtt.service.sign_of_life import SignOfLife
-from claude_usage_mqtt.service.status_line_notice import NO_STATUS_LINE, NO_STATUS_LINE_DETAIL, silence_detail
+from claude_usage_mqtt.service.stale_notice import StaleNotice
+from claude_usage_mqtt.service.status_line_notice import NO_STATUS_LINE, silence
 from claude_usage_mqtt.sources.credentials.watch import LoginChanged
 from claude_usage_mqtt.sources.policy import BUDGET, Policy
 from claude_usage_mqtt.sources.select import OTHER_SOURCES
@@ -78,6 +79,7 @@ class AccountState:
     polling: bool = True
     busy: bool = False
     discovery: DiscoveryMessage = field(init=False)
+    stale_notice: StaleNotice = field(init=False)
     delivery: EventDelivery = field(default_factory=EventDelivery)
     login_notice: LoginNotice = field(default_factory=LoginNotice)
     alive: SignOfLife = field(default_factory=SignOfLife)
@@ -94,6 +96,7 @@ class AccountState:
             extra_thresholds=self.options.extra_thresholds,
         )
         self.set_interval(self.options.interval)
+        self.stale_notice = StaleNotice(self.name)
         self.discovery = DiscoveryMessage(self.options.topics, self.options.label, self.shortest_interval)
 
     @property
@@ -145,7 +148,7 @@ class AccountState:
         if memory.get("interval_setting") == setting and type(interval) is int and self.is_allowed(interval):
             self.set_interval(timedelta(seconds=interval))
         if not self.options.is_polled and self.status == STARTING:
-            self.status, self.detail = NO_STATUS_LINE, NO_STATUS_LINE_DETAIL
+            self.status = OK
         if self.reporters is not None:
             self.reporters.restore(self.name, memory.get("reporters"), now)
         self.discovery.restore(retained, memory)
@@ -176,6 +179,7 @@ class AccountState:
         if result.login is not None:
             self._use_login(result.login)
         if result.error is not None:
+            log.debug("Account %s: the poll failed: %s", self.name, result.error)
             self._fail(result.error, now)
             return []
         if self.reporters is not None and result.reading is not None and result.source != REPORTER:
@@ -196,10 +200,9 @@ class AccountState:
     def _succeed(self, reading: Reading, now: datetime) -> list[Event]:
         self._mention(reading)
         events = self._update(reading, now)
-        if not self._has_answered:
-            self._has_answered = True
-            known = ", ".join(f"{window.label} {window.utilization:g} %" for window in reading) or "no windows"
-            log.info("Account %s: %s", self.name, known)
+        known = ", ".join(f"{window.label} {window.utilization:g} %" for window in reading) or "no windows"
+        log.log(logging.DEBUG if self._has_answered else logging.INFO, "Account %s: %s", self.name, known)
+        self._has_answered = True
         self._note_success(reading.read_at)
         has_limits = reading.windows or reading.extra_usage is not None
         self.status, self.detail = OK, None if has_limits else NO_LIMITS_DETAIL
@@ -216,9 +219,9 @@ class AccountState:
 
     def take(self, reading: Reading, now: datetime) -> list[Event]:
         """Take in what a pushed source sent; return what happened."""
-        read_at = {key: window.read_at for key, window in self.usage.windows.items()}
+        before = self.usage.read_times()
         events = self._update(reading, now)
-        if {key: window.read_at for key, window in self.usage.windows.items()} == read_at:
+        if self.usage.read_times() == before:
             return events  # nothing newer: it neither saves a request nor makes anything fresh
         self.policy.status_line_seen(now, self.usage.stale_after)
         self._note_success(reading.read_at)
@@ -302,14 +305,15 @@ class AccountState:
 
     def tick(self, now: datetime) -> None:
         """Renew the sign of life, forget what is over, and note what can be done again."""
-        silence = None if self.options.is_polled or self.status != OK else silence_detail(self.last_success, now)
-        if silence is not None:
-            self.status, self.detail = NO_STATUS_LINE, silence
+        if not self.options.is_polled and not self.usage.has_numbers(now):
+            is_status, self.detail = silence(self.last_success, now)
+            self.status = NO_STATUS_LINE if is_status else self.status
         if self.reporters is not None:
             self._look_at_reporters(self.reporters, now)
         self.alive.tick(now, self.due(now), is_polling=self.busy)
         self.delivery.add(self.login_notice.due(self.name, self.login.login_expires_at, now))
         self.discovery.forget_stubs(now)
+        self.stale_notice.look(is_fresh=self.is_fresh(now), last_success=self.last_success)
         if self.other_instance_at is not None and now >= self.other_instance_at + OTHER_INSTANCE_FOR:
             self.other_instance_at = None
             log.info("Account %s: the other instance is gone.", self.name)

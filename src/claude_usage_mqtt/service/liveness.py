@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import stat
 import time
+from typing import NamedTuple
+from zlib import crc32
 
 try:
     import fcntl
@@ -36,20 +38,32 @@ SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 """How files in open folders are opened: through no link, and never waiting for the other end of a pipe."""
 
 
+def _setting(variable: str) -> str:
+    """Return what the environment, or `.env` in the working folder, says; empty without them."""
+    given = os.environ.get(variable, "")
+    if given:
+        return given
+    try:
+        with open(".env", encoding="utf-8", errors="replace") as file:
+            lines = file.read(MAX_ENV_FILE).splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        name, _, value = line.strip().removeprefix("export ").partition("=")
+        if name.strip() == variable:
+            given = value.strip().strip("'\"")
+    return given
+
+
 def own_base_topic() -> str:
-    """Return the base topic that the environment, or `.env` in the working folder, says; the default without them."""
-    given = os.environ.get("MQTT_BASE_TOPIC", "")
-    if not given:
-        try:
-            with open(".env", encoding="utf-8", errors="replace") as file:
-                lines = file.read(MAX_ENV_FILE).splitlines()
-        except OSError:
-            lines = []
-        for line in lines:
-            name, _, value = line.strip().removeprefix("export ").partition("=")
-            if name.strip() == "MQTT_BASE_TOPIC":
-                given = value.strip().strip("'\"")
-    return given.strip("/ ") or DEFAULT_BASE_TOPIC
+    """Return this service's base topic."""
+    return _setting("MQTT_BASE_TOPIC").strip("/ ") or DEFAULT_BASE_TOPIC
+
+
+def own_accounts() -> str:
+    """Return what distinguishes this service's accounts from another's, empty without `CLAUDE_ACCOUNTS`."""
+    accounts = "".join(_setting("CLAUDE_ACCOUNTS").split())
+    return f"{crc32(accounts.encode()):08x}" if accounts else ""
 
 
 def _user() -> int:
@@ -64,9 +78,12 @@ def _folders() -> list[str]:
 class Liveness:
     """Shows that the loop is running. If nothing can be written it stays silent: that must not stop the service."""
 
-    def __init__(self, base_topic: str | None = None) -> None:
-        """Prepare; `base_topic` distinguishes several services of a user, by default that of the environment."""
-        self._base_topic = base_topic or own_base_topic()
+    def __init__(self, base_topic: str | None = None, publishes_at: str = "") -> None:
+        """Prepare; `base_topic` distinguishes several services of a user, by default that of the environment.
+
+        `publishes_at` is the address of the broker, empty for what does not publish the usage (a reporter).
+        """
+        self._identity = f"{base_topic or own_base_topic()}\n{own_accounts()}\n{publishes_at}"
         self._next: float | None = None
         self._descriptor: int | None = None
         self._path = ""
@@ -88,7 +105,7 @@ class Liveness:
         self._next = now + self._every
         if not alive:
             return
-        self._write(f"{now:20.3f}\n{self._base_topic}\n".encode())
+        self._write(f"{now:20.3f}\n{self._identity}\n".encode())
         self.notify("WATCHDOG=1")
 
     def _write(self, sign: bytes) -> None:
@@ -167,9 +184,18 @@ def _unlink(path: str) -> None:
         pass
 
 
-def _signs(folder: str) -> list[tuple[str, float | None, str]]:
-    """Return path, age in seconds and base topic of each sign of life of this user; no age if its process has ended."""
-    found: list[tuple[str, float | None, str]] = []
+class _Sign(NamedTuple):
+    path: str
+    age: float | None
+    """Seconds; None if its process has ended."""
+    base_topic: str
+    accounts: str
+    publishes_at: str
+
+
+def _signs(folder: str) -> list[_Sign]:
+    """Return the signs of life of this user's services."""
+    found: list[_Sign] = []
     try:
         names = os.listdir(folder)
     except OSError:
@@ -185,10 +211,10 @@ def _signs(folder: str) -> list[tuple[str, float | None, str]]:
         try:
             if _is_ours(descriptor):
                 ended = _lock(descriptor, shared=True)  # the lock of one that lives cannot be had
-                moment, _, base = os.read(descriptor, MAX_SIGN).decode("utf-8", "replace").partition("\n")
+                moment, *identity = os.read(descriptor, MAX_SIGN).decode("utf-8", "replace").split("\n")
                 age = time.monotonic() - float(moment)
-                found.append((path, None if ended else age, base.partition("\n")[0]))
-        except (OSError, ValueError):
+                found.append(_Sign(path, None if ended else age, *identity[:3]))
+        except (OSError, TypeError, ValueError):
             pass
         finally:
             os.close(descriptor)
@@ -197,31 +223,40 @@ def _signs(folder: str) -> list[tuple[str, float | None, str]]:
 
 def _tidy_up(folder: str) -> None:
     """Remove the signs of processes that were killed."""
-    for path, age, _ in _signs(folder):
-        if age is None:
-            _unlink(path)
+    for sign in _signs(folder):
+        if sign.age is None:
+            _unlink(sign.path)
+
+
+def publishes_here(base_topic: str, address: str) -> bool:
+    """Whether a service of this user on this machine publishes under the base topic at that broker."""
+    signs = [sign for folder in _folders() for sign in _signs(folder)]
+    return any(sign.age is not None and (sign.base_topic, sign.publishes_at) == (base_topic, address) for sign in signs)
 
 
 def check() -> tuple[int, str]:
-    """Return the exit status of `healthcheck` (0 alive, 1 not) and a sentence, for the services with our base topic.
+    """Return the exit status of `healthcheck` (0 alive, 1 not) and a sentence, for this service.
 
-    The stalest of several counts.
+    It has our base topic and, if `CLAUDE_ACCOUNTS` is set, our accounts; the stalest of several counts.
     """
-    own = own_base_topic()
+    own, accounts = own_base_topic(), own_accounts()
     is_app = bool(os.environ.get("SUPERVISOR_TOKEN"))  # it runs alone, with settings that the environment lacks
-    signs = [(age, base) for folder in _folders() for _, age, base in _signs(folder)]
-    ages = [age for age, base in signs if is_app or base == own]
-    others = sorted({base for age, base in signs if base != own and age is not None})
-    alive = [age for age in ages if age is not None]
-    if not alive and not ages and others:
-        return 1, f"No service with the base topic {own} runs here, only with {', '.join(others)}; set MQTT_BASE_TOPIC."
-    if not alive:
-        return 1, (
-            "claude-usage-mqtt crashed or was killed; restart it."
-            if ages
-            else "claude-usage-mqtt is not running here as this user."
-        )
-    age = max(alive)
+    signs = [sign for folder in _folders() for sign in _signs(folder)]
+    of_base_topic = [sign for sign in signs if is_app or sign.base_topic == own]
+    ours = [sign for sign in of_base_topic if is_app or not accounts or sign.accounts == accounts]
+    ages = [sign.age for sign in ours if sign.age is not None]
+    if not ages and ours:
+        return 1, "claude-usage-mqtt crashed or was killed; restart it."
+    if not ages and any(sign.age is not None for sign in of_base_topic):
+        return 1, f"The service with the base topic {own} that runs here has other accounts; check CLAUDE_ACCOUNTS."
+    if not ages:
+        others = sorted({sign.base_topic for sign in signs if sign.age is not None})
+        if others:
+            return 1, (
+                f"No service with the base topic {own} runs here, only with {', '.join(others)}; set MQTT_BASE_TOPIC."
+            )
+        return 1, "claude-usage-mqtt is not running here as this user."
+    age = max(ages)
     if age > STUCK_AFTER:
         return 1, f"claude-usage-mqtt is stuck: its last sign of life is {age:.0f} s old; restart it."
     return 0, f"claude-usage-mqtt is alive: its last sign of life is {age:.0f} s old."

@@ -76,7 +76,7 @@ class Service:
         self._former_devices: FormerDevices | None = None
         self._is_begun = False
         self._is_summed = False
-        self._heartbeat = Liveness(options.base_topic)
+        self._heartbeat = Liveness(options.base_topic, options.broker.address)
         self._link = ConnectionLog(options.broker.address)
         self._resend_at: float | None = None
         self._listeners = Listeners(clock.to_real(options.settled_after))
@@ -227,6 +227,7 @@ class Service:
     def _tick(self) -> None:
         now = self._clock.now()
         self._link.tick(time.monotonic())
+        have_settled = self._listeners.have_settled(time.monotonic())
         if not self._is_begun:
             found = self._startup.found(time.monotonic(), now)
             if found is None:
@@ -235,7 +236,7 @@ class Service:
         if self._resend_at is not None and time.monotonic() >= self._resend_at:
             self._resend_at = None
             self._send_all()
-        if self._listeners.have_settled(time.monotonic()):
+        if have_settled:
             for watched in self._accounts.values():
                 self._deliver(watched.state, now)
         for account in self._workers.hanging():
