@@ -1,7 +1,7 @@
 """The floor: the three libraries, and a bare GET and publish per poll.
 
-`python -m benchmarks.floor URL PORT TOPIC COUNT PAUSE` does it COUNT times, each after PAUSE seconds, prints `done`, and
-stays until killed.
+`python -m benchmarks.floor URL PORT TOPIC COUNT PAUSE` does it COUNT times, each after PAUSE seconds, prints `done`,
+and stays until killed.
 """
 
 import sys
