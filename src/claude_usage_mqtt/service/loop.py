@@ -176,6 +176,8 @@ class Service:
         account, *rest = message.topic.removeprefix(self._options.base_topic + "/").split("/")
         if account not in self._accounts or (message.retain and rest != ["health"]):
             return  # a retained command is an old one, and would be obeyed again at each connection
+        if rest == ["health"] and (not message.payload or self._publisher.has_sent(message)):
+            return  # some brokers send back what is our own
         watched = self._touched(account)
         match rest:
             case ["command", name] if name in COMMANDS:
@@ -183,8 +185,7 @@ class Service:
             case ["statusline"] if STATUSLINE in watched.state.options.sources:
                 self._take_status_line(watched.state, message.payload)
             case ["health"]:
-                if message.payload and not self._publisher.has_sent(message):
-                    watched.state.saw_other_instance(self._clock.now())
+                watched.state.saw_other_instance(self._clock.now())
 
     def _take_status_line(self, state: AccountState, payload: bytes) -> None:
         now = self._clock.now()
