@@ -427,6 +427,21 @@ def test_somebody_elses_offline_message_is_answered(
         assert watcher.retained()[STATUS] == "online"
 
 
+def test_what_the_broker_sends_back_publishes_nothing(
+    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
+) -> None:
+    """Our own `health`, which some brokers send back to us, is no reason to publish numbers that time has changed."""
+    clock = service.Clock()
+    with service.running_service(running_broker.port, endpoint.url, home, clock=clock, interval=3600, discovery=False):
+        own = watcher.wait_topic(HEALTH, has_status("ok")).payload
+        clock.sleep(dt.timedelta(minutes=4))
+        since = watcher.mark()
+        watcher.publish(HEALTH, own)
+        watcher.publish(STATUS, "offline")
+        watcher.wait_topic(STATUS, lambda m: m.payload == "online", since=since)
+        assert not watcher.messages(STATE, since=since)
+
+
 def test_another_services_devices_are_left_alone(tmp_path: Path, running_broker: Broker, endpoint: Endpoint) -> None:
     """What a service with another base topic has announced is none of ours, whatever the account is called."""
     single = ServiceProcess(tmp_path / "a", **settings(running_broker, endpoint))

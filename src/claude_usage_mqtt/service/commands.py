@@ -11,17 +11,17 @@ from claude_usage_mqtt.service.account import AccountState
 
 log = logging.getLogger(__name__)
 
-LONGEST_PAYLOAD = 20
+Command = Callable[[AccountState, str, datetime], bool]
+"""Takes the payload; returns whether it was usable."""
 
 
 def obey(state: AccountState, name: str, payload: bytes, now: datetime) -> None:
-    """Obey the command of this name; a malformed one does no harm."""
-    text = payload[:LONGEST_PAYLOAD].decode("ascii", "replace").strip()
-    if name in COMMANDS and not COMMANDS[name](state, text, now):
+    """Obey one of `COMMANDS`; a malformed one does no harm."""
+    if not COMMANDS[name](state, payload[:20].decode("ascii", "replace").strip(), now):
         log.info("Account %s: ignoring the command %s: its value is unusable.", state.name, name)
 
 
-def _refresh(state: AccountState, _text: str, now: datetime) -> bool:
+def _refresh(state: AccountState, _: str, now: datetime) -> bool:
     if not state.options.is_polled:
         state.hint = "Refresh has no effect here: the numbers come from the status line alone."
         return True
@@ -31,27 +31,23 @@ def _refresh(state: AccountState, _text: str, now: datetime) -> bool:
     return True
 
 
-def _set_interval(state: AccountState, text: str, now: datetime) -> bool:
-    if not (text.isascii() and text.isdigit() and state.is_allowed(int(text))):
+def _set_interval(state: AccountState, seconds: str, now: datetime) -> bool:
+    if not (seconds.isascii() and seconds.isdigit() and state.is_allowed(int(seconds))):
         return False
-    interval = timedelta(seconds=int(text))
+    interval = timedelta(seconds=int(seconds))
     state.set_interval(interval)
     state.policy.set_interval(now, interval)
     return True
 
 
-def _set_polling(state: AccountState, text: str, now: datetime) -> bool:
-    if text.upper() not in ("ON", "OFF"):
+def _switch_polling(state: AccountState, on_or_off: str, now: datetime) -> bool:
+    if on_or_off.upper() not in ("ON", "OFF"):
         return False
-    state.polling = text.upper() == "ON"
+    state.polling = on_or_off.upper() == "ON"
     if state.polling:
         state.policy.poll_soon(now)
     return True
 
 
-COMMANDS: dict[str, Callable[[AccountState, str, datetime], bool]] = {
-    "refresh": _refresh,
-    "interval": _set_interval,
-    "polling": _set_polling,
-}
-"""The last level of a command's topic, and what obeys it: it gets the payload and returns whether that was usable."""
+COMMANDS: dict[str, Command] = {"refresh": _refresh, "interval": _set_interval, "polling": _switch_polling}
+"""By the last level of the command's topic."""
