@@ -16,7 +16,7 @@ from claude_usage_mqtt.sources.credentials.watch import LoginChanged
 from claude_usage_mqtt.sources.policy import Policy
 from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.topics import Topics, encode
-from claude_usage_mqtt.usage.reading import OAUTH, REPORTER, STATUSLINE, Reading
+from claude_usage_mqtt.usage.reading import OAUTH, REPORTER, STATUSLINE, ExtraUsage, Reading
 from parts.readings import make_reading, make_usage
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -155,20 +155,41 @@ def test_the_end_of_a_login_is_notified_once_over_restarts() -> None:
 
 
 def test_a_silent_status_line_says_why() -> None:
-    """If nothing polls, a day without a status line has a status and its likely reasons; the next one clears it."""
+    """If nothing polls, numbers that are stale have their likely reasons, and a day without them a status.
+
+    Both survive a restart, and the next status line clears them.
+    """
     state = make_state(sources=(STATUSLINE,))
     reading = make_reading(NOW, 42, NOW + timedelta(hours=3), source=STATUSLINE)
     state.take(Reading(read_at=NOW, windows={reading.key: reading}, is_partial=True), NOW)
-    state.tick(NOW + timedelta(hours=23))
+    state.tick(NOW + timedelta(minutes=20))
     assert (state.status, state.detail) == ("ok", None)
+    for hours, status in ((23, "ok"), (24, "no_status_line")):
+        now = NOW + timedelta(hours=hours)
+        state.tick(now)
+        again = make_state(sources=(STATUSLINE,))
+        again.restore(dict(documents(state, now)), now)
+        again.tick(now)
+        for each in (state, again):
+            assert each.status == status
+            assert each.detail is not None
+            assert "since 2026-11-20T12:00:00+00:00" in each.detail
+            assert "desktop app" in each.detail
     late = NOW + timedelta(hours=24)
-    state.tick(late)
-    assert state.status == "no_status_line"
-    assert state.detail is not None
-    assert "since 2026-11-20T12:00:00+00:00" in state.detail
-    again = make_reading(late, 5, late + timedelta(hours=3), source=STATUSLINE)
-    state.take(Reading(read_at=late, windows={again.key: again}, is_partial=True), late)
+    reading = make_reading(late, 5, late + timedelta(hours=3), source=STATUSLINE)
+    state.take(Reading(read_at=late, windows={reading.key: reading}, is_partial=True), late)
     assert (state.status, state.detail) == ("ok", None)
+
+
+def test_a_seat_that_has_only_a_spend_limit_is_well() -> None:
+    """Its money is all that a status line reports of it: that is not a silent status line."""
+    state = make_state(sources=(STATUSLINE,))
+    money = ExtraUsage(enabled=True, used=5.0, limit=50.0, utilization=10.0, currency="USD")
+    state.tick(NOW)
+    assert state.status == "no_status_line"
+    state.take(Reading(read_at=NOW, windows={}, extra_usage=money, is_partial=True), NOW)
+    state.tick(NOW)
+    assert (state.status, state.detail, state.last_success) == ("ok", None, NOW)
 
 
 def test_another_logins_status_line_is_named_in_detail() -> None:

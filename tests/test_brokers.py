@@ -125,9 +125,11 @@ def test_memory_survives_a_restart(home: Path, running: Named, endpoint: Endpoin
         watcher.settle(LATENCY)
         after = retained(watcher)
     assert endpoint.count == 1
-    assert after[HEALTH]["last_success"] == before[HEALTH]["last_success"]
-    assert after[HEALTH]["next_poll"] == before[HEALTH]["next_poll"]
-    assert after[STATE]["windows"]["five_hour"]["resets_at"] == before[STATE]["windows"]["five_hour"]["resets_at"]
+    for key in ("last_success", "next_poll", "requests_last_hour"):
+        assert after[HEALTH][key] == before[HEALTH][key]
+    for key in ("utilization", "resets_at"):
+        assert after[STATE]["windows"]["five_hour"][key] == before[STATE]["windows"]["five_hour"][key]
+    assert (after[HEALTH]["fresh"], after[CONFIG]) == (True, before[CONFIG])
     assert not watcher.messages("claude-usage/default/event/#")
     assert "WARNING" not in process.log.text
 
@@ -156,13 +158,14 @@ def test_commands_and_events(home: Path, running: Named, endpoint: Endpoint, wat
 
 
 def test_birth(home: Path, running: Named, endpoint: Endpoint, watcher: Watcher) -> None:
-    """Home Assistant's birth message brings everything again."""
+    """Home Assistant's birth message brings everything again, a little later, without a request to the API."""
     with running_service(running.port, endpoint.url, home, protocol=protocol(running), rng=service.Impatient()):
         watcher.wait_topic(HEALTH, is_ok, LATENCY)
         since = watcher.mark()
         watcher.publish(service.BIRTH, "online")
         for topic in (STATE, HEALTH, MEMORY, CONFIG, STATUS):
             watcher.wait_topic(topic, timeout=LATENCY, since=since)
+    assert endpoint.count == 1
 
 
 def test_the_will(home: Path, running: Named, endpoint: Endpoint, watcher: Watcher) -> None:
@@ -176,14 +179,18 @@ def test_the_will(home: Path, running: Named, endpoint: Endpoint, watcher: Watch
 
 
 def test_two_instances(home: Path, running: Named, endpoint: Endpoint, watcher: Watcher) -> None:
-    """Two programs that publish the same account notice each other; one alone hears nobody but itself."""
-    with ServiceProcess(home, **settings(running, endpoint, POLL_INTERVAL=1)) as first:
+    """Two programs that publish the same account say so in log and health; one alone hears nobody but itself."""
+    said, how = "another instance publishes under claude-usage/default too", {"protocol": protocol(running)}
+    with running_service(running.port, endpoint.url, home, interval=0.2, **how) as first:
         watcher.wait_topic(HEALTH, is_ok, LATENCY)
         endpoint.wait_for_requests(3)
-        assert "another instance" not in first.log.text
-        with ServiceProcess(home, **settings(running, endpoint, POLL_INTERVAL=1)) as second:
-            first.log.wait_for("another instance")
-            second.log.wait_for("another instance")
+        assert first.log.count(said) == 0
+        with running_service(running.port, endpoint.url, home, interval=0.2, **how):
+            first.log.wait_for(said, count=2)  # the log is one for both
+            watcher.wait_topic(
+                HEALTH, lambda m: m.payload and "another instance" in (m.json()["detail"] or "").lower(), LATENCY
+            )
+        assert first.log.count(said) == 2
 
 
 def test_the_older_protocol(home: Path, running: Named, endpoint: Endpoint, watcher: Watcher) -> None:

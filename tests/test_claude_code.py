@@ -3,9 +3,11 @@
 import datetime as dt
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -255,6 +257,17 @@ asked.poll("default", SystemClock(), may_retry=True)
         process.wait()
     pids = [program.calls[0]["pid"], int((program.folder / "spawned").read_text())]
     eventually(lambda: not any(is_running(pid) for pid in pids))
+
+
+@pytest.mark.skipif(shutil.which("setsid") is None, reason="there is no setsid here")
+def test_what_escapes_and_writes_later_is_not_read(tmp_path: Path) -> None:
+    """A process that left the group holds the pipe: what it writes after the deadline harms no thread of ours."""
+    os.mkfifo(tmp_path / "go")
+    escape = f"setsid sh -c 'cat {tmp_path}/go; sleep 0.1; echo more' & sleep 600"
+    ended = child.run_child(["sh", "-c", escape], "", {"PATH": os.environ["PATH"]}, 0.5)
+    assert (ended.status, ended.output) == (None, "")
+    (tmp_path / "go").write_text("late\n")
+    eventually(lambda: not [each for each in threading.enumerate() if each.name == "child-output"])
 
 
 def test_output_is_bounded(program: FakeClaudeCode, monkeypatch: pytest.MonkeyPatch) -> None:

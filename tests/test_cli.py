@@ -8,8 +8,7 @@ import os
 import re
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from parts.credentials import write_credentials
 from parts.documents import make_extra_usage, sample_usage
 from parts.endpoint import Endpoint
 from parts.service import ServiceProcess, is_online
+from parts.waiting import eventually
 from parts.watcher import Watcher
 
 TOKEN = "sk-ant-oat01-canary-of-the-command-tests"
@@ -311,9 +311,10 @@ def test_check_without_a_broker_setting(home: Path) -> None:
     assert "MQTT_HOST is not set" in result.stdout
 
 
-def test_run_without_a_broker_setting(home: Path) -> None:
-    """`run` says what is missing and ends with 2."""
-    result = call_command(home)
+@pytest.mark.parametrize("command", [(), ("report",), ("guard",), ("remove",), ("watch",)])
+def test_without_a_broker_setting(home: Path, command: tuple[str, ...]) -> None:
+    """Whatever needs a broker says that none is set and ends with 2."""
+    result = run_command(home, *command, MACHINE_NAME="laptop")
     assert (result.returncode, result.stdout) == (2, "")
     assert "MQTT_HOST is not set" in result.stderr
 
@@ -335,7 +336,7 @@ def test_remove_takes_ours_and_nothing_else(home: Path) -> None:
         service.terminate()
         assert service.wait(timeout=10) == 0
         assert len(watcher.retained()) == len(others) + 5
-        result = run_command(home, "remove", **settings)
+        result = call_command(home, "remove", **settings)
         assert result.returncode == 0, result.stderr
         assert watcher.retained() == others
     assert result.stdout.splitlines() == [
@@ -462,16 +463,8 @@ def test_a_signal_ends_a_command_without_a_trace(home: Path, command: str, by: s
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_until(started.exists)
+    eventually(started.exists)
     process.send_signal(by)
     _, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (status, "")
-    wait_until(lambda: not Path(started.read_text().strip()).exists())
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    """Wait until something holds."""
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    eventually(lambda: not Path(started.read_text().strip()).exists())

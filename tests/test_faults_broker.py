@@ -4,7 +4,6 @@ import contextlib
 import datetime as dt
 import json
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from parts.service import (
     is_online,
     running_service,
 )
+from parts.waiting import eventually
 from parts.watcher import Watcher
 
 pytestmark = needs_mosquitto
@@ -220,8 +220,7 @@ def drop(running: Running) -> None:
 
 def wait_until_settled(running: Running) -> None:
     """Wait until nothing can be late any more."""
-    while not running.service._publisher._is_settled:
-        time.sleep(0.05)
+    eventually(lambda: running.service._publisher._is_settled)
 
 
 @contextlib.contextmanager

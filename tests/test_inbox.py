@@ -51,6 +51,18 @@ def test_the_shortest_waits_end(timeout: float) -> None:
         assert inbox.get(timeout) is None
 
 
+def test_a_wait_lasts_until_something_new_is_put() -> None:
+    """What was taken already wakes nobody up: a laptop that is idle stays asleep."""
+    inbox = Inbox()
+    for number in range(2):
+        inbox.put(message(number))
+    assert [inbox.get(0), inbox.get(0)] == [message(0), message(1)]
+    later = threading.Timer(0.05, inbox.put, [Stop()])
+    later.start()
+    assert isinstance(inbox.get(30), Stop)
+    later.join()
+
+
 def test_nothing_is_lost_between_threads() -> None:
     """What paho, workers and signals report at the same time all arrives, each in its order."""
     inbox = Inbox()

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
+import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from claude_usage_mqtt.cli.run import instance_of
 from claude_usage_mqtt.settings.fields import load_settings
 from claude_usage_mqtt.sources.credentials.file import CredentialsFile
 from parts.broker import Broker
 from parts.endpoint import Endpoint
-from parts.service import BASE, CONFIG, HEALTH, STATE, STATUS, Clock, is_ok, running_service
+from parts.service import BASE, CONFIG, HEALTH, STATE, STATUS, Clock, ServiceProcess, is_ok, running_service
 from parts.watcher import Watcher
 
 VERSION_1 = json.loads((Path(__file__).parent / "cases/version_1_retained.json").read_text(encoding="utf-8"))
@@ -98,6 +102,22 @@ def test_the_later_one_takes_over_from_one_that_died(
     assert len(rounds) < 100, "it kept the processor busy"
 
 
+@pytest.mark.skipif(os.name != "posix", reason="which processes are alive is known by their locks")
+def test_a_second_one_on_the_same_machine_stands_by(
+    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
+) -> None:
+    """Whoever starts it by hand while it also runs as a service does not double the requests."""
+    settings = {"MQTT_PORT": running_broker.port, "CLAUDE_API_URL": endpoint.url}
+    with ServiceProcess(home, **settings) as first:
+        watcher.wait_topic(HEALTH, is_ok)
+        with ServiceProcess(home, **settings) as second:
+            second.log.wait_for("standing by")
+            watcher.settle()
+            assert endpoint.count == 1
+            first.stop(signal.SIGKILL)
+            second.log.wait_for("Publishing at")
+
+
 def test_an_earlier_run_is_not_another_instance(
     home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
 ) -> None:
@@ -109,6 +129,19 @@ def test_an_earlier_run_is_not_another_instance(
     with running_service(running_broker.port, endpoint.url, home, instance="same") as again:
         again.log.wait_for("Publishing at")
     assert "standing by" not in again.log.text
+
+
+@pytest.mark.parametrize("name", ["MACHINE_NAME", "MQTT_CLIENT_ID", ""])
+def test_a_container_that_was_re_created_is_the_same_instance(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Its host name is a new one; with a name in its settings it does not wait for its own former self."""
+    monkeypatch.setenv("MQTT_HOST", "broker")
+    if name:
+        monkeypatch.setenv(name, "nas")
+    instances = set()
+    for host in ("3f2a9c0b1d4e", "a1b2c3d4e5f6"):
+        monkeypatch.setattr(platform, "node", lambda host=host: host)
+        instances.add(instance_of(load_settings(), "broker:1883"))
+    assert len(instances) == (1 if name else 2)
 
 
 def test_different_names_side_by_side(home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher) -> None:

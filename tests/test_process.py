@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from parts.credentials import write_credentials
 from parts.endpoint import Endpoint
 from parts.net import LOOPBACK, HeldPort
 from parts.service import running_service
+from parts.waiting import eventually
 
 linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
 
@@ -43,9 +43,8 @@ def process_1(folder: Path, *arguments: str, **settings: object) -> Iterator[tup
     )
     try:
         children = Path(f"/proc/{started.pid}/task/{started.pid}/children")
-        while not (found := children.read_text().split()):
-            time.sleep(0.01)
-        yield started, int(found[0])
+        eventually(lambda: bool(children.read_text()))
+        yield started, int(children.read_text().split()[0])
     finally:
         started.kill()
         started.communicate()
@@ -58,9 +57,7 @@ def test_process_1_ends_while_it_still_imports(tmp_path: Path) -> None:
     (tmp_path / "paho").mkdir()
     (tmp_path / "paho" / "__init__.py").write_text("open('imports', 'w').close()\nimport time\ntime.sleep(3600)\n")
     with process_1(tmp_path, "run", MQTT_HOST=LOOPBACK, PYTHONPATH=tmp_path) as (started, pid):
-        while not (tmp_path / "imports").exists():
-            assert started.poll() is None
-            time.sleep(0.01)
+        eventually((tmp_path / "imports").exists)
         os.kill(pid, signal.SIGTERM)
         assert started.wait(20) == 143
 
@@ -121,10 +118,7 @@ def test_a_dead_connection_thread_is_noticed(tmp_path: Path, monkeypatch: pytest
         connection = running.service._publisher._connector._connection
         assert connection is not None
         connection.client.disconnect()
-        while running.service._publisher.is_alive:
-            time.sleep(0.01)
-        while liveness.check()[0] == 0:
-            time.sleep(0.05)
+        eventually(lambda: liveness.check()[0] != 0)
         assert "stuck" in liveness.check()[1]
 
 

@@ -285,7 +285,7 @@ MEMORY, STATE = save(lived()), state_document(lived(), NOW)
 
 
 @given(st.data(), st.booleans())
-@settings(max_examples=150)
+@settings(max_examples=100)
 def test_no_damage_breaks_the_start(data: st.DataObject, has_memory: bool) -> None:  # noqa: FBT001
     """Whatever stands where a number of ours stood, the start survives it and publishes nothing absurd."""
     memory, state = deepcopy(MEMORY) if has_memory else None, deepcopy(STATE)

@@ -376,7 +376,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @given(lines=st.lists(LINES, max_size=8))
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_nothing_but_a_settings_error_comes_of_any_file(empty: Path, lines: list[str]) -> None:
     """Whatever is in .env, the program starts or says what is wrong; it never shows a traceback."""
     (empty / ".env").write_text("\n".join(lines), encoding="utf-8", errors="replace")

@@ -395,7 +395,7 @@ ANSWERS = (
 
 
 @given(ANSWERS)
-@settings(max_examples=300)
+@settings(max_examples=100)
 def test_any_answer_is_a_usage_or_refused(answer: Any) -> None:
     """Whatever JSON arrives, what is shown is finite, named safely and bounded, or the answer is refused."""
     try:

@@ -1,7 +1,7 @@
-"""A lean usage endpoint: `python -m benchmarks.endpoint CHANGES ORIGIN SPEED`; prints its port, counts its requests.
+"""A lean usage endpoint: `python -m benchmarks.endpoint ALIKE ORIGIN SPEED`; prints its port, counts its requests.
 
-With CHANGES 1 each answer differs from the one before it; with 0 only time passes, as at night: the session has not
-started, the week stands still. `GET /count` returns how many answers were given.
+ALIKE answers have the same numbers. If that is 1, all numbers change each time; else one of them does, as at night: the
+session has not started, the week stands still. `GET /count` returns how many answers were given.
 """
 
 import json
@@ -13,7 +13,7 @@ from benchmarks.moment import fast_now
 from parts.documents import sample_usage
 
 
-def main(changes: bool, origin: float, speed: float) -> None:  # noqa: FBT001
+def main(alike: int, origin: float, speed: float) -> None:
     """Answer until killed."""
     count = 0
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
@@ -27,19 +27,19 @@ def main(changes: bool, origin: float, speed: float) -> None:  # noqa: FBT001
                 if request.startswith(b"GET /count"):
                     body = str(count).encode()
                 elif request:
-                    body = json.dumps(document(fast_now(origin, speed), count if changes else None)).encode()
+                    body = json.dumps(document(fast_now(origin, speed), count // alike, is_night=alike > 1)).encode()
                     count += 1
                 head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
                 connection.sendall(head.encode() + b"Connection: close\r\n\r\n" + body)
 
 
-def document(now: datetime, number: int | None) -> dict[str, object]:
-    """Return an answer: the `number`th of changing ones, or the one of a night."""
+def document(now: datetime, number: int, *, is_night: bool) -> dict[str, object]:
+    """Return an answer with the `number`th numbers."""
     epoch = datetime(2026, 1, 5, tzinfo=UTC)
     week = epoch + timedelta(days=7) * ((now - epoch) // timedelta(days=7) + 1)
     session = epoch + timedelta(hours=5) * ((now - epoch) // timedelta(hours=5) + 1)
-    if number is None:
-        return sample_usage(now=now, five_hour=0, resets_at=None, seven_day_resets_at=week, scoped={"Opus": 7})
+    if is_night:
+        return sample_usage(now=now, five_hour=0, resets_at=None, seven_day_resets_at=week, scoped={"Opus": number % 9})
     return sample_usage(
         now=now,
         five_hour=number % 970 / 10,
@@ -51,4 +51,4 @@ def document(now: datetime, number: int | None) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] == "1", float(sys.argv[2]), float(sys.argv[3]))
+    main(int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]))

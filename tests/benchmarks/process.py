@@ -29,6 +29,20 @@ def resident_megabytes(process: Process) -> float:
     raise ProcessLookupError(process.pid)
 
 
+def threads(process: Process) -> int:
+    """Return how many it has."""
+    return len(list(Path(f"/proc/{process.pid}/task").iterdir()))
+
+
+def wakeups(process: Process) -> int:
+    """Return how often its threads have waited for something, and so have been woken up."""
+    found = 0
+    for thread in Path(f"/proc/{process.pid}/task").iterdir():
+        status = (thread / "status").read_text(encoding="ascii")
+        found += int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+    return found
+
+
 @contextmanager
 def running(*arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[Process]:
     """Run Python with these arguments, its output piped, until the end of the context."""

@@ -13,7 +13,7 @@ from typing import Self
 
 import paho.mqtt.client as paho
 
-from benchmarks.process import Process, cpu_seconds, first_line, resident_megabytes, running
+from benchmarks.process import Process, cpu_seconds, first_line, resident_megabytes, running, threads
 from parts.broker import Mosquitto
 from parts.credentials import write_credentials
 
@@ -30,6 +30,7 @@ class Reading:
     resident: float
     messages: int
     size: int
+    threads: int
 
 
 @dataclass
@@ -104,17 +105,17 @@ def world() -> Iterator[World]:
 
 
 @contextmanager
-def endpoint(*, changes: bool = True, origin: float = 0.0, speed: float = 1.0) -> Iterator[str]:
+def endpoint(*, alike: int = 1, origin: float = 0.0, speed: float = 1.0) -> Iterator[str]:
     """Run an endpoint; give its URL."""
-    with running("-m", "benchmarks.endpoint", str(int(changes)), str(origin), str(speed)) as process:
+    with running("-m", "benchmarks.endpoint", str(alike), str(origin), str(speed)) as process:
         yield f"http://127.0.0.1:{first_line(process)}"
 
 
 class Run:
     """A service under a fast clock; a context manager."""
 
-    def __init__(self, world: World, *, changes: bool, accounts: int = 1, polls_per_second: float) -> None:
-        self._world, self._changes, self._accounts = world, changes, accounts
+    def __init__(self, world: World, *, alike: int = 1, accounts: int = 1, polls_per_second: float) -> None:
+        self._world, self._alike, self._accounts = world, alike, accounts
         self._speed = polls_per_second * POLL_INTERVAL / accounts
 
     def __enter__(self) -> Self:
@@ -128,7 +129,7 @@ class Run:
     def _open(self) -> Iterator[tuple[str, Counter, Process]]:
         origin, prefix = time.monotonic(), next(self._world.names)
         with (
-            endpoint(changes=self._changes, origin=origin, speed=self._speed) as url,
+            endpoint(alike=self._alike, origin=origin, speed=self._speed) as url,
             Counter(self._world.broker.port, (f"{prefix}/#", f"ha-{prefix}/#")) as counter,
             running(
                 "-m",
@@ -149,7 +150,12 @@ class Run:
             time.sleep(0.05)
         counter = self._counter
         return Reading(
-            done, cpu_seconds(self._process), resident_megabytes(self._process), counter.messages, counter.size
+            done,
+            cpu_seconds(self._process),
+            resident_megabytes(self._process),
+            counter.messages,
+            counter.size,
+            threads(self._process),
         )
 
     def _polls(self) -> int:

@@ -165,6 +165,32 @@ def test_extra_usage_switched_off_takes_its_amounts_away(
         assert "binary_sensor.claude_extra_usage_active" in home.entities()
 
 
+@pytest.mark.parametrize("base_topic", ["claude-usage", "other"], ids=["one base topic", "two base topics"])
+def test_two_instances_with_one_name_do_not_alternate(
+    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, watcher: Watcher, tmp_path: Path, base_topic: str
+) -> None:
+    """Home Assistant keeps showing the one that was there first, through restarts of itself and of the second."""
+    second: dict[str, Any] = {"MQTT_BASE_TOPIC": base_topic, "POLL_INTERVAL": 1}
+    with Endpoint(document(five_hour=77.0)) as others, service(mosquitto, endpoint, tmp_path, POLL_INTERVAL=1):
+        home.wait_for(sensor__claude_session_usage="42.5")
+        began = dt.datetime.now(dt.UTC)
+        for _ in range(2):
+            with service(mosquitto, others, tmp_path, **second) as later:
+                later.log.wait_for("Another instance" if base_topic == "claude-usage" else "is left to it")
+                home.restart()
+                home.wait_for(sensor__claude_session_usage="42.5", sensor__claude_status="OK")
+                endpoint.wait_for_requests(endpoint.count + 2)
+        entries = home.entities()
+        since = began.isoformat(timespec="seconds").replace("+00:00", "Z")
+        (history,) = home.rest("GET", f"/api/history/period/{since}?filter_entity_id={USAGE}&no_attributes")
+    shown = {each["state"] for each in history if dt.datetime.fromisoformat(each["last_changed"]) > began}
+    assert shown <= {"42.5", "unavailable", "unknown", ""}  # Home Assistant notes its own end as an empty state
+    assert not [entity for entity in entries if re.search(r"claude_.*_2$", entity)]
+    for topic in watcher.retained():
+        if topic.startswith("other/"):
+            watcher.publish(topic, "", retain=True)
+
+
 @pytest.mark.parametrize("by", ["remove", "hand"])
 def test_removal_leaves_no_line_in_the_log(
     home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path, by: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import os
 import platform
 import signal
 import threading
@@ -15,6 +16,7 @@ from types import FrameType
 from claude_usage_mqtt.clock import Clock, SystemClock
 from claude_usage_mqtt.logs import set_up_logging
 from claude_usage_mqtt.mqtt.client import require_readable
+from claude_usage_mqtt.service.liveness import publishes_here
 from claude_usage_mqtt.service.loop import Service
 from claude_usage_mqtt.service.options import AccountOptions, ServiceOptions
 from claude_usage_mqtt.service.usage_log import UsageLog
@@ -50,7 +52,7 @@ def make_service(settings: Settings, clock: Clock, accounts: tuple[Account, ...]
     """Return the service that the settings describe, or one for other `accounts`; raises SettingsError."""
     broker = settings.broker()
     require_readable(broker)
-    instance = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+    instance = instance_of(settings, broker.address)
     api = UsageApi(settings.claude_api_url, settings.claude_user_agent)
     options = ServiceOptions(
         broker=broker,
@@ -80,6 +82,18 @@ def make_service(settings: Settings, clock: Clock, accounts: tuple[Account, ...]
         ),
     )
     return Service(options, clock)
+
+
+def instance_of(settings: Settings, broker: str) -> str:
+    """Return what distinguishes this installation from others, also after its container was re-created.
+
+    The host name of a container is a new one then. Two services with one MQTT_CLIENT_ID cannot be connected.
+    """
+    name = settings.machine_name or settings.mqtt_client_id or platform.node()
+    # The same machine is the same instance, restarted; unless that one still runs.
+    if publishes_here(settings.mqtt_base_topic, broker):
+        name += f" {os.getpid()}"
+    return hashlib.sha256(name.encode()).hexdigest()[:8]
 
 
 def topics(settings: Settings, account: str) -> Topics:

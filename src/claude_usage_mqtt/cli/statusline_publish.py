@@ -13,7 +13,7 @@ from pathlib import Path
 
 from claude_usage_mqtt.cli.statusline_cache import PendingReading, cache_folder, note_session
 from claude_usage_mqtt.instants import SAME_INSTANT
-from claude_usage_mqtt.sources.rate_limits import SPEND_LIMIT, Limit, Mark, Message, parse_message
+from claude_usage_mqtt.sources.rate_limits import Limit, Mark, Message, parse_message
 
 TYPE_CHECKING = False
 
@@ -52,10 +52,9 @@ def hand_over(mark: Mark, limits: Mapping[str, Limit], account: str, now: dateti
 def take_in(pending: PendingReading, mark: Mark, limits: Mapping[str, Limit], now: datetime) -> bool:
     """Note what a session shows; return whether that is to be published, and was put down for it."""
     read_at, is_response = note_session(pending.folder, mark, limits, now)
-    windows = {key: limit for key, limit in limits.items() if key != SPEND_LIMIT}
-    if not windows:
+    if not limits:
         return False
-    new = Message(read_at, windows, is_response=is_response)
+    new = Message(read_at, dict(limits), is_response=is_response)
     return is_due(new, parse_message(pending.read(), now), pending.age()) and pending.write(new.encode())
 
 

@@ -26,7 +26,7 @@ from claude_usage_mqtt.service.reporters import Reporters
 from claude_usage_mqtt.service.restore import own_document
 from claude_usage_mqtt.service.sign_of_life import SignOfLife
 from claude_usage_mqtt.service.stale_notice import StaleNotice
-from claude_usage_mqtt.service.status_line_notice import NO_STATUS_LINE, NO_STATUS_LINE_DETAIL, silence_detail
+from claude_usage_mqtt.service.status_line_notice import NO_STATUS_LINE, silence
 from claude_usage_mqtt.sources.credentials.watch import LoginChanged
 from claude_usage_mqtt.sources.policy import BUDGET, Policy
 from claude_usage_mqtt.sources.select import OTHER_SOURCES
@@ -148,7 +148,7 @@ class AccountState:
         if memory.get("interval_setting") == setting and type(interval) is int and self.is_allowed(interval):
             self.set_interval(timedelta(seconds=interval))
         if not self.options.is_polled and self.status == STARTING:
-            self.status, self.detail = NO_STATUS_LINE, NO_STATUS_LINE_DETAIL
+            self.status = OK
         if self.reporters is not None:
             self.reporters.restore(self.name, memory.get("reporters"), now)
         self.discovery.restore(retained, memory)
@@ -219,9 +219,9 @@ class AccountState:
 
     def take(self, reading: Reading, now: datetime) -> list[Event]:
         """Take in what a pushed source sent; return what happened."""
-        read_at = {key: window.read_at for key, window in self.usage.windows.items()}
+        before = self.usage.read_times()
         events = self._update(reading, now)
-        if {key: window.read_at for key, window in self.usage.windows.items()} == read_at:
+        if self.usage.read_times() == before:
             return events  # nothing newer: it neither saves a request nor makes anything fresh
         self.policy.status_line_seen(now, self.usage.stale_after)
         self._note_success(reading.read_at)
@@ -305,9 +305,9 @@ class AccountState:
 
     def tick(self, now: datetime) -> None:
         """Renew the sign of life, forget what is over, and note what can be done again."""
-        silence = None if self.options.is_polled or self.status != OK else silence_detail(self.last_success, now)
-        if silence is not None:
-            self.status, self.detail = NO_STATUS_LINE, silence
+        if not self.options.is_polled and not self.usage.has_numbers(now):
+            is_status, self.detail = silence(self.last_success, now)
+            self.status = NO_STATUS_LINE if is_status else self.status
         if self.reporters is not None:
             self._look_at_reporters(self.reporters, now)
         self.alive.tick(now, self.due(now), is_polling=self.busy)

@@ -62,6 +62,8 @@ class Inbox(Generic[T]):
 
     def get(self, timeout: float) -> T | None:
         """Return the next item, None if none came within `timeout` seconds; it may return None sooner."""
-        if not self._items:
+        if self._items:
+            self._wake.acquire(blocking=False)  # put while nobody waited: else the next wait would end at once
+        else:
             self._wake.acquire(timeout=timeout)
         return self._items.popleft() if self._items else None

@@ -78,9 +78,12 @@ def _folders() -> list[str]:
 class Liveness:
     """Shows that the loop is running. If nothing can be written it stays silent: that must not stop the service."""
 
-    def __init__(self, base_topic: str | None = None) -> None:
-        """Prepare; `base_topic` distinguishes several services of a user, by default that of the environment."""
-        self._identity = f"{base_topic or own_base_topic()}\n{own_accounts()}"
+    def __init__(self, base_topic: str | None = None, publishes_at: str = "") -> None:
+        """Prepare; `base_topic` distinguishes several services of a user, by default that of the environment.
+
+        `publishes_at` is the address of the broker, empty for what does not publish the usage (a reporter).
+        """
+        self._identity = f"{base_topic or own_base_topic()}\n{own_accounts()}\n{publishes_at}"
         self._next: float | None = None
         self._descriptor: int | None = None
         self._path = ""
@@ -187,6 +190,7 @@ class _Sign(NamedTuple):
     """Seconds; None if its process has ended."""
     base_topic: str
     accounts: str
+    publishes_at: str
 
 
 def _signs(folder: str) -> list[_Sign]:
@@ -207,10 +211,10 @@ def _signs(folder: str) -> list[_Sign]:
         try:
             if _is_ours(descriptor):
                 ended = _lock(descriptor, shared=True)  # the lock of one that lives cannot be had
-                moment, base, accounts, *_ = os.read(descriptor, MAX_SIGN).decode("utf-8", "replace").split("\n")
+                moment, *identity = os.read(descriptor, MAX_SIGN).decode("utf-8", "replace").split("\n")
                 age = time.monotonic() - float(moment)
-                found.append(_Sign(path, None if ended else age, base, accounts))
-        except (OSError, ValueError):
+                found.append(_Sign(path, None if ended else age, *identity[:3]))
+        except (OSError, TypeError, ValueError):
             pass
         finally:
             os.close(descriptor)
@@ -222,6 +226,12 @@ def _tidy_up(folder: str) -> None:
     for sign in _signs(folder):
         if sign.age is None:
             _unlink(sign.path)
+
+
+def publishes_here(base_topic: str, address: str) -> bool:
+    """Whether a service of this user on this machine publishes under the base topic at that broker."""
+    signs = [sign for folder in _folders() for sign in _signs(folder)]
+    return any(sign.age is not None and (sign.base_topic, sign.publishes_at) == (base_topic, address) for sign in signs)
 
 
 def check() -> tuple[int, str]:

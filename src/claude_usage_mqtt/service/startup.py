@@ -22,7 +22,8 @@ STATUS_TOPIC = re.compile(r"[A-Za-z0-9_/-]{1,100}/status")
 
 STANDING_BY = (
     "Another instance publishes %s until %s at least: standing by. Stop one of the two; on a machine where Claude Code "
-    "is used, run 'claude-usage-mqtt report' instead, which serves the other instance."
+    "is used, run 'claude-usage-mqtt report' instead, which serves the other instance. A container that was re-created "
+    "recognizes what it published itself if MACHINE_NAME is set."
 )
 
 

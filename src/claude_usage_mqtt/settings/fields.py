@@ -101,7 +101,10 @@ class Settings(BaseSettings):
         None, description="Claude Code's executable: `claude`; if set, it renews a token that has expired."
     )
     machine_name: str | None = Field(
-        None, max_length=100, description="A reporter's name; the host name if not set; required in a container."
+        None,
+        max_length=100,
+        description="A reporter's name, and what a container that was re-created is recognized by; the host name if "
+        "not set; required for a reporter in a container.",
     )
     claude_api_url: Annotated[str, AfterValidator(checked_url)] = Field(
         API_URL, description="https, or http on loopback (for tests; no request limit applies there)."

@@ -77,9 +77,14 @@ def _start(
 
 
 def _listen(process: subprocess.Popen[bytes], deadline: float) -> Ended:
-    """Return what a program writes until it closes its output; a thread reads, as a read may wait for ever."""
+    """Return what a program writes until it closes its output; a thread reads, as a read may wait for ever.
+
+    The thread has a descriptor of its own: it may still read when we have given up and closed ours, because a process
+    that left the group holds the other end.
+    """
     chunks: list[bytes] = []
-    reader = threading.Thread(target=_read, args=(process, chunks), name="child-output", daemon=True)
+    own = os.dup(process.stdout.fileno())  # type: ignore[union-attr]
+    reader = threading.Thread(target=_read, args=(own, chunks), name="child-output", daemon=True)
     reader.start()
     reader.join(deadline)
     status = None
@@ -89,14 +94,12 @@ def _listen(process: subprocess.Popen[bytes], deadline: float) -> Ended:
     return Ended(status, b"".join(chunks).decode("utf-8", "replace"))
 
 
-def _read(process: subprocess.Popen[bytes], chunks: list[bytes]) -> None:
+def _read(descriptor: int, chunks: list[bytes]) -> None:
     size = 0
-    while size < MAX_OUTPUT and process.stdout is not None:
-        chunk = os.read(process.stdout.fileno(), 65536)
-        if not chunk:
-            return
-        chunks.append(chunk)
-        size += len(chunk)
+    with open(descriptor, "rb", buffering=0) as output:
+        while size < MAX_OUTPUT and (chunk := output.read(65536)):
+            chunks.append(chunk)
+            size += len(chunk)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 
 from claude_usage_mqtt.sources.api.wire import FLAT_WINDOWS
-from claude_usage_mqtt.sources.rate_limits import Limit, Message, parse_limits, parse_message
-from claude_usage_mqtt.usage.reading import MAX_UTILIZATION, STATUSLINE, Reading, Window
+from claude_usage_mqtt.sources.rate_limits import SPEND_LIMIT, Limit, Message, parse_limits, parse_message
+from claude_usage_mqtt.usage.reading import MAX_UTILIZATION, STATUSLINE, ExtraUsage, Reading, Window
+
+DOLLARS = "USD"
 
 
 def parse_rate_limits(document: object, now: datetime) -> Reading | None:
@@ -27,7 +29,18 @@ def _reading(message: Message) -> Reading | None:
         for key, limit in message.limits.items()
         if key in FLAT_WINDOWS and limit.percent <= MAX_UTILIZATION
     }
-    return Reading(read_at=message.at, windows=windows, is_partial=True) if windows else None
+    money = _money(message)
+    if not windows and money is None:
+        return None
+    return Reading(read_at=message.at, windows=windows, extra_usage=money, is_partial=True)
+
+
+def _money(message: Message) -> ExtraUsage | None:
+    """Return an organization's limit on what a seat may spend; only if it is certain that it is of just now."""
+    limit = message.limits.get(SPEND_LIMIT)
+    if limit is None or not message.is_response or limit.limit == 0:
+        return None
+    return ExtraUsage(enabled=True, used=limit.used, limit=limit.limit, utilization=limit.percent, currency=DOLLARS)
 
 
 def _window(limit: Limit, message: Message) -> Window:

@@ -119,7 +119,7 @@ class AccountUsage:
             events += self._update_window(window, now)
         if not reading.is_partial:
             self._update_complete(reading)
-        if reading.extra_usage is not None:
+        if reading.extra_usage is not None and not (reading.is_partial and self._has_complete(reading.read_at)):
             events += self._update_money(reading.extra_usage, reading.read_at, now)
         self.last_read = max(reading.read_at, self.last_read or reading.read_at)
         return events + self._account_events(now)
@@ -130,6 +130,10 @@ class AccountUsage:
         if newest is not None and now - newest < UNSUPPORTED_AFTER:
             return True
         return self.last_complete is not None and now - self.last_complete < max(UNSUPPORTED_AFTER, self.stale_after)
+
+    def _has_complete(self, now: datetime) -> bool:
+        """Whether complete responses come: they know more of the money than a status line, and its currency."""
+        return self.last_complete is not None and now - self.last_complete < self.stale_after
 
     def saw_foreign(self, now: datetime) -> bool:
         """Whether another account's status line was ignored within the last hour."""
@@ -230,6 +234,15 @@ class AccountUsage:
     def is_fresh(self, now: datetime) -> bool:
         """Whether at least one window is known: the numbers may be acted on."""
         return bool(self.known_windows(now))
+
+    def has_numbers(self, now: datetime) -> bool:
+        """Whether anything may be shown."""
+        return self.is_fresh(now) or self.known_money(now) is not None
+
+    def read_times(self) -> dict[str, datetime]:
+        """Return when each window, and the money under an empty key, was read."""
+        times = {key: window.read_at for key, window in self.windows.items()}
+        return times if self.money is None else times | {"": self.money.read_at}
 
     def resets(self) -> list[datetime]:
         """Return the known resets, soonest first."""
