@@ -268,10 +268,44 @@ def test_a_second_reporter_of_the_same_name_is_refused(
         assert json.loads(watcher.retained()[LAPTOP.presence])["online"] is True
 
 
-def test_a_reporter_that_comes_back_under_a_name_that_was_taken_says_so(
+@pytest.mark.parametrize("other", ["-", "z"])
+def test_of_two_that_start_at_the_same_moment_one_is_refused(
+    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path, other: str
+) -> None:
+    """Both asked for the name before either could answer: the same one of them ends on both machines."""
+    with running_reporter(running_broker.port, endpoint.url, home) as running:
+        watcher.wait_topic(LAPTOP.presence, is_online)
+        mark = watcher.mark()
+        watcher.publish(LAPTOP.presence, json.dumps({"online": True, "instance": other, "accounts": {}}), retain=True)
+        if other == "z":
+            running.log.wait_for("Another reporter named laptop is running")
+            assert ask(watcher)["reading"]
+        else:
+            running.thread.join(10)
+            assert "MACHINE_NAME" in str(running.error)
+    watcher.settle()
+    assert not [each for each in watcher.messages(LAPTOP.presence, since=mark) if not each.payload and other == "-"]
+
+
+def test_the_requests_of_another_one_of_the_same_name_count(
     running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
 ) -> None:
+    """Two machines of one name both answer each ask: together they stay within the hourly limit all the same."""
+    with running_reporter(running_broker.port, endpoint.url, home, limited=True):
+        watcher.wait_topic(LAPTOP.presence, is_online)
+        for number in range(20):
+            answer = {"id": str(number), "account": "default", "requests": 1, "error": {"status": "network_error"}}
+            watcher.publish(LAPTOP.answer, json.dumps(answer))
+        watcher.settle()
+        assert "reading" not in ask(watcher)
+    assert endpoint.count == 0
+
+
+def test_a_reporter_that_comes_back_under_a_name_that_was_taken_says_so(
+    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """If the name was taken while this machine was away, nobody refuses it; both are there, and the log says so."""
+    monkeypatch.setattr(loop, "BOTH_NEW", 0.0)
     with running_reporter(running_broker.port, endpoint.url, home) as running:
         watcher.wait_topic(LAPTOP.presence, is_online)
         watcher.publish(LAPTOP.presence, '{"online": true, "instance": "another", "accounts": {}}', retain=True)

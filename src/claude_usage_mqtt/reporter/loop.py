@@ -10,6 +10,7 @@ import random
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -30,7 +31,7 @@ from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.publisher import Publisher
 from claude_usage_mqtt.reporter.answer import answer_with
 from claude_usage_mqtt.reporter.budget import Budget
-from claude_usage_mqtt.reporter.limit import SeenIds
+from claude_usage_mqtt.reporter.limit import REQUESTS_PER_HOUR, SeenIds
 from claude_usage_mqtt.reporter.logins import LoginsSeen, watch_logins
 from claude_usage_mqtt.service.connection_log import ConnectionLog
 from claude_usage_mqtt.service.inbox import Inbox, Stop
@@ -59,6 +60,10 @@ NAME_CHECK = 2.0
 
 MOST_LOST = 2
 """Connections that may end during the name check before it is left out: our login may not be allowed to write there."""
+
+BOTH_NEW = 5.0
+"""Real seconds after the first announcement in which another one of the same name has just started, too: both have
+asked before either could answer."""
 
 REASSERT_AFTER = 10.0
 """Real seconds between announcements that correct somebody else's: two of one name must not make a storm."""
@@ -129,6 +134,8 @@ class Reporter:
         self._lost_name_checks = 0  # connections that ended during it: some brokers hang up on what is not allowed
         self._announce_at: float | None = None
         self._announced_at = self._name_checked_at = float("-inf")
+        self._first_announced_at = float("inf")
+        self._own_answers: deque[bytes] = deque(maxlen=REQUESTS_PER_HOUR)
         self._turned_at = self._moment()
         self._deaf_until = 0.0
         self._connection_log = ConnectionLog(options.broker.address)
@@ -229,25 +236,34 @@ class Reporter:
     def _somebody_announced(self, message: Message) -> None:
         """Announce again if what is retained is not what we announced: an old will, a second reporter, a stranger."""
         now = time.monotonic()
-        if not self._is_named or message.payload == self._presence:
-            return
-        if self._publisher.has_sent(message) and now - self._announced_at < ECHO:
+        if message.payload == self._presence:
             return
         other = parse_presence(message.payload)
-        if other is not None and other.online and not message.retain and not self._has_warned:
+        is_running = other is not None and other.online and other.instance != self._instance and not message.retain
+        if is_running and other is not None and self._gives_way(other, now):
+            self._is_named = False  # what is retained there is the other one's
+            raise SettingsError(self._same_name)
+        if not self._is_named or (self._publisher.has_sent(message) and now - self._announced_at < ECHO):
+            return
+        if is_running and not self._has_warned:
             self._has_warned = True
             log.warning("%s", self._same_name)
         if self._announce_at is None:
             self._announce_at = max(now, self._announced_at + REASSERT_AFTER)
 
+    def _gives_way(self, other: Presence, now: float) -> bool:
+        """Whether a name belongs to another one that is running: it was there first, or both have just started."""
+        if other.instance is None or now - self._first_announced_at > BOTH_NEW:
+            return False
+        return not self._presence or other.instance < self._instance
+
     def _somebody_answered(self, message: Message) -> None:
         answer = parse_answer(message.payload, self._clock.now(), "?")
         if answer is None:
             return
-        if message.topic == self._topics.answer:
-            if answer.id == self._name_check and not self._is_named:
-                raise SettingsError(self._same_name)
-        else:
+        if answer.id == self._name_check and message.topic == self._topics.answer and not self._is_named:
+            raise SettingsError(self._same_name)
+        if message.payload not in self._own_answers:
             self._budget.hear(answer)
 
     def _asked(self, payload: bytes) -> None:
@@ -288,6 +304,7 @@ class Reporter:
 
     def _send(self, answer: Answer) -> None:
         payload = encode_answer(answer, self._clock.now())
+        self._own_answers.append(payload)
         self._publisher.send_once(Message(topic=self._topics.answer, payload=payload))
 
     def _announce(self) -> None:
@@ -297,6 +314,7 @@ class Reporter:
         payload = encode_presence(presence)
         if payload != self._presence:
             self._presence, self._announced_at = payload, time.monotonic()
+            self._first_announced_at = min(self._first_announced_at, self._announced_at)
             self._publisher.retain(self._topics.presence, payload)
 
     # What time brings
