@@ -18,7 +18,7 @@ from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, Disconnected, Settled, Subscribed
 from claude_usage_mqtt.mqtt.publisher import Publisher
 from claude_usage_mqtt.service.accounts import Accounts
-from claude_usage_mqtt.service.commands import COMMANDS, obey
+from claude_usage_mqtt.service.commands import obey
 from claude_usage_mqtt.service.connection_log import ConnectionLog
 from claude_usage_mqtt.service.former_devices import FormerDevices
 from claude_usage_mqtt.service.inbox import Inbox, Item, Outgoing, Stop
@@ -167,7 +167,7 @@ class Service:
     # Handlers of topics
 
     def _on_command(self, message: Message, account: str, name: str) -> None:
-        if account in self._accounts and name in COMMANDS:
+        if account in self._accounts:
             obey(self._accounts.touch(account), name, message.payload, self._clock.now())
 
     def _on_status_line(self, message: Message, account: str) -> None:
