@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import NamedTuple
 
 from claude_usage_mqtt import __version__
 from claude_usage_mqtt.clock import Clock
@@ -98,8 +99,7 @@ class ReporterOptions:
     newest_cache: Callable[[str], timedelta | None] = field(default=lambda _account: None)
 
 
-@dataclass(frozen=True, slots=True)
-class _Answered:
+class _Answered(NamedTuple):
     """A worker's result: the answer to an ask."""
 
     account: str
