@@ -37,6 +37,14 @@ DEADLINE = 0.5
 
 @pytest.fixture
 def api(endpoint: Endpoint) -> Iterator[UsageApi]:
+    """Return a client of it."""
+    client = UsageApi(endpoint.url, "tests/1", 10.0)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def hasty(endpoint: Endpoint) -> Iterator[UsageApi]:
     """Return a client of it with a short deadline."""
     client = UsageApi(endpoint.url, "tests/1", DEADLINE)
     yield client
@@ -163,22 +171,22 @@ def test_json_of_far_too_many_parts_is_refused(endpoint: Endpoint, api: UsageApi
 @pytest.mark.parametrize(
     "fault", [faults.Hang(), faults.DripHeaders(0.05), faults.DripBody(0.05)], ids=lambda fault: type(fault).__name__
 )
-def test_the_deadline_is_for_the_whole_request(endpoint: Endpoint, api: UsageApi, fault: Fault) -> None:
+def test_the_deadline_is_for_the_whole_request(endpoint: Endpoint, hasty: UsageApi, fault: Fault) -> None:
     """A server that says nothing, or a byte now and then, is left in time, and its connection is closed."""
     endpoint.fault = fault
     with pytest.raises(NetworkError, match=r"within 0\.5 s"):
-        api.fetch(TOKEN)
+        hasty.fetch(TOKEN)
     endpoint.wait_for_clients_gone(1)
     endpoint.fault = None
-    assert isinstance(api.fetch(TOKEN), dict)
+    assert isinstance(hasty.fetch(TOKEN), dict)
 
 
-def test_no_thread_and_no_socket_is_left(endpoint: Endpoint, api: UsageApi) -> None:
+def test_no_thread_and_no_socket_is_left(endpoint: Endpoint, hasty: UsageApi) -> None:
     """Months of failing requests cost nothing: each one's thread and connection end."""
     for fault in (faults.Hang(), faults.DripBody(0.05), faults.HugeBody(4 * faults.MEGABYTE), faults.CutBody()):
         endpoint.fault_next(fault)
         with pytest.raises(ApiError):
-            api.fetch(TOKEN)
+            hasty.fetch(TOKEN)
     for thread in threading.enumerate():
         if thread.name == "usage-request":
             thread.join(10)

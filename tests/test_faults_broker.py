@@ -261,12 +261,8 @@ def test_announcing_is_not_allowed(home: Path, endpoint: Endpoint) -> None:
         assert CONFIG not in watcher.retained()
 
 
-@pytest.mark.parametrize("may_announce", [False, True])
 def test_an_announcement_that_is_discarded_in_silence(
-    home: Path,
-    endpoint: Endpoint,
-    monkeypatch: pytest.MonkeyPatch,
-    may_announce: bool,  # noqa: FBT001
+    home: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """MQTT 3.1.1 has no word for a refusal: that no entity appears in Home Assistant is logged all the same, once."""
     amqtt = pytest.importorskip("amqtt.broker")
@@ -274,25 +270,27 @@ def test_an_announcement_that_is_discarded_in_silence(
 
     class BrokerWithRules(amqtt.Broker):  # type: ignore[misc]
         async def _topic_filtering(self, _session: Any, topic: str, action: Any) -> bool:
-            return may_announce or action.name != "PUBLISH" or topic.startswith("claude-usage/")
+            return action.name != "PUBLISH" or topic.startswith("claude-usage/")
 
     monkeypatch.setattr(amqtt, "Broker", BrokerWithRules)
     with (
         EmbeddedBroker(port=0) as embedded,
         running_service(embedded.port, endpoint.url, home, protocol="3.1.1") as running,
     ):
-        for _ in range(2):
-            wait_until_settled(running)
-            drop(running)
-            running.log.wait_for(AGAIN)
-            wait_until_settled(running)
         sentence = f"the broker did not return {CONFIG}. Allow this user to read and write there"
-        assert running.log.count(sentence) == (0 if may_announce else 1), running.log.text
+        running.log.wait_for(sentence)
+        drop(running)
+        running.log.wait_for(AGAIN)
+        wait_until_settled(running)
+        assert running.log.count(sentence) == 1, running.log.text
 
 
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
-def test_an_announcement_that_is_retained_is_verified(home: Path, endpoint: Endpoint, protocol: str) -> None:
+def test_an_announcement_that_is_retained_is_verified(
+    home: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, protocol: str
+) -> None:
     """With the permissions that the README names nothing is reported, at the first start and at the next."""
+    monkeypatch.setattr(connection, "SETTLED_AFTER", 1.0)
     acl = (
         "topic readwrite claude-usage/#\ntopic readwrite homeassistant/device/+/config\ntopic read homeassistant/status"
     )

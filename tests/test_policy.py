@@ -297,6 +297,17 @@ def test_a_reset_costs_one_request() -> None:
     assert house.requests == [START, START + 31 * MINUTE]
 
 
+def test_nothing_is_asked_in_the_first_minute_of_a_window() -> None:
+    """A response right after a reset may carry the old number: no poll is made then, except one by hand."""
+    policy, reset = make_schedule(limited=False), START + 10 * MINUTE
+    for wanted in (reset, reset + seconds(30)):
+        policy.next_regular, policy.confirm_at = wanted, None
+        assert policy.due(START, [reset]) == reset + MINUTE
+        policy.next_regular, policy.confirm_at = START + HOUR, wanted
+        assert policy.due(START, [reset]) == reset + MINUTE
+    assert policy.refresh(reset + seconds(5)) == reset + seconds(5)
+
+
 def test_a_reset_without_credentials_does_not_spin() -> None:
     """With nobody logged in, the poll after a reset is tried once, not without end."""
     house = House(make_schedule(300), resets=[START + MINUTE], answer=lambda _: CredentialsNotFound("x"))

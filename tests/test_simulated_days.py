@@ -119,10 +119,15 @@ def every_published_number_was_said_and_is_true(life: Life) -> None:
     assert count > 1000
 
 
+def true_readings(life: Life, key: str) -> list[Said]:
+    """Return what was truly said of a window, whatever the clock said."""
+    return [one for one in life.truth.said if one.key == key and one.is_true]
+
+
 def believed(life: Life, key: str) -> list[Said]:
-    """Return what was truly said of a window, without a steep rise that nothing followed in its window."""
-    said = [one for one in life.truth.said if one.key == key and one.is_true and one.is_clock_right]
+    """Return what must have been believed of a window: not with a wrong clock, nor a change that nothing followed."""
     kept: list[Said] = []
+    said = [one for one in true_readings(life, key) if one.is_clock_right]
     for one, following in pairwise([*said, None]):
         assert one is not None
         before = kept[-1].utilization if kept and kept[-1].fill == one.fill else 0.0
@@ -132,23 +137,37 @@ def believed(life: Life, key: str) -> list[Said]:
     return kept
 
 
+def is_refill(before: Said, after: Said) -> bool:
+    """Whether the window seen last was seen refilled: of one that began and was refilled unseen, nobody knows."""
+    is_running = before.resets_at is not None and after.at < before.resets_at
+    is_drop = before.utilization - after.utilization >= 10
+    return after.is_refill and after.fill == before.fill + 1 and is_running and is_drop
+
+
+def reached(life: Life, readings: list[Said]) -> Counter[str]:
+    """Return how often each limit was reached in these readings of a window: once in each fill that got there."""
+    found: Counter[str] = Counter()
+    for fill in sorted({said.fill for said in readings}):
+        levels = [said.utilization for said in readings if said.fill == fill]
+        first = next(index for index, said in enumerate(readings) if said.fill == fill)
+        low = levels[0] if first > 0 and is_refill(readings[first - 1], readings[first]) else 0.0
+        if first == 0:  # which may have been read by a clock that was wrong
+            key = readings[0].key
+            low = next(said.utilization for said in life.truth.said if said.key == key and said.fill == fill)
+        found.update(str(limit) for limit in (75, 90, 100) if low < limit <= max(levels))
+    return found
+
+
 def each_threshold_once_in_each_window(life: Life) -> None:
     """See 75, 90 and the limit: each fires once in each window or refill that reached it."""
     for key in KEYS:
-        expected: Counter[str] = Counter()
-        readings = believed(life, key)
-        for fill in sorted({said.fill for said in readings}):
-            levels = [said.utilization for said in readings if said.fill == fill]
-            is_armed_above = readings[0].fill == fill or next(s for s in readings if s.fill == fill).is_refill
-            low = levels[0] if is_armed_above else 0.0
-            expected.update(str(limit) for limit in (75, 90, 100) if low < limit <= max(levels))
         happened: Counter[str] = Counter()
         for event in life.simulation.events:
             if event.window == key and event.event_type == "threshold_reached":
                 happened.update(str(int(threshold)) for threshold in event.thresholds)
             elif event.window == key and event.event_type == "limit_reached":
                 happened["100"] += 1
-        assert happened == expected, key
+        assert reached(life, believed(life, key)) <= happened <= reached(life, true_readings(life, key)), key
 
 
 def each_reset_once(life: Life) -> None:
@@ -160,17 +179,19 @@ def each_reset_once(life: Life) -> None:
                 continue
             wrong = [said for said in life.truth.said if said.key == key and not said.is_clock_right]
             if any(before.at < said.at < after.at for said in wrong):
-                either += 1  # whether it was due could not be known
-            elif after.is_refill and after.fill == before.fill + 1:
+                either += 2  # whether it was due could not be known
+            elif is_refill(before, after):
                 early += 1
-            elif before.utilization > 0:
+            elif before.utilization > 0 and not after.is_refill:
                 resets += 1
             else:
                 either += 1
         types = Counter(event.event_type for event in life.simulation.events if event.window == key)
         assert early <= types["reset_early"], key
         assert resets <= types["reset"], key
-        assert early + resets <= types["reset"] + types["reset_early"] <= early + resets + either, key
+        fills = [said.fill for said in true_readings(life, key)]
+        most = either + len(set(fills)) - len({said.fill for said in believed(life, key)})
+        assert early + resets <= types["reset"] + types["reset_early"] <= early + resets + most, key
 
 
 def every_event_has_its_own_id(life: Life) -> None:

@@ -164,6 +164,16 @@ def test_no_reset_known_and_then_idle_is_a_reset() -> None:
     assert story.events[0].resets_at is None
 
 
+def test_a_first_reading_by_a_clock_that_is_behind_is_no_reset() -> None:
+    """A computer that boots with its clock hours behind takes the reset for impossible; its correction is no event."""
+    story = Story()
+    story.read((-180, 20, None), (1, 50, RESET), (6, 80, RESET))
+    assert story.names == ["threshold_reached 75"]
+    story = Story()
+    story.read((0, 80, None), (700, 81, minutes(800)))
+    assert story.names == ["reset", "threshold_reached 75"]
+
+
 def test_a_missing_reset_does_not_end_a_window() -> None:
     """An answer that forgets to say when the window ends changes nothing about it."""
     story = Story()

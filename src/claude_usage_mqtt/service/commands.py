@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from claude_usage_mqtt.instants import format_instant
@@ -10,30 +11,43 @@ from claude_usage_mqtt.service.account import AccountState
 
 log = logging.getLogger(__name__)
 
-REFRESH, INTERVAL, POLLING = COMMANDS = ("refresh", "interval", "polling")
+Command = Callable[[AccountState, str, datetime], bool]
+"""Takes the payload; returns whether it was usable."""
 
 
 def obey(state: AccountState, name: str, payload: bytes, now: datetime) -> None:
-    """Obey a command; a malformed one does no harm."""
-    text = payload[:20].decode("ascii", "replace").strip()
-    if name == REFRESH:
-        _refresh(state, now)
-    elif name == INTERVAL and text.isascii() and text.isdigit() and state.is_allowed(int(text)):
-        interval = timedelta(seconds=int(text))
-        state.set_interval(interval)
-        state.policy.set_interval(now, interval)
-    elif name == POLLING and text.upper() in ("ON", "OFF"):
-        state.polling = text.upper() == "ON"
-        if state.polling:
-            state.policy.poll_soon(now)
-    else:
-        log.info("Account %s: ignoring the command %s: its value is unusable.", state.name, name[:20])
+    """Obey a command; an unknown or malformed one does no harm."""
+    if name in COMMANDS and not COMMANDS[name](state, payload[:20].decode("ascii", "replace").strip(), now):
+        log.info("Account %s: ignoring the command %s: its value is unusable.", state.name, name)
 
 
-def _refresh(state: AccountState, now: datetime) -> None:
+def _refresh(state: AccountState, _: str, now: datetime) -> bool:
     if not state.options.is_polled:
         state.hint = "Refresh has no effect here: the numbers come from the status line alone."
-        return
+        return True
     when = state.policy.refresh(now)
     if not state.busy and when > now + timedelta(seconds=1):
         state.hint = f"The refresh will run at {format_instant(when)}, to stay within the rate limit."
+    return True
+
+
+def _set_interval(state: AccountState, seconds: str, now: datetime) -> bool:
+    if not (seconds.isascii() and seconds.isdigit() and state.is_allowed(int(seconds))):
+        return False
+    interval = timedelta(seconds=int(seconds))
+    state.set_interval(interval)
+    state.policy.set_interval(now, interval)
+    return True
+
+
+def _switch_polling(state: AccountState, on_or_off: str, now: datetime) -> bool:
+    if on_or_off.upper() not in ("ON", "OFF"):
+        return False
+    state.polling = on_or_off.upper() == "ON"
+    if state.polling:
+        state.policy.poll_soon(now)
+    return True
+
+
+COMMANDS: dict[str, Command] = {"refresh": _refresh, "interval": _set_interval, "polling": _switch_polling}
+"""By the last level of the command's topic."""

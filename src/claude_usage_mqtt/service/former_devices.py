@@ -54,10 +54,10 @@ class FormerDevices:
             self.suspects.append(summary.config)
         self.gone += [topic for topic in self.suspects if announced_by(found.get(topic, b"")) == self._status]
 
-    def claim(self, message: Message) -> list[str] | None:
-        """Return the topics to remove because of a message; None if it is not about a former device."""
-        if message.topic not in self.suspects or not message.payload:
-            return None
+    def found(self, message: Message) -> list[str]:
+        """Return the topics to remove because of a message under one of the `suspects`."""
+        if not message.payload:
+            return []
         self._seen[message.topic] = message.payload
         for each in self._others:
             if message.topic == each.health and not self._is_kept(each):

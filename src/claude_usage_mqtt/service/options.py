@@ -51,3 +51,7 @@ class ServiceOptions:
     settled_after: float = SETTLED_AFTER
     accounts: tuple[tuple[AccountOptions, tuple[Source, ...]], ...] = field(default=())
     """Each account with its polled sources on this machine, the preferred one first."""
+
+    def topics(self, account: str) -> Topics:
+        """Return the topics of any account, one that is not in the settings too."""
+        return Topics(base=self.base_topic, account=account, prefix=self.discovery_prefix)

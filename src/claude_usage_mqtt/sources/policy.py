@@ -125,10 +125,14 @@ class Policy:
             # One so shortly before that it would delay the more useful poll becomes that poll.
             if after - self._spacing(now) < due < after:
                 due = after
-        if self.refresh_wanted:
-            due = min(due, self._allowed(now, now, budget, FLOOR))
         if self.confirm_at is not None:
             due = min(due, self._allowed(now, self.confirm_at, BUDGET, SPACING))
+        for after in after_resets:
+            # Responses of the first minute were seen with the old number: two of them would confirm it.
+            if after - AFTER_RESET <= due < after:
+                due = after
+        if self.refresh_wanted:
+            due = min(due, self._allowed(now, now, budget, FLOOR))
         for after in after_resets:
             # Once asked after it, the response has shown it, or nothing more can be learned by asking at once.
             if after > now - HOUR and (self.last_attempt_at is None or self.last_attempt_at < after):

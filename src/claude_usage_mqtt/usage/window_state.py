@@ -275,10 +275,12 @@ def _ended(known: WindowState, new: WindowState) -> str | None:
     drop = known.utilization - new.utilization
     begun = None if new.resets_at is None or new.duration is None else new.resets_at - new.duration
     if known.resets_at is None:
-        # Nobody said when it was due, but one that has not begun, or has begun since, is another one.
+        # Nobody said when it was due, but one that has not begun, or has begun since, is another one. With no less in
+        # it, it may be the same, read first by a machine whose clock was behind: unless its whole length has passed.
         if new.resets_at is None and new.utilization > 0:
             return RESET_EARLY if drop >= REFILL else None
-        is_other = new.utilization == 0 if begun is None else begun > known.read_at + SAME_INSTANT
+        is_same = drop <= 0 and (new.duration is None or new.read_at - known.read_at < new.duration)
+        is_other = new.utilization == 0 if begun is None else begun > known.read_at + SAME_INSTANT and not is_same
         return RESET if known.utilization > 0 and is_other else None
     if new.resets_at == known.resets_at:
         return RESET_EARLY if drop >= REFILL else None
