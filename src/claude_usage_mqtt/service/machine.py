@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -72,8 +72,17 @@ class Machine:
         self.holds = {account: (reason, until + step) for account, (reason, until) in self.holds.items()}
 
 
-def sentence(machines: list[tuple[Machine, str]]) -> str:
-    """Return the sentence that lists machines with their statuses, why none can be asked, and what to do."""
+def sentence(machines: list[tuple[Machine, str]], strangers: Collection[str], accounts: Iterable[str]) -> str:
+    """Return the sentence that lists machines with their statuses, why none can be asked, and what to do.
+
+    `strangers` are machines that have none of our `accounts`.
+    """
+    if not machines and strangers:
+        ours = ", ".join(sorted(accounts)[:5])
+        return (
+            f"The reporter on {min(strangers)} has none of this service's accounts ({ours}); "
+            "use the same names in CLAUDE_ACCOUNTS there."
+        )
     if not machines:
         return (
             "No reporter has announced itself; run 'claude-usage-mqtt report' on a machine where Claude Code is used."

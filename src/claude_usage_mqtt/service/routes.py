@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from claude_usage_mqtt.mqtt.client import Message
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(NamedTuple):
     """A topic and what to do with its messages: `handle` gets the message, and the level for each `+` in the topic."""
 
     topic: str
