@@ -161,6 +161,13 @@ def test_deep_json_is_refused(endpoint: Endpoint, api: UsageApi) -> None:
         api.fetch(TOKEN)
 
 
+def test_json_of_far_too_many_parts_is_refused(endpoint: Endpoint, api: UsageApi) -> None:
+    """What no usage can be is not parsed: the memory that this takes would stay with the service for months."""
+    endpoint.fault_next(faults.invalid_json(b"[" + b"[]," * 5000 + b"[]]"))
+    with pytest.raises(InvalidResponse, match="JSON"):
+        api.fetch(TOKEN)
+
+
 @pytest.mark.parametrize(
     "fault", [faults.Hang(), faults.DripHeaders(0.05), faults.DripBody(0.05)], ids=lambda fault: type(fault).__name__
 )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 DEFAULT_ACCOUNT = "default"
 """The id of the account if CLAUDE_ACCOUNTS is not set."""
@@ -55,8 +54,7 @@ ASLEEP = ("no_reporter",)
 ASLEEP_TOLERATED = 86400
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Topics:
+class Topics(NamedTuple):
     """The topics of one account under a base topic."""
 
     base: str
@@ -107,8 +105,7 @@ class Topics:
         return f"{self.base}/{self.account}/command/{name}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReporterTopics:
+class ReporterTopics(NamedTuple):
     """The topics of one reporter under a base topic."""
 
     base: str

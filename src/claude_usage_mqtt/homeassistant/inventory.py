@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from claude_usage_mqtt.homeassistant.entities import (
     ACCOUNT_ENTITIES,
@@ -19,16 +20,14 @@ NO_MINOR_UNIT = frozenset({"BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW
 """Currencies whose amounts have no decimals."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WindowName:
+class WindowName(NamedTuple):
     """A window that has entities."""
 
     label: str
     has_duration: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inventory:
+class Inventory(NamedTuple):
     """What an account has, which decides which entities there are.
 
     `currency` is the unit of the money, `first_currency` that of the entities whose keys name no currency.

@@ -120,23 +120,23 @@ class DiscoveryMessage:
         basis = (inventory, tuple(self._removed))
         if basis == self._basis:
             return self.payload
-        wanted = announced(encode(self._build(inventory)))
+        wanted = {key: each["platform"] for key, each in self._build(inventory, {})["components"].items()}
         gone = {key: platform for key, platform in self._announced.items() if key not in wanted}
         if gone:
             self.stubs_until = now + STUB_KEPT
         self._removed = {key: each for key, each in (self._removed | gone).items() if key not in wanted}
         self._announced = wanted
         self._basis = (inventory, tuple(self._removed))
-        self.payload = encode(self._build(inventory))
+        self.payload = encode(self._build(inventory, self._removed))
         return self.payload
 
-    def _build(self, inventory: Inventory) -> dict[str, Any]:
+    def _build(self, inventory: Inventory, removed: Mapping[str, str]) -> dict[str, Any]:
         return discovery(
             self._topics,
             inventory,
             label=self._label,
             version=__version__,
-            removed=self._removed,
+            removed=removed,
             entity_ids_of=self.entity_ids_of,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import NamedTuple
 
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.service.listeners import SETTLED_AFTER
@@ -13,8 +14,7 @@ from claude_usage_mqtt.topics import Topics
 from claude_usage_mqtt.usage.reading import OAUTH, STATUSLINE
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccountOptions:
+class AccountOptions(NamedTuple):
     """What the settings say about an account."""
 
     topics: Topics

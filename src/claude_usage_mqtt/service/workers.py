@@ -1,7 +1,7 @@
 """The threads of the service: a pool that polls, and one that watches the logins. They only report.
 
 A service with 200 accounts has at most 16 threads: these, two of the connection to the broker, the loop's, and one for
-each request under way. A thread that dies of an unexpected error ends the program (`cli/run.py`).
+each request under way. A thread that dies of an unexpected error ends the program (`cli/until.py`).
 """
 
 from __future__ import annotations

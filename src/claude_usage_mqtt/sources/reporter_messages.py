@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from claude_usage_mqtt.errors import ApiError, CredentialsError
 from claude_usage_mqtt.instants import format_instant, parse_instant
@@ -67,24 +67,21 @@ class Presence:
     version: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class Ask(NamedTuple):
     """A request for a reading of an account; without an account it only asks whether somebody is there."""
 
     id: str
     account: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Busy:
+class Busy(NamedTuple):
     """The reporter would not ask the API now, but after `retry_after`."""
 
     detail: str
     retry_after: timedelta
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(NamedTuple):
     """The answer to an ask: a reading, or why there is none, and how many requests to the API that took."""
 
     id: str

@@ -7,8 +7,8 @@ faults behind them come from public reports of the usage endpoint.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from claude_usage_mqtt.instants import SAME_INSTANT
 from claude_usage_mqtt.usage.reading import STATUSLINE, Window
@@ -32,8 +32,7 @@ JUST_BEGUN = timedelta(minutes=15)
 after its last reading."""
 
 
-@dataclass(frozen=True, slots=True)
-class Suspect:
+class Suspect(NamedTuple):
     """An unlikely reading that waits for the next one; `baseline` is the utilization it departs from."""
 
     window: Window

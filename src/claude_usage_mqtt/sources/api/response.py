@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from claude_usage_mqtt.errors import (
     ApiError,
@@ -26,12 +25,16 @@ AGAIN = "try again in a few minutes (the service does so by itself)"
 LONGEST_RETRY = timedelta(hours=24)
 """A longer Retry-After is taken as this: nothing seen so far asked for more than an hour."""
 
+MAX_BRACKETS = 2_000
+"""Opening brackets in a body; a real response has a hundred. Python 3.13 parses a nesting of 10,000 levels, and keeps
+the 1.5 MB that this takes.
+"""
+
 SCOPE_REFUSED = "oauth_scope_insufficient"
 """`details.error_code` of a 403 whose message need not name the scope."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(NamedTuple):
     """What the body of an error says, as far as it is understood; empty texts otherwise."""
 
     type: str = ""
@@ -118,6 +121,8 @@ def _explain_wait(wait: timedelta | None) -> str:
 
 
 def _json(body: bytes) -> Any:
+    if body.count(b"[") + body.count(b"{") > MAX_BRACKETS:
+        return None
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
