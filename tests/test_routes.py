@@ -16,7 +16,7 @@ def reached(topic: str, *, retain: bool = False, is_early: bool = False) -> list
             handler("a/b/reporter/+", is_early=True, takes_retained=True),
             handler("a/b/+/command/+"),
             handler("a/b/+/statusline"),
-            handler("a/b/work/health", is_own=True),
+            handler("a/b/work/health", is_late=True),
         ]
     )
     routes.handle(Message(topic=topic, payload=b"", retain=retain), is_early=is_early)

@@ -71,16 +71,12 @@ class Budget:
         if answer.account in self._limits:
             self._limits[answer.account].record_elsewhere(self._clock.steady(), answer.requests)
 
-    def take(self, message: Message) -> bool:
-        """Take in a health message, untrusted; return whether it was one."""
-        account = self._health.get(message.topic)
-        if account is None:
-            return False
+    def take(self, message: Message) -> None:
+        """Take in a health message, untrusted."""
         try:
             document = json.loads(message.payload) if len(message.payload) <= MAX_HEALTH else None
         except (ValueError, RecursionError):
             document = None
         count = document.get("requests_last_hour") if isinstance(document, dict) else None
         if type(count) is int and count >= 0:
-            self._counted[account] = count, self._clock.steady()
-        return True
+            self._counted[self._health[message.topic]] = count, self._clock.steady()

@@ -82,7 +82,7 @@ class Service:
             Route(options.status_topic, self._on_home_assistant, is_early=True, takes_retained=True),
             *(
                 Route(
-                    options.topics(account).health, partial(self._on_health, account), is_own=True, takes_retained=True
+                    options.topics(account).health, partial(self._on_health, account), is_late=True, takes_retained=True
                 )
                 for account in self._accounts
             ),
@@ -151,7 +151,7 @@ class Service:
     def _connected(self) -> None:
         self._publisher.subscribe([*self._routes.topics(), *self._reporters.connected()])
         if self._is_begun:
-            self._publisher.subscribe(self._routes.topics(own=True), no_local=True)
+            self._publisher.subscribe(self._routes.topics(late=True), no_local=True)
             self._send_all()
             for account in self._accounts:
                 self._accounts.touch(account)
@@ -229,7 +229,7 @@ class Service:
         on_former_device = partial(self._on_former_device, former)
         self._routes.add(Route(topic, on_former_device, takes_retained=True) for topic in former.suspects)
         self._publisher.subscribe(former.suspects)
-        self._publisher.subscribe(self._routes.topics(own=True), no_local=True)
+        self._publisher.subscribe(self._routes.topics(late=True), no_local=True)
         self._advance(now)
         self._publisher.retain(self._status, ONLINE)
         log.info("Publishing at %s, accounts: %s", self._options.broker.address, ", ".join(names[:10]))

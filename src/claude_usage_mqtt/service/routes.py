@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from claude_usage_mqtt.mqtt.client import Message
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(NamedTuple):
     """A topic and what to do with its messages: `handle` gets the message, and the level for each `+` in the topic."""
 
     topic: str
@@ -18,8 +17,8 @@ class Route:
     """Whether it is handled before the service publishes, too."""
     takes_retained: bool = False
     """Whether it is handled if it was retained, too: an old command would run again with each connection."""
-    is_own: bool = False
-    """Whether we publish there ourselves: then it is subscribed to later, and without what we send."""
+    is_late: bool = False
+    """Whether it is subscribed to when we publish ourselves, not with the connection."""
 
 
 class Routes:
@@ -38,10 +37,10 @@ class Routes:
             else:
                 self._exact[route.topic] = route
 
-    def topics(self, *, own: bool = False) -> list[str]:
+    def topics(self, *, late: bool = False) -> list[str]:
         """Return what to subscribe to."""
         routes = [*(route for _, route in self._patterns), *self._exact.values()]
-        return [route.topic for route in routes if route.is_own == own]
+        return [route.topic for route in routes if route.is_late == late]
 
     def handle(self, message: Message, *, is_early: bool) -> None:
         """Call the handler of a message's topic, unless it is not for such a message."""
