@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from datetime import datetime, timedelta
 
-from claude_usage_mqtt.instants import from_epoch, parse_instant
+from claude_usage_mqtt.instants import from_epoch, parse_reset
 from claude_usage_mqtt.untrusted import json_object, number
 
 TYPE_CHECKING = False  # typing itself is not worth importing here
@@ -98,7 +98,7 @@ def _limit(key: str, section: object, seen_at: datetime, now: datetime) -> Limit
     if not isinstance(section, dict):
         return None
     percent, resets_at = number(section.get("used_percentage"), maximum=HIGHEST), section.get("resets_at")
-    reset = parse_instant(resets_at) or from_epoch(resets_at)
+    reset = parse_reset(resets_at)
     if percent is None or (reset is None and resets_at is not None):
         return None
     if reset is not None and not now < reset <= seen_at + LONGEST[key] + SLACK:

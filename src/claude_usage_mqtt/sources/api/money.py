@@ -171,7 +171,7 @@ def _amount(minor: object, places: object, currency: str | None) -> float | None
         return None
     own = MINOR_DIGITS.get(currency or "", 2)
     places = own if places is None or own == 0 else places
-    amount = number(minor, maximum=MAX_AMOUNT)
-    if amount is None or isinstance(places, bool) or not isinstance(places, int) or not 0 <= places <= 8:
+    amount, digits = number(minor, maximum=MAX_AMOUNT), number(places, maximum=8)
+    if amount is None or digits is None or not digits.is_integer():
         raise Malformed
-    return float(amount / 10**places)
+    return float(amount / 10 ** int(digits))
