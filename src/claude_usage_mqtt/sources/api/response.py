@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -41,6 +42,17 @@ class Refusal(NamedTuple):
     message: str = ""
     code: str = ""
 
+    @property
+    def is_about_scope(self) -> bool:
+        """Whether the token is good, but not for the usage."""
+        return self.code == SCOPE_REFUSED or "user:profile" in self.message
+
+    @property
+    def is_about_organization(self) -> bool:
+        """Whether no login of this organization would be accepted."""
+        text = self.message.lower()
+        return "organization" in text and any(word in text for word in ("not allowed", "disabled"))
+
 
 def interpret(status: int, headers: Mapping[str, str], body: bytes, now: datetime) -> Any:
     """Return the JSON document of a good response; raises the ApiError that any other one means."""
@@ -61,39 +73,41 @@ def _error(status: int, headers: Mapping[str, str], refusal: Refusal, now: datet
     if status == 429:
         wait = parse_retry_after(headers.get("Retry-After"), now)
         return RateLimited(_explain_wait(wait), retry_after=wait)
-    if status == 401 or refusal.type == "authentication_error":
-        return _unauthorized(refusal)
-    if status == 403:
-        return _forbidden(refusal)
-    if status >= 500:
+    if status >= 500 or status == 408:
         return ServerError(f"The API returned a server error (HTTP {status}); {AGAIN}.")
-    where = "redirects elsewhere, which is not followed" if 300 <= status < 400 else "gave an unexpected response"
-    return InvalidResponse(f"The API {where} (HTTP {status}); check CLAUDE_API_URL, or update this program.")
+    if status == 407:
+        return NetworkError("The proxy asks for a login (HTTP 407); put it into HTTPS_PROXY.")
+    return _refused(status, refusal)
 
 
-def _unauthorized(refusal: Refusal) -> ApiError:
-    if "not allowed for this organization" in refusal.message:
-        return Unauthorized(
-            "This organization may not use its subscription with Claude Code (HTTP 401); "
-            "its administrator can allow it, or use the login of another subscription."
-        )
-    return Unauthorized("The API does not accept the token (HTTP 401); log in with Claude Code again.")
-
-
-def _forbidden(refusal: Refusal) -> ApiError:
-    if refusal.code == SCOPE_REFUSED or "user:profile" in refusal.message:
+def _refused(status: int, refusal: Refusal) -> ApiError:
+    if refusal.is_about_scope:
         return InsufficientScope(
             "The token may not read the usage: it lacks the scope user:profile, as those of 'claude setup-token' do; "
             "use the credentials of a login with Claude Code instead."
         )
+    if refusal.is_about_organization:
+        return Unauthorized(
+            f"This organization may not use its subscription with Claude Code (HTTP {status}); "
+            "its administrator can allow it, or use the login of another subscription."
+        )
+    if status == 401 or refusal.type == "authentication_error":
+        return Unauthorized(f"The API does not accept the token (HTTP {status}); log in with Claude Code again.")
+    if status in (403, 451):
+        return _forbidden(status, refusal)
+    where = "redirects elsewhere, which is not followed" if 300 <= status < 400 else "gave an unexpected response"
+    return InvalidResponse(f"The API {where} (HTTP {status}); check CLAUDE_API_URL, or update this program.")
+
+
+def _forbidden(status: int, refusal: Refusal) -> ApiError:
     if refusal == Refusal() or refusal.type == "forbidden" or "request not allowed" in refusal.message.lower():
         # A page of the API's own guard, or its refusal of a region, a VPN or a proxy: the token is not at fault.
         return NetworkError(
-            "The API refuses requests from this network (HTTP 403: region, VPN or proxy); "
+            f"The API refuses requests from this network (HTTP {status}: region, VPN or proxy); "
             "check those if it lasts (the service tries again by itself)."
         )
     return Unauthorized(
-        "The API refuses the usage to this account (HTTP 403); log in with Claude Code again, "
+        f"The API refuses the usage to this account (HTTP {status}); log in with Claude Code again, "
         "or this plan does not report usage."
     )
 
@@ -101,8 +115,8 @@ def _forbidden(refusal: Refusal) -> ApiError:
 def parse_retry_after(value: str | None, now: datetime) -> timedelta | None:
     """Return how long a Retry-After header (seconds or an HTTP date) asks to wait; None for none, zero or nonsense."""
     text = (value or "").strip()[:64]
-    if text.isascii() and text.isdigit():
-        wait = timedelta(seconds=min(int(text), LONGEST_RETRY.total_seconds()))
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
+        wait = timedelta(seconds=min(float(text), LONGEST_RETRY.total_seconds()))
     else:
         try:
             until = parsedate_to_datetime(text)
