@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 DEFAULT_ACCOUNT = "default"
 """The id of the account if CLAUDE_ACCOUNTS is not set."""
+
+ACCOUNT_ID = re.compile(r"[a-z0-9_]{1,40}")
+
+SHORTEST_INTERVAL, LONGEST_INTERVAL = 180, 3600
+"""Seconds; the bounds of the poll interval, by setting and by command."""
 
 ONLINE, OFFLINE = b"online", b"offline"
 """The payloads of the status topic."""

@@ -14,6 +14,7 @@ from claude_usage_mqtt.homeassistant.entities import (
     WINDOW_ENTITIES,
 )
 from claude_usage_mqtt.homeassistant.entity import Entity
+from claude_usage_mqtt.topics import SHORTEST_INTERVAL
 from claude_usage_mqtt.usage.reading import FIVE_HOUR, SEVEN_DAY
 
 NO_MINOR_UNIT = frozenset({"BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "VND", "VUV"})
@@ -39,7 +40,7 @@ class Inventory(NamedTuple):
     currency: str | None = None
     first_currency: str | None = None
     reporters: tuple[str, ...] = ()
-    shortest_interval: int = 180
+    shortest_interval: int = SHORTEST_INTERVAL
 
 
 def entities(inventory: Inventory) -> Iterator[Entity]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -10,8 +9,9 @@ from typing import Any
 
 from claude_usage_mqtt.instants import format_instant, parse_instant
 from claude_usage_mqtt.sources.reporter import FOREIGN, SILENT
-from claude_usage_mqtt.sources.reporter_messages import BUSY, HASH, USABLE, AnnouncedLogin
+from claude_usage_mqtt.sources.reporter_messages import BUSY, USABLE, AnnouncedLogin
 from claude_usage_mqtt.sources.source import Login
+from claude_usage_mqtt.untrusted import HASH, matching
 
 ABSENT_AFTER = timedelta(minutes=10)
 """A machine that is away for less is not shown as absent: Wi-Fi and restarts."""
@@ -116,8 +116,6 @@ def login_from_json(section: object) -> Login | None:
     """Return whose login it is, untrusted."""
     if not isinstance(section, Mapping):
         return None
-    account, organization = (
-        value if isinstance(value, str) and re.fullmatch(HASH, value) else None
-        for value in (section.get("account"), section.get("organization"))
+    return Login(
+        account=matching(HASH, section.get("account")), organization=matching(HASH, section.get("organization"))
     )
-    return Login(account=account, organization=organization)

@@ -15,7 +15,7 @@ from claude_usage_mqtt.sources.local_login import LocalLogin, local_login
 from claude_usage_mqtt.topics import DEFAULT_ACCOUNT
 from claude_usage_mqtt.untrusted import slug
 
-RESERVED_ACCOUNTS = frozenset({"all", "default", "reporter", "status"})
+RESERVED_ACCOUNTS = frozenset({"all", DEFAULT_ACCOUNT, "reporter", "status"})
 ACCOUNTS = 'not valid JSON of names and folders; write {"personal": "/claude/personal", "work": "/claude/work"}'
 
 

@@ -16,7 +16,7 @@ import json
 from datetime import datetime, timedelta
 
 from claude_usage_mqtt.instants import from_epoch, parse_reset
-from claude_usage_mqtt.untrusted import number
+from claude_usage_mqtt.untrusted import json_object, number
 
 TYPE_CHECKING = False  # typing itself is not worth importing here
 
@@ -129,14 +129,7 @@ def parse_message(payload: bytes, now: datetime) -> Message | None:
 
     Anybody who may publish can send one: nothing in it is trusted. Never raises.
     """
-    if len(payload) > MAX_MESSAGE:
-        return None
-    try:
-        document = json.loads(payload)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(document, dict):
-        return None
+    document = json_object(payload, MAX_MESSAGE)
     at = from_epoch(document.get("at"))
     if at is None or not now - OLDEST <= at <= now + AHEAD:
         return None

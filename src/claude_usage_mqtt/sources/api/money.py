@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from claude_usage_mqtt.untrusted import clean_text, number
+from claude_usage_mqtt.untrusted import CURRENCY, clean_text, matching, number
 from claude_usage_mqtt.usage.reading import MAX_AMOUNT, MAX_UTILIZATION, ExtraUsage
 
 NO_POOL = "no_pool"
@@ -148,8 +147,8 @@ def _money(
 def _currency(value: object) -> str | None:
     if value is None:
         return None
-    code = value.upper() if isinstance(value, str) and value.isascii() else ""
-    if not re.fullmatch(r"[A-Z]{3}", code):
+    code = matching(CURRENCY, value.upper() if isinstance(value, str) and value.isascii() else None)
+    if code is None:
         raise Malformed
     return code
 
