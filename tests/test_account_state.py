@@ -10,7 +10,7 @@ import pytest
 
 from claude_usage_mqtt.errors import CredentialsNotFound, RateLimited, ServerError, Unauthorized
 from claude_usage_mqtt.service.account import AccountState
-from claude_usage_mqtt.service.documents import documents, health
+from claude_usage_mqtt.service.documents import documents, health_document
 from claude_usage_mqtt.service.options import AccountOptions
 from claude_usage_mqtt.sources.credentials.watch import LoginChanged
 from claude_usage_mqtt.sources.policy import Policy
@@ -198,10 +198,10 @@ def test_another_logins_status_line_is_named_in_detail() -> None:
     for at, resets_at in ((NOW, NOW + timedelta(hours=3)), (SOON, NOW + timedelta(hours=1))):
         reading = make_reading(at, 42, resets_at, source=STATUSLINE)
         state.take(Reading(read_at=at, windows={reading.key: reading}, is_partial=True), at)
-    detail = health(state, SOON).detail
+    detail = health_document(state, SOON)["detail"]
     assert detail is not None
     assert "--account" in detail
-    assert health(state, SOON + timedelta(hours=2)).detail is None
+    assert health_document(state, SOON + timedelta(hours=2))["detail"] is None
 
 
 def test_the_log_says_when_the_numbers_become_stale_and_when_they_are_back(caplog: pytest.LogCaptureFixture) -> None:

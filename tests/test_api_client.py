@@ -84,6 +84,13 @@ REFUSALS: list[tuple[Fault, type[ApiError], str]] = [
     (faults.server_error(), ServerError, "500"),
     (faults.server_error(503), ServerError, "503"),
     (faults.overloaded(), ServerError, "529"),
+    (faults.refusal(500, "authentication_error", "no"), ServerError, "500"),
+    (faults.Answer(status=408), ServerError, "408"),
+    (faults.Answer(status=407), NetworkError, "HTTPS_PROXY"),
+    (faults.Answer(status=451), NetworkError, "region, VPN or proxy"),
+    (faults.refusal(401, "authentication_error", "needs scope user:profile"), InsufficientScope, "user:profile"),
+    (faults.refusal(403, "permission_error", "not allowed for this organization"), Unauthorized, "administrator"),
+    (faults.refusal(400, "invalid_request_error", "This organization has been disabled."), Unauthorized, "HTTP 400"),
     (faults.html_page(), ServerError, "HTML"),
     (faults.html_page(502), ServerError, "502"),
     (faults.html_page(401), Unauthorized, "401"),
@@ -157,6 +164,13 @@ def test_the_bound_on_a_body_is_exact(endpoint: Endpoint, api: UsageApi) -> None
 def test_deep_json_is_refused(endpoint: Endpoint, api: UsageApi) -> None:
     """Nesting that no parser survives is an error with a sentence."""
     endpoint.fault_next(faults.invalid_json(b"[" * 5000 + b"]" * 5000))
+    with pytest.raises(InvalidResponse, match="JSON"):
+        api.fetch(TOKEN)
+
+
+def test_json_of_far_too_many_parts_is_refused(endpoint: Endpoint, api: UsageApi) -> None:
+    """What no usage can be is not parsed: the memory that this takes would stay with the service for months."""
+    endpoint.fault_next(faults.invalid_json(b"[" + b"[]," * 5000 + b"[]]"))
     with pytest.raises(InvalidResponse, match="JSON"):
         api.fetch(TOKEN)
 
@@ -339,6 +353,8 @@ NOW = dt.datetime(2026, 11, 20, 16, 0, tzinfo=dt.UTC)
         ("-5", None),
         ("120", 120),
         (" 120 ", 120),
+        ("3600.0", 3600),
+        ("1.5.2", None),
         ("9" * 60, 86400),
         ("1e3", None),
         ("soon", None),

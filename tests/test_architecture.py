@@ -152,6 +152,14 @@ def test_a_module_fits_on_a_few_screens_and_says_why_it_exists(path: Path) -> No
     assert ast.get_docstring(ast.parse(text))
 
 
+def test_a_program_loads_only_what_it_uses() -> None:
+    """A reporter on a laptop stays small, and so does a service without Claude Code or a Mac's Keychain."""
+    service = {"claude_usage_mqtt.service.loop", "claude_usage_mqtt.service.account", "claude_usage_mqtt.homeassistant"}
+    sources = {"claude_usage_mqtt.sources.claude_code", "claude_usage_mqtt.sources.credentials.keychain"}
+    assert not loaded_by("import claude_usage_mqtt.cli.report") & (service | sources)
+    assert not loaded_by("import claude_usage_mqtt.cli.run") & sources
+
+
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_every_wait_ends(path: Path) -> None:
     """`queue.SimpleQueue` waits for ever, up to Python 3.12, where its time runs out while it is interrupted."""

@@ -200,7 +200,9 @@ def test_what_it_is_started_with(program: FakeClaudeCode, monkeypatch: pytest.Mo
     ask(source(program))
     (call,) = program.calls
     assert call["input"] == REQUEST + "\n"
-    assert {"-p", "--safe-mode", "--strict-mcp-config", "--no-session-persistence"} <= set(call["arguments"])
+    arguments = call["arguments"]
+    assert {"-p", "--safe-mode", "--strict-mcp-config", "--no-session-persistence"} <= set(arguments)
+    assert arguments[arguments.index("--setting-sources") + 1] == ""
     assert "canary" not in call["environment"].values()
     assert call["environment"]["HTTPS_PROXY"] == "http://proxy.example"
     assert call["environment"]["DISABLE_AUTOUPDATER"] == "1"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from claude_usage_mqtt.reporter import loop
+from claude_usage_mqtt.reporter import announcement, loop
 from claude_usage_mqtt.sources.claude_code import ClaudeCode
 from claude_usage_mqtt.sources.claude_code_cache import UsageCache
 from parts.broker import Broker, Mosquitto, needs_mosquitto
@@ -305,7 +305,7 @@ def test_a_reporter_that_comes_back_under_a_name_that_was_taken_says_so(
     running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If the name was taken while this machine was away, nobody refuses it; both are there, and the log says so."""
-    monkeypatch.setattr(loop, "BOTH_NEW", 0.0)
+    monkeypatch.setattr(announcement, "BOTH_NEW", 0.0)
     with running_reporter(running_broker.port, endpoint.url, home) as running:
         watcher.wait_topic(LAPTOP.presence, is_online)
         watcher.publish(LAPTOP.presence, '{"online": true, "instance": "another", "accounts": {}}', retain=True)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from claude_usage_mqtt.service import reporters
+from claude_usage_mqtt.service.account import AccountState
 from claude_usage_mqtt.sources import reporter as source
 from claude_usage_mqtt.sources.credentials.file import CredentialsFile
 from claude_usage_mqtt.topics import ReporterTopics
@@ -34,6 +35,7 @@ from parts.service import (
     running_service,
     session_is,
 )
+from parts.waiting import eventually
 from parts.watcher import Watcher
 
 CANARY = "sk-ant-oat01-canary-7d1f"
@@ -214,6 +216,37 @@ def test_one_reporter_for_two_accounts(
         report("laptop", endpoint, folders)
         watcher.wait_topic(f"{BASE}/home/state", session_is(10))
         watcher.wait_topic("claude-usage/work/state", session_is(20))
+
+
+def test_a_machine_whose_accounts_have_other_names_is_named(
+    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
+) -> None:
+    """Whoever gave names to the accounts at one end only reads so in the status, not that there is no reporter."""
+    with house(running_broker, tmp_path) as (_, report):
+        report("laptop", endpoint, {"work": login(tmp_path / "laptop")})
+        wanted = "The reporter on laptop has none of this service's accounts (default)"
+        watcher.wait_topic(HEALTH, lambda each: wanted in (each.json()["detail"] or ""))
+
+
+@needs_mosquitto
+def test_a_lost_connection_is_not_the_machines_fault(
+    tmp_path: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the broker is away the log says that, and not that no machine can be asked."""
+    with (
+        Mosquitto() as mosquitto,
+        Watcher(mosquitto.port) as watcher,
+        house(mosquitto, tmp_path) as (service, report),
+    ):
+        report("laptop", endpoint, login(tmp_path / "laptop"))
+        watcher.wait_topic(HEALTH, is_ok)
+        mosquitto.kill()
+        service.log.wait_for("was lost")
+        polls: list[Any] = []
+        finish = AccountState.finish_poll
+        monkeypatch.setattr(AccountState, "finish_poll", lambda *about: polls.append(about) or finish(*about))
+        eventually(lambda: len(polls) > 3)
+        assert "No machine can be asked" not in service.log.text
 
 
 def test_a_login_that_becomes_usable_is_used(

@@ -277,7 +277,7 @@ def test_nothing_from_the_broker_commands_the_terminal() -> None:
     board.take(Message(topic="base/default/state", payload=json.dumps(evil).encode()))
     bad_health = {"status": EVIL, "detail": EVIL * 100, "fresh": True, "last_success": EVIL}
     board.take(Message(topic="base/default/health", payload=json.dumps(bad_health).encode()))
-    board.take(Message(topic="base/\x1b]0;owned\x07/state", payload=b"{}"))
+    board.take(Message(topic="base/\x1b]0;owned\x07/state", payload=b'{"windows": {}}'))
     shown = drawn(board)
     harmless = re.sub(r"\x1b\[[0-9;]*m", "", shown)
     assert all(character.isprintable() or character == "\n" for character in harmless)
@@ -319,7 +319,7 @@ def test_a_flood_of_accounts_is_bounded() -> None:
     """Whoever may publish cannot fill our memory with invented accounts."""
     board = Board("base", "broker")
     for number in range(MAX_ACCOUNTS + 5):
-        board.take(Message(topic=f"base/a{number}/state", payload=b"{}"))
+        board.take(Message(topic=f"base/a{number}/state", payload=b'{"windows": {}}'))
     assert len(board.states) == MAX_ACCOUNTS
 
 
@@ -327,7 +327,7 @@ def test_an_account_that_was_taken_away_is_gone() -> None:
     """When the service takes an account back its part of the screen goes too."""
     board = Board("base", "broker", is_connected=True)
     for name in ("state", "health"):
-        board.take(Message(topic=f"base/old/{name}", payload=b"{}"))
+        board.take(Message(topic=f"base/old/{name}", payload=b'{"windows": {}}'))
     assert "Claude old" in drawn(board)
     for name in ("state", "health"):
         board.take(Message(topic=f"base/old/{name}", payload=b""))

@@ -13,7 +13,6 @@ import pytest
 from claude_usage_mqtt.clock import Clock, SystemClock
 from claude_usage_mqtt.errors import CredentialsNotFound
 from claude_usage_mqtt.service import workers
-from claude_usage_mqtt.service.watched import Watched
 from claude_usage_mqtt.service.workers import MAX_THREADS, Workers
 from claude_usage_mqtt.sources.credentials import watch
 from claude_usage_mqtt.sources.credentials.watch import CachedReading, LoginChanged, LoginWatch, WatchedLogin
@@ -160,8 +159,7 @@ class Accounts:
 
     def poll(self, name: str, place: Place) -> None:
         """Poll one account."""
-        state: Any = type("State", (), {"name": name, "fingerprint": None})()
-        self.pool.poll(Watched(state=state, source=place, digest=None, look_at=NOW), may_retry=True)  # type: ignore[arg-type]
+        self.pool.poll(name, place, may_retry=True)
 
     def finished(self) -> set[str]:
         """Return whose polls have reported."""

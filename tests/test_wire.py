@@ -273,12 +273,35 @@ def test_a_reset_that_cannot_be_right_leaves_the_number(resets_at: Any) -> None:
     assert (usage.five_hour.utilization, usage.five_hour.resets_at) == (5, None)
 
 
-@pytest.mark.parametrize("resets_at", [RESET.timestamp(), int(RESET.timestamp() * 1000)])
+@pytest.mark.parametrize("resets_at", [RESET.timestamp(), int(RESET.timestamp() * 1000), str(int(RESET.timestamp()))])
 def test_a_reset_may_be_a_number(resets_at: float) -> None:
     """Claude Code already understands seconds; one day the API may send them, or milliseconds."""
     usage = parse(sample_usage(now=NOW) | {"five_hour": {"utilization": 5, "resets_at": resets_at}})
     assert usage.five_hour is not None
     assert usage.five_hour.resets_at == RESET
+
+
+@pytest.mark.parametrize("dollars", [{"used_dollars": 20.0}, {"remaining_dollars": 60}, {"used_dollars": 20, "x": 1}])
+@pytest.mark.parametrize(("section", "key"), [("amber_ladder", "pool_amber_ladder"), ("five_hour", "five_hour")])
+def test_dollars_make_up_for_a_missing_percentage(section: str, key: str, dollars: dict[str, float]) -> None:
+    """A limit in dollars is shown in percent, whether the API reports what is used or what is left of it."""
+    usage = parse({section: {"utilization": None, "resets_at": None, "limit_dollars": 80} | dollars})
+    assert usage.windows[key].utilization == 25
+
+
+@pytest.mark.parametrize("reason", [None, "", False])
+def test_an_empty_reason_locks_no_window(reason: object) -> None:
+    """A window is locked by a reason only."""
+    assert parse({"five_hour": make_window(5, RESET) | {"locked_reason": reason}})["five_hour"].locked is False
+    assert parse({"five_hour": make_window(5, RESET) | {"locked_reason": "billing"}})["five_hour"].locked is True
+
+
+def test_a_scope_may_be_a_name() -> None:
+    """A limit of a model or a surface that is named without an object around it is not lost."""
+    limits = [make_limit("weekly_scoped", 5, RESET, model="x"), make_limit("weekly_scoped", 6, RESET, model="x")]
+    limits[0]["scope"], limits[1]["scope"] = {"model": "Opus"}, {"model": None, "surface": "code"}
+    usage = parse(sample_usage(now=NOW, limits=limits))
+    assert {"seven_day_opus", "seven_day_code"} <= set(usage.windows)
 
 
 def test_unknown_sections_are_ignored_and_named() -> None:

@@ -40,6 +40,13 @@ def from_milliseconds(value: object) -> datetime | None:
         return None
 
 
+def parse_reset(value: object) -> datetime | None:
+    """Return a reset given as ISO 8601 text, or as seconds or milliseconds since 1970; None if it is unreadable."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 13:
+        value = int(value)
+    return parse_instant(value) or from_epoch(value) or from_milliseconds(value)
+
+
 def format_instant(instant: datetime | None) -> str | None:
     """Return `2026-11-20T16:00:00+00:00`, whole seconds; None stays None."""
     return None if instant is None else instant.astimezone(UTC).isoformat(timespec="seconds")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 DEFAULT_ACCOUNT = "default"
 """The id of the account if CLAUDE_ACCOUNTS is not set."""
+
+ACCOUNT_ID = re.compile(r"[a-z0-9_]{1,40}")
+
+SHORTEST_INTERVAL, LONGEST_INTERVAL = 180, 3600
+"""Seconds; the bounds of the poll interval, by setting and by command."""
 
 ONLINE, OFFLINE = b"online", b"offline"
 """The payloads of the status topic."""
@@ -55,8 +60,7 @@ ASLEEP = ("no_reporter",)
 ASLEEP_TOLERATED = 86400
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Topics:
+class Topics(NamedTuple):
     """The topics of one account under a base topic."""
 
     base: str
@@ -107,8 +111,7 @@ class Topics:
         return f"{self.base}/{self.account}/command/{name}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReporterTopics:
+class ReporterTopics(NamedTuple):
     """The topics of one reporter under a base topic."""
 
     base: str

@@ -3,7 +3,8 @@
 import sys
 
 from benchmarks.moment import fast_now
-from claude_usage_mqtt.cli.run import make_service, until_signal
+from claude_usage_mqtt.cli.run import make_service
+from claude_usage_mqtt.cli.until import until_signal
 from claude_usage_mqtt.clock import FastClock
 from claude_usage_mqtt.settings.fields import load_settings
 

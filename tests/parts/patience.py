@@ -7,7 +7,7 @@ from typing import Final
 
 from claude_usage_mqtt.cli import api_block, check_broker, guard, home_assistant_app, remove
 from claude_usage_mqtt.mqtt import connector, protocols
-from claude_usage_mqtt.reporter import loop as reporter
+from claude_usage_mqtt.reporter import announcement, name_check
 from claude_usage_mqtt.service import connection_log
 from claude_usage_mqtt.sources import child
 from claude_usage_mqtt.sources import reporter as source
@@ -24,8 +24,8 @@ SHORT: Final[tuple[tuple[ModuleType, str, float], ...]] = (
     (guard, "QUIET", 0.2),
     (remove, "QUIET", 0.2),
     (home_assistant_app, "ASK_EVERY", 0.05),
-    (reporter, "NAME_CHECK", 0.3),
-    (reporter, "REASSERT_AFTER", 0.5),
+    (name_check, "NAME_CHECK", 0.3),
+    (announcement, "REASSERT_AFTER", 0.5),
     (source, "ANSWER_WITHIN", 2.0),
     (source, "FIRST_WITHIN", 0.3),
     (child, "ENDS_WITHIN", 1.0),

@@ -33,6 +33,24 @@ left() { # what of Claude Code is running
   done
 }
 
+own_things() { # settings of the user: programs that would leave a trace in ran, and what hides the login or the usage
+  local run='echo $0 >> /home/me/ran'
+  cat > $CFG/settings.json <<X
+{"hooks": {"SessionStart": [{"hooks": [{"type": "command", "command": "$run"}]}],
+           "SessionEnd": [{"hooks": [{"type": "command", "command": "$run"}]}]},
+ "env": {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"},
+ "apiKeyHelper": "$run", "otelHeadersHelper": "$run", "statusLine": {"type": "command", "command": "$run"}}
+X
+  "$PY/bin/python3" -I - <<'X'
+import json, os
+path = os.environ["CFG"] + "/.claude.json"
+document = json.load(open(path))
+document["mcpServers"] = {"mine": {"type": "stdio", "command": "/bin/sh", "args": ["-c", "echo mcp >> /home/me/ran"]}}
+json.dump(document, open(path, "w"))
+X
+  chown -R 1000:1000 $CFG
+}
+
 trial() { # trial NAME PATTERN [VARIABLE=VALUE...]: a service until a message has the pattern
   local name=$1 pattern=$2 broker listener service
   shift 2
@@ -55,10 +73,15 @@ trial() { # trial NAME PATTERN [VARIABLE=VALUE...]: a service until a message ha
   wait $listener $broker 2> /dev/null
 }
 
-login; mode '{}'
+login; own_things; mode '{}'
 trial numbers 'health .*"status":"ok"'
 (ours "once --json" CLAUDE_SOURCE=claude-code) > /out/once 2>&1
 (ours check CLAUDE_SOURCE=claude-code) > /out/check 2>&1
+cp /home/me/ran /out/ran 2> /dev/null || : > /out/ran
+
+echo Hello | me timeout 20 claude -p > /dev/null 2>&1 # as usual they are run
+cp /home/me/ran /out/ran_as_usual
+rm $CFG/settings.json
 
 login -60; mode '{}'
 trial expired 'health .*"status":"ok"'

@@ -69,6 +69,12 @@ def test_all_numbers_without_a_token(box: Box) -> None:
     assert len(box.asked("numbers", "/api/oauth/usage")) == 1  # asked every second, and a fetch is one reading
 
 
+def test_nothing_of_the_users_own_runs(box: Box) -> None:
+    """Hooks, helpers, a status line and MCP servers, which Claude Code runs otherwise, are not run for a question."""
+    assert box.text("ran_as_usual") != ""
+    assert box.text("ran") == ""
+
+
 def test_once_and_check(box: Box) -> None:
     """Both ask it too, and say what it answered."""
     (line,) = box.text("once").splitlines()

@@ -5,7 +5,6 @@ One request too many while the API refuses lengthens the refusal, for the servic
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from datetime import datetime
 
@@ -16,6 +15,7 @@ from claude_usage_mqtt.instants import format_instant, parse_instant
 from claude_usage_mqtt.mqtt.session import Session
 from claude_usage_mqtt.settings.claude import Account
 from claude_usage_mqtt.settings.fields import Settings
+from claude_usage_mqtt.untrusted import json_object
 
 WITHIN, QUIET = 3.0, 0.5
 """Seconds for all of it, and without a message until nothing more is expected: it works without a broker too."""
@@ -38,11 +38,7 @@ def blocks(settings: Settings, accounts: Iterable[Account]) -> dict[str, RateLim
 
 
 def _retry_at(payload: bytes) -> datetime | None:
-    try:
-        document = json.loads(payload)
-    except (ValueError, RecursionError):
-        return None
-    return parse_instant(document.get("retry_at")) if isinstance(document, dict) else None
+    return parse_instant(json_object(payload).get("retry_at"))
 
 
 def _refusal(retry_at: datetime, now: datetime) -> RateLimited:

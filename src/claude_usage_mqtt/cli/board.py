@@ -5,8 +5,6 @@ Times are computed from the local clock, so that they run on between two message
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -15,18 +13,18 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
+from claude_usage_mqtt.cli.statusline import CRITICAL, WARNING
 from claude_usage_mqtt.homeassistant.summary import SUMMARY
 from claude_usage_mqtt.instants import parse_instant
 from claude_usage_mqtt.mqtt.client import Message
-from claude_usage_mqtt.topics import NO_PROBLEM
-from claude_usage_mqtt.untrusted import clean_text, number
+from claude_usage_mqtt.topics import ACCOUNT_ID, DEFAULT_ACCOUNT, NO_PROBLEM, ONLINE
+from claude_usage_mqtt.untrusted import clean_text, json_object, number
 from claude_usage_mqtt.usage import derived
 from claude_usage_mqtt.usage.reading import MAX_AMOUNT, MAX_UTILIZATION
 from claude_usage_mqtt.usage.standing import clock_time
 
 MAX_ACCOUNTS, MAX_WINDOWS = 500, 30
 LONGEST_MESSAGE = 256 * 1024
-WARNING, CRITICAL = 75, 90
 LABEL, PERCENT = 13, 6
 """Columns of a window's line next to its bar."""
 
@@ -50,9 +48,9 @@ class Board:
         """Take in a message; what is malformed is ignored, what is empty was taken away."""
         parts = message.topic.removeprefix(self.base + "/").split("/")
         if parts == ["status"]:
-            self.is_online = message.payload == b"online"
+            self.is_online = message.payload == ONLINE
             return
-        if len(parts) != 2 or parts[0] == SUMMARY or not re.fullmatch(r"[a-z0-9_]{1,40}", parts[0]):
+        if len(parts) != 2 or parts[0] == SUMMARY or not ACCOUNT_ID.fullmatch(parts[0]):
             return
         found = {"state": self.states, "health": self.healths}.get(parts[1])
         if found is None or (len(found) >= MAX_ACCOUNTS and parts[0] not in found):
@@ -60,11 +58,8 @@ class Board:
         if not message.payload:
             found.pop(parts[0], None)
             return
-        try:
-            document = json.loads(message.payload) if len(message.payload) <= LONGEST_MESSAGE else None
-        except (ValueError, RecursionError):
-            return
-        if isinstance(document, dict):
+        document = json_object(message.payload, LONGEST_MESSAGE)
+        if document:
             found[parts[0]] = document
 
     def view(self, now: datetime) -> RenderableType:
@@ -80,7 +75,7 @@ class Board:
     def _account(self, account: str, now: datetime) -> Iterator[RenderableType]:
         state, health = self.states.get(account, {}), self.healths.get(account, {})
         plan = clean_text(state.get("tier")) or clean_text(state.get("plan"))
-        title = Text("Claude" if account == "default" else f"Claude {account}", style="bold")
+        title = Text("Claude" if account == DEFAULT_ACCOUNT else f"Claude {account}", style="bold")
         yield title.append(f" ({plan})" if plan else "", style="not bold dim")
         alive_until = parse_instant(health.get("alive_until"))
         is_alive = alive_until is None or now <= alive_until

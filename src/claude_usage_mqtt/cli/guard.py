@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,7 +12,7 @@ from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.instants import parse_instant
 from claude_usage_mqtt.mqtt.session import Session
 from claude_usage_mqtt.settings.fields import Settings, load_settings
-from claude_usage_mqtt.untrusted import clean_text, number, slug
+from claude_usage_mqtt.untrusted import clean_text, json_object, number, slug
 from claude_usage_mqtt.usage.reading import MAX_UTILIZATION, stops_all_work
 from claude_usage_mqtt.usage.standing import clock_time
 
@@ -46,8 +45,8 @@ def guard(*, account: str | None, window: str | None, below: float | None) -> in
     status, health, state = (found.get(topic, b"") for topic in wanted)
     verdict = decide(
         status,
-        _object(health),
-        _object(state),
+        json_object(health),
+        json_object(state),
         SystemClock().now(),
         window=slug(window) if window else None,
         below=below,
@@ -152,11 +151,3 @@ def _wait(why: str, resets: list[datetime | None], now: datetime) -> Verdict:
     known = [reset for reset in resets if reset is not None and reset > now]
     until = f" Wait until {clock_time(max(known), now, None)}." if known and len(known) == len(resets) else ""
     return Verdict(WAIT, f"{why}.{until or ' It is not known until when.'}")
-
-
-def _object(payload: bytes) -> dict[str, Any]:
-    try:
-        document = json.loads(payload or b"{}")
-    except (ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}

@@ -12,7 +12,7 @@ from claude_usage_mqtt.settings.fields import load_settings
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.in_order import in_order
 from claude_usage_mqtt.sources.select import OTHER_SOURCES, polled_sources
-from claude_usage_mqtt.topics import encode
+from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, encode
 from claude_usage_mqtt.untrusted import clean_text
 from claude_usage_mqtt.usage.account import AccountUsage
 from claude_usage_mqtt.usage.document import state_document
@@ -90,7 +90,7 @@ def table(document: dict[str, Any]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     plan = document["tier"] or document["plan"]
     plan = f" ({plan})" if plan else ""
-    title = f"Claude{plan}" if document["account"] == "default" else f"Claude {document['account']}{plan}"
+    title = f"Claude{plan}" if document["account"] == DEFAULT_ACCOUNT else f"Claude {document['account']}{plan}"
     lines = [
         "  ".join(
             [row[0].ljust(widths[0]), row[1].rjust(widths[1]), row[2].ljust(widths[2]), row[3].rjust(widths[3]), row[4]]

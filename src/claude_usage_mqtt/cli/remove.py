@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from claude_usage_mqtt.service.former_devices import former_accounts
 from claude_usage_mqtt.settings.fields import Settings, load_settings
 from claude_usage_mqtt.sources.reporter_messages import MACHINE, parse_presence
 from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, ReporterTopics
+from claude_usage_mqtt.untrusted import json_object
 
 QUIET, WITHIN = 1.0, 15.0
 """Seconds without a message after which all retained ones have come, and at most for all of them."""
@@ -61,11 +61,7 @@ def _retained(session: Session, settings: Settings) -> dict[str, bytes]:
 
 def _machines(health: bytes | None) -> Iterable[str]:
     """Return the machines that a health document names, untrusted."""
-    try:
-        document = json.loads(health or b"{}")
-    except (ValueError, RecursionError):
-        return ()
-    reporters = document.get("reporters") if isinstance(document, dict) else None
+    reporters = json_object(health).get("reporters")
     names = [
         each.get("machine") for each in (reporters if isinstance(reporters, list) else ()) if isinstance(each, dict)
     ]

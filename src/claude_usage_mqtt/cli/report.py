@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from datetime import datetime, timedelta
 
-from claude_usage_mqtt.cli.run import until_a_thread_dies, until_signal
+from claude_usage_mqtt.cli.until import until_a_thread_dies, until_signal
 from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.logs import set_up_logging

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
 import platform
-import signal
-import threading
-from collections.abc import Callable, Iterator
 from datetime import timedelta
-from types import FrameType
 
+from claude_usage_mqtt.cli.until import until_a_thread_dies, until_signal
 from claude_usage_mqtt.clock import Clock, SystemClock
 from claude_usage_mqtt.logs import set_up_logging
 from claude_usage_mqtt.mqtt.client import require_readable
@@ -99,33 +95,3 @@ def instance_of(settings: Settings, broker: str) -> str:
 def topics(settings: Settings, account: str) -> Topics:
     """Return the topics of an account."""
     return Topics(base=settings.mqtt_base_topic, account=account, prefix=settings.homeassistant_prefix)
-
-
-@contextlib.contextmanager
-def until_a_thread_dies(stop: Callable[[BaseException], None]) -> Iterator[None]:
-    """Call `stop` with the error that ended a thread: none may be missing unnoticed."""
-
-    def on_death(died: threading.ExceptHookArgs) -> None:
-        if died.exc_value is not None:
-            stop(died.exc_value)
-
-    before, threading.excepthook = threading.excepthook, on_death
-    try:
-        yield
-    finally:
-        threading.excepthook = before
-
-
-@contextlib.contextmanager
-def until_signal(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` at SIGTERM or SIGINT; the handlers that were there before are back afterwards."""
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        stop()
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

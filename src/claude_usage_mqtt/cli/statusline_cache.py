@@ -17,6 +17,7 @@ from pathlib import Path
 
 from claude_usage_mqtt.instants import SAME_INSTANT, from_epoch
 from claude_usage_mqtt.sources.rate_limits import Limit, Mark
+from claude_usage_mqtt.untrusted import json_object
 
 TYPE_CHECKING = False
 
@@ -111,13 +112,7 @@ def _epoch(instant: datetime | None) -> int | None:
 
 
 def _record(content: bytes) -> dict[str, object] | None:
-    if len(content) > MAX_RECORD:
-        return None
-    try:
-        found = json.loads(content)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
+    return json_object(content, MAX_RECORD) or None
 
 
 def _forget_oldest(folder: Path) -> None:

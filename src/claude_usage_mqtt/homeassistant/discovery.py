@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -19,6 +18,7 @@ from claude_usage_mqtt.homeassistant.entity import (
 )
 from claude_usage_mqtt.homeassistant.inventory import Inventory, entities
 from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, Topics
+from claude_usage_mqtt.untrusted import json_object
 
 ORIGIN_NAME = "claude-usage-mqtt"
 PROJECT_URL = "https://pypi.org/project/claude-usage-mqtt/"
@@ -152,11 +152,8 @@ def _availability(topics: Topics, trust: str, alive: str) -> list[dict[str, str]
 
 def announced_by(payload: bytes) -> str | None:
     """Return the status topic of the service that made a discovery message, None if it was not this program."""
-    try:
-        document = json.loads(payload)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(document, dict) or not isinstance(document.get("components"), dict):
+    document = json_object(payload)
+    if not isinstance(document.get("components"), dict):
         return None
     found = document.get("origin")
     if not isinstance(found, dict) or found.get("name") != ORIGIN_NAME:
@@ -171,11 +168,7 @@ def announced_by(payload: bytes) -> str | None:
 
 def announced(payload: bytes) -> dict[str, str]:
     """Return keys and platforms of the entities in a discovery message, untrusted; empty if there are none."""
-    try:
-        document = json.loads(payload)
-    except (ValueError, RecursionError):
-        return {}
-    components = document.get("components") if isinstance(document, dict) else None
+    components = json_object(payload).get("components")
     if not isinstance(components, dict):
         return {}
     return {

@@ -12,6 +12,8 @@ from claude_usage_mqtt.topics import (
     FAILURES_TOLERATED,
     FIXED_BY_A_PERSON,
     FIXED_BY_TIME,
+    LONGEST_INTERVAL,
+    SHORTEST_INTERVAL,
     STATUSES,
 )
 from claude_usage_mqtt.usage.events import ACCOUNT, ACCOUNT_EVENT_TYPES, EVENT_TYPES
@@ -272,7 +274,7 @@ ACCOUNT_ENTITIES: tuple[Entity, ...] = (
         command="interval",
         trust=SERVICE,
         needs=POLLING,
-        extra=(("min", 180), ("max", 3600), ("step", 1), ("mode", "box")),
+        extra=(("min", SHORTEST_INTERVAL), ("max", LONGEST_INTERVAL), ("step", 1), ("mode", "box")),
     ),
     Entity(
         key="polling",

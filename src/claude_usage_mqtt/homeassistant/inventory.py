@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from claude_usage_mqtt.homeassistant.entities import (
     ACCOUNT_ENTITIES,
@@ -13,22 +14,21 @@ from claude_usage_mqtt.homeassistant.entities import (
     WINDOW_ENTITIES,
 )
 from claude_usage_mqtt.homeassistant.entity import Entity
+from claude_usage_mqtt.topics import SHORTEST_INTERVAL
 from claude_usage_mqtt.usage.reading import FIVE_HOUR, SEVEN_DAY
 
 NO_MINOR_UNIT = frozenset({"BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "VND", "VUV"})
 """Currencies whose amounts have no decimals."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WindowName:
+class WindowName(NamedTuple):
     """A window that has entities."""
 
     label: str
     has_duration: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inventory:
+class Inventory(NamedTuple):
     """What an account has, which decides which entities there are.
 
     `currency` is the unit of the money, `first_currency` that of the entities whose keys name no currency.
@@ -40,7 +40,7 @@ class Inventory:
     currency: str | None = None
     first_currency: str | None = None
     reporters: tuple[str, ...] = ()
-    shortest_interval: int = 180
+    shortest_interval: int = SHORTEST_INTERVAL
 
 
 def entities(inventory: Inventory) -> Iterator[Entity]:

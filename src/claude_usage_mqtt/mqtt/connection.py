@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from paho.mqtt.enums import MQTTProtocolVersion
 
@@ -33,8 +33,7 @@ CLOSE_WITHIN = 0.2
 """Seconds for the end of a connection that the broker has not accepted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Connected:
+class Connected(NamedTuple):
     """The broker accepted us."""
 
     client: Client
@@ -46,8 +45,7 @@ class Connected:
         return "5" if self.client.protocol == V5 else "3.1.1"
 
 
-@dataclass(frozen=True, slots=True)
-class Disconnected:
+class Disconnected(NamedTuple):
     """No connection: an attempt failed, or the connection that was there ended.
 
     `refused`: the broker itself gave the reason, so that trying again alone will not help. `wrong_protocol`: the reason
@@ -61,16 +59,14 @@ class Disconnected:
     silent: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Acknowledged:
+class Acknowledged(NamedTuple):
     """The broker has taken the message `mid`, or refused it for the reason `refusal`."""
 
     mid: int
     refusal: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Subscribed:
+class Subscribed(NamedTuple):
     """The broker has answered the subscription `mid`: for each filter, whether it was refused."""
 
     mid: int

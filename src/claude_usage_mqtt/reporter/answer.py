@@ -1,14 +1,78 @@
-"""From an ask to its answer: the source is polled once, whatever happens there."""
+"""From an ask to its answer: at most one poll of the source, in a worker thread, whatever happens there."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Mapping
 from datetime import timedelta
+from typing import NamedTuple
 
 from claude_usage_mqtt.clock import Clock
-from claude_usage_mqtt.errors import ApiError, CredentialsError, InvalidResponse
-from claude_usage_mqtt.reporter.limit import SPACING
-from claude_usage_mqtt.sources.reporter_messages import MAX_REQUESTS, Answer, Ask, Busy
+from claude_usage_mqtt.errors import ApiError, CredentialsError, CredentialsNotFound, InvalidResponse
+from claude_usage_mqtt.reporter.budget import Budget
+from claude_usage_mqtt.reporter.limit import SPACING, SeenIds
+from claude_usage_mqtt.sources.reporter_messages import MAX_REQUESTS, Answer, Ask, Busy, parse_ask
 from claude_usage_mqtt.sources.source import Source
+
+HOLD = 5.0
+"""Seconds that an ask may wait for its turn instead of being refused."""
+
+MAX_WORKERS = 4
+
+
+class Answered(NamedTuple):
+    """A worker's result: the answer to an ask."""
+
+    account: str
+    answer: Answer
+
+
+class Answering:
+    """Answers asks, at once or through `put`, within the budget, until it is stopped."""
+
+    def __init__(
+        self, sources: Mapping[str, Source], clock: Clock, budget: Budget, put: Callable[[Answered], None]
+    ) -> None:
+        self._sources = sources
+        self._clock = clock
+        self._budget = budget
+        self._put = put
+        self._seen = SeenIds()
+        self._busy: set[str] = set()
+        self._stopping = threading.Event()
+
+    def asked(self, payload: bytes) -> Answer | None:
+        """Take in an ask; return the answer if there is one at once. A repeated or malformed one gets none."""
+        ask = parse_ask(payload)
+        if ask is None or not self._seen.add(ask.id):
+            return None
+        if ask.account is None:
+            return Answer(id=ask.id, busy=Busy(detail="This reporter is running.", retry_after=timedelta(0)))
+        if ask.account not in self._sources:
+            names = ", ".join(list(self._sources)[:10])
+            error = CredentialsNotFound(f"This reporter has no account {ask.account}; it has {names}.")
+            return Answer(id=ask.id, account=ask.account, error=error)
+        wait = self._budget.wait(ask.account)
+        if wait > HOLD or ask.account in self._busy or len(self._busy) >= MAX_WORKERS:
+            retry_after = timedelta(seconds=max(wait, HOLD))
+            busy = Busy(detail="The reporter's own limit of requests is reached.", retry_after=retry_after)
+            return Answer(id=ask.id, account=ask.account, busy=busy)
+        self._budget.record(ask.account, wait)
+        self._busy.add(ask.account)
+        threading.Thread(target=self._work, args=(ask, ask.account, wait), name="worker", daemon=True).start()
+        return None
+
+    def finished(self, account: str) -> None:
+        """Note that a worker has answered."""
+        self._busy.discard(account)
+
+    def stop(self) -> None:
+        """Begin no request anymore."""
+        self._stopping.set()
+
+    def _work(self, ask: Ask, account: str, wait: float) -> None:
+        if not (wait and self._stopping.wait(self._clock.to_real(wait))):
+            self._put(Answered(account, answer_with(self._sources[account], ask, self._clock)))
 
 
 def answer_with(source: Source, ask: Ask, clock: Clock) -> Answer:

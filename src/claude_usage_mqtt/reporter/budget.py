@@ -6,7 +6,6 @@ there while this machine slept. None of it is trusted further than to make this 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 
@@ -15,6 +14,7 @@ from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.reporter.limit import AFTER_START, REQUESTS_PER_HOUR, SIMULTANEOUS, RequestLimit
 from claude_usage_mqtt.sources.reporter_messages import Answer
 from claude_usage_mqtt.topics import Topics
+from claude_usage_mqtt.untrusted import json_object
 
 BELIEVED_FOR = 600.0
 """Seconds for which the publisher's count holds: it is published again every five minutes."""
@@ -71,16 +71,8 @@ class Budget:
         if answer.account in self._limits:
             self._limits[answer.account].record_elsewhere(self._clock.steady(), answer.requests)
 
-    def take(self, message: Message) -> bool:
-        """Take in a health message, untrusted; return whether it was one."""
-        account = self._health.get(message.topic)
-        if account is None:
-            return False
-        try:
-            document = json.loads(message.payload) if len(message.payload) <= MAX_HEALTH else None
-        except (ValueError, RecursionError):
-            document = None
-        count = document.get("requests_last_hour") if isinstance(document, dict) else None
+    def take(self, message: Message) -> None:
+        """Take in a health message, untrusted."""
+        count = json_object(message.payload, MAX_HEALTH).get("requests_last_hour")
         if type(count) is int and count >= 0:
-            self._counted[account] = count, self._clock.steady()
-        return True
+            self._counted[self._health[message.topic]] = count, self._clock.steady()

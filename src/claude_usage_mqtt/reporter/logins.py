@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.errors import CredentialsError, TokenExpired
@@ -22,8 +23,7 @@ EXPIRY_MARGIN = timedelta(minutes=5)
 """A token this close to its end is not sent, because clocks differ."""
 
 
-@dataclass(frozen=True, slots=True)
-class LoginsSeen:
+class LoginsSeen(NamedTuple):
     """All logins as they are now."""
 
     accounts: Mapping[str, AnnouncedLogin]

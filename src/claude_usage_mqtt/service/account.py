@@ -31,17 +31,13 @@ from claude_usage_mqtt.sources.credentials.watch import LoginChanged
 from claude_usage_mqtt.sources.policy import BUDGET, Policy
 from claude_usage_mqtt.sources.select import OTHER_SOURCES
 from claude_usage_mqtt.sources.source import Login, PollResult
-from claude_usage_mqtt.topics import OK, STARTING
+from claude_usage_mqtt.topics import LONGEST_INTERVAL, OK, SHORTEST_INTERVAL, STARTING
 from claude_usage_mqtt.usage.account import AccountUsage
 from claude_usage_mqtt.usage.events import Event
 from claude_usage_mqtt.usage.reading import CLAUDE_CODE, REPORTER, Reading
 from claude_usage_mqtt.usage.saved_state import is_readable, restore
 
 log = logging.getLogger(__name__)
-
-LONGEST_INTERVAL = 3600
-SHORTEST_INTERVAL = 180
-"""Seconds; the bounds of the poll interval, by setting and by command."""
 
 LEAST_INTERVALS = 2.2
 """Poll intervals after which a number may become unknown at the earliest: one failed poll is not an outage."""

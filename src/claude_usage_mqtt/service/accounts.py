@@ -1,14 +1,15 @@
-"""All accounts of a service: what is published of them, and what time brings to them."""
+"""The accounts of the loop: each is looked at when something is due for it, and what follows from that is published."""
 
 from __future__ import annotations
 
 import logging
 import random
-import time
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from claude_usage_mqtt.clock import Clock
+from claude_usage_mqtt.errors import CredentialsUnreadable
 from claude_usage_mqtt.homeassistant.summary import SUMMARY
 from claude_usage_mqtt.mqtt.publisher import Publisher
 from claude_usage_mqtt.service.account import AccountState
@@ -16,126 +17,122 @@ from claude_usage_mqtt.service.documents import documents, memory_document
 from claude_usage_mqtt.service.listeners import Listeners
 from claude_usage_mqtt.service.options import ServiceOptions
 from claude_usage_mqtt.service.reporter_exchange import ReporterExchange
-from claude_usage_mqtt.service.summary import digest, summary_documents
-from claude_usage_mqtt.service.watched import Watched, watch
+from claude_usage_mqtt.service.succession import inherited
+from claude_usage_mqtt.service.summary import Digest, digest, summary_documents
 from claude_usage_mqtt.service.workers import Workers
-from claude_usage_mqtt.topics import Topics, encode
+from claude_usage_mqtt.sources.in_order import in_order
+from claude_usage_mqtt.sources.policy import Policy
+from claude_usage_mqtt.sources.source import Source
+from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, encode
 from claude_usage_mqtt.usage.events import Event
 
 log = logging.getLogger(__name__)
 
 FAR_AWAY = datetime.max.replace(tzinfo=UTC)
 
-RESEND_AFTER_DISCOVERY = 1.0
-"""Real seconds: an entity whose announcement has changed is unavailable in Home Assistant until its next message."""
+MOVE_PAUSE = timedelta(seconds=3)
+"""From the removal of a predecessor's device to the announcement of its successor: Home Assistant frees the entity ids
+meanwhile."""
 
 
-class Accounts(Mapping[str, Watched]):
-    """The accounts by id. Workers poll them, the publisher retains what follows."""
+@dataclass(slots=True, kw_only=True)
+class Entry:
+    """An account in the loop; `look_at` is when there is something to do for it by time alone."""
+
+    state: AccountState
+    source: Source | None
+    digest: Digest
+    look_at: datetime
+    has_polled: bool = False
+    alive_until: datetime | None = None
+    """The sign of life that was published last."""
+
+
+class Accounts:
+    """All accounts of the service, by their names."""
 
     def __init__(
         self,
         options: ServiceOptions,
-        publisher: Publisher,
-        workers: Workers,
-        listeners: Listeners,
-        reporters: ReporterExchange,
         clock: Clock,
         rng: random.Random,
+        publisher: Publisher,
+        workers: Workers,
+        exchange: ReporterExchange,
+        listeners: Listeners,
     ) -> None:
+        self._options = options
+        self._clock = clock
         self._publisher = publisher
         self._workers = workers
         self._listeners = listeners
-        self._clock = clock
-        self._watched = {
-            account.topics.account: watch(account, sources, reporters, rng, clock.now())
-            for account, sources in options.accounts
-        }
-        first = options.accounts[0][0]
-        self._summary = Topics(base=options.base_topic, account=SUMMARY, prefix=options.discovery_prefix)
-        self._summary_alive = first.topics.health
-        self._announces_summary = first.discovery
         self._is_summed = False
-        self.resend_at: float | None = None
-        """When all that is retained is to be sent again, by `time.monotonic`."""
-
-    def __getitem__(self, account: str) -> Watched:
-        return self._watched[account]
+        self._entries: dict[str, Entry] = {}
+        for account, sources in options.accounts:
+            policy = Policy(interval=account.interval, limited=account.limited, rng=rng)
+            reporter = exchange.source(account.topics.account)
+            state = AccountState(account, policy, None if reporter is None else exchange.reporters)
+            self._entries[state.name] = Entry(
+                state=state,
+                source=in_order([*sources, *([] if reporter is None else [reporter])]),
+                digest=digest(state, clock.now()),
+                look_at=clock.now(),
+            )
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._watched)
+        return iter(self._entries)
 
-    def __len__(self) -> int:
-        return len(self._watched)
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
 
-    def touched(self, account: str) -> Watched:
+    @property
+    def look_at(self) -> datetime:
+        """When something is due for any of them."""
+        return min(entry.look_at for entry in self._entries.values())
+
+    def touch(self, name: str) -> AccountState:
         """Return an account that something happened to, so that what follows from it is done at once."""
-        watched = self._watched[account]
-        watched.look_at = self._clock.now()
-        return watched
+        entry = self._entries[name]
+        entry.look_at = self._clock.now()
+        return entry.state
 
     def note(self, state: AccountState, events: Iterable[Event]) -> None:
-        """Log what happened, and have it delivered."""
+        """Note what has happened to an account, to be delivered."""
         for event in events:
             log.info("Account %s: %s", state.name, event)
         state.delivery.add(events)
 
+    def hangs(self, name: str) -> None:
+        """Show that an account's poll does not end."""
+        source = self._entries[name].source
+        place = "The login" if source is None else source.place
+        self.touch(name).report(CredentialsUnreadable(f"{place} cannot be read: reading it hangs."))
+
+    def restore(self, found: Mapping[str, bytes], now: datetime, *, is_moved: bool) -> None:
+        """Continue from what was retained; if the device has moved (`is_moved`), from what was its predecessor's."""
+        for entry in self._entries.values():
+            topics = entry.state.options.topics
+            former = inherited(found, topics) if is_moved else {}
+            entry.state.restore({**found, **former}, now)
+            if former:
+                entry.state.discovery.entity_ids_of = DEFAULT_ACCOUNT
+            self._publisher.remember_own(topics.health, found.get(topics.health, b""))
+            entry.look_at = now + (MOVE_PAUSE if former else timedelta(0))
+        self._workers.watch_logins((entry.state, entry.source) for entry in self._entries.values())
+
+    def clock_stepped(self, step: timedelta, now: datetime) -> None:
+        """Follow a clock that was set by `step` to `now`."""
+        for entry in self._entries.values():
+            entry.state.clock_stepped(step, now)
+            entry.look_at = now
+
     def deliver(self, now: datetime) -> None:
-        """Send the events that wait, as those who listen are there now."""
-        for watched in self._watched.values():
-            self._deliver(watched.state, now)
-
-    def look_at(self) -> datetime:
-        """Return when there is something to do next by time alone."""
-        return min(watched.look_at for watched in self._watched.values())
-
-    def advance(self, now: datetime) -> None:
-        """Do what is due, and publish what has changed."""
-        due = [watched for watched in self._watched.values() if watched.look_at <= now]
-        before = [watched.digest for watched in due]
-        renewed = [self._advance(watched, now) for watched in due]
-        if [watched.digest for watched in due] != before or any(renewed) or not self._is_summed:
-            announce = not self._is_summed and self._announces_summary
-            self._is_summed = True
-            digests = [watched.digest for watched in self._watched.values()]
-            for topic, payload in summary_documents(
-                self._summary, digests, announce=announce, alive=self._summary_alive
-            ):
-                self._publisher.retain(topic, payload, again=any(renewed))
-
-    def clock_stepped(self, step: timedelta) -> None:
-        """Follow a clock that was set by `step`."""
-        now = self._clock.now()
-        for watched in self._watched.values():
-            watched.state.clock_stepped(step, now)
-            watched.look_at = now
-
-    def _advance(self, watched: Watched, now: datetime) -> bool:
-        """Do what is due for an account, note when to look at it again, and return whether a sign of life was due."""
-        state = watched.state
-        due = state.due(now)
-        begins = watched.source is not None and due is not None and due <= now
-        may_retry = begins and state.begin_poll(now)
-        announced = state.discovery.payload
-        state.tick(now)
-        is_renewed = state.alive.until != watched.alive_until
-        if is_renewed or not (begins and watched.has_polled):
-            # Before the first request its trace is published, so that a crash during it is remembered too.
-            for topic, payload in documents(state, now):
-                self._publisher.retain(topic, payload, again=is_renewed and topic == state.options.topics.state)
-            if announced and announced != state.discovery.payload:
-                self.resend_at = time.monotonic() + RESEND_AFTER_DISCOVERY
-            watched.digest, watched.alive_until = digest(state, now), state.alive.until
-            self._deliver(state, now)
-        watched.has_polled = watched.has_polled or begins
-        if begins:
-            self._workers.poll(watched, may_retry=may_retry)
-        moments = [state.due(now), state.wake_at(now)]
-        watched.look_at = min((moment for moment in moments if moment is not None), default=FAR_AWAY)
-        return is_renewed
+        """Send the events that wait."""
+        for entry in self._entries.values():
+            self._deliver(entry.state, now)
 
     def _deliver(self, state: AccountState, now: datetime) -> None:
-        # The memory that holds them was published before.
+        """Send an account's events, after the memory that holds them was published."""
         if not self._publisher.is_connected or self._listeners.settled_at is not None:
             return
         is_there = self._listeners.is_home_assistant_there
@@ -143,3 +140,45 @@ class Accounts(Mapping[str, Watched]):
             for level, payload in state.delivery.take(now, is_home_assistant_there=is_there):
                 self._publisher.send(state.options.topics.event(level), payload)
             self._publisher.retain(state.options.topics.memory, encode(memory_document(state)))
+
+    def advance(self, now: datetime) -> bool:
+        """Do what is due, and return whether a discovery message has changed."""
+        due = [entry for entry in self._entries.values() if entry.look_at <= now]
+        digests = [entry.digest for entry in due]
+        announced = [entry.state.discovery.payload for entry in due]
+        renewed = [self._advance(entry, now) for entry in due]
+        if any(renewed) or [entry.digest for entry in due] != digests or not self._is_summed:
+            self._sum(again=any(renewed))
+        return any(
+            known and known != entry.state.discovery.payload for known, entry in zip(announced, due, strict=True)
+        )
+
+    def _advance(self, entry: Entry, now: datetime) -> bool:
+        """Do what is due for an account, note when to look at it again, and return whether a sign of life was due."""
+        state = entry.state
+        due = state.due(now)
+        begins = entry.source is not None and due is not None and due <= now
+        may_retry = begins and state.begin_poll(now)
+        state.tick(now)
+        is_renewed = state.alive.until != entry.alive_until
+        if is_renewed or not (begins and entry.has_polled):
+            # Before the first request its trace is published, so that a crash during it is remembered too.
+            for topic, payload in documents(state, now):
+                self._publisher.retain(topic, payload, again=is_renewed and topic == state.options.topics.state)
+            entry.digest, entry.alive_until = digest(state, now), state.alive.until
+            self._deliver(state, now)
+        entry.has_polled = entry.has_polled or begins
+        if begins and entry.source is not None:
+            self._workers.poll(state.name, entry.source, may_retry=may_retry)
+        moments = [state.due(now), state.wake_at(now)]
+        entry.look_at = min((moment for moment in moments if moment is not None), default=FAR_AWAY)
+        return is_renewed
+
+    def _sum(self, *, again: bool) -> None:
+        """Publish the device of all accounts."""
+        first, _ = self._options.accounts[0]
+        announce, self._is_summed = not self._is_summed and first.discovery, True
+        digests = [entry.digest for entry in self._entries.values()]
+        topics = self._options.topics(SUMMARY)
+        for topic, payload in summary_documents(topics, digests, announce=announce, alive=first.topics.health):
+            self._publisher.retain(topic, payload, again=again)

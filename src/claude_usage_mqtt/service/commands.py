@@ -16,8 +16,8 @@ Command = Callable[[AccountState, str, datetime], bool]
 
 
 def obey(state: AccountState, name: str, payload: bytes, now: datetime) -> None:
-    """Obey one of `COMMANDS`; a malformed one does no harm."""
-    if not COMMANDS[name](state, payload[:20].decode("ascii", "replace").strip(), now):
+    """Obey a command; an unknown or malformed one does no harm."""
+    if name in COMMANDS and not COMMANDS[name](state, payload[:20].decode("ascii", "replace").strip(), now):
         log.info("Account %s: ignoring the command %s: its value is unusable.", state.name, name)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterable, Mapping
@@ -20,6 +19,7 @@ from claude_usage_mqtt.homeassistant.entities import (
 )
 from claude_usage_mqtt.homeassistant.inventory import Inventory, WindowName
 from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, ONLINE, Topics, encode
+from claude_usage_mqtt.untrusted import CURRENCY, json_object, matching
 from claude_usage_mqtt.usage.account import AccountUsage
 from claude_usage_mqtt.usage.window_state import STUB_KEPT
 
@@ -72,7 +72,7 @@ class DiscoveryMessage:
         self._announced = announced(payload)
         first_currency = memory.get("currency")
         currency = first_currency if isinstance(first_currency, str) else _unit(payload, "extra_usage_used")
-        self.first_currency = currency if currency and currency.isalpha() and len(currency) == 3 else None
+        self.first_currency = matching(CURRENCY, currency)
         self._features = frozenset(
             feature for feature, key in ((PLAN, "plan"), (LOGIN_EXPIRY, "login_expires_at")) if key in self._announced
         )
@@ -120,23 +120,23 @@ class DiscoveryMessage:
         basis = (inventory, tuple(self._removed))
         if basis == self._basis:
             return self.payload
-        wanted = announced(encode(self._build(inventory)))
+        wanted = {key: each["platform"] for key, each in self._build(inventory, {})["components"].items()}
         gone = {key: platform for key, platform in self._announced.items() if key not in wanted}
         if gone:
             self.stubs_until = now + STUB_KEPT
         self._removed = {key: each for key, each in (self._removed | gone).items() if key not in wanted}
         self._announced = wanted
         self._basis = (inventory, tuple(self._removed))
-        self.payload = encode(self._build(inventory))
+        self.payload = encode(self._build(inventory, self._removed))
         return self.payload
 
-    def _build(self, inventory: Inventory) -> dict[str, Any]:
+    def _build(self, inventory: Inventory, removed: Mapping[str, str]) -> dict[str, Any]:
         return discovery(
             self._topics,
             inventory,
             label=self._label,
             version=__version__,
-            removed=self._removed,
+            removed=removed,
             entity_ids_of=self.entity_ids_of,
         )
 
@@ -167,9 +167,8 @@ class DiscoveryMessage:
         )
 
 
-def _unit(payload: bytes, key: str) -> str | None:
+def _unit(payload: bytes, key: str) -> object:
     try:
-        unit = json.loads(payload)["components"][key]["unit_of_measurement"]
-    except (ValueError, RecursionError, LookupError, TypeError):
+        return json_object(payload)["components"][key]["unit_of_measurement"]
+    except (LookupError, TypeError):
         return None
-    return unit if isinstance(unit, str) else None

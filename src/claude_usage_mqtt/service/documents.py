@@ -7,8 +7,8 @@ from datetime import datetime
 from typing import Any
 
 from claude_usage_mqtt import __version__
+from claude_usage_mqtt.instants import format_instant
 from claude_usage_mqtt.service.account import AccountState
-from claude_usage_mqtt.service.health import Health
 from claude_usage_mqtt.topics import PAUSED, encode
 from claude_usage_mqtt.usage.document import state_document
 from claude_usage_mqtt.usage.saved_state import save
@@ -25,7 +25,7 @@ def documents(state: AccountState, now: datetime) -> Iterator[tuple[str, bytes]]
     The state comes before the discovery message, so that no entity is announced whose value is not there yet, and
     the health last, so that nothing is called fresh before it is.
     """
-    topics, how = state.options.topics, health(state, now)
+    topics, how = state.options.topics, health_document(state, now)
     if state.usage.is_known:
         yield topics.state, encode(state_document(state.usage, now))
     if state.options.discovery and not state.discovery.is_foreign:
@@ -33,21 +33,25 @@ def documents(state: AccountState, now: datetime) -> Iterator[tuple[str, bytes]]
     elif state.discovery.was_retained:
         yield topics.config, b""  # it was announced before discovery was switched off
     yield topics.memory, encode(memory_document(state))
-    yield topics.health, encode(how.document())
+    yield topics.health, encode(how)
 
 
-def _discovery(state: AccountState, how: Health, now: datetime) -> bytes:
+def _discovery(state: AccountState, how: dict[str, Any], now: datetime) -> bytes:
     return state.discovery.update(
         state.usage,
         now,
         is_polled=state.options.is_polled,
-        has_login_expiry=how.login_expires_at is not None,
-        reporters=[each["machine"] for each in how.reporters],
+        has_login_expiry=how["login_expires_at"] is not None,
+        reporters=[each["machine"] for each in how["reporters"]],
     )
 
 
-def health(state: AccountState, now: datetime) -> Health:
-    """Return how polling is going."""
+def health_document(state: AccountState, now: datetime) -> dict[str, Any]:
+    """Return how polling is going.
+
+    `retry_at`: before this the API must not be asked. `alive_until`: after this, whoever reads this retained message
+    must not trust what this service published.
+    """
     retry_at = state.policy.blocked_until
     parts = [state.detail, state.hint, state.login_notice.sentence(state.login.login_expires_at, now)]
     if state.usage.saw_foreign(now):
@@ -55,24 +59,24 @@ def health(state: AccountState, now: datetime) -> Health:
     if state.other_instance_at is not None:
         sentence = state.other_instance_sentence
         parts.append(sentence[0].upper() + sentence[1:])
-    return Health(
-        status=state.status if state.polling else PAUSED,
-        detail=" ".join(part for part in parts if part) or None,
-        fresh=state.is_fresh(now),
-        alive_until=state.alive.until,
-        last_success=state.last_success,
-        next_poll=state.policy.next_regular if state.busy else state.due(now),
-        retry_at=retry_at if retry_at is not None and retry_at > now else None,
-        token_expires_at=state.login.token_expires_at,
-        login_expires_at=state.login.login_expires_at,
-        poll_interval=int(state.policy.interval.total_seconds()),
-        polling=state.polling,
-        requests_last_hour=state.policy.requests_last_hour(now),
-        consecutive_failures=state.policy.failures,
-        reporters=[] if state.reporters is None else state.reporters.documents(state.name, now),
-        other_instance=state.other_instance_at is not None,
-        version=__version__,
-    )
+    return {
+        "status": state.status if state.polling else PAUSED,
+        "detail": " ".join(part for part in parts if part) or None,
+        "fresh": state.is_fresh(now),
+        "alive_until": format_instant(state.alive.until),
+        "last_success": format_instant(state.last_success),
+        "next_poll": format_instant(state.policy.next_regular if state.busy else state.due(now)),
+        "retry_at": format_instant(retry_at) if retry_at is not None and retry_at > now else None,
+        "token_expires_at": format_instant(state.login.token_expires_at),
+        "login_expires_at": format_instant(state.login.login_expires_at),
+        "poll_interval": int(state.policy.interval.total_seconds()),
+        "polling": state.polling,
+        "requests_last_hour": state.policy.requests_last_hour(now),
+        "consecutive_failures": state.policy.failures,
+        "reporters": [] if state.reporters is None else state.reporters.documents(state.name, now),
+        "other_instance": state.other_instance_at is not None,
+        "version": __version__,
+    }
 
 
 def memory_document(state: AccountState) -> dict[str, Any]:

@@ -6,18 +6,17 @@ Only what is ours is removed: what is retained under our base topic, and discove
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from claude_usage_mqtt.homeassistant.discovery import announced_by
 from claude_usage_mqtt.homeassistant.summary import SUMMARY
 from claude_usage_mqtt.mqtt.client import Message
-from claude_usage_mqtt.service.restore import lives_elsewhere, parse_document
-from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, Topics
+from claude_usage_mqtt.service.restore import lives_elsewhere
+from claude_usage_mqtt.topics import ACCOUNT_ID, DEFAULT_ACCOUNT, Topics
+from claude_usage_mqtt.untrusted import json_object
 
 MAX_FORMER = 500
-ACCOUNT_ID = re.compile(r"[a-z0-9_]{1,40}")
 
 log = logging.getLogger(__name__)
 
@@ -54,10 +53,10 @@ class FormerDevices:
             self.suspects.append(summary.config)
         self.gone += [topic for topic in self.suspects if announced_by(found.get(topic, b"")) == self._status]
 
-    def claim(self, message: Message) -> list[str] | None:
-        """Return the topics to remove because of a message; None if it is not about a former device."""
-        if message.topic not in self.suspects or not message.payload:
-            return None
+    def found(self, message: Message) -> list[str]:
+        """Return the topics to remove because of a message under one of the `suspects`."""
+        if not message.payload:
+            return []
         self._seen[message.topic] = message.payload
         for each in self._others:
             if message.topic == each.health and not self._is_kept(each):
@@ -81,7 +80,7 @@ class FormerDevices:
 
 def former_accounts(payload: bytes | None) -> list[str]:
     """Return the accounts that the summary of an earlier run names, untrusted."""
-    names = parse_document(payload).get("accounts")
+    names = json_object(payload).get("accounts")
     if not isinstance(names, list):
         return []
     return [name for name in names[:MAX_FORMER] if isinstance(name, str) and ACCOUNT_ID.fullmatch(name)]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.connection import ConnectionEvent
@@ -17,15 +16,13 @@ MAX_INBOX = 2000
 """Incoming messages beyond this many unread items are dropped: no legitimate sender does that."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(NamedTuple):
     """A message that a worker wants to send."""
 
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(NamedTuple):
     """Ask the loop to end, by raising the `cause` if there is one."""
 
     cause: BaseException | None = None

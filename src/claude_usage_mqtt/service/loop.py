@@ -9,7 +9,8 @@ import logging
 import random
 import time
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
+from functools import partial
 
 from claude_usage_mqtt.clock import Clock, StepDetector
 from claude_usage_mqtt.homeassistant.summary import SUMMARY
@@ -17,7 +18,7 @@ from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, Disconnected, Settled, Subscribed
 from claude_usage_mqtt.mqtt.publisher import Publisher
 from claude_usage_mqtt.service.accounts import Accounts
-from claude_usage_mqtt.service.commands import COMMANDS, obey
+from claude_usage_mqtt.service.commands import obey
 from claude_usage_mqtt.service.connection_log import ConnectionLog
 from claude_usage_mqtt.service.former_devices import FormerDevices
 from claude_usage_mqtt.service.inbox import Inbox, Item, Outgoing, Stop
@@ -25,22 +26,20 @@ from claude_usage_mqtt.service.listeners import Listeners
 from claude_usage_mqtt.service.liveness import Liveness
 from claude_usage_mqtt.service.options import ServiceOptions
 from claude_usage_mqtt.service.reporter_exchange import ReporterExchange
-from claude_usage_mqtt.service.routes import Route
+from claude_usage_mqtt.service.routes import Route, Routes
 from claude_usage_mqtt.service.startup import Startup
-from claude_usage_mqtt.service.succession import inherited
 from claude_usage_mqtt.service.workers import Workers
 from claude_usage_mqtt.sources.credentials.watch import CachedReading, LoginChanged
 from claude_usage_mqtt.sources.source import PollResult
 from claude_usage_mqtt.sources.status_line import parse_statusline
-from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, OFFLINE, ONLINE, Topics
+from claude_usage_mqtt.topics import OFFLINE, ONLINE
 from claude_usage_mqtt.usage.document import state_document
 from claude_usage_mqtt.usage.reading import STATUSLINE
 
 log = logging.getLogger(__name__)
 
-MOVE_PAUSE = timedelta(seconds=3)
-"""From the removal of a predecessor's device to the announcement of its successor: Home Assistant frees the entity ids
-meanwhile."""
+RESEND_AFTER_DISCOVERY = 1.0
+"""Real seconds: an entity whose announcement has changed is unavailable in Home Assistant until its next message."""
 
 STOP_PATIENCE = 1.2
 """Real seconds for the offline message; stopping takes at most about twice that."""
@@ -62,23 +61,32 @@ class Service:
         self._reporters = ReporterExchange(options, self.inbox.put)
         self._listeners = Listeners(clock.to_real(options.settled_after))
         self._accounts = Accounts(
-            options, self._publisher, self._workers, self._listeners, self._reporters, clock, self._rng
+            options, clock, self._rng, self._publisher, self._workers, self._reporters, self._listeners
         )
         self._startup = Startup(options, self._publisher, clock)
-        self._former_devices: FormerDevices | None = None
+        self._routes = Routes(self._table())
         self._is_begun = False
         self._heartbeat = Liveness(options.base_topic, options.broker.address)
         self._link = ConnectionLog(options.broker.address)
+        self._resend_at: float | None = None
         self._steps = StepDetector(clock)
-        base = options.base_topic
-        self._routes = (
-            Route(options.status_topic, self._on_home_assistant),
-            Route(self._status, self._on_status),
+
+    def _table(self) -> list[Route]:
+        """Return the topics and their handlers; the commands have a table of their own (`commands.COMMANDS`)."""
+        options, base = self._options, self._options.base_topic
+        return [
+            *self._reporters.routes(self._accounts.touch, self._clock),
             Route(f"{base}/+/command/+", self._on_command),
             Route(f"{base}/+/statusline", self._on_status_line),
-        )
-        # Subscribed to later, by name and without our own messages.
-        self._other_instances = Route(f"{base}/+/health", self._on_health)
+            Route(self._status, self._on_status),
+            Route(options.status_topic, self._on_home_assistant, is_early=True, takes_retained=True),
+            *(
+                Route(
+                    options.topics(account).health, partial(self._on_health, account), is_late=True, takes_retained=True
+                )
+                for account in self._accounts
+            ),
+        ]
 
     def stop(self, cause: BaseException | None = None) -> None:
         """Ask the loop to end, by raising the cause if there is one; safe from any thread and from a signal handler."""
@@ -121,8 +129,11 @@ class Service:
             case Acknowledged() | Subscribed() | Settled():
                 self._publisher.handle(item)
             case Message():
-                if not self._publisher.takes(item):
-                    self._received(item)
+                is_taken = self._publisher.takes(item) or (
+                    not self._is_begun and self._startup.take(item, time.monotonic())
+                )
+                if not is_taken:
+                    self._routes.handle(item, is_early=not self._is_begun)
             case PollResult():
                 self._finished(item)
             case Outgoing(message=message):
@@ -131,75 +142,59 @@ class Service:
                 self._noticed(item)
 
     def _noticed(self, item: LoginChanged | CachedReading) -> None:
-        state, now = self._accounts.touched(item.account).state, self._clock.now()
+        state, now = self._accounts.touch(item.account), self._clock.now()
         if isinstance(item, CachedReading):
             self._accounts.note(state, state.take(item.reading, now))
         elif item.fingerprint != state.fingerprint and not state.busy:
             state.on_login_changed(item, now)
 
     def _connected(self) -> None:
-        self._publisher.subscribe([*(route.topic_filter for route in self._routes), *self._reporters.connected()])
-        if not self._is_begun:
-            self._startup.connected(time.monotonic())
+        self._publisher.subscribe([*self._routes.topics(), *self._reporters.connected()])
+        if self._is_begun:
+            self._publisher.subscribe(self._routes.topics(late=True), no_local=True)
+            self._send_all()
+            for account in self._accounts:
+                self._accounts.touch(account)
             return
-        self._watch_for_other_instances()
-        self._send_all()
-        for account in self._accounts:
-            self._accounts.touched(account)
+        self._startup.connected(time.monotonic())
 
-    def _received(self, message: Message) -> None:
-        if not self._is_begun and self._startup.take(message, time.monotonic()):
+    def _finished(self, result: PollResult) -> None:
+        state, now = self._accounts.touch(result.account), self._clock.now()
+        self._accounts.note(state, state.finish_poll(result, now))
+        if result.reading is not None and self._options.usage_log is not None:
+            self._options.usage_log.write(state_document(state.usage, now), now)
+
+    # Handlers of topics
+
+    def _on_command(self, message: Message, account: str, name: str) -> None:
+        if account in self._accounts:
+            obey(self._accounts.touch(account), name, message.payload, self._clock.now())
+
+    def _on_status_line(self, message: Message, account: str) -> None:
+        if account not in self._accounts:
             return
-        if (concerned := self._reporters.take(message, self._clock.now())) is not None:
-            for account in concerned:
-                self._accounts.touched(account)
-            return
-        if self._former_devices is not None and (topics := self._former_devices.claim(message)) is not None:
-            self._remove(topics)
-            return
-        for route in (*self._routes, self._other_instances):
-            levels = route.levels(message.topic)
-            if levels is not None:
-                route.handle(message, *levels)
+        state, now = self._accounts.touch(account), self._clock.now()
+        reading = parse_statusline(message.payload, now) if STATUSLINE in state.options.sources else None
+        if reading is not None:
+            self._accounts.note(state, state.take(reading, now))
+
+    def _on_status(self, message: Message) -> None:
+        """Correct somebody else's offline message, or a late will of our own: while we are there, we are online."""
+        if message.payload != ONLINE:
+            self._publisher.republish(self._status)
 
     def _on_home_assistant(self, message: Message) -> None:
         is_online = message.payload == ONLINE
         self._listeners.home_assistant(time.monotonic(), is_online=is_online)
         if is_online and self._is_begun:
-            self._accounts.resend_at = time.monotonic() + self._rng.uniform(1, 10)
+            self._resend_at = time.monotonic() + self._rng.uniform(1, 10)
 
-    def _on_status(self, message: Message) -> None:
-        # Somebody else's offline message, or a late will of our own: as long as we are there, we are online.
-        if self._is_begun and not message.retain and message.payload != ONLINE:
-            self._publisher.republish(self._status)
+    def _on_health(self, account: str, message: Message) -> None:
+        if message.payload and not self._publisher.has_sent(message):
+            self._accounts.touch(account).saw_other_instance(self._clock.now())
 
-    def _on_command(self, message: Message, account: str, name: str) -> None:
-        # A retained command is an old one, and would be obeyed again at each connection.
-        if self._is_published(account) and not message.retain and name in COMMANDS:
-            obey(self._accounts.touched(account).state, name, message.payload, self._clock.now())
-
-    def _on_status_line(self, message: Message, account: str) -> None:
-        if not self._is_published(account) or message.retain:
-            return
-        state, now = self._accounts.touched(account).state, self._clock.now()
-        reading = parse_statusline(message.payload, now) if STATUSLINE in state.options.sources else None
-        if reading is not None:
-            self._accounts.note(state, state.take(reading, now))
-
-    def _on_health(self, message: Message, account: str) -> None:
-        if self._is_published(account) and message.payload and not self._publisher.has_sent(message):
-            self._accounts.touched(account).state.saw_other_instance(self._clock.now())
-
-    def _is_published(self, account: str) -> bool:
-        return self._is_begun and account in self._accounts
-
-    def _finished(self, outcome: PollResult) -> None:
-        watched = self._accounts.touched(outcome.account)
-        now = self._clock.now()
-        events = watched.state.finish_poll(outcome, now)
-        self._accounts.note(watched.state, events)
-        if outcome.reading is not None and self._options.usage_log is not None:
-            self._options.usage_log.write(state_document(watched.state.usage, now), now)
+    def _on_former_device(self, former: FormerDevices, message: Message) -> None:
+        self._remove(former.found(message))
 
     # What time brings
 
@@ -212,47 +207,37 @@ class Service:
             if found is None:
                 return
             self._begin(found, now)
-        if self._accounts.resend_at is not None and time.monotonic() >= self._accounts.resend_at:
-            self._accounts.resend_at = None
+        if self._resend_at is not None and time.monotonic() >= self._resend_at:
+            self._resend_at = None
             self._send_all()
         if have_settled:
             self._accounts.deliver(now)
         for account in self._workers.hanging():
-            self._accounts.touched(account).report_hanging()
-        self._accounts.advance(now)
+            self._accounts.hangs(account)
+        self._advance(now)
+
+    def _advance(self, now: datetime) -> None:
+        if self._accounts.advance(now):
+            self._resend_at = time.monotonic() + RESEND_AFTER_DISCOVERY
 
     def _begin(self, found: Mapping[str, bytes], now: datetime) -> None:
         self._is_begun = True
-        instance = self._options.instance
-        self._former_devices = FormerDevices(self._topics(SUMMARY), self._accounts, found, instance=instance, now=now)
-        self._remove(self._former_devices.gone)
-        for watched in self._accounts.values():
-            topics = watched.state.options.topics
-            former = inherited(found, topics) if len(self._accounts) == 1 and self._former_devices.gone else {}
-            watched.state.restore({**found, **former}, now)
-            if former:
-                watched.state.discovery.entity_ids_of = DEFAULT_ACCOUNT
-            self._publisher.remember_own(topics.health, found.get(topics.health, b""))
-            watched.look_at = now + (MOVE_PAUSE if former else timedelta(0))
-        self._workers.watch_logins(self._accounts.values())
-        self._publisher.subscribe(self._former_devices.suspects)
-        self._watch_for_other_instances()
-        self._accounts.advance(now)
+        names = list(self._accounts)
+        former = FormerDevices(self._options.topics(SUMMARY), names, found, instance=self._options.instance, now=now)
+        self._remove(former.gone)
+        self._accounts.restore(found, now, is_moved=len(names) == 1 and bool(former.gone))
+        on_former_device = partial(self._on_former_device, former)
+        self._routes.add(Route(topic, on_former_device, takes_retained=True) for topic in former.suspects)
+        self._publisher.subscribe(former.suspects)
+        self._publisher.subscribe(self._routes.topics(late=True), no_local=True)
+        self._advance(now)
         self._publisher.retain(self._status, ONLINE)
-        names = ", ".join(list(self._accounts)[:10])
-        log.info("Publishing at %s, accounts: %s", self._options.broker.address, names)
+        log.info("Publishing at %s, accounts: %s", self._options.broker.address, ", ".join(names[:10]))
 
     def _remove(self, topics: Iterable[str]) -> None:
         for topic in topics:
             log.info("Removing %s: its account is no longer configured.", topic)
             self._publisher.retain(topic, b"")
-
-    def _topics(self, name: str) -> Topics:
-        return Topics(base=self._options.base_topic, account=name, prefix=self._options.discovery_prefix)
-
-    def _watch_for_other_instances(self) -> None:
-        topics = [watched.state.options.topics.health for watched in self._accounts.values()]
-        self._publisher.subscribe(topics, no_local=True)
 
     def _send_all(self) -> None:
         self._publisher.send_all(last=self._status)
@@ -260,13 +245,13 @@ class Service:
     def _patience(self) -> float:
         """Return how many real seconds may pass until something is to be done."""
         real = [self._heartbeat.patience()]
-        waits = (self._link.steady_at, self._accounts.resend_at, self._listeners.settled_at)
+        waits = (self._link.steady_at, self._resend_at, self._listeners.settled_at)
         real += [at - time.monotonic() for at in waits if at is not None]
         if self._startup.ends_at is not None:
             real.append(self._startup.ends_at - time.monotonic())
         if self._is_begun:
             now = self._clock.now()
-            real.append(self._clock.to_real((self._accounts.look_at() - now).total_seconds()))
+            real.append(self._clock.to_real((self._accounts.look_at - now).total_seconds()))
         return max(0.0, min(real))
 
     def _follow_clock(self) -> None:
@@ -275,4 +260,4 @@ class Service:
             return
         log.info("The clock was set by %+.0f s.", step.total_seconds())
         self._reporters.reporters.shift(step)
-        self._accounts.clock_stepped(step)
+        self._accounts.clock_stepped(step, self._clock.now())

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from claude_usage_mqtt.instants import format_instant, parse_instant
 from claude_usage_mqtt.sources.reporter import FOREIGN, SILENT
-from claude_usage_mqtt.sources.reporter_messages import BUSY, HASH, USABLE, AnnouncedLogin
+from claude_usage_mqtt.sources.reporter_messages import BUSY, USABLE, AnnouncedLogin
 from claude_usage_mqtt.sources.source import Login
+from claude_usage_mqtt.untrusted import HASH, matching
 
 ABSENT_AFTER = timedelta(minutes=10)
 """A machine that is away for less is not shown as absent: Wi-Fi and restarts."""
@@ -72,8 +72,17 @@ class Machine:
         self.holds = {account: (reason, until + step) for account, (reason, until) in self.holds.items()}
 
 
-def sentence(machines: list[tuple[Machine, str]]) -> str:
-    """Return the sentence that lists machines with their statuses, why none can be asked, and what to do."""
+def sentence(machines: list[tuple[Machine, str]], strangers: Collection[str], accounts: Iterable[str]) -> str:
+    """Return the sentence that lists machines with their statuses, why none can be asked, and what to do.
+
+    `strangers` are machines that have none of our `accounts`.
+    """
+    if not machines and strangers:
+        ours = ", ".join(sorted(accounts)[:5])
+        return (
+            f"The reporter on {min(strangers)} has none of this service's accounts ({ours}); "
+            "use the same names in CLAUDE_ACCOUNTS there."
+        )
     if not machines:
         return (
             "No reporter has announced itself; run 'claude-usage-mqtt report' on a machine where Claude Code is used."
@@ -107,8 +116,6 @@ def login_from_json(section: object) -> Login | None:
     """Return whose login it is, untrusted."""
     if not isinstance(section, Mapping):
         return None
-    account, organization = (
-        value if isinstance(value, str) and re.fullmatch(HASH, value) else None
-        for value in (section.get("account"), section.get("organization"))
+    return Login(
+        account=matching(HASH, section.get("account")), organization=matching(HASH, section.get("organization"))
     )
-    return Login(account=account, organization=organization)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import NamedTuple
 
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.service.listeners import SETTLED_AFTER
@@ -13,8 +14,7 @@ from claude_usage_mqtt.topics import Topics
 from claude_usage_mqtt.usage.reading import OAUTH, STATUSLINE
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccountOptions:
+class AccountOptions(NamedTuple):
     """What the settings say about an account."""
 
     topics: Topics
@@ -51,3 +51,7 @@ class ServiceOptions:
     settled_after: float = SETTLED_AFTER
     accounts: tuple[tuple[AccountOptions, tuple[Source, ...]], ...] = field(default=())
     """Each account with its polled sources on this machine, the preferred one first."""
+
+    def topics(self, account: str) -> Topics:
+        """Return the topics of any account, one that is not in the settings too."""
+        return Topics(base=self.base_topic, account=account, prefix=self.discovery_prefix)

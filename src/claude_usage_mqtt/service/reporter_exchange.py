@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
+from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.service.inbox import Outgoing
 from claude_usage_mqtt.service.options import ServiceOptions
 from claude_usage_mqtt.service.reporters import Reporters
+from claude_usage_mqtt.service.routes import Route
 from claude_usage_mqtt.sources.reporter import Asks, ReporterSource
 from claude_usage_mqtt.topics import ReporterTopics
 from claude_usage_mqtt.usage.reading import REPORTER
@@ -34,32 +36,40 @@ class ReporterExchange:
         """Return the reporters of an account as a source, None if it does not have them."""
         return ReporterSource(self.reporters, self._asks) if account in self._accounts else None
 
-    def connected(self) -> list[str]:
-        """Note a connection to the broker; return what to subscribe to.
+    def routes(self, touch: Callable[[str], object], clock: Clock) -> list[Route]:
+        """Return the topics of reporters; `touch` is called with each account that a message concerns."""
 
-        Known machines by name too: not every broker replays retained messages to a wildcard.
-        """
+        def announced(message: Message, machine: str) -> None:
+            for account in self._announced(machine, message, clock.now()):
+                touch(account)
+
+        def answered(message: Message, machine: str) -> None:
+            if not self._asks.deliver(machine, message.payload):
+                for account in self.reporters.somebody_asked(machine, message.payload, clock.now()):
+                    touch(account)
+
         if not self._accounts:
             return []
+        any_reporter = ReporterTopics(base=self._base, machine="+")
+        return [
+            Route(any_reporter.presence, announced, is_early=True, takes_retained=True),
+            Route(any_reporter.answer, answered, is_early=True),
+        ]
+
+    def _announced(self, machine: str, message: Message, now: datetime) -> set[str]:
+        concerned = self.reporters.presence(machine, message.payload, now, is_replayed=message.retain)
+        if not self.reporters.is_online(machine):
+            self._asks.give_up(machine)
+        return concerned
+
+    def connected(self) -> list[str]:
+        """Note a connection to the broker; return the known machines' topics.
+
+        They are subscribed to by name too: not every broker replays retained messages to a wildcard.
+        """
         self.reporters.connected(is_connected=True)
-        known = [ReporterTopics(base=self._base, machine=name).presence for name in self.reporters.names()]
-        return [f"{self._base}/reporter/+", f"{self._base}/reporter/+/answer", *known]
+        return [ReporterTopics(base=self._base, machine=name).presence for name in self.reporters.names()]
 
     def disconnected(self) -> None:
         """Note that the connection is lost."""
         self.reporters.connected(is_connected=False)
-
-    def take(self, message: Message, now: datetime) -> set[str] | None:
-        """Take in a message; return the accounts that it concerns, None if it is not from a reporter."""
-        base = f"{self._base}/reporter/"
-        if not message.topic.startswith(base):
-            return None
-        machine, *rest = message.topic.removeprefix(base).split("/")
-        if not rest:
-            concerned = self.reporters.presence(machine, message.payload, now, is_replayed=message.retain)
-            if not self.reporters.is_online(machine):
-                self._asks.give_up(machine)
-            return concerned
-        if rest != ["answer"] or message.retain or self._asks.deliver(machine, message.payload):
-            return set()
-        return self.reporters.somebody_asked(machine, message.payload, now)

@@ -83,13 +83,7 @@ class Reporters:
     ) -> set[str]:
         accounts = {key: value for key, value in presence.accounts.items() if key in self._accounts}
         if not accounts:
-            ours = ", ".join(sorted(self._accounts)[:5])
-            self._mention(
-                name,
-                "",
-                f"The reporter on {name} has none of this service's accounts ({ours}); "
-                "use the same names in CLAUDE_ACCOUNTS there.",
-            )
+            self._mention(name, "", sentence([], [name], self._accounts))
         if machine is None:
             if not accounts or not self._make_room(now):
                 return set()
@@ -303,11 +297,14 @@ class Reporters:
                 if account in machine.accounts
             ]
 
-    def why_none(self, account: str, now: datetime) -> str:
-        """Return the sentence that lists the machines and why none can be asked."""
+    def why_none(self, account: str, now: datetime) -> str | None:
+        """Return the sentence that lists the machines and why none can be asked; None if it is we who are away."""
         with self._lock:
+            if not self._is_connected:
+                return None
             machines = [each for each in self._machines.values() if account in each.accounts]
-            return sentence([(each, self._status(each, account, now, is_patient=False)) for each in machines])
+            known = [(each, self._status(each, account, now, is_patient=False)) for each in machines]
+            return sentence(known, [name for name, kind in self._mentioned if not kind], self._accounts)
 
     def _status(self, machine: Machine, account: str, now: datetime, *, is_patient: bool) -> str:
         is_foreign = self.is_foreign(machine.name, account, machine.accounts[account].login, now)

@@ -6,7 +6,6 @@ our own, sent after the subscription and received again, says that everything th
 
 from __future__ import annotations
 
-import json
 import logging
 import secrets
 from collections.abc import Iterable, Mapping
@@ -16,6 +15,7 @@ from typing import Any
 from claude_usage_mqtt.instants import parse_instant
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.topics import Topics
+from claude_usage_mqtt.untrusted import json_object
 
 log = logging.getLogger(__name__)
 
@@ -69,25 +69,16 @@ def own_document(retained: Mapping[str, bytes], topic: str, account: str) -> dic
 
     Empty if there was none, and, with one line in the log, if it is not one of `account`.
     """
-    document = parse_document(retained.get(topic))
+    document = json_object(retained.get(topic))
     is_mine = document.get("account", account) == account and document.keys() & {"windows", "status", "usage"}
     if retained.get(topic) and not is_mine:
         log.warning("Ignoring the retained message in %s: not ours, or corrupt.", topic)
     return document if is_mine else {}
 
 
-def parse_document(payload: bytes | None) -> dict[str, Any]:
-    """Return the JSON object of a retained message, untrusted; empty if there is none."""
-    try:
-        document = json.loads(payload or b"null")
-    except (ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
 def lives_elsewhere(found: Mapping[str, bytes], topics: Topics, instance: str, now: datetime) -> datetime | None:
     """Return until when another instance is alive by what it retained for an account; None if it is not."""
-    until = parse_instant(parse_document(found.get(topics.health)).get("alive_until"))
-    if until is None or parse_document(found.get(topics.memory)).get("instance") in (None, instance):
+    until = parse_instant(json_object(found.get(topics.health)).get("alive_until"))
+    if until is None or json_object(found.get(topics.memory)).get("instance") in (None, instance):
         return None
     return until if now < until <= now + LONGEST_WAIT else None

@@ -1,24 +1,59 @@
-"""Which messages go to which handler: rows of a table, looked up by topic."""
+"""A table of topics and their handlers: it says what to subscribe to, and what a message that arrived means. No I/O."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from claude_usage_mqtt.mqtt.client import Message
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
-    """A topic filter and what handles the messages whose topic matches it.
+class Route(NamedTuple):
+    """A topic and what to do with its messages: `handle` gets the message, and the level for each `+` in the topic."""
 
-    The handler takes the message and, one by one, the levels in place of each `+`.
-    """
-
-    topic_filter: str
+    topic: str
     handle: Callable[..., None]
+    is_early: bool = False
+    """Whether it is handled before the service publishes, too."""
+    takes_retained: bool = False
+    """Whether it is handled if it was retained, too: an old command would run again with each connection."""
+    is_late: bool = False
+    """Whether it is subscribed to when we publish ourselves, not with the connection."""
 
-    def levels(self, topic: str) -> list[str] | None:
-        """Return the levels of a topic in place of each `+`, None if it does not match."""
-        wanted, given = self.topic_filter.split("/"), topic.split("/")
-        if len(wanted) != len(given) or any(one not in ("+", other) for one, other in zip(wanted, given, strict=True)):
-            return None
-        return [other for one, other in zip(wanted, given, strict=True) if one == "+"]
+
+class Routes:
+    """The table; if a message fits several topics, an exact one wins, and then the first."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self._exact: dict[str, Route] = {}
+        self._patterns: list[tuple[list[str], Route]] = []
+        self.add(routes)
+
+    def add(self, routes: Iterable[Route]) -> None:
+        """Add rows."""
+        for route in routes:
+            if "+" in route.topic:
+                self._patterns.append((route.topic.split("/"), route))
+            else:
+                self._exact[route.topic] = route
+
+    def topics(self, *, late: bool = False) -> list[str]:
+        """Return what to subscribe to."""
+        routes = [*(route for _, route in self._patterns), *self._exact.values()]
+        return [route.topic for route in routes if route.is_late == late]
+
+    def handle(self, message: Message, *, is_early: bool) -> None:
+        """Call the handler of a message's topic, unless it is not for such a message."""
+        route, levels = self._find(message.topic)
+        if route is not None and (route.is_early or not is_early) and (route.takes_retained or not message.retain):
+            route.handle(message, *levels)
+
+    def _find(self, topic: str) -> tuple[Route | None, list[str]]:
+        if topic in self._exact:
+            return self._exact[topic], []
+        levels = topic.split("/")
+        for pattern, route in self._patterns:
+            pairs = list(zip(pattern, levels, strict=False))
+            if len(pattern) == len(levels) and all(wanted in ("+", level) for wanted, level in pairs):
+                return route, [level for wanted, level in pairs if wanted == "+"]
+        return None, []

@@ -14,7 +14,7 @@ from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.publisher import Publisher
 from claude_usage_mqtt.service.options import ServiceOptions
 from claude_usage_mqtt.service.restore import FENCE, RetainedReader, lives_elsewhere
-from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, OFFLINE, Topics
+from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, OFFLINE
 
 log = logging.getLogger(__name__)
 
@@ -44,12 +44,7 @@ class Startup:
         """Ask for what was retained."""
         accounts = [account.topics for account, _ in self._options.accounts]
         names = {each.account for each in accounts}
-        others = [
-            Topics(base=self._options.base_topic, account=name, prefix=self._options.discovery_prefix)
-            for name in (SUMMARY, DEFAULT_ACCOUNT)
-            if name not in names
-        ]
-        devices = accounts + others
+        devices = accounts + [self._options.topics(name) for name in (SUMMARY, DEFAULT_ACCOUNT) if name not in names]
         self._found = {}
         self._publisher.subscribe([accounts[0].status])
         self._read([topic for each in devices for topic in (each.state, each.config, each.health, each.memory)], real)

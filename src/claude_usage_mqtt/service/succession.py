@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from claude_usage_mqtt.service.restore import parse_document
 from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, Topics, encode
+from claude_usage_mqtt.untrusted import json_object
 
 
 def inherited(found: Mapping[str, bytes], own: Topics) -> dict[str, bytes]:
@@ -22,5 +22,5 @@ def inherited(found: Mapping[str, bytes], own: Topics) -> dict[str, bytes]:
     if own.account == DEFAULT_ACCOUNT or found.get(own.health) or found.get(own.state) or found.get(former.memory):
         return {}
     pairs = ((former.state, own.state), (former.health, own.health))
-    documents = {new: parse_document(found.get(old)) for old, new in pairs}
+    documents = {new: json_object(found.get(old)) for old, new in pairs}
     return {topic: encode(document | {"account": own.account}) for topic, document in documents.items() if document}

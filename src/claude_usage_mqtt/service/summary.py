@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from claude_usage_mqtt import __version__
 from claude_usage_mqtt.homeassistant.summary import summary_discovery
@@ -22,8 +21,7 @@ from claude_usage_mqtt.topics import (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Digest:
+class Digest(NamedTuple):
     """What the summary needs of one account, as far as it is known.
 
     `tightest` is the utilization of the window closest to its limit among those that stop all work, in percent.

@@ -1,7 +1,7 @@
 """The threads of the service: a pool that polls, and one that watches the logins. They only report.
 
 A service with 200 accounts has at most 16 threads: these, two of the connection to the broker, the loop's, and one for
-each request under way. A thread that dies of an unexpected error ends the program (`cli/run.py`).
+each request under way. A thread that dies of an unexpected error ends the program (`cli/until.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from claude_usage_mqtt.clock import Clock
-from claude_usage_mqtt.service.watched import Watched
+from claude_usage_mqtt.service.account import AccountState
 from claude_usage_mqtt.sources.credentials.watch import (
     CHECK_EVERY,
     CachedReading,
@@ -55,13 +55,11 @@ class Workers:
             for _ in range(self._threads):
                 self._jobs.put(None)
 
-    def poll(self, watched: Watched, *, may_retry: bool) -> None:
+    def poll(self, account: str, source: Source, *, may_retry: bool) -> None:
         """Poll an account's source, as soon as a thread of the pool is free."""
-        if watched.source is None:
-            return
         with self._lock:
             self._unfinished += 1
-            self._jobs.put((watched.state.name, watched.source, may_retry))
+            self._jobs.put((account, source, may_retry))
             self._grow()
 
     def _grow(self) -> None:
@@ -98,12 +96,12 @@ class Workers:
                 self._grow()
         return found
 
-    def watch_logins(self, accounts: Iterable[Watched]) -> None:
+    def watch_logins(self, accounts: Iterable[tuple[AccountState, Source | None]]) -> None:
         """Watch the logins that are on this machine: other machines announce one that changed."""
         self._logins.start(
             [
-                WatchedLogin(each.state.name, each.source, partial(getattr, each.state, "fingerprint"))
-                for each in accounts
-                if each.source is not None and each.source.name != REPORTER
+                WatchedLogin(state.name, source, partial(getattr, state, "fingerprint"))
+                for state, source in accounts
+                if source is not None and source.name != REPORTER
             ]
         )

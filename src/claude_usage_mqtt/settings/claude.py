@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from claude_usage_mqtt.sources.credentials.environment import GivenToken
 from claude_usage_mqtt.sources.credentials.places import SECURE_STORAGE_DIR
@@ -14,12 +15,11 @@ from claude_usage_mqtt.sources.local_login import LocalLogin, local_login
 from claude_usage_mqtt.topics import DEFAULT_ACCOUNT
 from claude_usage_mqtt.untrusted import slug
 
-RESERVED_ACCOUNTS = frozenset({"all", "default", "reporter", "status"})
+RESERVED_ACCOUNTS = frozenset({"all", DEFAULT_ACCOUNT, "reporter", "status"})
 ACCOUNTS = 'not valid JSON of names and folders; write {"personal": "/claude/personal", "work": "/claude/work"}'
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
+class Account(NamedTuple):
     """One configured account: its id (a slug), the label a person gave it, its login.
 
     `login` is None if it is not on this machine: reporters or status lines supply it.

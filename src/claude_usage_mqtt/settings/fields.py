@@ -31,9 +31,8 @@ from claude_usage_mqtt.settings.machine import machine_name
 from claude_usage_mqtt.settings.typos import Shape, expected, misspelled
 from claude_usage_mqtt.sources.api.url import API_URL, checked_url, is_loopback
 from claude_usage_mqtt.sources.names import AUTO, parse_source, selected_sources
+from claude_usage_mqtt.topics import LONGEST_INTERVAL, SHORTEST_INTERVAL
 from claude_usage_mqtt.usage.reading import REPORTER, STATUSLINE
-
-SHORTEST_INTERVAL = 180
 
 Seconds = Annotated[int, Shape(unit="seconds")]
 Percentages = Annotated[
@@ -113,7 +112,7 @@ class Settings(BaseSettings):
         f"claude-usage-mqtt/{__version__}", max_length=200, description="The User-Agent sent to the API."
     )
     poll_interval: Annotated[int, Shape(unit="seconds", least=SHORTEST_INTERVAL)] = Field(
-        300, ge=1, le=3600, description="Seconds between polls, 180 to 3600."
+        300, ge=1, le=LONGEST_INTERVAL, description="Seconds between polls, 180 to 3600."
     )
     stale_after: Seconds = Field(
         3600, ge=300, le=86400, description="Seconds without a response until numbers are stale."

@@ -9,8 +9,8 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 MAX_OUTPUT = 2 * 1024 * 1024
 """Bytes; Claude Code's answer has a few thousand."""
@@ -33,8 +33,7 @@ we are gone, even by SIGKILL, that pipe ends, and what waits there removes the f
 IS_POSIX = os.name == "posix"
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(NamedTuple):
     """How a program ended: its exit status, None if it had to be killed, and what it wrote, errors included."""
 
     status: int | None

@@ -7,14 +7,13 @@ next. A machine that was silent, or refused, is left alone for a while, unless i
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from claude_usage_mqtt.sources.source import Login
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A machine as it is known for one account.
 
     `is_usable`: it announced a login that it could ask with. `is_foreign`: that login is another account's.

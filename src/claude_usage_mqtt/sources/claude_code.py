@@ -40,10 +40,11 @@ REQUEST = json.dumps(
     }
 )
 ARGUMENTS = (
-    *("-p", "--safe-mode", "--strict-mcp-config", "--no-session-persistence"),
+    *("-p", "--safe-mode", "--setting-sources", "", "--strict-mcp-config", "--no-session-persistence"),
     *("--input-format", "stream-json", "--output-format", "stream-json", "--verbose"),
 )
-"""No message to a model, no transcript, none of the user's hooks, plugins and MCP servers."""
+"""No message to a model, no transcript, none of the user's hooks, plugins and MCP servers; and none of the settings,
+whose `apiKeyHelper` and `env` would run a program, hide the login, or forbid the request."""
 
 COMMAND = "claude"
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 from claude_usage_mqtt.errors import CredentialsError, InvalidResponse
 from claude_usage_mqtt.instants import from_milliseconds
@@ -28,8 +28,7 @@ AHEAD = timedelta(seconds=5)
 """How far a fetch may be ahead of our clock, which is the same machine's: more says that a clock was wrong."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CachedUsage:
+class CachedUsage(NamedTuple):
     """A response of the endpoint that Claude Code kept: when it was fetched, and its body."""
 
     fetched_at: datetime
@@ -44,8 +43,7 @@ class CachedUsage:
         return parse_usage(self.body, self.fetched_at, source=CLAUDE_CODE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Content:
+class _Content(NamedTuple):
     login: Login | None = None
     usage: CachedUsage | None = None
 

@@ -15,8 +15,8 @@ from __future__ import annotations
 import json
 from datetime import datetime, timedelta
 
-from claude_usage_mqtt.instants import from_epoch, parse_instant
-from claude_usage_mqtt.untrusted import number
+from claude_usage_mqtt.instants import from_epoch, parse_reset
+from claude_usage_mqtt.untrusted import json_object, number
 
 TYPE_CHECKING = False  # typing itself is not worth importing here
 
@@ -98,7 +98,7 @@ def _limit(key: str, section: object, seen_at: datetime, now: datetime) -> Limit
     if not isinstance(section, dict):
         return None
     percent, resets_at = number(section.get("used_percentage"), maximum=HIGHEST), section.get("resets_at")
-    reset = parse_instant(resets_at) or from_epoch(resets_at)
+    reset = parse_reset(resets_at)
     if percent is None or (reset is None and resets_at is not None):
         return None
     if reset is not None and not now < reset <= seen_at + LONGEST[key] + SLACK:
@@ -129,14 +129,7 @@ def parse_message(payload: bytes, now: datetime) -> Message | None:
 
     Anybody who may publish can send one: nothing in it is trusted. Never raises.
     """
-    if len(payload) > MAX_MESSAGE:
-        return None
-    try:
-        document = json.loads(payload)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(document, dict):
-        return None
+    document = json_object(payload, MAX_MESSAGE)
     at = from_epoch(document.get("at"))
     if at is None or not now - OLDEST <= at <= now + AHEAD:
         return None

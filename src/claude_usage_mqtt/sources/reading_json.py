@@ -26,7 +26,7 @@ from claude_usage_mqtt.errors import (
     Unauthorized,
 )
 from claude_usage_mqtt.instants import format_instant, parse_instant
-from claude_usage_mqtt.untrusted import clean_text, number
+from claude_usage_mqtt.untrusted import CURRENCY, clean_text, matching, number
 from claude_usage_mqtt.usage.reading import (
     FIVE_HOUR,
     MAX_AMOUNT,
@@ -195,9 +195,8 @@ def _money(section: object, machine: str) -> ExtraUsage:
         raise InvalidResponse(_sentence(machine))
     amounts = {key: number(section.get(key), maximum=MAX_AMOUNT) for key in ("used", "limit", "balance")}
     utilization = number(section.get("utilization"), maximum=MAX_UTILIZATION)
-    currency = section.get("currency")
-    is_currency = isinstance(currency, str) and re.fullmatch(r"[A-Z]{3}", currency) is not None
-    numbers = {**amounts, "utilization": utilization, "currency": currency if is_currency else None}
+    currency = matching(CURRENCY, section.get("currency"))
+    numbers = {**amounts, "utilization": utilization, "currency": currency}
     if any(value is None and section.get(key) is not None for key, value in numbers.items()):
         raise InvalidResponse(_sentence(machine))
     return ExtraUsage(
@@ -205,7 +204,7 @@ def _money(section: object, machine: str) -> ExtraUsage:
         used=amounts["used"],
         limit=amounts["limit"],
         utilization=utilization,
-        currency=currency if is_currency else None,
+        currency=currency,
         balance=amounts["balance"],
         disabled_reason=clean_text(section.get("disabled_reason")),
     )

@@ -72,8 +72,8 @@ class Machines(Protocol):
     def is_somebody_elses(self, machine: str, account: str, login: Login | None, now: datetime) -> None:
         """Note that a machine's reading was rejected, because it was made with another account's login."""
 
-    def why_none(self, account: str, now: datetime) -> str:
-        """Return the sentence that lists the machines and why none can be asked."""
+    def why_none(self, account: str, now: datetime) -> str | None:
+        """Return the sentence that lists the machines and why none can be asked; None if it is we who are away."""
 
     def wait_for_one(self, account: str, now: datetime, within: float) -> bool:
         """Wait until a machine can be asked for an account, at most so many real seconds; return whether one can."""
@@ -155,8 +155,7 @@ class ReporterSource:
         within = 0.0 if self._has_polled else FIRST_WITHIN
         self._has_polled = True
         if not self._machines.wait_for_one(account, clock.now(), within):
-            error = NoReporter(self._machines.why_none(account, clock.now()))
-            return PollResult(account=account, source=self.name, error=error)
+            return PollResult(account=account, source=self.name, error=self._none(account, clock.now()))
         return self._ask_in_order(account, clock, 2 if may_retry else 1)
 
     def _ask_in_order(self, account: str, clock: Clock, allowed: int) -> PollResult:
@@ -186,8 +185,12 @@ class ReporterSource:
                 if not isinstance(found, NetworkError | InvalidResponse):
                     break  # the API answers so to every machine of the account
         if error is None and not is_busy:
-            error = NoReporter(self._machines.why_none(account, clock.now()))
+            error = self._none(account, clock.now())
         return PollResult(account=account, source=self.name, error=error, requests=requests)
+
+    def _none(self, account: str, now: datetime) -> NoReporter | None:
+        sentence = self._machines.why_none(account, now)
+        return None if sentence is None else NoReporter(sentence)
 
     def _no_reading(
         self, machine: str, account: str, answer: Answer | None, asked_at: datetime, now: datetime

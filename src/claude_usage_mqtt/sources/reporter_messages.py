@@ -6,19 +6,18 @@ holds it, or an error. None of them ever holds a token or an e-mail address.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from claude_usage_mqtt.errors import ApiError, CredentialsError
 from claude_usage_mqtt.instants import format_instant, parse_instant
 from claude_usage_mqtt.sources.reading_json import error_from_json, error_to_json, reading_from_json, reading_to_json
 from claude_usage_mqtt.sources.source import Login
-from claude_usage_mqtt.topics import encode
-from claude_usage_mqtt.untrusted import clean_text, number
+from claude_usage_mqtt.topics import ACCOUNT_ID, encode
+from claude_usage_mqtt.untrusted import HASH, clean_text, json_object, matching, number
 from claude_usage_mqtt.usage.reading import CLAUDE_CODE, OAUTH, Reading
 
 MAX_PRESENCE = 128 * 1024
@@ -33,9 +32,7 @@ MAX_REQUESTS = 2
 """One answer needs at most these: a second one if the login was renewed in between."""
 
 MACHINE = re.compile(r"[a-z0-9](?:[a-z0-9_]{0,38}[a-z0-9])?")
-ACCOUNT = re.compile(r"[a-z0-9_]{1,40}")
 IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,64}")
-HASH = re.compile(r"[0-9a-f]{8,64}")
 
 BUSY = "busy"
 """The status of a refusal by the reporter itself: its own limit, or another request under way."""
@@ -67,24 +64,21 @@ class Presence:
     version: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class Ask(NamedTuple):
     """A request for a reading of an account; without an account it only asks whether somebody is there."""
 
     id: str
     account: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Busy:
+class Busy(NamedTuple):
     """The reporter would not ask the API now, but after `retry_after`."""
 
     detail: str
     retry_after: timedelta
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(NamedTuple):
     """The answer to an ask: a reading, or why there is none, and how many requests to the API that took."""
 
     id: str
@@ -117,23 +111,23 @@ def encode_presence(presence: Presence) -> bytes:
 
 def parse_presence(payload: bytes) -> Presence | None:
     """Return what a reporter announced, None if it is not a presence; never raises."""
-    document = _object(payload, MAX_PRESENCE)
-    if document is None or not isinstance(document.get("online"), bool):
+    document = json_object(payload, MAX_PRESENCE)
+    if not isinstance(document.get("online"), bool):
         return None
     accounts = document.get("accounts")
     entries = accounts.items() if isinstance(accounts, dict) and len(accounts) <= MAX_ACCOUNTS else ()
     return Presence(
         online=document["online"],
-        instance=_matching(IDENTIFIER, document.get("instance")),
+        instance=matching(IDENTIFIER, document.get("instance")),
         version=clean_text(document.get("version")),
         accounts={
             account: AnnouncedLogin(
                 source=CLAUDE_CODE if section.get("source") == CLAUDE_CODE else OAUTH,
-                status=_matching(ACCOUNT, section.get("status")) or "unknown",
+                status=matching(ACCOUNT_ID, section.get("status")) or "unknown",
                 login=_parse_login(section),
             )
             for account, section in entries
-            if ACCOUNT.fullmatch(account) and isinstance(section, dict)
+            if ACCOUNT_ID.fullmatch(account) and isinstance(section, dict)
         },
     )
 
@@ -145,11 +139,11 @@ def encode_ask(ask: Ask) -> bytes:
 
 def parse_ask(payload: bytes) -> Ask | None:
     """Return an ask, None if it is none; never raises."""
-    document = _object(payload, MAX_ASK)
-    identifier = _matching(IDENTIFIER, document.get("id")) if document else None
-    if document is None or identifier is None:
+    document = json_object(payload, MAX_ASK)
+    identifier = matching(IDENTIFIER, document.get("id"))
+    if identifier is None:
         return None
-    account = _matching(ACCOUNT, document.get("account"))
+    account = matching(ACCOUNT_ID, document.get("account"))
     return None if account is None and document.get("account") is not None else Ask(id=identifier, account=account)
 
 
@@ -168,9 +162,8 @@ def encode_answer(answer: Answer, now: datetime) -> bytes:
 
 
 def answer_id(payload: bytes) -> str | None:
-    """Return the id of the ask that a payload answers, None if it is not an answer; never raises."""
-    document = _object(payload, MAX_ANSWER)
-    return _matching(IDENTIFIER, document.get("id")) if document else None
+    """Return the id of what came as an answer, None if it is none."""
+    return matching(IDENTIFIER, json_object(payload, MAX_ANSWER).get("id"))
 
 
 def parse_answer(payload: bytes, now: datetime, machine: str) -> Answer | None:
@@ -178,9 +171,9 @@ def parse_answer(payload: bytes, now: datetime, machine: str) -> Answer | None:
 
     One that has neither a readable reading nor a readable error holds InvalidResponse.
     """
-    document = _object(payload, MAX_ANSWER)
-    identifier = _matching(IDENTIFIER, document.get("id")) if document else None
-    if document is None or identifier is None:
+    document = json_object(payload, MAX_ANSWER)
+    identifier = matching(IDENTIFIER, document.get("id"))
+    if identifier is None:
         return None
     requests = number(document.get("requests"), maximum=MAX_REQUESTS)
     login = document.get("login")
@@ -196,7 +189,7 @@ def parse_answer(payload: bytes, now: datetime, machine: str) -> Answer | None:
         error = error_from_json(document.get("error"), machine)
     return Answer(
         id=identifier,
-        account=_matching(ACCOUNT, document.get("account")),
+        account=matching(ACCOUNT_ID, document.get("account")),
         requests=MAX_REQUESTS if requests is None else int(requests),
         login=_parse_login(login) if isinstance(login, dict) else None,
         reading=reading,
@@ -225,24 +218,10 @@ def _login(login: Login) -> dict[str, Any]:
 
 def _parse_login(section: Mapping[str, Any]) -> Login:
     return Login(
-        account=_matching(HASH, section.get("account")),
-        organization=_matching(HASH, section.get("organization")),
+        account=matching(HASH, section.get("account")),
+        organization=matching(HASH, section.get("organization")),
         plan=clean_text(section.get("plan")),
         tier=clean_text(section.get("tier")),
         token_expires_at=parse_instant(section.get("token_expires_at")),
         login_expires_at=parse_instant(section.get("login_expires_at")),
     )
-
-
-def _object(payload: bytes, longest: int) -> dict[str, Any] | None:
-    if not payload or len(payload) > longest:
-        return None
-    try:
-        document = json.loads(payload)
-    except (ValueError, RecursionError):
-        return None
-    return document if isinstance(document, dict) else None
-
-
-def _matching(pattern: re.Pattern[str], value: object) -> str | None:
-    return value if isinstance(value, str) and pattern.fullmatch(value) else None

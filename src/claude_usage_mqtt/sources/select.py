@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.source import ApiSource
-from claude_usage_mqtt.sources.claude_code import COMMAND, ClaudeCode
 from claude_usage_mqtt.sources.credentials.environment import GivenToken
 from claude_usage_mqtt.sources.local_login import LocalLogin
-from claude_usage_mqtt.sources.renewing import RenewingSource
 from claude_usage_mqtt.sources.source import Source
 from claude_usage_mqtt.usage.reading import CLAUDE_CODE, OAUTH
+
+if TYPE_CHECKING:
+    from claude_usage_mqtt.sources.claude_code import ClaudeCode
 
 OTHER_SOURCES = (
     "If no request ever succeeds here, another source may: CLAUDE_SOURCE=claude-code, statusline or reporter."
@@ -37,8 +39,12 @@ def _oauth(login: LocalLogin, api: UsageApi, command: str | None) -> Source:
         return ApiSource(login.credentials, api)  # whose it is is not known, nor does Claude Code renew it
     if command is None:
         return ApiSource(login.credentials, api, login.cache)
+    from claude_usage_mqtt.sources.renewing import RenewingSource  # noqa: PLC0415 - memory: few configure it
+
     return RenewingSource(login.credentials, api, login.cache, _claude_code(login, api, command))
 
 
 def _claude_code(login: LocalLogin, _api: UsageApi, command: str | None) -> ClaudeCode:
+    from claude_usage_mqtt.sources.claude_code import COMMAND, ClaudeCode  # noqa: PLC0415 - memory: few select it
+
     return ClaudeCode(command or COMMAND, login.variables, login.cache, login.secrets)

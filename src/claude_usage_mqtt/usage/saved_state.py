@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from claude_usage_mqtt.instants import format_instant, from_epoch, parse_instant, steady
-from claude_usage_mqtt.untrusted import clean_text, number
+from claude_usage_mqtt.untrusted import CURRENCY, HASH, clean_text, matching, number
 from claude_usage_mqtt.usage.account import MAX_WINDOWS, AccountUsage
 from claude_usage_mqtt.usage.derived import Sample
 from claude_usage_mqtt.usage.money import MoneyState
@@ -36,7 +36,6 @@ READABLE = (1, 2)
 """Version 1 kept the same under other names, inside the health document."""
 
 WINDOW_KEY = re.compile(r"five_hour|seven_day(_[a-z0-9]+)*|pool_[a-z0-9]+(_[a-z0-9]+)*")
-HASH = re.compile(r"[0-9a-f]{8,64}")
 MAX_ABSENCE = timedelta(days=3)
 MAX_IGNORED = 50
 
@@ -128,9 +127,8 @@ def restore(usage: AccountUsage, saved: object, state: object, now: datetime) ->
     """
     document: dict[str, Any] = state if isinstance(state, dict) else {}
     if isinstance(saved, dict) and is_readable(saved):
-        owner, organization = saved.get("owner"), saved.get("organization")
-        usage.owner = owner if isinstance(owner, str) and HASH.fullmatch(owner) else None
-        usage.organization = organization if isinstance(organization, str) and HASH.fullmatch(organization) else None
+        usage.owner = matching(HASH, saved.get("owner"))
+        usage.organization = matching(HASH, saved.get("organization"))
         usage.plan = clean_text(saved.get("plan")) or clean_text(document.get("plan"))
         usage.tier = clean_text(saved.get("tier"))
         usage.last_read = _instant(saved.get("last_read", saved.get("last_answer")), now)
@@ -251,7 +249,7 @@ def _restore_money(entry: object, now: datetime) -> MoneyState | None:
         money=_amounts(entry.get("amounts"), entry.get("currency")),
         read_at=read_at,
         period_start=period_start,
-        currency=_currency(entry.get("currency")),
+        currency=matching(CURRENCY, entry.get("currency")),
         enabled=entry.get("enabled") is True,
         peak=number(entry.get("peak"), maximum=50 * MAX_UTILIZATION) or 0.0,
         absent_for=_absence(entry.get("absent_for")),
@@ -272,7 +270,7 @@ def _money_of_document(
         money=money,
         read_at=read_at,
         period_start=_instant(details.get("period_start"), now) or month,
-        currency=(money.currency if money else None) or _currency(saved.get("currency")),
+        currency=(money.currency if money else None) or matching(CURRENCY, saved.get("currency")),
         enabled=money is not None and money.enabled,
         peak=(money.utilization if money else None) or 0.0,
         absent_for=timedelta(0) if money else _absence(saved.get("extra_usage_absent_for")),
@@ -287,14 +285,10 @@ def _amounts(entry: object, currency: object) -> ExtraUsage | None:
         used=number(entry.get("used"), maximum=MAX_AMOUNT),
         limit=number(entry.get("limit"), maximum=MAX_AMOUNT),
         utilization=number(entry.get("utilization"), maximum=50 * MAX_UTILIZATION),
-        currency=_currency(currency),
+        currency=matching(CURRENCY, currency),
         balance=number(entry.get("balance"), maximum=MAX_AMOUNT),
         disabled_reason=clean_text(entry.get("disabled_reason")),
     )
-
-
-def _currency(value: object) -> str | None:
-    return value if isinstance(value, str) and re.fullmatch(r"[A-Z]{3}", value) else None
 
 
 def _names(value: object) -> tuple[str, ...]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
+from typing import NamedTuple
 
 from claude_usage_mqtt.usage.reading import ExtraUsage, stops_all_work
 from claude_usage_mqtt.usage.window_state import WindowState
@@ -13,8 +13,7 @@ MAX_SUMMARY = 200
 """Characters; it is read aloud, and shown on small displays."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class Standing(NamedTuple):
     """What all windows and the money of an account mean together.
 
     `blocked` is None if that is not known. `active`: a window is used up, and extra usage covers it.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from claude_usage_mqtt.untrusted import clean_text, number
+from claude_usage_mqtt.untrusted import CURRENCY, clean_text, matching, number
 from claude_usage_mqtt.usage.reading import MAX_AMOUNT, MAX_UTILIZATION, ExtraUsage
 
 NO_POOL = "no_pool"
@@ -148,8 +147,8 @@ def _money(
 def _currency(value: object) -> str | None:
     if value is None:
         return None
-    code = value.upper() if isinstance(value, str) and value.isascii() else ""
-    if not re.fullmatch(r"[A-Z]{3}", code):
+    code = matching(CURRENCY, value.upper() if isinstance(value, str) and value.isascii() else None)
+    if code is None:
         raise Malformed
     return code
 
@@ -172,7 +171,7 @@ def _amount(minor: object, places: object, currency: str | None) -> float | None
         return None
     own = MINOR_DIGITS.get(currency or "", 2)
     places = own if places is None or own == 0 else places
-    amount = number(minor, maximum=MAX_AMOUNT)
-    if amount is None or isinstance(places, bool) or not isinstance(places, int) or not 0 <= places <= 8:
+    amount, digits = number(minor, maximum=MAX_AMOUNT), number(places, maximum=8)
+    if amount is None or digits is None or not digits.is_integer():
         raise Malformed
-    return float(amount / 10**places)
+    return float(amount / 10 ** int(digits))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from claude_usage_mqtt.errors import (
     ApiError,
@@ -26,17 +26,32 @@ AGAIN = "try again in a few minutes (the service does so by itself)"
 LONGEST_RETRY = timedelta(hours=24)
 """A longer Retry-After is taken as this: nothing seen so far asked for more than an hour."""
 
+MAX_BRACKETS = 2_000
+"""Opening brackets in a body; a real response has a hundred. Python 3.13 parses a nesting of 10,000 levels, and keeps
+the 1.5 MB that this takes.
+"""
+
 SCOPE_REFUSED = "oauth_scope_insufficient"
 """`details.error_code` of a 403 whose message need not name the scope."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(NamedTuple):
     """What the body of an error says, as far as it is understood; empty texts otherwise."""
 
     type: str = ""
     message: str = ""
     code: str = ""
+
+    @property
+    def is_about_scope(self) -> bool:
+        """Whether the token is good, but not for the usage."""
+        return self.code == SCOPE_REFUSED or "user:profile" in self.message
+
+    @property
+    def is_about_organization(self) -> bool:
+        """Whether no login of this organization would be accepted."""
+        text = self.message.lower()
+        return "organization" in text and any(word in text for word in ("not allowed", "disabled"))
 
 
 def interpret(status: int, headers: Mapping[str, str], body: bytes, now: datetime) -> Any:
@@ -58,39 +73,41 @@ def _error(status: int, headers: Mapping[str, str], refusal: Refusal, now: datet
     if status == 429:
         wait = parse_retry_after(headers.get("Retry-After"), now)
         return RateLimited(_explain_wait(wait), retry_after=wait)
-    if status == 401 or refusal.type == "authentication_error":
-        return _unauthorized(refusal)
-    if status == 403:
-        return _forbidden(refusal)
-    if status >= 500:
+    if status >= 500 or status == 408:
         return ServerError(f"The API returned a server error (HTTP {status}); {AGAIN}.")
-    where = "redirects elsewhere, which is not followed" if 300 <= status < 400 else "gave an unexpected response"
-    return InvalidResponse(f"The API {where} (HTTP {status}); check CLAUDE_API_URL, or update this program.")
+    if status == 407:
+        return NetworkError("The proxy asks for a login (HTTP 407); put it into HTTPS_PROXY.")
+    return _refused(status, refusal)
 
 
-def _unauthorized(refusal: Refusal) -> ApiError:
-    if "not allowed for this organization" in refusal.message:
-        return Unauthorized(
-            "This organization may not use its subscription with Claude Code (HTTP 401); "
-            "its administrator can allow it, or use the login of another subscription."
-        )
-    return Unauthorized("The API does not accept the token (HTTP 401); log in with Claude Code again.")
-
-
-def _forbidden(refusal: Refusal) -> ApiError:
-    if refusal.code == SCOPE_REFUSED or "user:profile" in refusal.message:
+def _refused(status: int, refusal: Refusal) -> ApiError:
+    if refusal.is_about_scope:
         return InsufficientScope(
             "The token may not read the usage: it lacks the scope user:profile, as those of 'claude setup-token' do; "
             "use the credentials of a login with Claude Code instead."
         )
+    if refusal.is_about_organization:
+        return Unauthorized(
+            f"This organization may not use its subscription with Claude Code (HTTP {status}); "
+            "its administrator can allow it, or use the login of another subscription."
+        )
+    if status == 401 or refusal.type == "authentication_error":
+        return Unauthorized(f"The API does not accept the token (HTTP {status}); log in with Claude Code again.")
+    if status in (403, 451):
+        return _forbidden(status, refusal)
+    where = "redirects elsewhere, which is not followed" if 300 <= status < 400 else "gave an unexpected response"
+    return InvalidResponse(f"The API {where} (HTTP {status}); check CLAUDE_API_URL, or update this program.")
+
+
+def _forbidden(status: int, refusal: Refusal) -> ApiError:
     if refusal == Refusal() or refusal.type == "forbidden" or "request not allowed" in refusal.message.lower():
         # A page of the API's own guard, or its refusal of a region, a VPN or a proxy: the token is not at fault.
         return NetworkError(
-            "The API refuses requests from this network (HTTP 403: region, VPN or proxy); "
+            f"The API refuses requests from this network (HTTP {status}: region, VPN or proxy); "
             "check those if it lasts (the service tries again by itself)."
         )
     return Unauthorized(
-        "The API refuses the usage to this account (HTTP 403); log in with Claude Code again, "
+        f"The API refuses the usage to this account (HTTP {status}); log in with Claude Code again, "
         "or this plan does not report usage."
     )
 
@@ -98,8 +115,8 @@ def _forbidden(refusal: Refusal) -> ApiError:
 def parse_retry_after(value: str | None, now: datetime) -> timedelta | None:
     """Return how long a Retry-After header (seconds or an HTTP date) asks to wait; None for none, zero or nonsense."""
     text = (value or "").strip()[:64]
-    if text.isascii() and text.isdigit():
-        wait = timedelta(seconds=min(int(text), LONGEST_RETRY.total_seconds()))
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
+        wait = timedelta(seconds=min(float(text), LONGEST_RETRY.total_seconds()))
     else:
         try:
             until = parsedate_to_datetime(text)
@@ -118,6 +135,8 @@ def _explain_wait(wait: timedelta | None) -> str:
 
 
 def _json(body: bytes) -> Any:
+    if body.count(b"[") + body.count(b"{") > MAX_BRACKETS:
+        return None
     try:
         return json.loads(body)
     except (ValueError, RecursionError):

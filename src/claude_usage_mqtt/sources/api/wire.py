@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from claude_usage_mqtt.errors import InvalidResponse
-from claude_usage_mqtt.instants import from_epoch, parse_instant
+from claude_usage_mqtt.instants import parse_reset
 from claude_usage_mqtt.sources.api.money import Malformed, parse_money
 from claude_usage_mqtt.untrusted import clean_text, number, slug
 from claude_usage_mqtt.usage.reading import (
@@ -117,7 +117,7 @@ def _parse_flat(section: object, kind: Kind, read_at: datetime) -> Window | None
 
 
 def _window(kind: Kind, section: Mapping[str, Any], percent: object, read_at: datetime) -> Window:
-    utilization = number(percent, maximum=MAX_UTILIZATION)
+    utilization = number(_percent_of_dollars(section) if percent is None else percent, maximum=MAX_UTILIZATION)
     if utilization is None:
         raise Malformed
     resets_at = parse_reset(section.get("resets_at"))
@@ -134,15 +134,17 @@ def _window(kind: Kind, section: Mapping[str, Any], percent: object, read_at: da
         resets_at=resets_at,
         read_at=read_at,
         severity=clean_text(section.get("severity")),
-        locked=section.get("locked_reason") is not None,
+        locked=bool(section.get("locked_reason")),
     )
 
 
-def parse_reset(value: object) -> datetime | None:
-    """Return a reset given as ISO 8601 text, or as seconds or milliseconds since 1970; None if it is unreadable."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return from_epoch(value) or from_epoch(value / 1000)
-    return parse_instant(value)
+def _percent_of_dollars(section: Mapping[str, Any]) -> float | None:
+    """Return the percent used of a limit in dollars, from what is used or what remains of it."""
+    names = ("limit_dollars", "used_dollars", "remaining_dollars")
+    limit, used, remaining = (number(section.get(name), maximum=MAX_AMOUNT) for name in names)
+    if used is None and limit is not None and remaining is not None:
+        used = max(0.0, limit - remaining)
+    return 100 * used / limit if used is not None and limit else None
 
 
 def _complete(flat: Window | None, limit: Window | None) -> Window | None:
@@ -164,14 +166,11 @@ def _parse_pools(body: Mapping[str, Any], read_at: datetime, ignored: set[str]) 
     for name, section in list(body.items())[:MAX_LIMITS]:
         if _is_known(name) or not isinstance(section, dict) or not slug(name):
             continue
-        limit, used = (number(section.get(key), maximum=MAX_AMOUNT) for key in ("limit_dollars", "used_dollars"))
-        if not limit:
+        if not number(section.get("limit_dollars"), maximum=MAX_AMOUNT):
             continue
-        percent = section.get("utilization")
-        percent = 100 * used / limit if percent is None and used is not None else percent
-        label = f"{slug(name).replace('_', ' ').capitalize()[:MAX_NAME]} pool"
+        key, label = POOL + slug(name), f"{slug(name).replace('_', ' ').capitalize()[:MAX_NAME]} pool"
         try:
-            pools[POOL + slug(name)] = _window(Kind(POOL + slug(name), label, None), section, percent, read_at)
+            pools[key] = _window(Kind(key, label, None), section, section.get("utilization"), read_at)
         except Malformed:
             continue
         ignored.discard(clean_text(name) or "?")
@@ -240,10 +239,9 @@ def _scoped(scope: object) -> Kind | None:
 
 def _name(scope: object) -> str | None:
     """Return the name of a model or a surface, or its id if it has no name; None if there is neither."""
-    if not isinstance(scope, dict):
-        return None
-    for key in ("display_name", "id"):
-        name = clean_text(scope.get(key), MAX_NAME)
+    texts = [scope.get(key) for key in ("display_name", "id")] if isinstance(scope, dict) else [scope]
+    for text in texts:
+        name = clean_text(text, MAX_NAME)
         if name is not None and slug(name):
             return name
     return None

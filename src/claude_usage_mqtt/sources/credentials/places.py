@@ -8,7 +8,6 @@ from pathlib import Path
 
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.sources.credentials.file import CredentialsFile
-from claude_usage_mqtt.sources.credentials.keychain import Keychain, item_names
 from claude_usage_mqtt.sources.credentials.token import CredentialSource
 
 DEFAULT_FOLDER = "~/.claude"
@@ -22,6 +21,8 @@ def find_source(folder: str | None, platform: str | None = None) -> CredentialSo
     """
     path = expanded(folder or DEFAULT_FOLDER)
     if (platform or sys.platform) == "darwin":
+        from claude_usage_mqtt.sources.credentials.keychain import Keychain, item_names  # noqa: PLC0415 - memory
+
         return Keychain(path, item_names(folder or None, path, expanded(DEFAULT_FOLDER)))
     return CredentialsFile(path)
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from claude_usage_mqtt.errors import CredentialsError
 from claude_usage_mqtt.sources.source import Login, Source
@@ -29,8 +30,7 @@ MAX_HANGING = 8
 """Looks that hang at the same time; with more, nothing else is looked at until one of them ends."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoginChanged:
+class LoginChanged(NamedTuple):
     """What an account's login is now, None if it cannot be used; no request was made."""
 
     account: str
@@ -38,8 +38,7 @@ class LoginChanged:
     login: Login | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CachedReading:
+class CachedReading(NamedTuple):
     """Numbers of an account that were there without a request, with their own time."""
 
     account: str

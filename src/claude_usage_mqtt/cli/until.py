@@ -1,0 +1,39 @@
+"""What ends a program that runs until it is stopped: a signal, or the death of a thread."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+
+@contextlib.contextmanager
+def until_a_thread_dies(stop: Callable[[BaseException], None]) -> Iterator[None]:
+    """Call `stop` with the error that ended a thread: none may be missing unnoticed."""
+
+    def on_death(died: threading.ExceptHookArgs) -> None:
+        if died.exc_value is not None:
+            stop(died.exc_value)
+
+    before, threading.excepthook = threading.excepthook, on_death
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
+@contextlib.contextmanager
+def until_signal(stop: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` at SIGTERM or SIGINT; the handlers that were there before are back afterwards."""
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
