@@ -22,6 +22,7 @@ from claude_usage_mqtt.errors import (
     Unauthorized,
 )
 from claude_usage_mqtt.instants import format_instant, from_epoch, parse_instant
+from claude_usage_mqtt.untrusted import number
 
 HOUR = timedelta(hours=1)
 
@@ -252,6 +253,11 @@ class Policy:
         last = self.last_sent_at if self.limited else None
         self.next_regular = now if last is None else max(now, last + FLOOR)
 
+    def was_cut_short(self) -> None:
+        """Note that the program was stopped before its first answer: the next request need not be a regular one."""
+        if self.next_regular is not None and self.last_sent_at is not None:
+            self.next_regular = min(self.next_regular, self.last_sent_at + FLOOR)
+
     def refresh(self, now: datetime) -> datetime:
         """Want a request by hand; return when it will be made: `now`, or later."""
         self.refresh_wanted = True
@@ -323,10 +329,10 @@ class Policy:
             self.blocked_until = None
             self._count_lost(now, resets)
         self.slow_until = _within(saved.get("slow_until"), now, LONGEST_BLOCK + SLOW_FOR)
-        self.window_full = _count(saved.get("window_full"))
-        self.failures = _count(saved.get("failures"))
-        self.faults = _count(saved.get("faults"))
-        self.refusals = _count(saved.get("refusals"))
+        self.window_full, self.failures, self.faults, self.refusals = (
+            int(number(saved.get(key), maximum=MAX_COUNT) or 0)
+            for key in ("window_full", "failures", "faults", "refusals")
+        )
         self.confirm_at = _within(saved.get("confirm_at"), now, HOUR)
         known_instants = (*self.requests, self.blocked_until, self.slow_until)
         self.restored = frozenset(instant for instant in known_instants if instant not in (None, now))
@@ -344,7 +350,3 @@ def _within(value: object, now: datetime, ahead: timedelta) -> datetime | None:
     """Return the instant, at most `ahead` of now; a clock may have been set meanwhile."""
     instant = parse_instant(value)
     return None if instant is None else min(instant, now + ahead)
-
-
-def _count(value: object) -> int:
-    return value if type(value) is int and 0 <= value <= MAX_COUNT else 0
