@@ -75,7 +75,6 @@ class ClaudeCode:
     """Claude Code with one of its logins."""
 
     name = CLAUDE_CODE
-    repeats_for = REPEATS_FOR
     outlives_token = True
 
     def __init__(

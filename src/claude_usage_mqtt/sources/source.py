@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Protocol
 
 from claude_usage_mqtt.clock import Clock
@@ -54,10 +54,6 @@ class Source(Protocol):
     @property
     def can_be_watched(self) -> bool:
         """Whether a changed login is noticed without a request."""
-
-    @property
-    def repeats_for(self) -> timedelta:
-        """How long the source repeats its last response."""
 
     @property
     def outlives_token(self) -> bool:
