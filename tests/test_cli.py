@@ -26,6 +26,7 @@ from parts.waiting import eventually
 from parts.watcher import Watcher
 
 TOKEN = "sk-ant-oat01-canary-of-the-command-tests"
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -190,6 +191,24 @@ def test_check_where_writing_is_not_allowed(home: Path, protocol: str) -> None:
     assert re.search(r"^publish +FAIL .*allow this user to (write|read and write) ", result.stdout, re.MULTILINE)
     assert result.stdout.count("FAIL ") == 1
     assert [verdicts(result.stdout)[link] for link in ("retain", "discovery")] == ["-", "-"]
+
+
+@needs_mosquitto
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_check_with_the_login_of_a_reporter(home: Path, protocol: str) -> None:
+    """With the rights that the README gives to a laptop, all is well there, and what `run` would need is said."""
+    found = re.search(r"^  user laptop\n((?:  topic .*\n)+)", README, re.MULTILINE)
+    assert found is not None
+    rules = [line.strip().removeprefix("topic ") for line in found[1].splitlines()]
+    with allowed(*rules) as settings:
+        laptop, other = (
+            call_command(home, "check", **settings, MQTT_PROTOCOL=protocol, MACHINE_NAME=name)
+            for name in ("laptop", "desktop")
+        )
+    assert (laptop.returncode, laptop.stderr) == (0, "")
+    said = "^publish +ok +what is published under claude-usage/reporter/laptop/answer arrives, so this user may report"
+    assert re.search(said, laptop.stdout, re.MULTILINE), laptop.stdout
+    assert other.returncode == 8
 
 
 @needs_mosquitto
@@ -452,7 +471,7 @@ def test_a_signal_ends_a_command_without_a_trace(home: Path, command: str, by: s
     """Ended in the middle, a command shows no traceback, and what it started ends and cleans up."""
     started = home / "started"
     program = home / "claude"
-    program.write_text(f"#!/bin/sh\npwd > {started}.new; mv {started}.new {started}; sleep 600\n")
+    program.write_text(f"#!/bin/sh\nsleep 0.2; pwd > {started}.new; mv {started}.new {started}; sleep 600\n")
     program.chmod(0o755)
     settings = {"CLAUDE_SOURCE": "claude-code", "CLAUDE_CODE_COMMAND": program}
     process = subprocess.Popen(

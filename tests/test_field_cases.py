@@ -211,6 +211,44 @@ def test_flipping_responses_are_not_resets(seed: int) -> None:
     assert simulation.events == []
 
 
+def week(utilization: float, resets_at: datetime | None) -> dict[str, Any]:
+    """Return a response that has only the week."""
+    return {"seven_day": {"utilization": utilization, "resets_at": None if resets_at is None else str(resets_at)}}
+
+
+RUNNING = at("06:40:00", day=28)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("claimed", [RUNNING, RUNNING + timedelta(days=1), at("12:20:00") + timedelta(days=7), None])
+def test_one_near_zero_response_is_no_reset_whatever_its_reset(seed: int, claimed: datetime | None) -> None:
+    """A week cannot be over before its time because of one response: the number stays, and nothing fires."""
+    moved = RUNNING + timedelta(days=1) if claimed == RUNNING + timedelta(days=1) else RUNNING
+    world = {at("12:00:00"): week(60, RUNNING), at("12:19:59"): week(60, moved), at("12:20:00"): week(0, claimed)}
+    simulation = Simulation(sequence(world, (at("12:20:00"),)), at("12:00:00"), make_state(seed))
+    simulation.run(at("13:30:00"))
+    assert {value for value, _ in values(simulation, "seven_day")} == {60.0}
+    assert simulation.events == []
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("length", [timedelta(days=7), timedelta(days=5), None])
+def test_a_claimed_reset(seed: int, length: timedelta | None) -> None:
+    """A week that begins anew before its time is published within 90 seconds, with one early reset."""
+
+    def world(now: datetime) -> Any:
+        if now < at("12:20:00"):
+            return week(90, RUNNING)
+        # without a message its reset moves on with the clock, or is null until there is one
+        return week(0, now + length) if length else week(0, None) if now < at("12:26:00") else week(1, RUNNING)
+
+    simulation = Simulation(world, at("12:00:00"), make_state(seed))
+    simulation.run(at("13:30:00"))
+    assert [event.event_type for event in simulation.events] == ["reset_early"]
+    seen = next(poll for poll in simulation.polls if poll >= at("12:20:00"))
+    assert simulation.events[0].at - seen <= timedelta(seconds=90)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_drifting_reset(seed: int) -> None:
     """A reset that moves by a day is followed, without any event."""

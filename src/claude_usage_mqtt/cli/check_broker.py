@@ -16,7 +16,7 @@ from claude_usage_mqtt.mqtt.session import Session
 from claude_usage_mqtt.settings.fields import Settings
 from claude_usage_mqtt.sources.names import AUTO
 from claude_usage_mqtt.sources.reporter_messages import Presence, parse_presence
-from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, Topics
+from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, ReporterTopics, Topics
 from claude_usage_mqtt.usage.reading import REPORTER
 
 ANSWER_WITHIN = 3.0
@@ -50,6 +50,7 @@ class _Checker:
         self._folder = f"{settings.homeassistant_prefix}/device"
         self._probe = topics(settings, DEFAULT_ACCOUNT).command("check")
         self._sessions: list[Session] = []
+        self._is_reporter = False
 
     @property
     def session(self) -> Session:
@@ -65,7 +66,9 @@ class _Checker:
         """Examine each link."""
         if self._report.link("broker", self._connects) is not None:
             return
-        error = self._report.link("publish", self._may_publish)
+        error = self._report.link("publish", self._may_publish_or_report)
+        if self._is_reporter:
+            return
         if self._settings.mqtt_client_id is not None:
             self._check_client_id(error)
         if error is None:
@@ -102,6 +105,35 @@ class _Checker:
         return f"connected as {self._settings.mqtt_client_id}"
 
     # What this user may do
+
+    def _may_publish_or_report(self) -> str:
+        try:
+            return self._may_publish()
+        except (BrokerRefused, BrokerUnreachable):
+            topic = self._may_report()
+            if topic is None:
+                raise
+        self._is_reporter = True
+        return (
+            f"what is published under {topic} arrives, so this user may report; "
+            f"for 'claude-usage-mqtt run' it would have to read and write {self._base}/#"
+        )
+
+    def _may_report(self) -> str | None:
+        """Return the topic of this machine's answers if they arrive there: a reporter's login needs little more."""
+        session, nonce = Session(self._settings.broker()), secrets.token_hex(8).encode()
+        self._sessions.append(session)
+        try:
+            topic = ReporterTopics(base=self._base, machine=self._settings.machine()).answer
+            session.open()
+            session.subscribe([topic])
+            session.publish(Message(topic=topic, payload=nonce))
+            return topic if self._comes_back(topic, nonce) else None
+        except ClaudeUsageError:
+            return None
+        finally:
+            self._sessions.remove(session)
+            session.close()
 
     def _may_publish(self) -> str:
         """Publish to a topic of ours that nobody acts on, and wait for it to come back."""

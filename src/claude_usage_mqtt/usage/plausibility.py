@@ -39,11 +39,16 @@ class Suspect(NamedTuple):
     baseline: float
 
     def is_confirmed_by(self, new: Window) -> bool:
-        """Whether a later reading of the same window is nearer to the suspect than to the baseline, or beyond it."""
-        if not same_reset(self.window.resets_at, new.resets_at):
-            return False
+        """Whether a later reading is nearer to the suspect than to the baseline, or beyond it.
+
+        A rise must be one of the same window. After a drop the reset may still be moving: it is null until the window
+        is used again.
+        """
         suspect, baseline = self.window.utilization, self.baseline
-        is_beyond = new.utilization >= suspect if suspect > baseline else new.utilization <= suspect
+        is_rise = suspect > baseline
+        if is_rise and not same_reset(self.window.resets_at, new.resets_at):
+            return False
+        is_beyond = new.utilization >= suspect if is_rise else new.utilization <= suspect
         return is_beyond or abs(new.utilization - suspect) < abs(new.utilization - baseline)
 
 
@@ -66,7 +71,7 @@ def doubt(utilization: float, resets_at: datetime | None, new: Window) -> Suspec
         is_old_number = abs(change) <= SAME_NUMBER or (change > 0 and _has_just_begun(new))
         if new.utilization >= OLD_NUMBER and is_old_number:
             return Suspect(new, 0.0)
-    elif -change >= REFILL and (is_same or new.is_idle):
+    elif -change >= REFILL and (resets_at is not None or is_same or new.is_idle):
         return Suspect(new, utilization)
     return Suspect(new, utilization) if change >= STEEP_RISE else None
 
