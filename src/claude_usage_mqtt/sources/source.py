@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.errors import ClaudeUsageError
-from claude_usage_mqtt.usage.reading import Reading
+from claude_usage_mqtt.usage.reading import CLAUDE_CODE, REPORTER, Reading
+
+REPEATS_FOR = dict.fromkeys((CLAUDE_CODE, REPORTER), timedelta(seconds=60))
+"""For how long a source makes no request and repeats what it has; a reporter may ask Claude Code."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
