@@ -81,6 +81,7 @@ SLOW_FOR = timedelta(hours=1)
 LONGEST_BLOCK = timedelta(hours=25)
 """A block of more is taken as this; none of more than an hour was ever seen."""
 
+COUNTS = ("window_full", "failures", "faults", "refusals")
 MAX_COUNT = 100_000
 """More failures in a row than this were never counted by anybody."""
 
@@ -302,11 +303,8 @@ class Policy:
             "blocked_until": format_instant(self.blocked_until),
             "blocked_by": self.blocked_by,
             "slow_until": format_instant(self.slow_until),
-            "window_full": self.window_full,
-            "failures": self.failures,
-            "faults": self.faults,
-            "refusals": self.refusals,
             "confirm_at": format_instant(self.confirm_at),
+            **{name: getattr(self, name) for name in COUNTS},
         }
 
     def restore(self, saved: object, now: datetime, resets: Iterable[datetime] = ()) -> None:
@@ -329,10 +327,8 @@ class Policy:
             self.blocked_until = None
             self._count_lost(now, resets)
         self.slow_until = _within(saved.get("slow_until"), now, LONGEST_BLOCK + SLOW_FOR)
-        self.window_full, self.failures, self.faults, self.refusals = (
-            int(number(saved.get(key), maximum=MAX_COUNT) or 0)
-            for key in ("window_full", "failures", "faults", "refusals")
-        )
+        for name in COUNTS:
+            setattr(self, name, int(number(saved.get(name), maximum=MAX_COUNT) or 0))
         self.confirm_at = _within(saved.get("confirm_at"), now, HOUR)
         known_instants = (*self.requests, self.blocked_until, self.slow_until)
         self.restored = frozenset(instant for instant in known_instants if instant not in (None, now))
