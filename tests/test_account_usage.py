@@ -386,7 +386,7 @@ def test_another_accounts_status_line_is_ignored() -> None:
         assert take(usage, ours(minute + 1), (75,), partial=True) == []
         assert usage.saw_foreign(minutes(minute + 1))
     assert shown(usage, minutes(120))["utilization"] == 10
-    assert not usage.wants_confirmation
+    assert all(window.suspect is None for window in usage.windows.values())
     assert not usage.saw_foreign(minutes(200))
 
 

@@ -471,7 +471,7 @@ def test_a_signal_ends_a_command_without_a_trace(home: Path, command: str, by: s
     """Ended in the middle, a command shows no traceback, and what it started ends and cleans up."""
     started = home / "started"
     program = home / "claude"
-    program.write_text(f"#!/bin/sh\npwd > {started}.new; mv {started}.new {started}; sleep 600\n")
+    program.write_text(f"#!/bin/sh\nsleep 0.2; pwd > {started}.new; mv {started}.new {started}; sleep 600\n")
     program.chmod(0o755)
     settings = {"CLAUDE_SOURCE": "claude-code", "CLAUDE_CODE_COMMAND": program}
     process = subprocess.Popen(

@@ -14,9 +14,11 @@ import pytest
 
 from claude_usage_mqtt import __version__
 from claude_usage_mqtt.recipes import app_folder
+from claude_usage_mqtt.usage.reading import REPORTER
 from parts.broker import Mosquitto
 from parts.credentials import write_credentials
 from parts.endpoint import Endpoint
+from parts.service import running_service
 from parts.supervisor import GOOD_TOKEN, Supervisor
 from parts.watcher import Watcher
 
@@ -104,10 +106,12 @@ def image() -> str:
 
 
 @contextmanager
-def running(image: str, folder: Path, mounted: str, variables: Mapping[str, str]) -> Iterator["subprocess.Popen[str]"]:
+def running(
+    image: str, folder: Path, mounted: str, variables: Mapping[str, str], *arguments: str
+) -> Iterator["subprocess.Popen[str]"]:
     """Run the image as its user on a read-only root, on the host's network, with a folder mounted."""
     process = subprocess.Popen(
-        ["bash", f"{HARNESS}/image.sh", "run", image, "--"],
+        ["bash", f"{HARNESS}/image.sh", "run", image, "--", *arguments],
         env=os.environ
         | {"ENV": " ".join(f"{name}={value}" for name, value in variables.items()), "MOUNT": f"{folder}:{mounted}"},
         stdout=subprocess.DEVNULL,
@@ -167,6 +171,28 @@ def test_the_image_publishes_is_healthy_and_stops(image: str, tmp_path: Path) ->
         assert container.wait(10) == 0
         watcher.settle()
         assert watcher.retained()["claude-usage/status"] == "offline"
+
+
+@pytest.mark.real_parts
+def test_the_image_reports(image: str, tmp_path: Path) -> None:
+    """The same image with `report` is a machine's reporter: healthy while it runs, gone from the broker afterwards."""
+    folder = hand_over(tmp_path / "claude", USER)
+    presence = "claude-usage/reporter/nas"
+    with (
+        Mosquitto() as broker,
+        Endpoint() as api,
+        Watcher(broker.port) as watcher,
+        running_service(broker.port, "http://127.0.0.1:1", tmp_path / "nothing", selected=(REPORTER,)),
+        running(image, folder, "/claude", variables(broker, api) | {"MACHINE_NAME": "nas"}, "report") as container,
+    ):
+        state = watcher.wait_topic("claude-usage/default/state", timeout=30).json()
+        assert (state["windows"]["five_hour"]["utilization"], state["windows"]["five_hour"]["machine"]) == (42, "nas")
+        healthy = inside(container, "/app/bin/claude-usage-mqtt", "healthcheck")
+        assert (healthy.returncode, healthy.stderr) == (0, "")
+        container.terminate()
+        assert container.wait(10) == 0
+        watcher.settle()
+        assert presence not in watcher.retained()
 
 
 @pytest.mark.real_parts

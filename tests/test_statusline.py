@@ -17,7 +17,7 @@ from claude_usage_mqtt.cli.statusline import countdown, line
 from claude_usage_mqtt.cli.statusline_cache import MAX_SESSIONS, PendingReading, cache_folder, note_session
 from claude_usage_mqtt.cli.statusline_publish import LIFE, is_due
 from claude_usage_mqtt.sources.rate_limits import MAX_MESSAGE, OLDEST, Limit, Mark, Message, parse_limits
-from claude_usage_mqtt.sources.status_line import parse_rate_limits, parse_statusline
+from claude_usage_mqtt.sources.status_line import parse_statusline
 from claude_usage_mqtt.usage.document import state_document
 from claude_usage_mqtt.usage.reading import ExtraUsage, Reading
 from parts.broker import Broker, Mosquitto, any_broker, needs_mosquitto
@@ -45,7 +45,13 @@ def limits(five_hour: float = 42.0, seven_day: float = 19.0, *, now: datetime = 
 
 def usage(five_hour: float = 42.0, seven_day: float = 19.0, *, now: datetime = NOW, left: float = 7865) -> Reading:
     """Return what Claude Code's object says."""
-    found = parse_rate_limits(limits(five_hour, seven_day, now=now, left=left), now)
+    return read(limits(five_hour, seven_day, now=now, left=left), now)
+
+
+def read(document: Any, now: datetime = NOW) -> Reading:
+    """Return what Claude Code's object says after it was published."""
+    sent = Message(now, parse_limits(document["rate_limits"], now, now), is_response=False)
+    found = parse_statusline(sent.encode(), now)
     assert found is not None
     return found
 
@@ -117,8 +123,7 @@ def program(tmp_path: Path) -> Iterator[Program]:
 def test_both_forms_of_a_reset_are_read() -> None:
     """Seconds and ISO text mean the same reset, and a window that is missing takes no other with it."""
     text = {"rate_limits": {"five_hour": {"used_percentage": 23.5, "resets_at": RESET.isoformat()}, "seven_day": None}}
-    found = parse_rate_limits(text, NOW)
-    assert found is not None
+    found = read(text)
     assert found.seven_day is None
     assert found.five_hour is not None
     assert (found.five_hour.utilization, found.five_hour.resets_at) == (23.5, RESET)

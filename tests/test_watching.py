@@ -31,7 +31,6 @@ class Place:
 
     name = OAUTH
     can_be_watched = True
-    repeats_for = dt.timedelta(0)
     place = "a place"
 
     def __init__(self, fingerprint: object = "a") -> None:

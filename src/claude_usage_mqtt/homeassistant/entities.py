@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from claude_usage_mqtt.homeassistant.entity import ALIVE, EVENT, HEALTH, SERVICE, Entity
+from claude_usage_mqtt.homeassistant.entity import ALIVE, EVENT, HEALTH, SERVICE, Entity, binary, percent, timestamp
 from claude_usage_mqtt.topics import (
     ASLEEP,
     ASLEEP_TOLERATED,
@@ -31,19 +31,6 @@ DURATION = "duration"
 """The feature of a window that has a length: a pool of dollars has none, so it has no pace."""
 
 
-def _percent(key: str, name: str, icon: str, value: str, **more: Any) -> Entity:
-    options: dict[str, Any] = {"unit": "%", "precision": 0} | more
-    return Entity(key=key, platform="sensor", name=name, icon=icon, value=value, state_class="measurement", **options)
-
-
-def _timestamp(key: str, name: str, icon: str, value: str, **more: Any) -> Entity:
-    return Entity(key=key, platform="sensor", name=name, icon=icon, value=value, device_class="timestamp", **more)
-
-
-def _binary(key: str, name: str, value: str, **more: Any) -> Entity:
-    return Entity(key=key, platform="binary_sensor", name=name, value=value, **more)
-
-
 # Each change of these two is a line in somebody's activity log, so they do not follow each poll: around 100 % there is
 # a band in which nothing changes, wide for a session, whose average varies a lot, and the first quarter of a session
 # says nothing about its pace yet.
@@ -66,13 +53,13 @@ _LIMIT_AT = (
 )
 
 WINDOW_ENTITIES: tuple[Entity, ...] = (
-    _percent("utilization", "usage", "mdi:gauge", "{window}.utilization", suffix="usage"),
+    percent("utilization", "usage", "mdi:gauge", "{window}.utilization", suffix="usage"),
     # A reset stays true while the numbers are not known: it is null as soon as it is not.
-    _timestamp("resets_at", "resets at", "mdi:timer-refresh-outline", "{window}.resets_at", trust=ALIVE),
-    _percent("projected", "projected at reset", "mdi:chart-line", "{window}.projected", needs=DURATION),
-    _timestamp("limit_at", "limit reached at", "mdi:timer-alert-outline", _LIMIT_AT, needs=DURATION),
-    _binary("on_pace", "on pace", _ON_PACE, icon="mdi:speedometer", needs=DURATION),
-    _binary("limit_reached", "limit reached", "{window}.limit_reached", device_class="problem"),
+    timestamp("resets_at", "resets at", "mdi:timer-refresh-outline", "{window}.resets_at", trust=ALIVE),
+    percent("projected", "projected at reset", "mdi:chart-line", "{window}.projected", needs=DURATION),
+    timestamp("limit_at", "limit reached at", "mdi:timer-alert-outline", _LIMIT_AT, needs=DURATION),
+    binary("on_pace", "on pace", _ON_PACE, icon="mdi:speedometer", needs=DURATION),
+    binary("limit_reached", "limit reached", "{window}.limit_reached", device_class="problem"),
     Entity(
         key="event",
         platform="event",
@@ -83,10 +70,10 @@ WINDOW_ENTITIES: tuple[Entity, ...] = (
         options=EVENT_TYPES,
         trust=SERVICE,
     ),
-    _percent("remaining", "remaining", "mdi:gauge-empty", "{window}.remaining", enabled=False),
-    _percent("burn_rate", "burn rate", "mdi:fire", "{window}.burn_rate", unit="%/h", precision=1, enabled=False),
-    _percent("elapsed", "elapsed", "mdi:timelapse", "{window}.elapsed", enabled=False, needs=DURATION),
-    _percent("pace", "pace", "mdi:speedometer-medium", "{window}.pace", precision=1, enabled=False, needs=DURATION),
+    percent("remaining", "remaining", "mdi:gauge-empty", "{window}.remaining", enabled=False),
+    percent("burn_rate", "burn rate", "mdi:fire", "{window}.burn_rate", unit="%/h", precision=1, enabled=False),
+    percent("elapsed", "elapsed", "mdi:timelapse", "{window}.elapsed", enabled=False, needs=DURATION),
+    percent("pace", "pace", "mdi:speedometer-medium", "{window}.pace", precision=1, enabled=False, needs=DURATION),
     Entity(
         key="time_remaining",
         platform="sensor",
@@ -102,13 +89,17 @@ WINDOW_ENTITIES: tuple[Entity, ...] = (
 """For each window. Names follow the window's label, `{window}` in a value is its object in the state document."""
 
 
+def _extra_usage(key: str) -> str:
+    return f"(value_json.extra_usage or {{}}).get('{key}')"
+
+
 def _money(key: str, name: str, icon: str, value: str, **more: Any) -> Entity:
     return Entity(
         key=key,
         platform="sensor",
         name=name,
         icon=icon,
-        value=f"(value_json.extra_usage or {{}}).get('{value}')",
+        value=_extra_usage(value),
         device_class="monetary",
         precision=2,
         needs=EXTRA_USAGE_ENABLED,
@@ -117,17 +108,17 @@ def _money(key: str, name: str, icon: str, value: str, **more: Any) -> Entity:
 
 
 EXTRA_USAGE_ENTITIES: tuple[Entity, ...] = (
-    _binary(
+    binary(
         "extra_usage_enabled",
         "Extra usage enabled",
-        "(value_json.extra_usage or {}).get('enabled')",
+        _extra_usage("enabled"),
         icon="mdi:credit-card-check-outline",
         needs=EXTRA_USAGE,
     ),
-    _binary(
+    binary(
         "extra_usage_active",
         "Extra usage active",
-        "(value_json.extra_usage or {}).get('active')",
+        _extra_usage("active"),
         icon="mdi:cash-fast",
         needs=EXTRA_USAGE,
     ),
@@ -138,15 +129,15 @@ EXTRA_USAGE_ENTITIES: tuple[Entity, ...] = (
         "mdi:cash-minus",
         "used",
         state_class="total",
-        last_reset="(value_json.extra_usage or {}).get('period_start') or ''",
+        last_reset=_extra_usage("period_start") + " or ''",
     ),
     _money("extra_usage_limit", "Extra usage limit", "mdi:cash-lock", "limit"),
     _money("extra_usage_remaining", "Extra usage remaining", "mdi:cash-check", "remaining"),
-    _percent(
+    percent(
         "extra_usage_utilization",
         "Extra usage",
         "mdi:cash-clock",
-        "(value_json.extra_usage or {}).get('utilization')",
+        _extra_usage("utilization"),
         needs=EXTRA_USAGE_ENABLED,
     ),
 )
@@ -176,9 +167,9 @@ def _diagnostic(row: Entity) -> Entity:
 
 
 ACCOUNT_ENTITIES: tuple[Entity, ...] = (
-    _binary("blocked", "Blocked", "value_json.blocked", device_class="problem"),
-    _timestamp("blocked_until", "Blocked until", "mdi:timer-lock-outline", "value_json.blocked_until"),
-    _percent(
+    binary("blocked", "Blocked", "value_json.blocked", device_class="problem"),
+    timestamp("blocked_until", "Blocked until", "mdi:timer-lock-outline", "value_json.blocked_until"),
+    percent(
         "tightest",
         "Tightest limit",
         "mdi:gauge-full",
@@ -221,7 +212,7 @@ ACCOUNT_ENTITIES: tuple[Entity, ...] = (
         )
     ),
     _diagnostic(
-        _binary(
+        binary(
             "problem",
             "Problem",
             _PROBLEM,
@@ -230,7 +221,7 @@ ACCOUNT_ENTITIES: tuple[Entity, ...] = (
         )
     ),
     _diagnostic(
-        _timestamp(
+        timestamp(
             "login_expires_at",
             "Login expires at",
             "mdi:account-clock-outline",
@@ -240,11 +231,11 @@ ACCOUNT_ENTITIES: tuple[Entity, ...] = (
     ),
     # Off by default: each writes a line per poll into the device's activity, until nothing else is there.
     _diagnostic(
-        _timestamp("last_success", "Last success", "mdi:cloud-check-outline", "value_json.last_success", enabled=False)
+        timestamp("last_success", "Last success", "mdi:cloud-check-outline", "value_json.last_success", enabled=False)
     ),
-    _diagnostic(_timestamp("next_poll", "Next poll", "mdi:cloud-clock-outline", "value_json.next_poll", enabled=False)),
+    _diagnostic(timestamp("next_poll", "Next poll", "mdi:cloud-clock-outline", "value_json.next_poll", enabled=False)),
     _diagnostic(
-        _timestamp(
+        timestamp(
             "token_expires_at",
             "Token expires at",
             "mdi:key-alert-outline",
@@ -292,7 +283,7 @@ ACCOUNT_ENTITIES: tuple[Entity, ...] = (
 """For each account: whether one can work, diagnostics and controls."""
 
 REPORTER = _diagnostic(
-    _binary(
+    binary(
         "reporter_{machine}",
         "Reporter {machine}",
         "(value_json.get('reporters') or []) | selectattr('machine', 'eq', '{machine}')"

@@ -86,3 +86,19 @@ class Entity:
         has_level = self.topic == EVENT and self.level is not None
         yield has_level == (kind == "event"), "an event has the topic of events and its last level"
         yield self.trust == SERVICE or kind in EXPIRING, "what cannot expire is available while the service is"
+
+
+def percent(key: str, name: str, icon: str, value: str, **more: Any) -> Entity:
+    """Return a row for a percentage, or another measurement."""
+    options: dict[str, Any] = {"unit": "%", "precision": 0} | more
+    return Entity(key=key, platform="sensor", name=name, icon=icon, value=value, state_class="measurement", **options)
+
+
+def timestamp(key: str, name: str, icon: str, value: str, **more: Any) -> Entity:
+    """Return a row for an instant."""
+    return Entity(key=key, platform="sensor", name=name, icon=icon, value=value, device_class="timestamp", **more)
+
+
+def binary(key: str, name: str, value: str, **more: Any) -> Entity:
+    """Return a row for something that is true or false."""
+    return Entity(key=key, platform="binary_sensor", name=name, value=value, **more)

@@ -2,83 +2,61 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from claude_usage_mqtt.homeassistant.discovery import make_components, make_message
-from claude_usage_mqtt.homeassistant.entity import ALIVE, Entity
+from claude_usage_mqtt.homeassistant.entity import ALIVE, Entity, binary, percent, timestamp
 from claude_usage_mqtt.topics import Topics
 
 SUMMARY = "all"
 """The id that means all accounts; no account may have it."""
 
-SUMMARY_ENTITIES: tuple[Entity, ...] = (
-    Entity(
-        key="blocked",
-        platform="binary_sensor",
-        name="All accounts blocked",
-        value="value_json.blocked",
-        device_class="problem",
-        attributes="{'accounts': value_json.blocked_accounts}",
-        trust=ALIVE,
-    ),
-    Entity(
-        key="blocked_until",
-        platform="sensor",
-        name="All accounts blocked until",
-        icon="mdi:timer-lock-outline",
-        value="value_json.blocked_until",
-        device_class="timestamp",
-        trust=ALIVE,
-    ),
-    Entity(
-        key="highest_utilization",
-        platform="sensor",
-        name="Highest usage",
-        icon="mdi:gauge-full",
-        value="value_json.highest_utilization",
-        unit="%",
-        state_class="measurement",
-        precision=0,
-        suffix="highest_usage",
-        trust=ALIVE,
-    ),
-    Entity(
-        key="highest_account",
-        platform="sensor",
-        name="Highest usage account",
-        icon="mdi:account-alert-outline",
-        value="value_json.highest_account",
-        suffix="highest_usage_account",
-        trust=ALIVE,
-    ),
-    Entity(
-        key="headroom_account",
-        platform="sensor",
-        name="Most headroom account",
-        icon="mdi:account-check-outline",
-        value="value_json.headroom_account",
-        suffix="most_headroom_account",
-        trust=ALIVE,
-    ),
-    Entity(
-        key="next_reset",
-        platform="sensor",
-        name="Next reset",
-        icon="mdi:timer-refresh-outline",
-        value="value_json.next_reset",
-        device_class="timestamp",
-        trust=ALIVE,
-    ),
-    Entity(
-        key="problems",
-        platform="sensor",
-        name="Accounts with problems",
-        icon="mdi:alert-circle-outline",
-        value="value_json.problems",
-        precision=0,
-        category="diagnostic",
-        trust=ALIVE,
-    ),
+SUMMARY_ENTITIES: tuple[Entity, ...] = tuple(
+    replace(row, trust=ALIVE)
+    for row in (
+        binary(
+            "blocked",
+            "All accounts blocked",
+            "value_json.blocked",
+            device_class="problem",
+            attributes="{'accounts': value_json.blocked_accounts}",
+        ),
+        timestamp("blocked_until", "All accounts blocked until", "mdi:timer-lock-outline", "value_json.blocked_until"),
+        percent(
+            "highest_utilization",
+            "Highest usage",
+            "mdi:gauge-full",
+            "value_json.highest_utilization",
+            suffix="highest_usage",
+        ),
+        Entity(
+            key="highest_account",
+            platform="sensor",
+            name="Highest usage account",
+            icon="mdi:account-alert-outline",
+            value="value_json.highest_account",
+            suffix="highest_usage_account",
+        ),
+        Entity(
+            key="headroom_account",
+            platform="sensor",
+            name="Most headroom account",
+            icon="mdi:account-check-outline",
+            value="value_json.headroom_account",
+            suffix="most_headroom_account",
+        ),
+        timestamp("next_reset", "Next reset", "mdi:timer-refresh-outline", "value_json.next_reset"),
+        Entity(
+            key="problems",
+            platform="sensor",
+            name="Accounts with problems",
+            icon="mdi:alert-circle-outline",
+            value="value_json.problems",
+            precision=0,
+            category="diagnostic",
+        ),
+    )
 )
 """Values are keys of the summary's state document. What is not fresh is not in it."""
 

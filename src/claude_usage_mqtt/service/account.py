@@ -30,11 +30,11 @@ from claude_usage_mqtt.service.status_line_notice import NO_STATUS_LINE, silence
 from claude_usage_mqtt.sources.credentials.watch import LoginChanged
 from claude_usage_mqtt.sources.policy import BUDGET, Policy
 from claude_usage_mqtt.sources.select import OTHER_SOURCES
-from claude_usage_mqtt.sources.source import Login, PollResult
+from claude_usage_mqtt.sources.source import REPEATS_FOR, Login, PollResult
 from claude_usage_mqtt.topics import LONGEST_INTERVAL, OK, SHORTEST_INTERVAL, STARTING
 from claude_usage_mqtt.usage.account import AccountUsage
 from claude_usage_mqtt.usage.events import Event
-from claude_usage_mqtt.usage.reading import CLAUDE_CODE, REPORTER, Reading
+from claude_usage_mqtt.usage.reading import REPORTER, Reading
 from claude_usage_mqtt.usage.saved_state import is_readable, restore
 
 log = logging.getLogger(__name__)
@@ -53,9 +53,6 @@ NO_LIMITS_DETAIL = "The API reports no limits for this account; a plan without l
 
 OTHER_INSTANCE_FOR = timedelta(hours=1)
 """How long another instance is mentioned after its last message."""
-
-REPEATS_FOR = {CLAUDE_CODE: timedelta(seconds=60), REPORTER: timedelta(seconds=60)}
-"""How long a source repeats its last response."""
 
 
 @dataclass(slots=True)

@@ -30,7 +30,7 @@ from claude_usage_mqtt.settings.env_file import EnvFile, mixed_origins, read_env
 from claude_usage_mqtt.settings.machine import machine_name
 from claude_usage_mqtt.settings.typos import Shape, expected, misspelled
 from claude_usage_mqtt.sources.api.url import API_URL, checked_url, is_loopback
-from claude_usage_mqtt.sources.names import AUTO, parse_source, selected_sources
+from claude_usage_mqtt.sources.names import AUTO, SOURCES, parse_source, selected_sources
 from claude_usage_mqtt.topics import LONGEST_INTERVAL, SHORTEST_INTERVAL
 from claude_usage_mqtt.usage.reading import REPORTER, STATUSLINE
 
@@ -94,7 +94,7 @@ class Settings(BaseSettings):
     claude_source: Annotated[str, AfterValidator(parse_source)] = Field(
         AUTO,
         max_length=200,
-        description="A list of `oauth`, `claude-code`, `statusline`, `reporter`, or `auto`: whatever is available.",
+        description=f"A list of {', '.join(f'`{name}`' for name in SOURCES)}, or `auto`: whatever is available.",
     )
     claude_code_command: Line | None = Field(
         None, description="Claude Code's executable: `claude`; if set, it renews a token that has expired."

@@ -28,7 +28,7 @@ from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.sources.child import Ended, run_child
 from claude_usage_mqtt.sources.claude_code_cache import UsageCache
 from claude_usage_mqtt.sources.credentials.file import identity
-from claude_usage_mqtt.sources.source import Login, PollResult
+from claude_usage_mqtt.sources.source import REPEATS_FOR, Login, PollResult
 from claude_usage_mqtt.untrusted import clean_text
 from claude_usage_mqtt.usage.reading import CLAUDE_CODE, Reading
 
@@ -53,9 +53,6 @@ DEADLINE = 25.0
 
 VERSION_DEADLINE = 10.0
 
-REPEATS_FOR = timedelta(seconds=60)
-"""Asked again within this time it makes no request and returns what it has."""
-
 CLOCK_MARGIN = timedelta(seconds=15)
 
 PASSED_ON = frozenset(
@@ -75,7 +72,6 @@ class ClaudeCode:
     """Claude Code with one of its logins."""
 
     name = CLAUDE_CODE
-    repeats_for = REPEATS_FOR
     outlives_token = True
 
     def __init__(
@@ -203,7 +199,7 @@ class ClaudeCode:
                     "Claude Code's last fetch is in the future, so the age of its numbers is not known; "
                     "set this machine's clock."
                 )
-            if now - usage.fetched_at <= REPEATS_FOR + CLOCK_MARGIN:
+            if now - usage.fetched_at <= REPEATS_FOR[self.name] + CLOCK_MARGIN:
                 return self._once(body, usage.fetched_at, plan), 0
             if is_complete:
                 return self._once(body, now, plan), 1  # it could not note the fetch: its folder is read-only

@@ -38,11 +38,6 @@ class InOrder:
         return self._first.can_be_watched
 
     @property
-    def repeats_for(self) -> timedelta:
-        """How long a source repeats its last response, at most."""
-        return max(source.repeats_for for source in self._sources)
-
-    @property
     def outlives_token(self) -> bool:
         """Whether any source can be asked after its token has expired."""
         return any(source.outlives_token for source in self._sources)

@@ -126,7 +126,6 @@ class ReporterSource:
 
     name = REPORTER
     can_be_watched = False
-    repeats_for = timedelta(seconds=60)
     outlives_token = True
     place = "a reporter"
 

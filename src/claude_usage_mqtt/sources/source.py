@@ -8,7 +8,10 @@ from typing import Protocol
 
 from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.errors import ClaudeUsageError
-from claude_usage_mqtt.usage.reading import Reading
+from claude_usage_mqtt.usage.reading import CLAUDE_CODE, REPORTER, Reading
+
+REPEATS_FOR = dict.fromkeys((CLAUDE_CODE, REPORTER), timedelta(seconds=60))
+"""For how long a source makes no request and repeats what it has; a reporter may ask Claude Code."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +57,6 @@ class Source(Protocol):
     @property
     def can_be_watched(self) -> bool:
         """Whether a changed login is noticed without a request."""
-
-    @property
-    def repeats_for(self) -> timedelta:
-        """How long the source repeats its last response."""
 
     @property
     def outlives_token(self) -> bool:

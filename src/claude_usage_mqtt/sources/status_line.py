@@ -5,16 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 
 from claude_usage_mqtt.sources.api.wire import FLAT_WINDOWS
-from claude_usage_mqtt.sources.rate_limits import SPEND_LIMIT, Limit, Message, parse_limits, parse_message
+from claude_usage_mqtt.sources.rate_limits import SPEND_LIMIT, Limit, Message, parse_message
 from claude_usage_mqtt.usage.reading import MAX_UTILIZATION, STATUSLINE, ExtraUsage, Reading, Window
 
 DOLLARS = "USD"
-
-
-def parse_rate_limits(document: object, now: datetime) -> Reading | None:
-    """Return the usage in Claude Code's JSON object, None if it has none; never raises."""
-    section = document.get("rate_limits") if isinstance(document, dict) else None
-    return _reading(Message(now, parse_limits(section, now, now), is_response=False))
 
 
 def parse_statusline(payload: bytes, now: datetime) -> Reading | None:

@@ -74,11 +74,6 @@ class AccountUsage:
         """The currency of extra usage, as last reported."""
         return None if self.money is None else self.money.currency
 
-    @property
-    def wants_confirmation(self) -> bool:
-        """Whether an unlikely reading waits for the next one."""
-        return any(window.suspect is not None for window in self.windows.values())
-
     def identify(self, owner: str | None, organization: str | None) -> bool:
         """Note whose login is used (hashes); None says nothing, and learning the account later is not a change.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.errors import (
@@ -26,7 +26,6 @@ class ApiSource:
     """The endpoint, asked directly with the token of the login in one place."""
 
     name = OAUTH
-    repeats_for = timedelta(0)
     outlives_token = False
 
     def __init__(self, credentials: CredentialSource, api: UsageApi, cache: UsageCache | None = None) -> None:
