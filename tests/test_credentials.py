@@ -70,7 +70,7 @@ def test_the_newer_form_of_the_file() -> None:
     ],
 )
 def test_expiry(value: Any, expected: dt.datetime | None) -> None:
-    """Milliseconds, as a number or text, or ISO 8601; what is missing, zero or nonsense is not known, and then it is tried."""
+    """Milliseconds as a number or text, or ISO 8601; what is missing, zero or nonsense is not known: it is tried."""
     section = {"accessToken": "t", "expiresAt": value}
     found = parse_credentials(json.dumps({"claudeAiOauth": section}), "it")
     assert found.login.token_expires_at == expected
