@@ -64,12 +64,13 @@ def test_the_newer_form_of_the_file() -> None:
     [
         (1795190400000, dt.datetime(2026, 11, 20, 16, 0, tzinfo=dt.UTC)),
         ("1795190400000", dt.datetime(2026, 11, 20, 16, 0, tzinfo=dt.UTC)),
+        ("2026-11-20T16:00:00Z", dt.datetime(2026, 11, 20, 16, 0, tzinfo=dt.UTC)),
         (1795190400000.5, dt.datetime(2026, 11, 20, 16, 0, 0, 500, tzinfo=dt.UTC)),
         *((value, None) for value in (0, None, "", "soon", True, [], {}, -1, 10**400, 1e300, float("nan"))),
     ],
 )
 def test_expiry(value: Any, expected: dt.datetime | None) -> None:
-    """Milliseconds, as a number or text; what is missing, zero or nonsense is not known, and then it is tried."""
+    """Milliseconds as a number or text, or ISO 8601; what is missing, zero or nonsense is not known: it is tried."""
     section = {"accessToken": "t", "expiresAt": value}
     found = parse_credentials(json.dumps({"claudeAiOauth": section}), "it")
     assert found.login.token_expires_at == expected

@@ -197,6 +197,13 @@ def test_of_keychain_and_file_the_better_one(
     assert on_a_mac(monkeypatch, home, {ALEX: item}, file).token == token
 
 
+def test_hex_in_any_form(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An item that is printed as hex is read whatever the digits look like."""
+    digits = content("k").encode().hex()
+    for printed in (digits, digits.upper(), f"0x{digits}"):
+        assert on_a_mac(monkeypatch, home, {ALEX: printed}).token == "k"
+
+
 def test_of_several_accounts_of_the_item_the_one_that_expires_last(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An item left under another account name does not hide the current one."""
     items = {ALEX: content("old", -9), ("claude-code-user", keychain.ITEM): content("new", 1)}

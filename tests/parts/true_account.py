@@ -170,8 +170,12 @@ class TrueAccount:
     def _zero(self, document: dict[str, Any]) -> set[str]:
         last = {said.key: said for said in self.said}
         wrong = {key for key, said in last.items() if said.utilization >= 11 and said.fill == self._fill(key)}
+        moved = self.rng.choice([None, timedelta(0), DAY])  # sometimes the reset is wrong, too
         for key in wrong:
-            document[key]["utilization"] = 0.0
+            resets_at = document[key]["resets_at"]
+            document[key] = {"utilization": 0.0, "resets_at": None}
+            if moved is not None and resets_at is not None:
+                document[key]["resets_at"] = (datetime.fromisoformat(resets_at) + moved).isoformat()
         return wrong
 
     def _fill(self, key: str) -> int:

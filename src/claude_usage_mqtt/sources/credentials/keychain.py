@@ -149,8 +149,9 @@ def _system_user() -> str | None:
 def _decoded(text: str) -> str:
     """Return an item's text, which `security` prints as hex if it holds anything but printable ASCII."""
     text = text.strip()
-    if len(text) % 2 == 0 and re.fullmatch(r"[0-9a-fA-F]+", text):
-        return bytes.fromhex(text).decode("utf-8", "replace")
+    digits = text.removeprefix("0x")
+    if len(digits) % 2 == 0 and re.fullmatch(r"[0-9a-fA-F]+", digits):
+        return bytes.fromhex(digits).decode("utf-8", "replace")
     return text
 
 
