@@ -129,7 +129,7 @@ class AccountState:
         # A restart does not change the account: what was well is well until the next poll says otherwise.
         if self.last_success is not None and health.get("status") == OK:
             self.status = OK
-        elif health.get("status") in CREDENTIALS_STATUSES:
+        elif str(health.get("status")) in CREDENTIALS_STATUSES:
             self.policy.poll_soon(now)
         elif health.get("status") == STARTING:
             self.policy.was_cut_short()
