@@ -234,3 +234,28 @@ def test_the_log_says_when_the_numbers_become_stale_and_when_they_are_back(caplo
         ("INFO", "the numbers are current again."),
         ("DEBUG", "Session 42 %"),
     ]
+
+
+@pytest.mark.parametrize("error", [None, CredentialsNotFound("no file")], ids=["stopped before the answer", "no login"])
+def test_what_was_not_known_yet_is_asked_for_soon_after_a_restart(error: Exception | None) -> None:
+    """Started again within seconds, or after logging in, nobody waits five minutes for the first numbers."""
+    state = make_state()
+    state.begin_poll(NOW)
+    if error is not None:
+        state.finish_poll(PollResult(account="default", source=OAUTH, error=error, requests=0), NOW)
+    again = make_state()
+    later = NOW + timedelta(seconds=10)
+    again.restore(dict(documents(state, NOW)), later)
+    due = again.due(later)
+    assert due is not None
+    assert due <= NOW + timedelta(minutes=1)
+
+
+def test_a_restart_does_not_shorten_a_wait() -> None:
+    """A container that is restarted again and again does not ask an API that refuses it each time."""
+    state = refused(Unauthorized("no"))
+    again = make_state()
+    again.restore(dict(documents(state, NOW)), SOON)
+    before, after = state.due(SOON), again.due(SOON)
+    assert before is not None
+    assert after == before.replace(microsecond=0)

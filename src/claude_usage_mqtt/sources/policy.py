@@ -22,6 +22,7 @@ from claude_usage_mqtt.errors import (
     Unauthorized,
 )
 from claude_usage_mqtt.instants import format_instant, from_epoch, parse_instant
+from claude_usage_mqtt.untrusted import number
 
 HOUR = timedelta(hours=1)
 
@@ -80,6 +81,7 @@ SLOW_FOR = timedelta(hours=1)
 LONGEST_BLOCK = timedelta(hours=25)
 """A block of more is taken as this; none of more than an hour was ever seen."""
 
+COUNTS = ("window_full", "failures", "faults", "refusals")
 MAX_COUNT = 100_000
 """More failures in a row than this were never counted by anybody."""
 
@@ -252,6 +254,11 @@ class Policy:
         last = self.last_sent_at if self.limited else None
         self.next_regular = now if last is None else max(now, last + FLOOR)
 
+    def was_cut_short(self) -> None:
+        """Note that the program was stopped before its first answer: the next request need not be a regular one."""
+        if self.next_regular is not None and self.last_sent_at is not None:
+            self.next_regular = min(self.next_regular, self.last_sent_at + FLOOR)
+
     def refresh(self, now: datetime) -> datetime:
         """Want a request by hand; return when it will be made: `now`, or later."""
         self.refresh_wanted = True
@@ -296,11 +303,8 @@ class Policy:
             "blocked_until": format_instant(self.blocked_until),
             "blocked_by": self.blocked_by,
             "slow_until": format_instant(self.slow_until),
-            "window_full": self.window_full,
-            "failures": self.failures,
-            "faults": self.faults,
-            "refusals": self.refusals,
             "confirm_at": format_instant(self.confirm_at),
+            **{name: getattr(self, name) for name in COUNTS},
         }
 
     def restore(self, saved: object, now: datetime, resets: Iterable[datetime] = ()) -> None:
@@ -323,10 +327,8 @@ class Policy:
             self.blocked_until = None
             self._count_lost(now, resets)
         self.slow_until = _within(saved.get("slow_until"), now, LONGEST_BLOCK + SLOW_FOR)
-        self.window_full = _count(saved.get("window_full"))
-        self.failures = _count(saved.get("failures"))
-        self.faults = _count(saved.get("faults"))
-        self.refusals = _count(saved.get("refusals"))
+        for name in COUNTS:
+            setattr(self, name, int(number(saved.get(name), maximum=MAX_COUNT) or 0))
         self.confirm_at = _within(saved.get("confirm_at"), now, HOUR)
         known_instants = (*self.requests, self.blocked_until, self.slow_until)
         self.restored = frozenset(instant for instant in known_instants if instant not in (None, now))
@@ -344,7 +346,3 @@ def _within(value: object, now: datetime, ahead: timedelta) -> datetime | None:
     """Return the instant, at most `ahead` of now; a clock may have been set meanwhile."""
     instant = parse_instant(value)
     return None if instant is None else min(instant, now + ahead)
-
-
-def _count(value: object) -> int:
-    return value if type(value) is int and 0 <= value <= MAX_COUNT else 0
