@@ -105,12 +105,13 @@ def table(document: dict[str, Any]) -> str:
 
 
 def _answer(document: dict[str, Any]) -> list[str]:
-    """Return whether one can work now, and when that was known."""
+    """Return whether one can work now, when that was known, and the summary."""
     until = local_time(document["blocked_until"])
     words = {True: "Blocked" + (f" until {until}" if until else ""), False: "Not blocked"}
     read_at = local_time(document["updated_at"])
     as_of = f", as of {read_at}" if read_at else ""
-    return [f"{words[document['blocked']]}{as_of}"] if document["blocked"] is not None else []
+    answer = [f"{words[document['blocked']]}{as_of}"] if document["blocked"] is not None else []
+    return [*answer, document["summary"]] if document["windows"] else answer
 
 
 def _notes(key: str, window: dict[str, Any], document: dict[str, Any]) -> list[str]:
