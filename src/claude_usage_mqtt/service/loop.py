@@ -191,7 +191,7 @@ class Service:
 
     def _on_health(self, account: str, message: Message) -> None:
         if message.payload and not self._publisher.has_sent(message):
-            self._accounts.touch(account).saw_other_instance(self._clock.now())
+            self._accounts.touch(account).other_instance.seen(self._clock.now())
 
     def _on_former_device(self, former: FormerDevices, message: Message) -> None:
         self._remove(former.found(message))
