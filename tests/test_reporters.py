@@ -83,7 +83,7 @@ def test_numbers_come_from_another_machine(
         assert "claude-usage-mqtt report" in health["detail"]
         (tmp_path / "new").mkdir()
         report("new", endpoint, tmp_path / "new")
-        watcher.wait_topic(HEALTH, lambda each: "new (not logged in, last seen" in each.json()["detail"])
+        watcher.wait_topic(HEALTH, lambda each: "new (not logged in, last seen" in (each.json()["detail"] or ""))
         report("laptop", endpoint, login(tmp_path / "laptop"))
         state = watcher.wait_topic(STATE, session_is(42)).json()
         health = watcher.wait_topic(HEALTH, is_ok).json()
