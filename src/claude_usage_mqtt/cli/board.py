@@ -21,7 +21,7 @@ from claude_usage_mqtt.topics import ACCOUNT_ID, DEFAULT_ACCOUNT, NO_PROBLEM, ON
 from claude_usage_mqtt.untrusted import clean_text, json_object, number
 from claude_usage_mqtt.usage import derived
 from claude_usage_mqtt.usage.reading import MAX_AMOUNT, MAX_UTILIZATION
-from claude_usage_mqtt.usage.standing import clock_time
+from claude_usage_mqtt.usage.standing import MAX_SUMMARY, clock_time
 
 MAX_ACCOUNTS, MAX_WINDOWS = 500, 30
 LONGEST_MESSAGE = 256 * 1024
@@ -189,6 +189,9 @@ def _answer(state: dict[str, Any], now: datetime) -> Iterator[Text]:
     label = clean_text(tightest.get("label"), LONGEST_LABEL) if isinstance(tightest, dict) else None
     if label is not None and len(_windows(state)) > 1:
         yield Text(f"Closest to its limit: {label}", style="dim")
+    summary = clean_text(state.get("summary"), MAX_SUMMARY)
+    if summary:
+        yield Text(summary, style="dim")
 
 
 def _windows(state: dict[str, Any]) -> list[dict[str, Any]]:
