@@ -16,7 +16,7 @@ from claude_usage_mqtt.sources.credentials.watch import LoginChanged
 from claude_usage_mqtt.sources.policy import Policy
 from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.topics import Topics, encode
-from claude_usage_mqtt.usage.reading import OAUTH, REPORTER, STATUSLINE, ExtraUsage, Reading
+from claude_usage_mqtt.usage.reading import CLAUDE_CODE, OAUTH, REPORTER, STATUSLINE, ExtraUsage, Reading
 from parts.readings import make_reading, make_usage
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -91,6 +91,14 @@ def test_the_first_429_names_the_other_sources() -> None:
     assert state.detail is not None
     assert "claude-code, statusline or reporter" in state.detail
     assert "USER_AGENT" not in state.detail
+
+
+def test_a_refused_claude_code_does_not_recommend_itself() -> None:
+    """The sources that are named are others than the one that is refused."""
+    state = make_state(sources=(CLAUDE_CODE,))
+    state.finish_poll(PollResult(account="default", source=CLAUDE_CODE, error=RateLimited("later")), NOW)
+    assert state.detail is not None
+    assert "CLAUDE_SOURCE=statusline or reporter." in state.detail
 
 
 def test_what_is_not_there_is_not_missed_while_another_source_delivers() -> None:

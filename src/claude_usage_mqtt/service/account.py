@@ -30,7 +30,7 @@ from claude_usage_mqtt.service.stale_notice import StaleNotice
 from claude_usage_mqtt.service.status_line_notice import NO_STATUS_LINE, silence
 from claude_usage_mqtt.sources.credentials.watch import LoginChanged
 from claude_usage_mqtt.sources.policy import BUDGET, Policy
-from claude_usage_mqtt.sources.select import OTHER_SOURCES
+from claude_usage_mqtt.sources.select import other_sources
 from claude_usage_mqtt.sources.source import REPEATS_FOR, Login, PollResult
 from claude_usage_mqtt.topics import LONGEST_INTERVAL, OK, SHORTEST_INTERVAL, STARTING
 from claude_usage_mqtt.usage.account import AccountUsage
@@ -176,20 +176,20 @@ class AccountState:
             self._use_login(result.login)
         if result.error is not None:
             log.debug("Account %s: the poll failed: %s", self.name, result.error)
-            self._fail(result.error, now)
+            self._fail(result.error, result.source, now)
             return []
         if self.reporters is not None and result.reading is not None and result.source != REPORTER:
             self.reporters.used_here(self.name, result.login, now)
         return [] if result.reading is None else self._succeed(result.reading, now)
 
-    def _fail(self, error: ClaudeUsageError, now: datetime) -> None:
+    def _fail(self, error: ClaudeUsageError, source: str, now: datetime) -> None:
         self.policy.failed(now, error)
         self._was_askable = False
         if error.status in MISSING and self.options.is_auto and self.is_fresh(now):
             self.policy.failures = 0  # what is not there is not missed: another source delivers
             self.status, self.detail = OK, None
         elif isinstance(error, RateLimited) and self.last_success is None:
-            self.report(RateLimited(f"{error} {OTHER_SOURCES}"))
+            self.report(RateLimited(f"{error} {other_sources(source)}"))
         else:
             self.report(error)
 
@@ -307,6 +307,8 @@ class AccountState:
             if is_late or self.status in CREDENTIALS_STATUSES:
                 self.policy.poll_soon(now)
         self._was_askable = is_askable
+        if self.status == NoReporter.status:
+            self.detail = reporters.why_none(self.name, now) or self.detail
 
     def clock_stepped(self, step: timedelta, now: datetime) -> None:
         """Follow a clock that was set by `step` to `now`."""
