@@ -374,6 +374,20 @@ def test_without_a_login_on_this_machine_it_says_so(home: Path) -> None:
     assert "A reporter needs a login on this machine" in ended.stderr
 
 
+def test_a_login_that_cannot_be_used_is_logged_here_too(running_broker: Broker, endpoint: Endpoint, home: Path) -> None:
+    """Whoever starts a reporter on a machine without a login, or where it has ended, reads it in this terminal."""
+    (home / ".credentials.json").unlink()
+    clock = Clock(speed=60)
+    with running_reporter(running_broker.port, endpoint.url, home, clock=clock) as reporter:
+        reporter.log.wait_for("Account default: ")
+        assert "log in with Claude Code" in reporter.log.text
+        write_credentials(home, CANARY, now=clock.now())
+        reporter.log.wait_for("the login can be used again")
+        write_credentials(home, CANARY, expires_in=dt.timedelta(hours=-1), now=clock.now())
+        reporter.log.wait_for("the login cannot be used (token_expired)")
+    assert CANARY not in reporter.log.text
+
+
 def test_in_a_container_it_wants_a_name(running_broker: Broker, home: Path) -> None:
     """The host name of a container is another one after each update: a name must be given."""
     ended = call_command(home, "report", MQTT_HOST="127.0.0.1", MQTT_PORT=running_broker.port, container="oci")

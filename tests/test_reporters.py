@@ -81,12 +81,16 @@ def test_numbers_come_from_another_machine(
     with house(running_broker, tmp_path) as (_, report):
         health = watcher.wait_topic(HEALTH, has_status("no_reporter")).json()
         assert "claude-usage-mqtt report" in health["detail"]
+        (tmp_path / "new").mkdir()
+        report("new", endpoint, tmp_path / "new")
+        watcher.wait_topic(HEALTH, lambda each: "new (not logged in, last seen" in (each.json()["detail"] or ""))
         report("laptop", endpoint, login(tmp_path / "laptop"))
         state = watcher.wait_topic(STATE, session_is(42)).json()
         health = watcher.wait_topic(HEALTH, is_ok).json()
     window = state["windows"]["five_hour"]
     assert (window["source"], window["machine"]) == ("reporter", "laptop")
-    assert (health["detail"], health["fresh"], machines(health)) == (None, True, {"laptop": "ok"})
+    assert (health["detail"], health["fresh"]) == (None, True)
+    assert machines(health) == {"laptop": "ok", "new": "no_credentials"}
     assert health["token_expires_at"]
     everything = "".join(message.payload for message in watcher.messages())
     assert "sk-ant" not in everything

@@ -16,6 +16,7 @@ from datetime import timedelta
 
 from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.errors import SettingsError
+from claude_usage_mqtt.logs import Outage
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.connection import (
     Acknowledged,
@@ -88,6 +89,7 @@ class Reporter:
         self._name_check = NameCheck(options.machine)
         self._announcement = Announcement(self._topics, self._publisher)
         self._logins: LoginsSeen | None = None
+        self._outages = {account: Outage(log) for account in options.sources}
         self._routes = Routes(self._table())
         self._turned_at = self._moment()
         self._deaf_until = 0.0
@@ -166,6 +168,7 @@ class Reporter:
                 self._routes.handle(item, is_early=False)
             case LoginsSeen():
                 self._logins = item
+                self._mention(item)
                 self._announce()
             case Answered(account=account, answer=answer):
                 self._answering.finished(account)
@@ -207,6 +210,13 @@ class Reporter:
             self._name_check.answered(answer.id)
         if message.payload not in self._own_answers:
             self._budget.hear(answer)
+
+    def _mention(self, seen: LoginsSeen) -> None:
+        for account, login in seen.accounts.items():
+            if account in seen.problems:
+                self._outages[account].fell(login.status, f"Account {account}: {seen.problems[account]}")
+            else:
+                self._outages[account].rose(f"Account {account}: the login can be used again.")
 
     # What is sent
 

@@ -307,6 +307,8 @@ class AccountState:
             if is_late or self.status in CREDENTIALS_STATUSES:
                 self.policy.poll_soon(now)
         self._was_askable = is_askable
+        if self.status == NoReporter.status:
+            self.detail = reporters.why_none(self.name, now) or self.detail
 
     def clock_stepped(self, step: timedelta, now: datetime) -> None:
         """Follow a clock that was set by `step` to `now`."""

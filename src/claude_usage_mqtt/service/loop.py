@@ -223,7 +223,15 @@ class Service:
     def _begin(self, found: Mapping[str, bytes], now: datetime) -> None:
         self._is_begun = True
         names = list(self._accounts)
-        former = FormerDevices(self._options.topics(SUMMARY), names, found, instance=self._options.instance, now=now)
+        first, _ = self._options.accounts[0]
+        former = FormerDevices(
+            self._options.topics(SUMMARY),
+            names,
+            found,
+            instance=self._options.instance,
+            now=now,
+            is_announced=first.discovery,
+        )
         self._remove(former.gone)
         self._accounts.restore(found, now, is_moved=len(names) == 1 and bool(former.gone))
         on_former_device = partial(self._on_former_device, former)
@@ -236,7 +244,7 @@ class Service:
 
     def _remove(self, topics: Iterable[str]) -> None:
         for topic in topics:
-            log.info("Removing %s: its account is no longer configured.", topic)
+            log.info("Removing %s: the settings have no account or device for it any longer.", topic)
             self._publisher.retain(topic, b"")
 
     def _send_all(self) -> None:
