@@ -2,7 +2,6 @@
 
 import json
 import logging
-import random
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,30 +11,15 @@ from claude_usage_mqtt.errors import CredentialsNotFound, RateLimited, ServerErr
 from claude_usage_mqtt.service.account import AccountState
 from claude_usage_mqtt.service.commands import obey
 from claude_usage_mqtt.service.documents import documents, health_document
-from claude_usage_mqtt.service.options import AccountOptions
 from claude_usage_mqtt.sources.credentials.watch import LoginChanged
-from claude_usage_mqtt.sources.policy import Policy
 from claude_usage_mqtt.sources.source import Login, PollResult
-from claude_usage_mqtt.topics import Topics, encode
+from claude_usage_mqtt.topics import encode
 from claude_usage_mqtt.usage.reading import CLAUDE_CODE, OAUTH, REPORTER, STATUSLINE, ExtraUsage, Reading
 from parts.readings import make_reading, make_usage
+from parts.simulation import make_state
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 SOON = NOW + timedelta(minutes=2)
-
-
-def make_state(**more: Any) -> AccountState:
-    """Return an account that is polled every five minutes, with the limits that hold for the real API."""
-    options = AccountOptions(
-        topics=Topics(base="claude-usage", account="default"),
-        label=None,
-        interval=timedelta(minutes=5),
-        limited=True,
-        stale_after=timedelta(hours=1),
-        thresholds=(75.0, 90.0),
-        **more,
-    )
-    return AccountState(options, Policy(interval=options.interval, rng=random.Random(1)))
 
 
 def refused(error: Any) -> AccountState:

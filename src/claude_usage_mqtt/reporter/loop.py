@@ -176,6 +176,7 @@ class Reporter:
                 self._send(answer)
 
     def _connected(self) -> None:
+        self._deaf_until = 0.0  # nothing that was sent before reaches a new connection
         self._publisher.subscribe(self._routes.topics())
         ask = self._name_check.connected(time.monotonic())
         if self._name_check.is_passed:

@@ -60,7 +60,9 @@ class FormerDevices:
             self.gone += [summary.state] if summary.state in found else []
         if len(current) == 1 or not is_announced:
             self.suspects.append(summary.config)
-        self.gone += [topic for topic in self.suspects if announced_by(found.get(topic, b"")) == self._status]
+        announced = [topic for topic in self.suspects if announced_by(found.get(topic, b"")) == self._status]
+        # Version 1's entities cannot read an empty message, and complain in Home Assistant's log: they go first.
+        self.gone = announced + self.gone
 
     def found(self, message: Message) -> list[str]:
         """Return the topics to remove because of a message under one of the `suspects`."""
