@@ -1,6 +1,6 @@
 """The real parts that the tests run against, and what the tests have in common.
 
-- `broker`: a real Mosquitto, or the embedded broker if there is none; `watcher`: an independent MQTT client that remembers
+- `broker`: a real Mosquitto, or the embedded broker if there is none; `watcher`: an MQTT client that remembers
 - `endpoint`: an HTTP server that answers like the usage endpoint; `faults` and `documents` are what it answers
 - `proxy`: a TCP proxy that freezes, slows, cuts and refuses; `net`: the ports and listeners of these
 - `service`, `reporter`, `command`: the program itself, as a process or inside the test
