@@ -137,7 +137,7 @@ class AccountState:
             token_expires_at=parse_instant(health.get("token_expires_at")),
             login_expires_at=parse_instant(health.get("login_expires_at")),
         )
-        self.polling = health.get("polling") is not False
+        self.polling = health.get("polling") is not False or not self.options.is_polled
         interval = health.get("poll_interval")
         setting = int(self.options.interval.total_seconds())
         # What was set by hand holds until the setting itself is changed.
@@ -222,7 +222,7 @@ class AccountState:
         self.policy.status_line_seen(now, self.usage.stale_after)
         self._note_success(reading.read_at)
         if not self.options.is_polled or (self.options.is_auto and self.status in MISSING):
-            self.status, self.detail = OK, None
+            self.status, self.detail, self.hint = OK, None, None
         return events
 
     def _update(self, reading: Reading, now: datetime) -> list[Event]:
