@@ -203,6 +203,26 @@ def test_what_was_sent_to_a_sleeping_machine_is_not_answered_at_its_waking(
     assert len(endpoint.requests) == 1
 
 
+@needs_mosquitto
+def test_a_machine_that_lost_its_connection_asleep_answers_at_once(
+    endpoint: Endpoint, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service asks as soon as the machine is back; nothing old can come over the new connection."""
+    monkeypatch.setattr(loop, "DEAF_FOR", 600.0)
+    clock = Clock()
+    with (
+        Mosquitto() as mosquitto,
+        Watcher(mosquitto.port) as watcher,
+        running_reporter(mosquitto.port, endpoint.url, home, clock=clock) as running,
+    ):
+        watcher.wait_topic(LAPTOP.presence, is_online)
+        clock.sleep(dt.timedelta(hours=3))
+        mosquitto.restart()
+        running.log.wait_for("again")
+        watcher.wait_connected()
+        assert ask(watcher)["reading"]
+
+
 def test_errors_come_from_the_tree(running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path) -> None:
     """What goes wrong on the laptop is what the service shows, with its sentence; unknown accounts are named."""
     with running_reporter(running_broker.port, endpoint.url, home):

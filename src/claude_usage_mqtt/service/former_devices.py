@@ -28,11 +28,19 @@ class FormerDevices:
     """
 
     def __init__(
-        self, own: Topics, current: Iterable[str], found: Mapping[str, bytes], *, instance: str, now: datetime
+        self,
+        own: Topics,
+        current: Iterable[str],
+        found: Mapping[str, bytes],
+        *,
+        instance: str,
+        now: datetime,
+        is_announced: bool = True,
     ) -> None:
         """Draw conclusions from what was `found` under the topics of the summary and of the account `default`.
 
         `own` are any topics of ours, `current` the ids of the accounts in the settings, `instance` is this one.
+        `is_announced`: Home Assistant is to know the devices.
         """
         current = set(current)
         self._status, self._instance, self._now = own.status, instance, now
@@ -50,8 +58,11 @@ class FormerDevices:
             self.suspects.append(default.config)
         if len(current) == 1:
             self.gone += [summary.state] if summary.state in found else []
+        if len(current) == 1 or not is_announced:
             self.suspects.append(summary.config)
-        self.gone += [topic for topic in self.suspects if announced_by(found.get(topic, b"")) == self._status]
+        announced = [topic for topic in self.suspects if announced_by(found.get(topic, b"")) == self._status]
+        # Version 1's entities cannot read an empty message, and complain in Home Assistant's log: they go first.
+        self.gone = announced + self.gone
 
     def found(self, message: Message) -> list[str]:
         """Return the topics to remove because of a message under one of the `suspects`."""
@@ -71,7 +82,7 @@ class FormerDevices:
             return False
         self._kept.add(topics.account)
         log.warning(
-            "Another instance publishes %s/%s; its device stays. Give each instance an MQTT_BASE_TOPIC of its own.",
+            "Another instance publishes %s/%s; its device stays. Give each instance its own MQTT_BASE_TOPIC.",
             topics.base,
             topics.account,
         )
