@@ -203,7 +203,7 @@ class AccountState:
         has_limits = reading.windows or reading.extra_usage is not None
         self.status, self.detail = OK, None if has_limits else NO_LIMITS_DETAIL
         self.policy.succeeded(now, self.usage.last_change)
-        self.outage.rose(f"Account {self.name}: the usage is known again.")
+        self.outage.up(f"Account {self.name}: the usage is known again.")
         return events
 
     def _mention(self, reading: Reading) -> None:
@@ -247,7 +247,7 @@ class AccountState:
     def report(self, error: ClaudeUsageError) -> None:
         """Show an error as this account's status."""
         self.status, self.detail = error.status, str(error)
-        self.outage.fell(error.status, f"Account {self.name}: {error}")
+        self.outage.down(error.status, f"Account {self.name}: {error}")
 
     def on_login_changed(self, changed: LoginChanged, now: datetime) -> None:
         """Take in a login that changed: what waited for another token waits no longer."""

@@ -82,7 +82,7 @@ class FormerDevices:
             return False
         self._kept.add(topics.account)
         log.warning(
-            "Another instance publishes %s/%s; its device stays. Give each instance an MQTT_BASE_TOPIC of its own.",
+            "Another instance publishes %s/%s; its device stays. Give each instance its own MQTT_BASE_TOPIC.",
             topics.base,
             topics.account,
         )

@@ -40,11 +40,11 @@ class UsageLog:
             self._append(line)
         except OSError as error:
             reason = error.strerror or type(error).__name__
-            self._outage.fell(
+            self._outage.down(
                 reason, f"USAGE_LOG ({self._path}) cannot be written: {reason}; its lines are lost until it can."
             )
         else:
-            self._outage.rose(f"USAGE_LOG ({self._path}) is written again.")
+            self._outage.up(f"USAGE_LOG ({self._path}) is written again.")
 
     def _append(self, line: bytes) -> None:
         descriptor = os.open(self._path, FLAGS, 0o644)
