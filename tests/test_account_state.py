@@ -9,6 +9,7 @@ import pytest
 
 from claude_usage_mqtt.errors import CredentialsNotFound, RateLimited, ServerError, Unauthorized
 from claude_usage_mqtt.service.account import AccountState
+from claude_usage_mqtt.service.commands import obey
 from claude_usage_mqtt.service.documents import documents, health_document
 from claude_usage_mqtt.sources.credentials.watch import LoginChanged
 from claude_usage_mqtt.sources.source import Login, PollResult
@@ -251,3 +252,19 @@ def test_a_restart_does_not_shorten_a_wait() -> None:
     before, after = state.due(SOON), again.due(SOON)
     assert before is not None
     assert after == before.replace(microsecond=0)
+
+
+def test_commands_that_can_do_nothing_say_so_until_there_are_new_numbers() -> None:
+    """With the status line alone there is nothing to poll: `paused` would be untrue, and the hint is not for ever."""
+    state = make_state(sources=(STATUSLINE,))
+    paused = {"status": "ok", "polling": False}
+    state.restore({state.options.topics.health: encode(paused)}, NOW)
+    for name, value in (("refresh", b""), ("polling", b"OFF"), ("interval", b"600")):
+        obey(state, name, value, NOW)
+    shown = health_document(state, NOW)
+    assert shown["status"] == "ok"
+    assert shown["polling"] is True
+    assert "no effect here" in shown["detail"]
+    reading = make_reading(SOON, 42, NOW + timedelta(hours=3), source=STATUSLINE)
+    state.take(Reading(read_at=SOON, windows={reading.key: reading}, is_partial=True), SOON)
+    assert health_document(state, SOON)["detail"] is None

@@ -167,7 +167,7 @@ def _one_line(*parts: Text) -> Text:
 
 
 def _bar(width: int, utilization: float | None, elapsed: float | None, color: str, *, is_ascii: bool) -> Text:
-    """Return a bar; a mark in it stands where an even pace would be."""
+    """Return a bar; a mark in it shows where an even pace would be."""
     full, empty, mark = ("#", "-", "|") if is_ascii else ("█", "░", "┃")
     filled = 0 if utilization is None else round(width * min(utilization, 100) / 100)
     bar = Text(full * filled, style=color) + Text(empty * (width - filled), style="dim")

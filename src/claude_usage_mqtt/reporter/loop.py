@@ -138,7 +138,7 @@ class Reporter:
             self._publisher.stop([last] if self._name_check.is_passed else [], STOP_PATIENCE)
 
     def _notice_sleep(self) -> None:
-        """Note if the loop stood still: asks that wait then are old, and whoever sent them has given up."""
+        """Notice that the machine slept: asks that were waiting are old, and whoever sent them has given up."""
         before, self._turned_at = self._turned_at, self._moment()
         # Not every system's steady clock runs on while it sleeps, but its wall clock does.
         gap = max(now - then for now, then in zip(self._turned_at, before, strict=True))
@@ -214,9 +214,9 @@ class Reporter:
     def _mention(self, seen: LoginsSeen) -> None:
         for account, login in seen.accounts.items():
             if account in seen.problems:
-                self._outages[account].fell(login.status, f"Account {account}: {seen.problems[account]}")
+                self._outages[account].down(login.status, f"Account {account}: {seen.problems[account]}")
             else:
-                self._outages[account].rose(f"Account {account}: the login can be used again.")
+                self._outages[account].up(f"Account {account}: the login can be used again.")
 
     # What is sent
 

@@ -137,7 +137,7 @@ class AccountState:
             token_expires_at=parse_instant(health.get("token_expires_at")),
             login_expires_at=parse_instant(health.get("login_expires_at")),
         )
-        self.polling = health.get("polling") is not False
+        self.polling = health.get("polling") is not False or not self.options.is_polled
         interval = health.get("poll_interval")
         setting = int(self.options.interval.total_seconds())
         # What was set by hand holds until the setting itself is changed.
@@ -203,7 +203,7 @@ class AccountState:
         has_limits = reading.windows or reading.extra_usage is not None
         self.status, self.detail = OK, None if has_limits else NO_LIMITS_DETAIL
         self.policy.succeeded(now, self.usage.last_change)
-        self.outage.rose(f"Account {self.name}: the usage is known again.")
+        self.outage.up(f"Account {self.name}: the usage is known again.")
         return events
 
     def _mention(self, reading: Reading) -> None:
@@ -222,7 +222,7 @@ class AccountState:
         self.policy.status_line_seen(now, self.usage.stale_after)
         self._note_success(reading.read_at)
         if not self.options.is_polled or (self.options.is_auto and self.status in MISSING):
-            self.status, self.detail = OK, None
+            self.status, self.detail, self.hint = OK, None, None
         return events
 
     def _update(self, reading: Reading, now: datetime) -> list[Event]:
@@ -247,7 +247,7 @@ class AccountState:
     def report(self, error: ClaudeUsageError) -> None:
         """Show an error as this account's status."""
         self.status, self.detail = error.status, str(error)
-        self.outage.fell(error.status, f"Account {self.name}: {error}")
+        self.outage.down(error.status, f"Account {self.name}: {error}")
 
     def on_login_changed(self, changed: LoginChanged, now: datetime) -> None:
         """Take in a login that changed: what waited for another token waits no longer."""

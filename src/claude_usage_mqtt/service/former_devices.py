@@ -84,7 +84,7 @@ class FormerDevices:
         if lives_elsewhere(self._seen, topics, self._instance, self._now) is None:
             return False
         log.warning(
-            "Another instance publishes %s/%s; its device stays. Give each instance an MQTT_BASE_TOPIC of its own.",
+            "Another instance publishes %s/%s; its device stays. Give each instance its own MQTT_BASE_TOPIC.",
             topics.base,
             topics.account,
         )

@@ -66,13 +66,13 @@ class Service:
         self._startup = Startup(options, self._publisher, clock)
         self._routes = Routes(self._table())
         self._is_begun = False
-        self._heartbeat = Liveness(options.base_topic, options.broker.address)
-        self._link = ConnectionLog(options.broker.address)
+        self._liveness = Liveness(options.base_topic, options.broker.address)
+        self._connection_log = ConnectionLog(options.broker.address)
         self._resend_at: float | None = None
-        self._steps = StepDetector(clock)
+        self._clock_steps = StepDetector(clock)
 
     def _table(self) -> list[Route]:
-        """Return the topics and their handlers; the commands have a table of their own (`commands.COMMANDS`)."""
+        """Return the topics and their handlers; commands have their own table (`commands.COMMANDS`)."""
         options, base = self._options, self._options.base_topic
         return [
             *self._reporters.routes(self._accounts.touch, self._clock),
@@ -95,10 +95,10 @@ class Service:
     def run(self) -> None:
         """Run until stopped. The offline message takes less than 3 s, whatever the broker does."""
         self._publisher.start()
-        self._heartbeat.notify("READY=1")
+        self._liveness.notify("READY=1")
         try:
             while True:
-                self._heartbeat.beat(alive=self._publisher.is_alive)
+                self._liveness.beat(alive=self._publisher.is_alive)
                 item = self.inbox.get(self._patience())
                 if isinstance(item, Stop):
                     return item.obey()
@@ -108,7 +108,7 @@ class Service:
                 self._tick()
         finally:
             self._workers.stop()
-            self._heartbeat.stop()
+            self._liveness.stop()
             last = [Message(topic=self._status, payload=OFFLINE, retain=True)] if self._is_begun else []
             self._publisher.stop(last, STOP_PATIENCE)
 
@@ -118,12 +118,12 @@ class Service:
         match item:
             case Connected():
                 self._publisher.handle(item)
-                self._link.connected(item, time.monotonic())
+                self._connection_log.connected(item, time.monotonic())
                 self._listeners.connected(time.monotonic())
                 self._connected()
             case Disconnected():
                 self._publisher.handle(item)
-                self._link.disconnected(item, time.monotonic())
+                self._connection_log.disconnected(item, time.monotonic())
                 self._startup.disconnected()
                 self._reporters.disconnected()
             case Acknowledged() | Subscribed() | Settled():
@@ -200,7 +200,7 @@ class Service:
 
     def _tick(self) -> None:
         now = self._clock.now()
-        self._link.tick(time.monotonic())
+        self._connection_log.tick(time.monotonic())
         have_settled = self._listeners.have_settled(time.monotonic())
         if not self._is_begun:
             found = self._startup.found(time.monotonic(), now)
@@ -252,8 +252,8 @@ class Service:
 
     def _patience(self) -> float:
         """Return how many real seconds may pass until something is to be done."""
-        real = [self._heartbeat.patience()]
-        waits = (self._link.steady_at, self._resend_at, self._listeners.settled_at)
+        real = [self._liveness.patience()]
+        waits = (self._connection_log.steady_at, self._resend_at, self._listeners.settled_at)
         real += [at - time.monotonic() for at in waits if at is not None]
         if self._startup.ends_at is not None:
             real.append(self._startup.ends_at - time.monotonic())
@@ -263,7 +263,7 @@ class Service:
         return max(0.0, min(real))
 
     def _follow_clock(self) -> None:
-        step = self._steps.latest()
+        step = self._clock_steps.latest()
         if step is None:
             return
         log.info("The clock was set by %+.0f s.", step.total_seconds())
