@@ -111,6 +111,8 @@ class Service:
             self._liveness.stop()
             last = [Message(topic=self._status, payload=OFFLINE, retain=True)] if self._is_begun else []
             self._publisher.stop(last, STOP_PATIENCE)
+            if self._options.usage_log is not None:
+                self._options.usage_log.close()
 
     # What has happened
 
@@ -162,7 +164,7 @@ class Service:
         state, now = self._accounts.touch(result.account), self._clock.now()
         self._accounts.note(state, state.finish_poll(result, now))
         if result.reading is not None and self._options.usage_log is not None:
-            self._options.usage_log.write(state_document(state.usage, now), now)
+            self._options.usage_log.put(state_document(state.usage, now), now)
 
     # Handlers of topics
 

@@ -9,6 +9,8 @@ import errno
 import json
 import logging
 import os
+import queue
+import threading
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +26,12 @@ EXTRA_USAGE = ("enabled", "used", "limit", "remaining", "utilization", "currency
 FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 """Non-blocking, for a named pipe that nobody reads."""
 
+MAX_WAITING = 1000
+"""Lines that wait while a write hangs."""
+
+CLOSE_WITHIN = 0.3
+"""Real seconds for the last lines."""
+
 
 class UsageLog:
     """A file that lines are appended to; opened for each, so that it may be rotated or taken away at any time."""
@@ -32,6 +40,28 @@ class UsageLog:
         self._path = path
         self._outage = Outage(log)
         self._is_torn = False
+        self._waiting: queue.Queue[tuple[Mapping[str, Any], datetime] | None] = queue.Queue(MAX_WAITING)
+        self._thread: threading.Thread | None = None
+
+    def put(self, document: Mapping[str, Any], now: datetime) -> None:
+        """Have the line of a state document written by a thread: a file on a dead mount does not stop the service."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="usage-log", daemon=True)
+            self._thread.start()
+        try:
+            self._waiting.put_nowait((document, now))
+        except queue.Full:
+            self._outage.down("hangs", f"USAGE_LOG ({self._path}): writing hangs; its lines are lost until it ends.")
+
+    def close(self) -> None:
+        """Write what waits, if that takes no longer than a moment."""
+        if self._thread is not None and not self._waiting.full():
+            self._waiting.put_nowait(None)
+            self._thread.join(CLOSE_WITHIN)
+
+    def _work(self) -> None:
+        while (waiting := self._waiting.get()) is not None:
+            self.write(*waiting)
 
     def write(self, document: Mapping[str, Any], now: datetime) -> None:
         """Append the line of a state document; if that fails one warning is logged, and never an error raised."""
