@@ -85,9 +85,9 @@ def test_a_killed_process_is_seen_as_gone(
     """A laptop that loses its power is shown as away by the last will."""
     settings = {"MQTT_PORT": running_broker.port, "CLAUDE_API_URL": endpoint.url, "MACHINE_NAME": "laptop"}
     with ServiceProcess(home, ("report",), **settings) as process:
-        watcher.wait_topic(LAPTOP.presence, is_online, 20)
+        watcher.wait_topic(LAPTOP.presence, is_online)
         process.process.kill()
-        watcher.wait_topic(LAPTOP.presence, lambda each: each.payload and not each.json()["online"], 20)
+        watcher.wait_topic(LAPTOP.presence, lambda each: each.payload and not each.json()["online"])
 
 
 def test_the_command_ends_at_once_and_tidily(
@@ -96,7 +96,7 @@ def test_the_command_ends_at_once_and_tidily(
     """The command runs like the service: its log says what it does, a signal ends it with status 0, leaving nothing."""
     settings = {"MQTT_PORT": running_broker.port, "CLAUDE_API_URL": endpoint.url, "MACHINE_NAME": "My Laptop"}
     with ServiceProcess(home, ("report",), **settings) as process:
-        watcher.wait_topic("claude-usage/reporter/my_laptop", is_online, 20)
+        watcher.wait_topic("claude-usage/reporter/my_laptop", is_online)
         process.log.wait_for("Reporting as my_laptop")
         assert run_command(home, "healthcheck").returncode == 0
         assert process.stop(signal.SIGTERM) == 0
@@ -165,7 +165,7 @@ def test_right_after_a_restart_it_waits_if_claude_code_has_just_asked(
     settings = {"CLAUDE_CODE_COMMAND": program.command, "CLAUDE_CONFIG_DIR": program.folder, "MACHINE_NAME": "laptop"}
     settings |= {"CLAUDE_SOURCE": "claude-code", "MQTT_PORT": running_broker.port}
     with ServiceProcess(home, ("report",), **settings):
-        watcher.wait_topic(LAPTOP.presence, is_online, 20)
+        watcher.wait_topic(LAPTOP.presence, is_online)
         assert ask(watcher)["error"]["status"] == "busy"
     assert program.calls == []
 
@@ -408,7 +408,7 @@ def test_after_a_restart_of_the_broker_it_is_back(endpoint: Endpoint, home: Path
         mark = watcher.mark()
         mosquitto.start()
         watcher.wait_connected()
-        watcher.wait_topic(LAPTOP.presence, is_online, 20, since=mark)
+        watcher.wait_topic(LAPTOP.presence, is_online, since=mark)
         ask(watcher)
 
 

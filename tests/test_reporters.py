@@ -107,7 +107,7 @@ def test_a_machine_that_sleeps_and_wakes_up(tmp_path: Path, endpoint: Endpoint) 
     ):
         settings = {"MQTT_PORT": mosquitto.port, "CLAUDE_API_URL": endpoint.url, "MACHINE_NAME": "laptop"}
         with ServiceProcess(login(tmp_path / "laptop"), ("report",), **settings) as process:
-            watcher.wait_topic(HEALTH, is_ok, 20)
+            watcher.wait_topic(HEALTH, is_ok)
             process.process.send_signal(signal.SIGKILL)
             watcher.wait_topic(LAPTOP.presence, lambda each: each.payload and not is_online(each))
             mark = watcher.mark()
@@ -118,7 +118,7 @@ def test_a_machine_that_sleeps_and_wakes_up(tmp_path: Path, endpoint: Endpoint) 
             assert watcher.json(STATE)["windows"]["five_hour"]["utilization"] == 42
         endpoint.document = sample_usage(five_hour=43.0)
         with ServiceProcess(tmp_path / "laptop", ("report",), **settings):
-            watcher.wait_topic(STATE, session_is(43), 20, since=mark)
+            watcher.wait_topic(STATE, session_is(43), since=mark)
             watcher.wait_topic(HEALTH, is_ok, since=mark)
 
 
@@ -387,7 +387,7 @@ def test_nonsense_on_all_topics_changes_no_number(
             watcher.publish(f"{BASE}/reporter/m{number}", json.dumps(presence))
         mark = watcher.mark()
         endpoint.document = sample_usage(five_hour=43.0)
-        watcher.wait_topic(STATE, session_is(43), 20, since=mark)
+        watcher.wait_topic(STATE, session_is(43), since=mark)
         assert service.thread.is_alive()
         health = watcher.last(HEALTH).json()
     assert len(health["reporters"]) <= 5
@@ -459,4 +459,4 @@ def test_a_broker_that_forgets_everything(tmp_path: Path, endpoint: Endpoint) ->
         mosquitto.start()
         watcher.wait_connected()
         watcher.wait_topic(STATUS, lambda each: each.payload == "online")
-        watcher.wait_topic(STATE, session_is(44), 30)
+        watcher.wait_topic(STATE, session_is(44))

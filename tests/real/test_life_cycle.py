@@ -168,6 +168,23 @@ def test_a_named_account_of_version_1_keeps_its_entity_ids(
     assert not [entity for entity in (*after, *states) if re.search(r"claude_(.*_2|work_.*)$", entity)]
 
 
+def test_accounts_of_version_1_that_are_no_longer_configured_are_removed(
+    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, watcher: Watcher, tmp_path: Path
+) -> None:
+    """Of its two accounts and the device for both, one account stays; Home Assistant has nothing to say about it."""
+    for topic, payload in version_1("several").items():
+        watcher.publish(topic, payload, retain=True)
+    watcher.publish(STATUS, "online", retain=True)
+    gone = ("claude_usage_work", "claude_usage_all")
+    for identifier in gone:
+        home.wait_entities(bool, identifier)
+    settings = {"CLAUDE_ACCOUNTS": f'{{"personal": "{tmp_path}"}}', "CLAUDE_CONFIG_DIR": ""}
+    with service(mosquitto, endpoint, tmp_path, **settings):
+        home.wait_for(sensor__claude_personal_status="OK", sensor__claude_personal_session_usage="42.5")
+        for identifier in gone:
+            home.wait_entities(lambda entries: not entries, identifier)
+
+
 def test_extra_usage_switched_off_takes_its_amounts_away(
     home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, watcher: Watcher, tmp_path: Path
 ) -> None:

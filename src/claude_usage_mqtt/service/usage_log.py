@@ -1,11 +1,11 @@
 """The log of the numbers: one flat JSON line per successful poll, for Loki and the like.
 
-A line is there whole or not at all, and whatever is wrong with the file never stops the service.
+Whatever is wrong with the file never stops the service: one warning, and lines again as soon as they can be written.
 """
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import json
 import logging
 import os
@@ -49,25 +49,14 @@ class UsageLog:
     def _append(self, line: bytes) -> None:
         descriptor = os.open(self._path, FLAGS, 0o644)
         try:
-            if self._is_torn:
-                line = b"\n" + line
+            # The beginning of a line that a full disk has cut is ended, so that it spoils no other.
+            line = b"\n" + line if self._is_torn else line
             written = os.write(descriptor, line)
-            if written == len(line):
-                self._is_torn = False
-                return
-            self._take_back(descriptor, written)
         finally:
             os.close(descriptor)
-        raise OSError(0, "not enough space for a whole line")
-
-    def _take_back(self, descriptor: int, written: int) -> None:
-        """Remove the beginning of a line; if that cannot be done the next line starts on a new one."""
-        was_torn, self._is_torn = self._is_torn, True
-        with contextlib.suppress(OSError):
-            end = os.lseek(descriptor, 0, os.SEEK_CUR)
-            if os.fstat(descriptor).st_size == end:  # nobody else has appended since
-                os.ftruncate(descriptor, end - written)
-                self._is_torn = was_torn
+        self._is_torn = written < len(line)
+        if self._is_torn:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def flat(document: Mapping[str, Any], now: datetime) -> dict[str, Any]:
