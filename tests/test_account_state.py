@@ -2,7 +2,6 @@
 
 import json
 import logging
-import random
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,31 +9,17 @@ import pytest
 
 from claude_usage_mqtt.errors import CredentialsNotFound, RateLimited, ServerError, Unauthorized
 from claude_usage_mqtt.service.account import AccountState
+from claude_usage_mqtt.service.commands import obey
 from claude_usage_mqtt.service.documents import documents, health_document
-from claude_usage_mqtt.service.options import AccountOptions
 from claude_usage_mqtt.sources.credentials.watch import LoginChanged
-from claude_usage_mqtt.sources.policy import Policy
 from claude_usage_mqtt.sources.source import Login, PollResult
-from claude_usage_mqtt.topics import Topics, encode
-from claude_usage_mqtt.usage.reading import OAUTH, REPORTER, STATUSLINE, ExtraUsage, Reading
+from claude_usage_mqtt.topics import encode
+from claude_usage_mqtt.usage.reading import CLAUDE_CODE, OAUTH, REPORTER, STATUSLINE, ExtraUsage, Reading
 from parts.readings import make_reading, make_usage
+from parts.simulation import make_state
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 SOON = NOW + timedelta(minutes=2)
-
-
-def make_state(**more: Any) -> AccountState:
-    """Return an account that is polled every five minutes, with the limits that hold for the real API."""
-    options = AccountOptions(
-        topics=Topics(base="claude-usage", account="default"),
-        label=None,
-        interval=timedelta(minutes=5),
-        limited=True,
-        stale_after=timedelta(hours=1),
-        thresholds=(75.0, 90.0),
-        **more,
-    )
-    return AccountState(options, Policy(interval=options.interval, rng=random.Random(1)))
 
 
 def refused(error: Any) -> AccountState:
@@ -91,6 +76,14 @@ def test_the_first_429_names_the_other_sources() -> None:
     assert state.detail is not None
     assert "claude-code, statusline or reporter" in state.detail
     assert "USER_AGENT" not in state.detail
+
+
+def test_a_refused_claude_code_does_not_recommend_itself() -> None:
+    """The sources that are named are others than the one that is refused."""
+    state = make_state(sources=(CLAUDE_CODE,))
+    state.finish_poll(PollResult(account="default", source=CLAUDE_CODE, error=RateLimited("later")), NOW)
+    assert state.detail is not None
+    assert "CLAUDE_SOURCE=statusline or reporter." in state.detail
 
 
 def test_what_is_not_there_is_not_missed_while_another_source_delivers() -> None:
@@ -259,3 +252,19 @@ def test_a_restart_does_not_shorten_a_wait() -> None:
     before, after = state.due(SOON), again.due(SOON)
     assert before is not None
     assert after == before.replace(microsecond=0)
+
+
+def test_commands_that_can_do_nothing_say_so_until_there_are_new_numbers() -> None:
+    """With the status line alone there is nothing to poll: `paused` would be untrue, and the hint is not for ever."""
+    state = make_state(sources=(STATUSLINE,))
+    paused = {"status": "ok", "polling": False}
+    state.restore({state.options.topics.health: encode(paused)}, NOW)
+    for name, value in (("refresh", b""), ("polling", b"OFF"), ("interval", b"600")):
+        obey(state, name, value, NOW)
+    shown = health_document(state, NOW)
+    assert shown["status"] == "ok"
+    assert shown["polling"] is True
+    assert "no effect here" in shown["detail"]
+    reading = make_reading(SOON, 42, NOW + timedelta(hours=3), source=STATUSLINE)
+    state.take(Reading(read_at=SOON, windows={reading.key: reading}, is_partial=True), SOON)
+    assert health_document(state, SOON)["detail"] is None

@@ -38,13 +38,16 @@ def home(tmp_path: Path) -> Path:
 
 
 def test_once_prints_a_table(home: Path) -> None:
-    """`once` shows each window with its usage, and the money in whole units."""
+    """`once` says whether one can work, in one sentence how much is used, then each window and the money."""
     document = sample_usage(
         five_hour=42, seven_day=16.580000000000002, extra_usage=make_extra_usage(190.0, 1700, "EUR")
     )
     with Endpoint(document) as endpoint:
         result = call_command(home, "once", CLAUDE_API_URL=endpoint.url)
     assert result.returncode == 0, result.stderr
+    assert re.search(
+        r"^Not blocked, as of \w+ \d\d:\d\d\nSession 42 %, resets .*Week 17 %", result.stdout, re.MULTILINE
+    )
     assert re.search(r"^Session +42 %", result.stdout, re.MULTILINE)
     assert re.search(r"^Weekly +16\.58 %", result.stdout, re.MULTILINE)
     assert "1.9 of 17 EUR" in result.stdout

@@ -162,7 +162,7 @@ def test_the_image_publishes_is_healthy_and_stops(image: str, tmp_path: Path) ->
         Watcher(broker.port) as watcher,
         running(image, folder, "/claude", variables(broker, api)) as container,
     ):
-        watcher.wait_topic("claude-usage/default/health", lambda message: message.json()["status"] == "ok", 30)
+        watcher.wait_topic("claude-usage/default/health", lambda message: message.json()["status"] == "ok")
         state = watcher.wait_topic("claude-usage/default/state").json()
         assert state["windows"]["five_hour"]["utilization"] == 42
         healthy = inside(container, "/app/bin/claude-usage-mqtt", "healthcheck")
@@ -185,7 +185,7 @@ def test_the_image_reports(image: str, tmp_path: Path) -> None:
         running_service(broker.port, "http://127.0.0.1:1", tmp_path / "nothing", selected=(REPORTER,)),
         running(image, folder, "/claude", variables(broker, api) | {"MACHINE_NAME": "nas"}, "report") as container,
     ):
-        state = watcher.wait_topic("claude-usage/default/state", timeout=30).json()
+        state = watcher.wait_topic("claude-usage/default/state").json()
         assert (state["windows"]["five_hour"]["utilization"], state["windows"]["five_hour"]["machine"]) == (42, "nas")
         healthy = inside(container, "/app/bin/claude-usage-mqtt", "healthcheck")
         assert (healthy.returncode, healthy.stderr) == (0, "")

@@ -152,7 +152,7 @@ def test_home_assistant_hears_it_after_its_restart(
         again = watcher.wait_topic(EVENT, since=since)
         since = watcher.mark()
         watcher.publish(BIRTH, "online")
-        watcher.wait_topic(STATE, since=since, timeout=20)  # all that is retained is sent again after a birth
+        watcher.wait_topic(STATE, since=since)  # all that is retained is sent again after a birth
         watcher.settle()
     assert again.payload == first.payload
     assert len(watcher.messages(EVENT)) == 2
@@ -168,7 +168,7 @@ def test_what_happened_while_the_broker_was_away(home: Path, mosquitto: Mosquitt
         endpoint.wait_for_requests(endpoint.count + 2)
         mosquitto.start()
         with Watcher(mosquitto.port) as watcher:
-            watcher.wait_topic(STATE, session_is(95), timeout=20)
+            watcher.wait_topic(STATE, session_is(95))
             watcher.wait_topic(MEMORY, lambda m: len(m.json()["events"]) == 1)
             assert not watcher.messages(EVENT)  # those who listen are not back yet
     with Watcher(mosquitto.port) as watcher, running_service(mosquitto.port, endpoint.url, home, interval=0.3):

@@ -290,7 +290,7 @@ def test_an_announcement_that_is_retained_is_verified(
     home: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, protocol: str
 ) -> None:
     """With the permissions that the README names nothing is reported, at the first start and at the next."""
-    monkeypatch.setattr(connection, "SETTLED_AFTER", 1.0)
+    monkeypatch.setattr(connection, "SETTLED_AFTER", 2.0)
     acl = (
         "topic readwrite claude-usage/#\ntopic readwrite homeassistant/device/+/config\ntopic read homeassistant/status"
     )

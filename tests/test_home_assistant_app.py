@@ -295,11 +295,11 @@ def test_an_app_waits_for_a_broker_publishes_and_stops(tmp_path: Path) -> None:
             assert box.asked.wait(30)
             box.install_broker(broker.port)
             with Watcher(broker.port, username="reader", password="reader") as watcher:
-                watcher.wait_topic("claude-usage/status", lambda message: message.payload == "online", 30)
+                watcher.wait_topic("claude-usage/status", lambda message: message.payload == "online")
                 process.send_signal(signal.SIGTERM)
                 _, log = process.communicate(timeout=30)
                 assert process.returncode == 0
-                watcher.wait_topic("claude-usage/status", lambda message: message.payload == "offline", 30)
+                watcher.wait_topic("claude-usage/status", lambda message: message.payload == "offline")
         assert GOOD_TOKEN not in log + "".join(map(str, broker.log))
         assert PASSWORD not in log
 

@@ -2,7 +2,6 @@
 
 import datetime as dt
 import json
-import random
 import re
 from typing import Any
 
@@ -11,61 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_usage_mqtt.errors import CredentialsError, InvalidResponse
-from claude_usage_mqtt.service.account import AccountOptions, AccountState
+from claude_usage_mqtt.service.account import AccountState
 from claude_usage_mqtt.service.commands import obey
 from claude_usage_mqtt.service.documents import documents
 from claude_usage_mqtt.service.former_devices import former_accounts
 from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.sources.credentials.token import parse_credentials
-from claude_usage_mqtt.sources.policy import Policy
 from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.sources.status_line import parse_statusline
-from claude_usage_mqtt.topics import Topics
 from claude_usage_mqtt.usage.reading import OAUTH, STATUSLINE
 from parts.documents import make_limit, sample_usage
+from parts.hostile import INJECTIONS, spoiled, values
+from parts.simulation import TOPICS, make_state
 
 NOW = dt.datetime(2026, 11, 20, 16, 0, tzinfo=dt.UTC)
-TOPICS = Topics(base="claude-usage", account="default")
-INJECTIONS = (
-    "{{ states('sensor.secret') }}",
-    "{% for x in range(9**9) %}{% endfor %}",
-    "a/+/#",
-    "\x1b]0;owned\x07",
-    "line\nbreak",
-    "%s%n%(message)s{0.__class__}",
-    "\ud800",
-    "\u202e\u0000",
-    "x" * 5000,
-)
-
-values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=30) | st.sampled_from(INJECTIONS),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
-    max_leaves=12,
-)
-
-
-def spoiled(document: Any) -> st.SearchStrategy[Any]:
-    """Return documents of this shape where anything may be anything."""
-    if isinstance(document, dict):
-        return st.fixed_dictionaries({}, optional={key: values | spoiled(value) for key, value in document.items()})
-    if isinstance(document, list) and document:
-        return st.lists(spoiled(document[0]) | values, max_size=4)
-    return st.just(document) | values
-
-
-def make_state(*, limited: bool = True) -> AccountState:
-    """Return an account as it is at a start."""
-    options = AccountOptions(
-        topics=TOPICS,
-        label=None,
-        interval=dt.timedelta(seconds=300),
-        limited=limited,
-        stale_after=dt.timedelta(hours=1),
-        thresholds=(75.0, 90.0),
-        sources=(OAUTH, STATUSLINE),
-    )
-    return AccountState(options, Policy(interval=options.interval, limited=limited, rng=random.Random(1)))
 
 
 def publish(state: AccountState, now: dt.datetime) -> dict[str, Any]:
@@ -112,7 +70,7 @@ def test_a_deep_credentials_file_is_an_error() -> None:
 )
 def test_no_answer_breaks_what_is_published(answer: Any) -> None:
     """Any JSON is a usage or our error; what is published of it is strict JSON within bounds, without templates."""
-    state = make_state()
+    state = make_state(1, sources=(OAUTH, STATUSLINE))
     state.begin_poll(NOW)
     try:
         usage = parse_usage(answer, NOW)
@@ -127,7 +85,7 @@ def test_names_of_the_api_cannot_be_templates_or_topics(text: str) -> None:
     """A model's name appears as a name alone: no template, topic level or entity id is made of more than its slug."""
     answer = sample_usage(now=NOW, limits=[make_limit("weekly_scoped", 5, None, model="M " + text)], **{text: 1})
     money = {"is_enabled": True, "monthly_limit": 5, "used_credits": 1, "currency": text, "decimal_places": 2}
-    state = make_state()
+    state = make_state(1, sources=(OAUTH, STATUSLINE))
     state.begin_poll(NOW)
     usage = parse_usage(answer | {"extra_usage": money}, NOW, plan=text)
     state.finish_poll(
@@ -155,7 +113,7 @@ def assert_harmless(documents: dict[str, Any]) -> None:
 
 def remembered() -> dict[str, Any]:
     """Return what a real run leaves on the broker."""
-    state = make_state()
+    state = make_state(1, sources=(OAUTH, STATUSLINE))
     state.begin_poll(NOW)
     answer = sample_usage(now=NOW, scoped={"Fable": 3})
     state.finish_poll(PollResult(account="default", source=OAUTH, reading=parse_usage(answer, NOW), requests=1), NOW)
@@ -174,7 +132,7 @@ LATER = NOW + dt.timedelta(minutes=2)
 )
 def test_no_retained_memory_breaks_a_start(memory: str, health: str, state_text: str, config: str) -> None:
     """Anybody may have written there: the start goes on, what is published is ours, and no wait is without end."""
-    state = make_state()
+    state = make_state(1, sources=(OAUTH, STATUSLINE))
     retained = {TOPICS.memory: memory, TOPICS.health: health, TOPICS.state: state_text, TOPICS.config: config}
     state.restore({topic: text.encode("utf-8", "replace") for topic, text in retained.items()}, LATER)
     state.tick(LATER)
@@ -195,7 +153,7 @@ def test_no_retained_memory_breaks_a_start(memory: str, health: str, state_text:
 @given(st.sampled_from(["refresh", "interval", "polling", "fence", "x", *INJECTIONS]), st.binary(max_size=60))
 def test_no_command_breaks_it(name: str, payload: bytes) -> None:
     """A command does what it is for, or nothing."""
-    state = make_state()
+    state = make_state(1, sources=(OAUTH, STATUSLINE))
     obey(state, name, payload, NOW)
     assert 180 <= state.policy.interval.total_seconds() <= 3600
     assert_harmless(publish(state, NOW))
@@ -220,7 +178,7 @@ def test_a_spoiled_status_line_shows_nothing_wrong(message: dict[str, Any]) -> N
     """A message with anything in it gives numbers within bounds, or none."""
     usage = parse_statusline(json.dumps(message).encode(), NOW)
     if usage is not None:
-        state = make_state()
+        state = make_state(1, sources=(OAUTH, STATUSLINE))
         state.take(usage, NOW)
         assert_harmless(publish(state, NOW))
 

@@ -49,7 +49,7 @@ def test_a_named_account_continues_version_1(
     watcher.settle()
     clock = Clock(start=datetime.fromisoformat(VERSION_1["recorded_at"]).astimezone(UTC) + timedelta(minutes=1))
     with running_service(running_broker.port, endpoint.url, named(home, "work"), clock=clock, limited=True):
-        announced = watcher.wait_topic(WORK_CONFIG, lambda m: bool(m.payload), timeout=20).json()
+        announced = watcher.wait_topic(WORK_CONFIG, lambda m: bool(m.payload)).json()
     components = announced["components"]
     assert components["five_hour_utilization"]["unique_id"] == "claude_usage_work_five_hour_utilization"
     assert "work" not in components["five_hour_utilization"]["default_entity_id"]

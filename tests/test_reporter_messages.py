@@ -37,6 +37,7 @@ from claude_usage_mqtt.sources.reporter_messages import (
 from claude_usage_mqtt.sources.source import Login
 from claude_usage_mqtt.usage.reading import REPORTER, Reading
 from parts.documents import make_extra_usage, make_spend, sample_usage
+from parts.hostile import spoiled, values
 
 NOW = dt.datetime(2026, 11, 20, 16, 0, tzinfo=dt.UTC)
 AGE = dt.timedelta(seconds=40)
@@ -48,20 +49,6 @@ LOGIN = Login(
     token_expires_at=NOW + dt.timedelta(hours=8),
     login_expires_at=NOW + dt.timedelta(days=28),
 )
-INJECTIONS = ("{{ states('x') }}", "a/+/#", "\x1b]0;owned\x07", "line\nbreak", "\ud800", "\u202e\u0000", "x" * 5000)
-
-values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=30) | st.sampled_from(INJECTIONS),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
-    max_leaves=12,
-)
-
-
-def spoiled(document: Any) -> st.SearchStrategy[Any]:
-    """Return documents of this shape in which anything may be anything."""
-    if isinstance(document, dict):
-        return st.fixed_dictionaries({}, optional={key: values | spoiled(value) for key, value in document.items()})
-    return st.just(document) | values
 
 
 def make_reading() -> Reading:

@@ -442,6 +442,20 @@ def test_what_the_broker_sends_back_publishes_nothing(
         assert not watcher.messages(STATE, since=since)
 
 
+def test_without_discovery_the_device_of_all_accounts_is_not_announced_either(
+    tmp_path: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
+) -> None:
+    """Who switches discovery off loses every device of ours, the one for all accounts too."""
+    several = settings(running_broker, endpoint) | accounts(tmp_path, "personal", "work")
+    config = "homeassistant/device/claude_usage_all/config"
+    with ServiceProcess(tmp_path, **several):
+        watcher.wait_topic(config)
+    since = watcher.mark()
+    with ServiceProcess(tmp_path, **several | {"HOMEASSISTANT_DISCOVERY": "false"}):
+        watcher.wait_topic(config, lambda message: not message.payload, since=since)
+        watcher.wait_topic("claude-usage/all/state", since=since)
+
+
 def test_another_services_devices_are_left_alone(tmp_path: Path, running_broker: Broker, endpoint: Endpoint) -> None:
     """What a service with another base topic has announced is none of ours, whatever the account is called."""
     single = ServiceProcess(tmp_path / "a", **settings(running_broker, endpoint))

@@ -50,8 +50,8 @@ def test_a_linux_box(tmp_path: Path, broker: Mosquitto, watcher: Watcher, endpoi
     home = tmp_path / "home"
     write_credentials(home)
     with ServiceProcess(home, **settings):
-        watcher.wait_topic(STATE, lambda message: session(message) == (42, None), 30)
-        watcher.wait_topic("homeassistant/device/claude_usage_default/config", timeout=30)
+        watcher.wait_topic(STATE, lambda message: session(message) == (42, None))
+        watcher.wait_topic("homeassistant/device/claude_usage_default/config")
     checked = call_command(home, "check", MQTT_HOST="127.0.0.1", CLAUDE_CONFIG_DIR=home, **settings)
     assert checked.returncode == 0, checked.stdout
 
@@ -80,7 +80,7 @@ def test_uninstalling(tmp_path: Path, broker: Mosquitto, watcher: Watcher, endpo
     home = tmp_path / "home"
     write_credentials(home)
     with ServiceProcess(home, **settings):
-        watcher.wait_topic(STATE, lambda message: session(message) == (42, None), 30)
+        watcher.wait_topic(STATE, lambda message: session(message) == (42, None))
     removed = call_command(home, "remove", MQTT_HOST="127.0.0.1", **settings)
     assert removed.returncode == 0, removed.stderr
     watcher.settle()

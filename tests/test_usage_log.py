@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -11,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from claude_usage_mqtt.service.usage_log import UsageLog
+from claude_usage_mqtt.service.usage_log import MAX_WAITING, UsageLog
 from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.usage.account import AccountUsage
 from claude_usage_mqtt.usage.document import state_document
 from parts.documents import make_extra_usage, make_window, sample_usage
 from parts.readings import take
+from parts.waiting import eventually
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 RESET = datetime(2026, 11, 20, 14, 30, tzinfo=UTC)
@@ -96,39 +98,20 @@ def test_a_rotated_file_is_left_alone(tmp_path: Path) -> None:
     assert [line["five_hour_utilization"] for line in lines(path)] == [3]
 
 
-def test_a_full_disk_leaves_no_half_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What does not fit is not there at all; that is logged once, and once that there is room again."""
+def test_a_half_line_on_a_full_disk_spoils_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What does not fit is cut; that is logged once, and once that there is room again, and the next line is whole."""
     path = tmp_path / "usage.log"
     log = UsageLog(path)
     log.write(document(1), NOW)
     caplog.set_level(logging.INFO)
     with largest_file(path.stat().st_size + 40):
         log.write(document(2), NOW)
-        log.write(document(3), NOW)
-        assert len(lines(path)) == 1
     log.write(document(4), NOW)
-    assert [line["five_hour_utilization"] for line in lines(path)] == [1, 4]
+    first, torn, fourth = path.read_text().splitlines()
+    assert [json.loads(line)["five_hour_utilization"] for line in (first, fourth)] == [1, 4]
+    assert len(torn) == 40
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
     assert str(path) in caplog.records[0].message
-
-
-def test_a_half_line_that_stays_spoils_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the half line cannot be removed, the next one does not become part of it."""
-    path = tmp_path / "usage.log"
-    log = UsageLog(path)
-    log.write(document(1), NOW)
-
-    def refuse(_descriptor: int, _length: int) -> None:
-        raise PermissionError
-
-    with largest_file(path.stat().st_size + 40), monkeypatch.context() as patched:
-        patched.setattr(os, "ftruncate", refuse)
-        log.write(document(2), NOW)
-    log.write(document(3), NOW)
-    log.write(document(4), NOW)
-    first, torn, third, fourth = path.read_text().splitlines()
-    assert [json.loads(line)["five_hour_utilization"] for line in (first, third, fourth)] == [1, 3, 4]
-    assert len(torn) == 40
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
@@ -166,3 +149,33 @@ def test_a_pipe_that_nobody_reads_does_not_hang(tmp_path: Path, caplog: pytest.L
         assert json.loads(os.read(reader, 10_000))["five_hour_utilization"] == 2
     finally:
         os.close(reader)
+
+
+def test_a_dead_mount_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While a write hangs the service goes on; lines wait, and if they become too many that is logged once."""
+    hangs, written = threading.Event(), []
+    log, state = UsageLog(tmp_path / "usage.log"), document()
+
+    def append(_self: UsageLog, line: bytes) -> None:
+        hangs.wait()
+        written.append(line)
+
+    monkeypatch.setattr(UsageLog, "_append", append)
+    for _ in range(MAX_WAITING + 10):
+        log.put(state, NOW)
+    assert len(caplog.records) == 1
+    hangs.set()
+    eventually(lambda: len(written) >= MAX_WAITING)
+    log.close()
+    assert len(written) <= MAX_WAITING + 1
+
+
+def test_the_last_lines_are_written(tmp_path: Path) -> None:
+    """Whoever stops the service has the line of its last poll."""
+    log = UsageLog(tmp_path / "usage.log")
+    for percent in range(1, 4):
+        log.put(document(percent), NOW)
+    log.close()
+    assert [line["five_hour_utilization"] for line in lines(tmp_path / "usage.log")] == [1, 2, 3]

@@ -365,10 +365,11 @@ def test_plain_ascii_where_the_terminal_has_nothing_else() -> None:
 
 
 def test_it_answers_whether_one_can_work() -> None:
-    """Blocked or not, until when, and the closest limit are at the top; a severity is shown if there is one."""
+    """Blocked or not, until when, the closest limit and the summary are at the top; a severity is shown if known."""
     board = Board("base", "broker", is_connected=True, is_online=True)
     document = json.loads(state("default", 100, now=NOW))
     document |= {"blocked": True, "blocked_until": (NOW + timedelta(days=2)).isoformat()}
+    document["summary"] = "Blocked until Thu. Session 100 %.\x1b[31m"
     document["windows"]["five_hour"]["severity"] = "critical"
     board.take(Message(topic="base/default/state", payload=json.dumps(document).encode()))
     alive = {"status": "ok", "fresh": True, "alive_until": (NOW + timedelta(minutes=8)).isoformat()}
@@ -377,6 +378,7 @@ def test_it_answers_whether_one_can_work() -> None:
     shown = re.sub(r"\x1b\[[0-9;]*m", "", drawn(board))
     assert f"Blocked until {until:%a %H:%M}" in shown
     assert "Closest to its limit: Session" in shown
+    assert "Blocked until Thu. Session 100 %." in shown
     assert "critical" in shown
 
 

@@ -133,10 +133,20 @@ def test_a_reset_during_a_gap_fires_once_late_with_its_due_time() -> None:
 
 
 def test_a_reset_that_comes_a_little_before_its_minute_is_no_early_one() -> None:
-    """The published minute may lie up to half a minute after the true reset."""
+    """The published minute may lie up to half a minute after the true reset; the reading after it confirms that."""
     story = Story()
-    story.read((200, 80, RESET + timedelta(seconds=31)), (300.6, 0, None))
+    story.read((200, 80, RESET + timedelta(seconds=31)), (300.6, 0, None), (302, 0, None))
     assert story.names == ["reset"]
+
+
+def test_a_near_zero_reading_just_before_the_reset_is_doubted_too() -> None:
+    """It is not taken for the new window: the old number that follows under the new reset is still recognized."""
+    story = Story()
+    story.read((290, 97, RESET), (299.3, 0, None))
+    assert shown(story.usage, minutes(299.3))["utilization"] == 97
+    story.read((301, 98, RESET + SESSION), (302, 4, RESET + SESSION))
+    assert story.names == ["reset"]
+    assert shown(story.usage, minutes(302))["utilization"] == 4
 
 
 @pytest.mark.parametrize("new_reset", [minutes(400), minutes(302), minutes(150), None])

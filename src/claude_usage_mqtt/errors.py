@@ -34,7 +34,7 @@ class ClaudeUsageError(Exception):
 
     exit_status: ClassVar[int] = 1
     status: ClassVar[str] = "starting"
-    """The `status` of the health topic that stands for this error."""
+    """The `status` of the health topic for this error."""
 
 
 class SettingsError(ClaudeUsageError):
@@ -97,7 +97,7 @@ class RateLimited(ApiError):  # noqa: N818
     """The API limits the rate of requests (429).
 
     `retry_after` is the time the API named, or None if it named none (or zero): then only the
-    hourly window of this token is full, else the account is shut out for that time.
+    hourly window of this token is full, else the account is blocked for that time.
     """
 
     exit_status = 5

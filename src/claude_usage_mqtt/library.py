@@ -28,7 +28,7 @@ Every error is a ClaudeUsageError, and its text a sentence that says what to do:
     ...     print(error)
     /nowhere/.claude/.credentials.json does not exist; log in with Claude Code, or point CLAUDE_CONFIG_DIR at its folder. If Claude Code is used on another machine, set CLAUDE_SOURCE=reporter and run 'claude-usage-mqtt report' there.
 
-The endpoint takes about 28 requests an hour, then shuts the account out, for Claude Code too:
+The endpoint takes about 28 requests an hour, then blocks the account, for Claude Code too:
 
     >>> try:
     ...     get_usage()
@@ -88,7 +88,7 @@ def get_usage(
     (`claude_code_command`, by default `claude`), which needs no token; with both, the next one is asked if a login
     cannot be used. With `oauth` and a `claude_code_command`, that renews a token that has expired.
 
-    Ask seldom: an account may make fewer than 28 requests an hour, Claude Code's own included, and is shut out
+    Ask rarely: an account may make fewer than 28 requests an hour, Claude Code's own included, and is blocked
     for about an hour after that.
 
     Blocks for 20 seconds at most, with Claude Code for a minute. Raises SettingsError for unusable arguments,

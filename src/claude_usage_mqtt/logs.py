@@ -57,13 +57,13 @@ class Outage:
         self._log = log
         self._reported: set[str] = set()
 
-    def fell(self, kind: str, sentence: str) -> None:
+    def down(self, kind: str, sentence: str) -> None:
         """Say that it is broken, unless that was said."""
         if kind not in self._reported:
             self._reported.add(kind)
             self._log.warning("%s", sentence)
 
-    def rose(self, sentence: str) -> None:
+    def up(self, sentence: str) -> None:
         """Say that it is back, if it was broken."""
         if self._reported:
             self._reported.clear()

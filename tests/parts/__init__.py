@@ -1,10 +1,10 @@
-"""The real parts that the tests run against: brokers, an HTTP endpoint, a faulty network, credentials.
+"""The real parts that the tests run against, and what the tests have in common.
 
-- `broker`: a real Mosquitto, or the embedded broker where there is none
-- `watcher`: an independent MQTT client that remembers what it saw
+- `broker`: a real Mosquitto, or the embedded broker if there is none; `watcher`: an MQTT client that remembers
 - `endpoint`: an HTTP server that answers like the usage endpoint; `faults` and `documents` are what it answers
-- `proxy`: a TCP proxy that freezes, slows, cuts and refuses
-- `credentials`: Claude Code's credentials file
-- `certificates`: an authority for TLS tests
-- `net`: loopback ports and listeners that the others are made of
+- `proxy`: a TCP proxy that freezes, slows, cuts and refuses; `net`: the ports and listeners of these
+- `service`, `reporter`, `command`: the program itself, as a process or inside the test
+- `credentials`, `claude_code`, `supervisor`, `certificates`: what it finds around it
+- `simulation`, `true_account`, `readings`: accounts in simulated time
+- `patience`, `waiting`: what is waited for, and for how long; `hostile`: input that means no good
 """

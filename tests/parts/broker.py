@@ -18,6 +18,7 @@ import pytest
 
 from parts.certificates import Authority, KeyPair
 from parts.net import LOOPBACK, HeldPort
+from parts.waiting import REASONABLE
 
 START_TIMEOUT: Final = 10.0
 STOP_TIMEOUT: Final = 10.0
@@ -234,7 +235,7 @@ class Mosquitto:
 
     # -- what it says
 
-    def wait_for_log(self, text: str, timeout: float = 10, *, count: int = 1) -> None:
+    def wait_for_log(self, text: str, timeout: float = REASONABLE, *, count: int = 1) -> None:
         """Wait until `text` was in that many lines of its log since the last start."""
         with self._changed:
             found = self._changed.wait_for(

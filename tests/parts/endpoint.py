@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Final, Protocol, Self, runtime_checkable
 
 from parts.documents import Document, sample_usage
 from parts.net import LOOPBACK, Acceptor, HeldPort, hang_up
+from parts.waiting import REASONABLE
 
 USAGE_PATH: Final = "/api/oauth/usage"
 BETA: Final = "oauth-2025-04-20"
@@ -213,12 +214,12 @@ class Endpoint:
         with self._changed:
             return self._bytes_sent
 
-    def wait_for_requests(self, count: int, timeout: float = 10) -> list[Request]:
+    def wait_for_requests(self, count: int, timeout: float = REASONABLE) -> list[Request]:
         """Wait until that many requests came in all, and give those that are remembered."""
         self._wait_until(lambda: self._count >= count, timeout, f"{count} requests")
         return self.requests
 
-    def wait_for_clients_gone(self, count: int, timeout: float = 10) -> None:
+    def wait_for_clients_gone(self, count: int, timeout: float = REASONABLE) -> None:
         """Wait until that many clients left before their answer was complete."""
         self._wait_until(lambda: self._gone >= count, timeout, f"{count} clients to leave")
 

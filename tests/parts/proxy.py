@@ -14,6 +14,7 @@ from multiprocessing.connection import wait
 from typing import Final, Self
 
 from parts.net import LOOPBACK, HeldPort
+from parts.waiting import REASONABLE
 
 PIECE: Final = 64 * 1024
 SLOW_STEP: Final = 0.02
@@ -125,7 +126,7 @@ class FaultyProxy:
         with self._changed:
             return self._connections
 
-    def wait_for_connections(self, count: int, timeout: float = 10) -> None:
+    def wait_for_connections(self, count: int, timeout: float = REASONABLE) -> None:
         """Wait until it took that many connections in all."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._connections >= count, timeout):

@@ -27,6 +27,7 @@ from claude_usage_mqtt.topics import Topics
 from claude_usage_mqtt.usage.reading import OAUTH
 from parts.command import QUICK_REPORTER, clean_environment, command_line
 from parts.net import LOOPBACK
+from parts.waiting import REASONABLE
 from parts.watcher import Message
 
 BASE: Final = "claude-usage"
@@ -98,7 +99,7 @@ class Log:
         """Return how many lines hold this."""
         return sum(part in line for line in self.lines)
 
-    def wait_for(self, part: str, timeout: float = 15, *, count: int = 1) -> None:
+    def wait_for(self, part: str, timeout: float = REASONABLE, *, count: int = 1) -> None:
         """Wait until that many lines hold this."""
         with self._changed:
             found = self._changed.wait_for(lambda: sum(part in line for line in self._lines) >= count, timeout)

@@ -36,7 +36,7 @@ class Shown:
         return found
 
 
-def make_state(seed: int, *, interval: float = 300, sources: tuple[str, ...] = (OAUTH,)) -> AccountState:
+def make_state(seed: int = 1, *, interval: float = 300, **more: Any) -> AccountState:
     """Return an account as it is at a start, with the limits of the real API."""
     options = AccountOptions(
         topics=TOPICS,
@@ -45,7 +45,7 @@ def make_state(seed: int, *, interval: float = 300, sources: tuple[str, ...] = (
         limited=True,
         stale_after=timedelta(minutes=30),
         thresholds=(75.0, 90.0),
-        sources=sources,
+        **more,
     )
     return AccountState(options, Policy(interval=options.interval, limited=True, rng=random.Random(seed)))
 

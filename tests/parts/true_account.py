@@ -128,7 +128,9 @@ class TrueAccount:
             )
         document: dict[str, Any] = {window.key: self._section(window) for window in self.windows}
         wrong = fault(document) if fault is not None else set()
-        if self.old_session is not None and now < self.old_session[0] and self.old_session[1] >= 50 and not wrong:
+        is_old = self.old_session is not None and now < self.old_session[0] and self.old_session[1] >= 50
+        # A clock that is wrong does not know when the reset was, and may ask twice in this time.
+        if self.old_session is not None and is_old and self.is_clock_right and not wrong:
             document["five_hour"] = {"utilization": self.old_session[1], "resets_at": (self.now + SESSION).isoformat()}
             wrong, self.quiet = {"five_hour"}, 3
         for window in self.windows:
@@ -168,6 +170,8 @@ class TrueAccount:
         return {"five_hour"}
 
     def _zero(self, document: dict[str, Any]) -> set[str]:
+        if not self.is_clock_right:
+            return set()  # to a clock that is ahead it is a window that has just begun
         last = {said.key: said for said in self.said}
         wrong = {key for key, said in last.items() if said.utilization >= 11 and said.fill == self._fill(key)}
         moved = self.rng.choice([None, timedelta(0), DAY])  # sometimes the reset is wrong, too

@@ -3,7 +3,8 @@
 import time
 from collections.abc import Callable
 
-REASONABLE = 20.0
+REASONABLE = 30.0
+"""Seconds, on a machine that is busy with something else."""
 
 
 def eventually(is_true: Callable[[], bool]) -> None:

@@ -13,6 +13,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from parts.net import LOOPBACK
+from parts.waiting import REASONABLE
 
 FENCE_PREFIX: Final = "tests-fence/"
 CONNECT_TIMEOUT: Final = 10.0
@@ -121,7 +122,9 @@ class Watcher:
         """Return the last payload of a topic, parsed."""
         return self.last(topic).json()
 
-    def wait_for(self, predicate: Callable[[Message], object], timeout: float = 10, *, since: int = 0) -> Message:
+    def wait_for(
+        self, predicate: Callable[[Message], object], timeout: float = REASONABLE, *, since: int = 0
+    ) -> Message:
         """Return the first message, from `since` on, that the predicate likes; wait for it if need be."""
         seen = since
         found: Message | None = None
@@ -144,7 +147,7 @@ class Watcher:
         self,
         topic: str,
         predicate: Callable[[Message], object] = lambda _: True,
-        timeout: float = 10,
+        timeout: float = REASONABLE,
         *,
         since: int = 0,
     ) -> Message:
@@ -153,7 +156,7 @@ class Watcher:
             lambda message: topic_matches_sub(topic, message.topic) and predicate(message), timeout, since=since
         )
 
-    def settle(self, timeout: float = 10) -> None:
+    def settle(self, timeout: float = REASONABLE) -> None:
         """Return when all that the broker had taken before this call has arrived here."""
         fence = f"{FENCE_PREFIX}{self._id}/{uuid.uuid4().hex}"
         self.publish(fence, "")
@@ -162,7 +165,7 @@ class Watcher:
                 raise AssertionError(f"the broker did not send the fence back in {timeout} s")
             self._fences.discard(fence)
 
-    def wait_connected(self, timeout: float = 10) -> None:
+    def wait_connected(self, timeout: float = REASONABLE) -> None:
         """Return when the subscriptions stand, after a broker's restart for instance."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._subscribed, timeout):
@@ -181,7 +184,7 @@ class Watcher:
     # -- what it says
 
     def publish(
-        self, topic: str, payload: str | bytes = "", *, retain: bool = False, qos: int = 1, timeout: float = 10
+        self, topic: str, payload: str | bytes = "", *, retain: bool = False, qos: int = 1, timeout: float = REASONABLE
     ) -> None:
         """Publish, and wait until the broker has taken it; a refusal (MQTT 5 reports it) is an AssertionError."""
         assert self._client is not None, "the watcher is not started"

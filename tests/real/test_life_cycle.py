@@ -149,6 +149,42 @@ def test_version_1_is_upgraded_in_place(
     assert not [entity for entity in states if re.search(r"claude_.*_2$", entity)]
 
 
+def test_a_named_account_of_version_1_keeps_its_entity_ids(
+    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, watcher: Watcher, tmp_path: Path
+) -> None:
+    """Its device moves from `default` to its name; the entity ids, to which history belongs, stay through restarts."""
+    for topic, payload in version_1("single").items():
+        watcher.publish(topic, payload, retain=True)
+    before = home.wait_entities(lambda entries: len(entries) == 3 * 11 + 5 + 9)
+    watcher.publish(STATUS, "online", retain=True)
+    home.wait_for(sensor__claude_session_usage="42.5")
+    settings = {"CLAUDE_ACCOUNTS": f'{{"work": "{tmp_path}"}}', "CLAUDE_CONFIG_DIR": ""}
+    for _ in range(2):
+        with service(mosquitto, endpoint, tmp_path, **settings):
+            home.wait_for(sensor__claude_status="OK", sensor__claude_session_usage="42.5")
+            home.wait_entities(lambda entries: not entries)
+            after = home.wait_entities(lambda entries: set(before) <= set(entries), "claude_usage_work")
+            states = home.states()
+    assert not [entity for entity in (*after, *states) if re.search(r"claude_(.*_2|work_.*)$", entity)]
+
+
+def test_accounts_of_version_1_that_are_no_longer_configured_are_removed(
+    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, watcher: Watcher, tmp_path: Path
+) -> None:
+    """Of its two accounts and the device for both, one account stays; Home Assistant has nothing to say about it."""
+    for topic, payload in version_1("several").items():
+        watcher.publish(topic, payload, retain=True)
+    watcher.publish(STATUS, "online", retain=True)
+    gone = ("claude_usage_work", "claude_usage_all")
+    for identifier in gone:
+        home.wait_entities(bool, identifier)
+    settings = {"CLAUDE_ACCOUNTS": f'{{"personal": "{tmp_path}"}}', "CLAUDE_CONFIG_DIR": ""}
+    with service(mosquitto, endpoint, tmp_path, **settings):
+        home.wait_for(sensor__claude_personal_status="OK", sensor__claude_personal_session_usage="42.5")
+        for identifier in gone:
+            home.wait_entities(lambda entries: not entries, identifier)
+
+
 def test_extra_usage_switched_off_takes_its_amounts_away(
     home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, watcher: Watcher, tmp_path: Path
 ) -> None:

@@ -381,6 +381,36 @@ def test_an_event_is_notified_of_once_whatever_was_down(
     assert [text.partition("over ")[2] for text in texts] == ["50 %).", "70 %).", "90 %)."]
 
 
+def test_a_reset_while_home_assistant_is_away_is_notified_of_once(
+    home: HomeAssistant, mosquitto: Mosquitto, node_red: Callable[[], None], watcher: Watcher, tmp_path: Path
+) -> None:
+    """The flow reports it at once, the blueprint after Home Assistant's start, and neither at its next one."""
+    write_credentials(tmp_path, expires_in=dt.timedelta(days=9))
+    soon = dt.datetime.now(dt.UTC) + dt.timedelta(hours=2)
+    with Endpoint(sample_usage(five_hour=95, resets_at=soon, seven_day=20, scoped={})) as endpoint:
+        settings = {"MQTT_PORT": mosquitto.port, "CLAUDE_API_URL": endpoint.url, "POLL_INTERVAL": 1}
+        with ServiceProcess(tmp_path, **settings):
+            home.wait_for(sensor__claude_session_usage="95.0")
+            from_blueprint(home, "reset", window_event=EVENT, nearly=80, actions=publishing("{{ title }}"))
+            node_red()
+            watcher.wait_topic("tests/is-free")
+            home.stop()
+            later = soon + dt.timedelta(hours=5)
+            endpoint.document = sample_usage(five_hour=0, resets_at=later, seven_day=20, scoped={})
+            watcher.wait_topic("tests/was-reset", timeout=30)
+            assert watcher.messages(RAN) == []
+            home.start()
+            watcher.wait_topic(RAN, timeout=60)
+            home.restart()
+            home.wait_for(sensor__claude_session_usage="0.0", automation__reset="on")
+            home.call("mqtt.publish", topic="tests/here", payload="x", qos=1)
+            watcher.wait_topic("tests/here")
+            watcher.settle()
+    assert [message.payload for message in watcher.messages(RAN)] == ["Claude Session has reset early"]
+    assert len(watcher.messages("tests/was-reset")) == 1
+    home.rest("DELETE", "/api/config/automation/config/reset")
+
+
 def test_esphome_takes_the_display(tmp_path: Path) -> None:
     """The display's configuration is valid for ESPHome."""
     program = os.environ.get("ESPHOME") or shutil.which("esphome")

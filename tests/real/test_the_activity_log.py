@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from claude_usage_mqtt.demo.simulated_api import SimulatedAccount, SimulatedApi
 from parts.broker import Mosquitto
 from parts.credentials import write_credentials
-from parts.service import HEALTH, running_service
+from parts.service import HEALTH, STATE, running_service
 from parts.watcher import Watcher
 from real.home import HomeAssistant, StepClock, pass_until
 
@@ -44,13 +45,15 @@ class Account(SimulatedAccount):
         return answer
 
 
-@pytest.mark.parametrize(("work", "share"), [(0.6, 0.1), (1.0, 0.35)], ids=["ordinary days", "days over pace"])
+@pytest.mark.parametrize(("work", "share"), [(0.6, 0.1), (1.0, 0.25)], ids=["ordinary days", "days over pace"])
 def test_the_activity_log_is_about_events_and_resets(
     home: HomeAssistant, mosquitto: Mosquitto, watcher: Watcher, tmp_path: Path, work: float, share: float
 ) -> None:
     """On ordinary days at most one line in ten is something else; nothing makes a line with every poll.
 
-    An account that goes over pace has two more lines when it does, and two when it is on pace again.
+    An account that goes over pace has two more lines when it does, and two when it is on pace again. The recorder
+    gets at most one row of an entity per poll, and none without a line unless it is a number. On its topic, too, the
+    time at which a limit is expected moves only by much.
     """
     write_credentials(tmp_path, expires_in=dt.timedelta(days=30))
     clock = StepClock()
@@ -61,19 +64,57 @@ def test_the_activity_log_is_about_events_and_resets(
         home.wait(lambda states: states.get("sensor.claude_weekly_usage", {}).get("state") not in (None, "unknown"))
         home.wait_for(sensor__claude_plan="Max 5x")
 
-        def live(span: dt.timedelta) -> None:
-            until = clock.now() + span
+        def live(span: dt.timedelta) -> int:
+            """Let time pass, and return the number of polls in it."""
+            until, polls = clock.now() + span, 0
             while clock.now() < until:
                 due = dt.datetime.fromisoformat(watcher.json(HEALTH)["next_poll"])
                 pass_until(clock, due + dt.timedelta(seconds=1), watcher)
+                polls += 1
+            return polls
 
         live(dt.timedelta(hours=1))  # the first state of each entity is a line, too
         began = dt.datetime.now(dt.UTC)
-        live(dt.timedelta(hours=HOURS))
+        polls = live(dt.timedelta(hours=HOURS))
         ours = ",".join(entity for entity in home.states() if ".claude_" in entity)
         since = began.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         lines = home.rest("GET", f"/api/logbook/{since}?entity={ours}")
+        histories = home.rest(
+            "GET", f"/api/history/period/{since}?filter_entity_id={ours}&significant_changes_only=0&skip_initial_state"
+        )
     counts = Counter(line["entity_id"] for line in lines)
+    rows = {history[0]["entity_id"]: len(history) for history in histories if history}
     noise = {entity: n for entity, n in counts.items() if n > FIRST_LINES and not entity.endswith(NEWS)}
     assert counts["event.claude_session_event"] > HOURS / 10, counts
     assert sum(noise.values()) <= sum(counts.values()) * share, counts
+    assert max(rows.values()) <= polls + FIRST_LINES, rows
+    assert {entity for entity in rows if entity not in counts} <= NUMBERS, rows
+    check_limits([message.json()["windows"] for message in watcher.messages(STATE)])
+
+
+NUMBERS = {
+    *(
+        f"sensor.claude_{window}_{of}"
+        for window in ("session", "weekly", "weekly_fable")
+        for of in ("usage", "projected")
+    ),
+    *(f"sensor.claude_extra_usage_{amount}" for amount in ("used", "limit", "remaining", "utilization")),
+    "sensor.claude_tightest",
+}
+"""The entities that are drawn as a curve: Home Assistant makes no lines of them."""
+
+
+def check_limits(published: list[dict[str, Any]]) -> None:
+    """Check that a limit's expected time moves only by a twentieth of the time until it; a week on pace has none."""
+    moves = 0
+    for before, after in itertools.pairwise(published):
+        for key, window in after.items():
+            known, new = (each[key]["limit_at"] if key in each else None for each in (before, after))
+            assert not (new and window["on_pace"] and key != "five_hour"), (key, window)
+            if known and new and known != new and before[key]["resets_at"] == window["resets_at"]:
+                moves += 1
+                at, expected = dt.datetime.fromisoformat(window["read_at"]), dt.datetime.fromisoformat(known)
+                moved = abs(dt.datetime.fromisoformat(new) - expected)
+                # (what is known can be over by then, and then anything is new)
+                assert expected <= at or moved > max(dt.timedelta(minutes=5), (expected - at) / 20), (known, window)
+    assert moves

@@ -21,7 +21,7 @@ from claude_usage_mqtt.topics import ACCOUNT_ID, DEFAULT_ACCOUNT, NO_PROBLEM, ON
 from claude_usage_mqtt.untrusted import clean_text, json_object, number
 from claude_usage_mqtt.usage import derived
 from claude_usage_mqtt.usage.reading import MAX_AMOUNT, MAX_UTILIZATION
-from claude_usage_mqtt.usage.standing import clock_time
+from claude_usage_mqtt.usage.standing import MAX_SUMMARY, clock_time
 
 MAX_ACCOUNTS, MAX_WINDOWS = 500, 30
 LONGEST_MESSAGE = 256 * 1024
@@ -167,7 +167,7 @@ def _one_line(*parts: Text) -> Text:
 
 
 def _bar(width: int, utilization: float | None, elapsed: float | None, color: str, *, is_ascii: bool) -> Text:
-    """Return a bar; a mark in it stands where an even pace would be."""
+    """Return a bar; a mark in it shows where an even pace would be."""
     full, empty, mark = ("#", "-", "|") if is_ascii else ("█", "░", "┃")
     filled = 0 if utilization is None else round(width * min(utilization, 100) / 100)
     bar = Text(full * filled, style=color) + Text(empty * (width - filled), style="dim")
@@ -189,6 +189,9 @@ def _answer(state: dict[str, Any], now: datetime) -> Iterator[Text]:
     label = clean_text(tightest.get("label"), LONGEST_LABEL) if isinstance(tightest, dict) else None
     if label is not None and len(_windows(state)) > 1:
         yield Text(f"Closest to its limit: {label}", style="dim")
+    summary = clean_text(state.get("summary"), MAX_SUMMARY)
+    if summary:
+        yield Text(summary, style="dim")
 
 
 def _windows(state: dict[str, Any]) -> list[dict[str, Any]]:

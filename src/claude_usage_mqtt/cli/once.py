@@ -11,7 +11,8 @@ from claude_usage_mqtt.instants import parse_instant
 from claude_usage_mqtt.settings.fields import load_settings
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.in_order import in_order
-from claude_usage_mqtt.sources.select import OTHER_SOURCES, polled_sources
+from claude_usage_mqtt.sources.select import other_sources, polled_sources
+from claude_usage_mqtt.sources.source import PollResult
 from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, encode
 from claude_usage_mqtt.untrusted import clean_text
 from claude_usage_mqtt.usage.account import AccountUsage
@@ -42,7 +43,7 @@ def once(*, as_json: bool, force: bool = False) -> int:
             continue
         outcome = source.poll(account.id, clock, may_retry=True)
         if outcome.reading is None:
-            first_error = first_error or _with_other_sources(outcome.error)
+            first_error = first_error or _with_other_sources(outcome)
             continue
         try:
             require_readable(outcome.reading)
@@ -58,11 +59,12 @@ def once(*, as_json: bool, force: bool = False) -> int:
     return 0
 
 
-def _with_other_sources(error: ClaudeUsageError | None) -> ClaudeUsageError | None:
+def _with_other_sources(outcome: PollResult) -> ClaudeUsageError | None:
     """Return the error; for a 429 with the other sources, as this may be the first request that was ever made."""
+    error = outcome.error
     if not isinstance(error, RateLimited):
         return error
-    return RateLimited(f"{error} {OTHER_SOURCES}", retry_after=error.retry_after)
+    return RateLimited(f"{error} {other_sources(outcome.source)}", retry_after=error.retry_after)
 
 
 def require_readable(usage: Reading) -> Reading:
@@ -103,12 +105,13 @@ def table(document: dict[str, Any]) -> str:
 
 
 def _answer(document: dict[str, Any]) -> list[str]:
-    """Return whether one can work now, and when that was known."""
+    """Return whether one can work now, when that was known, and the summary."""
     until = local_time(document["blocked_until"])
     words = {True: "Blocked" + (f" until {until}" if until else ""), False: "Not blocked"}
     read_at = local_time(document["updated_at"])
     as_of = f", as of {read_at}" if read_at else ""
-    return [f"{words[document['blocked']]}{as_of}"] if document["blocked"] is not None else []
+    answer = [f"{words[document['blocked']]}{as_of}"] if document["blocked"] is not None else []
+    return [*answer, document["summary"]] if document["windows"] else answer
 
 
 def _notes(key: str, window: dict[str, Any], document: dict[str, Any]) -> list[str]:

@@ -26,9 +26,9 @@ MAX_STDIN = 1024 * 1024
 DEFAULT_ACCOUNT = "default"
 NAMES = (("five_hour", "5h"), ("seven_day", "7d"))
 WARNING, CRITICAL = 75, 90
-"""Percent from which on a number is yellow, and red; the events have settings of their own."""
+"""Percent from which on a number is yellow, and red; events have their own settings."""
 YELLOW, RED, PLAIN = "\x1b[33m", "\x1b[31m", "\x1b[0m"
-SIGNS = {"↻": "reset", "·": "|", "–": "-"}  # noqa: RUF001 - a dash stands for an unknown number
+SIGNS = {"↻": "reset", "·": "|", "–": "-"}  # noqa: RUF001 - a dash means an unknown number
 """What is printed instead if the encoding lacks a character."""
 
 

@@ -102,7 +102,7 @@ class _Rhythm:
 
 
 class SimulatedAccount:
-    """One made-up subscription: how it stands follows from the clock and the seed, not from how often it is asked.
+    """One made-up subscription: its usage follows from the clock and the seed, not from how often it is asked.
 
     `clock` returns an aware datetime in UTC. It may run fast and may jump; what it jumps over is caught up with on
     the next answer, at most eight days of it. Not safe for use from several threads at once.
@@ -111,7 +111,7 @@ class SimulatedAccount:
     def __init__(self, clock: "Callable[[], datetime]", seed: int = 0) -> None:
         self._clock = clock
         self._rhythm = _Rhythm(random.Random(seed))
-        self._jitter = random.Random(seed + 1)  # of its own, so that asking does not change what happens
+        self._jitter = random.Random(seed + 1)  # separate, so that asking does not change what happens
         self._now = clock().astimezone(UTC).replace(second=0, microsecond=0)
         # The week is under way at the start: a demo that shows only zeros for hours shows nothing.
         begun = self._now - timedelta(days=2)
@@ -310,7 +310,7 @@ class _Handler(BaseHTTPRequestHandler):
     """Answers one request and closes the connection, so that no thread outlives the server waiting for more."""
 
     server: _Server
-    timeout = 10  # s: a client that connects and says nothing does not hold a thread for ever
+    timeout = 10  # s: a client that connects and says nothing does not hold a thread forever
 
     def do_GET(self) -> None:
         self.server.count()

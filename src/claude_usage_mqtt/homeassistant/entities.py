@@ -32,11 +32,11 @@ DURATION = "duration"
 
 
 # Each change of these two is a line in somebody's activity log, so they do not follow each poll: around 100 % there is
-# a band in which nothing changes, wide for a session, whose average varies a lot, and the first quarter of a session
+# a band in which nothing changes, wide for a session, whose average varies a lot, and the first third of a session
 # says nothing about its pace yet.
 _IS_SHORT = "{window}.duration_hours < 24"
-_GOES_OVER, _COMES_BACK = f"(120 if {_IS_SHORT} else 102)", f"(80 if {_IS_SHORT} else 98)"
-_IS_EARLY = f"{{window}}.elapsed < 25 and {_IS_SHORT}"
+_GOES_OVER, _COMES_BACK = f"(120 if {_IS_SHORT} else 102)", f"(90 if {_IS_SHORT} else 98)"
+_IS_EARLY = f"{{window}}.elapsed < 33 and {_IS_SHORT}"
 _ON_PACE = (
     "none if {window}.utilization is none else false if {window}.limit_reached else true if {window}.projected is none"
     f" else {{window}}.projected <= {_COMES_BACK} if this.state == 'off'"

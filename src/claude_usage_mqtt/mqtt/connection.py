@@ -75,7 +75,7 @@ class Subscribed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """The connection has lasted so long that nothing is late any more."""
+    """The connection has lasted so long that nothing is late anymore."""
 
 
 ConnectionEvent = Connected | Disconnected | Acknowledged | Subscribed | Settled | Message

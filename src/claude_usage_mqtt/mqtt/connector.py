@@ -42,6 +42,7 @@ class Connector:
         if self._connection is not None:
             self._connection.client.close(patience)
         self._thread.join(patience)
+        self._connection = None  # the last client closes its sockets when nothing refers to it
 
     def _keep_connected(self) -> None:
         protocols = Protocols(self._options)

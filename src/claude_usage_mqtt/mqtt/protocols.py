@@ -22,6 +22,8 @@ class Protocols:
     def __init__(self, options: BrokerOptions) -> None:
         self.current: MQTTProtocolVersion = V3 if options.protocol == "3.1.1" else V5
         self._has_choice = options.protocol == "auto"
+        # Without `_knows_5` a broker that restarts would be asked for 3.1.1 from then on; without `_has_switched` one
+        # that is away would be asked in both versions by turns, without any pause.
         self._has_switched = self._knows_5 = False
         self._silences = 0
 

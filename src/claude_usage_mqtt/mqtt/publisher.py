@@ -250,6 +250,7 @@ class Publisher:
                     info.wait_for_publish(max(0.0, until - time.monotonic()))
                 except (ValueError, RuntimeError):
                     break
+        self._client = None
         self._connector.stop(patience / 2)
 
 

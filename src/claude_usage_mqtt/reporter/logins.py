@@ -24,9 +24,10 @@ EXPIRY_MARGIN = timedelta(minutes=5)
 
 
 class LoginsSeen(NamedTuple):
-    """All logins as they are now."""
+    """All logins as they are now, and for those that cannot be used a sentence for this machine's log."""
 
     accounts: Mapping[str, AnnouncedLogin]
+    problems: Mapping[str, str]
 
 
 @dataclass(slots=True)
@@ -34,6 +35,7 @@ class _Known:
     fingerprint: object = None
     login: Login = field(default_factory=Login)
     status: str | None = None
+    problem: str = ""
     looks: int = 0
 
 
@@ -46,7 +48,14 @@ class LoginWatch:
 
     def look(self, now: datetime) -> LoginsSeen:
         """Return all logins; only those that may have changed are read."""
-        return LoginsSeen({account: self._look(account, source, now) for account, source in self._sources.items()})
+        logins = {account: self._look(account, source, now) for account, source in self._sources.items()}
+        problems = {
+            account: self._known[account].problem
+            or f"the login cannot be used ({login.status}); log in with Claude Code."
+            for account, login in logins.items()
+            if not login.is_usable
+        }
+        return LoginsSeen(logins, problems)
 
     def _look(self, account: str, source: Source, now: datetime) -> AnnouncedLogin:
         known, fingerprint = self._known[account], source.fingerprint()
@@ -55,9 +64,9 @@ class LoginWatch:
         if known.status is None or fingerprint != known.fingerprint or is_blind:
             known.fingerprint, known.looks = fingerprint, 0
             try:
-                known.login, known.status = source.login(), USABLE
+                known.login, known.status, known.problem = source.login(), USABLE, ""
             except CredentialsError as error:
-                known.login, known.status = Login(), error.status
+                known.login, known.status, known.problem = Login(), error.status, str(error)
         status = known.status
         if status == USABLE and has_ended(source, known.login, now):
             status = TokenExpired.status

@@ -16,6 +16,7 @@ from datetime import timedelta
 
 from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.errors import SettingsError
+from claude_usage_mqtt.logs import Outage
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.connection import (
     Acknowledged,
@@ -88,6 +89,7 @@ class Reporter:
         self._name_check = NameCheck(options.machine)
         self._announcement = Announcement(self._topics, self._publisher)
         self._logins: LoginsSeen | None = None
+        self._outages = {account: Outage(log) for account in options.sources}
         self._routes = Routes(self._table())
         self._turned_at = self._moment()
         self._deaf_until = 0.0
@@ -136,7 +138,7 @@ class Reporter:
             self._publisher.stop([last] if self._name_check.is_passed else [], STOP_PATIENCE)
 
     def _notice_sleep(self) -> None:
-        """Note if the loop stood still: asks that wait then are old, and whoever sent them has given up."""
+        """Notice that the machine slept: asks that were waiting are old, and whoever sent them has given up."""
         before, self._turned_at = self._turned_at, self._moment()
         # Not every system's steady clock runs on while it sleeps, but its wall clock does.
         gap = max(now - then for now, then in zip(self._turned_at, before, strict=True))
@@ -166,6 +168,7 @@ class Reporter:
                 self._routes.handle(item, is_early=False)
             case LoginsSeen():
                 self._logins = item
+                self._mention(item)
                 self._announce()
             case Answered(account=account, answer=answer):
                 self._answering.finished(account)
@@ -173,6 +176,7 @@ class Reporter:
                 self._send(answer)
 
     def _connected(self) -> None:
+        self._deaf_until = 0.0  # nothing that was sent before reaches a new connection
         self._publisher.subscribe(self._routes.topics())
         ask = self._name_check.connected(time.monotonic())
         if self._name_check.is_passed:
@@ -206,6 +210,13 @@ class Reporter:
             self._name_check.answered(answer.id)
         if message.payload not in self._own_answers:
             self._budget.hear(answer)
+
+    def _mention(self, seen: LoginsSeen) -> None:
+        for account, login in seen.accounts.items():
+            if account in seen.problems:
+                self._outages[account].down(login.status, f"Account {account}: {seen.problems[account]}")
+            else:
+                self._outages[account].up(f"Account {account}: the login can be used again.")
 
     # What is sent
 

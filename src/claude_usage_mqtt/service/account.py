@@ -22,6 +22,7 @@ from claude_usage_mqtt.service.discovery_message import DiscoveryMessage
 from claude_usage_mqtt.service.event_delivery import EventDelivery
 from claude_usage_mqtt.service.login_notice import LoginNotice
 from claude_usage_mqtt.service.options import AccountOptions
+from claude_usage_mqtt.service.other_instance import OtherInstance
 from claude_usage_mqtt.service.reporters import Reporters
 from claude_usage_mqtt.service.restore import own_document
 from claude_usage_mqtt.service.sign_of_life import SignOfLife
@@ -29,7 +30,7 @@ from claude_usage_mqtt.service.stale_notice import StaleNotice
 from claude_usage_mqtt.service.status_line_notice import NO_STATUS_LINE, silence
 from claude_usage_mqtt.sources.credentials.watch import LoginChanged
 from claude_usage_mqtt.sources.policy import BUDGET, Policy
-from claude_usage_mqtt.sources.select import OTHER_SOURCES
+from claude_usage_mqtt.sources.select import other_sources
 from claude_usage_mqtt.sources.source import REPEATS_FOR, Login, PollResult
 from claude_usage_mqtt.topics import LONGEST_INTERVAL, OK, SHORTEST_INTERVAL, STARTING
 from claude_usage_mqtt.usage.account import AccountUsage
@@ -50,9 +51,6 @@ MISSING = frozenset({CredentialsNotFound.status, NoReporter.status})
 """Statuses of sources that are not there."""
 
 NO_LIMITS_DETAIL = "The API reports no limits for this account; a plan without limits has nothing to show."
-
-OTHER_INSTANCE_FOR = timedelta(hours=1)
-"""How long another instance is mentioned after its last message."""
 
 
 @dataclass(slots=True)
@@ -76,7 +74,7 @@ class AccountState:
     delivery: EventDelivery = field(default_factory=EventDelivery)
     login_notice: LoginNotice = field(default_factory=LoginNotice)
     alive: SignOfLife = field(default_factory=SignOfLife)
-    other_instance_at: datetime | None = None
+    other_instance: OtherInstance = field(init=False)
     outage: Outage = field(default_factory=lambda: Outage(log))
     _has_answered: bool = False
     _was_askable: bool = False
@@ -90,6 +88,7 @@ class AccountState:
         )
         self.set_interval(self.options.interval)
         self.stale_notice = StaleNotice(self.name)
+        self.other_instance = OtherInstance(self.options.topics)
         self.discovery = DiscoveryMessage(self.options.topics, self.options.label, self.shortest_interval)
 
     @property
@@ -130,7 +129,7 @@ class AccountState:
         # A restart does not change the account: what was well is well until the next poll says otherwise.
         if self.last_success is not None and health.get("status") == OK:
             self.status = OK
-        elif health.get("status") in CREDENTIALS_STATUSES:
+        elif str(health.get("status")) in CREDENTIALS_STATUSES:
             self.policy.poll_soon(now)
         elif health.get("status") == STARTING:
             self.policy.was_cut_short()
@@ -138,7 +137,7 @@ class AccountState:
             token_expires_at=parse_instant(health.get("token_expires_at")),
             login_expires_at=parse_instant(health.get("login_expires_at")),
         )
-        self.polling = health.get("polling") is not False
+        self.polling = health.get("polling") is not False or not self.options.is_polled
         interval = health.get("poll_interval")
         setting = int(self.options.interval.total_seconds())
         # What was set by hand holds until the setting itself is changed.
@@ -177,20 +176,20 @@ class AccountState:
             self._use_login(result.login)
         if result.error is not None:
             log.debug("Account %s: the poll failed: %s", self.name, result.error)
-            self._fail(result.error, now)
+            self._fail(result.error, result.source, now)
             return []
         if self.reporters is not None and result.reading is not None and result.source != REPORTER:
             self.reporters.used_here(self.name, result.login, now)
         return [] if result.reading is None else self._succeed(result.reading, now)
 
-    def _fail(self, error: ClaudeUsageError, now: datetime) -> None:
+    def _fail(self, error: ClaudeUsageError, source: str, now: datetime) -> None:
         self.policy.failed(now, error)
         self._was_askable = False
         if error.status in MISSING and self.options.is_auto and self.is_fresh(now):
             self.policy.failures = 0  # what is not there is not missed: another source delivers
             self.status, self.detail = OK, None
         elif isinstance(error, RateLimited) and self.last_success is None:
-            self.report(RateLimited(f"{error} {OTHER_SOURCES}"))
+            self.report(RateLimited(f"{error} {other_sources(source)}"))
         else:
             self.report(error)
 
@@ -204,7 +203,7 @@ class AccountState:
         has_limits = reading.windows or reading.extra_usage is not None
         self.status, self.detail = OK, None if has_limits else NO_LIMITS_DETAIL
         self.policy.succeeded(now, self.usage.last_change)
-        self.outage.rose(f"Account {self.name}: the usage is known again.")
+        self.outage.up(f"Account {self.name}: the usage is known again.")
         return events
 
     def _mention(self, reading: Reading) -> None:
@@ -223,7 +222,7 @@ class AccountState:
         self.policy.status_line_seen(now, self.usage.stale_after)
         self._note_success(reading.read_at)
         if not self.options.is_polled or (self.options.is_auto and self.status in MISSING):
-            self.status, self.detail = OK, None
+            self.status, self.detail, self.hint = OK, None, None
         return events
 
     def _update(self, reading: Reading, now: datetime) -> list[Event]:
@@ -248,7 +247,7 @@ class AccountState:
     def report(self, error: ClaudeUsageError) -> None:
         """Show an error as this account's status."""
         self.status, self.detail = error.status, str(error)
-        self.outage.fell(error.status, f"Account {self.name}: {error}")
+        self.outage.down(error.status, f"Account {self.name}: {error}")
 
     def on_login_changed(self, changed: LoginChanged, now: datetime) -> None:
         """Take in a login that changed: what waited for another token waits no longer."""
@@ -270,20 +269,6 @@ class AccountState:
             self.last_success = None
         return switched
 
-    def saw_other_instance(self, now: datetime) -> None:
-        """Note that another instance publishes this account."""
-        if self.other_instance_at is None:
-            log.warning("Account %s: %s", self.name, self.other_instance_sentence)
-        self.other_instance_at = now
-
-    @property
-    def other_instance_sentence(self) -> str:
-        """What to do about another instance."""
-        return (
-            f"another instance publishes under {self.options.topics.base}/{self.name} too; "
-            "stop one of them: one service can publish several accounts (CLAUDE_ACCOUNTS)."
-        )
-
     # Time
 
     def is_fresh(self, now: datetime) -> bool:
@@ -295,7 +280,7 @@ class AccountState:
         login_at = self.login_notice.next_at(self.login.login_expires_at, now)
         moments = [self.usage.changes_at(now), self.discovery.stubs_until, login_at]
         moments.append(self.alive.renewal(self.due(now), is_polling=self.busy))
-        moments.append(self.other_instance_at and self.other_instance_at + OTHER_INSTANCE_FOR)
+        moments.append(self.other_instance.ends_at)
         if self.reporters is not None:
             moments.append(self.reporters.wake_at(now))
         return min((moment for moment in moments if moment is not None), default=None)
@@ -311,9 +296,7 @@ class AccountState:
         self.delivery.add(self.login_notice.due(self.name, self.login.login_expires_at, now))
         self.discovery.forget_stubs(now)
         self.stale_notice.look(is_fresh=self.is_fresh(now), last_success=self.last_success)
-        if self.other_instance_at is not None and now >= self.other_instance_at + OTHER_INSTANCE_FOR:
-            self.other_instance_at = None
-            log.info("Account %s: the other instance is gone.", self.name)
+        self.other_instance.tick(now)
 
     def _look_at_reporters(self, reporters: Reporters, now: datetime) -> None:
         """Poll as soon as it is allowed if a machine can be asked again, and the numbers waited for that."""
@@ -324,6 +307,8 @@ class AccountState:
             if is_late or self.status in CREDENTIALS_STATUSES:
                 self.policy.poll_soon(now)
         self._was_askable = is_askable
+        if self.status == NoReporter.status:
+            self.detail = reporters.why_none(self.name, now) or self.detail
 
     def clock_stepped(self, step: timedelta, now: datetime) -> None:
         """Follow a clock that was set by `step` to `now`."""
@@ -332,8 +317,7 @@ class AccountState:
         if step < timedelta(0):
             if self.last_success is not None and self.last_success not in self.usage.restored:
                 self.last_success += step
-            if self.other_instance_at is not None:
-                self.other_instance_at += step
+            self.other_instance.clock_stepped_back(step)
 
 
 def _is_same_token(login: Login, known: Login) -> bool:

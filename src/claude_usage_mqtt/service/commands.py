@@ -17,14 +17,15 @@ Command = Callable[[AccountState, str, datetime], bool]
 
 def obey(state: AccountState, name: str, payload: bytes, now: datetime) -> None:
     """Obey a command; an unknown or malformed one does no harm."""
-    if name in COMMANDS and not COMMANDS[name](state, payload[:20].decode("ascii", "replace").strip(), now):
+    if name not in COMMANDS:
+        return
+    if not state.options.is_polled:
+        state.hint = "Commands have no effect here: the numbers come from the status line alone."
+    elif not COMMANDS[name](state, payload[:20].decode("ascii", "replace").strip(), now):
         log.info("Account %s: ignoring the command %s: its value is unusable.", state.name, name)
 
 
 def _refresh(state: AccountState, _: str, now: datetime) -> bool:
-    if not state.options.is_polled:
-        state.hint = "Refresh has no effect here: the numbers come from the status line alone."
-        return True
     when = state.policy.refresh(now)
     if not state.busy and when > now + timedelta(seconds=1):
         state.hint = f"The refresh will run at {format_instant(when)}, to stay within the rate limit."

@@ -15,7 +15,7 @@ each time (a client id that somebody else has too) would fill the log."""
 
 
 class ConnectionLog:
-    """The connection as people should hear of it; instants are seconds of one steady clock."""
+    """The connection as people should see it in the log; instants are seconds of one steady clock."""
 
     def __init__(self, address: str) -> None:
         self._address = address
@@ -32,20 +32,20 @@ class ConnectionLog:
         if self._is_shaky:
             self.steady_at = now + STEADY_AFTER
         else:
-            self._rose()
+            self._log_up()
 
     def disconnected(self, notice: Disconnected, now: float) -> None:
-        """Note that there is none, or none any more."""
+        """Note that there is none, or none anymore."""
         if self._since is not None:
             self._is_shaky = now - self._since < STEADY_AFTER
         self._since = self.steady_at = None
-        self._outage.fell("refused" if notice.refused else "lost", str(notice.error))
+        self._outage.down("refused" if notice.refused else "lost", str(notice.error))
 
     def tick(self, now: float) -> None:
-        """Log that it is back, if that it was lost has been logged."""
+        """Log that it is back, if its loss was logged."""
         if self.steady_at is not None and now >= self.steady_at:
             self.steady_at, self._is_shaky = None, False
-            self._rose()
+            self._log_up()
 
-    def _rose(self) -> None:
-        self._outage.rose(f"Connected to the broker at {self._address} again.")
+    def _log_up(self) -> None:
+        self._outage.up(f"Connected to the broker at {self._address} again.")

@@ -56,9 +56,7 @@ def health_document(state: AccountState, now: datetime) -> dict[str, Any]:
     parts = [state.detail, state.hint, state.login_notice.sentence(state.login.login_expires_at, now)]
     if state.usage.saw_foreign(now):
         parts.append(FOREIGN_DETAIL)
-    if state.other_instance_at is not None:
-        sentence = state.other_instance_sentence
-        parts.append(sentence[0].upper() + sentence[1:])
+    parts.append(state.other_instance.sentence)
     return {
         "status": state.status if state.polling else PAUSED,
         "detail": " ".join(part for part in parts if part) or None,
@@ -74,7 +72,7 @@ def health_document(state: AccountState, now: datetime) -> dict[str, Any]:
         "requests_last_hour": state.policy.requests_last_hour(now),
         "consecutive_failures": state.policy.failures,
         "reporters": [] if state.reporters is None else state.reporters.documents(state.name, now),
-        "other_instance": state.other_instance_at is not None,
+        "other_instance": state.other_instance.sentence is not None,
         "version": __version__,
     }
 

@@ -16,7 +16,8 @@ from claude_usage_mqtt.instants import format_instant, parse_instant
 from claude_usage_mqtt.topics import encode
 from claude_usage_mqtt.untrusted import clean_text
 from claude_usage_mqtt.usage.events import ACCOUNT, ACCOUNT_EVENT_TYPES, EVENT_TYPES, Event
-from claude_usage_mqtt.usage.saved_state import MAX_AHEAD, WINDOW_KEY
+from claude_usage_mqtt.usage.reading import WINDOW_KEY
+from claude_usage_mqtt.usage.saved_state import MAX_AHEAD
 
 MAX_WAITING = 50
 """Of one account. The oldest are dropped: nobody wants to hear of more than that at once."""
@@ -95,7 +96,7 @@ def _restored(entry: object, now: datetime) -> Waiting | None:
     level, document, expires_at = entry.get("level"), entry.get("document"), parse_instant(entry.get("expires_at"))
     if not isinstance(level, str) or not isinstance(document, dict) or expires_at is None:
         return None
-    is_ours = level == ACCOUNT or (len(level) <= 60 and WINDOW_KEY.fullmatch(level) is not None)
+    is_ours = level == ACCOUNT or WINDOW_KEY.fullmatch(level) is not None
     is_known = document.get("event_type") in (*EVENT_TYPES, *ACCOUNT_EVENT_TYPES)
     if not is_ours or not is_known or clean_text(document.get("id"), MAX_EVENT) is None:
         return None

@@ -28,21 +28,29 @@ class FormerDevices:
     """
 
     def __init__(
-        self, own: Topics, current: Iterable[str], found: Mapping[str, bytes], *, instance: str, now: datetime
+        self,
+        own: Topics,
+        current: Iterable[str],
+        found: Mapping[str, bytes],
+        *,
+        instance: str,
+        now: datetime,
+        is_announced: bool = True,
     ) -> None:
         """Draw conclusions from what was `found` under the topics of the summary and of the account `default`.
 
         `own` are any topics of ours, `current` the ids of the accounts in the settings, `instance` is this one.
+        `is_announced`: Home Assistant is to know the devices.
         """
         current = set(current)
         self._status, self._instance, self._now = own.status, instance, now
         self._seen = dict(found)
-        self._kept: set[str] = set()
+        self._left: set[str] = set()  # accounts of an earlier run of ours, which are removed
         summary = Topics(base=own.base, account=SUMMARY, prefix=own.prefix)
         names = [name for name in former_accounts(found.get(summary.state)) if name not in current | {DEFAULT_ACCOUNT}]
         self._others = [Topics(base=own.base, account=name, prefix=own.prefix) for name in names]
         # The order matters: a broker sends what is retained in the order in which it was asked for.
-        self.suspects = [topic for each in self._others for topic in (each.memory, each.health, each.config)]
+        self.suspects = [topic for each in self._others for topic in (each.memory, each.config, each.health)]
         self.gone: list[str] = []
         default = Topics(base=own.base, account=DEFAULT_ACCOUNT, prefix=own.prefix)
         if DEFAULT_ACCOUNT not in current and not self._is_kept(default):
@@ -50,8 +58,10 @@ class FormerDevices:
             self.suspects.append(default.config)
         if len(current) == 1:
             self.gone += [summary.state] if summary.state in found else []
+        if len(current) == 1 or not is_announced:
             self.suspects.append(summary.config)
-        self.gone += [topic for topic in self.suspects if announced_by(found.get(topic, b"")) == self._status]
+        # Version 1's entities cannot read an empty message, and complain in Home Assistant's log: they go first.
+        self.gone = self._announced(self.suspects) + self.gone
 
     def found(self, message: Message) -> list[str]:
         """Return the topics to remove because of a message under one of the `suspects`."""
@@ -60,18 +70,21 @@ class FormerDevices:
         self._seen[message.topic] = message.payload
         for each in self._others:
             if message.topic == each.health and not self._is_kept(each):
-                return [each.state, each.health, each.memory]
-            if message.topic == each.config and each.account in self._kept:
-                return []
-        is_ours = announced_by(message.payload) == self._status
-        return [message.topic] if is_ours else []
+                self._left.add(each.account)
+                return [*self._announced([each.config]), each.state, each.health, each.memory]
+            if message.topic == each.config and each.account not in self._left:
+                return []  # its health says whose it is
+        return self._announced([message.topic])
+
+    def _announced(self, topics: Iterable[str]) -> list[str]:
+        """Return those of the topics under which we announced a device."""
+        return [topic for topic in topics if announced_by(self._seen.get(topic, b"")) == self._status]
 
     def _is_kept(self, topics: Topics) -> bool:
         if lives_elsewhere(self._seen, topics, self._instance, self._now) is None:
             return False
-        self._kept.add(topics.account)
         log.warning(
-            "Another instance publishes %s/%s; its device stays. Give each instance an MQTT_BASE_TOPIC of its own.",
+            "Another instance publishes %s/%s; its device stays. Give each instance its own MQTT_BASE_TOPIC.",
             topics.base,
             topics.account,
         )

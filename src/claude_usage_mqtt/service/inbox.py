@@ -42,7 +42,7 @@ class Inbox(Generic[T]):
     """A queue that any thread, and a signal handler, may put into, and one thread takes from.
 
     The standard library has none whose waits end: `queue.Queue` takes a lock that the thread a signal interrupts may
-    hold, and `queue.SimpleQueue`, up to Python 3.12, waits for ever where its time runs out while it is interrupted.
+    hold, and `queue.SimpleQueue`, up to Python 3.12, waits forever if its time runs out while it is interrupted.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Inbox(Generic[T]):
         self._wake = threading.Lock()  # held while nothing was put since the last wait
 
     def put(self, item: T) -> None:
-        """Add an item; incoming messages are dropped where too many wait."""
+        """Add an item; incoming messages are dropped if too many wait."""
         if isinstance(item, Message) and len(self._items) >= MAX_INBOX:
             return
         self._items.append(item)

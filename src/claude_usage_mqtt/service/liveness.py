@@ -1,8 +1,10 @@
 """Signs of life of the loop: a file for `healthcheck`, and systemd's notify socket if there is one.
 
 Imports little: `healthcheck` has to start in no time, and knows of the rest of the program only this module.
-Each process has its own file and keeps it locked, so that the kernel itself shows who has ended. The folders
-are open to everybody, so nothing is followed, and nothing believed, that another user could have put there.
+A watchdog inside the process could restart it, but Docker and people ask from outside. Each process has its own file
+and keeps it locked, so that the kernel itself shows who has ended: the age of a file alone cannot distinguish a
+process that was killed from one that works, nor a second one. The folders are open to everybody, so nothing is
+followed, and nothing believed, that another user could have put there.
 """
 
 from __future__ import annotations

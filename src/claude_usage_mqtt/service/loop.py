@@ -66,13 +66,13 @@ class Service:
         self._startup = Startup(options, self._publisher, clock)
         self._routes = Routes(self._table())
         self._is_begun = False
-        self._heartbeat = Liveness(options.base_topic, options.broker.address)
-        self._link = ConnectionLog(options.broker.address)
+        self._liveness = Liveness(options.base_topic, options.broker.address)
+        self._connection_log = ConnectionLog(options.broker.address)
         self._resend_at: float | None = None
-        self._steps = StepDetector(clock)
+        self._clock_steps = StepDetector(clock)
 
     def _table(self) -> list[Route]:
-        """Return the topics and their handlers; the commands have a table of their own (`commands.COMMANDS`)."""
+        """Return the topics and their handlers; commands have their own table (`commands.COMMANDS`)."""
         options, base = self._options, self._options.base_topic
         return [
             *self._reporters.routes(self._accounts.touch, self._clock),
@@ -95,10 +95,10 @@ class Service:
     def run(self) -> None:
         """Run until stopped. The offline message takes less than 3 s, whatever the broker does."""
         self._publisher.start()
-        self._heartbeat.notify("READY=1")
+        self._liveness.notify("READY=1")
         try:
             while True:
-                self._heartbeat.beat(alive=self._publisher.is_alive)
+                self._liveness.beat(alive=self._publisher.is_alive)
                 item = self.inbox.get(self._patience())
                 if isinstance(item, Stop):
                     return item.obey()
@@ -108,9 +108,11 @@ class Service:
                 self._tick()
         finally:
             self._workers.stop()
-            self._heartbeat.stop()
+            self._liveness.stop()
             last = [Message(topic=self._status, payload=OFFLINE, retain=True)] if self._is_begun else []
             self._publisher.stop(last, STOP_PATIENCE)
+            if self._options.usage_log is not None:
+                self._options.usage_log.close()
 
     # What has happened
 
@@ -118,12 +120,12 @@ class Service:
         match item:
             case Connected():
                 self._publisher.handle(item)
-                self._link.connected(item, time.monotonic())
+                self._connection_log.connected(item, time.monotonic())
                 self._listeners.connected(time.monotonic())
                 self._connected()
             case Disconnected():
                 self._publisher.handle(item)
-                self._link.disconnected(item, time.monotonic())
+                self._connection_log.disconnected(item, time.monotonic())
                 self._startup.disconnected()
                 self._reporters.disconnected()
             case Acknowledged() | Subscribed() | Settled():
@@ -162,7 +164,7 @@ class Service:
         state, now = self._accounts.touch(result.account), self._clock.now()
         self._accounts.note(state, state.finish_poll(result, now))
         if result.reading is not None and self._options.usage_log is not None:
-            self._options.usage_log.write(state_document(state.usage, now), now)
+            self._options.usage_log.put(state_document(state.usage, now), now)
 
     # Handlers of topics
 
@@ -191,7 +193,7 @@ class Service:
 
     def _on_health(self, account: str, message: Message) -> None:
         if message.payload and not self._publisher.has_sent(message):
-            self._accounts.touch(account).saw_other_instance(self._clock.now())
+            self._accounts.touch(account).other_instance.seen(self._clock.now())
 
     def _on_former_device(self, former: FormerDevices, message: Message) -> None:
         self._remove(former.found(message))
@@ -200,7 +202,7 @@ class Service:
 
     def _tick(self) -> None:
         now = self._clock.now()
-        self._link.tick(time.monotonic())
+        self._connection_log.tick(time.monotonic())
         have_settled = self._listeners.have_settled(time.monotonic())
         if not self._is_begun:
             found = self._startup.found(time.monotonic(), now)
@@ -223,7 +225,15 @@ class Service:
     def _begin(self, found: Mapping[str, bytes], now: datetime) -> None:
         self._is_begun = True
         names = list(self._accounts)
-        former = FormerDevices(self._options.topics(SUMMARY), names, found, instance=self._options.instance, now=now)
+        first, _ = self._options.accounts[0]
+        former = FormerDevices(
+            self._options.topics(SUMMARY),
+            names,
+            found,
+            instance=self._options.instance,
+            now=now,
+            is_announced=first.discovery,
+        )
         self._remove(former.gone)
         self._accounts.restore(found, now, is_moved=len(names) == 1 and bool(former.gone))
         on_former_device = partial(self._on_former_device, former)
@@ -236,7 +246,7 @@ class Service:
 
     def _remove(self, topics: Iterable[str]) -> None:
         for topic in topics:
-            log.info("Removing %s: its account is no longer configured.", topic)
+            log.info("Removing %s: the settings have no account or device for it any longer.", topic)
             self._publisher.retain(topic, b"")
 
     def _send_all(self) -> None:
@@ -244,8 +254,8 @@ class Service:
 
     def _patience(self) -> float:
         """Return how many real seconds may pass until something is to be done."""
-        real = [self._heartbeat.patience()]
-        waits = (self._link.steady_at, self._resend_at, self._listeners.settled_at)
+        real = [self._liveness.patience()]
+        waits = (self._connection_log.steady_at, self._resend_at, self._listeners.settled_at)
         real += [at - time.monotonic() for at in waits if at is not None]
         if self._startup.ends_at is not None:
             real.append(self._startup.ends_at - time.monotonic())
@@ -255,7 +265,7 @@ class Service:
         return max(0.0, min(real))
 
     def _follow_clock(self) -> None:
-        step = self._steps.latest()
+        step = self._clock_steps.latest()
         if step is None:
             return
         log.info("The clock was set by %+.0f s.", step.total_seconds())

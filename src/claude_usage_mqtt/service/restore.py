@@ -27,8 +27,11 @@ ROUNDS = 4
 LONGEST_WAIT = timedelta(minutes=10)
 """A sign of life that reaches further ahead is not one of ours, or was made while a clock was wrong."""
 
-LONGEST = 2.0
-"""Seconds to wait if the broker does not let us hear ourselves."""
+LONGEST = 10.0
+"""Real seconds until nothing is expected anymore: a link may be slow."""
+
+QUIET = 2.0
+"""Real seconds after a message until no other one is expected, if the broker does not let us hear ourselves."""
 
 
 class RetainedReader:
@@ -44,7 +47,7 @@ class RetainedReader:
         self._rounds = 0
         self._wanted = set(self.topics)
 
-    def take(self, message: Message) -> bool:
+    def take(self, message: Message, now: float) -> bool:
         """Take in a message; return whether it was for us."""
         if message.topic == self.fence.topic:
             if message.payload == self.fence.payload:
@@ -57,6 +60,7 @@ class RetainedReader:
             return False
         self.found[message.topic] = message.payload
         self._wanted.discard(message.topic)
+        self.ends_at = now + QUIET
         return True
 
     def is_over(self, now: float) -> bool:

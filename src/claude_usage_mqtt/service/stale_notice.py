@@ -21,10 +21,10 @@ class StaleNotice:
     def look(self, *, is_fresh: bool, last_success: datetime | None) -> None:
         """Log what has changed since the last look."""
         if is_fresh:
-            self._outage.rose(f"Account {self._account}: the numbers are current again.")
+            self._outage.up(f"Account {self._account}: the numbers are current again.")
         elif self._was_fresh and last_success is not None:
             read_at = last_success.astimezone().strftime("%H:%M")
-            self._outage.fell(
+            self._outage.down(
                 "stale", f"Account {self._account}: the numbers, read at {read_at}, are not shown any longer."
             )
         self._was_fresh = is_fresh

@@ -66,8 +66,9 @@ class Startup:
             if self._reader is None and self.ends_at is not None and not self._is_online:
                 self.ends_at = real  # the other instance has stopped
             return True
-        if self._reader is None or not self._reader.take(message):
+        if self._reader is None or not self._reader.take(message, real):
             return False
+        self.ends_at = self._reader.ends_at
         self._send_fence(self._reader)
         return True
 

@@ -17,7 +17,7 @@ SILENT_AFTER = timedelta(days=1)
 
 
 def silence(last: datetime | None, now: datetime) -> tuple[bool, str]:
-    """Return whether no status line for so long is a status of its own, and the sentence that says why."""
+    """Return whether the silence has lasted so long that it is a status, and the sentence that says why."""
     if last is None:
         return True, NO_STATUS_LINE_DETAIL
     return now - last >= SILENT_AFTER, (

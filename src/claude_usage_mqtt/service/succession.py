@@ -15,8 +15,8 @@ from claude_usage_mqtt.untrusted import json_object
 def inherited(found: Mapping[str, bytes], own: Topics) -> dict[str, bytes]:
     """Return what was retained for `default` as if it were the own account's; empty if there is nothing to continue.
 
-    `found` holds retained messages by topic. Whoever has topics of its own continues those. What version 2 retained for
-    `default` is a service's that has no names: another one.
+    `found` holds retained messages by topic. An account that has its own topics continues those. What
+    version 2 retained for `default` belongs to another service, one whose account has no name.
     """
     former = Topics(base=own.base, account=DEFAULT_ACCOUNT, prefix=own.prefix)
     if own.account == DEFAULT_ACCOUNT or found.get(own.health) or found.get(own.state) or found.get(former.memory):

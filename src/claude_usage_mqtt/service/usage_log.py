@@ -1,14 +1,16 @@
 """The log of the numbers: one flat JSON line per successful poll, for Loki and the like.
 
-A line is there whole or not at all, and whatever is wrong with the file never stops the service.
+Whatever is wrong with the file never stops the service: one warning, and lines again as soon as they can be written.
 """
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import json
 import logging
 import os
+import queue
+import threading
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +26,12 @@ EXTRA_USAGE = ("enabled", "used", "limit", "remaining", "utilization", "currency
 FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 """Non-blocking, for a named pipe that nobody reads."""
 
+MAX_WAITING = 1000
+"""Lines that wait while a write hangs."""
+
+CLOSE_WITHIN = 0.3
+"""Real seconds for the last lines."""
+
 
 class UsageLog:
     """A file that lines are appended to; opened for each, so that it may be rotated or taken away at any time."""
@@ -32,6 +40,28 @@ class UsageLog:
         self._path = path
         self._outage = Outage(log)
         self._is_torn = False
+        self._waiting: queue.Queue[tuple[Mapping[str, Any], datetime] | None] = queue.Queue(MAX_WAITING)
+        self._thread: threading.Thread | None = None
+
+    def put(self, document: Mapping[str, Any], now: datetime) -> None:
+        """Have the line of a state document written by a thread: a file on a dead mount does not stop the service."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="usage-log", daemon=True)
+            self._thread.start()
+        try:
+            self._waiting.put_nowait((document, now))
+        except queue.Full:
+            self._outage.down("hangs", f"USAGE_LOG ({self._path}): writing hangs; its lines are lost until it ends.")
+
+    def close(self) -> None:
+        """Write what waits, if that takes no longer than a moment."""
+        if self._thread is not None and not self._waiting.full():
+            self._waiting.put_nowait(None)
+            self._thread.join(CLOSE_WITHIN)
+
+    def _work(self) -> None:
+        while (waiting := self._waiting.get()) is not None:
+            self.write(*waiting)
 
     def write(self, document: Mapping[str, Any], now: datetime) -> None:
         """Append the line of a state document; if that fails one warning is logged, and never an error raised."""
@@ -40,34 +70,23 @@ class UsageLog:
             self._append(line)
         except OSError as error:
             reason = error.strerror or type(error).__name__
-            self._outage.fell(
+            self._outage.down(
                 reason, f"USAGE_LOG ({self._path}) cannot be written: {reason}; its lines are lost until it can."
             )
         else:
-            self._outage.rose(f"USAGE_LOG ({self._path}) is written again.")
+            self._outage.up(f"USAGE_LOG ({self._path}) is written again.")
 
     def _append(self, line: bytes) -> None:
         descriptor = os.open(self._path, FLAGS, 0o644)
         try:
-            if self._is_torn:
-                line = b"\n" + line
+            # The beginning of a line that a full disk has cut is ended, so that it spoils no other.
+            line = b"\n" + line if self._is_torn else line
             written = os.write(descriptor, line)
-            if written == len(line):
-                self._is_torn = False
-                return
-            self._take_back(descriptor, written)
         finally:
             os.close(descriptor)
-        raise OSError(0, "not enough space for a whole line")
-
-    def _take_back(self, descriptor: int, written: int) -> None:
-        """Remove the beginning of a line; if that cannot be done the next line starts on a new one."""
-        was_torn, self._is_torn = self._is_torn, True
-        with contextlib.suppress(OSError):
-            end = os.lseek(descriptor, 0, os.SEEK_CUR)
-            if os.fstat(descriptor).st_size == end:  # nobody else has appended since
-                os.ftruncate(descriptor, end - written)
-                self._is_torn = was_torn
+        self._is_torn = written < len(line)
+        if self._is_torn:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def flat(document: Mapping[str, Any], now: datetime) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The `.env` file: every line of it is a setting, or is reported.
 
-It lies in whatever folder the program is started in, which may be somebody else's. It never decides where a secret of
+It is in whatever folder the program is started in, which may be somebody else's. It never decides where a secret of
 the environment goes, nor which program runs.
 """
 

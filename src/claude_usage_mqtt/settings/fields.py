@@ -193,7 +193,7 @@ class Settings(BaseSettings):
         if self.mqtt_tls and self.mqtt_transport == "unix":
             raise ValueError("MQTT_TLS makes no sense with MQTT_TRANSPORT=unix; unset one")
         if self.poll_interval < SHORTEST_INTERVAL and not self.api_is_local:
-            raise ValueError("POLL_INTERVAL is below 180: asked more often, the API shuts the account out; set 180")
+            raise ValueError("POLL_INTERVAL is below 180: asked more often, the API blocks the account; set 180")
         return self
 
     @model_validator(mode="after")

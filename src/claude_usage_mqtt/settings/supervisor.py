@@ -99,7 +99,7 @@ def drop_privileges() -> None:
         os.setgroups([])
         os.setgid(USER)
         os.setuid(USER)
-        os.environ["HOME"] = "/"  # root's is not ours any more, and this user has none
+        os.environ["HOME"] = "/"  # root's is not ours anymore, and this user has none
 
 
 def fetch_broker() -> dict[str, str]:

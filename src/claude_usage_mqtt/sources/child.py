@@ -76,9 +76,9 @@ def _start(
 
 
 def _listen(process: subprocess.Popen[bytes], deadline: float) -> Ended:
-    """Return what a program writes until it closes its output; a thread reads, as a read may wait for ever.
+    """Return what a program writes until it closes its output; a thread reads, as a read may wait forever.
 
-    The thread has a descriptor of its own: it may still read when we have given up and closed ours, because a process
+    The thread has its own descriptor: it may still read when we have given up and closed ours, because a process
     that left the group holds the other end.
     """
     chunks: list[bytes] = []

@@ -1,8 +1,8 @@
 """When to ask the API next: a pure policy, all instants passed in, all numbers argued for here.
 
 The endpoint is undocumented and guards itself. Best measurement: 28 to 30 requests in any hour, then an hour
-shut out, for Claude Code on the same account too. So the policy is to ask seldom, at the right moment, and to
-remember over a restart when it may ask again.
+of refusals, for Claude Code on the same account too. So the policy is to ask rarely, at the right moment, and to
+remember across restarts when it may ask again.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ AFTER_RESET = timedelta(seconds=60)
 
 IDLE_AFTER = timedelta(hours=1)
 IDLE_INTERVAL = timedelta(minutes=10)
-"""When nothing has moved for an hour, nobody works; the first change brings back the normal interval."""
+"""If nothing has changed for an hour, nobody works; the first change brings back the normal interval."""
 
 SAVED_INTERVALS = 4
 """While the status line reports the session and the week, only every fourth request is made: for the rest."""
@@ -76,7 +76,7 @@ CONFIRM_AFTER = timedelta(seconds=60)
 
 SLOW_INTERVAL = timedelta(seconds=360)
 SLOW_FOR = timedelta(hours=1)
-"""After the wait that a 429 asks for, not faster than this for so long: who returns at once is shut out at once."""
+"""After the wait that a 429 asks for, not faster than this for so long: who returns at once is refused at once."""
 
 LONGEST_BLOCK = timedelta(hours=25)
 """A block of more is taken as this; none of more than an hour was ever seen."""

@@ -6,7 +6,6 @@ response. It has no times of ours, only an age: the clocks of two machines diffe
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -28,16 +27,14 @@ from claude_usage_mqtt.errors import (
 from claude_usage_mqtt.instants import format_instant, parse_instant
 from claude_usage_mqtt.untrusted import CURRENCY, clean_text, matching, number
 from claude_usage_mqtt.usage.reading import (
-    FIVE_HOUR,
     MAX_AMOUNT,
     MAX_UTILIZATION,
-    POOL,
     REPORTER,
-    SESSION,
-    WEEK,
+    WINDOW_KEY,
     ExtraUsage,
     Reading,
     Window,
+    duration_of,
 )
 
 OLDEST = timedelta(days=1)
@@ -45,14 +42,12 @@ OLDEST = timedelta(days=1)
 
 MAX_WINDOWS = 40
 MAX_SECTIONS = 50
-MAX_KEY = 60
 MAX_DETAIL = 300
 """Characters of an error's sentence."""
 
 LONGEST_WAIT = timedelta(hours=25)
 """No wait of more than an hour was ever seen in a response of the API."""
 
-WINDOW_KEY = re.compile(r"five_hour|seven_day(_[a-z0-9]+)*|pool(_[a-z0-9]+)+")
 LONGEST_POOL = timedelta(days=366)
 
 ERRORS: Mapping[str, type[ApiError | CredentialsError]] = {
@@ -164,14 +159,14 @@ def _sentence(machine: str) -> str:
 
 
 def _window(key: object, section: object, read_at: datetime, machine: str) -> Window | None:
-    if not isinstance(key, str) or len(key) > MAX_KEY or not WINDOW_KEY.fullmatch(key) or not isinstance(section, dict):
+    if not isinstance(key, str) or not WINDOW_KEY.fullmatch(key) or not isinstance(section, dict):
         return None
     label = clean_text(section.get("label"))
     utilization = number(section.get("utilization"), maximum=MAX_UTILIZATION)
     resets_at = parse_instant(section.get("resets_at"))
     if label is None or utilization is None or (resets_at is None and section.get("resets_at") is not None):
         return None
-    duration = None if key.startswith(POOL) else SESSION if key == FIVE_HOUR else WEEK
+    duration = duration_of(key)
     if resets_at is not None and resets_at - read_at > (2 * duration if duration else LONGEST_POOL):
         return None
     return Window(

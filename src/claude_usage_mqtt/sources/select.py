@@ -15,10 +15,14 @@ from claude_usage_mqtt.usage.reading import CLAUDE_CODE, OAUTH
 if TYPE_CHECKING:
     from claude_usage_mqtt.sources.claude_code import ClaudeCode
 
-OTHER_SOURCES = (
-    "If no request ever succeeds here, another source may: CLAUDE_SOURCE=claude-code, statusline or reporter."
-)
-"""Some accounts get an instant and lasting 429 for any program but Claude Code itself."""
+
+def other_sources(used: str) -> str:
+    """Return the sentence that names the sources to try if the `used` one is refused whenever it is asked.
+
+    Some accounts get an instant and lasting 429 for any program but Claude Code itself.
+    """
+    names = "statusline or reporter" if used == CLAUDE_CODE else "claude-code, statusline or reporter"
+    return f"If no request ever succeeds here, another source may: CLAUDE_SOURCE={names}."
 
 
 def polled_sources(

@@ -89,12 +89,16 @@ class Event:
             "at": self.at.isoformat(timespec="milliseconds"),
             "window": self.window,
             "label": self.label,
-            "utilization": self.utilization,
-            "previous_utilization": self.previous_utilization,
+            "utilization": _rounded(self.utilization),
+            "previous_utilization": _rounded(self.previous_utilization),
             "resets_at": format_instant(self.resets_at),
             "threshold": self.threshold,
             "thresholds": list(self.thresholds),
         }
+
+
+def _rounded(percent: float | None) -> float | None:
+    return None if percent is None else round(percent, 2)
 
 
 def newly_reached(peak: float, utilization: float, thresholds: Iterable[float]) -> tuple[float, ...]:

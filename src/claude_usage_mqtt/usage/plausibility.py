@@ -65,13 +65,14 @@ def doubt(utilization: float, resets_at: datetime | None, new: Window) -> Suspec
     `utilization` and `resets_at` are the known ones; `new.resets_at` is the one that would be published.
     """
     change = new.utilization - utilization
-    is_over = resets_at is not None and new.read_at >= resets_at - SAME_INSTANT
     is_same = same_reset(resets_at, new.resets_at)
-    if is_over and not is_same:
+    if resets_at is not None and not is_same and new.read_at >= resets_at - SAME_INSTANT:
         is_old_number = abs(change) <= SAME_NUMBER or (change > 0 and _has_just_begun(new))
         if new.utilization >= OLD_NUMBER and is_old_number:
             return Suspect(new, 0.0)
-    elif -change >= REFILL and (resets_at is not None or is_same or new.is_idle):
+    # A window ends with its reset, not seconds before it.
+    is_running = is_same or (new.is_idle if resets_at is None else new.read_at < resets_at)
+    if -change >= REFILL and is_running:
         return Suspect(new, utilization)
     return Suspect(new, utilization) if change >= STEEP_RISE else None
 

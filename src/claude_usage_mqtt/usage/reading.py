@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
@@ -22,6 +23,14 @@ FIVE_HOUR, SEVEN_DAY, POOL = "five_hour", "seven_day", "pool_"
 
 OAUTH, CLAUDE_CODE, STATUSLINE, REPORTER = "oauth", "claude_code", "statusline", "reporter"
 SOURCES = (OAUTH, CLAUDE_CODE, STATUSLINE, REPORTER)
+
+
+WINDOW_KEY = re.compile(r"(?=.{1,60}$)(five_hour|seven_day(_[a-z0-9]+)*|pool(_[a-z0-9]+)+)")
+
+
+def duration_of(key: str) -> timedelta | None:
+    """Return how long a window with this key is; None for a pool of dollars."""
+    return None if key.startswith(POOL) else SESSION if key == FIVE_HOUR else WEEK
 
 
 def stops_all_work(key: str) -> bool:

@@ -5,7 +5,6 @@ Everything restored here was on a broker that others may write to: what is not e
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -18,16 +17,15 @@ from claude_usage_mqtt.usage.derived import Sample
 from claude_usage_mqtt.usage.money import MoneyState
 from claude_usage_mqtt.usage.plausibility import Suspect
 from claude_usage_mqtt.usage.reading import (
-    FIVE_HOUR,
     MAX_AMOUNT,
     MAX_UTILIZATION,
     OAUTH,
-    POOL,
-    SESSION,
     SOURCES,
     WEEK,
+    WINDOW_KEY,
     ExtraUsage,
     Window,
+    duration_of,
 )
 from claude_usage_mqtt.usage.window_state import MAX_SAMPLES, WindowState
 
@@ -35,7 +33,6 @@ FORMAT = 2
 READABLE = (1, 2)
 """Version 1 kept the same under other names, inside the health document."""
 
-WINDOW_KEY = re.compile(r"five_hour|seven_day(_[a-z0-9]+)*|pool_[a-z0-9]+(_[a-z0-9]+)*")
 MAX_ABSENCE = timedelta(days=3)
 MAX_IGNORED = 50
 
@@ -158,7 +155,7 @@ def _restore_windows(usage: AccountUsage, windows: object, now: datetime, *, is_
     if not isinstance(windows, dict):
         return
     for key, entry in list(windows.items())[:MAX_WINDOWS]:
-        if isinstance(key, str) and len(key) <= 60 and WINDOW_KEY.fullmatch(key) and isinstance(entry, dict):
+        if isinstance(key, str) and WINDOW_KEY.fullmatch(key) and isinstance(entry, dict):
             window = _restore_window(key, entry, now, usage.ignored, is_document=is_document)
             if window is not None:
                 usage.windows[key] = window
@@ -167,7 +164,7 @@ def _restore_windows(usage: AccountUsage, windows: object, now: datetime, *, is_
 def _restore_window(
     key: str, entry: Mapping[str, Any], now: datetime, ignored: tuple[str, ...], *, is_document: bool
 ) -> WindowState | None:
-    duration = SESSION if key == FIVE_HOUR else None if key.startswith(POOL) else WEEK
+    duration = duration_of(key)
     label = clean_text(entry.get("label"))
     utilization = number(entry.get("utilization"), maximum=MAX_UTILIZATION)
     resets_at = steady(None, parse_instant(entry.get("resets_at")))

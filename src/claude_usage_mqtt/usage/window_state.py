@@ -150,7 +150,8 @@ def next_reading(
     if window.read_at <= known.newest or _is_late(known, window):
         return known, []
     if window.source == STATUSLINE and is_same and known.present:
-        # Each open session shows the numbers of its own last response: without a sign of a new one the lower is older.
+        # Each open session shows the numbers of its own last response: of two numbers the lower one is older, unless
+        # there is a sign of a new response.
         drop = known.utilization - window.utilization
         if window.at_least and drop > 0:
             window = replace(window, utilization=known.utilization)

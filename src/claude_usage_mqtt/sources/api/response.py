@@ -27,8 +27,8 @@ LONGEST_RETRY = timedelta(hours=24)
 """A longer Retry-After is taken as this: nothing seen so far asked for more than an hour."""
 
 MAX_BRACKETS = 2_000
-"""Opening brackets in a body; a real response has a hundred. Python 3.13 parses a nesting of 10,000 levels, and keeps
-the 1.5 MB that this takes.
+"""Opening brackets in a body; a real response has a hundred. Without this bound one broken response costs memory
+for good: Python 3.13 parses a nesting of 10,000 levels, and keeps the 1.5 MB that this takes.
 """
 
 SCOPE_REFUSED = "oauth_scope_insufficient"

@@ -34,7 +34,7 @@ def is_loopback(url: str) -> bool:
 
 
 def host_and_port(url: str) -> str:
-    """Return where the URL leads, for people: never a login that may stand in it."""
+    """Return where the URL leads, for people: never a login that it may contain."""
     parts = urlsplit(url)
     host = parts.hostname or "?"
     port = parts.port or (443 if parts.scheme == "https" else 80)

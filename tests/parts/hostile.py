@@ -1,0 +1,32 @@
+"""What somebody may send who means no good: values of any kind, and documents in which anything may be anything."""
+
+from typing import Any, Final
+
+from hypothesis import strategies as st
+
+INJECTIONS: Final = (
+    "{{ states('sensor.secret') }}",
+    "{% for x in range(9**9) %}{% endfor %}",
+    "a/+/#",
+    "\x1b]0;owned\x07",
+    "line\nbreak",
+    "%s%n%(message)s{0.__class__}",
+    "\ud800",
+    "\u202e\u0000",
+    "x" * 5000,
+)
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=30) | st.sampled_from(INJECTIONS),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def spoiled(document: Any) -> st.SearchStrategy[Any]:
+    """Return documents of this shape in which anything may be anything."""
+    if isinstance(document, dict):
+        return st.fixed_dictionaries({}, optional={key: values | spoiled(value) for key, value in document.items()})
+    if isinstance(document, list) and document:
+        return st.lists(spoiled(document[0]) | values, max_size=4)
+    return st.just(document) | values

@@ -1,0 +1,91 @@
+"""Extra usage over time: what is published of it, and what happens when it begins, runs out, or starts over."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from parts.simulation import Simulation, make_state
+
+START = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
+RESET = START + timedelta(hours=3)
+
+
+def extra(used: int, limit: int | None = 2000, **more: Any) -> dict[str, Any]:
+    """Return extra usage in cents."""
+    return {"is_enabled": True, "monthly_limit": limit, "used_credits": used, "currency": "USD"} | more
+
+
+def answer(utilization: float, money: object) -> dict[str, Any]:
+    """Return a response with the session and extra usage."""
+    return {"five_hour": {"utilization": utilization, "resets_at": str(RESET)}, "extra_usage": money}
+
+
+def live(*answers: dict[str, Any]) -> Simulation:
+    """Let an account live through responses, one each poll; the last one holds."""
+    waiting = list(answers)
+    simulation = Simulation(lambda _: waiting.pop(0) if len(waiting) > 1 else waiting[0], START, make_state(0))
+    simulation.run(START + timedelta(minutes=6 * len(answers)))
+    return simulation
+
+
+def happened(simulation: Simulation) -> list[str]:
+    """Return the account's events, thresholds with their number."""
+    events = [event for event in simulation.events if event.window is None]
+    return [e.event_type if e.threshold is None else f"{e.event_type} {e.threshold:g}" for e in events]
+
+
+@pytest.mark.parametrize(
+    ("answers", "events"),
+    [
+        # It covers a session that is used up, reaches its thresholds once, and runs out.
+        (
+            [answer(95, extra(100)), answer(100, extra(100)), answer(100, extra(1500)), answer(100, extra(1510))],
+            ["extra_usage_started", "extra_usage_threshold_reached 75"],
+        ),
+        (
+            [answer(100, extra(1900)), answer(100, extra(2000)), answer(100, extra(2000))],
+            ["extra_usage_limit_reached", "blocked"],
+        ),
+        # The organization's cap, a pool of nothing, and a switch turned off block; no limit at all does not.
+        ([answer(95, extra(100)), answer(100, extra(100, disabled_reason="org_spend_cap_reached"))], ["blocked"]),
+        ([answer(95, extra(0, 0)), answer(100, extra(0, 0))], ["blocked"]),
+        ([answer(95, extra(100)), answer(100, extra(100, is_enabled=False))], ["blocked"]),
+        ([answer(95, extra(0, None)), answer(100, extra(100, None))], ["extra_usage_started"]),
+        # A prepaid balance ends before the limit does.
+        (
+            [answer(100, extra(100, balance=300)), answer(100, extra(400, balance=0))],
+            ["extra_usage_limit_reached", "blocked"],
+        ),
+        # A new month, and a raised limit, arm the thresholds again.
+        ([answer(5, extra(1900)), answer(5, extra(0)), answer(5, extra(1600))], ["extra_usage_threshold_reached 75"]),
+        (
+            [answer(5, extra(1900)), answer(5, extra(1900, 10_000)), answer(5, extra(8000, 10_000))],
+            ["extra_usage_threshold_reached 75"],
+        ),
+        # A malformed section in between changes nothing.
+        ([answer(5, extra(1900)), answer(5, "soon"), answer(5, extra(1900))], []),
+    ],
+)
+def test_events(answers: list[dict[str, Any]], events: list[str]) -> None:
+    """Each thing that happens to extra usage is one event."""
+    assert happened(live(*answers)) == events
+
+
+def test_events_have_rounded_numbers() -> None:
+    """A notification does not show the noise of a division."""
+    (event,) = [event for event in live(answer(5, extra(100)), answer(5, extra(1990))).events if event.window is None]
+    document = event.document()
+    assert (document["utilization"], document["previous_utilization"]) == (99.5, 5.0)
+    assert (document["threshold"], document["thresholds"]) == (90.0, [75.0, 90.0])
+
+
+def test_a_malformed_section_keeps_the_amounts() -> None:
+    """What was read a moment ago is still shown, with its own time."""
+    simulation = live(answer(5, extra(1900)), answer(6, "soon"))
+    state = simulation.shown[-1].state
+    assert state["windows"]["five_hour"]["utilization"] == 6
+    assert state["extra_usage"]["used"] == 19
+    assert state["extra_usage"]["read_at"] < state["windows"]["five_hour"]["read_at"]
