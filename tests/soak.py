@@ -41,8 +41,8 @@ POLLS_PER_SECOND: Final = 50.0
 SPEED: Final = INTERVAL * POLLS_PER_SECOND
 DEADLINE: Final = 0.5
 CLIENT_ID: Final = "soaked"
-WARM_UP: Final = 100
-"""Polls before the first measurement."""
+WARM_UP: Final = 300
+"""Polls before the first measurement: a day of them, as long as samples are kept."""
 SESSION: Final = dt.timedelta(hours=5)
 FINAL: Final = 37.25
 ALLOCATOR: Final = {"MALLOC_ARENA_MAX": "1"}
