@@ -72,7 +72,7 @@ class House:
         self.schedule.record_request(self.now)
         error = self.answer(self.now)
         if isinstance(error, CredentialsError):
-            self.schedule.not_sent()
+            self.schedule.record_sent(self.now, 0)
         else:
             self.requests.append(self.now)
         if error is None:

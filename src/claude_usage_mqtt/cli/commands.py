@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import os
 import signal
 import sys
@@ -47,7 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands.add_parser("run", help="publish the usage until stopped (the default)")
     commands.add_parser("report", help="answer the requests of a service on another machine, with this machine's login")
     once = commands.add_parser("once", help="print the usage once; needs no broker")
-    once.add_argument("--json", action="store_true", help="one line, as on the state topic")
+    once.add_argument("--json", action="store_true", dest="as_json", help="one line, as on the state topic")
     check = commands.add_parser("check", help="go through the whole chain and say what is wrong")
     check.add_argument("--dump", action="store_true", help="print the API's response, without anything personal")
     for asking in (once, check):
@@ -121,51 +122,10 @@ def _place(fault: Exception) -> str:
     return f"{type(fault).__name__} in {os.path.basename(where.tb_frame.f_code.co_filename)}:{where.tb_lineno}"  # noqa: PTH119
 
 
-def _run(parsed: argparse.Namespace) -> int:  # noqa: C901, PLR0911 - one for each command
-    match parsed.command or "run":
-        case "run":
-            from claude_usage_mqtt.cli.run import run  # noqa: PLC0415
-
-            return run()
-        case "report":
-            from claude_usage_mqtt.cli.report import report  # noqa: PLC0415
-
-            return report()
-        case "once":
-            from claude_usage_mqtt.cli.once import once  # noqa: PLC0415
-
-            return once(as_json=parsed.json, force=parsed.force)
-        case "check":
-            from claude_usage_mqtt.cli.check import check  # noqa: PLC0415
-
-            return check(force=parsed.force, dump=parsed.dump)
-        case "guard":
-            from claude_usage_mqtt.cli.guard import guard  # noqa: PLC0415
-
-            return guard(account=parsed.account, window=parsed.window, below=parsed.below)
-        case "watch":
-            from claude_usage_mqtt.cli.watch import watch  # noqa: PLC0415
-
-            return watch()
-        case "statusline":
-            from claude_usage_mqtt.cli.statusline import statusline  # noqa: PLC0415
-
-            return statusline(parsed.account, parsed.then)
-        case "demo":
-            from claude_usage_mqtt.cli.demo import demo  # noqa: PLC0415
-
-            return demo()
-        case "remove":
-            from claude_usage_mqtt.cli.remove import remove  # noqa: PLC0415
-
-            return remove()
-        case "recipe":
-            from claude_usage_mqtt.cli.recipe import recipe  # noqa: PLC0415
-
-            return recipe(parsed.name, parsed.folder, parsed.account)
-        case "healthcheck":
-            from claude_usage_mqtt.cli import main  # noqa: PLC0415
-
-            return main(["healthcheck"])
-        case unknown:
-            raise AssertionError(unknown)
+def _run(parsed: argparse.Namespace) -> int:
+    """Call the function of the command, which its module is named like; its options are the function's arguments."""
+    options = vars(parsed)
+    name = options.pop("command") or "run"
+    module = importlib.import_module("claude_usage_mqtt.cli." + name)
+    status: int = getattr(module, name)(**options)
+    return status

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 FIRST_DELAY, LONGEST_DELAY = 1.0, 15.0
 """Seconds between attempts to connect, doubling."""
 
-LOOK_EVERY = 0.25
+STOP_CHECK_EVERY = 0.25
 """Seconds between looks at whether it is to end."""
 
 
-class Connected:
+class Subscribed:
     """The broker has accepted us and our subscriptions."""
 
 
@@ -79,7 +79,7 @@ def _take(board: Board, item: Heard) -> None:
     match item:
         case Message():
             board.take(item)
-        case Connected():
+        case Subscribed():
             board.is_connected, board.problem = True, None
         case SettingsError():
             raise item
@@ -112,7 +112,7 @@ class Feed:
     def stop(self) -> None:
         """End; an attempt to connect that is under way is left to itself."""
         self._stopping.set()
-        self._thread.join(4 * LOOK_EVERY)
+        self._thread.join(4 * STOP_CHECK_EVERY)
 
     def heard(self, within: float) -> list[Heard]:
         """Return what was heard, as soon as something was."""
@@ -139,11 +139,11 @@ class Feed:
         if len(refused) == len(self._filters):
             raise BrokerRefused(f"The broker at {self._options.address} lets us read nothing; allow {refused[1]}.")
         self._delay = FIRST_DELAY
-        self._inbox.put(Connected())
+        self._inbox.put(Subscribed())
         while not self._stopping.is_set():
-            message = session.receive(LOOK_EVERY)
+            message = session.receive(STOP_CHECK_EVERY)
             if message is not None:
                 self._inbox.put(message)
 
 
-Heard = Message | Connected | BrokerError | SettingsError
+Heard = Message | Subscribed | BrokerError | SettingsError

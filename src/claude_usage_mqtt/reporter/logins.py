@@ -39,7 +39,7 @@ class _Known:
     looks: int = 0
 
 
-class LoginWatch:
+class KnownLogins:
     """What is known of each account's login."""
 
     def __init__(self, sources: Mapping[str, Source]) -> None:
@@ -90,10 +90,10 @@ def watch_logins(
 
     Runs in a thread, because on a dead mount a look may hang.
     """
-    watch = LoginWatch(sources)
+    known = KnownLogins(sources)
     before: LoginsSeen | None = None
     while True:
-        seen = watch.look(clock.now())
+        seen = known.look(clock.now())
         if seen != before:
             before = seen
             put(seen)

@@ -169,9 +169,7 @@ class AccountState:
         self.busy = False
         self.alive.renew(now)
         self.fingerprint = result.fingerprint
-        if result.requests == 0:
-            self.policy.not_sent()
-        self.policy.requests += [now] * (result.requests - 1)
+        self.policy.record_sent(now, result.requests)
         if result.login is not None:
             self._use_login(result.login)
         if result.error is not None:

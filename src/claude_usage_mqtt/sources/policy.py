@@ -176,11 +176,10 @@ class Policy:
         """Note requests that somebody else asked a reporter for; anybody can claim some, so their number is bounded."""
         self.requests += [now] * min(count, max(0, 2 * BUDGET - len(self.requests)))
 
-    def not_sent(self) -> None:
-        """Remove the last recorded request: the credentials did not allow sending it."""
-        if self.requests:
-            self.requests.pop()
-        self.last_sent_at = max(self.requests, default=None)
+    def record_sent(self, now: datetime, count: int) -> None:
+        """Correct the last recorded request: it took `count`, or none, as the credentials did not allow sending it."""
+        self.requests = self.requests[: len(self.requests) - (count == 0)] + [now] * (count - 1)
+        self.last_sent_at = self.last_sent_at if count else max(self.requests, default=None)
 
     def status_line_seen(self, now: datetime, stale_after: timedelta) -> None:
         """Note that the status line reported the main numbers: the request for them can wait, for a while.
