@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import stat
 import time
-from typing import NamedTuple
 from zlib import crc32
 
 try:
@@ -186,13 +185,12 @@ def _unlink(path: str) -> None:
         pass
 
 
-class _Sign(NamedTuple):
-    path: str
-    age: float | None
-    """Seconds; None if its process has ended."""
-    base_topic: str
-    accounts: str
-    publishes_at: str
+class _Sign:
+    """A sign of life: how old it is in seconds, None if its process has ended, and whose it is."""
+
+    def __init__(self, path: str, age: float | None, base_topic: str, accounts: str, publishes_at: str) -> None:
+        self.path, self.age = path, age
+        self.base_topic, self.accounts, self.publishes_at = base_topic, accounts, publishes_at
 
 
 def _signs(folder: str) -> list[_Sign]:
