@@ -152,20 +152,23 @@ def test_version_1_is_upgraded_in_place(
 def test_a_named_account_of_version_1_keeps_its_entity_ids(
     home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, watcher: Watcher, tmp_path: Path
 ) -> None:
-    """Its device moves from `default` to its name; the entity ids, to which history belongs, stay through restarts."""
+    """Its device moves from `default` to its name; the entity ids, to which history belongs, stay through restarts.
+
+    The name is one that Home Assistant has not seen in another test: it would remember the entity ids of that one.
+    """
     for topic, payload in version_1("single").items():
         watcher.publish(topic, payload, retain=True)
     before = home.wait_entities(lambda entries: len(entries) == 3 * 11 + 5 + 9)
     watcher.publish(STATUS, "online", retain=True)
     home.wait_for(sensor__claude_session_usage="42.5")
-    settings = {"CLAUDE_ACCOUNTS": f'{{"work": "{tmp_path}"}}', "CLAUDE_CONFIG_DIR": ""}
+    settings = {"CLAUDE_ACCOUNTS": f'{{"studio": "{tmp_path}"}}', "CLAUDE_CONFIG_DIR": ""}
     for _ in range(2):
         with service(mosquitto, endpoint, tmp_path, **settings):
             home.wait_for(sensor__claude_status="OK", sensor__claude_session_usage="42.5")
             home.wait_entities(lambda entries: not entries)
-            after = home.wait_entities(lambda entries: set(before) <= set(entries), "claude_usage_work")
+            after = home.wait_entities(lambda entries: set(before) <= set(entries), "claude_usage_studio")
             states = home.states()
-    assert not [entity for entity in (*after, *states) if re.search(r"claude_(.*_2|work_.*)$", entity)]
+    assert not [entity for entity in (*after, *states) if re.search(r"claude_(.*_2|studio_.*)$", entity)]
 
 
 def test_accounts_of_version_1_that_are_no_longer_configured_are_removed(

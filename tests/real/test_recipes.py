@@ -183,7 +183,7 @@ def test_blueprint_holds_jobs_back_while_over_pace(home: HomeAssistant, session:
     )
     session.later(10, minutes=60)
     home.wait_for(binary_sensor__claude_session_on_pace="on")
-    session.later(45, minutes=30)
+    session.later(45, minutes=45)
     home.wait_for(input_boolean__hold_jobs="on")
     assert ran(watcher, 1) == ["hold"]
     home.restart()
