@@ -16,7 +16,7 @@ from claude_usage_mqtt.mqtt.session import Session
 from claude_usage_mqtt.settings.fields import Settings
 from claude_usage_mqtt.sources.names import AUTO
 from claude_usage_mqtt.sources.reporter_messages import Presence, parse_presence
-from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, ReporterTopics, Topics
+from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, ONLINE, ReporterTopics, Topics
 from claude_usage_mqtt.usage.reading import REPORTER
 
 ANSWER_WITHIN = 3.0
@@ -97,7 +97,7 @@ class _Checker:
 
     def _connects_as_service(self) -> str:
         status = f"{self._base}/status"
-        if self._retained([status]).get(status) == b"online":
+        if self._retained([status]).get(status) == ONLINE:
             raise NotChecked("not checked: the service is online, and may be connected with it")
         session = Session(self._settings.broker(), as_service=True)
         session.open()

@@ -16,7 +16,7 @@ from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.sources.credentials.token import Credentials, CredentialSource
 from claude_usage_mqtt.sources.local_login import LocalLogin
 from claude_usage_mqtt.sources.names import AUTO
-from claude_usage_mqtt.sources.select import other_sources, polled_sources
+from claude_usage_mqtt.sources.select import polled_sources, with_other_sources
 from claude_usage_mqtt.usage.reading import CLAUDE_CODE, OAUTH, REPORTER, STATUSLINE, Reading
 
 USAGE_SCOPE = "user:profile"
@@ -98,7 +98,7 @@ def _ask_api(settings: Settings, place: CredentialSource, credentials: Credentia
         responses.append(response)
         return _windows(parse_usage(response, SystemClock().now(), plan=credentials.login.plan))
     except RateLimited as error:
-        raise RateLimited(f"{error} {other_sources(OAUTH)}", retry_after=error.retry_after) from None
+        raise with_other_sources(error, OAUTH) from None
     except ApiError as error:
         raise place.explain(error) from None
     finally:

@@ -12,6 +12,7 @@ from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.instants import parse_instant
 from claude_usage_mqtt.mqtt.session import Session
 from claude_usage_mqtt.settings.fields import Settings, load_settings
+from claude_usage_mqtt.topics import ONLINE
 from claude_usage_mqtt.untrusted import clean_text, json_object, number, slug
 from claude_usage_mqtt.usage.reading import MAX_UTILIZATION, stops_all_work
 from claude_usage_mqtt.usage.standing import clock_time
@@ -105,7 +106,7 @@ def _not_current(status: bytes, health: dict[str, Any], now: datetime) -> str | 
     """Return why the retained numbers must not be believed, None if they may."""
     if not status and not health:
         return "No data on the broker; is the service running?"
-    if status != b"online":
+    if status != ONLINE:
         return "The service is not running."
     alive_until = parse_instant(health.get("alive_until"))
     if alive_until is None or alive_until < now:

@@ -6,13 +6,12 @@ from typing import Any
 
 from claude_usage_mqtt.cli.api_block import blocks
 from claude_usage_mqtt.clock import SystemClock
-from claude_usage_mqtt.errors import ClaudeUsageError, InvalidResponse, RateLimited, SettingsError
+from claude_usage_mqtt.errors import InvalidResponse, RateLimited, SettingsError
 from claude_usage_mqtt.instants import parse_instant
 from claude_usage_mqtt.settings.fields import load_settings
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.in_order import in_order
-from claude_usage_mqtt.sources.select import other_sources, polled_sources
-from claude_usage_mqtt.sources.source import PollResult
+from claude_usage_mqtt.sources.select import polled_sources, with_other_sources
 from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, encode
 from claude_usage_mqtt.untrusted import clean_text
 from claude_usage_mqtt.usage.account import AccountUsage
@@ -43,7 +42,10 @@ def once(*, as_json: bool, force: bool = False) -> int:
             continue
         outcome = source.poll(account.id, clock, may_retry=True)
         if outcome.reading is None:
-            first_error = first_error or _with_other_sources(outcome)
+            error = outcome.error
+            # This may be the first request that was ever made.
+            error = with_other_sources(error, outcome.source) if isinstance(error, RateLimited) else error
+            first_error = first_error or error
             continue
         try:
             require_readable(outcome.reading)
@@ -57,14 +59,6 @@ def once(*, as_json: bool, force: bool = False) -> int:
     if first_error is not None:
         raise first_error
     return 0
-
-
-def _with_other_sources(outcome: PollResult) -> ClaudeUsageError | None:
-    """Return the error; for a 429 with the other sources, as this may be the first request that was ever made."""
-    error = outcome.error
-    if not isinstance(error, RateLimited):
-        return error
-    return RateLimited(f"{error} {other_sources(outcome.source)}", retry_after=error.retry_after)
 
 
 def require_readable(usage: Reading) -> Reading:

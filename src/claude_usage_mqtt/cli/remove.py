@@ -14,7 +14,7 @@ from claude_usage_mqtt.mqtt.session import Session
 from claude_usage_mqtt.service.former_devices import former_accounts
 from claude_usage_mqtt.settings.fields import Settings, load_settings
 from claude_usage_mqtt.sources.reporter_messages import MACHINE, parse_presence
-from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, ReporterTopics
+from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, ONLINE, ReporterTopics
 from claude_usage_mqtt.untrusted import json_object
 
 QUIET, WITHIN = 1.0, 15.0
@@ -30,7 +30,7 @@ def remove() -> int:
         found = _retained(session, settings)
         ours = sorted(topic for topic, payload in found.items() if _is_ours(topic, payload, settings))
         status = f"{settings.mqtt_base_topic}/status"
-        if found.get(status) == b"online":
+        if found.get(status) == ONLINE:
             print(f"A service still runs ({status} says online); stop it, or it publishes again.", file=sys.stderr)
         for topic in ours:
             presence = parse_presence(found[topic]) if "/reporter/" in topic else None

@@ -30,7 +30,7 @@ from claude_usage_mqtt.service.stale_notice import StaleNotice
 from claude_usage_mqtt.service.status_line_notice import NO_STATUS_LINE, silence
 from claude_usage_mqtt.sources.credentials.watch import LoginChanged
 from claude_usage_mqtt.sources.policy import BUDGET, Policy
-from claude_usage_mqtt.sources.select import other_sources
+from claude_usage_mqtt.sources.select import with_other_sources
 from claude_usage_mqtt.sources.source import REPEATS_FOR, Login, PollResult
 from claude_usage_mqtt.topics import LONGEST_INTERVAL, OK, SHORTEST_INTERVAL, STARTING
 from claude_usage_mqtt.usage.account import AccountUsage
@@ -187,7 +187,7 @@ class AccountState:
             self.policy.failures = 0  # what is not there is not missed: another source delivers
             self.status, self.detail = OK, None
         elif isinstance(error, RateLimited) and self.last_success is None:
-            self.report(RateLimited(f"{error} {other_sources(source)}"))
+            self.report(with_other_sources(error, source))
         else:
             self.report(error)
 

@@ -194,7 +194,7 @@ class _Sign:
 
 
 def _signs(folder: str) -> list[_Sign]:
-    """Return the signs of life of this user's services."""
+    """Return the signs of life in a folder, of this user's services."""
     found: list[_Sign] = []
     try:
         names = os.listdir(folder)
@@ -228,10 +228,14 @@ def _tidy_up(folder: str) -> None:
             _unlink(sign.path)
 
 
+def _all_signs() -> list[_Sign]:
+    return [sign for folder in _folders() for sign in _signs(folder)]
+
+
 def publishes_here(base_topic: str, address: str) -> bool:
     """Whether a service of this user on this machine publishes under the base topic at that broker."""
-    signs = [sign for folder in _folders() for sign in _signs(folder)]
-    return any(sign.age is not None and (sign.base_topic, sign.publishes_at) == (base_topic, address) for sign in signs)
+    own = (base_topic, address)
+    return any(sign.age is not None and (sign.base_topic, sign.publishes_at) == own for sign in _all_signs())
 
 
 def check() -> tuple[int, str]:
@@ -241,22 +245,26 @@ def check() -> tuple[int, str]:
     """
     own, accounts = own_base_topic(), own_accounts()
     is_app = bool(os.environ.get("SUPERVISOR_TOKEN"))  # it runs alone, with settings that the environment lacks
-    signs = [sign for folder in _folders() for sign in _signs(folder)]
-    of_base_topic = [sign for sign in signs if is_app or sign.base_topic == own]
-    ours = [sign for sign in of_base_topic if is_app or not accounts or sign.accounts == accounts]
+    signs = _all_signs()
+    ours = [
+        sign for sign in signs if is_app or (sign.base_topic == own and (not accounts or sign.accounts == accounts))
+    ]
     ages = [sign.age for sign in ours if sign.age is not None]
-    if not ages and ours:
-        return 1, "claude-usage-mqtt crashed or was killed; restart it."
-    if not ages and any(sign.age is not None for sign in of_base_topic):
-        return 1, f"The service with the base topic {own} that runs here has other accounts; check CLAUDE_ACCOUNTS."
     if not ages:
-        others = sorted({sign.base_topic for sign in signs if sign.age is not None})
-        if others:
-            return 1, (
-                f"No service with the base topic {own} runs here, only with {', '.join(others)}; set MQTT_BASE_TOPIC."
-            )
-        return 1, "claude-usage-mqtt is not running here as this user."
+        return 1, _why_none(own, ours, {sign.base_topic for sign in signs if sign.age is not None})
     age = max(ages)
     if age > STUCK_AFTER:
         return 1, f"claude-usage-mqtt is stuck: its last sign of life is {age:.0f} s old; restart it."
     return 0, f"claude-usage-mqtt is alive: its last sign of life is {age:.0f} s old."
+
+
+def _why_none(base_topic: str, ours: list[_Sign], alive: set[str]) -> str:
+    """Return why our service is not alive; `alive` are the base topics of those that are."""
+    if ours:
+        return "claude-usage-mqtt crashed or was killed; restart it."
+    if base_topic in alive:
+        return f"The service with the base topic {base_topic} that runs here has other accounts; check CLAUDE_ACCOUNTS."
+    if alive:
+        others = ", ".join(sorted(alive))
+        return f"No service with the base topic {base_topic} runs here, only with {others}; set MQTT_BASE_TOPIC."
+    return "claude-usage-mqtt is not running here as this user."

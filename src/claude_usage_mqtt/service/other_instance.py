@@ -23,9 +23,8 @@ class OtherInstance:
     @property
     def sentence(self) -> str | None:
         """What to do; None if there is no other instance."""
-        return None if self._seen_at is None else self._sentence()
-
-    def _sentence(self) -> str:
+        if self._seen_at is None:
+            return None
         return (
             f"Another instance publishes under {self._topics.base}/{self._topics.account} too; "
             "stop one of them: one service can publish several accounts (CLAUDE_ACCOUNTS)."
@@ -38,9 +37,9 @@ class OtherInstance:
 
     def seen(self, now: datetime) -> None:
         """Note a message of it."""
-        if self._seen_at is None:
-            log.warning("Account %s: %s", self._topics.account, self._sentence())
-        self._seen_at = now
+        is_new, self._seen_at = self._seen_at is None, now
+        if is_new:
+            log.warning("Account %s: %s", self._topics.account, self.sentence)
 
     def tick(self, now: datetime) -> None:
         """Forget it if it has been silent for long enough."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from claude_usage_mqtt.errors import RateLimited
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.source import ApiSource
 from claude_usage_mqtt.sources.credentials.environment import GivenToken
@@ -16,13 +17,16 @@ if TYPE_CHECKING:
     from claude_usage_mqtt.sources.claude_code import ClaudeCode
 
 
-def other_sources(used: str) -> str:
-    """Return the sentence that names the sources to try if the `used` one is refused whenever it is asked.
+def with_other_sources(error: RateLimited, used: str) -> RateLimited:
+    """Return the error of a first request, with the sources to try if the `used` one is refused whenever it is asked.
 
     Some accounts get an instant and lasting 429 for any program but Claude Code itself.
     """
     names = "statusline or reporter" if used == CLAUDE_CODE else "claude-code, statusline or reporter"
-    return f"If no request ever succeeds here, another source may: CLAUDE_SOURCE={names}."
+    return RateLimited(
+        f"{error} If no request ever succeeds here, another source may: CLAUDE_SOURCE={names}.",
+        retry_after=error.retry_after,
+    )
 
 
 def polled_sources(
