@@ -255,7 +255,7 @@ def test_a_restart_does_not_shorten_a_wait() -> None:
 
 
 def test_commands_that_can_do_nothing_say_so_until_there_are_new_numbers() -> None:
-    """With the status line alone there is nothing to poll: `paused` would be untrue, and the hint is not for ever."""
+    """With the status line alone there is nothing to poll: `paused` would be untrue, and the hint goes away."""
     state = make_state(sources=(STATUSLINE,))
     paused = {"status": "ok", "polling": False}
     state.restore({state.options.topics.health: encode(paused)}, NOW)

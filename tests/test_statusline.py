@@ -652,7 +652,7 @@ def test_another_command_ends_with_us(program: Program, tmp_path: Path) -> None:
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:
-    """Of two lines at once one starts a process; a claim left by one that was killed does not stand for ever."""
+    """Of two lines at once one starts a process; a claim left by one that was killed does not last forever."""
     pending = PendingReading("default", tmp_path, LIFE)
     assert pending.claim()
     assert not PendingReading("default", tmp_path, LIFE).claim()

@@ -1,7 +1,7 @@
 """A lean usage endpoint: `python -m benchmarks.endpoint ALIKE ORIGIN SPEED`; prints its port, counts its requests.
 
 ALIKE answers have the same numbers. If that is 1, all numbers change each time; else one of them does, as at night: the
-session has not started, the week stands still. `GET /count` returns how many answers were given.
+session has not started, the week does not move. `GET /count` returns how many answers were given.
 """
 
 import json

@@ -1,15 +1,12 @@
 """The real Claude Code as a source of the real service, in a sandbox with a fake of the API."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import claude_usage_mqtt
+from real.claude_code_box import run_box
 
 TRIALS = ("numbers", "expired", "oauth_expired", "refused", "limited", "failing", "logged_out")
 
@@ -40,20 +37,7 @@ class Box:
 @pytest.fixture(scope="module")
 def box(scripts: Path, tmp_path_factory: pytest.TempPathFactory) -> Box:
     """Run all trials once."""
-    folder = tmp_path_factory.mktemp("box")
-    folder.chmod(0o755)
-    driver = folder / "driver.sh"
-    source = Path(__file__).with_name("claude_code_box.sh").read_text()
-    driver.write_text(source.replace("$VENV", sys.prefix))
-    shown = (sys.prefix, str(Path(claude_usage_mqtt.__file__).parents[1]), sys.base_prefix)
-    subprocess.run(
-        ["bash", scripts / "claude_code.sh", "box", folder, "bash", "/out/driver.sh"],
-        env=os.environ | {"RO": " ".join(dict.fromkeys(shown))},
-        stdin=subprocess.DEVNULL,
-        check=True,
-        timeout=600,
-    )
-    return Box(folder)
+    return Box(run_box(scripts, tmp_path_factory, "claude_code_box.sh", 600))
 
 
 def test_all_numbers_without_a_token(box: Box) -> None:

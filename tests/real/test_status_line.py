@@ -1,9 +1,6 @@
 """The status line of a real session: Claude Code's terminal program runs our command; a service has nothing else."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +8,7 @@ from typing import Any
 
 import pytest
 
-import claude_usage_mqtt
+from real.claude_code_box import run_box
 
 RESET_AFTER = 7860
 """Seconds from the start of the fake API, by which it counts, to the reset that it reports."""
@@ -22,19 +19,7 @@ YELLOW, RED = "\x1b[33m", "\x1b[31m"
 @pytest.fixture(scope="module")
 def box(scripts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run the session once; return the folder of what it left."""
-    folder = tmp_path_factory.mktemp("box")
-    folder.chmod(0o755)
-    driver = Path(__file__).with_name("status_line_box.sh").read_text()
-    (folder / "driver.sh").write_text(driver.replace("$VENV", sys.prefix))
-    shown = (sys.prefix, str(Path(claude_usage_mqtt.__file__).parents[1]), sys.base_prefix)
-    subprocess.run(
-        ["bash", scripts / "claude_code.sh", "box", folder, "bash", "/out/driver.sh"],
-        env=os.environ | {"RO": " ".join(dict.fromkeys(shown))},
-        stdin=subprocess.DEVNULL,
-        check=True,
-        timeout=300,
-    )
-    return folder
+    return run_box(scripts, tmp_path_factory, "status_line_box.sh", 300)
 
 
 def published(box: Path, topic: str) -> Iterator[dict[str, Any]]:
