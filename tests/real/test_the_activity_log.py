@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
-import itertools
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from claude_usage_mqtt.demo.simulated_api import SimulatedAccount, SimulatedApi
+from claude_usage_mqtt.demo.simulated_api import SimulatedApi
 from parts.broker import Mosquitto
 from parts.credentials import write_credentials
-from parts.service import HEALTH, STATE, running_service
+from parts.lighter_account import LighterAccount
+from parts.service import HEALTH, running_service
 from parts.watcher import Watcher
 from real.home import HomeAssistant, StepClock, pass_until
 
@@ -29,22 +27,6 @@ NEWS = ("_event", "_resets_at", "_limit_reached", "claude_blocked", "claude_bloc
 """Ends of the entities whose lines are events, resets, or what they change."""
 
 
-class Account(SimulatedAccount):
-    """The demo's account, which works less hard than it could."""
-
-    def __init__(self, clock: Callable[[], dt.datetime], share: float) -> None:
-        super().__init__(clock, seed=7)
-        self._share = share
-
-    def answer(self) -> dict[str, Any]:
-        """Return what the usage endpoint would answer."""
-        answer = super().answer()
-        for window in (answer["five_hour"], answer["seven_day"], *answer["limits"]):
-            key = "percent" if "percent" in window else "utilization"
-            window[key] = type(window[key])(window[key] * self._share)
-        return answer
-
-
 @pytest.mark.parametrize(("work", "share"), [(0.6, 0.1), (1.0, 0.25)], ids=["ordinary days", "days over pace"])
 def test_the_activity_log_is_about_events_and_resets(
     home: HomeAssistant, mosquitto: Mosquitto, watcher: Watcher, tmp_path: Path, work: float, share: float
@@ -52,13 +34,12 @@ def test_the_activity_log_is_about_events_and_resets(
     """On ordinary days at most one line in ten is something else; nothing makes a line with every poll.
 
     An account that goes over pace has two more lines when it does, and two when it is on pace again. The recorder
-    gets at most one row of an entity per poll, and none without a line unless it is a number. On its topic, too, the
-    time at which a limit is expected moves only by much.
+    gets at most one row of an entity per poll, and none without a line unless it is a number.
     """
     write_credentials(tmp_path, expires_in=dt.timedelta(days=30))
     clock = StepClock()
     with (
-        SimulatedApi(Account(clock.now, work)) as api,
+        SimulatedApi(LighterAccount(clock.now, work)) as api,
         running_service(mosquitto.port, api.url, tmp_path, clock=clock),
     ):
         home.wait(lambda states: states.get("sensor.claude_weekly_usage", {}).get("state") not in (None, "unknown"))
@@ -89,7 +70,6 @@ def test_the_activity_log_is_about_events_and_resets(
     assert sum(noise.values()) <= sum(counts.values()) * share, counts
     assert max(rows.values()) <= polls + FIRST_LINES, rows
     assert {entity for entity in rows if entity not in counts} <= NUMBERS, rows
-    check_limits([message.json()["windows"] for message in watcher.messages(STATE)])
 
 
 NUMBERS = {
@@ -102,19 +82,3 @@ NUMBERS = {
     "sensor.claude_tightest",
 }
 """The entities that are drawn as a curve: Home Assistant makes no lines of them."""
-
-
-def check_limits(published: list[dict[str, Any]]) -> None:
-    """Check that a limit's expected time moves only by a twentieth of the time until it; a week on pace has none."""
-    moves = 0
-    for before, after in itertools.pairwise(published):
-        for key, window in after.items():
-            known, new = (each[key]["limit_at"] if key in each else None for each in (before, after))
-            assert not (new and window["on_pace"] and key != "five_hour"), (key, window)
-            if known and new and known != new and before[key]["resets_at"] == window["resets_at"]:
-                moves += 1
-                at, expected = dt.datetime.fromisoformat(window["read_at"]), dt.datetime.fromisoformat(known)
-                moved = abs(dt.datetime.fromisoformat(new) - expected)
-                # (what is known can be over by then, and then anything is new)
-                assert expected <= at or moved > max(dt.timedelta(minutes=5), (expected - at) / 20), (known, window)
-    assert moves
