@@ -16,7 +16,7 @@ from claude_usage_mqtt.errors import (
     RateLimited,
     TokenExpired,
 )
-from claude_usage_mqtt.instants import format_instant, parse_instant
+from claude_usage_mqtt.instants import format_instant, moved, parse_instant
 from claude_usage_mqtt.logs import Outage
 from claude_usage_mqtt.service.discovery_message import DiscoveryMessage
 from claude_usage_mqtt.service.event_delivery import EventDelivery
@@ -33,8 +33,9 @@ from claude_usage_mqtt.sources.policy import BUDGET, Policy
 from claude_usage_mqtt.sources.select import with_other_sources
 from claude_usage_mqtt.sources.source import REPEATS_FOR, Login, PollResult
 from claude_usage_mqtt.topics import LONGEST_INTERVAL, OK, SHORTEST_INTERVAL, STARTING
-from claude_usage_mqtt.usage.account import AccountUsage
+from claude_usage_mqtt.usage.account import AccountUsage, Rules
 from claude_usage_mqtt.usage.events import Event
+from claude_usage_mqtt.usage.owner import Owner
 from claude_usage_mqtt.usage.reading import REPORTER, Reading
 from claude_usage_mqtt.usage.saved_state import is_readable, restore
 
@@ -83,8 +84,7 @@ class AccountState:
     def __post_init__(self) -> None:
         self.usage = AccountUsage(
             self.options.topics.account,
-            thresholds=self.options.thresholds,
-            extra_thresholds=self.options.extra_thresholds,
+            Rules(thresholds=self.options.thresholds, extra_thresholds=self.options.extra_thresholds),
         )
         self.set_interval(self.options.interval)
         self.stale_notice = StaleNotice(self.name)
@@ -104,7 +104,8 @@ class AccountState:
     def set_interval(self, interval: timedelta) -> None:
         """Use another poll interval; numbers stay known for 2.2 of them at least."""
         self.policy.interval = interval
-        self.usage.stale_after = max(self.options.stale_after, LEAST_INTERVALS * interval)
+        stale_after = max(self.options.stale_after, LEAST_INTERVALS * interval)
+        self.usage.rules = self.usage.rules._replace(stale_after=stale_after)
 
     def is_allowed(self, seconds: int) -> bool:
         """Whether this may be the poll interval."""
@@ -124,7 +125,7 @@ class AccountState:
         restore(self.usage, memory.get("usage"), state or None, now)
         self.delivery.restore(memory.get("events"), now)
         self.login_notice.restore(memory.get("login_notice"))
-        self.policy.restore(memory.get("policy", memory.get("schedule")), now, self.usage.resets())
+        self.policy.restore(memory.get("policy", memory.get("schedule")), now, self.usage.windows.resets())
         self.last_success = parse_instant(health.get("last_success")) if self.usage.is_known else None
         # A restart does not change the account: what was well is well until the next poll says otherwise.
         if self.last_success is not None and health.get("status") == OK:
@@ -155,7 +156,7 @@ class AccountState:
         """Return when to poll next; None while a poll is under way, or none is to be made."""
         if self.busy or not self.options.is_polled or (not self.polling and not self.policy.refresh_wanted):
             return None
-        return self.policy.due(now, self.usage.resets())
+        return self.policy.due(now, self.usage.windows.resets())
 
     def begin_poll(self, now: datetime) -> bool:
         """Note that a poll begins; return whether a second request would be within the budget."""
@@ -200,7 +201,7 @@ class AccountState:
         self._note_success(reading.read_at)
         has_limits = reading.windows or reading.extra_usage is not None
         self.status, self.detail = OK, None if has_limits else NO_LIMITS_DETAIL
-        self.policy.succeeded(now, self.usage.last_change)
+        self.policy.succeeded(now, self.usage.history.last_change)
         self.outage.up(f"Account {self.name}: the usage is known again.")
         return events
 
@@ -217,7 +218,7 @@ class AccountState:
         events = self._update(reading, now)
         if self.usage.read_times() == before:
             return events  # nothing newer: it neither saves a request nor makes anything fresh
-        self.policy.status_line_seen(now, self.usage.stale_after)
+        self.policy.status_line_seen(now, self.usage.rules.stale_after)
         self._note_success(reading.read_at)
         if not self.options.is_polled or (self.options.is_auto and self.status in MISSING):
             self.status, self.detail, self.hint = OK, None, None
@@ -261,7 +262,7 @@ class AccountState:
 
     def _use_login(self, login: Login) -> bool:
         self.login = login
-        switched = self.usage.identify(login.account, login.organization)
+        switched = self.usage.identify(Owner(login.account, login.organization))
         if switched:
             log.info("Account %s: credentials now belong to another organization; readings were reset.", self.name)
             self.last_success = None
@@ -313,8 +314,7 @@ class AccountState:
         self.usage.clock_stepped(step)
         self.policy.clock_stepped(step, now)
         if step < timedelta(0):
-            if self.last_success is not None and self.last_success not in self.usage.restored:
-                self.last_success += step
+            self.last_success = moved(self.last_success, step, self.usage.history.restored)
             self.other_instance.clock_stepped_back(step)
 
 

@@ -54,7 +54,7 @@ def health_document(state: AccountState, now: datetime) -> dict[str, Any]:
     """
     retry_at = state.policy.blocked_until
     parts = [state.detail, state.hint, state.login_notice.sentence(state.login.login_expires_at, now)]
-    if state.usage.saw_foreign(now):
+    if state.usage.history.saw_foreign(now):
         parts.append(FOREIGN_DETAIL)
     parts.append(state.other_instance.sentence)
     return {

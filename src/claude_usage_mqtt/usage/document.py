@@ -22,15 +22,15 @@ def state_document(usage: AccountUsage, now: datetime, zone: tzinfo | None = Non
     money = usage.known_money(now)
     return {
         "account": usage.account,
-        "plan": usage.plan,
-        "tier": tier_in_words(usage.tier),
+        "plan": usage.plan.name,
+        "tier": tier_in_words(usage.plan.tier),
         "updated_at": format_instant(max((window.read_at for window in known), default=None)),
         "summary": summary(where, known, money, now, zone),
         "blocked": where.blocked,
         "blocked_until": format_instant(where.blocked_until),
         "tightest": _tightest(where.tightest),
         "tightest_model": _tightest(where.tightest_model),
-        "windows": {key: _window(window, now, usage.stale_after) for key, window in usage.windows.items()},
+        "windows": {key: _window(window, now, usage.rules.stale_after) for key, window in usage.windows.items()},
         "extra_usage": _extra_usage(usage.money, money, where),
     }
 

@@ -12,9 +12,11 @@ from typing import Any
 
 from claude_usage_mqtt.instants import format_instant, from_epoch, parse_instant, steady
 from claude_usage_mqtt.untrusted import CURRENCY, HASH, clean_text, matching, number
-from claude_usage_mqtt.usage.account import MAX_WINDOWS, AccountUsage
+from claude_usage_mqtt.usage.account import AccountUsage, Plan
+from claude_usage_mqtt.usage.account_events import AccountEvents
 from claude_usage_mqtt.usage.derived import Sample
 from claude_usage_mqtt.usage.money import MoneyState
+from claude_usage_mqtt.usage.owner import Owner
 from claude_usage_mqtt.usage.plausibility import Suspect
 from claude_usage_mqtt.usage.reading import (
     MAX_AMOUNT,
@@ -28,6 +30,7 @@ from claude_usage_mqtt.usage.reading import (
     duration_of,
 )
 from claude_usage_mqtt.usage.window_state import MAX_SAMPLES, WindowState
+from claude_usage_mqtt.usage.windows import MAX_WINDOWS
 
 FORMAT = 2
 READABLE = (1, 2)
@@ -42,20 +45,21 @@ MAX_AHEAD = WEEK
 
 def save(usage: AccountUsage) -> dict[str, Any]:
     """Return what is known of an account's usage as a JSON object."""
+    history = usage.history
     return {
         "format": FORMAT,
-        "owner": usage.owner,
-        "organization": usage.organization,
-        "plan": usage.plan,
-        "tier": usage.tier,
-        "last_read": _epoch(usage.last_read),
-        "last_complete": _epoch(usage.last_complete),
-        "last_change": _epoch(usage.last_change),
-        "ignored": list(usage.ignored),
-        "blocked": usage.was_blocked,
-        "active": usage.was_active,
+        "owner": usage.owner.account,
+        "organization": usage.owner.organization,
+        "plan": usage.plan.name,
+        "tier": usage.plan.tier,
+        "last_read": _epoch(history.last_read),
+        "last_complete": _epoch(history.last_complete),
+        "last_change": _epoch(history.last_change),
+        "ignored": list(history.ignored),
+        "blocked": usage.events.was_blocked,
+        "active": usage.events.was_active,
         "money": None if usage.money is None else _save_money(usage.money),
-        "windows": {key: _save_window(window, usage.ignored) for key, window in usage.windows.items()},
+        "windows": {key: _save_window(window, history.ignored) for key, window in usage.windows.items()},
     }
 
 
@@ -123,30 +127,30 @@ def restore(usage: AccountUsage, saved: object, state: object, now: datetime) ->
     Return False if there was neither.
     """
     document: dict[str, Any] = state if isinstance(state, dict) else {}
+    history = usage.history
     if isinstance(saved, dict) and is_readable(saved):
-        usage.owner = matching(HASH, saved.get("owner"))
-        usage.organization = matching(HASH, saved.get("organization"))
-        usage.plan = clean_text(saved.get("plan")) or clean_text(document.get("plan"))
-        usage.tier = clean_text(saved.get("tier"))
-        usage.last_read = _instant(saved.get("last_read", saved.get("last_answer")), now)
-        usage.last_complete = _instant(saved.get("last_complete", saved.get("last_whole")), now)
-        usage.last_change = _instant(saved.get("last_change"), now)
-        usage.ignored = _names(saved.get("ignored"))
-        usage.was_blocked, usage.was_active = _flag(saved.get("blocked")), _flag(saved.get("active"))
+        usage.owner = Owner(matching(HASH, saved.get("owner")), matching(HASH, saved.get("organization")))
+        plan = clean_text(saved.get("plan")) or clean_text(document.get("plan"))
+        usage.plan = Plan(plan, clean_text(saved.get("tier")))
+        history.last_read = _instant(saved.get("last_read", saved.get("last_answer")), now)
+        history.last_complete = _instant(saved.get("last_complete", saved.get("last_whole")), now)
+        history.last_change = _instant(saved.get("last_change"), now)
+        history.ignored = _names(saved.get("ignored"))
+        usage.events = AccountEvents(_flag(saved.get("blocked")), _flag(saved.get("active")))
         _restore_windows(usage, saved.get("windows"), now, is_document=False)
         usage.money = _restore_money(saved.get("money"), now) or _money_of_document(saved, document, usage, now)
     elif document:
-        usage.plan = clean_text(document.get("plan"))
+        usage.plan = Plan(clean_text(document.get("plan")))
         _restore_windows(usage, document.get("windows"), now, is_document=True)
         usage.money = _money_of_document({}, document, usage, now)
         if usage.windows or usage.money is not None:
-            usage.last_read = now
-    usage.restored = {instant for instant in _instants(usage) if instant is not None}
+            history.last_read = now
+    history.restored = frozenset(instant for instant in _instants(usage) if instant is not None)
     return usage.is_known
 
 
 def _instants(usage: AccountUsage) -> Iterator[datetime | None]:
-    yield from (usage.last_read, usage.last_complete, usage.last_change)
+    yield from (usage.history.last_read, usage.history.last_complete, usage.history.last_change)
     yield from (window.read_at for window in usage.windows.values())
     yield None if usage.money is None else usage.money.read_at
 
@@ -156,7 +160,7 @@ def _restore_windows(usage: AccountUsage, windows: object, now: datetime, *, is_
         return
     for key, entry in list(windows.items())[:MAX_WINDOWS]:
         if isinstance(key, str) and WINDOW_KEY.fullmatch(key) and isinstance(entry, dict):
-            window = _restore_window(key, entry, now, usage.ignored, is_document=is_document)
+            window = _restore_window(key, entry, now, usage.history.ignored, is_document=is_document)
             if window is not None:
                 usage.windows[key] = window
 
@@ -261,7 +265,7 @@ def _money_of_document(
     if money is None and saved.get("extra_usage_absent_for") is None:
         return None
     details = section if isinstance(section, dict) else {}
-    read_at = _instant(details.get("read_at"), now) or usage.last_complete or now
+    read_at = _instant(details.get("read_at"), now) or usage.history.last_complete or now
     month = read_at.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     return MoneyState(
         money=money,

@@ -89,6 +89,11 @@ class WindowState(Details):
         return self.read_at if self.suspect is None else max(self.read_at, self.suspect.window.read_at)
 
     @property
+    def numbers(self) -> tuple[float, datetime | None]:
+        """What changes while somebody works, or when a window begins."""
+        return self.utilization, self.resets_at
+
+    @property
     def is_limit_reached(self) -> bool:
         """Whether the window cannot be used."""
         return self.utilization >= LIMIT or self.locked
