@@ -322,5 +322,5 @@ def test_broker_closes_on_clients_that_do_not_go() -> None:
 def test_broker_without_its_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody without the extra sees the command that helps, not a traceback."""
     monkeypatch.setitem(sys.modules, "amqtt.broker", None)
-    with pytest.raises(SettingsError, match=r"pip install 'claude-usage-mqtt\[demo\]'"):
+    with pytest.raises(SettingsError, match=r" -m pip install 'amqtt<0.13'"):
         EmbeddedBroker(port=0)

@@ -11,6 +11,7 @@ import asyncio
 import importlib
 import logging
 import socket
+import sys
 import threading
 import warnings
 from concurrent.futures import Future
@@ -126,7 +127,7 @@ def _import_amqtt() -> ModuleType:
                 importlib.import_module(name)
             amqtt = importlib.import_module("amqtt")
     except ImportError:
-        raise SettingsError("the demo needs its extra: pip install 'claude-usage-mqtt[demo]'") from None
+        raise SettingsError(f"the demo needs the package amqtt: {sys.executable} -m pip install 'amqtt<0.13'") from None
     for name in ("amqtt", "transitions"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     return amqtt
