@@ -129,7 +129,7 @@ class AccountState:
         self.polling.policy.failed(now, error)
         self._was_askable = False
         if error.status in MISSING and self.options.is_auto and self.is_fresh(now):
-            self.polling.policy.failures = 0  # what is not there is not missed: another source delivers
+            self.polling.policy.failures.count = 0  # what is not there is not missed: another source delivers
             self.health.show_ok()
         elif isinstance(error, RateLimited) and self.health.last_success is None:
             self.report(with_other_sources(error, source))
@@ -225,7 +225,7 @@ class AccountState:
     def _look_at_reporters(self, reporters: Reporters, now: datetime) -> None:
         """Poll as soon as it is allowed if a machine can be asked again, and the numbers waited for that."""
         policy, last_success = self.polling.policy, self.health.last_success
-        policy.record_unasked(now, reporters.take_unasked(self.name))
+        policy.requests.record_unasked(now, reporters.take_unasked(self.name))
         is_askable = reporters.can_be_asked(self.name, now)
         if is_askable and not self._was_askable:
             is_late = last_success is None or now - last_success >= policy.interval

@@ -53,7 +53,7 @@ def health_document(state: AccountState, now: datetime) -> dict[str, Any]:
     must not trust what this service published.
     """
     shown, policy, login = state.health, state.polling.policy, state.login.known
-    retry_at = policy.blocked_until
+    retry_at = policy.rate_limit.blocked_until
     parts = [shown.detail, shown.hint, state.login.sentence(now)]
     if state.usage.history.saw_foreign(now):
         parts.append(FOREIGN_DETAIL)
@@ -70,8 +70,8 @@ def health_document(state: AccountState, now: datetime) -> dict[str, Any]:
         "login_expires_at": format_instant(login.login_expires_at),
         "poll_interval": int(policy.interval.total_seconds()),
         "polling": state.polling.is_on,
-        "requests_last_hour": policy.requests_last_hour(now),
-        "consecutive_failures": policy.failures,
+        "requests_last_hour": policy.requests.last_hour(now),
+        "consecutive_failures": policy.failures.count,
         "reporters": [] if state.reporters is None else state.reporters.documents(state.name, now),
         "other_instance": state.other_instance.sentence is not None,
         "version": __version__,

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from claude_usage_mqtt.sources.policy import BUDGET, Policy
+from claude_usage_mqtt.sources.policy import Policy
+from claude_usage_mqtt.sources.request_log import BUDGET
 
 
 @dataclass(slots=True)
@@ -27,9 +28,9 @@ class Polling:
         """Note that a poll begins; return whether a second request would be within the budget."""
         self.policy.record_request(now)
         self.is_busy = True
-        return self.policy.requests_last_hour(now) < BUDGET or not self.policy.limited
+        return self.policy.requests.last_hour(now) < BUDGET or not self.policy.limited
 
     def end(self, now: datetime, requests: int) -> None:
         """Note that it has ended."""
         self.is_busy = False
-        self.policy.record_sent(now, requests)
+        self.policy.requests.record_sent(now, requests)

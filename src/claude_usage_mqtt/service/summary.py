@@ -39,7 +39,7 @@ class Digest(NamedTuple):
 def digest(state: AccountState, now: datetime) -> Digest:
     """Return the digest of an account as of `now`."""
     known, where = state.usage.known_windows(now), state.usage.standing(now)
-    health, failures = state.health, state.polling.policy.failures
+    health, failures = state.health, state.polling.policy.failures.count
     return Digest(
         account=state.name,
         label=state.options.label or state.name,
