@@ -147,7 +147,7 @@ class Service:
         state, now = self._accounts.touch(item.account), self._clock.now()
         if isinstance(item, CachedReading):
             self._accounts.note(state, state.take(item.reading, now))
-        elif item.fingerprint != state.fingerprint and not state.busy:
+        elif item.fingerprint != state.login.fingerprint and not state.polling.is_busy:
             state.on_login_changed(item, now)
 
     def _connected(self) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from claude_usage_mqtt.usage.events import Event
+from claude_usage_mqtt.usage.plausibility import Suspect
 from claude_usage_mqtt.usage.reading import FIVE_HOUR, SEVEN_DAY, Reading, Window
 from claude_usage_mqtt.usage.window_state import WindowState, first_reading, next_reading, no_reading, shifted
 
@@ -56,6 +57,10 @@ class Windows(dict[str, WindowState]):
     def newest(self) -> datetime | None:
         """Return when the newest numbers were read."""
         return max((state.read_at for state in self.values() if not state.blank), default=None)
+
+    def suspects(self) -> dict[str, Suspect]:
+        """Return the unlikely readings that wait for the next one."""
+        return {key: state.suspect for key, state in self.items() if state.suspect is not None}
 
     def resets(self) -> list[datetime]:
         """Return the resets of those that are there, soonest first."""
