@@ -23,6 +23,7 @@ from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.names import AUTO
 from claude_usage_mqtt.sources.select import polled_sources
 from claude_usage_mqtt.topics import Topics
+from claude_usage_mqtt.usage.reading import REPORTER, STATUSLINE
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def make_service(settings: Settings, clock: Clock, accounts: tuple[Account, ...]
                     discovery=settings.homeassistant_discovery,
                     sources=settings.sources,
                     instance=instance,
-                    is_auto=settings.claude_source == AUTO,
+                    is_auto=settings.claude_source == AUTO or set(settings.sources) == {REPORTER, STATUSLINE},
                 ),
                 polled_sources(settings.sources, account.login, api, settings.claude_code_command),
             )
