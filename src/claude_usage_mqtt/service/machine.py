@@ -46,12 +46,13 @@ class Machine:
 
     def status(self, account: str, now: datetime, *, is_foreign: bool, is_patient: bool = False) -> str:
         """Return `ok`, or why it is not asked; if `is_patient`, what passes within minutes is not a reason."""
-        if not self.online and (not is_patient or now - self.seen_at >= ABSENT_AFTER):
+        announced = self.accounts[account]
+        was_of_no_use = announced.source and not announced.is_usable
+        if not self.online and (not is_patient or was_of_no_use or now - self.seen_at >= ABSENT_AFTER):
             return OFFLINE
         reason, until = self.holds.get(account, (USABLE, now))
         if is_foreign or (reason == FOREIGN and now < until):
             return FOREIGN
-        announced = self.accounts[account]
         if not announced.is_usable:
             return announced.status
         return reason if now < until and not (is_patient and reason == BUSY) else USABLE
