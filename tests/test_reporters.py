@@ -97,6 +97,19 @@ def test_numbers_come_from_another_machine(
     assert str(tmp_path) not in everything
 
 
+def test_a_machine_without_a_login_that_is_stopped_is_gone(
+    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
+) -> None:
+    """Only a machine that delivers is waited for: of another one the list and the sentence say the same."""
+    (tmp_path / "new").mkdir()
+    with house(running_broker, tmp_path) as (_, report):
+        reporter = report("new", endpoint, tmp_path / "new")
+        watcher.wait_topic(HEALTH, lambda each: machines(each.json()) == {"new": "no_credentials"})
+        reporter.stop()
+        health = watcher.wait_topic(HEALTH, lambda each: "new (offline" in (each.json()["detail"] or "")).json()
+    assert machines(health) == {"new": "offline"}
+
+
 @needs_mosquitto
 def test_a_machine_that_sleeps_and_wakes_up(tmp_path: Path, endpoint: Endpoint) -> None:
     """While the lid is closed the numbers stay and the status says why; at its opening the machine is asked at once."""

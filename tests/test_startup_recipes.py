@@ -180,6 +180,12 @@ def test_the_shell_of_the_launchd_agent_becomes_the_program(suffix: str, install
     assert log == f"{COMMANDS[suffix]} in {tmp_path}/.config/claude-usage-mqtt\n"
 
 
+def test_the_first_eight_lines_of_the_unit_say_what_to_type() -> None:
+    """As the README says: `recipe systemd | head -8`."""
+    lines = RECIPES["systemd"].text().splitlines()
+    assert [line[:1] for line in lines[:9]] == ["#"] * 8 + [""]
+
+
 @posix
 @pytest.mark.parametrize("name", ["systemd", "systemd-report", "launchd", "launchd-report"])
 def test_the_command_at_the_top_prints_the_recipe_again(name: str, installed: Installed) -> None:
@@ -188,6 +194,15 @@ def test_the_command_at_the_top_prints_the_recipe_again(name: str, installed: In
     command = re.split(r" [|>] ", line.lstrip("# "))[0]
     ended = subprocess.run(["/bin/sh", "-c", command], cwd="/", capture_output=True, text=True, check=True)
     assert ended.stderr == "recipe in /\n"
+
+
+def test_claude_code_is_found_as_in_the_shell_that_prints_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a login the PATH is short: the reporter gets the one of the shell in which `claude` works."""
+    monkeypatch.setenv("PATH", "/home/me/.local/bin:/mnt/c/Program Files:/a&b:/usr/bin")
+    agent = plistlib.loads(RECIPES["launchd-report"].text().encode())
+    assert agent["EnvironmentVariables"] == {"PATH": "/home/me/.local/bin:/mnt/c/Program Files:/a&b:/usr/bin"}
+    service = unit("systemd-report")["Service"]
+    assert service["Environment"] == ['"PATH=/home/me/.local/bin:/mnt/c/Program Files:/a&b:/usr/bin"']
 
 
 @posix

@@ -88,13 +88,15 @@ class Machine:
 
     def status(self, login: MachineLogin, now: datetime, *, is_foreign: bool, is_patient: bool = False) -> str:
         """Return `ok`, or why it is not asked; if `is_patient`, what passes within minutes is not a reason."""
-        if not self.online and not (is_patient and self.was_there(now, ABSENT_AFTER)):
+        announced = login.announced
+        was_of_no_use = announced is not None and announced.source and not announced.is_usable
+        if not self.online and (not is_patient or was_of_no_use or not self.was_there(now, ABSENT_AFTER)):
             return OFFLINE
         reason = login.hold.reason if login.hold is not None and now < login.hold.until else USABLE
         if is_foreign or reason == FOREIGN:
             return FOREIGN
-        if login.announced is not None and not login.announced.is_usable:
-            return login.announced.status
+        if announced is not None and not announced.is_usable:
+            return announced.status
         return USABLE if is_patient and reason == BUSY else reason
 
     def save(self, login: MachineLogin) -> dict[str, Any]:
