@@ -86,7 +86,7 @@ def test_no_mark_is_left(kind: str, suffix: str) -> None:
 def test_a_unit_starts_its_command_and_does_not_repeat_a_mistake(name: str, command: str) -> None:
     """A wrong setting ends the unit instead of restarting it every ten seconds."""
     service = unit(name)["Service"]
-    assert service["ExecStart"][0].endswith(f"bin/claude-usage-mqtt {command}")
+    assert service["ExecStart"] == [f"{started._of_systemd(str(started.program()))} {command}"]
     assert service["Restart"] == ["on-failure"]
     assert service["RestartPreventExitStatus"] == ["2"]
 
@@ -105,6 +105,7 @@ def test_the_unit_needs_no_credentials_of_systemd() -> None:
     assert service["EnvironmentFile"] == ["/etc/claude-usage-mqtt/settings.env"]
 
 
+@posix
 def test_the_unit_sees_its_program_wherever_it_is() -> None:
     """A program and a Python in somebody's home folder are shown to the service, and nothing else of it."""
     seen = ["/home/me/tool", "/home/me/tool/lib", "/home/me/py", "/opt/other", "/usr", "/root/.pyenv"]
