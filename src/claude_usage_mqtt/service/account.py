@@ -44,7 +44,7 @@ class AccountState:
         self.name = options.topics.account
         rules = Rules(thresholds=options.thresholds, extra_thresholds=options.extra_thresholds)
         self.usage = AccountUsage(self.name, rules)
-        self.polling = Polling(Policy(interval=options.interval, limited=options.limited, rng=rng))
+        self.polling = Polling(Policy(options.interval, rng, limited=options.limited))
         self.reporters = reporters
         self.health = AccountHealth()
         self.login = AccountLogin()

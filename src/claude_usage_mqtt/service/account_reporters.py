@@ -92,7 +92,7 @@ class AccountReporters:
             known = self._registry.machines.get(machine)
             if known is not None:
                 known.seen_at = now
-                entry = known.logins.setdefault(self._account, MachineLogin())
+                entry = known.login(self._account)
                 entry.answered_at, entry.hold = now, None
                 self._registry.is_well(machine)
             self._learn(_owner(login))
@@ -120,7 +120,7 @@ class AccountReporters:
         with self._registry.changed:
             known = self._registry.machines.get(machine)
             if known is not None and (not known.online or known.seen_at <= asked_at):
-                known.logins.setdefault(self._account, MachineLogin()).hold = Hold(status, hold_until)
+                known.login(self._account).hold = Hold(status, hold_until)
 
     def is_somebody_elses(self, machine: str, login: Login | None, now: datetime) -> None:
         """Note that a machine's reading was rejected, because it was made with another account's login."""
@@ -238,7 +238,7 @@ class AccountReporters:
                 if known is None:
                     self._registry.add(found, now)
                     continue
-                login, saved = known.logins.setdefault(self._account, MachineLogin()), found.logins[self._account]
+                login, saved = known.login(self._account), found.logins[self._account]
                 login.announced = login.announced or saved.announced
                 login.answered_at = login.answered_at or saved.answered_at
 

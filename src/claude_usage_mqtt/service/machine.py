@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -40,14 +39,14 @@ class Hold(NamedTuple):
     until: datetime
 
 
-@dataclass(slots=True, kw_only=True)
 class MachineLogin:
     """A machine's login of one account: `announced` is None if it has none anymore."""
 
-    announced: AnnouncedLogin | None = None
-    answered_at: datetime | None = None
-    foreign_since: datetime | None = None
-    hold: Hold | None = None
+    def __init__(self) -> None:
+        self.announced: AnnouncedLogin | None = None
+        self.answered_at: datetime | None = None
+        self.foreign_since: datetime | None = None
+        self.hold: Hold | None = None
 
     @property
     def owner(self) -> Owner:
@@ -63,19 +62,23 @@ class MachineLogin:
         self.announced = announced
 
 
-@dataclass(slots=True, kw_only=True)
 class Machine:
     """One reporter's, with its logins by their accounts."""
 
-    name: str
-    online: bool
-    seen_at: datetime
-    logins: dict[str, MachineLogin] = field(default_factory=dict)
+    def __init__(self, name: str, seen_at: datetime, *, online: bool) -> None:
+        self.name = name
+        self.online = online
+        self.seen_at = seen_at
+        self.logins: dict[str, MachineLogin] = {}
 
     @property
     def accounts(self) -> set[str]:
         """Those that it announced."""
         return {account for account, login in self.logins.items() if login.announced is not None}
+
+    def login(self, account: str) -> MachineLogin:
+        """Return its login of an account, a new one if there was none."""
+        return self.logins.setdefault(account, MachineLogin())
 
     @property
     def has_answered(self) -> bool:
@@ -142,12 +145,11 @@ def restored(name: str, account: str, entry: object, now: datetime) -> Machine |
     seen_at = parse_instant(entry.get("seen_at")) if isinstance(entry, dict) else None
     if not isinstance(entry, dict) or seen_at is None:
         return None
-    owner, answered_at = restored_owner(entry), parse_instant(entry.get("answered_at"))
-    login = MachineLogin(
-        announced=AnnouncedLogin(source="", status="unknown", login=Login(**owner._asdict())),
-        answered_at=None if answered_at is None else min(answered_at, now),
-    )
-    return Machine(name=name, online=False, seen_at=min(seen_at, now), logins={account: login})
+    machine, answered_at = Machine(name, min(seen_at, now), online=False), parse_instant(entry.get("answered_at"))
+    login = machine.login(account)
+    login.announced = AnnouncedLogin(source="", status="unknown", login=Login(**restored_owner(entry)._asdict()))
+    login.answered_at = None if answered_at is None else min(answered_at, now)
+    return machine
 
 
 def restored_owner(section: object) -> Owner:

@@ -13,7 +13,7 @@ from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.service.account_reporters import AccountReporters
 from claude_usage_mqtt.service.inbox import Outgoing
-from claude_usage_mqtt.service.machine import Machine, MachineLogin, sentence
+from claude_usage_mqtt.service.machine import Machine, sentence
 from claude_usage_mqtt.service.machine_registry import MachineRegistry
 from claude_usage_mqtt.service.options import ServiceOptions
 from claude_usage_mqtt.service.routes import Route
@@ -94,14 +94,14 @@ class ReporterExchange:
         if not announced:
             self._registry.mention(name, "", sentence([], [name], self._accounts))
         if machine is None:
-            machine = Machine(name=name, online=True, seen_at=now)
+            machine = Machine(name, now, online=True)
             if not announced or not self._registry.add(machine, now):
                 return set()
         is_awake = not (machine.online and is_replayed)
         machine.online, machine.seen_at = True, now
         changed = announced.keys() | machine.accounts
         for account in changed:
-            login = machine.logins.setdefault(account, MachineLogin())
+            login = machine.login(account)
             login.announce(announced.get(account), is_awake=is_awake)
             if account in announced:
                 self._accounts[account].compare(login, now)
