@@ -181,6 +181,19 @@ def test_the_shell_of_the_launchd_agent_becomes_the_program(suffix: str, install
     assert log == f"{COMMANDS[suffix]} in {tmp_path}/.config/claude-usage-mqtt\n"
 
 
+@posix
+@pytest.mark.parametrize("name", ["systemd-report", "launchd-report"])
+def test_a_password_reaches_the_settings_as_it_is(name: str, installed: Installed, tmp_path: Path) -> None:
+    """The command at the top writes any password between its quotes: no character of it means anything."""
+    lines = [line.lstrip("# ") for line in installed.prints(name).splitlines()]
+    commands = [line for line in lines if line.startswith(("mkdir", "printf"))]
+    script = "\n".join(commands).replace("MQTT_PASSWORD=secret", r'MQTT_PASSWORD=50%s \n$x"')
+    subprocess.run(["/bin/sh", "-ec", script], env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}, check=True)
+    written = (tmp_path / ".config/claude-usage-mqtt/.env").read_text(encoding="utf-8").splitlines()
+    assert written[:2] == ["MQTT_HOST=192.168.1.10", "MQTT_USERNAME=claude-usage"]
+    assert written[2] == r'MQTT_PASSWORD=50%s \n$x"'
+
+
 def test_the_first_eight_lines_of_the_unit_say_what_to_type() -> None:
     """As the README says: `recipe systemd | head -8`."""
     lines = RECIPES["systemd"].text().splitlines()
