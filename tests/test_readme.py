@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from claude_usage_mqtt.cli.commands import make_parser
+from claude_usage_mqtt.homeassistant.discovery import PROJECT_URL
 from claude_usage_mqtt.homeassistant.entities import (
     ACCOUNT_ENTITIES,
     EXTRA_USAGE_ENTITIES,
@@ -20,7 +21,7 @@ from claude_usage_mqtt.homeassistant.entities import (
     WINDOW_ENTITIES,
 )
 from claude_usage_mqtt.homeassistant.entity import Entity
-from claude_usage_mqtt.recipes import app_folder
+from claude_usage_mqtt.recipes import RECIPES, app_folder
 from claude_usage_mqtt.recipes.started import program
 from claude_usage_mqtt.settings.fields import Settings
 from claude_usage_mqtt.topics import OK, STATUSES
@@ -185,7 +186,9 @@ def test_the_commands_for_the_home_assistant_app_make_one_that_can_be_built(tmp_
 def test_the_project_has_one_address() -> None:
     """The app, its image, the package and the documents name the same repository."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert project["urls"]["Homepage"] == app_folder.URL
+    assert project["urls"]["Homepage"] == app_folder.URL == PROJECT_URL
+    for name in ("systemd", "systemd-report"):
+        assert f"\nDocumentation={PROJECT_URL}\n" in RECIPES[name].text()
     assert app_folder.URL.replace("https://github.com", "ghcr.io") == app_folder.IMAGE
     assert f"`{app_folder.URL}#home-assistant-app`" in README
 

@@ -86,7 +86,7 @@ def test_no_mark_is_left(kind: str, suffix: str) -> None:
 def test_a_unit_starts_its_command_and_does_not_repeat_a_mistake(name: str, command: str) -> None:
     """A wrong setting ends the unit instead of restarting it every ten seconds."""
     service = unit(name)["Service"]
-    assert service["ExecStart"][0].endswith(f"bin/claude-usage-mqtt {command}")
+    assert service["ExecStart"] == [f"{started._of_systemd(str(started.program()))} {command}"]
     assert service["Restart"] == ["on-failure"]
     assert service["RestartPreventExitStatus"] == ["2"]
 
@@ -105,6 +105,7 @@ def test_the_unit_needs_no_credentials_of_systemd() -> None:
     assert service["EnvironmentFile"] == ["/etc/claude-usage-mqtt/settings.env"]
 
 
+@posix
 def test_the_unit_sees_its_program_wherever_it_is() -> None:
     """A program and a Python in somebody's home folder are shown to the service, and nothing else of it."""
     seen = ["/home/me/tool", "/home/me/tool/lib", "/home/me/py", "/opt/other", "/usr", "/root/.pyenv"]
@@ -178,6 +179,19 @@ def test_the_shell_of_the_launchd_agent_becomes_the_program(suffix: str, install
     subprocess.run(arguments, env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}, check=True)
     log = (tmp_path / "Library/Logs/claude-usage-mqtt.log").read_text(encoding="utf-8")
     assert log == f"{COMMANDS[suffix]} in {tmp_path}/.config/claude-usage-mqtt\n"
+
+
+@posix
+@pytest.mark.parametrize("name", ["systemd-report", "launchd-report"])
+def test_a_password_reaches_the_settings_as_it_is(name: str, installed: Installed, tmp_path: Path) -> None:
+    """The command at the top writes any password between its quotes: no character of it means anything."""
+    lines = [line.lstrip("# ") for line in installed.prints(name).splitlines()]
+    commands = [line for line in lines if line.startswith(("mkdir", "printf"))]
+    script = "\n".join(commands).replace("MQTT_PASSWORD=secret", r'MQTT_PASSWORD=50%s \n$x"')
+    subprocess.run(["/bin/sh", "-ec", script], env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}, check=True)
+    written = (tmp_path / ".config/claude-usage-mqtt/.env").read_text(encoding="utf-8").splitlines()
+    assert written[:2] == ["MQTT_HOST=192.168.1.10", "MQTT_USERNAME=claude-usage"]
+    assert written[2] == r'MQTT_PASSWORD=50%s \n$x"'
 
 
 def test_the_first_eight_lines_of_the_unit_say_what_to_type() -> None:

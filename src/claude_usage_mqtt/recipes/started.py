@@ -48,7 +48,7 @@ def for_systemd(command: str) -> Mapping[str, str]:
         "@LOGIN@": _of_systemd(f"CLAUDE_CONFIG_DIR={_absolute(login)}"),
         "@SEEN@": " ".join(_of_systemd(each) for each in seen),
         "@PATH@": _of_systemd(f"PATH={os.environ.get('PATH', os.defpath)}"),
-        "@MACHINE@": r"MACHINE_NAME=laptop\n" if is_container() else "",
+        "@MACHINE@": " MACHINE_NAME=laptop" if is_container() else "",
     }
 
 
