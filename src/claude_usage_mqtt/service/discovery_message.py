@@ -20,8 +20,8 @@ from claude_usage_mqtt.homeassistant.entities import (
 from claude_usage_mqtt.homeassistant.inventory import Inventory, WindowName
 from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, ONLINE, Topics, encode
 from claude_usage_mqtt.untrusted import CURRENCY, json_object, matching
+from claude_usage_mqtt.usage.absence import STUB_KEPT
 from claude_usage_mqtt.usage.account import AccountUsage, Plan
-from claude_usage_mqtt.usage.window_state import STUB_KEPT
 
 log = logging.getLogger(__name__)
 

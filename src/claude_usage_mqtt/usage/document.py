@@ -12,7 +12,7 @@ from claude_usage_mqtt.usage.account import AccountUsage
 from claude_usage_mqtt.usage.money import MoneyState
 from claude_usage_mqtt.usage.reading import WEEK, ExtraUsage
 from claude_usage_mqtt.usage.standing import Standing, summary
-from claude_usage_mqtt.usage.window_state import WindowState, is_on_pace, look_back
+from claude_usage_mqtt.usage.window_state import WindowState
 
 
 def state_document(usage: AccountUsage, now: datetime, zone: tzinfo | None = None) -> dict[str, Any]:
@@ -80,8 +80,8 @@ def _window(window: WindowState, now: datetime, stale_after: timedelta) -> dict[
     resets_at, utilization = window.resets_at, window.utilization
     elapsed = derived.elapsed(resets_at, window.duration, now)
     left = derived.time_remaining(resets_at, now)
-    on_pace = is_on_pace(window, now)
-    rate = derived.burn_rate(window.samples, now, look_back(window.duration))
+    on_pace = window.is_on_pace(now)
+    rate = window.rate(now)
     is_expected = rate is not None and not (window.duration == WEEK and on_pace)
     limit_at = window.limit_at if is_expected and window.limit_at is not None and window.limit_at > now else None
     return document | {

@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from claude_usage_mqtt.usage.events import Event
 from claude_usage_mqtt.usage.plausibility import Suspect
 from claude_usage_mqtt.usage.reading import FIVE_HOUR, SEVEN_DAY, Reading, Window
-from claude_usage_mqtt.usage.window_state import WindowState, first_reading, next_reading, no_reading, shifted
+from claude_usage_mqtt.usage.window_changes import first_reading, next_reading, no_reading
+from claude_usage_mqtt.usage.window_state import WindowState
 
 MAX_WINDOWS = 40
 """Windows beyond this many are not followed: each has a dozen entities, and responses could name new ones forever."""
@@ -78,4 +79,4 @@ class Windows(dict[str, WindowState]):
         """Follow a clock that was set back, except for what was restored."""
         for key, state in self.items():
             if state.read_at not in restored:
-                self[key] = shifted(state, step)
+                self[key] = state.shifted(step)
