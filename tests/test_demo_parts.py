@@ -20,7 +20,8 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from claude_usage_mqtt.demo.broker import EmbeddedBroker
-from claude_usage_mqtt.demo.simulated_api import SimulatedAccount, SimulatedApi
+from claude_usage_mqtt.demo.simulated_account import SimulatedAccount
+from claude_usage_mqtt.demo.simulated_api import SimulatedApi
 from claude_usage_mqtt.errors import SettingsError
 
 START = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)

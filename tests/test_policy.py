@@ -39,7 +39,7 @@ def seconds(count: float) -> timedelta:
 
 def make_schedule(interval: float = 300, seed: int = 1, **more: Any) -> Policy:
     """Return a schedule with that interval in seconds."""
-    return Policy(interval=seconds(interval), rng=random.Random(seed), **more)
+    return Policy(seconds(interval), random.Random(seed), **more)
 
 
 @dataclass
@@ -86,7 +86,7 @@ class House:
     def restart(self) -> None:
         """End the program and start it anew, with what it had published."""
         memory = json.loads(json.dumps(self.schedule.save()))
-        self.schedule = Policy(interval=self.schedule.interval, rng=self.schedule.rng)
+        self.schedule = Policy(self.schedule.interval, random.Random(self.attempts))
         self.schedule.restore(memory, self.now, self.resets)
 
     def busiest_hour(self) -> int:

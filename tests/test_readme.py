@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from claude_usage_mqtt.cli.commands import make_parser
+from claude_usage_mqtt.homeassistant.discovery import PROJECT_URL
 from claude_usage_mqtt.homeassistant.entities import (
     ACCOUNT_ENTITIES,
     EXTRA_USAGE_ENTITIES,
@@ -20,7 +21,8 @@ from claude_usage_mqtt.homeassistant.entities import (
     WINDOW_ENTITIES,
 )
 from claude_usage_mqtt.homeassistant.entity import Entity
-from claude_usage_mqtt.recipes import app_folder
+from claude_usage_mqtt.recipes import RECIPES, app_folder
+from claude_usage_mqtt.recipes.started import program
 from claude_usage_mqtt.settings.fields import Settings
 from claude_usage_mqtt.topics import OK, STATUSES
 from claude_usage_mqtt.usage.events import ACCOUNT_EVENT_TYPES, EVENT_TYPES
@@ -158,14 +160,15 @@ def test_what_is_to_be_copied_works_before_a_release() -> None:
     assert "**There is no release yet**" in README.split("## ")[0]
 
 
-@pytest.mark.skipif(os.name != "posix" or shutil.which("claude-usage-mqtt") is None, reason="needs sh and the program")
+@pytest.mark.skipif(os.name != "posix" or not program().is_file(), reason="needs sh and the installed program")
 def test_the_commands_for_the_home_assistant_app_make_one_that_can_be_built(tmp_path: Path) -> None:
     """Followed to the letter in a copy of this folder, they write an app that is built from that copy alone."""
     for name in ("Dockerfile", "README.md", "LICENSE", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "src").mkdir()
     (block,) = re.findall(r"```sh\n(claude-usage-mqtt recipe home-assistant-app .*?)```", README, re.DOTALL)
-    subprocess.run(["/bin/sh", "-ec", block], cwd=tmp_path, check=True, capture_output=True)
+    path = f"{program().parent}:{os.environ['PATH']}"
+    subprocess.run(["/bin/sh", "-ec", block], cwd=tmp_path, env={"PATH": path}, check=True, capture_output=True)
     app = tmp_path / "claude-usage-app"
     lines = (app / "Dockerfile").read_text(encoding="utf-8").splitlines()
     assert {line for line in lines if line.startswith("FROM")} == {
@@ -183,7 +186,9 @@ def test_the_commands_for_the_home_assistant_app_make_one_that_can_be_built(tmp_
 def test_the_project_has_one_address() -> None:
     """The app, its image, the package and the documents name the same repository."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert project["urls"]["Homepage"] == app_folder.URL
+    assert project["urls"]["Homepage"] == app_folder.URL == PROJECT_URL
+    for name in ("systemd", "systemd-report"):
+        assert f"\nDocumentation={PROJECT_URL}\n" in RECIPES[name].text()
     assert app_folder.URL.replace("https://github.com", "ghcr.io") == app_folder.IMAGE
     assert f"`{app_folder.URL}#home-assistant-app`" in README
 

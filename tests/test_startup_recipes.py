@@ -86,7 +86,7 @@ def test_no_mark_is_left(kind: str, suffix: str) -> None:
 def test_a_unit_starts_its_command_and_does_not_repeat_a_mistake(name: str, command: str) -> None:
     """A wrong setting ends the unit instead of restarting it every ten seconds."""
     service = unit(name)["Service"]
-    assert service["ExecStart"][0].endswith(f"bin/claude-usage-mqtt {command}")
+    assert service["ExecStart"] == [f"{started._of_systemd(str(started.program()))} {command}"]
     assert service["Restart"] == ["on-failure"]
     assert service["RestartPreventExitStatus"] == ["2"]
 
@@ -105,6 +105,7 @@ def test_the_unit_needs_no_credentials_of_systemd() -> None:
     assert service["EnvironmentFile"] == ["/etc/claude-usage-mqtt/settings.env"]
 
 
+@posix
 def test_the_unit_sees_its_program_wherever_it_is() -> None:
     """A program and a Python in somebody's home folder are shown to the service, and nothing else of it."""
     seen = ["/home/me/tool", "/home/me/tool/lib", "/home/me/py", "/opt/other", "/usr", "/root/.pyenv"]
@@ -181,6 +182,25 @@ def test_the_shell_of_the_launchd_agent_becomes_the_program(suffix: str, install
 
 
 @posix
+@pytest.mark.parametrize("name", ["systemd-report", "launchd-report"])
+def test_a_password_reaches_the_settings_as_it_is(name: str, installed: Installed, tmp_path: Path) -> None:
+    """The command at the top writes any password between its quotes: no character of it means anything."""
+    lines = [line.lstrip("# ") for line in installed.prints(name).splitlines()]
+    commands = [line for line in lines if line.startswith(("mkdir", "printf"))]
+    script = "\n".join(commands).replace("MQTT_PASSWORD=secret", r'MQTT_PASSWORD=50%s \n$x"')
+    subprocess.run(["/bin/sh", "-ec", script], env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}, check=True)
+    written = (tmp_path / ".config/claude-usage-mqtt/.env").read_text(encoding="utf-8").splitlines()
+    assert written[:2] == ["MQTT_HOST=192.168.1.10", "MQTT_USERNAME=claude-usage"]
+    assert written[2] == r'MQTT_PASSWORD=50%s \n$x"'
+
+
+def test_the_first_eight_lines_of_the_unit_say_what_to_type() -> None:
+    """As the README says: `recipe systemd | head -8`."""
+    lines = RECIPES["systemd"].text().splitlines()
+    assert [line[:1] for line in lines[:9]] == ["#"] * 8 + [""]
+
+
+@posix
 @pytest.mark.parametrize("name", ["systemd", "systemd-report", "launchd", "launchd-report"])
 def test_the_command_at_the_top_prints_the_recipe_again(name: str, installed: Installed) -> None:
     """What the first lines say can be pasted: the program is found, with its whole path."""
@@ -188,6 +208,15 @@ def test_the_command_at_the_top_prints_the_recipe_again(name: str, installed: In
     command = re.split(r" [|>] ", line.lstrip("# "))[0]
     ended = subprocess.run(["/bin/sh", "-c", command], cwd="/", capture_output=True, text=True, check=True)
     assert ended.stderr == "recipe in /\n"
+
+
+def test_claude_code_is_found_as_in_the_shell_that_prints_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a login the PATH is short: the reporter gets the one of the shell in which `claude` works."""
+    monkeypatch.setenv("PATH", "/home/me/.local/bin:/mnt/c/Program Files:/a&b:/usr/bin")
+    agent = plistlib.loads(RECIPES["launchd-report"].text().encode())
+    assert agent["EnvironmentVariables"] == {"PATH": "/home/me/.local/bin:/mnt/c/Program Files:/a&b:/usr/bin"}
+    service = unit("systemd-report")["Service"]
+    assert service["Environment"] == ['"PATH=/home/me/.local/bin:/mnt/c/Program Files:/a&b:/usr/bin"']
 
 
 @posix

@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Callable
 from typing import Any
 
-from claude_usage_mqtt.demo.simulated_api import SimulatedAccount
+from claude_usage_mqtt.demo.simulated_account import SimulatedAccount
 
 
 class Worker(SimulatedAccount):

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 from claude_usage_mqtt.errors import SettingsError
 
 if TYPE_CHECKING:
-    from types import ModuleType, TracebackType
+    from types import ModuleType
 
 _LISTENER = "default"  # amqtt insists on a listener of this name
 _ANONYMOUS = "amqtt.plugins.authentication.AnonymousAuthPlugin"
@@ -69,12 +69,7 @@ class EmbeddedBroker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _run(self, started: Future[None]) -> None:

@@ -47,7 +47,8 @@ def for_systemd(command: str) -> Mapping[str, str]:
         "@USER@": _user(),
         "@LOGIN@": _of_systemd(f"CLAUDE_CONFIG_DIR={_absolute(login)}"),
         "@SEEN@": " ".join(_of_systemd(each) for each in seen),
-        "@MACHINE@": r"MACHINE_NAME=laptop\n" if is_container() else "",
+        "@PATH@": _of_systemd(f"PATH={os.environ.get('PATH', os.defpath)}"),
+        "@MACHINE@": " MACHINE_NAME=laptop" if is_container() else "",
     }
 
 
@@ -58,6 +59,7 @@ def for_launchd(command: str) -> Mapping[str, str]:
         **_names(command, "launchd"),
         "@PROGRAM@": path.replace("--", "-'-'"),  # the same to a shell; two hyphens would end a comment of XML
         "@START@": escape(path, quote=False),
+        "@PATH@": escape(os.environ.get("PATH", os.defpath), quote=False),
     }
 
 

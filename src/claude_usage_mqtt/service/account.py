@@ -12,12 +12,12 @@ from claude_usage_mqtt.instants import moved
 from claude_usage_mqtt.service.account_health import CREDENTIALS_STATUSES, MISSING, AccountHealth
 from claude_usage_mqtt.service.account_log import AccountLog
 from claude_usage_mqtt.service.account_login import AccountLogin
+from claude_usage_mqtt.service.account_reporters import AccountReporters
 from claude_usage_mqtt.service.discovery_message import DiscoveryMessage
 from claude_usage_mqtt.service.event_delivery import EventDelivery
 from claude_usage_mqtt.service.options import AccountOptions
 from claude_usage_mqtt.service.other_instance import OtherInstance
 from claude_usage_mqtt.service.polling import Polling
-from claude_usage_mqtt.service.reporters import Reporters
 from claude_usage_mqtt.service.restore import own_document
 from claude_usage_mqtt.service.sign_of_life import SignOfLife
 from claude_usage_mqtt.sources.credentials.watch import LoginChanged
@@ -27,7 +27,6 @@ from claude_usage_mqtt.sources.source import REPEATS_FOR, Login, PollResult
 from claude_usage_mqtt.topics import STARTING
 from claude_usage_mqtt.usage.account import AccountUsage, Rules
 from claude_usage_mqtt.usage.events import Event
-from claude_usage_mqtt.usage.owner import Owner
 from claude_usage_mqtt.usage.reading import REPORTER, Reading
 from claude_usage_mqtt.usage.saved_state import is_readable, restore
 
@@ -40,12 +39,12 @@ NO_LIMITS_DETAIL = "The API reports no limits for this account; a plan without l
 class AccountState:
     """Everything of one account that changes; what is published follows from it and the time alone."""
 
-    def __init__(self, options: AccountOptions, rng: random.Random, reporters: Reporters | None = None) -> None:
+    def __init__(self, options: AccountOptions, rng: random.Random, reporters: AccountReporters | None = None) -> None:
         self.options = options
         self.name = options.topics.account
         rules = Rules(thresholds=options.thresholds, extra_thresholds=options.extra_thresholds)
         self.usage = AccountUsage(self.name, rules)
-        self.polling = Polling(Policy(interval=options.interval, limited=options.limited, rng=rng))
+        self.polling = Polling(Policy(options.interval, rng, limited=options.limited))
         self.reporters = reporters
         self.health = AccountHealth()
         self.login = AccountLogin()
@@ -54,7 +53,6 @@ class AccountState:
         self.delivery = EventDelivery()
         self.alive = SignOfLife()
         self.other_instance = OtherInstance(options.topics)
-        self._was_askable = False
         self.set_interval(options.interval)
 
     def set_interval(self, interval: timedelta) -> None:
@@ -78,7 +76,7 @@ class AccountState:
         self.health.restore(health, is_known=self.usage.is_known)
         self._restore_polling(health, memory, now)
         if self.reporters is not None:
-            self.reporters.restore(self.name, memory.get("reporters"), now)
+            self.reporters.restore(memory.get("reporters"), now)
         self.discovery.restore(retained, memory)
 
     def _restore_polling(self, health: Mapping[str, Any], memory: Mapping[str, Any], now: datetime) -> None:
@@ -121,13 +119,14 @@ class AccountState:
             self._fail(result.error, result.source, now)
             return []
         if self.reporters is not None and result.reading is not None and result.source != REPORTER:
-            self.reporters.used_here(self.name, result.login, now)
+            self.reporters.used_here(result.login, now)
         return [] if result.reading is None else self._succeed(result.reading, now)
 
     def _fail(self, error: ClaudeUsageError, source: str, now: datetime) -> None:
         self.log.failed(error)
         self.polling.policy.failed(now, error)
-        self._was_askable = False
+        if self.reporters is not None:
+            self.reporters.poll_failed()
         if error.status in MISSING and self.options.is_auto and self.is_fresh(now):
             self.polling.policy.failures.count = 0  # what is not there is not missed: another source delivers
             self.health.show_ok()
@@ -189,7 +188,7 @@ class AccountState:
 
     def _use_login(self, login: Login) -> bool:
         self.login.known = login
-        switched = self.usage.identify(Owner(login.account, login.organization))
+        switched = self.usage.identify(login.owner)
         if switched:
             self.log.switched()
             self.health.last_success = None
@@ -222,18 +221,16 @@ class AccountState:
         self.log.freshness(is_fresh=self.is_fresh(now), last_success=self.health.last_success)
         self.other_instance.tick(now)
 
-    def _look_at_reporters(self, reporters: Reporters, now: datetime) -> None:
+    def _look_at_reporters(self, reporters: AccountReporters, now: datetime) -> None:
         """Poll as soon as it is allowed if a machine can be asked again, and the numbers waited for that."""
         policy, last_success = self.polling.policy, self.health.last_success
-        policy.requests.record_unasked(now, reporters.take_unasked(self.name))
-        is_askable = reporters.can_be_asked(self.name, now)
-        if is_askable and not self._was_askable:
+        policy.requests.record_unasked(now, reporters.take_unasked())
+        if reporters.has_become_askable(now):
             is_late = last_success is None or now - last_success >= policy.interval
             if is_late or self.health.lacks_login:
                 policy.poll_soon(now)
-        self._was_askable = is_askable
         if self.health.status == NoReporter.status:
-            self.health.detail = reporters.why_none(self.name, now) or self.health.detail
+            self.health.detail = reporters.why_none(now) or self.health.detail
 
     def clock_stepped(self, step: timedelta, now: datetime) -> None:
         """Follow a clock that was set by `step` to `now`."""

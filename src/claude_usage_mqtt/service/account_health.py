@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -26,14 +25,14 @@ MISSING = frozenset({CredentialsNotFound.status, NoReporter.status})
 """Statuses of sources that are not there."""
 
 
-@dataclass(slots=True)
 class AccountHealth:
     """The `hint` is about what a person asked for, the `detail` about the status."""
 
-    status: str = STARTING
-    detail: str | None = None
-    hint: str | None = None
-    last_success: datetime | None = None
+    def __init__(self) -> None:
+        self.status = STARTING
+        self.detail: str | None = None
+        self.hint: str | None = None
+        self.last_success: datetime | None = None
 
     @property
     def lacks_login(self) -> bool:

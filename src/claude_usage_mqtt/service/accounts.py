@@ -68,11 +68,11 @@ class Accounts:
         self._is_summed = False
         self._entries: dict[str, Entry] = {}
         for account, sources in options.accounts:
-            reporter = exchange.source(account.topics.account)
-            state = AccountState(account, rng, None if reporter is None else exchange.reporters)
-            self._entries[state.name] = Entry(
+            name = account.topics.account
+            state = AccountState(account, rng, exchange.reporters(name))
+            self._entries[name] = Entry(
                 state=state,
-                source=in_order([*sources, *([] if reporter is None else [reporter])]),
+                source=in_order([*sources, *exchange.source(name)]),
                 digest=digest(state, clock.now()),
                 look_at=clock.now(),
             )

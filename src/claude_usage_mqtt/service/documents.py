@@ -72,7 +72,7 @@ def health_document(state: AccountState, now: datetime) -> dict[str, Any]:
         "polling": state.polling.is_on,
         "requests_last_hour": policy.requests.last_hour(now),
         "consecutive_failures": policy.failures.count,
-        "reporters": [] if state.reporters is None else state.reporters.documents(state.name, now),
+        "reporters": [] if state.reporters is None else state.reporters.documents(now),
         "other_instance": state.other_instance.sentence is not None,
         "version": __version__,
     }
@@ -91,5 +91,5 @@ def memory_document(state: AccountState) -> dict[str, Any]:
         "events": state.delivery.save(),
         "login_notice": state.login.save(),
         "usage": save(state.usage),
-        "reporters": None if state.reporters is None else state.reporters.save(state.name),
+        "reporters": None if state.reporters is None else state.reporters.save(),
     }

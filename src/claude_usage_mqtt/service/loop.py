@@ -269,5 +269,5 @@ class Service:
         if step is None:
             return
         log.info("The clock was set by %+.0f s.", step.total_seconds())
-        self._reporters.reporters.shift(step)
+        self._reporters.clock_stepped(step)
         self._accounts.clock_stepped(step, self._clock.now())

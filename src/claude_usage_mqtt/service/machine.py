@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
-from claude_usage_mqtt.instants import format_instant, parse_instant
+from claude_usage_mqtt.instants import format_instant, moved, parse_instant
 from claude_usage_mqtt.sources.reporter import FOREIGN, SILENT
 from claude_usage_mqtt.sources.reporter_messages import BUSY, USABLE, AnnouncedLogin
 from claude_usage_mqtt.sources.source import Login
 from claude_usage_mqtt.untrusted import HASH, matching
+from claude_usage_mqtt.usage.owner import Owner
 
 ABSENT_AFTER = timedelta(minutes=10)
 """A machine that is away for less is not shown as absent: Wi-Fi and restarts."""
@@ -32,44 +32,90 @@ WORDS = {
 }
 
 
-@dataclass(slots=True, kw_only=True)
+class Hold(NamedTuple):
+    """Why a machine is not asked, and until when."""
+
+    reason: str
+    until: datetime
+
+
+class MachineLogin:
+    """A machine's login of one account: `announced` is None if it has none anymore."""
+
+    def __init__(self) -> None:
+        self.announced: AnnouncedLogin | None = None
+        self.answered_at: datetime | None = None
+        self.foreign_since: datetime | None = None
+        self.hold: Hold | None = None
+
+    @property
+    def owner(self) -> Owner:
+        """Whose it is, as far as it was announced."""
+        return Owner() if self.announced is None else self.announced.login.owner
+
+    def announce(self, announced: AnnouncedLogin | None, *, is_awake: bool) -> None:
+        """Take in an announcement; `is_awake` says that the machine is surely there now."""
+        if announced != self.announced or (is_awake and self.hold is not None and self.hold.reason == SILENT):
+            self.hold = None
+        if announced is None:
+            self.foreign_since = None
+        self.announced = announced
+
+
 class Machine:
-    """One reporter. `holds` maps an account to the reason why the machine is not asked for it, and until when."""
+    """One reporter's, with its logins by their accounts."""
 
-    name: str
-    online: bool
-    seen_at: datetime
-    accounts: dict[str, AnnouncedLogin] = field(default_factory=dict)
-    answered_at: dict[str, datetime] = field(default_factory=dict)
-    foreign_since: dict[str, datetime] = field(default_factory=dict)
-    holds: dict[str, tuple[str, datetime]] = field(default_factory=dict)
+    def __init__(self, name: str, seen_at: datetime, *, online: bool) -> None:
+        self.name = name
+        self.online = online
+        self.seen_at = seen_at
+        self.logins: dict[str, MachineLogin] = {}
 
-    def status(self, account: str, now: datetime, *, is_foreign: bool, is_patient: bool = False) -> str:
+    @property
+    def accounts(self) -> set[str]:
+        """Those that it announced."""
+        return {account for account, login in self.logins.items() if login.announced is not None}
+
+    def login(self, account: str) -> MachineLogin:
+        """Return its login of an account, a new one if there was none."""
+        return self.logins.setdefault(account, MachineLogin())
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether it ever had a reading."""
+        return any(login.answered_at is not None for login in self.logins.values())
+
+    def was_there(self, now: datetime, within: timedelta) -> bool:
+        """Whether it is there, or was lately."""
+        return self.online or now - self.seen_at < within
+
+    def status(self, login: MachineLogin, now: datetime, *, is_foreign: bool, is_patient: bool = False) -> str:
         """Return `ok`, or why it is not asked; if `is_patient`, what passes within minutes is not a reason."""
-        if not self.online and (not is_patient or now - self.seen_at >= ABSENT_AFTER):
+        announced = login.announced
+        was_of_no_use = announced is not None and announced.source and not announced.is_usable
+        if not self.online and (not is_patient or was_of_no_use or not self.was_there(now, ABSENT_AFTER)):
             return OFFLINE
-        reason, until = self.holds.get(account, (USABLE, now))
-        if is_foreign or (reason == FOREIGN and now < until):
+        reason = login.hold.reason if login.hold is not None and now < login.hold.until else USABLE
+        if is_foreign or reason == FOREIGN:
             return FOREIGN
-        announced = self.accounts[account]
-        if not announced.is_usable:
+        if announced is not None and not announced.is_usable:
             return announced.status
-        return reason if now < until and not (is_patient and reason == BUSY) else USABLE
+        return USABLE if is_patient and reason == BUSY else reason
 
-    def save(self, account: str) -> dict[str, Any]:
+    def save(self, login: MachineLogin) -> dict[str, Any]:
         """Return what must survive a restart of the service, as a JSON object."""
         return {
             "seen_at": format_instant(self.seen_at),
-            "answered_at": format_instant(self.answered_at.get(account)),
-            **login_to_json(self.accounts[account].login),
+            "answered_at": format_instant(login.answered_at),
+            **login.owner._asdict(),
         }
 
-    def shift(self, step: timedelta) -> None:
-        """Follow a clock that was set by `step`."""
+    def clock_stepped(self, step: timedelta) -> None:
+        """Follow a clock that was set."""
         self.seen_at += step
-        self.answered_at = {account: at + step for account, at in self.answered_at.items()}
-        self.foreign_since = {account: at + step for account, at in self.foreign_since.items()}
-        self.holds = {account: (reason, until + step) for account, (reason, until) in self.holds.items()}
+        for login in self.logins.values():
+            login.answered_at, login.foreign_since = moved(login.answered_at, step), moved(login.foreign_since, step)
+            login.hold = None if login.hold is None else Hold(login.hold.reason, login.hold.until + step)
 
 
 def sentence(machines: list[tuple[Machine, str]], strangers: Collection[str], accounts: Iterable[str]) -> str:
@@ -99,23 +145,14 @@ def restored(name: str, account: str, entry: object, now: datetime) -> Machine |
     seen_at = parse_instant(entry.get("seen_at")) if isinstance(entry, dict) else None
     if not isinstance(entry, dict) or seen_at is None:
         return None
-    login = AnnouncedLogin(source="", status="unknown", login=login_from_json(entry) or Login())
-    machine = Machine(name=name, online=False, seen_at=min(seen_at, now), accounts={account: login})
-    answered_at = parse_instant(entry.get("answered_at"))
-    if answered_at is not None:
-        machine.answered_at[account] = min(answered_at, now)
+    machine, answered_at = Machine(name, min(seen_at, now), online=False), parse_instant(entry.get("answered_at"))
+    login = machine.login(account)
+    login.announced = AnnouncedLogin(source="", status="unknown", login=Login(**restored_owner(entry)._asdict()))
+    login.answered_at = None if answered_at is None else min(answered_at, now)
     return machine
 
 
-def login_to_json(login: Login | None) -> dict[str, Any]:
-    """Return whose login it is, as a JSON object."""
-    return {"account": login.account if login else None, "organization": login.organization if login else None}
-
-
-def login_from_json(section: object) -> Login | None:
-    """Return whose login it is, untrusted."""
-    if not isinstance(section, Mapping):
-        return None
-    return Login(
-        account=matching(HASH, section.get("account")), organization=matching(HASH, section.get("organization"))
-    )
+def restored_owner(section: object) -> Owner:
+    """Return whose a login is, untrusted."""
+    known = section if isinstance(section, dict) else {}
+    return Owner(matching(HASH, known.get("account")), matching(HASH, known.get("organization")))

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
 
 from claude_usage_mqtt.sources.policy import Policy
 from claude_usage_mqtt.sources.request_log import BUDGET
 
 
-@dataclass(slots=True)
 class Polling:
     """`is_busy` says that a poll is under way."""
 
-    policy: Policy
-    is_on: bool = True
-    is_busy: bool = False
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.is_on = True
+        self.is_busy = False
 
     def due(self, now: datetime, resets: Iterable[datetime]) -> datetime | None:
         """Return when to poll next; None while a poll is under way, or none is to be made."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -40,13 +39,11 @@ MAX_COUNT = 100_000
 TOKEN, ACCOUNT = "token", "account"  # what a block belongs to
 
 
-@dataclass(slots=True)
 class Failures:
     """Those in a row: `faults` are of the network and the server, `refusals` of the login."""
 
-    count: int = 0
-    faults: int = 0
-    refusals: int = 0
+    def __init__(self) -> None:
+        self.count = self.faults = self.refusals = 0
 
     def wait(self, error: ClaudeUsageError, interval: timedelta) -> timedelta:
         """Note a failure other than a rate limit; return how long to wait, `interval` if it asks for nothing else."""
@@ -71,17 +68,17 @@ class Failures:
         self.refusals = _count(saved.get("refusals"))
 
 
-@dataclass(slots=True)
 class RateLimit:
     """The API's refusals for too many requests: `blocked_by` says whether they are the token's or the account's.
 
     `window_full` counts those in a row that did not say for how long.
     """
 
-    blocked_until: datetime | None = None
-    blocked_by: str | None = None
-    slow_until: datetime | None = None
-    window_full: int = 0
+    def __init__(self) -> None:
+        self.blocked_until: datetime | None = None
+        self.blocked_by: str | None = None
+        self.slow_until: datetime | None = None
+        self.window_full = 0
 
     def is_slow(self, now: datetime) -> bool:
         """Whether requests must still be rarer than usual."""

@@ -10,8 +10,6 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import NamedTuple
 
-from claude_usage_mqtt.sources.source import Login
-
 
 class Candidate(NamedTuple):
     """A machine as it is known for one account.
@@ -41,17 +39,3 @@ def order(candidates: Iterable[Candidate], now: datetime) -> list[Candidate]:
 
 def _last_answer(candidate: Candidate) -> float:
     return candidate.answered_at.timestamp() if candidate.answered_at is not None else 0.0
-
-
-def is_same_login(known: Login | None, other: Login | None) -> bool | None:
-    """Return whether two logins are one account's: by account if both are known, else by organization, else None.
-
-    Colleagues share an organization; an account that is learned later is not a change.
-    """
-    if known is None or other is None:
-        return None
-    if known.account is not None and other.account is not None:
-        return known.account == other.account
-    if known.organization is not None and other.organization is not None:
-        return known.organization == other.organization
-    return None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -44,7 +43,6 @@ CONFIRM_AFTER = timedelta(seconds=60)
 """From an unlikely reading to the poll that confirms it: faults of the API were gone one poll later."""
 
 
-@dataclass(slots=True, kw_only=True)
 class Policy:
     """When one account may and should be asked.
 
@@ -52,17 +50,18 @@ class Policy:
     A method that takes `now` wants the same clock each time; if that clock is set, `clock_stepped` follows it.
     """
 
-    interval: timedelta
-    limited: bool = True
-    rng: random.Random = field(default_factory=random.Random, repr=False)
-    requests: RequestLog = field(default_factory=RequestLog)
-    rate_limit: RateLimit = field(default_factory=RateLimit)
-    failures: Failures = field(default_factory=Failures)
-    next_regular: datetime | None = None
-    confirm_at: datetime | None = None
-    refresh_wanted: bool = False
-    restored: frozenset[datetime] = frozenset()
-    """Instants restored from the broker: a step of this machine's clock does not concern them."""
+    def __init__(self, interval: timedelta, rng: random.Random, *, limited: bool = True) -> None:
+        self.interval = interval
+        self.limited = limited
+        self.requests = RequestLog()
+        self.rate_limit = RateLimit()
+        self.failures = Failures()
+        self.next_regular: datetime | None = None
+        self.confirm_at: datetime | None = None
+        self.refresh_wanted = False
+        self._rng = rng
+        self._restored: frozenset[datetime] = frozenset()
+        """Instants restored from the broker: a step of this machine's clock does not concern them."""
 
     def due(self, now: datetime, resets: Iterable[datetime] = ()) -> datetime:
         """Return when to poll next, never before `now`."""
@@ -178,15 +177,15 @@ class Policy:
             self.next_regular = min(self.next_regular, now + self._jittered(interval))
 
     def _jittered(self, interval: timedelta) -> timedelta:
-        return interval * self.rng.uniform(1 - JITTER, 1 + JITTER)
+        return interval * self._rng.uniform(1 - JITTER, 1 + JITTER)
 
     def clock_stepped(self, step: timedelta, now: datetime) -> None:
         """Follow a clock that was set by `step` to `now`, and poll as soon as it is allowed.
 
         What was recorded moves with the clock, so that neither the budget nor a block becomes longer or shorter.
         """
-        self.requests.clock_stepped(step, self.restored)
-        self.rate_limit.clock_stepped(step, self.restored)
+        self.requests.clock_stepped(step, self._restored)
+        self.rate_limit.clock_stepped(step, self._restored)
         self.confirm_at = None if self.confirm_at is None else now
         self.next_regular = now
 
@@ -215,7 +214,7 @@ class Policy:
         if self.rate_limit.blocked_until is None:
             self._count_lost(now, resets)
         known_instants = (*self.requests.times, self.rate_limit.blocked_until, self.rate_limit.slow_until)
-        self.restored = frozenset(instant for instant in known_instants if instant not in (None, now))
+        self._restored = frozenset(instant for instant in known_instants if instant not in (None, now))
         self.requests.forget(now)
 
     def _count_lost(self, now: datetime, resets: Iterable[datetime]) -> None:

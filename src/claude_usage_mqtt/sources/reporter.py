@@ -55,28 +55,28 @@ SILENT, FOREIGN = "silent", "other_account"
 
 
 class Machines(Protocol):
-    """What the registry of reporters knows; safe from any thread."""
+    """What is known of the reporters of one account; safe from any thread."""
 
-    def candidates(self, account: str, now: datetime) -> list[Candidate]:
-        """Return the machines that are known for an account."""
+    def candidates(self, now: datetime) -> list[Candidate]:
+        """Return the machines that are known."""
 
-    def is_foreign(self, machine: str, account: str, login: Login | None, now: datetime) -> bool:
-        """Whether a login is not the account's, and may not replace it either."""
+    def is_foreign(self, machine: str, login: Login | None, now: datetime) -> bool:
+        """Whether a login that a machine used is not the account's, and may not replace it either."""
 
-    def accepted(self, machine: str, account: str, login: Login | None, now: datetime) -> None:
+    def accepted(self, machine: str, login: Login | None, now: datetime) -> None:
         """Note that a machine's reading was taken."""
 
-    def rejected(self, machine: str, account: str, status: str, asked_at: datetime, hold_until: datetime) -> None:
+    def rejected(self, machine: str, status: str, asked_at: datetime, hold_until: datetime) -> None:
         """Note why a machine had no reading, and until when it is not asked again."""
 
-    def is_somebody_elses(self, machine: str, account: str, login: Login | None, now: datetime) -> None:
+    def is_somebody_elses(self, machine: str, login: Login | None, now: datetime) -> None:
         """Note that a machine's reading was rejected, because it was made with another account's login."""
 
-    def why_none(self, account: str, now: datetime) -> str | None:
+    def why_none(self, now: datetime) -> str | None:
         """Return the sentence that lists the machines and why none can be asked; None if it is we who are away."""
 
-    def wait_for_one(self, account: str, now: datetime, within: float) -> bool:
-        """Wait until a machine can be asked for an account, at most so many real seconds; return whether one can."""
+    def wait_for_one(self, now: datetime, within: float) -> bool:
+        """Wait until a machine can be asked, at most so many real seconds; return whether one can."""
 
 
 class Asks:
@@ -153,14 +153,14 @@ class ReporterSource:
         """
         within = 0.0 if self._has_polled else FIRST_WITHIN
         self._has_polled = True
-        if not self._machines.wait_for_one(account, clock.now(), within):
-            return PollResult(account=account, source=self.name, error=self._none(account, clock.now()))
+        if not self._machines.wait_for_one(clock.now(), within):
+            return PollResult(account=account, source=self.name, error=self._none(clock.now()))
         return self._ask_in_order(account, clock, 2 if may_retry else 1)
 
     def _ask_in_order(self, account: str, clock: Clock, allowed: int) -> PollResult:
         until, requests, is_busy = time.monotonic() + ALL_WITHIN, 0, False
         error: ApiError | CredentialsError | None = None
-        for candidate in order(self._machines.candidates(account, clock.now()), clock.now())[:MAX_ASKED]:
+        for candidate in order(self._machines.candidates(clock.now()), clock.now())[:MAX_ASKED]:
             within = min(ANSWER_WITHIN, until - time.monotonic())
             if requests >= allowed or within <= 0:
                 break
@@ -170,29 +170,29 @@ class ReporterSource:
             answer = parse_answer(payload, now, candidate.machine) if payload is not None else None
             requests += 1 if answer is None else answer.requests
             if answer is not None and answer.reading is not None:
-                if not self._machines.is_foreign(candidate.machine, account, answer.login, now):
-                    self._machines.accepted(candidate.machine, account, answer.login, now)
+                if not self._machines.is_foreign(candidate.machine, answer.login, now):
+                    self._machines.accepted(candidate.machine, answer.login, now)
                     return PollResult(
                         account=account, source=self.name, reading=answer.reading, requests=requests, login=answer.login
                     )
-                self._machines.is_somebody_elses(candidate.machine, account, answer.login, now)
+                self._machines.is_somebody_elses(candidate.machine, answer.login, now)
                 continue
             is_busy = is_busy or (answer is not None and answer.busy is not None)
-            found = self._no_reading(candidate.machine, account, answer, asked_at, now)
+            found = self._no_reading(candidate.machine, answer, asked_at, now)
             if found is not None and not isinstance(found, CredentialsError | Unauthorized | InsufficientScope):
                 error = found
                 if not isinstance(found, NetworkError | InvalidResponse):
                     break  # the API answers so to every machine of the account
         if error is None and not is_busy:
-            error = self._none(account, clock.now())
+            error = self._none(clock.now())
         return PollResult(account=account, source=self.name, error=error, requests=requests)
 
-    def _none(self, account: str, now: datetime) -> NoReporter | None:
-        sentence = self._machines.why_none(account, now)
+    def _none(self, now: datetime) -> NoReporter | None:
+        sentence = self._machines.why_none(now)
         return None if sentence is None else NoReporter(sentence)
 
     def _no_reading(
-        self, machine: str, account: str, answer: Answer | None, asked_at: datetime, now: datetime
+        self, machine: str, answer: Answer | None, asked_at: datetime, now: datetime
     ) -> ApiError | CredentialsError | None:
         """Note why a machine had no reading; return its error, if it is one."""
         error = None if answer is None else answer.error
@@ -207,5 +207,5 @@ class ReporterSource:
             hold = HOLD_SILENT
         else:
             return error  # the API answers so to every machine of the account
-        self._machines.rejected(machine, account, status, asked_at, now + hold)
+        self._machines.rejected(machine, status, asked_at, now + hold)
         return error

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from claude_usage_mqtt.instants import from_epoch, moved
@@ -22,16 +21,16 @@ BUDGET_SPAN = HOUR + timedelta(seconds=30)
 """The hour in which the budget counts, and the time that a request may take to arrive where it is counted too."""
 
 
-@dataclass(slots=True)
 class RequestLog:
     """`times` are those of requests that were sent, or may have been: they count in the budget.
 
     `last_sent_at` is when one was last sent, `last_attempt_at` when one was last tried, sent or not.
     """
 
-    times: list[datetime] = field(default_factory=list)
-    last_attempt_at: datetime | None = None
-    last_sent_at: datetime | None = None
+    def __init__(self) -> None:
+        self.times: list[datetime] = []
+        self.last_attempt_at: datetime | None = None
+        self.last_sent_at: datetime | None = None
 
     def record(self, now: datetime) -> None:
         """Note that a request is being made."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -39,18 +39,18 @@ class Plan(NamedTuple):
     tier: str | None = None
 
 
-@dataclass(slots=True)
 class AccountUsage:
     """Everything known of one account's usage; each reading updates it and returns what happened (events)."""
 
-    account: str
-    rules: Rules = field(default_factory=Rules)
-    owner: Owner = field(default_factory=Owner)
-    plan: Plan = field(default_factory=Plan)
-    windows: Windows = field(default_factory=Windows)
-    money: MoneyState | None = None
-    history: ReadingHistory = field(default_factory=ReadingHistory)
-    events: AccountEvents = field(default_factory=AccountEvents)
+    def __init__(self, account: str, rules: Rules | None = None) -> None:
+        self.account = account
+        self.rules = rules or Rules()
+        self.owner = Owner()
+        self.plan = Plan()
+        self.windows = Windows()
+        self.money: MoneyState | None = None
+        self.history = ReadingHistory()
+        self.events = AccountEvents()
 
     @property
     def is_known(self) -> bool:

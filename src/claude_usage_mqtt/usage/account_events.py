@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 
 from claude_usage_mqtt.usage.events import BLOCKED, EXTRA_USAGE_STARTED, UNBLOCKED, Event
@@ -10,12 +9,12 @@ from claude_usage_mqtt.usage.money import ACCOUNT_EVENT_LASTS
 from claude_usage_mqtt.usage.standing import Standing
 
 
-@dataclass(slots=True)
 class AccountEvents:
     """Remembers what was last known for certain, so that each change is an event once."""
 
-    was_blocked: bool | None = None
-    was_active: bool | None = None
+    def __init__(self, *, was_blocked: bool | None = None, was_active: bool | None = None) -> None:
+        self.was_blocked = was_blocked
+        self.was_active = was_active
 
     def update(self, account: str, where: Standing, now: datetime) -> list[Event]:
         """Return what has happened since the last reading."""

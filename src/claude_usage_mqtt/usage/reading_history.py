@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from claude_usage_mqtt.instants import moved
@@ -11,20 +10,20 @@ UNSUPPORTED_AFTER = timedelta(hours=1)
 """A status line that contradicts the known resets is believed if no reading has agreed with them for this long."""
 
 
-@dataclass(slots=True)
 class ReadingHistory:
     """`last_complete` is when the last response came that also says what does not exist; a status line's do not.
 
     `ignored` are its unknown sections. `foreign_at` is when another account's status line was last ignored.
     """
 
-    last_read: datetime | None = None
-    last_complete: datetime | None = None
-    last_change: datetime | None = None
-    foreign_at: datetime | None = None
-    ignored: tuple[str, ...] = ()
-    restored: frozenset[datetime] = frozenset()
-    """Instants that were restored from the broker: a step of this machine's clock does not concern them."""
+    def __init__(self) -> None:
+        self.last_read: datetime | None = None
+        self.last_complete: datetime | None = None
+        self.last_change: datetime | None = None
+        self.foreign_at: datetime | None = None
+        self.ignored: tuple[str, ...] = ()
+        self.restored: frozenset[datetime] = frozenset()
+        """Instants that were restored from the broker: a step of this machine's clock does not concern them."""
 
     def has_complete(self, now: datetime, within: timedelta) -> bool:
         """Whether complete responses come: they know whose they are, and more of the money than a status line."""

@@ -136,7 +136,7 @@ def restore(usage: AccountUsage, saved: object, state: object, now: datetime) ->
         history.last_complete = _instant(saved.get("last_complete", saved.get("last_whole")), now)
         history.last_change = _instant(saved.get("last_change"), now)
         history.ignored = _names(saved.get("ignored"))
-        usage.events = AccountEvents(_flag(saved.get("blocked")), _flag(saved.get("active")))
+        usage.events = AccountEvents(was_blocked=_flag(saved.get("blocked")), was_active=_flag(saved.get("active")))
         _restore_windows(usage, saved.get("windows"), now, is_document=False)
         usage.money = _restore_money(saved.get("money"), now) or _money_of_document(saved, document, usage, now)
     elif document:
