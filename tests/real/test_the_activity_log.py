@@ -5,15 +5,16 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from claude_usage_mqtt.demo.simulated_api import SimulatedApi
 from parts.broker import Mosquitto
 from parts.credentials import write_credentials
-from parts.lighter_account import LighterAccount
-from parts.service import HEALTH, running_service
+from parts.service import HEALTH, STATE, running_service
 from parts.watcher import Watcher
+from parts.worker import Worker
 from real.home import HomeAssistant, StepClock, pass_until
 
 HOURS = 50
@@ -24,34 +25,48 @@ FIRST_LINES = 2
 the tests before have left in Home Assistant."""
 
 NEWS = ("_event", "_resets_at", "_limit_reached", "claude_blocked", "claude_blocked_until", "extra_usage_active")
-"""Ends of the entities whose lines are events, resets, or what they change."""
+"""Ends of the entities that only change with an event or a reset."""
 
 
-@pytest.mark.parametrize(("work", "share"), [(0.6, 0.1), (1.0, 0.25)], ids=["ordinary days", "days over pace"])
+def news(windows: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """Return what of the state changes with an event or a reset."""
+    return [
+        (key, window["resets_at"], window["limit_reached"], *(window["utilization"] >= percent for percent in (75, 90)))
+        for key, window in windows.items()
+    ]
+
+
+@pytest.mark.parametrize("times", [0.6, 1.0], ids=["ordinary days", "days over pace"])
 def test_the_activity_log_is_about_events_and_resets(
-    home: HomeAssistant, mosquitto: Mosquitto, watcher: Watcher, tmp_path: Path, work: float, share: float
+    home: HomeAssistant, mosquitto: Mosquitto, watcher: Watcher, tmp_path: Path, times: float
 ) -> None:
-    """On ordinary days at most one line in ten is something else; nothing makes a line with every poll.
+    """At most one line in ten is neither news nor comes with it; nothing makes a line with every poll.
 
-    An account that goes over pace has two more lines when it does, and two when it is on pace again. The recorder
-    gets at most one row of an entity per poll, and none without a line unless it is a number.
+    The recorder gets at most one row of an entity per poll, and none without a line unless it is a number.
     """
     write_credentials(tmp_path, expires_in=dt.timedelta(days=30))
     clock = StepClock()
     with (
-        SimulatedApi(LighterAccount(clock.now, work)) as api,
+        SimulatedApi(Worker(clock.now, times)) as api,
         running_service(mosquitto.port, api.url, tmp_path, clock=clock),
     ):
         home.wait(lambda states: states.get("sensor.claude_weekly_usage", {}).get("state") not in (None, "unknown"))
         home.wait_for(sensor__claude_plan="Max 5x")
 
+        moments = []
+
         def live(span: dt.timedelta) -> int:
-            """Let time pass, and return the number of polls in it."""
+            """Let time pass, and return the number of polls in it; note when there was news."""
             until, polls = clock.now() + span, 0
             while clock.now() < until:
                 due = dt.datetime.fromisoformat(watcher.json(HEALTH)["next_poll"])
+                known, at = watcher.json(STATE)["windows"], dt.datetime.now(dt.UTC)
                 pass_until(clock, due + dt.timedelta(seconds=1), watcher)
                 polls += 1
+                windows = watcher.json(STATE)["windows"]
+                if news(windows) != news(known):
+                    home.wait_for(sensor__claude_weekly_projected=str(windows["seven_day"]["projected"]))
+                    moments.append((at, dt.datetime.now(dt.UTC)))
             return polls
 
         live(dt.timedelta(hours=1))  # the first state of each entity is a line, too
@@ -65,9 +80,15 @@ def test_the_activity_log_is_about_events_and_resets(
         )
     counts = Counter(line["entity_id"] for line in lines)
     rows = {history[0]["entity_id"]: len(history) for history in histories if history}
-    noise = {entity: n for entity, n in counts.items() if n > FIRST_LINES and not entity.endswith(NEWS)}
+    noise = Counter(
+        line["entity_id"]
+        for line in lines
+        if not line["entity_id"].endswith(NEWS)
+        and counts[line["entity_id"]] > FIRST_LINES
+        and not any(begun <= dt.datetime.fromisoformat(line["when"]) <= ended for begun, ended in moments)
+    )
     assert counts["event.claude_session_event"] > HOURS / 10, counts
-    assert sum(noise.values()) <= sum(counts.values()) * share, counts
+    assert noise.total() <= counts.total() / 10, (noise, counts)
     assert max(rows.values()) <= polls + FIRST_LINES, rows
     assert {entity for entity in rows if entity not in counts} <= NUMBERS, rows
 
