@@ -119,7 +119,7 @@ class AccountUsage:
             window, now, account=self.account, stale_after=self.rules.stale_after, thresholds=self.rules.thresholds
         )
         after = self.windows.get(window.key)
-        if after is not None and (before is None or after.numbers != before.numbers):
+        if after is not None and (before is None or after.differs_from(before)):
             self.history.last_change = window.read_at
         return events
 

@@ -77,20 +77,18 @@ def _window(window: WindowState, now: datetime, stale_after: timedelta) -> dict[
     }
     if not window.is_known(now, stale_after):
         return document
-    resets_at, utilization = window.resets_at, window.utilization
-    elapsed = derived.elapsed(resets_at, window.duration, now)
-    left = derived.time_remaining(resets_at, now)
+    left = window.time_until_reset(now)
     on_pace = window.is_on_pace(now)
     rate = window.rate(now)
     is_expected = rate is not None and not (window.duration == WEEK and on_pace)
     limit_at = window.limit_at if is_expected and window.limit_at is not None and window.limit_at > now else None
     return document | {
-        "utilization": utilization,
-        "remaining": _round(max(0.0, 100 - utilization)),
-        "resets_at": format_instant(resets_at),
-        "elapsed": _round(elapsed),
-        "pace": _round(derived.pace(utilization, elapsed)),
-        "projected": _round(derived.projected(utilization, elapsed)),
+        "utilization": window.utilization,
+        "remaining": _round(window.remaining),
+        "resets_at": format_instant(window.resets_at),
+        "elapsed": _round(window.elapsed(now)),
+        "pace": _round(window.pace(now)),
+        "projected": _round(window.projected(now)),
         "on_pace": on_pace,
         "burn_rate": None if window.is_idle else _round(derived.burn_rate(window.samples, now)),
         "limit_at": format_instant(limit_at),

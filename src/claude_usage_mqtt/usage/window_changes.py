@@ -117,15 +117,8 @@ def _believed(
 
 
 def _state(window: Window, resets_at: datetime | None) -> WindowState:
-    return WindowState(
-        key=window.key,
-        label=window.label,
-        duration=window.duration,
-        utilization=round(window.utilization, 2),
-        resets_at=resets_at,
-        read_at=window.read_at,
-        **window.details(),
-    )
+    utilization = round(window.utilization, 2)
+    return WindowState(**window.numbers() | {"utilization": utilization, "resets_at": resets_at})
 
 
 def _reset(known: WindowState, window: Window) -> datetime | None:

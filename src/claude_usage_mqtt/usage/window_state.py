@@ -9,9 +9,8 @@ from typing import Self
 from claude_usage_mqtt.instants import steady
 from claude_usage_mqtt.usage import absence, derived
 from claude_usage_mqtt.usage.derived import RECENT, Sample
-from claude_usage_mqtt.usage.events import LIMIT
 from claude_usage_mqtt.usage.plausibility import Suspect
-from claude_usage_mqtt.usage.reading import WEEK, Details
+from claude_usage_mqtt.usage.reading import WEEK, WindowNumbers
 
 UNKNOWN_AFTER_RESET = timedelta(minutes=2)
 """How long the old numbers are shown after a reset: the poll that follows it comes after one minute."""
@@ -21,7 +20,7 @@ AHEAD = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WindowState(Details):
+class WindowState(WindowNumbers):
     """What is remembered of one window.
 
     `resets_at` is the published one: a whole minute, the same object of time from reading to reading.
@@ -32,12 +31,6 @@ class WindowState(Details):
     for the next one.
     """
 
-    key: str
-    label: str
-    duration: timedelta | None
-    utilization: float
-    resets_at: datetime | None
-    read_at: datetime
     peak: float = 0.0
     samples: tuple[Sample, ...] = ()
     present: bool = True
@@ -62,29 +55,23 @@ class WindowState(Details):
         """When the newest reading was made, believed or not: only a later one can say more."""
         return self.read_at if self.suspect is None else max(self.read_at, self.suspect.window.read_at)
 
-    @property
-    def numbers(self) -> tuple[float, datetime | None]:
-        """What changes while somebody works, or when a window begins."""
-        return self.utilization, self.resets_at
-
-    @property
-    def is_limit_reached(self) -> bool:
-        """Whether the window cannot be used."""
-        return self.utilization >= LIMIT or self.locked
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether the window has not started."""
-        return self.resets_at is None and self.utilization == 0
-
     def is_known(self, now: datetime, stale_after: timedelta) -> bool:
         """Whether the numbers may be shown: present, read recently, and of a window that is not over."""
-        return self.present and -AHEAD <= now - self.read_at < stale_after and not self._is_over(now)
+        return (
+            self.present
+            and -AHEAD <= now - self.read_at < stale_after
+            and (self._over_at is None or now < self._over_at)
+        )
 
-    def _is_over(self, now: datetime) -> bool:
+    @property
+    def _over_at(self) -> datetime | None:
         if self.resets_at is None:
-            return False
-        return now >= self.resets_at + (timedelta(0) if self.suspect else UNKNOWN_AFTER_RESET)
+            return None
+        return self.resets_at + (timedelta(0) if self.suspect else UNKNOWN_AFTER_RESET)
+
+    def differs_from(self, other: WindowState) -> bool:
+        """Whether somebody has worked in between, or a window has begun."""
+        return (self.utilization, self.resets_at) != (other.utilization, other.resets_at)
 
     def known_reset(self, now: datetime) -> datetime | None:
         """Return the reset if it is still ahead: it stays true when the numbers are not known anymore."""
@@ -92,10 +79,8 @@ class WindowState(Details):
 
     def unknown_at(self, stale_after: timedelta) -> datetime:
         """Return when the numbers stop being known if nothing newer is read."""
-        stale = self.read_at + stale_after
-        if self.resets_at is None:
-            return stale
-        return min(stale, self.resets_at + (timedelta(0) if self.suspect else UNKNOWN_AFTER_RESET))
+        stale_at = self.read_at + stale_after
+        return stale_at if self._over_at is None else min(stale_at, self._over_at)
 
     @property
     def look_back(self) -> timedelta:
@@ -109,11 +94,6 @@ class WindowState(Details):
         """Return the percent per hour behind `limit_at`."""
         return derived.burn_rate(self.samples, now, self.look_back)
 
-    def is_on_pace(self, now: datetime) -> bool | None:
-        """Return whether the window lasts to its reset at the average pace."""
-        projected = derived.projected(self.utilization, derived.elapsed(self.resets_at, self.duration, now))
-        return derived.on_pace(self.utilization, self.resets_at, projected, locked=self.locked)
-
     def with_limit(self, known: datetime | None) -> Self:
         """Return the same with the limit that is to be expected now; `known` is the one that was expected before."""
         return replace(self, limit_at=derived.steady_limit_at(known, self._expected_limit(), self.read_at))
@@ -123,7 +103,7 @@ class WindowState(Details):
         reached_at = steady(None, derived.limit_at(self.utilization, rate, self.read_at, self.resets_at))
         if reached_at is None or self.locked or (self.resets_at is not None and reached_at >= self.resets_at):
             return None  # rounding to the minute may have put it at the reset
-        return None if self.duration == WEEK and self.is_on_pace(self.read_at) else reached_at
+        return None if self.duration == WEEK and self.is_on_pace() else reached_at
 
     def shifted(self, step: timedelta) -> Self:
         """Return the same after a step of the clock, with which all moves but the reset: it is somebody else's time."""
