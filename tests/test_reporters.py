@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from claude_usage_mqtt.service import machine_registry
 from claude_usage_mqtt.service.account import AccountState
 from claude_usage_mqtt.sources import reporter as source
+from claude_usage_mqtt.sources import reporter_registry
 from claude_usage_mqtt.sources.credentials.file import CredentialsFile
 from claude_usage_mqtt.topics import ReporterTopics
 from claude_usage_mqtt.usage.reading import OAUTH, REPORTER
@@ -386,7 +386,7 @@ def test_nonsense_on_all_topics_changes_no_number(
 ) -> None:
     """Anybody who may publish can pretend to be a machine; nobody's number is shown who was not asked."""
     monkeypatch.setattr(source, "ANSWER_WITHIN", 0.3)
-    monkeypatch.setattr(machine_registry, "MAX_MACHINES", 5)
+    monkeypatch.setattr(reporter_registry, "MAX_MACHINES", 5)
     with house(running_broker, tmp_path) as (service, report):
         report("laptop", endpoint, login(tmp_path / "laptop"))
         watcher.wait_topic(STATE, session_is(42))

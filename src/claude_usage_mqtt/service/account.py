@@ -12,7 +12,6 @@ from claude_usage_mqtt.instants import moved
 from claude_usage_mqtt.service.account_health import CREDENTIALS_STATUSES, MISSING, AccountHealth
 from claude_usage_mqtt.service.account_log import AccountLog
 from claude_usage_mqtt.service.account_login import AccountLogin
-from claude_usage_mqtt.service.account_reporters import AccountReporters
 from claude_usage_mqtt.service.discovery_message import DiscoveryMessage
 from claude_usage_mqtt.service.event_delivery import EventDelivery
 from claude_usage_mqtt.service.options import AccountOptions
@@ -20,6 +19,7 @@ from claude_usage_mqtt.service.other_instance import OtherInstance
 from claude_usage_mqtt.service.polling import Polling
 from claude_usage_mqtt.service.restore import own_document
 from claude_usage_mqtt.service.sign_of_life import SignOfLife
+from claude_usage_mqtt.sources.account_reporters import AccountReporters
 from claude_usage_mqtt.sources.credentials.watch import LoginChanged
 from claude_usage_mqtt.sources.policy import Policy
 from claude_usage_mqtt.sources.select import with_other_sources
@@ -127,7 +127,7 @@ class AccountState:
         self.polling.policy.failed(now, error)
         if self.reporters is not None:
             self.reporters.poll_failed()
-        if error.status in MISSING and self.options.is_auto and self.is_fresh(now):
+        if error.status in MISSING and self.options.is_auto and self.usage.is_fresh(now):
             self.polling.policy.failures.count = 0  # what is not there is not missed: another source delivers
             self.health.show_ok()
         elif isinstance(error, RateLimited) and self.health.last_success is None:
@@ -196,10 +196,6 @@ class AccountState:
 
     # Time
 
-    def is_fresh(self, now: datetime) -> bool:
-        """Whether the numbers may be acted on."""
-        return self.usage.is_fresh(now)
-
     def wake_at(self, now: datetime) -> datetime | None:
         """Return when time alone changes something, other than a poll being due."""
         moments = [self.usage.changes_at(now), self.discovery.stubs_until, self.login.changes_at(now)]
@@ -218,7 +214,7 @@ class AccountState:
         self.alive.tick(now, self.due(now), is_polling=self.polling.is_busy)
         self.delivery.add(self.login.events(self.name, now))
         self.discovery.forget_stubs(now)
-        self.log.freshness(is_fresh=self.is_fresh(now), last_success=self.health.last_success)
+        self.log.freshness(is_fresh=self.usage.is_fresh(now), last_success=self.health.last_success)
         self.other_instance.tick(now)
 
     def _look_at_reporters(self, reporters: AccountReporters, now: datetime) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from claude_usage_mqtt.errors import (
@@ -13,8 +13,7 @@ from claude_usage_mqtt.errors import (
     NoReporter,
     TokenExpired,
 )
-from claude_usage_mqtt.instants import parse_instant
-from claude_usage_mqtt.service.status_line_notice import NO_STATUS_LINE, silence
+from claude_usage_mqtt.instants import format_instant, parse_instant
 from claude_usage_mqtt.topics import OK, STARTING
 
 CREDENTIALS_STATUSES = frozenset(
@@ -23,6 +22,15 @@ CREDENTIALS_STATUSES = frozenset(
 
 MISSING = frozenset({CredentialsNotFound.status, NoReporter.status})
 """Statuses of sources that are not there."""
+
+NO_STATUS_LINE = "no_status_line"
+NO_STATUS_LINE_DETAIL = (
+    "No status line was seen yet; set 'claude-usage-mqtt statusline' as Claude Code's status-line command "
+    "and send a message in its terminal program: the desktop app has no status line."
+)
+
+SILENT_AFTER = timedelta(days=1)
+"""Without a status line for this long it is a status, and a problem: nights and meetings are shorter."""
 
 
 class AccountHealth:
@@ -53,8 +61,16 @@ class AccountHealth:
 
     def show_silence(self, now: datetime) -> None:
         """Show that no status line comes."""
-        is_status, self.detail = silence(self.last_success, now)
-        self.status = NO_STATUS_LINE if is_status else self.status
+        last = self.last_success
+        self.detail = NO_STATUS_LINE_DETAIL
+        if last is None or now - last >= SILENT_AFTER:
+            self.status = NO_STATUS_LINE
+        if last is not None:
+            self.detail = (
+                f"No status line has arrived since {format_instant(last)}: a terminal that sits idle and the desktop "
+                "app send none, Claude Code reports no limits for an API key and for some plans, or its command cannot "
+                "reach the broker (run 'claude-usage-mqtt check' there)."
+            )
 
     def restore(self, document: Mapping[str, Any], *, is_known: bool) -> None:
         """Continue from the health that was retained, untrusted, and worth nothing if no numbers are known.

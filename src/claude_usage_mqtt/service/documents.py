@@ -61,7 +61,7 @@ def health_document(state: AccountState, now: datetime) -> dict[str, Any]:
     return {
         "status": shown.status if state.polling.is_on else PAUSED,
         "detail": " ".join(part for part in parts if part) or None,
-        "fresh": state.is_fresh(now),
+        "fresh": state.usage.is_fresh(now),
         "alive_until": format_instant(state.alive.until),
         "last_success": format_instant(shown.last_success),
         "next_poll": format_instant(policy.next_regular if state.polling.is_busy else state.due(now)),

@@ -11,14 +11,14 @@ from datetime import datetime, timedelta
 
 from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.mqtt.client import Message
-from claude_usage_mqtt.service.account_reporters import AccountReporters
 from claude_usage_mqtt.service.inbox import Outgoing
-from claude_usage_mqtt.service.machine import Machine, sentence
-from claude_usage_mqtt.service.machine_registry import MachineRegistry
 from claude_usage_mqtt.service.options import ServiceOptions
 from claude_usage_mqtt.service.routes import Route
+from claude_usage_mqtt.sources.account_reporters import AccountReporters
 from claude_usage_mqtt.sources.reporter import Asks, ReporterSource
+from claude_usage_mqtt.sources.reporter_machine import Machine, sentence
 from claude_usage_mqtt.sources.reporter_messages import MACHINE, Presence, parse_answer, parse_presence
+from claude_usage_mqtt.sources.reporter_registry import MachineRegistry
 from claude_usage_mqtt.topics import ReporterTopics
 from claude_usage_mqtt.usage.reading import REPORTER
 

@@ -6,14 +6,13 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from claude_usage_mqtt.usage.account_events import AccountEvents
 from claude_usage_mqtt.usage.events import Event
 from claude_usage_mqtt.usage.money import MoneyState, next_money, no_money
 from claude_usage_mqtt.usage.owner import Owner
 from claude_usage_mqtt.usage.plausibility import is_of_another_account
 from claude_usage_mqtt.usage.reading import FIVE_HOUR, SEVEN_DAY, ExtraUsage, Reading, Window
 from claude_usage_mqtt.usage.reading_history import UNSUPPORTED_AFTER, ReadingHistory
-from claude_usage_mqtt.usage.standing import Standing, standing
+from claude_usage_mqtt.usage.standing import AccountEvents, Standing, standing
 from claude_usage_mqtt.usage.window_state import WindowState
 from claude_usage_mqtt.usage.windows import Windows
 

@@ -13,7 +13,6 @@ from typing import Any
 from claude_usage_mqtt.instants import format_instant, from_epoch, parse_instant, steady
 from claude_usage_mqtt.untrusted import CURRENCY, HASH, clean_text, matching, number
 from claude_usage_mqtt.usage.account import AccountUsage, Plan
-from claude_usage_mqtt.usage.account_events import AccountEvents
 from claude_usage_mqtt.usage.derived import MAX_SAMPLES, Sample
 from claude_usage_mqtt.usage.money import MoneyState
 from claude_usage_mqtt.usage.owner import Owner
@@ -29,6 +28,7 @@ from claude_usage_mqtt.usage.reading import (
     Window,
     duration_of,
 )
+from claude_usage_mqtt.usage.standing import AccountEvents
 from claude_usage_mqtt.usage.window_state import WindowState
 from claude_usage_mqtt.usage.windows import MAX_WINDOWS
 

@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from claude_usage_mqtt.instants import format_instant, moved, parse_instant
-from claude_usage_mqtt.sources.reporter import FOREIGN, SILENT
 from claude_usage_mqtt.sources.reporter_messages import BUSY, USABLE, AnnouncedLogin
 from claude_usage_mqtt.sources.source import Login
 from claude_usage_mqtt.untrusted import HASH, matching
@@ -16,7 +15,7 @@ from claude_usage_mqtt.usage.owner import Owner
 ABSENT_AFTER = timedelta(minutes=10)
 """A machine that is away for less is not shown as absent: Wi-Fi and restarts."""
 
-OFFLINE = "offline"
+SILENT, FOREIGN, OFFLINE = "silent", "other_account", "offline"
 
 MAX_LISTED = 5
 """Machines named in one sentence."""

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from claude_usage_mqtt.service.machine import Machine, MachineLogin
+from claude_usage_mqtt.sources.reporter_machine import Machine, MachineLogin
 
 log = logging.getLogger(__name__)
 

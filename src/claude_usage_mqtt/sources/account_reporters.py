@@ -1,7 +1,9 @@
-"""The reporters of one account: which of them can be asked, whose numbers are shown, and what each of them is.
+"""The reporters of one account: which of them to ask, and whose numbers the account shows.
 
-A login of another account replaces the known one only if it was there for long enough and nobody has the known one
-anymore. Safe from any thread: the loop feeds it, workers read it.
+Of the machines that are online and have a usable login of this account, the one that answered last is asked, then the
+next. One that was silent, or refused, is left alone for a while, unless it announces itself again. A login of another
+account replaces the known one only if it was there for long enough and nobody has the known one anymore.
+Safe from any thread: the loop feeds it, workers read it.
 """
 
 from __future__ import annotations
@@ -11,8 +13,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from claude_usage_mqtt.instants import format_instant, moved
-from claude_usage_mqtt.service.machine import (
+from claude_usage_mqtt.sources.reporter_machine import (
     ABSENT_AFTER,
+    FOREIGN,
     Hold,
     Machine,
     MachineLogin,
@@ -20,10 +23,8 @@ from claude_usage_mqtt.service.machine import (
     restored_owner,
     sentence,
 )
-from claude_usage_mqtt.service.machine_registry import FORGOTTEN_AFTER, MAX_MACHINES, MachineRegistry
-from claude_usage_mqtt.sources.choice import Candidate
-from claude_usage_mqtt.sources.reporter import FOREIGN
-from claude_usage_mqtt.sources.reporter_messages import MACHINE
+from claude_usage_mqtt.sources.reporter_messages import MACHINE, USABLE
+from claude_usage_mqtt.sources.reporter_registry import FORGOTTEN_AFTER, MAX_MACHINES, MachineRegistry
 from claude_usage_mqtt.sources.source import Login
 from claude_usage_mqtt.usage.owner import Owner
 
@@ -47,20 +48,15 @@ class AccountReporters:
 
     # What a poll learns
 
-    def candidates(self, now: datetime) -> list[Candidate]:
-        """Return the machines that are known."""
+    def to_ask(self, now: datetime) -> list[str]:
+        """Return the machines that can be asked, the one that answered last first."""
         with self._registry.changed:
-            return [
-                Candidate(
-                    machine=machine.name,
-                    is_online=machine.online,
-                    is_usable=login.announced is not None and login.announced.is_usable,
-                    is_foreign=self._is_foreign(machine.name, login.owner, now),
-                    answered_at=login.answered_at,
-                    hold_until=None if login.hold is None else login.hold.until,
-                )
+            askable = [
+                (-(login.answered_at.timestamp() if login.answered_at is not None else 0.0), machine.name)
                 for machine, login in self._registry.logins(self._account)
+                if self._status(machine, login, now, is_patient=False) == USABLE
             ]
+            return [name for _, name in sorted(askable)]
 
     def is_foreign(self, machine: str, login: Login | None, now: datetime) -> bool:
         """Whether a login that a machine used is not the account's, and may not replace it either."""
@@ -161,7 +157,7 @@ class AccountReporters:
     def can_be_asked(self, now: datetime) -> bool:
         """Whether any machine can be asked."""
         with self._registry.changed:
-            return self._registry.is_connected and any(each.can_be_asked(now) for each in self.candidates(now))
+            return self._registry.is_connected and bool(self.to_ask(now))
 
     def has_become_askable(self, now: datetime) -> bool:
         """Whether a machine can be asked, and none could since the last call or the last failed poll."""
