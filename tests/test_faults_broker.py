@@ -220,7 +220,7 @@ def drop(running: Running) -> None:
 
 def wait_until_settled(running: Running) -> None:
     """Wait until nothing can be late any more."""
-    eventually(lambda: running.service._publisher._is_settled)
+    eventually(lambda: getattr(running.service._publisher._delivery, "is_settled", False))
 
 
 @contextlib.contextmanager

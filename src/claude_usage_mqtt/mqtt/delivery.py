@@ -1,0 +1,84 @@
+"""What was sent over one connection, and what of it is open; the next connection starts with nothing sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from paho.mqtt.enums import MQTTErrorCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from claude_usage_mqtt.mqtt.client import V3, V5, Client, Message
+
+FILTERS_PER_SUBSCRIBE = 50
+
+
+class Delivery:
+    """Over a connection that accepts packets of at most `max_packet` bytes, None if it does not say.
+
+    `sent` maps retained topics to what was sent there last, `busy` to the message under way there; those in `waiting`
+    are to be sent, in this order. `unverified` were acknowledged and have not come back yet.
+    """
+
+    def __init__(self, client: Client, max_packet: int | None) -> None:
+        self.client = client
+        self.max_packet = max_packet
+        self.sent: dict[str, bytes] = {}
+        self.busy: dict[str, int] = {}
+        self.waiting: dict[str, None] = {}
+        self.under_way: dict[int, Message] = {}
+        self.unverified: dict[str, None] = {}
+        self.is_settled = False
+        self._subscribing: dict[int, list[str]] = {}
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether an acknowledgement says little: MQTT 3.1.1 sends one for what it discards for lack of permission."""
+        return self.client.protocol == V3 and not self.is_settled
+
+    def publish(self, message: Message) -> bool:
+        """Send a message; return False if the connection is slower than we send, or lost."""
+        info = self.client.publish(message.topic, message.payload, qos=1, retain=message.retain)
+        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            return False
+        self.under_way[info.mid] = message
+        if message.retain:
+            self.busy[message.topic] = info.mid
+            self.sent[message.topic] = message.payload
+        return True
+
+    def acknowledged(self, mid: int) -> Message | None:
+        """Return the message that is not under way any longer."""
+        message = self.under_way.pop(mid, None)
+        if message is not None and self.busy.get(message.topic) == mid:
+            del self.busy[message.topic]
+        return message
+
+    def verify(self, topic: str) -> None:
+        """Ask for what is retained there, to see whether it is what was sent."""
+        if topic not in self.unverified:
+            self.unverified[topic] = None
+            self.subscribe([topic])
+
+    def subscribe(self, filters: Iterable[str], *, no_local: bool = False) -> None:
+        """Ask for topics; the answer arrives as Subscribed."""
+        for some in _portions(filters):
+            if self.client.protocol == V5:
+                _, mid = self.client.subscribe([(topic, SubscribeOptions(qos=1, noLocal=no_local)) for topic in some])
+            else:
+                _, mid = self.client.subscribe([(topic, 1) for topic in some])
+            self._subscribing[mid or 0] = some
+
+    def subscribed(self, mid: int, refused: Iterable[bool]) -> set[str]:
+        """Return the topics that were asked for and refused, other than those to verify."""
+        asked = zip(self._subscribing.pop(mid, []), refused, strict=False)
+        return {topic for topic, is_refused in asked if is_refused and topic not in self.unverified}
+
+    def unsubscribe(self, topics: Iterable[str]) -> None:
+        """Ask no longer for topics."""
+        for some in _portions(topics):
+            self.client.unsubscribe(some)
+
+
+def _portions(topics: Iterable[str]) -> list[list[str]]:
+    wanted = list(topics)
+    return [wanted[start : start + FILTERS_PER_SUBSCRIBE] for start in range(0, len(wanted), FILTERS_PER_SUBSCRIBE)]
