@@ -2,7 +2,8 @@
 
 For each session, its last response: Claude Code runs the command again with the same numbers, every minute if it was
 asked to, and these must keep the time at which they were read. For each account, the message that was handed over
-last, and the one that the broker took last. The line is printed before any of this is needed, but it is still started often: imports are few.
+last, and the one that the broker took last. The line is printed before any of this is needed, but it is still started
+often: imports are few.
 """
 
 from __future__ import annotations
