@@ -12,7 +12,7 @@ RUN /app/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /ap
 FROM python:3.13-slim
 LABEL org.opencontainers.image.title="claude-usage-mqtt" \
       org.opencontainers.image.description="Publishes the usage of Claude subscriptions over MQTT, for Home Assistant and Node-RED." \
-      org.opencontainers.image.url="https://pypi.org/project/claude-usage-mqtt/" \
+      org.opencontainers.image.url="https://github.com/claude-usage-mqtt/claude-usage-mqtt" \
       org.opencontainers.image.licenses="MIT"
 # Nothing is installed when it runs: what would only be there to be attacked goes.
 RUN rm -rf /usr/local/bin/pip* /usr/local/lib/python3.*/ensurepip /usr/local/lib/python3.*/site-packages/pip*

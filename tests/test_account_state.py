@@ -73,17 +73,17 @@ def test_another_organization_does_not_wait_for_the_block_of_the_one_before() ->
 def test_the_first_429_names_the_other_sources() -> None:
     """Where no request ever succeeded, waiting may not help; nobody is advised to pose as another program."""
     state = refused(RateLimited("later"))
-    assert state.detail is not None
-    assert "claude-code, statusline or reporter" in state.detail
-    assert "USER_AGENT" not in state.detail
+    assert state.health.detail is not None
+    assert "claude-code, statusline or reporter" in state.health.detail
+    assert "USER_AGENT" not in state.health.detail
 
 
 def test_a_refused_claude_code_does_not_recommend_itself() -> None:
     """The sources that are named are others than the one that is refused."""
     state = make_state(sources=(CLAUDE_CODE,))
     state.finish_poll(PollResult(account="default", source=CLAUDE_CODE, error=RateLimited("later")), NOW)
-    assert state.detail is not None
-    assert "CLAUDE_SOURCE=statusline or reporter." in state.detail
+    assert state.health.detail is not None
+    assert "CLAUDE_SOURCE=statusline or reporter." in state.health.detail
 
 
 def test_what_is_not_there_is_not_missed_while_another_source_delivers() -> None:
@@ -94,12 +94,12 @@ def test_what_is_not_there_is_not_missed_while_another_source_delivers() -> None
     def poll(now: datetime) -> str:
         state.begin_poll(now)
         state.finish_poll(missing, now)
-        return state.status
+        return state.health.status
 
     assert poll(NOW) == "no_credentials"
     window = make_reading(SOON, 42, NOW + timedelta(hours=3), source=STATUSLINE)
     state.take(Reading(read_at=SOON, windows={window.key: window}, is_partial=True), SOON)
-    assert (state.status, state.detail) == ("ok", None)
+    assert (state.health.status, state.health.detail) == ("ok", None)
     assert poll(SOON + timedelta(minutes=5)) == "ok"
     assert poll(SOON + timedelta(hours=2)) == "no_credentials"
 
@@ -122,11 +122,11 @@ def test_the_end_of_a_login_is_notified_once_over_restarts() -> None:
     """Three days before a login ends there is one event, and the next login has one of its own."""
     state = make_state()
     ends = NOW + timedelta(days=5)
-    state.login = Login(login_expires_at=ends)
+    state.login.known = Login(login_expires_at=ends)
     state.tick(NOW)
     assert len(state.delivery) == 0
     later = NOW + timedelta(days=2)
-    assert state.login_notice.next_at(ends, NOW) == later
+    assert state.login.changes_at(NOW) == later
     state.tick(later)
     ((level, payload),) = state.delivery.take(later, is_home_assistant_there=True)
     document = json.loads(payload)
@@ -139,10 +139,10 @@ def test_the_end_of_a_login_is_notified_once_over_restarts() -> None:
     assert datetime.fromisoformat(document["resets_at"]) == ends
     again = make_state()
     again.restore(dict(documents(state, later)), later)
-    again.login = state.login
+    again.login.known = state.login.known
     again.tick(later)
     assert len(again.delivery) == 0
-    again.login = Login(login_expires_at=ends + timedelta(days=30))
+    again.login.known = Login(login_expires_at=ends + timedelta(days=30))
     again.tick(ends + timedelta(days=28))
     assert len(again.delivery) == 1
 
@@ -156,7 +156,7 @@ def test_a_silent_status_line_says_why() -> None:
     reading = make_reading(NOW, 42, NOW + timedelta(hours=3), source=STATUSLINE)
     state.take(Reading(read_at=NOW, windows={reading.key: reading}, is_partial=True), NOW)
     state.tick(NOW + timedelta(minutes=20))
-    assert (state.status, state.detail) == ("ok", None)
+    assert (state.health.status, state.health.detail) == ("ok", None)
     for hours, status in ((23, "ok"), (24, "no_status_line")):
         now = NOW + timedelta(hours=hours)
         state.tick(now)
@@ -164,14 +164,14 @@ def test_a_silent_status_line_says_why() -> None:
         again.restore(dict(documents(state, now)), now)
         again.tick(now)
         for each in (state, again):
-            assert each.status == status
-            assert each.detail is not None
-            assert "since 2026-11-20T12:00:00+00:00" in each.detail
-            assert "desktop app" in each.detail
+            assert each.health.status == status
+            assert each.health.detail is not None
+            assert "since 2026-11-20T12:00:00+00:00" in each.health.detail
+            assert "desktop app" in each.health.detail
     late = NOW + timedelta(hours=24)
     reading = make_reading(late, 5, late + timedelta(hours=3), source=STATUSLINE)
     state.take(Reading(read_at=late, windows={reading.key: reading}, is_partial=True), late)
-    assert (state.status, state.detail) == ("ok", None)
+    assert (state.health.status, state.health.detail) == ("ok", None)
 
 
 def test_a_seat_that_has_only_a_spend_limit_is_well() -> None:
@@ -179,10 +179,10 @@ def test_a_seat_that_has_only_a_spend_limit_is_well() -> None:
     state = make_state(sources=(STATUSLINE,))
     money = ExtraUsage(enabled=True, used=5.0, limit=50.0, utilization=10.0, currency="USD")
     state.tick(NOW)
-    assert state.status == "no_status_line"
+    assert state.health.status == "no_status_line"
     state.take(Reading(read_at=NOW, windows={}, extra_usage=money, is_partial=True), NOW)
     state.tick(NOW)
-    assert (state.status, state.detail, state.last_success) == ("ok", None, NOW)
+    assert (state.health.status, state.health.detail, state.health.last_success) == ("ok", None, NOW)
 
 
 def test_another_logins_status_line_is_named_in_detail() -> None:

@@ -5,10 +5,12 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from claude_usage_mqtt.usage.account import MAX_WINDOWS, AccountUsage
+from claude_usage_mqtt.usage.account import AccountUsage
 from claude_usage_mqtt.usage.document import state_document
 from claude_usage_mqtt.usage.events import Event
+from claude_usage_mqtt.usage.owner import Owner
 from claude_usage_mqtt.usage.reading import SESSION, STATUSLINE, WEEK, ExtraUsage, Reading
+from claude_usage_mqtt.usage.windows import MAX_WINDOWS
 from parts.readings import RESET, START, make_account, make_answer, make_reading, make_usage, minutes, shown, take
 
 MONEY = ExtraUsage(enabled=True, used=1.9, limit=17.0, utilization=11.18, currency="EUR")
@@ -153,17 +155,17 @@ def test_the_events_of_a_window_that_was_away_are_told_when_it_is_back() -> None
 def test_another_account_starts_afresh() -> None:
     """Other credentials: the numbers are unknown at once, and the other account's are no reset and no threshold."""
     usage = make_account()
-    assert not usage.identify(None, None)
-    assert not usage.identify(None, "aa" * 8)
+    assert not usage.identify(Owner())
+    assert not usage.identify(Owner(organization="aa" * 8))
     take(usage, make_usage(START, make_reading(START, 80), money=MONEY), (75,))
-    assert not usage.identify(None, "aa" * 8)
-    assert not usage.identify(None, None)
-    assert usage.identify(None, "bb" * 8)
+    assert not usage.identify(Owner(organization="aa" * 8))
+    assert not usage.identify(Owner())
+    assert usage.identify(Owner(organization="bb" * 8))
     document = state_document(usage, START)
     assert shown(usage, START)["utilization"] is None
     assert document["extra_usage"] is None
     assert document["plan"] is None
-    assert usage.resets() == []
+    assert usage.windows.resets() == []
     assert take(usage, make_answer(minutes(5), 95, RESET + HOUR), (75,)) == []
     assert shown(usage, minutes(5))["utilization"] == 95
     assert take(usage, make_answer(minutes(10), 91, RESET + HOUR), (75,)) == []
@@ -174,9 +176,9 @@ def test_another_account_starts_afresh() -> None:
 def test_another_account_without_a_window_gives_it_back_like_any() -> None:
     """What only the former account had is removed after a day."""
     usage = make_account()
-    usage.identify(None, "aa" * 8)
+    usage.identify(Owner(organization="aa" * 8))
     answer(usage, START, "seven_day", OPUS)
-    usage.identify(None, "bb" * 8)
+    usage.identify(Owner(organization="bb" * 8))
     at = follow(usage, START, timedelta(hours=26), "seven_day")
     assert list(state_document(usage, at)["windows"]) == ["seven_day"]
 
@@ -236,11 +238,11 @@ def test_a_change_is_noticed_whatever_changes() -> None:
     """The schedule asks seldom only while neither use nor resets nor money move."""
     usage = make_account()
     follow(usage, START, 2 * HOUR, "seven_day")
-    assert usage.last_change == minutes(5)
+    assert usage.history.last_change == minutes(5)
     at = follow(usage, minutes(120), timedelta(minutes=5), "seven_day", money=MONEY)
-    assert usage.last_change == at
+    assert usage.history.last_change == at
     take(usage, make_usage(minutes(130), make_reading(minutes(130), 10.5, START + 2 * WEEK, key="seven_day")), ())
-    assert usage.last_change == minutes(130)
+    assert usage.history.last_change == minutes(130)
 
 
 def test_an_overtaken_answer_does_not_turn_back_the_time() -> None:
@@ -384,10 +386,10 @@ def test_another_accounts_status_line_is_ignored() -> None:
     for minute in range(1, 120, 2):
         assert take(usage, theirs(minute), (75,), partial=True) == []
         assert take(usage, ours(minute + 1), (75,), partial=True) == []
-        assert usage.saw_foreign(minutes(minute + 1))
+        assert usage.history.saw_foreign(minutes(minute + 1))
     assert shown(usage, minutes(120))["utilization"] == 10
     assert all(window.suspect is None for window in usage.windows.values())
-    assert not usage.saw_foreign(minutes(200))
+    assert not usage.history.saw_foreign(minutes(200))
 
 
 def test_another_account_is_believed_after_an_hour() -> None:

@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service": BASE | {"usage", "sources", "homeassistant", "mqtt"},
     "reporter": BASE | {"usage", "sources", "mqtt", "service"},
     "library": BASE | {"usage", "sources"},
-    "recipes": BASE,
+    "recipes": BASE | {"settings"},
     "demo": BASE,
     "__main__": {"cli"},
     "cli": BASE | {"usage", "sources", "homeassistant", "mqtt", "service", "reporter", "settings", "recipes", "demo"},

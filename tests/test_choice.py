@@ -1,51 +1,58 @@
 """Which machine is asked."""
 
 import datetime as dt
-from typing import Any
 
 import pytest
 
-from claude_usage_mqtt.sources.choice import Candidate, is_same_login, order
+from claude_usage_mqtt.sources.account_reporters import AccountReporters
+from claude_usage_mqtt.sources.reporter_machine import SILENT, Machine
+from claude_usage_mqtt.sources.reporter_messages import AnnouncedLogin
+from claude_usage_mqtt.sources.reporter_registry import MachineRegistry
 from claude_usage_mqtt.sources.source import Login
+from claude_usage_mqtt.usage.reading import OAUTH
 
 NOW = dt.datetime(2026, 11, 20, 16, 0, tzinfo=dt.UTC)
 MINUTE = dt.timedelta(minutes=1)
 
 
-def machine(name: str, **known: Any) -> Candidate:
-    """Return a machine that could be asked."""
-    return Candidate(machine=name, **{"is_online": True, "is_usable": True, **known})
+OURS, OTHER = Login(account="a" * 16), Login(account="b" * 16)
 
 
-def names(*candidates: Candidate) -> list[str]:
-    """Return who is asked, in this order."""
-    return [each.machine for each in order(candidates, NOW)]
+def reporters(*machines: tuple[str, Login, str], is_online: bool = True) -> AccountReporters:
+    """Return the reporters of an account: machines with their logins, and the statuses of these."""
+    registry = MachineRegistry(["default"])
+    registry.is_connected = True
+    found = AccountReporters("default", registry)
+    for name, login, status in machines:
+        machine = Machine(name, NOW, online=is_online)
+        machine.login("default").announce(AnnouncedLogin(source=OAUTH, status=status, login=login), is_awake=True)
+        assert registry.add(machine, NOW)
+    return found
 
 
 def test_whoever_answered_last_is_asked_first() -> None:
     """The machine that works is not changed without need; then the others, in an order that does not jump."""
-    long_ago = machine("a", answered_at=NOW - 60 * MINUTE)
-    recently = machine("b", answered_at=NOW - MINUTE)
-    assert names(machine("d"), long_ago, recently, machine("c")) == ["b", "a", "c", "d"]
+    found = reporters(*((name, OURS, "ok") for name in ("d", "a", "c", "b")))
+    found.accepted("a", OURS, NOW - 60 * MINUTE)
+    found.accepted("b", OURS, NOW - MINUTE)
+    assert found.to_ask(NOW) == ["b", "a", "c", "d"]
 
 
-@pytest.mark.parametrize(
-    "known",
-    [
-        {"is_online": False},
-        {"is_usable": False},
-        {"is_foreign": True},
-        {"hold_until": NOW + MINUTE},
-    ],
-)
-def test_who_cannot_answer_is_not_asked(known: dict[str, Any]) -> None:
-    """Asleep, without a usable login, logged in with another account, or silent a moment ago: not asked."""
-    assert names(machine("a", answered_at=NOW, **known), machine("b")) == ["b"]
+def test_who_cannot_answer_is_not_asked() -> None:
+    """Without a usable login, or logged in with another account, or asleep: not asked."""
+    machines = (("a", OURS, "token_expired"), ("b", OURS, "ok"), ("c", OTHER, "ok"))
+    found = reporters(*machines)
+    found.accepted("b", OURS, NOW)
+    assert found.to_ask(NOW) == ["b"]
+    assert reporters(*machines, is_online=False).to_ask(NOW) == []
 
 
 def test_a_silent_machine_is_tried_again() -> None:
     """A machine that did not answer is asked again after a while."""
-    assert names(machine("a", hold_until=NOW)) == ["a"]
+    found = reporters(("a", OURS, "ok"), ("b", OURS, "ok"))
+    found.rejected("a", SILENT, NOW, NOW + MINUTE)
+    assert found.to_ask(NOW) == ["b"]
+    assert found.to_ask(NOW + MINUTE) == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -57,9 +64,8 @@ def test_a_silent_machine_is_tried_again() -> None:
         (Login(organization="o"), Login(account="b", organization="p"), False),
         (Login(account="a"), Login(organization="o"), None),
         (Login(), Login(account="a", organization="o"), None),
-        (None, Login(account="a"), None),
     ],
 )
-def test_logins_are_compared_by_account_first(known: Login | None, other: Login, same: bool | None) -> None:  # noqa: FBT001
+def test_logins_are_compared_by_account_first(known: Login, other: Login, same: bool | None) -> None:  # noqa: FBT001
     """Colleagues share an organization; an account that is learned later is not a change."""
-    assert is_same_login(known, other) is same
+    assert known.owner.is_same(other.owner) is same

@@ -152,7 +152,7 @@ def test_variables_of_other_programs_are_shown(home: Path) -> None:
 
 def verdicts(output: str) -> dict[str, str]:
     """Return what `check` said of each link."""
-    return dict(re.findall(r"^(\w+) +(\w+|-)", output, re.MULTILINE))
+    return dict(re.findall(r"^(\w+) +(ok|FAIL|-) ", output, re.MULTILINE))
 
 
 @contextlib.contextmanager
@@ -180,7 +180,7 @@ def test_check_where_reading_is_not_allowed(home: Path, protocol: str, lack: str
     for link in ("retain", "discovery"):
         said = f"^{link} +- +not checked: this user may not {lack} claude-usage/#$"
         assert re.search(said, result.stdout, re.MULTILINE), result.stdout
-    assert result.stdout.endswith("Fix the first FAIL, then run `check` again.\n")
+    assert result.stdout.endswith("Fix the FAIL, then run `check` again.\n")
     assert result.stderr == ""
 
 
@@ -233,7 +233,7 @@ def test_check_where_announcing_is_not_allowed(home: Path, protocol: str) -> Non
             assert watcher.retained() == before
     for result in forbidden:
         assert (result.returncode, result.stderr) == (8, "")
-        assert result.stdout.endswith("Fix the first FAIL, then run `check` again.\n")
+        assert result.stdout.endswith("Fix the FAIL, then run `check` again.\n")
         remedy = "allow this user to read and write homeassistant/device/+/config"
         assert re.search(rf"^discovery +FAIL .*{re.escape(remedy)}", result.stdout, re.MULTILINE), result.stdout
     assert (permitted.returncode, verdicts(permitted.stdout)["discovery"]) == (0, "ok")
@@ -323,6 +323,19 @@ def test_check_goes_on_after_a_failure_and_ends_with_the_first(tmp_path: Path) -
     assert result.returncode == 3
     assert re.search(r"^credentials +FAIL .*log in with Claude Code", result.stdout, re.MULTILINE)
     assert re.search(r"^broker +FAIL .*MQTT_PORT", result.stdout, re.MULTILINE)
+    assert result.stdout.endswith("\nFix each FAIL, then run `check` again.\n")
+
+
+def test_check_says_at_its_end_what_to_do(home: Path) -> None:
+    """One mistake is to be fixed, in the settings too; a name that has no effect is a line; a good end is said."""
+    with any_broker() as broker, Endpoint(sample_usage()) as endpoint:
+        given = {"CLAUDE_API_URL": endpoint.url, "MQTT_HOST": "127.0.0.1", "MQTT_PORT": broker.port}
+        good = call_command(home, "check", **given, MQTT_HOTS="x")
+        bad = call_command(home, "check", POLL_INTERVAL="soon")
+    assert (good.returncode, bad.returncode) == (0, 2)
+    assert "- Unknown setting MQTT_HOTS is ignored; MQTT_HOST is set too.\n" in re.sub(" +", " ", good.stdout)
+    assert good.stdout.endswith("\nEverything that was checked works.\n")
+    assert bad.stdout.endswith("\nFix the FAIL, then run `check` again.\n")
 
 
 def test_check_without_a_broker_setting(home: Path) -> None:
@@ -367,6 +380,7 @@ def test_remove_takes_ours_and_nothing_else(home: Path) -> None:
         "removed claude-usage/default/memory",
         "removed claude-usage/default/state",
         "removed claude-usage/status",
+        "Nothing of ours is left on the broker.",
     ]
 
 

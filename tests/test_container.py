@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from claude_usage_mqtt import __version__
-from claude_usage_mqtt.recipes import app_folder
+from claude_usage_mqtt.recipes import RECIPES, app_folder
 from claude_usage_mqtt.usage.reading import REPORTER
 from parts.broker import Mosquitto
 from parts.credentials import write_credentials
@@ -23,7 +23,6 @@ from parts.supervisor import GOOD_TOKEN, Supervisor
 from parts.watcher import Watcher
 
 ROOT = Path(__file__).parents[1]
-UNIT = ROOT / "src/claude_usage_mqtt/recipes/systemd.service"
 HARNESS = os.environ.get("REAL_PARTS", "")
 IMAGE = "claude-usage-mqtt-test"
 MOST_BYTES = 25_000_000
@@ -69,16 +68,13 @@ def test_the_build_is_given_nothing_that_it_does_not_copy() -> None:
 @pytest.mark.parametrize("kind", ["user", "dynamic user"])
 def test_the_unit_is_rated_safe(tmp_path: Path, kind: str) -> None:
     """The rating of the sandbox by systemd itself, from 0 to 10, is at most 1.5, in both ways the unit can be used."""
-    text = UNIT.read_text(encoding="utf-8")
+    text = RECIPES["systemd"].text()
     if kind == "dynamic user":
-        text = re.sub(
-            r"^(User|ProtectHome|BindReadOnlyPaths|Environment=CLAUDE_CONFIG_DIR)=.*\n", "", text, flags=re.MULTILINE
-        )
-        text = re.sub(r"^#(DynamicUser|ProtectHome|Environment|LoadCredential)=", r"\1=", text, flags=re.MULTILINE)
+        text = re.sub(r"^User=.*", "DynamicUser=yes", text, flags=re.MULTILINE)
         assert "\nDynamicUser=yes" in text
     unit = tmp_path / "claude-usage-mqtt.service"
     # what it starts has to exist to be rated
-    unit.write_text(re.sub(r"^ExecStart=\S+", f"ExecStart={sys.executable}", text, flags=re.MULTILINE))
+    unit.write_text(re.sub(r"^ExecStart=.*", f"ExecStart={sys.executable}", text, flags=re.MULTILINE))
     command = ["systemd-analyze", "security", "--offline=yes", "--threshold=15", "--no-pager", str(unit)]
     rated = subprocess.run(command, capture_output=True, text=True, check=False)
     assert rated.returncode == 0, rated.stdout[-300:] + rated.stderr

@@ -20,7 +20,8 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from claude_usage_mqtt.demo.broker import EmbeddedBroker
-from claude_usage_mqtt.demo.simulated_api import SimulatedAccount, SimulatedApi
+from claude_usage_mqtt.demo.simulated_account import SimulatedAccount
+from claude_usage_mqtt.demo.simulated_api import SimulatedApi
 from claude_usage_mqtt.errors import SettingsError
 
 START = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)
@@ -322,5 +323,5 @@ def test_broker_closes_on_clients_that_do_not_go() -> None:
 def test_broker_without_its_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody without the extra sees the command that helps, not a traceback."""
     monkeypatch.setitem(sys.modules, "amqtt.broker", None)
-    with pytest.raises(SettingsError, match=r"pip install 'claude-usage-mqtt\[demo\]'"):
+    with pytest.raises(SettingsError, match=r" -m pip install 'amqtt<0.13'"):
         EmbeddedBroker(port=0)

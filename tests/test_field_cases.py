@@ -129,8 +129,8 @@ def test_windows_without_resets() -> None:
 def test_a_plan_without_limits_is_not_a_fault() -> None:
     """An empty response is explained, and polled at the normal pace."""
     simulation = replay("free_plan_empty_object", until=at("14:00:00"))
-    assert simulation.state.status == "ok"
-    assert "no limits" in (simulation.state.detail or "")
+    assert simulation.state.health.status == "ok"
+    assert "no limits" in (simulation.state.health.detail or "")
     assert 10 <= len(simulation.polls) <= 26
 
 

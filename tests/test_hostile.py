@@ -137,7 +137,7 @@ def test_no_retained_memory_breaks_a_start(memory: str, health: str, state_text:
     state.restore({topic: text.encode("utf-8", "replace") for topic, text in retained.items()}, LATER)
     state.tick(LATER)
     assert_harmless(publish(state, LATER))
-    due = state.policy.due(LATER, state.usage.resets())
+    due = state.polling.policy.due(LATER, state.usage.windows.resets())
     assert due is not None
     assert due <= LATER + dt.timedelta(hours=26)
     later = LATER + dt.timedelta(days=8)  # when nothing can be in the future anymore
@@ -155,8 +155,9 @@ def test_no_command_breaks_it(name: str, payload: bytes) -> None:
     """A command does what it is for, or nothing."""
     state = make_state(1, sources=(OAUTH, STATUSLINE))
     obey(state, name, payload, NOW)
-    assert 180 <= state.policy.interval.total_seconds() <= 3600
-    assert_harmless(publish(state, NOW))
+    published = publish(state, NOW)
+    assert 180 <= published[TOPICS.health]["poll_interval"] <= 3600
+    assert_harmless(published)
 
 
 @given(values.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=300))

@@ -23,18 +23,9 @@ from claude_usage_mqtt.errors import (
     TokenExpired,
     Unauthorized,
 )
-from claude_usage_mqtt.sources.policy import (
-    ACCOUNT,
-    BUDGET,
-    FLOOR,
-    HOUR,
-    LONGEST_BLOCK,
-    SHUT_OUT_MARGIN,
-    SLOW_INTERVAL,
-    SPACING,
-    TOKEN,
-    Policy,
-)
+from claude_usage_mqtt.sources.backoff import ACCOUNT, LONGEST_BLOCK, SHUT_OUT_MARGIN, SLOW_INTERVAL, TOKEN
+from claude_usage_mqtt.sources.policy import FLOOR, SPACING, Policy
+from claude_usage_mqtt.sources.request_log import BUDGET, HOUR
 
 START = datetime(2026, 11, 20, 10, 0, tzinfo=UTC)
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
@@ -48,7 +39,7 @@ def seconds(count: float) -> timedelta:
 
 def make_schedule(interval: float = 300, seed: int = 1, **more: Any) -> Policy:
     """Return a schedule with that interval in seconds."""
-    return Policy(interval=seconds(interval), rng=random.Random(seed), **more)
+    return Policy(seconds(interval), random.Random(seed), **more)
 
 
 @dataclass
@@ -72,7 +63,7 @@ class House:
         self.schedule.record_request(self.now)
         error = self.answer(self.now)
         if isinstance(error, CredentialsError):
-            self.schedule.record_sent(self.now, 0)
+            self.schedule.requests.record_sent(self.now, 0)
         else:
             self.requests.append(self.now)
         if error is None:
@@ -95,7 +86,7 @@ class House:
     def restart(self) -> None:
         """End the program and start it anew, with what it had published."""
         memory = json.loads(json.dumps(self.schedule.save()))
-        self.schedule = Policy(interval=self.schedule.interval, rng=self.schedule.rng)
+        self.schedule = Policy(self.schedule.interval, random.Random(self.attempts))
         self.schedule.restore(memory, self.now, self.resets)
 
     def busiest_hour(self) -> int:
@@ -340,14 +331,14 @@ def test_a_full_window_is_waited_for_longer_each_time() -> None:
     assert waits == [360, 450, 675, 1012.5, 1518.75, 1800, 1800]  # the first by the slow pace after a 429
     schedule.succeeded(now)
     schedule.failed(now, RateLimited("x"))
-    assert schedule.blocked_until == now + seconds(300)
+    assert schedule.rate_limit.blocked_until == now + seconds(300)
 
 
 def test_an_absurd_retry_after_is_bounded() -> None:
     """No answer can silence the program for good."""
     schedule = make_schedule()
     schedule.failed(START, RateLimited("x", retry_after=timedelta(days=4000)))
-    assert schedule.blocked_until == START + LONGEST_BLOCK
+    assert schedule.rate_limit.blocked_until == START + LONGEST_BLOCK
 
 
 @pytest.mark.parametrize("retry_after", [None, HOUR])
@@ -356,7 +347,7 @@ def test_after_a_429_the_pace_is_slow_for_an_hour(retry_after: timedelta | None)
     house = House(make_schedule(180))
     house.schedule.record_request(START)
     house.schedule.failed(START, RateLimited("x", retry_after=retry_after))
-    until = house.schedule.blocked_until
+    until = house.schedule.rate_limit.blocked_until
     assert until is not None
     house.resets = [until + 10 * MINUTE]
     while house.now < until + HOUR:
@@ -394,7 +385,7 @@ def test_faults_back_off_doubling() -> None:
             assert wait == pytest.approx(expected, rel=0.1)
         schedule.record_request(now)
         schedule.succeeded(now)
-        assert schedule.failures == 0
+        assert schedule.failures.count == 0
         due = schedule.due(now)
         assert due is not None
         assert due - now > seconds(3000)
@@ -430,7 +421,7 @@ def test_missing_credentials_cost_no_request_and_no_haste() -> None:
         house.live(HOUR)
         assert house.requests == []
         assert house.attempts <= 14
-        assert house.schedule.requests_last_hour(house.now) == 0
+        assert house.schedule.requests.last_hour(house.now) == 0
 
 
 def test_a_new_token_lifts_what_belongs_to_the_token_only() -> None:
@@ -441,7 +432,7 @@ def test_a_new_token_lifts_what_belongs_to_the_token_only() -> None:
         schedule.failed(START, RateLimited("x", retry_after=retry_after))
         schedule.credentials_changed(START + MINUTE)
     assert full.due(START + MINUTE) == START + MINUTE
-    assert full.blocked_until is None
+    assert full.rate_limit.blocked_until is None
     assert shut_out.due(START + MINUTE) == START + HOUR + SHUT_OUT_MARGIN
 
 
@@ -534,11 +525,11 @@ def test_a_block_survives_a_restart(error: RateLimited) -> None:
     before = house.schedule
     house.restart()
     assert house.schedule is not before
-    assert house.schedule.blocked_until == before.blocked_until
-    assert house.schedule.blocked_by == (ACCOUNT if error.retry_after else TOKEN)
+    assert house.schedule.rate_limit.blocked_until == before.rate_limit.blocked_until
+    assert house.schedule.rate_limit.blocked_by == (ACCOUNT if error.retry_after else TOKEN)
     assert house.schedule.due(house.now) == before.due(house.now)
     house.schedule.credentials_changed(house.now)
-    assert (house.schedule.blocked_until is None) == (error.retry_after is None)
+    assert (house.schedule.rate_limit.blocked_until is None) == (error.retry_after is None)
 
 
 def test_a_back_off_survives_a_restart() -> None:
@@ -579,7 +570,7 @@ def test_no_memory_can_stop_the_polls_or_break_them(memory: Any) -> None:
     """What others wrote to the broker delays by no more than a block may last, and nothing breaks."""
     house = House(make_schedule())
     house.schedule.restore(memory, START)
-    assert house.schedule.requests_last_hour(START) <= 2 * BUDGET + 1
+    assert house.schedule.requests.last_hour(START) <= 2 * BUDGET + 1
     json.dumps(house.schedule.save(), allow_nan=False)
     due = house.schedule.due(START)
     assert due is not None
@@ -608,10 +599,10 @@ def test_a_clock_that_is_set_changes_no_wait(step: timedelta) -> None:
     house.schedule.failed(house.now, RateLimited("x"))
     before = house.schedule.due(house.now)
     assert before is not None
-    count = house.schedule.requests_last_hour(house.now)
+    count = house.schedule.requests.last_hour(house.now)
     house.schedule.clock_stepped(step, house.now + step)
     assert house.schedule.due(house.now + step) == before + step
-    assert house.schedule.requests_last_hour(house.now + step) == count
+    assert house.schedule.requests.last_hour(house.now + step) == count
 
 
 def test_a_day_asleep_costs_one_request() -> None:

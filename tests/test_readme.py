@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import pytest
 import yaml
 
 from claude_usage_mqtt.cli.commands import make_parser
+from claude_usage_mqtt.homeassistant.discovery import PROJECT_URL
 from claude_usage_mqtt.homeassistant.entities import (
     ACCOUNT_ENTITIES,
     EXTRA_USAGE_ENTITIES,
@@ -17,7 +21,8 @@ from claude_usage_mqtt.homeassistant.entities import (
     WINDOW_ENTITIES,
 )
 from claude_usage_mqtt.homeassistant.entity import Entity
-from claude_usage_mqtt.recipes import app_folder
+from claude_usage_mqtt.recipes import RECIPES, app_folder
+from claude_usage_mqtt.recipes.started import program
 from claude_usage_mqtt.settings.fields import Settings
 from claude_usage_mqtt.topics import OK, STATUSES
 from claude_usage_mqtt.usage.events import ACCOUNT_EVENT_TYPES, EVENT_TYPES
@@ -141,10 +146,49 @@ def test_the_compose_file_and_the_deployment_are_whole() -> None:
     assert given - {"TZ"} <= {name.upper() for name in Settings.model_fields}
 
 
+UNRELEASED = r"install( -\S+)* '?claude-usage-mqtt|image: ghcr|compose pull"
+"""What works only once there is a release."""
+
+
+def test_what_is_to_be_copied_works_before_a_release() -> None:
+    """No command, recipe or message installs or starts something that nobody has published."""
+    package = ROOT / "src/claude_usage_mqtt"
+    files = [ROOT / "README.md", *(path for path in package.rglob("*") if path.suffix in {".py", ".md", ".yaml"})]
+    files += [path for path in package.rglob("*") if path.suffix in {".service", ".plist", ".xml"}]
+    for path in files:
+        assert not re.search(UNRELEASED, path.read_text(encoding="utf-8")), path
+    assert "**There is no release yet**" in README.split("## ")[0]
+
+
+@pytest.mark.skipif(os.name != "posix" or not program().is_file(), reason="needs sh and the installed program")
+def test_the_commands_for_the_home_assistant_app_make_one_that_can_be_built(tmp_path: Path) -> None:
+    """Followed to the letter in a copy of this folder, they write an app that is built from that copy alone."""
+    for name in ("Dockerfile", "README.md", "LICENSE", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "src").mkdir()
+    (block,) = re.findall(r"```sh\n(claude-usage-mqtt recipe home-assistant-app .*?)```", README, re.DOTALL)
+    path = f"{program().parent}:{os.environ['PATH']}"
+    subprocess.run(["/bin/sh", "-ec", block], cwd=tmp_path, env={"PATH": path}, check=True, capture_output=True)
+    app = tmp_path / "claude-usage-app"
+    lines = (app / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    assert {line for line in lines if line.startswith("FROM")} == {
+        "FROM python:3.13-slim AS build",
+        "FROM python:3.13-slim",
+    }
+    assert [line for line in lines if line.startswith("USER")][-1] == "USER 0:0"
+    copied = {
+        word for line in lines if line.startswith("COPY ") and "--from" not in line for word in line.split()[1:-1]
+    }
+    assert all((app / each).exists() for each in copied)
+    assert (app / "config.yaml").is_file()
+
+
 def test_the_project_has_one_address() -> None:
     """The app, its image, the package and the documents name the same repository."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert project["urls"]["Homepage"] == app_folder.URL
+    assert project["urls"]["Homepage"] == app_folder.URL == PROJECT_URL
+    for name in ("systemd", "systemd-report"):
+        assert f"\nDocumentation={PROJECT_URL}\n" in RECIPES[name].text()
     assert app_folder.URL.replace("https://github.com", "ghcr.io") == app_folder.IMAGE
     assert f"`{app_folder.URL}#home-assistant-app`" in README
 

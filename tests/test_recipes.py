@@ -162,12 +162,12 @@ def test_each_is_printed_as_it_is(name: str, capsys: pytest.CaptureFixture[str])
         ("blueprint", "blueprint-"),
         ("threshold", "blueprint-threshold"),
         ("NodeRed", "nodered"),
-        ("service", "dashboard, blueprint-threshold"),
-        ("", "dashboard, blueprint-threshold"),
+        ("nosuch", "Unknown recipe nosuch; 'claude-usage-mqtt recipe' lists them."),
+        ("", "'claude-usage-mqtt recipe' lists them."),
     ],
 )
 def test_a_name_that_is_none_leads_to_those_that_are(name: str, near: str) -> None:
-    """A slip is answered with what was meant."""
+    """A slip is answered with what was meant, anything else with how to list them."""
     with pytest.raises(SettingsError, match=re.escape(near)):
         recipe(name)
 

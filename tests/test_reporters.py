@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from claude_usage_mqtt.service import reporters
 from claude_usage_mqtt.service.account import AccountState
 from claude_usage_mqtt.sources import reporter as source
+from claude_usage_mqtt.sources import reporter_registry
 from claude_usage_mqtt.sources.credentials.file import CredentialsFile
 from claude_usage_mqtt.topics import ReporterTopics
 from claude_usage_mqtt.usage.reading import OAUTH, REPORTER
@@ -95,6 +95,19 @@ def test_numbers_come_from_another_machine(
     everything = "".join(message.payload for message in watcher.messages())
     assert "sk-ant" not in everything
     assert str(tmp_path) not in everything
+
+
+def test_a_machine_without_a_login_that_is_stopped_is_gone(
+    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
+) -> None:
+    """Only a machine that delivers is waited for: of another one the list and the sentence say the same."""
+    (tmp_path / "new").mkdir()
+    with house(running_broker, tmp_path) as (_, report):
+        reporter = report("new", endpoint, tmp_path / "new")
+        watcher.wait_topic(HEALTH, lambda each: machines(each.json()) == {"new": "no_credentials"})
+        reporter.stop()
+        health = watcher.wait_topic(HEALTH, lambda each: "new (offline" in (each.json()["detail"] or "")).json()
+    assert machines(health) == {"new": "offline"}
 
 
 @needs_mosquitto
@@ -373,7 +386,7 @@ def test_nonsense_on_all_topics_changes_no_number(
 ) -> None:
     """Anybody who may publish can pretend to be a machine; nobody's number is shown who was not asked."""
     monkeypatch.setattr(source, "ANSWER_WITHIN", 0.3)
-    monkeypatch.setattr(reporters, "MAX_MACHINES", 5)
+    monkeypatch.setattr(reporter_registry, "MAX_MACHINES", 5)
     with house(running_broker, tmp_path) as (service, report):
         report("laptop", endpoint, login(tmp_path / "laptop"))
         watcher.wait_topic(STATE, session_is(42))

@@ -11,11 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from claude_usage_mqtt.instants import parse_instant
-from claude_usage_mqtt.usage.account import MAX_WINDOWS, AccountUsage
+from claude_usage_mqtt.usage.absence import ENTITIES_KEPT
+from claude_usage_mqtt.usage.account import AccountUsage, Plan
+from claude_usage_mqtt.usage.derived import MAX_SAMPLES
 from claude_usage_mqtt.usage.document import state_document
+from claude_usage_mqtt.usage.owner import Owner
 from claude_usage_mqtt.usage.reading import SESSION, WEEK, ExtraUsage
 from claude_usage_mqtt.usage.saved_state import WINDOW_KEY, restore, save
-from claude_usage_mqtt.usage.window_state import ENTITIES_KEPT, MAX_SAMPLES
+from claude_usage_mqtt.usage.windows import MAX_WINDOWS
 from parts.readings import RESET, START, make_account, make_answer, make_reading, make_usage, minutes, shown, take
 
 NOW = minutes(121)
@@ -25,14 +28,14 @@ MONEY = ExtraUsage(enabled=True, used=1.9, limit=None, utilization=None, currenc
 def lived() -> AccountUsage:
     """Return an account with a past of two hours: a session that burns, a week, a model that is missing, money."""
     usage = make_account()
-    usage.identify(None, "ab" * 8)
+    usage.identify(Owner(organization="ab" * 8))
     for minute in range(0, 121, 5):
         at = minutes(minute) + timedelta(microseconds=123_456)
         windows = [make_reading(at, minute / 2, RESET), make_reading(at, 20, START + 4 * SESSION, key="seven_day")]
         if minute < 60:
             windows.append(make_reading(at, 7.25, START + 5 * SESSION, key="seven_day_opus"))
         take(usage, make_usage(at, *windows, money=MONEY), (75,))
-    usage.plan = "max"
+    usage.plan = Plan("max")
     return usage
 
 
@@ -55,7 +58,7 @@ def test_a_restart_changes_no_number() -> None:
     assert state_document(fresh, later) == state_document(usage, later)
     assert shown(fresh, later)["burn_rate"] == 30
     assert shown(fresh, later)["limit_at"] is not None
-    assert (fresh.organization, fresh.currency) == (usage.organization, usage.currency)
+    assert (fresh.owner, fresh.currency) == (usage.owner, usage.currency)
     assert save(fresh) == save(usage)
 
 
@@ -166,10 +169,10 @@ def test_what_is_being_taken_back_stays_so_over_a_restart() -> None:
 def test_another_account_is_noticed_over_a_restart() -> None:
     """Logging in as somebody else while the program is away is not a reset either."""
     usage = make_account()
-    usage.identify(None, "aa" * 8)
+    usage.identify(Owner(organization="aa" * 8))
     take(usage, make_answer(START, 80), (75,))
     fresh = restarted(usage, minutes(5))
-    assert fresh.identify(None, "bb" * 8)
+    assert fresh.identify(Owner(organization="bb" * 8))
     fresh = restarted(fresh, minutes(6))
     assert shown(fresh, minutes(6))["utilization"] is None
     assert take(fresh, make_answer(minutes(10), 3, minutes(200)), (75,)) == []
@@ -188,7 +191,7 @@ def test_a_foreign_format_is_left_and_the_state_serves() -> None:
     usage, fresh = lived(), make_account()
     memory = save(usage) | {"format": 99}
     assert restore(fresh, memory, state_document(usage, NOW), NOW)
-    assert fresh.organization is None
+    assert fresh.owner == Owner()
     assert shown(fresh, NOW)["utilization"] == 60
 
 
@@ -241,7 +244,7 @@ def check(usage: AccountUsage, now: datetime) -> None:
     assert len(text) < 400_000
     text.encode()
     assert len(usage.windows) <= MAX_WINDOWS
-    for instant in (usage.last_read, usage.last_complete, usage.last_change):
+    for instant in (usage.history.last_read, usage.history.last_complete, usage.history.last_change):
         assert instant is None or instant <= now + WEEK
     for key, track in usage.windows.items():
         assert WINDOW_KEY.fullmatch(key)

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from claude_usage_mqtt.cli import main
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.mqtt.client import require_readable
-from claude_usage_mqtt.settings.fields import Settings, load_settings, variables, variables_of_others
+from claude_usage_mqtt.settings.fields import Settings, ignored_variables, load_settings, variables
+from claude_usage_mqtt.settings.typos import misspelled
 
 CANARY = "canary-0b5e1c"
 EXAMPLE = Path(__file__).parents[1] / "config.example.env"
@@ -268,7 +269,7 @@ def test_a_variable_that_may_be_another_programs_is_a_warning(
     """In a shared environment other programs have their own words for the same thing; in our file they are mistakes."""
     monkeypatch.setenv(other, CANARY)
     assert load_settings()
-    [sentence] = variables_of_others()
+    [sentence] = ignored_variables()
     assert sentence.startswith(f"{other} is not a setting of this program")
     assert meant in sentence
     assert CANARY not in sentence
@@ -279,20 +280,25 @@ def test_a_variable_that_may_be_another_programs_is_a_warning(
 
 
 @pytest.mark.parametrize(("other", "meant"), TYPOS + OTHER_WORDS)
-def test_beside_the_right_name_it_is_somebody_elses(
+def test_beside_the_right_name_a_typo_is_a_warning(
     empty: Path, monkeypatch: pytest.MonkeyPatch, other: str, meant: str
 ) -> None:
-    """If the right name is set too, or the wrong one is empty, nothing is reported."""
-    assert empty.is_dir()
+    """If the right name is set too, a typo is reported and stops nothing; what may be another program's is not."""
     monkeypatch.setenv("MQTT_USERNAME", "me")
     monkeypatch.setenv(meant, VALID.get(meant, "info"))
     monkeypatch.setenv(other, CANARY)
+    warned = [f"Unknown setting {other.upper()} is ignored; {meant} is set too."] if (other, meant) in TYPOS else []
     assert load_settings()
-    assert variables_of_others() == []
+    assert ignored_variables() == warned
+    monkeypatch.delenv(other)
+    (empty / ".env").write_text(f"{other}=x\n")
+    assert load_settings()
+    assert ignored_variables() == warned
+    (empty / ".env").unlink()
     monkeypatch.setenv(other, "")
     monkeypatch.delenv(meant)
     assert load_settings()
-    assert variables_of_others() == []
+    assert ignored_variables() == []
 
 
 FOREIGN = """
@@ -310,7 +316,8 @@ def test_variables_of_others_are_left_alone(empty: Path, monkeypatch: pytest.Mon
     for name in FOREIGN.split():
         monkeypatch.setenv(name, "x")
     assert load_settings()
-    assert variables_of_others() == []
+    assert ignored_variables() == []
+    assert list(misspelled([*FOREIGN.split(), *variables()], variables())) == []
 
 
 @pytest.mark.parametrize("host", ["broker", "broker.local", "192.0.2.1", "::1", "fe80::1%eth0"])

@@ -1,22 +1,23 @@
 """The setups of the README's first screen, followed with real processes as far as one machine allows."""
 
+import json
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import yaml
 
 from parts.broker import Mosquitto, needs_mosquitto
-from parts.command import call_command
+from parts.command import call_command, run_command
 from parts.credentials import write_credentials
 from parts.endpoint import Endpoint
-from parts.service import ServiceProcess
+from parts.service import HEALTH, STATE, ServiceProcess, has_status
 from parts.watcher import Message, Watcher
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 LOGIN = {"MQTT_USERNAME": "claude-usage", "MQTT_PASSWORD": "secret"}
-STATE = "claude-usage/default/state"
 
 pytestmark = needs_mosquitto
 
@@ -72,6 +73,24 @@ def test_a_box_without_claude_code_and_a_laptop(
     with ServiceProcess(tmp_path / "nothing", **there), ServiceProcess(laptop, ("report",), **on_the_laptop):
         watcher.wait_topic(STATE, lambda message: session(message) == (42, "laptop"), 60)
     assert not any("sk-ant" in message.payload for message in watcher.messages())
+
+
+@pytest.mark.parametrize("source", ["statusline", "reporter,statusline"])
+def test_a_machine_that_may_make_no_request(source: str, tmp_path: Path, broker: Mosquitto, watcher: Watcher) -> None:
+    """With the README's settings for Claude Code, its status line supplies a publisher; no reporter is missed then."""
+    found = re.search(r"```json\n(.*?)```", README.split("## The status line")[1], re.DOTALL)
+    assert found is not None
+    there = json.loads(found[1])
+    assert there["statusLine"]["command"] == "~/claude-usage/bin/claude-usage-mqtt statusline"
+    window = {"used_percentage": 42, "resets_at": int((datetime.now(UTC) + timedelta(hours=2)).timestamp())}
+    shown = json.dumps({"session_id": "x", "rate_limits": {"five_hour": window}})
+    with ServiceProcess(tmp_path, **LOGIN, MQTT_PORT=broker.port, CLAUDE_SOURCE=source):
+        watcher.wait_topic(HEALTH, has_status("no_reporter" if "reporter" in source else "no_status_line"))
+        env = there["env"] | {"MQTT_HOST": "127.0.0.1", "MQTT_PORT": broker.port}
+        assert "42%" in run_command(tmp_path, "statusline", stdin=shown, **env).stdout
+        watcher.wait_topic(STATE, lambda message: session(message) == (42, None))
+        health = watcher.wait_topic(HEALTH, lambda message: message.json()["fresh"]).json()
+        assert (health["status"], health["detail"]) == ("ok", None)
 
 
 def test_uninstalling(tmp_path: Path, broker: Mosquitto, watcher: Watcher, endpoint: Endpoint) -> None:

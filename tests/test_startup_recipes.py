@@ -10,15 +10,54 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 
-from claude_usage_mqtt.recipes import RECIPES
+from claude_usage_mqtt.cli.recipe import recipe
+from claude_usage_mqtt.recipes import RECIPES, started
+from parts.command import clean_environment
 
 COMMANDS = {"": "run", "-report": "report"}
 TASK = "{http://schemas.microsoft.com/windows/2004/02/mit/task}"
+
+
+posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+
+
+class Installed:
+    """The program in a venv in a folder whose name every kind of file has to quote; a stub."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        folder = home / "Tom & Co 50% $x--y"
+        venv.create(folder, symlinks=True)
+        self.path = folder / "bin/claude-usage-mqtt"
+        self.path.write_text('#!/bin/sh\necho "$1 in $PWD" >&2\n', encoding="utf-8")
+        self.path.chmod(0o755)
+        (site,) = folder.glob("lib/python3*/site-packages")
+        ours = Path(started.__file__).parents[2]
+        (site / "ours.pth").write_text(f"{ours}\n{sysconfig.get_path('purelib')}\n", encoding="utf-8")
+
+    def prints(self, name: str) -> str:
+        """Return the recipe that this program prints."""
+        return subprocess.run(
+            [self.path.with_name("python"), "-m", "claude_usage_mqtt", "recipe", name],
+            env=clean_environment(self.home, {}),
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """Install the program."""
+    return Installed(tmp_path_factory.mktemp("home"))
 
 
 def unit(name: str) -> dict[str, dict[str, list[str]]]:
@@ -47,7 +86,7 @@ def test_no_mark_is_left(kind: str, suffix: str) -> None:
 def test_a_unit_starts_its_command_and_does_not_repeat_a_mistake(name: str, command: str) -> None:
     """A wrong setting ends the unit instead of restarting it every ten seconds."""
     service = unit(name)["Service"]
-    assert service["ExecStart"][0].endswith(f"bin/claude-usage-mqtt {command}")
+    assert service["ExecStart"] == [f"{started._of_systemd(str(started.program()))} {command}"]
     assert service["Restart"] == ["on-failure"]
     assert service["RestartPreventExitStatus"] == ["2"]
 
@@ -60,21 +99,50 @@ def test_the_unit_waits_for_the_time_and_for_the_network() -> None:
 
 
 def test_the_unit_needs_no_credentials_of_systemd() -> None:
-    """In an LXC container LoadCredential can give empty files: the password is read from a plain file."""
+    """In an LXC container LoadCredential can give empty files: the password is in a plain file that systemd reads."""
     service = unit("systemd")["Service"]
     assert "LoadCredential" not in service
-    (login,) = [value for value in service["Environment"] if "MQTT_PASSWORD_FILE" in value]
-    assert "MQTT_PASSWORD_FILE=/etc/claude-usage-mqtt/mqtt-password" in login.split()
+    assert service["EnvironmentFile"] == ["/etc/claude-usage-mqtt/settings.env"]
+
+
+@posix
+def test_the_unit_sees_its_program_wherever_it_is() -> None:
+    """A program and a Python in somebody's home folder are shown to the service, and nothing else of it."""
+    seen = ["/home/me/tool", "/home/me/tool/lib", "/home/me/py", "/opt/other", "/usr", "/root/.pyenv"]
+    assert started._hidden(seen) == ["/home/me/py", "/home/me/tool", "/root/.pyenv"]
+    assert sys.base_prefix in started._needed()
+    assert str(Path(started.__file__).parents[2]) in started._needed()
+
+
+def test_the_unit_is_of_the_user_who_prints_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is logged in with Claude Code prints it and changes nothing: user and folder of the login are theirs."""
+    pwd = pytest.importorskip("pwd")
+    monkeypatch.setenv("CLAUDE_CONFIG_DIR", "/srv/my login")
+    service = unit("systemd")["Service"]
+    assert service["User"] == [pwd.getpwuid(os.getuid()).pw_name]
+    assert service["Environment"] == ['"CLAUDE_CONFIG_DIR=/srv/my login"']
+    assert service["BindReadOnlyPaths"][0].startswith('"-/srv/my login"')
+
+
+def test_in_a_container_the_reporter_gets_a_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A reporter needs MACHINE_NAME in a container, and elsewhere not; a path of the image may mean nothing outside."""
+    for is_container in (True, False):
+        monkeypatch.setattr(started, "is_container", lambda is_container=is_container: is_container)
+        assert ("MACHINE_NAME=laptop" in RECIPES["systemd-report"].text()) is is_container
+        recipe("systemd-report")
+        assert ("Printed in a container" in capsys.readouterr().err) is is_container
+    recipe("dashboard")
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 @pytest.mark.parametrize("name", ["systemd", "systemd-report"])
-def test_systemd_understands_every_line(name: str, tmp_path: Path) -> None:
-    """No key is misspelled or in the wrong section: systemd itself reads the unit without a warning."""
+def test_systemd_understands_every_line(name: str, installed: Installed, tmp_path: Path) -> None:
+    """Systemd itself reads what is printed without a warning, and finds the program that it starts."""
     path = tmp_path / "claude-usage-test.service"
-    # what it starts, and who, has to exist to be verified
-    text = re.sub(r"^ExecStart=\S+", f"ExecStart={sys.executable}", RECIPES[name].text(), flags=re.MULTILINE)
-    path.write_text(text.replace("User=claude", "User=daemon"), encoding="utf-8")
+    path.write_text(installed.prints(name), encoding="utf-8")
     mode = "--user" if name.endswith("report") else "--system"
     command = ["systemd-analyze", "verify", mode, "--man=no", "--recursive-errors=no", str(path)]
     ended = subprocess.run(
@@ -94,26 +162,68 @@ def test_launchd_agent(suffix: str) -> None:
     shell, option, script = agent["ProgramArguments"]
     assert (shell, option) == ("/bin/sh", "-c")
     words = shlex.split(script)
-    assert words[words.index("exec") + 1 :][:2] == ["$HOME/.local/bin/claude-usage-mqtt", COMMANDS[suffix]]
+    assert words[words.index("exec") + 1 :][:2] == [str(started.program()), COMMANDS[suffix]]
     assert agent["Label"] == f"claude-usage-mqtt.{COMMANDS[suffix]}"
     assert agent["RunAtLoad"] is True
     assert agent["KeepAlive"] == {"SuccessfulExit": False}
     assert agent["Umask"] == 0o077
 
 
-@pytest.mark.skipif(os.name != "posix", reason="launchd starts a POSIX shell")
+@posix
 @pytest.mark.parametrize("suffix", COMMANDS)
-def test_the_shell_of_the_launchd_agent_becomes_the_program(suffix: str, tmp_path: Path) -> None:
+def test_the_shell_of_the_launchd_agent_becomes_the_program(suffix: str, installed: Installed, tmp_path: Path) -> None:
     """The script works in a shell: it runs in the settings' folder, and the log goes where macOS keeps logs."""
-    program = tmp_path / ".local/bin/claude-usage-mqtt"
-    for folder in (program.parent, tmp_path / ".config/claude-usage-mqtt", tmp_path / "Library/Logs"):
+    for folder in (tmp_path / ".config/claude-usage-mqtt", tmp_path / "Library/Logs"):
         folder.mkdir(parents=True)
-    program.write_text('#!/bin/sh\necho "$1 in $PWD" >&2\n', encoding="utf-8")
-    program.chmod(0o755)
-    arguments = plistlib.loads(RECIPES["launchd" + suffix].text().encode())["ProgramArguments"]
+    arguments = plistlib.loads(installed.prints("launchd" + suffix).encode())["ProgramArguments"]
     subprocess.run(arguments, env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}, check=True)
     log = (tmp_path / "Library/Logs/claude-usage-mqtt.log").read_text(encoding="utf-8")
     assert log == f"{COMMANDS[suffix]} in {tmp_path}/.config/claude-usage-mqtt\n"
+
+
+@posix
+@pytest.mark.parametrize("name", ["systemd-report", "launchd-report"])
+def test_a_password_reaches_the_settings_as_it_is(name: str, installed: Installed, tmp_path: Path) -> None:
+    """The command at the top writes any password between its quotes: no character of it means anything."""
+    lines = [line.lstrip("# ") for line in installed.prints(name).splitlines()]
+    commands = [line for line in lines if line.startswith(("mkdir", "printf"))]
+    script = "\n".join(commands).replace("MQTT_PASSWORD=secret", r'MQTT_PASSWORD=50%s \n$x"')
+    subprocess.run(["/bin/sh", "-ec", script], env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}, check=True)
+    written = (tmp_path / ".config/claude-usage-mqtt/.env").read_text(encoding="utf-8").splitlines()
+    assert written[:2] == ["MQTT_HOST=192.168.1.10", "MQTT_USERNAME=claude-usage"]
+    assert written[2] == r'MQTT_PASSWORD=50%s \n$x"'
+
+
+def test_the_first_eight_lines_of_the_unit_say_what_to_type() -> None:
+    """As the README says: `recipe systemd | head -8`."""
+    lines = RECIPES["systemd"].text().splitlines()
+    assert [line[:1] for line in lines[:9]] == ["#"] * 8 + [""]
+
+
+@posix
+@pytest.mark.parametrize("name", ["systemd", "systemd-report", "launchd", "launchd-report"])
+def test_the_command_at_the_top_prints_the_recipe_again(name: str, installed: Installed) -> None:
+    """What the first lines say can be pasted: the program is found, with its whole path."""
+    line = next(line for line in installed.prints(name).splitlines() if f" recipe {name} " in line)
+    command = re.split(r" [|>] ", line.lstrip("# "))[0]
+    ended = subprocess.run(["/bin/sh", "-c", command], cwd="/", capture_output=True, text=True, check=True)
+    assert ended.stderr == "recipe in /\n"
+
+
+def test_claude_code_is_found_as_in_the_shell_that_prints_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a login the PATH is short: the reporter gets the one of the shell in which `claude` works."""
+    monkeypatch.setenv("PATH", "/home/me/.local/bin:/mnt/c/Program Files:/a&b:/usr/bin")
+    agent = plistlib.loads(RECIPES["launchd-report"].text().encode())
+    assert agent["EnvironmentVariables"] == {"PATH": "/home/me/.local/bin:/mnt/c/Program Files:/a&b:/usr/bin"}
+    service = unit("systemd-report")["Service"]
+    assert service["Environment"] == ['"PATH=/home/me/.local/bin:/mnt/c/Program Files:/a&b:/usr/bin"']
+
+
+@posix
+def test_a_windows_task_names_the_program_that_printed_it(installed: Installed) -> None:
+    """The path survives XML."""
+    task = ET.fromstring(installed.prints("task-scheduler"))  # noqa: S314 - our own file
+    assert task.findtext(f"{TASK}Actions/{TASK}Exec/{TASK}Command") == str(installed.path)
 
 
 @pytest.mark.parametrize("suffix", COMMANDS)
@@ -125,7 +235,7 @@ def test_windows_task(suffix: str) -> None:
         return task.findtext("/".join(f"{TASK}{part}" for part in path.split("/")))
 
     assert task.tag == f"{TASK}Task"
-    assert text("Actions/Exec/Command") == r"%USERPROFILE%\.local\bin\claude-usage-mqtt.exe"
+    assert text("Actions/Exec/Command") == str(started.program())
     assert text("Actions/Exec/Arguments") == COMMANDS[suffix]
     assert text("Actions/Exec/WorkingDirectory") == r"%USERPROFILE%\.config\claude-usage-mqtt"
     assert text("Triggers/LogonTrigger/UserId") == text("Principals/Principal/UserId") == "YOU"

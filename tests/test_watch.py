@@ -249,7 +249,7 @@ def test_without_its_extra_it_says_how_to_get_it(tmp_path: Path) -> None:
     code = "import sys; sys.modules['rich'] = None\nfrom claude_usage_mqtt.cli import main; sys.exit(main(['watch']))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert ran.returncode == 2
-    assert ran.stderr == "claude-usage-mqtt: watch needs its extra: pip install 'claude-usage-mqtt[watch]'\n"
+    assert ran.stderr == f"claude-usage-mqtt: watch needs the package rich: {sys.executable} -m pip install rich\n"
 
 
 def test_without_a_terminal_it_says_what_to_use(tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_without_a_terminal_it_says_what_to_use(tmp_path: Path) -> None:
         env={"PATH": os.environ["PATH"], "MQTT_HOST": LOOPBACK},
     )
     assert (ran.returncode, ran.stdout) == (2, "")
-    assert "watch needs a terminal" in ran.stderr
+    assert "watch needs a terminal; 'claude-usage-mqtt guard' prints" in ran.stderr
 
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\r\n\x9b31m[red]bold[/red] \u202e:smile: {0}"

@@ -215,7 +215,7 @@ def test_a_window_that_is_over_when_first_seen_is_not_shown() -> None:
     story = Story()
     story.read((305, 80, RESET))
     assert shown(story.usage, minutes(305))["utilization"] is None
-    assert story.usage.resets() == []
+    assert story.usage.windows.resets() == []
     story.read((306, 95, RESET + SESSION))
     assert shown(story.usage, minutes(306))["utilization"] == 95
     assert story.events == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 
 SAME_INSTANT = timedelta(minutes=1)
@@ -63,3 +64,8 @@ def steady(known: datetime | None, new: datetime | None) -> datetime | None:
         return None
     new = whole_minute(new)
     return known if known is not None and abs(new - known) <= SAME_INSTANT else new
+
+
+def moved(instant: datetime | None, step: timedelta, kept: Collection[datetime] = ()) -> datetime | None:
+    """Return what an instant is after the clock that it was read from was set by `step`; those in `kept` stay."""
+    return instant if instant is None or instant in kept else instant + step

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from claude_usage_mqtt.usage.account import AccountUsage
+from claude_usage_mqtt.usage.account import AccountUsage, Rules
 from claude_usage_mqtt.usage.document import state_document
 from claude_usage_mqtt.usage.events import Event
 from claude_usage_mqtt.usage.reading import OAUTH, SESSION, WEEK, ExtraUsage, Reading, Window
@@ -41,14 +41,14 @@ def make_usage(at: datetime, *windows: Window, money: ExtraUsage | None = None) 
 
 def make_account(stale_after: timedelta = timedelta(days=365)) -> AccountUsage:
     """Return an account of which nothing is known; its numbers do not become stale unless a test is about that."""
-    return AccountUsage("default", stale_after=stale_after)
+    return AccountUsage("default", Rules(stale_after=stale_after))
 
 
 def take(
     usage: AccountUsage, reading: Reading, thresholds: Iterable[float] = (), *, partial: bool = False
 ) -> list[Event]:
     """Take in a reading, or a partial one; return what happened."""
-    usage.thresholds = tuple(thresholds)
+    usage.rules = usage.rules._replace(thresholds=tuple(thresholds))
     return usage.update(replace(reading, is_partial=partial), reading.read_at)
 
 

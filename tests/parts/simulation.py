@@ -13,7 +13,6 @@ from claude_usage_mqtt.service.account import AccountState
 from claude_usage_mqtt.service.documents import documents
 from claude_usage_mqtt.service.options import AccountOptions
 from claude_usage_mqtt.sources.api.wire import parse_usage
-from claude_usage_mqtt.sources.policy import Policy
 from claude_usage_mqtt.sources.source import PollResult
 from claude_usage_mqtt.topics import Topics
 from claude_usage_mqtt.usage.document import state_document
@@ -47,7 +46,7 @@ def make_state(seed: int = 1, *, interval: float = 300, **more: Any) -> AccountS
         thresholds=(75.0, 90.0),
         **more,
     )
-    return AccountState(options, Policy(interval=options.interval, limited=True, rng=random.Random(seed)))
+    return AccountState(options, random.Random(seed))
 
 
 @dataclass

@@ -181,14 +181,14 @@ def test_blueprint_holds_jobs_back_while_over_pace(home: HomeAssistant, session:
         hold_actions=publishing("hold"),
         release_actions=publishing("continue"),
     )
-    session.later(10, minutes=60)
+    session.later(15, minutes=60)
     home.wait_for(binary_sensor__claude_session_on_pace="on")
-    session.later(45, minutes=45)
+    session.later(52, minutes=45)
     home.wait_for(input_boolean__hold_jobs="on")
     assert ran(watcher, 1) == ["hold"]
     home.restart()
     home.wait_for(binary_sensor__claude_session_on_pace="off", input_boolean__hold_jobs="on")
-    session.later(46, minutes=150)
+    session.later(53, minutes=150)
     home.wait_for(input_boolean__hold_jobs="off")
     assert ran(watcher, 2) == ["hold", "continue"]
     session.later(84, minutes=10)

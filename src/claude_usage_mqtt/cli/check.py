@@ -13,7 +13,7 @@ from claude_usage_mqtt.cli.check_sources import check_sources
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.secret_file import current_user
 from claude_usage_mqtt.settings.claude import Account
-from claude_usage_mqtt.settings.fields import Settings, load_settings, variables_of_others
+from claude_usage_mqtt.settings.fields import Settings, ignored_variables, load_settings
 from claude_usage_mqtt.sources.api.redact import redacted
 
 
@@ -33,9 +33,9 @@ def check(*, force: bool = False, dump: bool = False) -> int:
         return f"{count} account{'s' if count > 1 else ''}, polled every {loaded[0].poll_interval} s"
 
     if report.link("settings", settings_hold) is not None:
-        return report.exit_status
+        return report.end()
     settings = loaded[0]
-    for sentence in variables_of_others():
+    for sentence in ignored_variables():
         report.skip("variables", sentence)
     usage_log = settings.usage_log
     if usage_log is not None:
@@ -48,9 +48,7 @@ def check(*, force: bool = False, dump: bool = False) -> int:
     check_broker(report, settings)
     for response in responses if dump else ():
         print(json.dumps(redacted(response), indent=2))
-    if report.exit_status:
-        print("Fix the first FAIL, then run `check` again.")
-    return report.exit_status
+    return report.end()
 
 
 def _name(link: str, account: Account) -> str:

@@ -16,7 +16,8 @@ from typing import Any
 from claude_usage_mqtt.cli.run import make_service, topics
 from claude_usage_mqtt.clock import Clock, FastClock
 from claude_usage_mqtt.demo.broker import EmbeddedBroker
-from claude_usage_mqtt.demo.simulated_api import SimulatedAccount, SimulatedApi
+from claude_usage_mqtt.demo.simulated_account import SimulatedAccount
+from claude_usage_mqtt.demo.simulated_api import SimulatedApi
 from claude_usage_mqtt.errors import BrokerError
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.session import Session

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from claude_usage_mqtt.errors import SettingsError
-from claude_usage_mqtt.recipes import RECIPES, app_folder
+from claude_usage_mqtt.recipes import RECIPES, app_folder, started
 from claude_usage_mqtt.untrusted import slug
 
 
@@ -27,12 +27,16 @@ def recipe(name: str | None, folder: str | None = None, account: str | None = No
     if name not in RECIPES:
         names = [*RECIPES, app_folder.NAME]
         near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
-        near = near or [each for each in names if name.lower() in each] or names
-        raise SettingsError(f"Unknown recipe; did you mean {_either(near)}?")
+        near = near or [each for each in names if name and name.lower() in each]
+        remedy = f"did you mean {_either(near)}?" if near else "'claude-usage-mqtt recipe' lists them."
+        raise SettingsError(f"Unknown recipe {name}; {remedy}")
     if account is not None and not RECIPES[name].is_of_an_account:
         raise SettingsError(f"The recipe {name} is the same for every account; leave out --account.")
     if account is not None and not slug(account):
         raise SettingsError("--account: name the account as in CLAUDE_ACCOUNTS.")
+    warning = started.warning() if RECIPES[name].starts_the_program else None
+    if warning is not None:
+        print(f"claude-usage-mqtt: {warning}", file=sys.stderr)
     sys.stdout.write(RECIPES[name].text(None if account is None else slug(account)))
     return 0
 

@@ -30,18 +30,23 @@ def remove() -> int:
         found = _retained(session, settings)
         ours = sorted(topic for topic, payload in found.items() if _is_ours(topic, payload, settings))
         status = f"{settings.mqtt_base_topic}/status"
+        running = []
         if found.get(status) == ONLINE:
-            print(f"A service still runs ({status} says online); stop it, or it publishes again.", file=sys.stderr)
+            running.append(f"A service still runs ({status} says online); stop it, or it publishes again.")
         for topic in ours:
             presence = parse_presence(found[topic]) if "/reporter/" in topic else None
             if presence is not None and presence.online:
-                print(f"A reporter still runs ({topic} says online); stop it, or it publishes again.", file=sys.stderr)
+                running.append(f"A reporter still runs ({topic} says online); stop it, or it publishes again.")
+        for sentence in running:
+            print(sentence, file=sys.stderr)
         # Home Assistant removes the entities first, then what they showed.
         for topic in sorted(ours, key=lambda topic: not topic.endswith("/config")):
             session.publish(Message(topic=topic, payload=b"", retain=True))
             print(f"removed {topic}")
     if not ours:
         print("There was nothing of ours on the broker.")
+    elif not running:
+        print("Nothing of ours is left on the broker.")
     return 0
 
 

@@ -18,11 +18,12 @@ from claude_usage_mqtt.service.options import AccountOptions, ServiceOptions
 from claude_usage_mqtt.service.usage_log import UsageLog
 from claude_usage_mqtt.settings import supervisor
 from claude_usage_mqtt.settings.claude import Account
-from claude_usage_mqtt.settings.fields import Settings, load_settings, variables_of_others
+from claude_usage_mqtt.settings.fields import Settings, ignored_variables, load_settings
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.names import AUTO
 from claude_usage_mqtt.sources.select import polled_sources
 from claude_usage_mqtt.topics import Topics
+from claude_usage_mqtt.usage.reading import REPORTER, STATUSLINE
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def run() -> int:
         prepare()
     settings = load_settings()
     set_up_logging(settings.log_level, settings.log_format)
-    for sentence in variables_of_others():
+    for sentence in ignored_variables():
         log.warning("%s", sentence)
     service = make_service(settings, SystemClock())
     with until_signal(service.stop), until_a_thread_dies(service.stop):
@@ -70,7 +71,7 @@ def make_service(settings: Settings, clock: Clock, accounts: tuple[Account, ...]
                     discovery=settings.homeassistant_discovery,
                     sources=settings.sources,
                     instance=instance,
-                    is_auto=settings.claude_source == AUTO,
+                    is_auto=settings.claude_source == AUTO or set(settings.sources) == {REPORTER, STATUSLINE},
                 ),
                 polled_sources(settings.sources, account.login, api, settings.claude_code_command),
             )

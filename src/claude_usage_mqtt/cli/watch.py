@@ -34,11 +34,13 @@ class Subscribed:
 def watch() -> int:
     """Show the usage until Ctrl-C; raises SettingsError, and BrokerError if the broker refuses us."""
     if importlib.util.find_spec("rich") is None:
-        raise SettingsError("watch needs its extra: pip install 'claude-usage-mqtt[watch]'")
+        raise SettingsError(f"watch needs the package rich: {sys.executable} -m pip install rich")
     settings = load_settings()
     options = settings.broker()
     if not sys.stdout.isatty():
-        raise SettingsError("watch needs a terminal; 'claude-usage-mqtt once' prints the usage anywhere.")
+        raise SettingsError(
+            "watch needs a terminal; 'claude-usage-mqtt guard' prints a sentence anywhere, from the broker too."
+        )
     from claude_usage_mqtt.cli.board import Board  # noqa: PLC0415 - rich is an extra
 
     feed = Feed(options, _filters(settings))

@@ -11,6 +11,7 @@ import asyncio
 import importlib
 import logging
 import socket
+import sys
 import threading
 import warnings
 from concurrent.futures import Future
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 from claude_usage_mqtt.errors import SettingsError
 
 if TYPE_CHECKING:
-    from types import ModuleType, TracebackType
+    from types import ModuleType
 
 _LISTENER = "default"  # amqtt insists on a listener of this name
 _ANONYMOUS = "amqtt.plugins.authentication.AnonymousAuthPlugin"
@@ -68,12 +69,7 @@ class EmbeddedBroker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _run(self, started: Future[None]) -> None:
@@ -126,7 +122,7 @@ def _import_amqtt() -> ModuleType:
                 importlib.import_module(name)
             amqtt = importlib.import_module("amqtt")
     except ImportError:
-        raise SettingsError("the demo needs its extra: pip install 'claude-usage-mqtt[demo]'") from None
+        raise SettingsError(f"the demo needs the package amqtt: {sys.executable} -m pip install 'amqtt<0.13'") from None
     for name in ("amqtt", "transitions"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     return amqtt

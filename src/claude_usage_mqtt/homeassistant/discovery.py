@@ -21,7 +21,7 @@ from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, Topics
 from claude_usage_mqtt.untrusted import json_object
 
 ORIGIN_NAME = "claude-usage-mqtt"
-PROJECT_URL = "https://pypi.org/project/claude-usage-mqtt/"
+PROJECT_URL = "https://github.com/claude-usage-mqtt/claude-usage-mqtt"
 USAGE_PAGE = "https://claude.ai/settings/usage"
 """Where Claude itself shows the same numbers: Home Assistant's "visit device"."""
 

@@ -31,24 +31,23 @@ DURATION = "duration"
 """The feature of a window that has a length: a pool of dollars has none, so it has no pace."""
 
 
-# Each change of these two is a line in somebody's activity log, so they do not follow each poll: around 100 % there is
-# a band in which nothing changes, wide for a session, whose average varies a lot, and the first third of a session
-# says nothing about its pace yet.
+# Each change of these two is a line in somebody's activity log, so they do not follow each poll. Around 100 % there is
+# a band in which nothing changes, wide for a session, whose average varies a lot. A session is over pace only once half
+# of it is used, and has an expected time only close to its limit: what is told earlier often does not come true.
 _IS_SHORT = "{window}.duration_hours < 24"
-_GOES_OVER, _COMES_BACK = f"(120 if {_IS_SHORT} else 102)", f"(90 if {_IS_SHORT} else 98)"
-_IS_EARLY = f"{{window}}.elapsed < 33 and {_IS_SHORT}"
 _ON_PACE = (
     "none if {window}.utilization is none else false if {window}.limit_reached else true if {window}.projected is none"
-    f" else {{window}}.projected <= {_COMES_BACK} if this.state == 'off'"
-    f" else {{window}}.projected <= {_GOES_OVER} or {_IS_EARLY}"
+    f" else {{window}}.projected <= (90 if {_IS_SHORT} else 98) if this.state == 'off'"
+    f" else {{window}}.projected <= (120 if {_IS_SHORT} else 102) or {{window}}.utilization < 50 and {_IS_SHORT}"
 )
-_SHOWN = "as_timestamp(this.state, 0) > as_timestamp(now())"
-_STEADY_FOR = "[1800, (as_timestamp(this.state, 0) - as_timestamp(now())) / 2] | max"
+# What is shown stays while the time expected now is close to it. If none is (nothing is being used), now is that time:
+# then it stays when it is near, for half an hour after it has passed.
+_READ = "as_timestamp({window}.read_at)"
+_SHOWN = "as_timestamp(this.state, 0)"
 _LIMIT_AT = (
-    "none if {window}.limit_reached is not false or {window}.projected is none"
-    f" or {{window}}.projected <= ({_COMES_BACK} if {_SHOWN} else {_GOES_OVER}) or {_IS_EARLY}"
-    f" else this.state if {_SHOWN} and ({{window}}.limit_at is none"
-    f" or (as_timestamp({{window}}.limit_at, 0) - as_timestamp(this.state, 0)) | abs <= {_STEADY_FOR})"
+    f"none if {{window}}.limit_reached is not false or {{window}}.utilization < 90 and {_IS_SHORT}"
+    f" else this.state if (as_timestamp({{window}}.limit_at, {_READ}) - {_SHOWN}) | abs"
+    f" <= [1800, ({_SHOWN} - {_READ}) / 2] | max"
     " else {window}.limit_at"
 )
 

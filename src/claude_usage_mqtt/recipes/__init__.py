@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
+
+from claude_usage_mqtt.recipes import started
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """One recipe; its `file` says at its top what to do with it. `values` replace the marks in a shared file."""
+    """One recipe; its `file` says at its top what to do with it. `values` replace the marks in it."""
 
     file: str
     about: str
-    values: Mapping[str, str] = field(default_factory=dict)
+    values: Callable[[], Mapping[str, str]] = dict
 
     def text(self, account: str | None = None) -> str:
         """Return what is to be copied, for the account with this id if there are several."""
         text = files(__name__).joinpath(self.file).read_text(encoding="utf-8")
-        for mark, value in self.values.items():
+        for mark, value in self.values().items():
             text = text.replace(mark, value)
         return text if account is None else _of_account(text, account)
+
+    @property
+    def starts_the_program(self) -> bool:
+        """Whether it names the program's place on this machine."""
+        return self.values is not dict
 
     @property
     def is_of_an_account(self) -> bool:
@@ -35,11 +43,6 @@ def _of_account(text: str, account: str) -> str:
     text = text.replace("claude-usage/default/", f"claude-usage/{account}/")
     text = re.sub(r"^( *-? ?title): Claude$", rf"\1: Claude {account.capitalize()}", text, flags=re.MULTILINE)
     return text.replace("path: claude\n", f"path: claude-{account.replace('_', '-')}\n")
-
-
-def _started(command: str, recipe: str) -> dict[str, str]:
-    what = {"run": "The publisher", "report": "The reporter"}[command]
-    return {"@WHAT@": what, "@RECIPE@": recipe, "@COMMAND@": command}
 
 
 RECIPES = {
@@ -62,20 +65,30 @@ RECIPES = {
     "blueprint-login": Recipe(file="blueprint-login.yaml", about="Home Assistant notifies you before the login ends"),
     "nodered": Recipe(file="nodered.json", about="a Node-RED flow that acts on pace and resets, to import"),
     "esphome": Recipe(file="esphome.yaml", about="an ESPHome display that shows the usage, over MQTT"),
-    "systemd": Recipe(file="systemd.service", about="a sandboxed systemd unit for the publisher (`run`)"),
-    "systemd-report": Recipe(file="systemd-report.service", about="a systemd user unit for the reporter (`report`)"),
+    "systemd": Recipe(
+        file="systemd.service",
+        about="a sandboxed systemd unit for the publisher (`run`)",
+        values=partial(started.for_systemd, "run"),
+    ),
+    "systemd-report": Recipe(
+        file="systemd-report.service",
+        about="a systemd user unit for the reporter (`report`)",
+        values=partial(started.for_systemd, "report"),
+    ),
     "launchd": Recipe(
-        file="launchd.plist", about="a launchd agent for the publisher on macOS", values=_started("run", "launchd")
+        file="launchd.plist",
+        about="a launchd agent for the publisher on macOS",
+        values=partial(started.for_launchd, "run"),
     ),
     "launchd-report": Recipe(
-        file="launchd.plist", about="a launchd agent for the reporter", values=_started("report", "launchd-report")
+        file="launchd.plist", about="a launchd agent for the reporter", values=partial(started.for_launchd, "report")
     ),
     "task-scheduler": Recipe(
-        file="task-scheduler.xml", about="a Windows task for the publisher", values=_started("run", "task-scheduler")
+        file="task-scheduler.xml", about="a Windows task for the publisher", values=partial(started.for_windows, "run")
     ),
     "task-scheduler-report": Recipe(
         file="task-scheduler.xml",
         about="a Windows task for the reporter",
-        values=_started("report", "task-scheduler-report"),
+        values=partial(started.for_windows, "report"),
     ),
 }

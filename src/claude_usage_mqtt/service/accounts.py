@@ -21,7 +21,6 @@ from claude_usage_mqtt.service.succession import inherited
 from claude_usage_mqtt.service.summary import Digest, digest, summary_documents
 from claude_usage_mqtt.service.workers import Workers
 from claude_usage_mqtt.sources.in_order import in_order
-from claude_usage_mqtt.sources.policy import Policy
 from claude_usage_mqtt.sources.source import Source
 from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, encode
 from claude_usage_mqtt.usage.events import Event
@@ -69,12 +68,11 @@ class Accounts:
         self._is_summed = False
         self._entries: dict[str, Entry] = {}
         for account, sources in options.accounts:
-            policy = Policy(interval=account.interval, limited=account.limited, rng=rng)
-            reporter = exchange.source(account.topics.account)
-            state = AccountState(account, policy, None if reporter is None else exchange.reporters)
-            self._entries[state.name] = Entry(
+            name = account.topics.account
+            state = AccountState(account, rng, exchange.reporters(name))
+            self._entries[name] = Entry(
                 state=state,
-                source=in_order([*sources, *([] if reporter is None else [reporter])]),
+                source=in_order([*sources, *exchange.source(name)]),
                 digest=digest(state, clock.now()),
                 look_at=clock.now(),
             )

@@ -20,33 +20,33 @@ def obey(state: AccountState, name: str, payload: bytes, now: datetime) -> None:
     if name not in COMMANDS:
         return
     if not state.options.is_polled:
-        state.hint = "Commands have no effect here: the numbers come from the status line alone."
+        state.health.hint = "Commands have no effect here: the numbers come from the status line alone."
     elif not COMMANDS[name](state, payload[:20].decode("ascii", "replace").strip(), now):
         log.info("Account %s: ignoring the command %s: its value is unusable.", state.name, name)
 
 
 def _refresh(state: AccountState, _: str, now: datetime) -> bool:
-    when = state.policy.refresh(now)
-    if not state.busy and when > now + timedelta(seconds=1):
-        state.hint = f"The refresh will run at {format_instant(when)}, to stay within the rate limit."
+    when = state.polling.policy.refresh(now)
+    if not state.polling.is_busy and when > now + timedelta(seconds=1):
+        state.health.hint = f"The refresh will run at {format_instant(when)}, to stay within the rate limit."
     return True
 
 
 def _set_interval(state: AccountState, seconds: str, now: datetime) -> bool:
-    if not (seconds.isascii() and seconds.isdigit() and state.is_allowed(int(seconds))):
+    if not (seconds.isascii() and seconds.isdigit() and state.options.allows(int(seconds))):
         return False
     interval = timedelta(seconds=int(seconds))
     state.set_interval(interval)
-    state.policy.set_interval(now, interval)
+    state.polling.policy.set_interval(now, interval)
     return True
 
 
 def _switch_polling(state: AccountState, on_or_off: str, now: datetime) -> bool:
     if on_or_off.upper() not in ("ON", "OFF"):
         return False
-    state.polling = on_or_off.upper() == "ON"
-    if state.polling:
-        state.policy.poll_soon(now)
+    state.polling.is_on = on_or_off.upper() == "ON"
+    if state.polling.is_on:
+        state.polling.policy.poll_soon(now)
     return True
 
 

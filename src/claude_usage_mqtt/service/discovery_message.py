@@ -20,8 +20,8 @@ from claude_usage_mqtt.homeassistant.entities import (
 from claude_usage_mqtt.homeassistant.inventory import Inventory, WindowName
 from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, ONLINE, Topics, encode
 from claude_usage_mqtt.untrusted import CURRENCY, json_object, matching
-from claude_usage_mqtt.usage.account import AccountUsage
-from claude_usage_mqtt.usage.window_state import STUB_KEPT
+from claude_usage_mqtt.usage.absence import STUB_KEPT
+from claude_usage_mqtt.usage.account import AccountUsage, Plan
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class DiscoveryMessage:
         has = {
             EXTRA_USAGE: usage.has_extra_usage,
             EXTRA_USAGE_ENABLED: usage.has_extra_usage and usage.money is not None and usage.money.enabled,
-            PLAN: usage.plan is not None or usage.tier is not None,
+            PLAN: usage.plan != Plan(),
             LOGIN_EXPIRY: has_login_expiry,
             POLLING: is_polled,
         }

@@ -52,26 +52,27 @@ def health_document(state: AccountState, now: datetime) -> dict[str, Any]:
     `retry_at`: before this the API must not be asked. `alive_until`: after this, whoever reads this retained message
     must not trust what this service published.
     """
-    retry_at = state.policy.blocked_until
-    parts = [state.detail, state.hint, state.login_notice.sentence(state.login.login_expires_at, now)]
-    if state.usage.saw_foreign(now):
+    shown, policy, login = state.health, state.polling.policy, state.login.known
+    retry_at = policy.rate_limit.blocked_until
+    parts = [shown.detail, shown.hint, state.login.sentence(now)]
+    if state.usage.history.saw_foreign(now):
         parts.append(FOREIGN_DETAIL)
     parts.append(state.other_instance.sentence)
     return {
-        "status": state.status if state.polling else PAUSED,
+        "status": shown.status if state.polling.is_on else PAUSED,
         "detail": " ".join(part for part in parts if part) or None,
-        "fresh": state.is_fresh(now),
+        "fresh": state.usage.is_fresh(now),
         "alive_until": format_instant(state.alive.until),
-        "last_success": format_instant(state.last_success),
-        "next_poll": format_instant(state.policy.next_regular if state.busy else state.due(now)),
+        "last_success": format_instant(shown.last_success),
+        "next_poll": format_instant(policy.next_regular if state.polling.is_busy else state.due(now)),
         "retry_at": format_instant(retry_at) if retry_at is not None and retry_at > now else None,
-        "token_expires_at": format_instant(state.login.token_expires_at),
-        "login_expires_at": format_instant(state.login.login_expires_at),
-        "poll_interval": int(state.policy.interval.total_seconds()),
-        "polling": state.polling,
-        "requests_last_hour": state.policy.requests_last_hour(now),
-        "consecutive_failures": state.policy.failures,
-        "reporters": [] if state.reporters is None else state.reporters.documents(state.name, now),
+        "token_expires_at": format_instant(login.token_expires_at),
+        "login_expires_at": format_instant(login.login_expires_at),
+        "poll_interval": int(policy.interval.total_seconds()),
+        "polling": state.polling.is_on,
+        "requests_last_hour": policy.requests.last_hour(now),
+        "consecutive_failures": policy.failures.count,
+        "reporters": [] if state.reporters is None else state.reporters.documents(now),
         "other_instance": state.other_instance.sentence is not None,
         "version": __version__,
     }
@@ -86,9 +87,9 @@ def memory_document(state: AccountState) -> dict[str, Any]:
         "discovery_topic": state.options.topics.config if state.options.discovery else None,
         "interval_setting": int(state.options.interval.total_seconds()),
         "currency": state.discovery.first_currency,
-        "policy": state.policy.save(),
+        "policy": state.polling.policy.save(),
         "events": state.delivery.save(),
-        "login_notice": state.login_notice.save(),
+        "login_notice": state.login.save(),
         "usage": save(state.usage),
-        "reporters": None if state.reporters is None else state.reporters.save(state.name),
+        "reporters": None if state.reporters is None else state.reporters.save(),
     }

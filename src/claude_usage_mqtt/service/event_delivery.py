@@ -16,8 +16,8 @@ from claude_usage_mqtt.instants import format_instant, parse_instant
 from claude_usage_mqtt.topics import encode
 from claude_usage_mqtt.untrusted import clean_text
 from claude_usage_mqtt.usage.events import ACCOUNT, ACCOUNT_EVENT_TYPES, EVENT_TYPES, Event
+from claude_usage_mqtt.usage.json_values import MAX_AHEAD
 from claude_usage_mqtt.usage.reading import WINDOW_KEY
-from claude_usage_mqtt.usage.saved_state import MAX_AHEAD
 
 MAX_WAITING = 50
 """Of one account. The oldest are dropped: nobody wants to hear of more than that at once."""

@@ -147,7 +147,7 @@ class Service:
         state, now = self._accounts.touch(item.account), self._clock.now()
         if isinstance(item, CachedReading):
             self._accounts.note(state, state.take(item.reading, now))
-        elif item.fingerprint != state.fingerprint and not state.busy:
+        elif item.fingerprint != state.login.fingerprint and not state.polling.is_busy:
             state.on_login_changed(item, now)
 
     def _connected(self) -> None:
@@ -269,5 +269,5 @@ class Service:
         if step is None:
             return
         log.info("The clock was set by %+.0f s.", step.total_seconds())
-        self._reporters.reporters.shift(step)
+        self._reporters.clock_stepped(step)
         self._accounts.clock_stepped(step, self._clock.now())

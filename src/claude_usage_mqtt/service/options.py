@@ -10,7 +10,7 @@ from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.service.listeners import SETTLED_AFTER
 from claude_usage_mqtt.service.usage_log import UsageLog
 from claude_usage_mqtt.sources.source import Source
-from claude_usage_mqtt.topics import Topics
+from claude_usage_mqtt.topics import LONGEST_INTERVAL, SHORTEST_INTERVAL, Topics
 from claude_usage_mqtt.usage.reading import OAUTH, STATUSLINE
 
 
@@ -36,6 +36,15 @@ class AccountOptions(NamedTuple):
     def is_polled(self) -> bool:
         """Whether any source is polled; the status line only sends."""
         return any(source != STATUSLINE for source in self.sources)
+
+    @property
+    def shortest_interval(self) -> int:
+        """The shortest poll interval that is allowed, in seconds."""
+        return SHORTEST_INTERVAL if self.limited else 1
+
+    def allows(self, seconds: int) -> bool:
+        """Whether this may be the poll interval."""
+        return self.shortest_interval <= seconds <= LONGEST_INTERVAL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

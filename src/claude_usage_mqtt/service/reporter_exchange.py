@@ -1,17 +1,24 @@
-"""The service's side of the reporters' topics: what it subscribes to, what it sends there, who gets what arrives."""
+"""The service's side of the reporters' topics: what it subscribes to, what it sends there, who gets what arrives.
+
+All that arrives came from anybody who may publish there: it is parsed, bounded, and never believed further than it must
+be.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.service.inbox import Outgoing
 from claude_usage_mqtt.service.options import ServiceOptions
-from claude_usage_mqtt.service.reporters import Reporters
 from claude_usage_mqtt.service.routes import Route
+from claude_usage_mqtt.sources.account_reporters import AccountReporters
 from claude_usage_mqtt.sources.reporter import Asks, ReporterSource
+from claude_usage_mqtt.sources.reporter_machine import Machine, sentence
+from claude_usage_mqtt.sources.reporter_messages import MACHINE, Presence, parse_answer, parse_presence
+from claude_usage_mqtt.sources.reporter_registry import MachineRegistry
 from claude_usage_mqtt.topics import ReporterTopics
 from claude_usage_mqtt.usage.reading import REPORTER
 
@@ -24,17 +31,23 @@ class ReporterExchange:
 
     def __init__(self, options: ServiceOptions, put: Callable[[Outgoing], None]) -> None:
         self._base = options.base_topic
-        self._accounts = {each.topics.account for each, _ in options.accounts if REPORTER in each.sources}
         self._put = put
         self._asks = Asks(self._send)
-        self.reporters = Reporters(self._accounts)
+        self._registry = MachineRegistry(
+            each.topics.account for each, _ in options.accounts if REPORTER in each.sources
+        )
+        self._accounts = {account: AccountReporters(account, self._registry) for account in self._registry.accounts}
 
     def _send(self, machine: str, payload: bytes) -> None:
         self._put(Outgoing(Message(topic=ReporterTopics(base=self._base, machine=machine).ask, payload=payload)))
 
-    def source(self, account: str) -> ReporterSource | None:
-        """Return the reporters of an account as a source, None if it does not have them."""
-        return ReporterSource(self.reporters, self._asks) if account in self._accounts else None
+    def reporters(self, account: str) -> AccountReporters | None:
+        """Return the reporters of an account, None if it does not have them as a source."""
+        return self._accounts.get(account)
+
+    def source(self, account: str) -> list[ReporterSource]:
+        """Return the reporters of an account as a source, if it has them."""
+        return [ReporterSource(self._accounts[account], self._asks)] if account in self._accounts else []
 
     def routes(self, touch: Callable[[str], object], clock: Clock) -> list[Route]:
         """Return the topics of reporters; `touch` is called with each account that a message concerns."""
@@ -45,7 +58,7 @@ class ReporterExchange:
 
         def answered(message: Message, machine: str) -> None:
             if not self._asks.deliver(machine, message.payload):
-                for account in self.reporters.somebody_asked(machine, message.payload, clock.now()):
+                for account in self._somebody_asked(machine, message.payload, clock.now()):
                     touch(account)
 
         if not self._accounts:
@@ -56,20 +69,72 @@ class ReporterExchange:
             Route(any_reporter.answer, answered, is_early=True),
         ]
 
-    def _announced(self, machine: str, message: Message, now: datetime) -> set[str]:
-        concerned = self.reporters.presence(machine, message.payload, now, is_replayed=message.retain)
-        if not self.reporters.is_online(machine):
-            self._asks.give_up(machine)
+    def _announced(self, name: str, message: Message, now: datetime) -> set[str]:
+        """Take in what a reporter announced, or its last will; return the accounts whose machines changed."""
+        presence = parse_presence(message.payload) if message.payload else Presence(online=False)
+        concerned: set[str] = set()
+        with self._registry.changed:
+            machine = self._registry.machines.get(name)
+            if presence is not None and presence.online and MACHINE.fullmatch(name):
+                concerned = self._arrived(name, machine, presence, now, is_replayed=message.retain)
+            elif presence is not None and machine is not None and machine.online:
+                machine.online, machine.seen_at = False, now
+                concerned = machine.accounts
+            self._registry.changed.notify_all()
+            machine = self._registry.machines.get(name)
+            if machine is None or not machine.online:
+                self._asks.give_up(name)
         return concerned
+
+    def _arrived(
+        self, name: str, machine: Machine | None, presence: Presence, now: datetime, *, is_replayed: bool
+    ) -> set[str]:
+        """Note what a reporter has; what is replayed does not mean that the machine was there just now."""
+        announced = {account: login for account, login in presence.accounts.items() if account in self._accounts}
+        if not announced:
+            self._registry.mention(name, "", sentence([], [name], self._accounts))
+        if machine is None:
+            machine = Machine(name, now, online=True)
+            if not announced or not self._registry.add(machine, now):
+                return set()
+        is_awake = not (machine.online and is_replayed)
+        machine.online, machine.seen_at = True, now
+        changed = announced.keys() | machine.accounts
+        for account in changed:
+            login = machine.login(account)
+            login.announce(announced.get(account), is_awake=is_awake)
+            if account in announced:
+                self._accounts[account].compare(login, now)
+        return changed
+
+    def _somebody_asked(self, machine: str, payload: bytes, now: datetime) -> set[str]:
+        """Note the requests of an answer that is not for us; return its account, if it is one of ours."""
+        answer = parse_answer(payload, now, machine)
+        with self._registry.changed:
+            known = self._registry.machines.get(machine)
+            if answer is None or not answer.requests or known is None or answer.account not in known.accounts:
+                return set()
+            self._accounts[answer.account].count_unasked(answer.requests)
+            return {answer.account}
 
     def connected(self) -> list[str]:
         """Note a connection to the broker; return the known machines' topics.
 
         They are subscribed to by name too: not every broker replays retained messages to a wildcard.
         """
-        self.reporters.connected(is_connected=True)
-        return [ReporterTopics(base=self._base, machine=name).presence for name in self.reporters.names()]
+        with self._registry.changed:
+            self._registry.is_connected = True
+            return [ReporterTopics(base=self._base, machine=name).presence for name in sorted(self._registry.machines)]
 
     def disconnected(self) -> None:
         """Note that the connection is lost."""
-        self.reporters.connected(is_connected=False)
+        with self._registry.changed:
+            self._registry.is_connected = False
+
+    def clock_stepped(self, step: timedelta) -> None:
+        """Follow a clock that was set by `step`."""
+        with self._registry.changed:
+            for account in self._accounts.values():
+                account.clock_stepped(step)
+            for machine in self._registry.machines.values():
+                machine.clock_stepped(step)

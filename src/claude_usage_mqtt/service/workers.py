@@ -100,7 +100,7 @@ class Workers:
         """Watch the logins that are on this machine: other machines announce one that changed."""
         self._logins.start(
             [
-                WatchedLogin(state.name, source, partial(getattr, state, "fingerprint"))
+                WatchedLogin(state.name, source, partial(getattr, state.login, "fingerprint"))
                 for state, source in accounts
                 if source is not None and source.name != REPORTER
             ]

@@ -269,9 +269,11 @@ def load_settings(*, with_env_file: bool = True) -> Settings:
     given = {name: value for name, value in file.values.items() if value and name not in environment}
     known = {name.lower(): value for name, value in given.items() if name in variables()}
     mistakes = [*file.mistakes, *mixed_origins(file, environment)]
-    for name, meant, is_typo in misspelled(environment | given, variables()):
-        if is_typo or name in given:
-            mistakes.append(f"Unknown setting {name}; did you mean {meant}?")
+    mistakes += [
+        f"Unknown setting {found.name}; did you mean {found.meant}?"
+        for found in misspelled(environment | given, variables())
+        if not found.is_set and (found.is_typo or found.name in given)
+    ]
     try:
         settings = Settings(**known)  # type: ignore[arg-type]
     except ValidationError as error:
@@ -285,13 +287,15 @@ def load_settings(*, with_env_file: bool = True) -> Settings:
     raise SettingsError(" ".join(dict.fromkeys(mistakes)))
 
 
-def variables_of_others() -> list[str]:
-    """Return a sentence for each variable that was perhaps meant for us, but may be another program's."""
+def ignored_variables() -> list[str]:
+    """Return a sentence for each variable that was perhaps meant for us, and has no effect."""
     given = _environment() | dict(read_env_file(variables()).values)
     return [
-        f"{name} is not a setting of this program; if it is meant for it, its name is {meant}."
-        for name, meant, is_typo in misspelled(given, variables())
-        if not is_typo
+        f"Unknown setting {found.name} is ignored; {found.meant} is set too."
+        if found.is_set
+        else f"{found.name} is not a setting of this program; if it is meant for it, its name is {found.meant}."
+        for found in misspelled(given, variables())
+        if found.is_set or not found.is_typo
     ]
 
 

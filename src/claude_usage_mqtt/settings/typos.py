@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import NoneType
-from typing import Literal, get_args, get_origin
+from typing import Literal, NamedTuple, get_args, get_origin
 
 SLIPS = {
     "CLAUDE_API_BASE": "CLAUDE_API_URL",
@@ -71,17 +71,34 @@ def _limit(limits: Iterable[object], name: str) -> object:
     return next((getattr(limit, name) for limit in limits if hasattr(limit, name)), None)
 
 
-def misspelled(given: Iterable[str], known: Iterable[str]) -> Iterator[tuple[str, str, bool]]:
-    """Yield each given name that looks like a known one which is not set, that one, and whether it must be a typo.
+class Misspelled(NamedTuple):
+    """A name that looks like that of a setting. `is_typo`: it cannot belong to another program of this environment.
 
-    If it need not be one, it may belong to another program that has the same environment.
+    `is_set`: the setting is there too, so nothing is missing.
     """
+
+    name: str
+    meant: str
+    is_typo: bool
+    is_set: bool = False
+
+
+def misspelled(given: Iterable[str], known: Iterable[str]) -> Iterator[Misspelled]:
+    """Yield each given name that looks like a known one; if that one is set too, only if it must be a typo."""
     ours, names = frozenset(known), frozenset(given)
     missing = sorted(name for name in ours if not {name, f"{name}_FILE", name.removesuffix("_FILE")} & names)
     for name in sorted(names - ours):
         meant = _meant(name, missing)
         if meant is not None:
-            yield name, meant, name not in SLIPS and _letters_changed(name, meant) <= TYPO
+            yield Misspelled(name, meant, is_typo=_is_typo(name, meant))
+            continue
+        meant = _meant(name, sorted(ours))
+        if meant is not None and _is_typo(name, meant):
+            yield Misspelled(name, meant, is_typo=True, is_set=True)
+
+
+def _is_typo(name: str, meant: str) -> bool:
+    return name not in SLIPS and _letters_changed(name, meant) <= TYPO
 
 
 def _meant(name: str, missing: list[str]) -> str | None:

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -110,28 +111,19 @@ class ClaudeCode:
 
     def poll(self, account: str, clock: Clock, *, may_retry: bool) -> PollResult:  # noqa: ARG002 - it retries by itself
         """Ask once. Bounded, never raises."""
-        requests = 1
-        reading: Reading | None = None
-        error: ApiError | CredentialsError | None = None
+        result = PollResult(account=account, source=self.name)
         try:
             before = self._fetched_at()
-            response = self._ask()
-            reading, requests = self._interpret(response, before, clock.now())
+            reading, requests = self._interpret(self._ask(), before, clock.now())
+            result = replace(result, reading=reading, requests=requests, login=self.login())
         except CredentialsError as unusable:
-            error, requests = unusable, 0
+            result = replace(result, error=unusable)
         except ApiError as failed:
-            error = failed
+            result = replace(result, error=failed, requests=1)
         except Exception as unknown:  # noqa: BLE001 - a poll must always report; its text could hold outside data
-            error = InvalidResponse(f"Claude Code could not be asked ({type(unknown).__name__}); update this program.")
-        return PollResult(
-            account=account,
-            source=self.name,
-            reading=reading,
-            error=error,
-            requests=requests,
-            login=self.login() if error is None else None,
-            fingerprint=self.fingerprint(),
-        )
+            reason = f"Claude Code could not be asked ({type(unknown).__name__}); update this program."
+            result = replace(result, error=InvalidResponse(reason), requests=1)
+        return replace(result, fingerprint=self.fingerprint())
 
     def _fetched_at(self) -> datetime | None:
         usage = self._cache.usage

@@ -25,9 +25,9 @@ from claude_usage_mqtt.errors import (
     Unauthorized,
 )
 from claude_usage_mqtt.instants import format_instant, parse_instant
-from claude_usage_mqtt.untrusted import CURRENCY, clean_text, matching, number
+from claude_usage_mqtt.untrusted import clean_text, number
+from claude_usage_mqtt.usage.json_values import MAX_NAMES, amounts_from_json, amounts_to_json, names
 from claude_usage_mqtt.usage.reading import (
-    MAX_AMOUNT,
     MAX_UTILIZATION,
     REPORTER,
     WINDOW_KEY,
@@ -41,7 +41,6 @@ OLDEST = timedelta(days=1)
 """Older numbers are no answer to a request."""
 
 MAX_WINDOWS = 40
-MAX_SECTIONS = 50
 MAX_DETAIL = 300
 """Characters of an error's sentence."""
 
@@ -83,21 +82,11 @@ def reading_to_json(reading: Reading, now: datetime) -> dict[str, Any]:
             }
             for window in list(reading)[:MAX_WINDOWS]
         },
-        "extra_usage": None
-        if money is None
-        else {
-            "enabled": money.enabled,
-            "used": money.used,
-            "limit": money.limit,
-            "utilization": money.utilization,
-            "currency": money.currency,
-            "balance": money.balance,
-            "disabled_reason": money.disabled_reason,
-        },
+        "extra_usage": None if money is None else amounts_to_json(money) | {"currency": money.currency},
         "plan": reading.plan,
         "tier": reading.tier,
-        "malformed": list(reading.malformed[:MAX_SECTIONS]),
-        "ignored": list(reading.ignored[:MAX_SECTIONS]),
+        "malformed": list(reading.malformed[:MAX_NAMES]),
+        "ignored": list(reading.ignored[:MAX_NAMES]),
         "is_partial": reading.is_partial,
     }
 
@@ -123,8 +112,8 @@ def reading_from_json(document: object, now: datetime, machine: str) -> Reading:
         extra_usage=None if money is None else _money(money, machine),
         plan=clean_text(document.get("plan")),
         tier=clean_text(document.get("tier")),
-        malformed=_sections(document.get("malformed")),
-        ignored=_sections(document.get("ignored")),
+        malformed=names(document.get("malformed")),
+        ignored=names(document.get("ignored")),
         is_partial=document.get("is_partial") is True,
     )
 
@@ -186,26 +175,9 @@ def _window(key: object, section: object, read_at: datetime, machine: str) -> Wi
 
 
 def _money(section: object, machine: str) -> ExtraUsage:
-    if not isinstance(section, dict) or not isinstance(section.get("enabled"), bool):
+    known: Mapping[str, Any] = section if isinstance(section, dict) else {}
+    money = amounts_from_json(section, known.get("currency"), most=MAX_UTILIZATION)
+    numbers = ("used", "limit", "balance", "utilization", "currency")
+    if money is None or any(getattr(money, each) is None and known.get(each) is not None for each in numbers):
         raise InvalidResponse(_sentence(machine))
-    amounts = {key: number(section.get(key), maximum=MAX_AMOUNT) for key in ("used", "limit", "balance")}
-    utilization = number(section.get("utilization"), maximum=MAX_UTILIZATION)
-    currency = matching(CURRENCY, section.get("currency"))
-    numbers = {**amounts, "utilization": utilization, "currency": currency}
-    if any(value is None and section.get(key) is not None for key, value in numbers.items()):
-        raise InvalidResponse(_sentence(machine))
-    return ExtraUsage(
-        enabled=section["enabled"],
-        used=amounts["used"],
-        limit=amounts["limit"],
-        utilization=utilization,
-        currency=currency,
-        balance=amounts["balance"],
-        disabled_reason=clean_text(section.get("disabled_reason")),
-    )
-
-
-def _sections(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        return ()
-    return tuple(text for text in map(clean_text, value[:MAX_SECTIONS]) if text)
+    return money

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.errors import ClaudeUsageError
+from claude_usage_mqtt.usage.owner import Owner
 from claude_usage_mqtt.usage.reading import CLAUDE_CODE, REPORTER, Reading
 
 REPEATS_FOR = dict.fromkeys((CLAUDE_CODE, REPORTER), timedelta(seconds=60))
@@ -29,6 +30,11 @@ class Login:
     token_expires_at: datetime | None = None
     login_expires_at: datetime | None = None
     mark: int | None = None
+
+    @property
+    def owner(self) -> Owner:
+        """Whose it is."""
+        return Owner(self.account, self.organization)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

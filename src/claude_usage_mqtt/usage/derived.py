@@ -23,6 +23,13 @@ RECENT_SPAN = timedelta(minutes=10)
 OLDEST_SAMPLE = timedelta(hours=4)
 """No sample older than this counts, however few there are: four times the longest poll interval."""
 
+SAMPLE_EVERY = timedelta(seconds=55)
+"""Readings closer than this to the last sample add nothing; it bounds what is kept."""
+
+OLDER_SAMPLES = 24
+"""Samples kept of the time before the last hour."""
+
+MAX_SAMPLES = 100
 
 LIMIT_AT_MOVES = timedelta(minutes=5)
 """The least by which the expected time of the limit must move to be published again."""
@@ -84,6 +91,21 @@ def recent(samples: Sequence[Sample], now: datetime, span: timedelta = RECENT) -
 
 def _are_enough(samples: Sequence[Sample]) -> bool:
     return len(samples) >= RECENT_SAMPLES and samples[-1].at - samples[0].at >= RECENT_SPAN
+
+
+def sampled(samples: tuple[Sample, ...], read_at: datetime, utilization: float, span: timedelta) -> tuple[Sample, ...]:
+    """Return the samples to keep after a reading; rates over at most `span` are computed from them."""
+    new = Sample(read_at.replace(microsecond=0), utilization)  # the same after it was saved and restored
+    kept = [sample for sample in samples if sample.at < new.at]
+    # The newest reading always counts; it makes room for the next one if it is close to the one before.
+    if len(kept) >= RECENT_SAMPLES and kept[-1].at - kept[-2].at < SAMPLE_EVERY:
+        kept.pop()
+    thinned: list[Sample] = []
+    for sample in (*kept, new):
+        is_recent = new.at - sample.at <= RECENT
+        if is_recent or not thinned or sample.at - thinned[-1].at >= span / OLDER_SAMPLES:
+            thinned.append(sample)
+    return tuple(recent(thinned, new.at, span)[-MAX_SAMPLES:])
 
 
 def burn_rate(samples: Sequence[Sample], now: datetime, span: timedelta = RECENT) -> float | None:

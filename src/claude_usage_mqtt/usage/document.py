@@ -12,7 +12,7 @@ from claude_usage_mqtt.usage.account import AccountUsage
 from claude_usage_mqtt.usage.money import MoneyState
 from claude_usage_mqtt.usage.reading import WEEK, ExtraUsage
 from claude_usage_mqtt.usage.standing import Standing, summary
-from claude_usage_mqtt.usage.window_state import WindowState, is_on_pace, look_back
+from claude_usage_mqtt.usage.window_state import WindowState
 
 
 def state_document(usage: AccountUsage, now: datetime, zone: tzinfo | None = None) -> dict[str, Any]:
@@ -22,15 +22,15 @@ def state_document(usage: AccountUsage, now: datetime, zone: tzinfo | None = Non
     money = usage.known_money(now)
     return {
         "account": usage.account,
-        "plan": usage.plan,
-        "tier": tier_in_words(usage.tier),
+        "plan": usage.plan.name,
+        "tier": tier_in_words(usage.plan.tier),
         "updated_at": format_instant(max((window.read_at for window in known), default=None)),
         "summary": summary(where, known, money, now, zone),
         "blocked": where.blocked,
         "blocked_until": format_instant(where.blocked_until),
         "tightest": _tightest(where.tightest),
         "tightest_model": _tightest(where.tightest_model),
-        "windows": {key: _window(window, now, usage.stale_after) for key, window in usage.windows.items()},
+        "windows": {key: _window(window, now, usage.rules.stale_after) for key, window in usage.windows.items()},
         "extra_usage": _extra_usage(usage.money, money, where),
     }
 
@@ -77,20 +77,18 @@ def _window(window: WindowState, now: datetime, stale_after: timedelta) -> dict[
     }
     if not window.is_known(now, stale_after):
         return document
-    resets_at, utilization = window.resets_at, window.utilization
-    elapsed = derived.elapsed(resets_at, window.duration, now)
-    left = derived.time_remaining(resets_at, now)
-    on_pace = is_on_pace(window, now)
-    rate = derived.burn_rate(window.samples, now, look_back(window.duration))
+    left = window.time_until_reset(now)
+    on_pace = window.is_on_pace(now)
+    rate = window.rate(now)
     is_expected = rate is not None and not (window.duration == WEEK and on_pace)
     limit_at = window.limit_at if is_expected and window.limit_at is not None and window.limit_at > now else None
     return document | {
-        "utilization": utilization,
-        "remaining": _round(max(0.0, 100 - utilization)),
-        "resets_at": format_instant(resets_at),
-        "elapsed": _round(elapsed),
-        "pace": _round(derived.pace(utilization, elapsed)),
-        "projected": _round(derived.projected(utilization, elapsed)),
+        "utilization": window.utilization,
+        "remaining": _round(window.remaining),
+        "resets_at": format_instant(window.resets_at),
+        "elapsed": _round(window.elapsed(now)),
+        "pace": _round(window.pace(now)),
+        "projected": _round(window.projected(now)),
         "on_pace": on_pace,
         "burn_rate": None if window.is_idle else _round(derived.burn_rate(window.samples, now)),
         "limit_at": format_instant(limit_at),

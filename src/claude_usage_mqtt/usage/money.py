@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
+from claude_usage_mqtt.usage import absence
 from claude_usage_mqtt.usage.events import (
     EXTRA_USAGE_LIMIT_REACHED,
     EXTRA_USAGE_THRESHOLD_REACHED,
@@ -14,7 +15,7 @@ from claude_usage_mqtt.usage.events import (
 )
 from claude_usage_mqtt.usage.plausibility import REFILL
 from claude_usage_mqtt.usage.reading import ExtraUsage
-from claude_usage_mqtt.usage.window_state import AHEAD, ENTITIES_KEPT, STUB_KEPT
+from claude_usage_mqtt.usage.window_state import AHEAD
 
 ACCOUNT_EVENT_LASTS = timedelta(days=1)
 """How long an event of the account is worth delivering."""
@@ -39,12 +40,12 @@ class MoneyState:
     @property
     def has_entities(self) -> bool:
         """Whether the API reports extra usage for this account, recently enough to keep its entities."""
-        return self.absent_for < ENTITIES_KEPT
+        return not absence.is_retired(self.absent_for)
 
     @property
     def is_gone(self) -> bool:
         """Whether nothing of it needs to be kept anymore."""
-        return self.absent_for >= ENTITIES_KEPT + STUB_KEPT
+        return absence.is_gone(self.absent_for)
 
     def known(self, now: datetime, stale_after: timedelta) -> ExtraUsage | None:
         """Return the amounts if they may be shown."""
@@ -102,9 +103,7 @@ def next_money(
 
 def no_money(known: MoneyState, passed: timedelta) -> MoneyState:
     """Follow `known` with a good response without extra usage, `passed` after the one before it."""
-    absent_for = known.absent_for + (passed if known.money is None else timedelta(0))
-    if known.has_entities:
-        absent_for = min(absent_for, ENTITIES_KEPT)  # the order to remove is never skipped
+    absent_for = absence.longer(known.absent_for, passed if known.money is None else timedelta(0))
     return replace(known, money=None, absent_for=absent_for)
 
 

@@ -39,39 +39,28 @@ def stops_all_work(key: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Details:
-    """What a source says about a window apart from its numbers: followed as it is, without its own rules."""
+class WindowNumbers:
+    """What a source says about a window at the moment `read_at`.
+
+    `utilization` is percent used and may exceed 100. `resets_at` is None while the window has not started, or if
+    it was not reported. `duration` is None for a pool of dollars.
+    The methods describe the moment of the reading, or the `now` that they are given.
+    """
 
     source: str = OAUTH
     machine: str | None = None
     severity: str | None = None
     locked: bool = False
-
-    def details(self) -> dict[str, Any]:
-        """Return the fields of this class."""
-        return {each.name: getattr(self, each.name) for each in fields(Details)}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Window(Details):
-    """One usage window at the moment `read_at`.
-
-    `utilization` is percent used and may exceed 100. `resets_at` is None while the window has not started, or if
-    it was not reported. `duration` is None for a pool of dollars. `is_placeholder`: a section that exists for
-    everybody and says nothing (0 %, no reset). `at_least`: the source does not count beyond this number.
-    `may_be_old`: nothing says that the number is from a response of just now.
-    The methods describe the moment of the reading, or the `now` that they are given.
-    """
-
     key: str
     label: str
     duration: timedelta | None
     utilization: float
     resets_at: datetime | None
     read_at: datetime
-    is_placeholder: bool = False
-    at_least: bool = False
-    may_be_old: bool = False
+
+    def numbers(self) -> dict[str, Any]:
+        """Return the fields of this class."""
+        return {each.name: getattr(self, each.name) for each in fields(WindowNumbers)}
 
     @property
     def remaining(self) -> float:
@@ -107,6 +96,19 @@ class Window(Details):
     def time_until_reset(self, now: datetime | None = None) -> timedelta | None:
         """Time until the reset, never below zero; None if the reset is not known."""
         return derived.time_remaining(self.resets_at, now or self.read_at)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window(WindowNumbers):
+    """One usage window as it was read.
+
+    `is_placeholder`: a section that exists for everybody and says nothing (0 %, no reset). `at_least`: the source does
+    not count beyond this number. `may_be_old`: nothing says that the number is from a response of just now.
+    """
+
+    is_placeholder: bool = False
+    at_least: bool = False
+    may_be_old: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

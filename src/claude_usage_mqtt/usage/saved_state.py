@@ -12,50 +12,57 @@ from typing import Any
 
 from claude_usage_mqtt.instants import format_instant, from_epoch, parse_instant, steady
 from claude_usage_mqtt.untrusted import CURRENCY, HASH, clean_text, matching, number
-from claude_usage_mqtt.usage.account import MAX_WINDOWS, AccountUsage
-from claude_usage_mqtt.usage.derived import Sample
+from claude_usage_mqtt.usage.account import AccountUsage, Plan
+from claude_usage_mqtt.usage.derived import MAX_SAMPLES, Sample
+from claude_usage_mqtt.usage.json_values import (
+    MAX_AHEAD,
+    amounts_from_json,
+    amounts_to_json,
+    epoch,
+    names,
+    saved_absence,
+    saved_instant,
+)
 from claude_usage_mqtt.usage.money import MoneyState
+from claude_usage_mqtt.usage.owner import Owner
 from claude_usage_mqtt.usage.plausibility import Suspect
 from claude_usage_mqtt.usage.reading import (
-    MAX_AMOUNT,
     MAX_UTILIZATION,
     OAUTH,
     SOURCES,
-    WEEK,
     WINDOW_KEY,
-    ExtraUsage,
     Window,
     duration_of,
 )
-from claude_usage_mqtt.usage.window_state import MAX_SAMPLES, WindowState
+from claude_usage_mqtt.usage.standing import AccountEvents
+from claude_usage_mqtt.usage.window_state import WindowState
+from claude_usage_mqtt.usage.windows import MAX_WINDOWS
 
 FORMAT = 2
 READABLE = (1, 2)
 """Version 1 kept the same under other names, inside the health document."""
 
-MAX_ABSENCE = timedelta(days=3)
-MAX_IGNORED = 50
-
-MAX_AHEAD = WEEK
-"""What was recorded may be ahead of a clock that was not set yet; further ahead than a window it means nothing."""
+MAX_SHARE = 50 * MAX_UTILIZATION
+"""Percent of the limit of extra usage; more is a fault."""
 
 
 def save(usage: AccountUsage) -> dict[str, Any]:
     """Return what is known of an account's usage as a JSON object."""
+    history = usage.history
     return {
         "format": FORMAT,
-        "owner": usage.owner,
-        "organization": usage.organization,
-        "plan": usage.plan,
-        "tier": usage.tier,
-        "last_read": _epoch(usage.last_read),
-        "last_complete": _epoch(usage.last_complete),
-        "last_change": _epoch(usage.last_change),
-        "ignored": list(usage.ignored),
-        "blocked": usage.was_blocked,
-        "active": usage.was_active,
+        "owner": usage.owner.account,
+        "organization": usage.owner.organization,
+        "plan": usage.plan.name,
+        "tier": usage.plan.tier,
+        "last_read": epoch(history.last_read),
+        "last_complete": epoch(history.last_complete),
+        "last_change": epoch(history.last_change),
+        "ignored": list(history.ignored),
+        "blocked": usage.events.was_blocked,
+        "active": usage.events.was_active,
         "money": None if usage.money is None else _save_money(usage.money),
-        "windows": {key: _save_window(window, usage.ignored) for key, window in usage.windows.items()},
+        "windows": {key: _save_window(window, history.ignored) for key, window in usage.windows.items()},
     }
 
 
@@ -64,7 +71,7 @@ def _save_window(window: WindowState, ignored: tuple[str, ...]) -> dict[str, Any
         "label": window.label,
         "utilization": window.utilization,
         "resets_at": format_instant(window.resets_at),
-        "read_at": _epoch(window.read_at),
+        "read_at": epoch(window.read_at),
         "source": window.source,
         "machine": window.machine,
         "severity": window.severity,
@@ -83,29 +90,19 @@ def _save_window(window: WindowState, ignored: tuple[str, ...]) -> dict[str, Any
         saved["suspect"] = {
             "utilization": suspect.utilization,
             "resets_at": format_instant(suspect.resets_at),
-            "read_at": _epoch(suspect.read_at),
+            "read_at": epoch(suspect.read_at),
             "baseline": window.suspect.baseline,
         }
     return saved
 
 
 def _save_money(state: MoneyState) -> dict[str, Any]:
-    money = state.money
     return {
-        "amounts": None
-        if money is None
-        else {
-            "enabled": money.enabled,
-            "used": money.used,
-            "limit": money.limit,
-            "utilization": money.utilization,
-            "balance": money.balance,
-            "disabled_reason": money.disabled_reason,
-        },
+        "amounts": None if state.money is None else amounts_to_json(state.money),
         "currency": state.currency,
         "enabled": state.enabled,
-        "read_at": _epoch(state.read_at),
-        "period_start": _epoch(state.period_start),
+        "read_at": epoch(state.read_at),
+        "period_start": epoch(state.period_start),
         "peak": state.peak,
         "absent_for": int(state.absent_for.total_seconds()),
     }
@@ -123,30 +120,30 @@ def restore(usage: AccountUsage, saved: object, state: object, now: datetime) ->
     Return False if there was neither.
     """
     document: dict[str, Any] = state if isinstance(state, dict) else {}
+    history = usage.history
     if isinstance(saved, dict) and is_readable(saved):
-        usage.owner = matching(HASH, saved.get("owner"))
-        usage.organization = matching(HASH, saved.get("organization"))
-        usage.plan = clean_text(saved.get("plan")) or clean_text(document.get("plan"))
-        usage.tier = clean_text(saved.get("tier"))
-        usage.last_read = _instant(saved.get("last_read", saved.get("last_answer")), now)
-        usage.last_complete = _instant(saved.get("last_complete", saved.get("last_whole")), now)
-        usage.last_change = _instant(saved.get("last_change"), now)
-        usage.ignored = _names(saved.get("ignored"))
-        usage.was_blocked, usage.was_active = _flag(saved.get("blocked")), _flag(saved.get("active"))
+        usage.owner = Owner(matching(HASH, saved.get("owner")), matching(HASH, saved.get("organization")))
+        plan = clean_text(saved.get("plan")) or clean_text(document.get("plan"))
+        usage.plan = Plan(plan, clean_text(saved.get("tier")))
+        history.last_read = saved_instant(saved.get("last_read", saved.get("last_answer")), now)
+        history.last_complete = saved_instant(saved.get("last_complete", saved.get("last_whole")), now)
+        history.last_change = saved_instant(saved.get("last_change"), now)
+        history.ignored = names(saved.get("ignored"))
+        usage.events = AccountEvents(was_blocked=_flag(saved.get("blocked")), was_active=_flag(saved.get("active")))
         _restore_windows(usage, saved.get("windows"), now, is_document=False)
         usage.money = _restore_money(saved.get("money"), now) or _money_of_document(saved, document, usage, now)
     elif document:
-        usage.plan = clean_text(document.get("plan"))
+        usage.plan = Plan(clean_text(document.get("plan")))
         _restore_windows(usage, document.get("windows"), now, is_document=True)
         usage.money = _money_of_document({}, document, usage, now)
         if usage.windows or usage.money is not None:
-            usage.last_read = now
-    usage.restored = {instant for instant in _instants(usage) if instant is not None}
+            history.last_read = now
+    history.restored = frozenset(instant for instant in _instants(usage) if instant is not None)
     return usage.is_known
 
 
 def _instants(usage: AccountUsage) -> Iterator[datetime | None]:
-    yield from (usage.last_read, usage.last_complete, usage.last_change)
+    yield from (usage.history.last_read, usage.history.last_complete, usage.history.last_change)
     yield from (window.read_at for window in usage.windows.values())
     yield None if usage.money is None else usage.money.read_at
 
@@ -156,7 +153,7 @@ def _restore_windows(usage: AccountUsage, windows: object, now: datetime, *, is_
         return
     for key, entry in list(windows.items())[:MAX_WINDOWS]:
         if isinstance(key, str) and WINDOW_KEY.fullmatch(key) and isinstance(entry, dict):
-            window = _restore_window(key, entry, now, usage.ignored, is_document=is_document)
+            window = _restore_window(key, entry, now, usage.history.ignored, is_document=is_document)
             if window is not None:
                 usage.windows[key] = window
 
@@ -175,7 +172,7 @@ def _restore_window(
         return None
     if resets_at is not None and duration is not None and resets_at - now > 2 * duration:
         return None
-    read_at = _instant(entry.get("read_at"), now)
+    read_at = saved_instant(entry.get("read_at"), now)
     if read_at is None:  # version 1 did not say; it was read before the window was over
         read_at = now if resets_at is None else min(resets_at, now)
     peak = number(entry.get("peak"), maximum=MAX_UTILIZATION)
@@ -195,8 +192,8 @@ def _restore_window(
         peak=round(max(utilization, peak or 0.0), 2),
         samples=_samples(entry.get("samples"), now),
         present=entry.get("present") is not False and not blank,
-        absent_for=_absence(entry.get("absent_for")),
-        seen_among=ignored if seen_among is None else _names(seen_among),
+        absent_for=saved_absence(entry.get("absent_for")),
+        seen_among=ignored if seen_among is None else names(seen_among),
         limit_at=limit_at if resets_at and limit_at and limit_at < resets_at else None,
         blank=blank,
     )
@@ -208,7 +205,7 @@ def _with_suspect(window: WindowState, entry: object, now: datetime) -> WindowSt
         return window
     utilization = number(entry.get("utilization"), maximum=MAX_UTILIZATION)
     baseline = number(entry.get("baseline"), maximum=MAX_UTILIZATION)
-    read_at, resets_at = _instant(entry.get("read_at"), now), parse_instant(entry.get("resets_at"))
+    read_at, resets_at = saved_instant(entry.get("read_at"), now), parse_instant(entry.get("resets_at"))
     if utilization is None or baseline is None or read_at is None:
         return window
     suspect = Window(
@@ -239,17 +236,17 @@ def _samples(value: object, now: datetime) -> tuple[Sample, ...]:
 def _restore_money(entry: object, now: datetime) -> MoneyState | None:
     if not isinstance(entry, dict):
         return None
-    read_at, period_start = _instant(entry.get("read_at"), now), _instant(entry.get("period_start"), now)
+    read_at, period_start = saved_instant(entry.get("read_at"), now), saved_instant(entry.get("period_start"), now)
     if read_at is None or period_start is None:
         return None
     return MoneyState(
-        money=_amounts(entry.get("amounts"), entry.get("currency")),
+        money=amounts_from_json(entry.get("amounts"), entry.get("currency"), most=MAX_SHARE),
         read_at=read_at,
         period_start=period_start,
         currency=matching(CURRENCY, entry.get("currency")),
         enabled=entry.get("enabled") is True,
-        peak=number(entry.get("peak"), maximum=50 * MAX_UTILIZATION) or 0.0,
-        absent_for=_absence(entry.get("absent_for")),
+        peak=number(entry.get("peak"), maximum=MAX_SHARE) or 0.0,
+        absent_for=saved_absence(entry.get("absent_for")),
     )
 
 
@@ -257,56 +254,22 @@ def _money_of_document(
     saved: Mapping[str, Any], document: Mapping[str, Any], usage: AccountUsage, now: datetime
 ) -> MoneyState | None:
     section = document.get("extra_usage")
-    money = _amounts(section, section.get("currency")) if isinstance(section, dict) else None
+    details = section if isinstance(section, dict) else {}
+    money = amounts_from_json(section, details.get("currency"), most=MAX_SHARE)
     if money is None and saved.get("extra_usage_absent_for") is None:
         return None
-    details = section if isinstance(section, dict) else {}
-    read_at = _instant(details.get("read_at"), now) or usage.last_complete or now
+    read_at = saved_instant(details.get("read_at"), now) or usage.history.last_complete or now
     month = read_at.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     return MoneyState(
         money=money,
         read_at=read_at,
-        period_start=_instant(details.get("period_start"), now) or month,
+        period_start=saved_instant(details.get("period_start"), now) or month,
         currency=(money.currency if money else None) or matching(CURRENCY, saved.get("currency")),
         enabled=money is not None and money.enabled,
         peak=(money.utilization if money else None) or 0.0,
-        absent_for=timedelta(0) if money else _absence(saved.get("extra_usage_absent_for")),
+        absent_for=timedelta(0) if money else saved_absence(saved.get("extra_usage_absent_for")),
     )
-
-
-def _amounts(entry: object, currency: object) -> ExtraUsage | None:
-    if not isinstance(entry, dict) or not isinstance(entry.get("enabled"), bool):
-        return None
-    return ExtraUsage(
-        enabled=entry["enabled"],
-        used=number(entry.get("used"), maximum=MAX_AMOUNT),
-        limit=number(entry.get("limit"), maximum=MAX_AMOUNT),
-        utilization=number(entry.get("utilization"), maximum=50 * MAX_UTILIZATION),
-        currency=matching(CURRENCY, currency),
-        balance=number(entry.get("balance"), maximum=MAX_AMOUNT),
-        disabled_reason=clean_text(entry.get("disabled_reason")),
-    )
-
-
-def _names(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        return ()
-    return tuple(text for text in map(clean_text, value[:MAX_IGNORED]) if text is not None)
 
 
 def _flag(value: object) -> bool | None:
     return value if isinstance(value, bool) else None
-
-
-def _absence(value: object) -> timedelta:
-    return timedelta(seconds=number(value, maximum=MAX_ABSENCE.total_seconds()) or 0.0)
-
-
-def _epoch(instant: datetime | None) -> float | None:
-    return None if instant is None else round(instant.timestamp(), 3)
-
-
-def _instant(value: object, now: datetime) -> datetime | None:
-    """Return an instant saved as seconds or as text; one too far ahead means nothing."""
-    instant = from_epoch(value) or parse_instant(value)
-    return None if instant is None or instant > now + MAX_AHEAD else instant

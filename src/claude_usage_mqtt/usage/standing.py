@@ -1,4 +1,4 @@
-"""Can I work now? What blocks an account, until when, which window is closest to its limit, in one sentence."""
+"""Can I work now? What blocks an account, until when, which window is tightest: in one sentence, and in events."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, tzinfo
 from typing import NamedTuple
 
+from claude_usage_mqtt.usage.events import BLOCKED, EXTRA_USAGE_STARTED, UNBLOCKED, Event
+from claude_usage_mqtt.usage.money import ACCOUNT_EVENT_LASTS
 from claude_usage_mqtt.usage.reading import ExtraUsage, stops_all_work
 from claude_usage_mqtt.usage.window_state import WindowState
 
@@ -54,6 +56,39 @@ def standing(
 
 def _tightest(windows: Iterable[WindowState]) -> WindowState | None:
     return max(windows, key=lambda window: (window.is_limit_reached, window.utilization), default=None)
+
+
+class AccountEvents:
+    """Remembers what was last known for certain, so that each change is an event once."""
+
+    def __init__(self, *, was_blocked: bool | None = None, was_active: bool | None = None) -> None:
+        self.was_blocked = was_blocked
+        self.was_active = was_active
+
+    def update(self, account: str, where: Standing, now: datetime) -> list[Event]:
+        """Return what has happened since the last reading."""
+        happened: list[str] = []
+        if where.active is not None:
+            if where.active and self.was_active is False:
+                happened.append(EXTRA_USAGE_STARTED)
+            self.was_active = where.active
+        if where.blocked is not None:
+            if self.was_blocked is not None and where.blocked != self.was_blocked:
+                happened.append(BLOCKED if where.blocked else UNBLOCKED)
+            self.was_blocked = where.blocked
+        tightest = where.tightest
+        return [
+            Event(
+                event_type=event_type,
+                account=account,
+                at=now,
+                label=None if tightest is None else tightest.label,
+                utilization=None if tightest is None else tightest.utilization,
+                resets_at=where.blocked_until,
+                expires_at=now + ACCOUNT_EVENT_LASTS,
+            )
+            for event_type in happened
+        ]
 
 
 def summary(

@@ -15,7 +15,6 @@ from claude_usage_mqtt.errors import (
 )
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.wire import parse_usage
-from claude_usage_mqtt.sources.choice import is_same_login
 from claude_usage_mqtt.sources.claude_code_cache import UsageCache
 from claude_usage_mqtt.sources.credentials.token import Credentials, CredentialSource
 from claude_usage_mqtt.sources.source import Login, PollResult
@@ -61,7 +60,8 @@ class ApiSource:
             login = self._last_login or self.login()
         except CredentialsError:
             return None
-        return None if is_same_login(self._cache.login, login) is False else reading
+        cached = self._cache.login
+        return None if cached is not None and cached.owner.is_same(login.owner) is False else reading
 
     def poll(self, account: str, clock: Clock, *, may_retry: bool) -> PollResult:
         """Ask once; with `may_retry` a second time if the token was renewed meanwhile. Never raises."""

@@ -1,0 +1,82 @@
+"""How an account does, as its health document shows it. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from claude_usage_mqtt.errors import (
+    ClaudeUsageError,
+    CredentialsNotFound,
+    CredentialsUnreadable,
+    NoReporter,
+    TokenExpired,
+)
+from claude_usage_mqtt.instants import format_instant, parse_instant
+from claude_usage_mqtt.topics import OK, STARTING
+
+CREDENTIALS_STATUSES = frozenset(
+    kind.status for kind in (CredentialsNotFound, CredentialsUnreadable, TokenExpired, NoReporter)
+)
+
+MISSING = frozenset({CredentialsNotFound.status, NoReporter.status})
+"""Statuses of sources that are not there."""
+
+NO_STATUS_LINE = "no_status_line"
+NO_STATUS_LINE_DETAIL = (
+    "No status line was seen yet; set 'claude-usage-mqtt statusline' as Claude Code's status-line command "
+    "and send a message in its terminal program: the desktop app has no status line."
+)
+
+SILENT_AFTER = timedelta(days=1)
+"""Without a status line for this long it is a status, and a problem: nights and meetings are shorter."""
+
+
+class AccountHealth:
+    """The `hint` is about what a person asked for, the `detail` about the status."""
+
+    def __init__(self) -> None:
+        self.status = STARTING
+        self.detail: str | None = None
+        self.hint: str | None = None
+        self.last_success: datetime | None = None
+
+    @property
+    def lacks_login(self) -> bool:
+        """Whether nothing could be asked, as there is no login to ask with."""
+        return self.status in CREDENTIALS_STATUSES
+
+    def succeeded(self, read_at: datetime) -> None:
+        """Note when numbers were read."""
+        self.last_success = max(read_at, self.last_success or read_at)
+
+    def show_ok(self, detail: str | None = None) -> None:
+        """Show that all is well."""
+        self.status, self.detail = OK, detail
+
+    def show_error(self, error: ClaudeUsageError) -> None:
+        """Show what is wrong."""
+        self.status, self.detail = error.status, str(error)
+
+    def show_silence(self, now: datetime) -> None:
+        """Show that no status line comes."""
+        last = self.last_success
+        self.detail = NO_STATUS_LINE_DETAIL
+        if last is None or now - last >= SILENT_AFTER:
+            self.status = NO_STATUS_LINE
+        if last is not None:
+            self.detail = (
+                f"No status line has arrived since {format_instant(last)}: a terminal that sits idle and the desktop "
+                "app send none, Claude Code reports no limits for an API key and for some plans, or its command cannot "
+                "reach the broker (run 'claude-usage-mqtt check' there)."
+            )
+
+    def restore(self, document: Mapping[str, Any], *, is_known: bool) -> None:
+        """Continue from the health that was retained, untrusted, and worth nothing if no numbers are known.
+
+        A restart does not change the account: what was well is well until the next poll says otherwise.
+        """
+        self.last_success = parse_instant(document.get("last_success")) if is_known else None
+        if self.last_success is not None and document.get("status") == OK:
+            self.status = OK

@@ -1,0 +1,76 @@
+"""What the log says about one account: what lasts is said once, and once when it is over."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+
+from claude_usage_mqtt.errors import ClaudeUsageError
+from claude_usage_mqtt.logs import Outage
+from claude_usage_mqtt.usage.plausibility import Suspect
+from claude_usage_mqtt.usage.reading import Reading
+
+log = logging.getLogger(__name__)
+
+
+class AccountLog:
+    """Remembers what was said."""
+
+    def __init__(self, account: str) -> None:
+        self._account = account
+        self._failure = Outage(log)
+        self._staleness = Outage(log)
+        self._was_fresh = False  # what is old already at the start is not worth a line
+        self._has_answered = False
+        self._sections: tuple[str, ...] = ()
+
+    def unsupported(self, topic: str) -> None:
+        """Log that another version wrote what was saved."""
+        log.warning("The saved state in %s has an unsupported format; only the last readings are restored.", topic)
+
+    def sections(self, reading: Reading) -> None:
+        """Name what is not understood in a response, unless it was in the one before."""
+        sections = (*reading.malformed, *reading.ignored)
+        new = ", ".join(section for section in sections if section not in self._sections)
+        if new:
+            self._sections = sections
+            log.debug("Account %s: sections of the response that are not understood: %s", self._account, new)
+
+    def numbers(self, reading: Reading) -> None:
+        """Log what a poll brought; the first time for everybody to see."""
+        known = ", ".join(f"{window.label} {window.utilization:g} %" for window in reading) or "no windows"
+        log.log(logging.DEBUG if self._has_answered else logging.INFO, "Account %s: %s", self._account, known)
+        self._has_answered = True
+        self._failure.up(f"Account {self._account}: the usage is known again.")
+
+    def unlikely(self, suspect: Suspect) -> None:
+        """Log a reading that is not believed yet."""
+        log.debug(
+            "Account %s: %s %g %% is unlikely; it is not published until another reading confirms it.",
+            self._account,
+            suspect.window.label,
+            suspect.window.utilization,
+        )
+
+    def failed(self, error: ClaudeUsageError) -> None:
+        """Log a poll that failed, for who looks for each."""
+        log.debug("Account %s: the poll failed: %s", self._account, error)
+
+    def down(self, error: ClaudeUsageError) -> None:
+        """Log what is wrong."""
+        self._failure.down(error.status, f"Account {self._account}: {error}")
+
+    def switched(self) -> None:
+        """Log that another account's login is used."""
+        log.info("Account %s: credentials now belong to another organization; readings were reset.", self._account)
+
+    def freshness(self, *, is_fresh: bool, last_success: datetime | None) -> None:
+        """Log when the numbers become too old to be shown, and when they are back."""
+        if is_fresh:
+            self._staleness.up(f"Account {self._account}: the numbers are current again.")
+        elif self._was_fresh and last_success is not None:
+            read_at = last_success.astimezone().strftime("%H:%M")
+            self._staleness.down(
+                "stale", f"Account {self._account}: the numbers, read at {read_at}, are not shown any longer."
+            )
+        self._was_fresh = is_fresh

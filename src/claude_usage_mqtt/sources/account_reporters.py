@@ -1,0 +1,247 @@
+"""The reporters of one account: which of them to ask, and whose numbers the account shows.
+
+Of the machines that are online and have a usable login of this account, the one that answered last is asked, then the
+next. One that was silent, or refused, is left alone for a while, unless it announces itself again. A login of another
+account replaces the known one only if it was there for long enough and nobody has the known one anymore.
+Safe from any thread: the loop feeds it, workers read it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from claude_usage_mqtt.instants import format_instant, moved
+from claude_usage_mqtt.sources.reporter_machine import (
+    ABSENT_AFTER,
+    FOREIGN,
+    Hold,
+    Machine,
+    MachineLogin,
+    restored,
+    restored_owner,
+    sentence,
+)
+from claude_usage_mqtt.sources.reporter_messages import MACHINE, USABLE
+from claude_usage_mqtt.sources.reporter_registry import FORGOTTEN_AFTER, MAX_MACHINES, MachineRegistry
+from claude_usage_mqtt.sources.source import Login
+from claude_usage_mqtt.usage.owner import Owner
+
+MAX_UNASKED = 40
+"""Requests counted at once that we did not ask for: anybody can claim them, and more than the budget means nothing."""
+
+REPLACED_AFTER = timedelta(minutes=10)
+"""After a restart the machines appear one by one."""
+
+
+class AccountReporters:
+    """`owner` is whose numbers the account shows, `used_here_at` when a login on this machine was last used for it."""
+
+    def __init__(self, account: str, registry: MachineRegistry) -> None:
+        self._account = account
+        self._registry = registry
+        self._owner = Owner()
+        self._used_here_at: datetime | None = None
+        self._unasked = 0
+        self._was_askable = False
+
+    # What a poll learns
+
+    def to_ask(self, now: datetime) -> list[str]:
+        """Return the machines that can be asked, the one that answered last first."""
+        with self._registry.changed:
+            askable = [
+                (-(login.answered_at.timestamp() if login.answered_at is not None else 0.0), machine.name)
+                for machine, login in self._registry.logins(self._account)
+                if self._status(machine, login, now, is_patient=False) == USABLE
+            ]
+            return [name for _, name in sorted(askable)]
+
+    def is_foreign(self, machine: str, login: Login | None, now: datetime) -> bool:
+        """Whether a login that a machine used is not the account's, and may not replace it either."""
+        with self._registry.changed:
+            return self._is_foreign(machine, _owner(login), now)
+
+    def _login(self, machine: str) -> MachineLogin | None:
+        known = self._registry.machines.get(machine)
+        return None if known is None else known.logins.get(self._account)
+
+    def _is_foreign(self, machine: str, owner: Owner, now: datetime) -> bool:
+        if self._owner.is_same(owner) is not False:
+            return False
+        entry = self._login(machine)
+        since = entry.foreign_since if entry is not None else None
+        if since is None or now - since < REPLACED_AFTER:
+            return True
+        if self._used_here_at is not None and now - self._used_here_at < FORGOTTEN_AFTER:
+            return True
+        return any(
+            self._owner.is_same(login.owner)
+            for other, login in self._registry.logins(self._account)
+            if other.name != machine and other.was_there(now, FORGOTTEN_AFTER)
+        )
+
+    def accepted(self, machine: str, login: Login | None, now: datetime) -> None:
+        """Note that a machine's reading was taken; its login is the account's from now on."""
+        with self._registry.changed:
+            known = self._registry.machines.get(machine)
+            if known is not None:
+                known.seen_at = now
+                entry = known.login(self._account)
+                entry.answered_at, entry.hold = now, None
+                self._registry.is_well(machine)
+            self._learn(_owner(login))
+
+    def used_here(self, login: Login | None, now: datetime) -> None:
+        """Note that a login on this machine delivered: no reporter may replace it."""
+        if _owner(login) != Owner():
+            with self._registry.changed:
+                self._used_here_at = now
+                self._learn(_owner(login))
+
+    def _learn(self, owner: Owner) -> None:
+        if owner == Owner():
+            return
+        self._owner = owner if self._owner.is_same(owner) is False else owner.completed(self._owner)
+        for _, login in self._registry.logins(self._account):
+            if self._owner.is_same(login.owner) is not False:
+                login.foreign_since = None
+
+    def rejected(self, machine: str, status: str, asked_at: datetime, hold_until: datetime) -> None:
+        """Note why a machine had no reading, and until when it is not asked again.
+
+        If it has announced itself since it was asked, the reason is gone, or the request was lost.
+        """
+        with self._registry.changed:
+            known = self._registry.machines.get(machine)
+            if known is not None and (not known.online or known.seen_at <= asked_at):
+                known.login(self._account).hold = Hold(status, hold_until)
+
+    def is_somebody_elses(self, machine: str, login: Login | None, now: datetime) -> None:
+        """Note that a machine's reading was rejected, because it was made with another account's login."""
+        with self._registry.changed:
+            entry = self._login(machine)
+            if entry is None or entry.announced is None:
+                return
+            # The login that made the request is newer than the one that was announced.
+            entry.announced = replace(entry.announced, login=login or entry.announced.login)
+            entry.foreign_since = entry.foreign_since or now
+            entry.hold = Hold(FOREIGN, now + REPLACED_AFTER)
+            self._registry.mention(
+                machine,
+                self._account,
+                f"Account {self._account}: the reading of {machine} is rejected: its login "
+                "belongs to a different account than that of the other machines.",
+            )
+
+    # What arrives
+
+    def compare(self, login: MachineLogin, now: datetime) -> None:
+        """Note since when a login that a machine announced is not the account's."""
+        is_foreign = self._owner.is_same(login.owner) is False
+        login.foreign_since = (login.foreign_since or now) if is_foreign else None
+
+    def count_unasked(self, requests: int) -> None:
+        """Note requests that somebody else asked for."""
+        self._unasked = min(self._unasked + requests, MAX_UNASKED)
+
+    def take_unasked(self) -> int:
+        """Return how many requests were made for somebody else since the last call."""
+        with self._registry.changed:
+            unasked, self._unasked = self._unasked, 0
+            return unasked
+
+    # What the service shows and does
+
+    def can_be_asked(self, now: datetime) -> bool:
+        """Whether any machine can be asked."""
+        with self._registry.changed:
+            return self._registry.is_connected and bool(self.to_ask(now))
+
+    def has_become_askable(self, now: datetime) -> bool:
+        """Whether a machine can be asked, and none could since the last call or the last failed poll."""
+        was_askable, self._was_askable = self._was_askable, self.can_be_asked(now)
+        return self._was_askable and not was_askable
+
+    def poll_failed(self) -> None:
+        """Note that a poll brought nothing: a machine that can be asked is worth another one."""
+        self._was_askable = False
+
+    def wait_for_one(self, now: datetime, within: float) -> bool:
+        """Wait until a machine can be asked, at most so many real seconds; return whether one can."""
+        with self._registry.changed:
+            return self._registry.changed.wait_for(lambda: self.can_be_asked(now), within)
+
+    def wake_at(self, now: datetime) -> datetime | None:
+        """Return when time alone changes what can be asked or what is shown."""
+        moments: list[datetime | None] = []
+        with self._registry.changed:
+            for machine, login in self._registry.logins(self._account):
+                moments.append(None if machine.online else machine.seen_at + ABSENT_AFTER)
+                moments.append(None if login.hold is None else login.hold.until)
+                moments.append(None if login.foreign_since is None else login.foreign_since + REPLACED_AFTER)
+        return min((moment for moment in moments if moment is not None and moment > now), default=None)
+
+    def documents(self, now: datetime) -> list[dict[str, Any]]:
+        """Return `health.reporters`: a machine that is away for less than ten minutes still has its last status."""
+        with self._registry.changed:
+            self._registry.forget_old(now)
+            return [
+                {
+                    "machine": machine.name,
+                    "status": self._status(machine, login, now, is_patient=True),
+                    "seen_at": format_instant(machine.seen_at),
+                }
+                for machine, login in sorted(self._registry.logins(self._account), key=lambda each: each[0].name)
+            ]
+
+    def why_none(self, now: datetime) -> str | None:
+        """Return the sentence that lists the machines and why none can be asked; None if it is we who are away."""
+        with self._registry.changed:
+            if not self._registry.is_connected:
+                return None
+            known = self._registry.logins(self._account)
+            statuses = [(each, self._status(each, login, now, is_patient=False)) for each, login in known]
+            return sentence(statuses, self._registry.strangers(), self._registry.accounts)
+
+    def _status(self, machine: Machine, login: MachineLogin, now: datetime, *, is_patient: bool) -> str:
+        is_foreign = self._is_foreign(machine.name, login.owner, now)
+        return machine.status(login, now, is_foreign=is_foreign, is_patient=is_patient)
+
+    # Across restarts and clock steps
+
+    def save(self) -> dict[str, Any]:
+        """Return what must survive a restart, as a JSON object."""
+        with self._registry.changed:
+            return {
+                "login": self._owner._asdict(),
+                "machines": {each.name: each.save(login) for each, login in self._registry.logins(self._account)},
+            }
+
+    def restore(self, document: object, now: datetime) -> None:
+        """Take in what an earlier run saved, untrusted: machines are away until they announce themselves."""
+        if not isinstance(document, dict):
+            return
+        machines = document.get("machines")
+        with self._registry.changed:
+            self._learn(restored_owner(document.get("login")))
+            for name, entry in list(machines.items())[:MAX_MACHINES] if isinstance(machines, dict) else ():
+                found = restored(name, self._account, entry, now) if MACHINE.fullmatch(name) else None
+                if found is None or now - found.seen_at > FORGOTTEN_AFTER:
+                    continue
+                known = self._registry.machines.get(name)
+                if known is None:
+                    self._registry.add(found, now)
+                    continue
+                login, saved = known.login(self._account), found.logins[self._account]
+                login.announced = login.announced or saved.announced
+                login.answered_at = login.answered_at or saved.answered_at
+
+    def clock_stepped(self, step: timedelta) -> None:
+        """Follow a clock that was set."""
+        self._used_here_at = moved(self._used_here_at, step)
+
+
+def _owner(login: Login | None) -> Owner:
+    return Owner() if login is None else login.owner

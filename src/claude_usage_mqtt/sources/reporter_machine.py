@@ -1,0 +1,157 @@
+"""One reporter's machine as the registry knows it, and what is said about it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from claude_usage_mqtt.instants import format_instant, moved, parse_instant
+from claude_usage_mqtt.sources.reporter_messages import BUSY, USABLE, AnnouncedLogin
+from claude_usage_mqtt.sources.source import Login
+from claude_usage_mqtt.untrusted import HASH, matching
+from claude_usage_mqtt.usage.owner import Owner
+
+ABSENT_AFTER = timedelta(minutes=10)
+"""A machine that is away for less is not shown as absent: Wi-Fi and restarts."""
+
+SILENT, FOREIGN, OFFLINE = "silent", "other_account", "offline"
+
+MAX_LISTED = 5
+"""Machines named in one sentence."""
+
+WORDS = {
+    SILENT: "does not answer",
+    FOREIGN: "logged in with another account",
+    BUSY: "asked its limit of requests already",
+    "no_credentials": "not logged in",
+    "token_expired": "its token has expired",
+    "unauthorized": "its login was refused",
+    "insufficient_scope": "its login may not read the usage",
+}
+
+
+class Hold(NamedTuple):
+    """Why a machine is not asked, and until when."""
+
+    reason: str
+    until: datetime
+
+
+class MachineLogin:
+    """A machine's login of one account: `announced` is None if it has none anymore."""
+
+    def __init__(self) -> None:
+        self.announced: AnnouncedLogin | None = None
+        self.answered_at: datetime | None = None
+        self.foreign_since: datetime | None = None
+        self.hold: Hold | None = None
+
+    @property
+    def owner(self) -> Owner:
+        """Whose it is, as far as it was announced."""
+        return Owner() if self.announced is None else self.announced.login.owner
+
+    def announce(self, announced: AnnouncedLogin | None, *, is_awake: bool) -> None:
+        """Take in an announcement; `is_awake` says that the machine is surely there now."""
+        if announced != self.announced or (is_awake and self.hold is not None and self.hold.reason == SILENT):
+            self.hold = None
+        if announced is None:
+            self.foreign_since = None
+        self.announced = announced
+
+
+class Machine:
+    """One reporter's, with its logins by their accounts."""
+
+    def __init__(self, name: str, seen_at: datetime, *, online: bool) -> None:
+        self.name = name
+        self.online = online
+        self.seen_at = seen_at
+        self.logins: dict[str, MachineLogin] = {}
+
+    @property
+    def accounts(self) -> set[str]:
+        """Those that it announced."""
+        return {account for account, login in self.logins.items() if login.announced is not None}
+
+    def login(self, account: str) -> MachineLogin:
+        """Return its login of an account, a new one if there was none."""
+        return self.logins.setdefault(account, MachineLogin())
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether it ever had a reading."""
+        return any(login.answered_at is not None for login in self.logins.values())
+
+    def was_there(self, now: datetime, within: timedelta) -> bool:
+        """Whether it is there, or was lately."""
+        return self.online or now - self.seen_at < within
+
+    def status(self, login: MachineLogin, now: datetime, *, is_foreign: bool, is_patient: bool = False) -> str:
+        """Return `ok`, or why it is not asked; if `is_patient`, what passes within minutes is not a reason."""
+        announced = login.announced
+        was_of_no_use = announced is not None and announced.source and not announced.is_usable
+        if not self.online and (not is_patient or was_of_no_use or not self.was_there(now, ABSENT_AFTER)):
+            return OFFLINE
+        reason = login.hold.reason if login.hold is not None and now < login.hold.until else USABLE
+        if is_foreign or reason == FOREIGN:
+            return FOREIGN
+        if announced is not None and not announced.is_usable:
+            return announced.status
+        return USABLE if is_patient and reason == BUSY else reason
+
+    def save(self, login: MachineLogin) -> dict[str, Any]:
+        """Return what must survive a restart of the service, as a JSON object."""
+        return {
+            "seen_at": format_instant(self.seen_at),
+            "answered_at": format_instant(login.answered_at),
+            **login.owner._asdict(),
+        }
+
+    def clock_stepped(self, step: timedelta) -> None:
+        """Follow a clock that was set."""
+        self.seen_at += step
+        for login in self.logins.values():
+            login.answered_at, login.foreign_since = moved(login.answered_at, step), moved(login.foreign_since, step)
+            login.hold = None if login.hold is None else Hold(login.hold.reason, login.hold.until + step)
+
+
+def sentence(machines: list[tuple[Machine, str]], strangers: Collection[str], accounts: Iterable[str]) -> str:
+    """Return the sentence that lists machines with their statuses, why none can be asked, and what to do.
+
+    `strangers` are machines that have none of our `accounts`.
+    """
+    if not machines and strangers:
+        ours = ", ".join(sorted(accounts)[:5])
+        return (
+            f"The reporter on {min(strangers)} has none of this service's accounts ({ours}); "
+            "use the same names in CLAUDE_ACCOUNTS there."
+        )
+    if not machines:
+        return (
+            "No reporter has announced itself; run 'claude-usage-mqtt report' on a machine where Claude Code is used."
+        )
+    parts = [
+        f"{machine.name} ({WORDS.get(status, status.replace('_', ' '))}, last seen {machine.seen_at:%b %d %H:%M} UTC)"
+        for machine, status in sorted(machines, key=lambda each: each[0].seen_at, reverse=True)[:MAX_LISTED]
+    ]
+    return f"No machine can be asked: {', '.join(parts)}; wake one up, or log in with Claude Code there."
+
+
+def restored(name: str, account: str, entry: object, now: datetime) -> Machine | None:
+    """Return a machine that was saved, untrusted; None if it is not one. It is away until it announces itself."""
+    seen_at = parse_instant(entry.get("seen_at")) if isinstance(entry, dict) else None
+    if not isinstance(entry, dict) or seen_at is None:
+        return None
+    machine, answered_at = Machine(name, min(seen_at, now), online=False), parse_instant(entry.get("answered_at"))
+    login = machine.login(account)
+    login.announced = AnnouncedLogin(source="", status="unknown", login=Login(**restored_owner(entry)._asdict()))
+    login.answered_at = None if answered_at is None else min(answered_at, now)
+    return machine
+
+
+def restored_owner(section: object) -> Owner:
+    """Return whose a login is, untrusted."""
+    known = section if isinstance(section, dict) else {}
+    return Owner(matching(HASH, known.get("account")), matching(HASH, known.get("organization")))

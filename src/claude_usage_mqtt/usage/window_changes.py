@@ -1,0 +1,165 @@
+"""What a reading, or its absence, changes in a window that is followed, and what has happened in between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from claude_usage_mqtt.instants import SAME_INSTANT, steady
+from claude_usage_mqtt.usage import absence
+from claude_usage_mqtt.usage.derived import sampled
+from claude_usage_mqtt.usage.events import (
+    LIMIT,
+    LIMIT_REACHED,
+    RESET,
+    RESET_EARLY,
+    THRESHOLD_REACHED,
+    Event,
+    newly_reached,
+)
+from claude_usage_mqtt.usage.plausibility import REFILL, doubt, same_reset
+from claude_usage_mqtt.usage.reading import STATUSLINE, Window
+from claude_usage_mqtt.usage.window_state import UNKNOWN_AFTER_RESET, WindowState
+
+UNKNOWN_LENGTH = timedelta(days=1)
+"""How long an event of a window of unknown length is worth delivering."""
+
+
+def first_reading(window: Window) -> WindowState:
+    """Start to follow a window: what it has reached already is not an event."""
+    resets_at = steady(None, window.resets_at)
+    is_over = resets_at is not None and resets_at + UNKNOWN_AFTER_RESET <= window.read_at
+    state = _state(window, resets_at)
+    samples = sampled((), state.read_at, state.utilization, state.look_back)
+    return replace(state, peak=state.utilization, samples=samples, present=not is_over, blank=is_over)
+
+
+def next_reading(
+    known: WindowState, window: Window, *, account: str, thresholds: Iterable[float], now: datetime, is_stale: bool
+) -> tuple[WindowState, list[Event]]:
+    """Follow `known` with another reading; return what is known then, and what happened in between.
+
+    One that is older, of a window that is over, or unlikely changes nothing. `is_stale` says that the known number
+    is too old to be shown.
+    """
+    if known.blank:
+        return first_reading(window), []
+    window = replace(window, utilization=round(window.utilization, 2), resets_at=_reset(known, window))
+    is_same = same_reset(known.resets_at, window.resets_at)
+    if window.read_at <= known.newest or _is_late(known, window):
+        return known, []
+    if window.source == STATUSLINE and is_same and known.present:
+        # Each open session shows the numbers of its own last response: of two numbers the lower one is older, unless
+        # there is a sign of a new response.
+        drop = known.utilization - window.utilization
+        if window.at_least and drop > 0:
+            window = replace(window, utilization=known.utilization)
+        elif window.may_be_old and 0 < drop < REFILL and not is_stale and known.suspect is None:
+            return known, []
+    suspect = known.suspect
+    if suspect is None or not suspect.is_confirmed_by(window):
+        doubted = doubt(known.utilization, known.resets_at, window)
+        if doubted is not None:
+            return replace(known, suspect=doubted), []
+    return _believed(known, window, account=account, thresholds=thresholds, now=now)
+
+
+def no_reading(known: WindowState, passed: timedelta, ignored: tuple[str, ...], *, is_kept: bool) -> WindowState:
+    """Follow `known` with a good response that lacks the window, `passed` after the good response before it.
+
+    If there is an unknown section that was not there when the window was last seen, the window may have been renamed:
+    then, and if `is_kept`, its entities stay.
+    """
+    counts = not known.present and not is_kept and set(ignored) <= set(known.seen_among)
+    absent_for = absence.longer(known.absent_for, passed if counts else timedelta(0))
+    return replace(known, present=False, absent_for=absent_for, suspect=None)
+
+
+def _believed(
+    known: WindowState, window: Window, *, account: str, thresholds: Iterable[float], now: datetime
+) -> tuple[WindowState, list[Event]]:
+    state = _state(window, window.resets_at)
+    ended = _ended(known, state)
+
+    def event(event_type: str, **details: object) -> Event:
+        values = {
+            "resets_at": state.resets_at,
+            "previous_utilization": 0.0 if ended else known.utilization,
+        } | details
+        return Event(
+            event_type=event_type,
+            account=account,
+            at=now,
+            window=state.key,
+            label=state.label,
+            utilization=state.utilization,
+            expires_at=state.resets_at or now + (state.duration or UNKNOWN_LENGTH),
+            **values,  # type: ignore[arg-type]
+        )
+
+    events: list[Event] = []
+    peak, was_limited, samples, limit_at = known.peak, known.is_limit_reached, known.samples, known.limit_at
+    if ended is not None:
+        events.append(event(ended, resets_at=known.resets_at, previous_utilization=known.utilization))
+        is_refill = ended == RESET_EARLY and same_reset(known.resets_at, state.resets_at)
+        peak = state.utilization if is_refill else 0.0
+        was_limited, samples, limit_at = False, (), None
+    was_limited = was_limited or peak >= LIMIT
+    reached = newly_reached(peak, state.utilization, thresholds)
+    if reached:
+        events.append(event(THRESHOLD_REACHED, thresholds=reached))
+    if state.is_limit_reached and not was_limited:
+        events.append(event(LIMIT_REACHED))
+    samples = sampled(samples, state.read_at, state.utilization, state.look_back)
+    state = replace(state, peak=max(peak, state.utilization), samples=samples)
+    return state.with_limit(limit_at), events
+
+
+def _state(window: Window, resets_at: datetime | None) -> WindowState:
+    utilization = round(window.utilization, 2)
+    return WindowState(**window.numbers() | {"utilization": utilization, "resets_at": resets_at})
+
+
+def _reset(known: WindowState, window: Window) -> datetime | None:
+    """Return the reset to publish for a reading: the known one if it means the same, or if the reading has none."""
+    is_running = known.resets_at is not None and window.read_at < known.resets_at
+    if window.resets_at is None and is_running and known.utilization - window.utilization < REFILL:
+        return known.resets_at
+    if window.resets_at is None and is_running and not window.is_idle:
+        return known.resets_at
+    return steady(known.resets_at, window.resets_at)
+
+
+def _is_late(known: WindowState, window: Window) -> bool:
+    """Whether a reading describes a window that is over: its reset has passed, or is an earlier one than is known."""
+    resets_at = window.resets_at
+    if resets_at is None:
+        return False
+    is_earlier = resets_at != known.resets_at and resets_at <= known.read_at + SAME_INSTANT
+    return is_earlier or resets_at <= window.read_at
+
+
+def _ended(known: WindowState, new: WindowState) -> str | None:
+    """Return RESET or RESET_EARLY if the window we knew is over or was refilled, else None."""
+    drop = known.utilization - new.utilization
+    begun = None if new.resets_at is None or new.duration is None else new.resets_at - new.duration
+    if known.resets_at is None:
+        # Nobody said when it was due, but one that has not begun, or has begun since, is another one. With no less in
+        # it, it may be the same, read first by a machine whose clock was behind: unless its whole length has passed.
+        if new.resets_at is None and new.utilization > 0:
+            return RESET_EARLY if drop >= REFILL else None
+        is_same = drop <= 0 and (new.duration is None or new.read_at - known.read_at < new.duration)
+        is_other = new.utilization == 0 if begun is None else begun > known.read_at + SAME_INSTANT and not is_same
+        return RESET if known.utilization > 0 and is_other else None
+    if new.resets_at == known.resets_at:
+        return RESET_EARLY if drop >= REFILL else None
+    if new.read_at < known.resets_at - SAME_INSTANT:
+        # A reset may drift by a day while its window continues.
+        has_begun_since = begun is not None and begun >= known.read_at - SAME_INSTANT
+        return RESET_EARLY if drop >= REFILL or (drop > 0 and (has_begun_since or new.is_idle)) else None
+    # One that began well before it was due and was read since, with no less use, is the same one prolonged.
+    if drop > 0 or begun is None or known.duration is None:
+        return RESET
+    earliest = min(known.read_at, known.resets_at - known.duration / 2) - SAME_INSTANT
+    return RESET if begun >= earliest else None

@@ -1,0 +1,82 @@
+"""The windows of one account: which there are, and what each reading, each absence and a set clock changes in them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from claude_usage_mqtt.usage.events import Event
+from claude_usage_mqtt.usage.plausibility import Suspect
+from claude_usage_mqtt.usage.reading import FIVE_HOUR, SEVEN_DAY, Reading, Window
+from claude_usage_mqtt.usage.window_changes import first_reading, next_reading, no_reading
+from claude_usage_mqtt.usage.window_state import WindowState
+
+MAX_WINDOWS = 40
+"""Windows beyond this many are not followed: each has a dozen entities, and responses could name new ones forever."""
+
+
+class Windows(dict[str, WindowState]):
+    """By their keys."""
+
+    def follow(
+        self, window: Window, now: datetime, *, account: str, stale_after: timedelta, thresholds: tuple[float, ...]
+    ) -> list[Event]:
+        """Follow one with its reading; return what happened."""
+        known = self.get(window.key)
+        if known is not None:
+            is_stale = not known.is_known(window.read_at, stale_after)
+            self[window.key], events = next_reading(
+                known, window, account=account, thresholds=thresholds, now=now, is_stale=is_stale
+            )
+            return events
+        if not window.is_placeholder and len(self) < MAX_WINDOWS:
+            self[window.key] = first_reading(window)
+        return []
+
+    def note_absent(self, response: Reading, passed: timedelta, *, counts: bool) -> None:
+        """Note which of them a response lacks, `passed` after the one before it; if it `counts`, they are unknown."""
+        for key, state in list(self.items()):
+            if key in response.windows:
+                if state.seen_among != response.ignored:
+                    self[key] = replace(state, seen_among=response.ignored)
+            elif counts and state.read_at < response.read_at:
+                is_kept = key in (FIVE_HOUR, SEVEN_DAY)
+                self[key] = no_reading(state, passed, response.ignored, is_kept=is_kept)
+                if self[key].is_gone:
+                    del self[key]
+
+    def forget_numbers(self) -> None:
+        """Keep nothing but the entities."""
+        for key, state in self.items():
+            self[key] = replace(state, present=False, blank=True, suspect=None)
+
+    def known_resets(self) -> dict[str, datetime | None]:
+        """Return the reset of each that has numbers."""
+        return {key: state.resets_at for key, state in self.items() if not state.blank}
+
+    def newest(self) -> datetime | None:
+        """Return when the newest numbers were read."""
+        return max((state.read_at for state in self.values() if not state.blank), default=None)
+
+    def suspects(self) -> dict[str, Suspect]:
+        """Return the unlikely readings that wait for the next one."""
+        return {key: state.suspect for key, state in self.items() if state.suspect is not None}
+
+    def resets(self) -> list[datetime]:
+        """Return the resets of those that are there, soonest first."""
+        return sorted({state.resets_at for state in self.values() if state.present and state.resets_at is not None})
+
+    def changes(self, stale_after: timedelta) -> list[datetime]:
+        """Return when time alone changes something: a reset, a limit reached, a number stale."""
+        instants: list[datetime | None] = []
+        for state in self.values():
+            if state.present:
+                instants += (state.unknown_at(stale_after), state.resets_at, state.limit_at)
+        return [instant for instant in instants if instant is not None]
+
+    def clock_stepped_back(self, step: timedelta, restored: Collection[datetime]) -> None:
+        """Follow a clock that was set back, except for what was restored."""
+        for key, state in self.items():
+            if state.read_at not in restored:
+                self[key] = state.shifted(step)

@@ -1,0 +1,124 @@
+"""What makes lines in Home Assistant's activity log, over days of a simulated account."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from claude_usage_mqtt.homeassistant.discovery import discovery
+from claude_usage_mqtt.homeassistant.entities import EXTRA_USAGE, PLAN, POLLING
+from claude_usage_mqtt.homeassistant.inventory import Inventory, WindowName
+from parts.simulation import TOPICS, Simulation, make_state
+from parts.worker import Worker
+
+DAYS = timedelta(hours=50)
+START = datetime(2026, 11, 29, 6, 0, tzinfo=UTC)
+SEEDS = range(6)
+
+NEWS = ("_resets_at", "_limit_reached", "blocked", "blocked_until", "extra_usage_active")
+"""Ends of the entities that only change with an event or a reset."""
+
+MOMENT = timedelta(seconds=90)
+"""What changes with an event or a reset: the response that shows a reset comes a minute after it."""
+
+
+def live(seed: int, times: float) -> Simulation:
+    """Return an account after days of work that began at another time with each seed."""
+    start = START + seed * timedelta(hours=7, minutes=13)
+    now = [start]
+    account = Worker(lambda: now[0], times, seed)
+
+    def respond(at: datetime) -> dict[str, Any]:
+        now[0] = at
+        return account.answer()
+
+    simulation = Simulation(respond, start, make_state(seed))
+    simulation.run(start + DAYS)
+    return simulation
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_expected_time_of_a_limit_moves_only_by_much(seed: int) -> None:
+    """On its topic it moves by more than a twentieth of the time until it, five minutes at least.
+
+    A week on pace has none.
+    """
+    moves = 0
+    for before, after in pairwise(shown.state["windows"] for shown in live(seed, 1.0).shown):
+        for key in before.keys() & after.keys():
+            window, known = after[key], before[key]["limit_at"]
+            assert key == "five_hour" or not (window["limit_at"] and window["on_pace"]), window
+            is_same = window["resets_at"] == before[key]["resets_at"]
+            if known and window["limit_at"] and is_same and known != window["limit_at"]:
+                moves += 1
+                new, known = (datetime.fromisoformat(at) for at in (window["limit_at"], known))
+                left = known - datetime.fromisoformat(window["read_at"])
+                assert abs(new - known) > max(timedelta(minutes=5), left / 20), (known, window)
+    assert moves > 20
+
+
+@pytest.mark.parametrize("times", [0.3, 0.6, 0.8, 1.0, 1.3, 1.7])
+def test_at_most_one_line_in_ten_is_no_event_and_no_reset(times: float) -> None:
+    """However hard somebody works, most of the log is news: what an event or a reset changes is part of it."""
+    noise: Counter[str] = Counter()
+    total = 0
+    for seed in SEEDS:
+        life = live(seed, times)
+        changes = lines(life)
+        moments = [event.at for event in life.events] + [at for at, key in changes if key.endswith(NEWS)]
+        noise.update(key for at, key in changes if not any(abs(at - moment) <= MOMENT for moment in moments))
+        total += len(changes) + len(life.events)
+    assert noise.total() <= total / 10, (total, noise)
+
+
+def lines(simulation: Simulation) -> list[tuple[datetime, str]]:
+    """Return each change, after the first, of a state that is no number: Home Assistant makes a line of it."""
+    templates = {
+        key: template(component["value_template"])
+        for key, component in announced(simulation)["components"].items()
+        if component.get("state_topic") == TOPICS.state
+        and "unit_of_measurement" not in component
+        and component.get("enabled_by_default", True)
+    }
+    states = dict.fromkeys(templates, "None")
+    found = []
+    for shown in simulation.shown:
+        for key, render in templates.items():
+            known = states[key]
+            this = SimpleNamespace(state={"ON": "on", "OFF": "off", "None": "unknown"}.get(known, known))
+            states[key] = render(value_json=shown.state, this=this)
+            if states[key] != known:
+                found.append((shown.at, key))
+    first = simulation.shown[0].at + timedelta(hours=1)
+    return [(at, key) for at, key in found if at > first]
+
+
+def announced(simulation: Simulation) -> dict[str, Any]:
+    """Return what is announced to Home Assistant of an account that can use extra usage."""
+    windows = {key: WindowName(window["label"]) for key, window in simulation.shown[-1].state["windows"].items()}
+    features = frozenset({EXTRA_USAGE, PLAN, POLLING})
+    return discovery(TOPICS, Inventory(windows=windows, features=features), label=None, version="1.0.0")
+
+
+def template(text: str) -> Callable[..., str]:
+    """Return a template as Home Assistant renders it."""
+    jinja2 = pytest.importorskip("jinja2")
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
+    environment.globals["as_timestamp"] = as_timestamp
+    render: Callable[..., str] = environment.from_string(text).render
+    return render
+
+
+def as_timestamp(value: str | None, default: float | None = None) -> float | None:
+    """Return seconds since 1970 as Home Assistant's function of this name does."""
+    try:
+        return datetime.fromisoformat(value or "").timestamp()
+    except ValueError:
+        assert default is not None, value
+        return default
