@@ -355,7 +355,7 @@ def test_remove_takes_reporters_too(running_broker: Broker, watcher: Watcher, ho
 
 
 def test_check_lists_the_reporters(running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path) -> None:
-    """`check` on the publisher's machine shows which machines are there, and the status of their logins."""
+    """`check` on the publisher's machine shows the machines and their logins, and fails if none could be asked."""
     settings = {"MQTT_HOST": "127.0.0.1", "MQTT_PORT": running_broker.port, "CLAUDE_SOURCE": "reporter"}
     assert "reporters    -     none has announced itself" in call_command(home, "check", **settings).stdout
     watcher.publish(f"{BASE}/reporter/desktop", '{"online": false}', retain=True)
@@ -364,6 +364,14 @@ def test_check_lists_the_reporters(running_broker: Broker, watcher: Watcher, end
         checked = call_command(home, "check", **settings)
     assert checked.returncode == 0
     assert "reporters    ok    desktop (offline), laptop (default oauth ok)" in checked.stdout
+    logged_out = '{"online": true, "accounts": {"default": {"source": "oauth", "status": "no_credentials"}}}'
+    watcher.publish(LAPTOP.presence, logged_out, retain=True)
+    checked = call_command(home, "check", **settings)
+    assert "reporters    -     no machine can be asked now: desktop (offline), laptop" in checked.stdout
+    watcher.publish(f"{BASE}/reporter/desktop", "", retain=True)
+    checked = call_command(home, "check", **settings)
+    assert checked.returncode == 3
+    assert "reporters    FAIL  No machine can be asked: laptop (default oauth no_credentials); log in" in checked.stdout
 
 
 def test_without_a_login_on_this_machine_it_says_so(home: Path) -> None:
@@ -381,6 +389,7 @@ def test_a_login_that_cannot_be_used_is_logged_here_too(running_broker: Broker, 
     with running_reporter(running_broker.port, endpoint.url, home, clock=clock) as reporter:
         reporter.log.wait_for("Account default: ")
         assert "log in with Claude Code" in reporter.log.text
+        assert "claude-usage-mqtt report" not in reporter.log.text  # that is what runs here
         write_credentials(home, CANARY, now=clock.now())
         reporter.log.wait_for("the login can be used again")
         write_credentials(home, CANARY, expires_in=dt.timedelta(hours=-1), now=clock.now())

@@ -15,7 +15,7 @@ import pytest
 
 from claude_usage_mqtt.cli.statusline import countdown, line
 from claude_usage_mqtt.cli.statusline_cache import MAX_SESSIONS, PendingReading, cache_folder, note_session
-from claude_usage_mqtt.cli.statusline_publish import LIFE, is_due
+from claude_usage_mqtt.cli.statusline_publish import LIFE, is_news, take_in
 from claude_usage_mqtt.sources.rate_limits import MAX_MESSAGE, OLDEST, Limit, Mark, Message, parse_limits
 from claude_usage_mqtt.sources.status_line import parse_statusline
 from claude_usage_mqtt.usage.document import state_document
@@ -475,6 +475,24 @@ def test_a_refusing_broker_prints_nothing(program: Program) -> None:
         program.rest()
 
 
+@needs_mosquitto
+def test_what_was_refused_is_sent_later(program: Program) -> None:
+    """Numbers that a broker refused arrive with the next line after a minute, once it accepts us, with their time."""
+    now = datetime.now(UTC)
+    with (
+        Mosquitto(users={"me": "right"}) as mosquitto,
+        Watcher(mosquitto.port, username="me", password="right") as watcher,
+    ):
+        program.use(mosquitto.port, MQTT_USERNAME="me", MQTT_PASSWORD="wrong")
+        program.run(limits(now=now))
+        program.rest()
+        message = program.stamp.read_text()
+        program.environment["MQTT_PASSWORD"] = "right"
+        make_older(program.stamp, 60)
+        program.run(limits(now=now))
+        assert watcher.wait_topic("claude-usage/default/statusline").payload == message
+
+
 def ends_by_itself(folder: Path, code: str, **settings: str) -> None:
     """Run the process that hands over, with half a second to live; it ends on its own, and not by a crash."""
     ran = subprocess.run(
@@ -511,7 +529,7 @@ def test_the_process_ends_although_a_thread_does_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("new", "is_response", "age", "due"),
+    ("new", "is_response", "age", "news"),
     [
         (limits(), False, 999.0, False),  # another session with the same numbers says nothing new
         (limits(), True, 999.0, True),  # a response confirms them
@@ -526,19 +544,35 @@ def test_the_process_ends_although_a_thread_does_not(tmp_path: Path) -> None:
         (limits(left=7865 + 2), False, 1.0, False),  # the reset jitters
     ],
 )
-def test_when_it_is_due(new: Any, is_response: bool, age: float, due: bool) -> None:  # noqa: FBT001
+def test_what_is_news(new: Any, is_response: bool, age: float, news: bool) -> None:  # noqa: FBT001
     """Only news, or a response that confirms the numbers, are worth a message; several open sessions are no storm."""
     known = handed_over(limits(now=NOW - timedelta(minutes=1), left=7865 + 60), NOW - timedelta(minutes=1))
-    assert is_due(handed_over(new, is_response=is_response), known, age) is due
-    assert is_due(handed_over(new, is_response=is_response), None, age)
+    assert is_news(handed_over(new, is_response=is_response), known, age) is news
+    assert is_news(handed_over(new, is_response=is_response), None, age)
+    assert not is_news(handed_over(limits(43), NOW - timedelta(minutes=2), is_response=True), known, 999)
 
 
-def test_a_message_is_repeated_with_its_time() -> None:
-    """Nothing says that anybody heard the first one, so it is sent again, but it does not become newer."""
-    known = handed_over(limits())
-    assert not is_due(handed_over(limits()), known, 299)
-    assert is_due(handed_over(limits()), known, 301)
-    assert not is_due(handed_over(limits(43), NOW - timedelta(minutes=1), is_response=True), known, 999)
+def make_older(file: Path, seconds: float) -> None:
+    """Let a file look as if it had been written earlier."""
+    then = file.stat().st_mtime - seconds
+    os.utime(file, (then, then))
+
+
+@pytest.mark.parametrize(("is_taken", "wait"), [(False, 60), (True, 300)])
+def test_a_message_is_repeated_as_it_was(tmp_path: Path, is_taken: bool, wait: float) -> None:  # noqa: FBT001
+    """It is sent again after a minute if the broker did not take it, and after five if it did; it stays as old."""
+    pending, mark = PendingReading("default", tmp_path, LIFE), Mark(limits())
+    assert take_in(pending, mark, sections(limits()), NOW)
+    message = pending.read()
+    if is_taken:
+        pending.note_sent(message)
+    file = tmp_path / "statusline-default.json"
+    for _ in range(2):
+        make_older(file, wait - 5)
+        assert not take_in(pending, mark, sections(limits()), NOW + timedelta(minutes=1))
+        make_older(file, 6)
+        assert take_in(pending, mark, sections(limits()), NOW + timedelta(minutes=1))
+        assert pending.read() == message
 
 
 def seen(folder: Path, minutes: float, percent: float = 42, **mark: Any) -> tuple[float, bool]:

@@ -26,7 +26,7 @@ Every error is a ClaudeUsageError, and its text a sentence that says what to do:
     ...     get_usage("/nowhere/.claude")
     ... except CredentialsNotFound as error:
     ...     print(error)
-    /nowhere/.claude/.credentials.json does not exist; log in with Claude Code, or point CLAUDE_CONFIG_DIR at its folder. If Claude Code is used on another machine, set CLAUDE_SOURCE=reporter and run 'claude-usage-mqtt report' there.
+    /nowhere/.claude/.credentials.json does not exist; log in with Claude Code, or point CLAUDE_CONFIG_DIR at its folder.
 
 The endpoint takes about 28 requests an hour, then blocks the account, for Claude Code too:
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Container
 from typing import Any
 
 from claude_usage_mqtt.cli.check_report import NotChecked, Report
 from claude_usage_mqtt.cli.run import topics
-from claude_usage_mqtt.errors import BrokerRefused, BrokerUnreachable, ClaudeUsageError
+from claude_usage_mqtt.errors import BrokerRefused, BrokerUnreachable, ClaudeUsageError, NoReporter
 from claude_usage_mqtt.homeassistant.discovery import announced_by
 from claude_usage_mqtt.instants import format_instant, parse_instant
 from claude_usage_mqtt.mqtt.client import Message
@@ -244,11 +245,28 @@ class _Checker:
             self._report.skip("reporters", "not checked: the connection was lost")
             return
         presences = {topic.rpartition("/")[2]: parse_presence(payload) for topic, payload in sorted(found.items())}
-        known = [_machine(name, presence) for name, presence in presences.items() if presence is not None]
-        if known:
-            self._report.link("reporters", lambda: ", ".join(known))
+        machines = {name: presence for name, presence in presences.items() if presence is not None}
+        if machines:
+            self._report.link("reporters", lambda: self._machines(machines))
         elif self._settings.claude_source != AUTO:
             self._report.skip("reporters", "none has announced itself; run 'claude-usage-mqtt report' on a machine")
+
+    def _machines(self, machines: dict[str, Presence]) -> str:
+        """Return what the reporters announced; that none can be asked is a fault only if none is asleep."""
+        accounts = {account.id for account in self._settings.accounts()}
+        listed = ", ".join(_machine(name, presence) for name, presence in machines.items())
+        if any(_can_report(presence, accounts) for presence in machines.values()):
+            return listed
+        if self._settings.claude_source != AUTO and all(presence.online for presence in machines.values()):
+            raise NoReporter(
+                f"No machine can be asked: {listed}; log in with Claude Code there, for each of {', '.join(accounts)}."
+            )
+        raise NotChecked(f"no machine can be asked now: {listed}")
+
+
+def _can_report(presence: Presence, accounts: Container[str]) -> bool:
+    logins = presence.accounts.items()
+    return presence.online and any(account in accounts and login.is_usable for account, login in logins)
 
 
 def _machine(name: str, presence: Presence) -> str:

@@ -7,7 +7,7 @@ from datetime import datetime
 from claude_usage_mqtt.cli.check_report import Report
 from claude_usage_mqtt.cli.once import require_readable
 from claude_usage_mqtt.clock import SystemClock
-from claude_usage_mqtt.errors import ApiError, InvalidResponse, RateLimited
+from claude_usage_mqtt.errors import ApiError, CredentialsNotFound, InvalidResponse, RateLimited
 from claude_usage_mqtt.instants import format_instant
 from claude_usage_mqtt.settings.claude import Account
 from claude_usage_mqtt.settings.fields import Settings
@@ -70,7 +70,10 @@ def _check_api(
 
 def _read(place: CredentialSource, found: list[Credentials]) -> str:
     now = SystemClock().now()
-    credentials = place.read()
+    try:
+        credentials = place.read()
+    except CredentialsNotFound as error:
+        raise with_other_sources(error, OAUTH) from None
     credentials.require_unexpired(now)
     found.append(credentials)
     login = credentials.login

@@ -6,7 +6,7 @@ from typing import Any
 
 from claude_usage_mqtt.cli.api_block import blocks
 from claude_usage_mqtt.clock import SystemClock
-from claude_usage_mqtt.errors import InvalidResponse, RateLimited, SettingsError
+from claude_usage_mqtt.errors import InvalidResponse, SettingsError
 from claude_usage_mqtt.instants import parse_instant
 from claude_usage_mqtt.settings.fields import load_settings
 from claude_usage_mqtt.sources.api.client import UsageApi
@@ -42,10 +42,8 @@ def once(*, as_json: bool, force: bool = False) -> int:
             continue
         outcome = source.poll(account.id, clock, may_retry=True)
         if outcome.reading is None:
-            error = outcome.error
             # This may be the first request that was ever made.
-            error = with_other_sources(error, outcome.source) if isinstance(error, RateLimited) else error
-            first_error = first_error or error
+            first_error = first_error or (outcome.error and with_other_sources(outcome.error, outcome.source))
             continue
         try:
             require_readable(outcome.reading)

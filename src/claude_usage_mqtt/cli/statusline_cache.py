@@ -2,7 +2,8 @@
 
 For each session, its last response: Claude Code runs the command again with the same numbers, every minute if it was
 asked to, and these must keep the time at which they were read. For each account, the message that was handed over
-last. The line is printed before any of this is needed, but it is still started often: imports are few.
+last, and the one that the broker took last. The line is printed before any of this is needed, but it is still started
+often: imports are few.
 """
 
 from __future__ import annotations
@@ -131,6 +132,7 @@ class PendingReading:
     def __init__(self, account: str, folder: Path, life: float) -> None:
         self.folder = folder
         self._file = folder / f"statusline-{account}.json"
+        self._sent = folder / f"statusline-{account}.sent"
         self._lock = folder / f"statusline-{account}.lock"
         self._life = life
 
@@ -142,8 +144,24 @@ class PendingReading:
         """Replace the message, whole; return whether that was possible."""
         return write_file(self._file, message)
 
+    def touch(self) -> bool:
+        """Let the message's age start again, for another attempt; return whether that was possible."""
+        try:
+            os.utime(self._file)
+        except OSError:
+            return False
+        return True
+
+    def note_sent(self, message: bytes) -> None:
+        """Note that the broker has taken a message."""
+        write_file(self._sent, message)
+
+    def is_sent(self, message: bytes) -> bool:
+        """Whether the broker has taken this message."""
+        return read_file(self._sent) == message
+
     def age(self) -> float:
-        """Return seconds since the message was written; endless if that cannot be said."""
+        """Return seconds since the message was written or last tried; endless if that cannot be said."""
         try:
             age = time.time() - self._file.stat().st_mtime
         except OSError:

@@ -24,7 +24,10 @@ CONFIRM_AFTER = 60.0
 """Seconds after which a response with unchanged numbers is handed over too: it confirms them, and keeps them fresh."""
 
 REPEAT_AFTER = 300.0
-"""Seconds after which the same message, with its time, is sent again: nothing says that anybody heard the first one."""
+"""Seconds after which a message, with its time, is sent again: nothing says that a service heard the first one."""
+
+RETRY_AFTER = 60.0
+"""Seconds after which a message that the broker did not take is sent again."""
 
 SAME_READING = timedelta(milliseconds=2)
 """Two times this close are the same reading's: the message rounds them."""
@@ -54,8 +57,10 @@ def take_in(pending: PendingReading, mark: Mark, limits: Mapping[str, Limit], no
     read_at, is_response = note_session(pending.folder, mark, limits, now)
     if not limits:
         return False
-    new = Message(read_at, dict(limits), is_response=is_response)
-    return is_due(new, parse_message(pending.read(), now), pending.age()) and pending.write(new.encode())
+    new, message = Message(read_at, dict(limits), is_response=is_response), pending.read()
+    if is_news(new, parse_message(message, now), pending.age()):
+        return pending.write(new.encode())
+    return pending.age() >= (REPEAT_AFTER if pending.is_sent(message) else RETRY_AFTER) and pending.touch()
 
 
 def _start(pending: PendingReading, account: str) -> None:
@@ -77,17 +82,15 @@ def _start(pending: PendingReading, account: str) -> None:
     process.returncode = 0  # nobody waits for it, and Python need not warn of that
 
 
-def is_due(new: Message, known: Message | None, age: float) -> bool:
-    """Whether numbers are worth a message after the `known` one, which was handed over `age` seconds ago.
+def is_news(new: Message, known: Message | None, age: float) -> bool:
+    """Whether numbers are worth a message of their own after the `known` one, handed over `age` seconds ago.
 
     Each of several open sessions shows the numbers of its own last response. A lower number in the same window is news
     only if a response has just come; so is a window that ends earlier than the known one.
     """
     if known is None:
         return True
-    if abs(new.at - known.at) < SAME_READING:
-        return age >= REPEAT_AFTER
-    if new.at < known.at:
+    if new.at < known.at + SAME_READING:
         return False
     if any(_is_news(limit, known.limits.get(key), is_response=new.is_response) for key, limit in new.limits.items()):
         return True
@@ -123,9 +126,10 @@ def publish(pending: PendingReading, account: str) -> None:
             settings = load_settings(with_env_file=False)
             topic = f"{settings.mqtt_base_topic}/{account}/statusline"
             session.publish_once(settings.broker(), client.Message(topic=topic, payload=message), WITHIN)
+            pending.note_sent(message)
             done = message
         except ClaudeUsageError:
-            return  # `check` says why; a status line has no room for it
+            return  # the next line tries again; `check` says why, a status line has no room for it
         finally:
             pending.release()
         if pending.read() == done or not pending.claim():

@@ -130,10 +130,10 @@ class AccountState:
         if error.status in MISSING and self.options.is_auto and self.usage.is_fresh(now):
             self.polling.policy.failures.count = 0  # what is not there is not missed: another source delivers
             self.health.show_ok()
-        elif isinstance(error, RateLimited) and self.health.last_success is None:
-            self.report(with_other_sources(error, source))
-        else:
+        elif isinstance(error, RateLimited) and self.health.last_success is not None:
             self.report(error)
+        else:
+            self.report(with_other_sources(error, source))
 
     def _succeed(self, reading: Reading, now: datetime) -> list[Event]:
         self.log.sections(reading)

@@ -5,23 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from claude_usage_mqtt.errors import RateLimited
+from claude_usage_mqtt.errors import ClaudeUsageError, CredentialsNotFound, RateLimited
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.source import ApiSource
 from claude_usage_mqtt.sources.credentials.environment import GivenToken
 from claude_usage_mqtt.sources.local_login import LocalLogin
 from claude_usage_mqtt.sources.source import Source
-from claude_usage_mqtt.usage.reading import CLAUDE_CODE, OAUTH
+from claude_usage_mqtt.usage.reading import CLAUDE_CODE, OAUTH, REPORTER
 
 if TYPE_CHECKING:
     from claude_usage_mqtt.sources.claude_code import ClaudeCode
 
 
-def with_other_sources(error: RateLimited, used: str) -> RateLimited:
-    """Return the error of a first request, with the sources to try if the `used` one is refused whenever it is asked.
+def with_other_sources(error: ClaudeUsageError, used: str) -> ClaudeUsageError:
+    """Return the error of a first request, with the sources to try if the `used` one may never work here.
 
-    Some accounts get an instant and lasting 429 for any program but Claude Code itself.
+    Some accounts get an instant and lasting 429 for any program but Claude Code itself. A reporter has neither of
+    the two to add: it is the other source.
     """
+    if used == REPORTER:
+        return error
+    if isinstance(error, CredentialsNotFound):
+        return CredentialsNotFound(
+            f"{error} If Claude Code is used on another machine, set CLAUDE_SOURCE=reporter here "
+            "and run 'claude-usage-mqtt report' there."
+        )
+    if not isinstance(error, RateLimited):
+        return error
     names = "statusline or reporter" if used == CLAUDE_CODE else "claude-code, statusline or reporter"
     return RateLimited(
         f"{error} If no request ever succeeds here, another source may: CLAUDE_SOURCE={names}.",

@@ -13,8 +13,6 @@ from claude_usage_mqtt.sources.credentials.token import Credentials, parse_crede
 FILE_NAME = ".credentials.json"
 MAX_FILE = 1024 * 1024
 
-ELSEWHERE = "set CLAUDE_SOURCE=reporter and run 'claude-usage-mqtt report' there"
-
 
 @dataclass(frozen=True)
 class CredentialsFile:
@@ -51,14 +49,12 @@ class CredentialsFile:
         return parse_credentials(text, self.place)
 
     def _missing(self) -> str:
-        advice = f"If Claude Code is used on another machine, {ELSEWHERE}."
-        if self.folder.is_dir():
-            advice = (
-                "If the folder is a Mac's, the login is in the Keychain, which a container cannot see: "
-                f"run this program without a container, or {ELSEWHERE}; CLAUDE_SOURCE=statusline works too."
-            )
+        missing = f"{self.path} does not exist; log in with Claude Code, or point CLAUDE_CONFIG_DIR at its folder."
+        if not self.folder.is_dir():
+            return missing
         return (
-            f"{self.path} does not exist; log in with Claude Code, or point CLAUDE_CONFIG_DIR at its folder. {advice}"
+            f"{missing} If the folder is a Mac's, the login is in the Keychain, which a container cannot see: "
+            "run this program without a container, or use CLAUDE_SOURCE=statusline."
         )
 
     def fingerprint(self) -> object:
