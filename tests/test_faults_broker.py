@@ -211,34 +211,28 @@ def test_a_password_that_was_renewed_in_its_file(home: Path, endpoint: Endpoint,
 ACL = "user us\n{}\nuser watcher\ntopic readwrite #\n"
 
 
-def drop(running: Running) -> None:
-    """Let the connection to the broker end."""
-    attempt = running.service._publisher._connector._connection
-    assert attempt is not None
-    attempt.client.disconnect()
-
-
 def wait_until_settled(running: Running) -> None:
     """Wait until nothing can be late any more."""
     eventually(lambda: getattr(running.service._publisher._delivery, "is_settled", False))
 
 
 @contextlib.contextmanager
-def restricted(acl: str, home: Path, endpoint: Endpoint, **more: Any) -> Iterator[tuple[Running, Watcher]]:
-    """Run with a broker that lets us do only so much."""
+def restricted(acl: str, home: Path, endpoint: Endpoint, **more: Any) -> Iterator[tuple[Running, Watcher, FaultyProxy]]:
+    """Run with a broker that lets us do only so much, behind a proxy."""
     users = {"us": "u", "watcher": "w"}
     with (
         Mosquitto(users=users, acl=ACL.format(acl)) as mosquitto,
         Watcher(mosquitto.port, username="watcher", password="w") as watcher,
-        running_service(mosquitto.port, endpoint.url, home, username="us", password="u", **more) as running,
+        FaultyProxy(mosquitto.port) as proxy,
+        running_service(proxy.port, endpoint.url, home, username="us", password="u", **more) as running,
     ):
-        yield running, watcher
+        yield running, watcher, proxy
 
 
 def test_publishing_is_not_allowed(home: Path, endpoint: Endpoint) -> None:
     """A topic that the broker does not let us write is named once, with MQTT 5; the rest is published."""
     acl = "topic readwrite claude-usage/#\ntopic read homeassistant/status"
-    with restricted(acl, home, endpoint) as (running, watcher):
+    with restricted(acl, home, endpoint) as (running, watcher, _):
         watcher.wait_topic(HEALTH, is_ok)
         watcher.wait_topic(STATUS, is_online)
         running.log.wait_for(CONFIG)
@@ -252,7 +246,7 @@ def test_publishing_is_not_allowed(home: Path, endpoint: Endpoint) -> None:
 def test_announcing_is_not_allowed(home: Path, endpoint: Endpoint) -> None:
     """Mosquitto 2.0.11 disconnects after what it refuses: the announcement is left out, and the numbers go on."""
     acl = "topic readwrite claude-usage/#\ntopic read homeassistant/#"
-    with restricted(acl, home, endpoint, protocol="3.1.1") as (running, watcher):
+    with restricted(acl, home, endpoint, protocol="3.1.1") as (running, watcher, _):
         running.log.wait_for(f"The broker disconnects every time we publish {CONFIG}")
         running.log.wait_for(AGAIN)
         watcher.publish(service.command("interval"), "400")
@@ -275,11 +269,12 @@ def test_an_announcement_that_is_discarded_in_silence(
     monkeypatch.setattr(amqtt, "Broker", BrokerWithRules)
     with (
         EmbeddedBroker(port=0) as embedded,
-        running_service(embedded.port, endpoint.url, home, protocol="3.1.1") as running,
+        FaultyProxy(embedded.port) as proxy,
+        running_service(proxy.port, endpoint.url, home, protocol="3.1.1") as running,
     ):
         sentence = f"the broker did not return {CONFIG}. Allow this user to read and write there"
         running.log.wait_for(sentence)
-        drop(running)
+        proxy.drop()
         running.log.wait_for(AGAIN)
         wait_until_settled(running)
         assert running.log.count(sentence) == 1, running.log.text
@@ -294,9 +289,9 @@ def test_an_announcement_that_is_retained_is_verified(
     acl = (
         "topic readwrite claude-usage/#\ntopic readwrite homeassistant/device/+/config\ntopic read homeassistant/status"
     )
-    with restricted(acl, home, endpoint, protocol=protocol) as (running, watcher):
+    with restricted(acl, home, endpoint, protocol=protocol) as (running, watcher, proxy):
         watcher.wait_topic(CONFIG)
-        drop(running)
+        proxy.drop()
         running.log.wait_for(AGAIN)
         wait_until_settled(running)
         assert "did not return" not in running.log.text
@@ -305,7 +300,7 @@ def test_an_announcement_that_is_retained_is_verified(
 
 def test_nothing_may_be_published(home: Path, endpoint: Endpoint) -> None:
     """With a user who may write nothing, each topic is named once, and the program goes on."""
-    with restricted("topic read claude-usage/#", home, endpoint) as (running, _):
+    with restricted("topic read claude-usage/#", home, endpoint) as (running, _, _):
         endpoint.wait_for_requests(1)
         for topic in EVERYTHING:
             running.log.wait_for(topic)
@@ -315,7 +310,7 @@ def test_nothing_may_be_published(home: Path, endpoint: Endpoint) -> None:
 def test_reading_is_not_allowed(home: Path, endpoint: Endpoint, protocol: str) -> None:
     """Without the right to read, memory and commands are missing, and the numbers still come."""
     acl = "topic write claude-usage/#\ntopic write homeassistant/#"
-    with restricted(acl, home, endpoint, protocol=protocol) as (_, watcher):
+    with restricted(acl, home, endpoint, protocol=protocol) as (_, watcher, _):
         watcher.wait_topic(HEALTH, is_ok)
         watcher.wait_topic(STATUS, is_online)
 
@@ -340,12 +335,13 @@ def test_a_subscription_that_is_refused(home: Path, endpoint: Endpoint, tmp_path
     with (
         Mosquitto(extra_lines=plugin) as mosquitto,
         Watcher(mosquitto.port, ("claude-usage/#",)) as watcher,
-        running_service(mosquitto.port, endpoint.url, home, protocol=protocol) as running,
+        FaultyProxy(mosquitto.port) as proxy,
+        running_service(proxy.port, endpoint.url, home, protocol=protocol) as running,
     ):
         watcher.wait_topic(HEALTH, is_ok)
         running.log.wait_for("refused the subscription to claude-usage/+/command/+; allow this user to read that")
         since = watcher.mark()
-        drop(running)
+        proxy.drop()
         watcher.wait_topic(STATUS, is_online, since=since)
         assert running.log.count("refused the subscription") == 1
 

@@ -17,6 +17,7 @@ from parts.command import clean_environment, command_line
 from parts.credentials import write_credentials
 from parts.endpoint import Endpoint
 from parts.net import LOOPBACK, HeldPort
+from parts.proxy import FaultyProxy
 from parts.service import running_service
 from parts.waiting import eventually
 
@@ -109,15 +110,14 @@ def test_a_dead_connection_thread_is_noticed(tmp_path: Path, monkeypatch: pytest
     with (
         any_broker() as broker,
         Endpoint() as endpoint,
-        running_service(broker.port, endpoint.url, tmp_path / "claude") as running,
+        FaultyProxy(broker.port) as proxy,
+        running_service(proxy.port, endpoint.url, tmp_path / "claude") as running,
     ):
         running.log.wait_for("Publishing at")
         assert liveness.check()[0] == 0
         monkeypatch.setattr(connector.Connection, "run", end_the_thread)
         monkeypatch.setattr(liveness, "STUCK_AFTER", 1.0)
-        connection = running.service._publisher._connector._connection
-        assert connection is not None
-        connection.client.disconnect()
+        proxy.drop()
         eventually(lambda: liveness.check()[0] != 0)
         assert "stuck" in liveness.check()[1]
 
