@@ -24,6 +24,7 @@ from claude_usage_mqtt.sources.api.source import ApiSource
 from claude_usage_mqtt.sources.credentials.file import CredentialsFile
 from claude_usage_mqtt.sources.credentials.token import CredentialSource
 from claude_usage_mqtt.topics import Topics
+from claude_usage_mqtt.usage.account import Rules
 from claude_usage_mqtt.usage.reading import OAUTH
 from parts.command import QUICK_REPORTER, clean_environment, command_line
 from parts.net import LOOPBACK
@@ -274,8 +275,7 @@ def running_service(
                 label=None if name == "default" else name,
                 interval=dt.timedelta(seconds=interval),
                 limited=limited,
-                stale_after=dt.timedelta(seconds=stale_after),
-                thresholds=(75.0, 90.0),
+                rules=Rules(dt.timedelta(seconds=stale_after), (75.0, 90.0), (75.0, 90.0)),
                 discovery=discovery,
                 instance=instance,
                 sources=selected,

@@ -15,6 +15,7 @@ from claude_usage_mqtt.service.options import AccountOptions
 from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.sources.source import PollResult
 from claude_usage_mqtt.topics import Topics
+from claude_usage_mqtt.usage.account import Rules
 from claude_usage_mqtt.usage.document import state_document
 from claude_usage_mqtt.usage.events import Event
 from claude_usage_mqtt.usage.reading import OAUTH
@@ -42,8 +43,7 @@ def make_state(seed: int = 1, *, interval: float = 300, **more: Any) -> AccountS
         label=None,
         interval=timedelta(seconds=interval),
         limited=True,
-        stale_after=timedelta(minutes=30),
-        thresholds=(75.0, 90.0),
+        rules=Rules(timedelta(minutes=30), (75.0, 90.0), (75.0, 90.0)),
         **more,
     )
     return AccountState(options, random.Random(seed))

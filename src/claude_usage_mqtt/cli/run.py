@@ -23,6 +23,7 @@ from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.names import AUTO
 from claude_usage_mqtt.sources.select import polled_sources
 from claude_usage_mqtt.topics import Topics
+from claude_usage_mqtt.usage.account import Rules
 from claude_usage_mqtt.usage.reading import REPORTER, STATUSLINE
 
 log = logging.getLogger(__name__)
@@ -65,9 +66,11 @@ def make_service(settings: Settings, clock: Clock, accounts: tuple[Account, ...]
                     label=account.label,
                     interval=settings.interval,
                     limited=not settings.api_is_local,
-                    stale_after=timedelta(seconds=settings.stale_after),
-                    thresholds=settings.alert_thresholds,
-                    extra_thresholds=settings.extra_usage_thresholds,
+                    rules=Rules(
+                        stale_after=timedelta(seconds=settings.stale_after),
+                        thresholds=settings.alert_thresholds,
+                        extra_thresholds=settings.extra_usage_thresholds,
+                    ),
                     discovery=settings.homeassistant_discovery,
                     sources=settings.sources,
                     instance=instance,

@@ -25,7 +25,7 @@ from claude_usage_mqtt.sources.policy import Policy
 from claude_usage_mqtt.sources.select import with_other_sources
 from claude_usage_mqtt.sources.source import REPEATS_FOR, Login, PollResult
 from claude_usage_mqtt.topics import STARTING
-from claude_usage_mqtt.usage.account import AccountUsage, Rules
+from claude_usage_mqtt.usage.account import AccountUsage
 from claude_usage_mqtt.usage.events import Event
 from claude_usage_mqtt.usage.reading import REPORTER, Reading
 from claude_usage_mqtt.usage.saved_state import is_readable, restore
@@ -42,8 +42,7 @@ class AccountState:
     def __init__(self, options: AccountOptions, rng: random.Random, reporters: AccountReporters | None = None) -> None:
         self.options = options
         self.name = options.topics.account
-        rules = Rules(thresholds=options.thresholds, extra_thresholds=options.extra_thresholds)
-        self.usage = AccountUsage(self.name, rules)
+        self.usage = AccountUsage(self.name, options.rules)
         self.polling = Polling(Policy(options.interval, rng, limited=options.limited))
         self.reporters = reporters
         self.health = AccountHealth()
@@ -58,8 +57,8 @@ class AccountState:
     def set_interval(self, interval: timedelta) -> None:
         """Use another poll interval; numbers stay known for 2.2 of them at least."""
         self.polling.policy.interval = interval
-        stale_after = max(self.options.stale_after, LEAST_INTERVALS * interval)
-        self.usage.rules = self.usage.rules._replace(stale_after=stale_after)
+        stale_after = max(self.options.rules.stale_after, LEAST_INTERVALS * interval)
+        self.usage.rules = self.options.rules._replace(stale_after=stale_after)
 
     def restore(self, retained: Mapping[str, bytes], now: datetime) -> None:
         """Continue from what an earlier run retained: untrusted, and ignored with one line if it is unusable."""

@@ -11,6 +11,7 @@ from claude_usage_mqtt.service.listeners import SETTLED_AFTER
 from claude_usage_mqtt.service.usage_log import UsageLog
 from claude_usage_mqtt.sources.source import Source
 from claude_usage_mqtt.topics import LONGEST_INTERVAL, SHORTEST_INTERVAL, Topics
+from claude_usage_mqtt.usage.account import Rules
 from claude_usage_mqtt.usage.reading import OAUTH, STATUSLINE
 
 
@@ -21,9 +22,7 @@ class AccountOptions(NamedTuple):
     label: str | None
     interval: timedelta
     limited: bool
-    stale_after: timedelta
-    thresholds: tuple[float, ...]
-    extra_thresholds: tuple[float, ...] = (75.0, 90.0)
+    rules: Rules
     discovery: bool = True
     sources: tuple[str, ...] = (OAUTH,)
     """Names of the selected sources, polled and pushed ones."""
