@@ -201,6 +201,25 @@ def test_no_thread_and_no_socket_is_left(endpoint: Endpoint, hasty: UsageApi) ->
     gc.collect()  # a socket that was left would warn here, and warnings are errors
 
 
+def test_a_request_leaves_no_garbage_behind(api: UsageApi) -> None:
+    """The process does not grow by dozens of requests that wait for the garbage collector: each is freed at once."""
+
+    def responses() -> int:
+        return sum(isinstance(each, httpx.Response) for each in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = responses()
+        api.fetch(TOKEN)
+        for thread in threading.enumerate():
+            if thread.name == "usage-request":
+                thread.join(10)
+        assert responses() == before
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_not_followed(endpoint: Endpoint, api: UsageApi, status: int) -> None:
     """The token goes to one host; one that sends it elsewhere is reported, not obeyed."""

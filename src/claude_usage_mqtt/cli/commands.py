@@ -87,9 +87,8 @@ def _on_sigterm(_number: int, _frame: FrameType | None) -> None:
 
 def dispatch(arguments: list[str]) -> int:
     """Run the command that `arguments` name and return its exit status; no error ever shows a traceback."""
-    parser = make_parser()
     try:
-        parsed = parser.parse_args(arguments)
+        parsed = make_parser().parse_args(arguments)  # not kept: the command may run for months
     except SystemExit as end:
         return int(end.code or 0)
     if parsed.command in UNWOUND:

@@ -37,7 +37,7 @@ class UsageApi:
     """The endpoint at one base URL. Safe to use from several threads; holds no token."""
 
     def __init__(self, base_url: str, user_agent: str, deadline: float = DEADLINE) -> None:
-        self._url = base_url.rstrip("/") + PATH
+        self._url = httpx.URL(base_url.rstrip("/") + PATH)
         self._deadline = deadline
         self._address = host_and_port(base_url)
         secure = urlsplit(base_url).scheme == "https"
@@ -71,7 +71,7 @@ class UsageApi:
 class _Exchange:
     """One request in its own thread, so that whatever hangs (a name lookup too) cannot hang the caller."""
 
-    def __init__(self, client: httpx.Client, url: str, address: str, token: str, deadline: float) -> None:
+    def __init__(self, client: httpx.Client, url: httpx.URL, address: str, token: str, deadline: float) -> None:
         self._client = client
         self._url = url
         self._address = address
@@ -116,6 +116,8 @@ class _Exchange:
         extensions = {"trace": self._trace}
         with self._client.stream("GET", self._url, headers=headers, extensions=extensions) as response:
             body = _read_body(response)
+        # It refers to the response: such a cycle waits for the garbage collector, and dozens of them for one another.
+        del response.stream
         return interpret(response.status_code, response.headers, body, datetime.now(UTC))
 
     def _trace(self, event: str, info: dict[str, Any]) -> None:
