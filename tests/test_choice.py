@@ -5,7 +5,7 @@ import datetime as dt
 import pytest
 
 from claude_usage_mqtt.sources.account_reporters import AccountReporters
-from claude_usage_mqtt.sources.reporter_machine import SILENT, Machine
+from claude_usage_mqtt.sources.reporter_machine import SILENT, Machine, sentence
 from claude_usage_mqtt.sources.reporter_messages import AnnouncedLogin
 from claude_usage_mqtt.sources.reporter_registry import MachineRegistry
 from claude_usage_mqtt.sources.source import Login
@@ -69,3 +69,18 @@ def test_a_silent_machine_is_tried_again() -> None:
 def test_logins_are_compared_by_account_first(known: Login, other: Login, same: bool | None) -> None:  # noqa: FBT001
     """Colleagues share an organization; an account that is learned later is not a change."""
     assert known.owner.is_same(other.owner) is same
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [
+        (SILENT, "wake one up."),
+        ("token_expired", "start Claude Code there once."),
+        ("no_credentials", "log in with Claude Code there."),
+        ("network_error", "it is tried again by itself."),
+    ],
+)
+def test_the_advice_fits_what_is_wrong(status: str, advice: str) -> None:
+    """Nobody is sent to wake a machine that is awake, or to log in again because the API is away."""
+    machine = Machine(name="laptop", online=True, seen_at=dt.datetime(2026, 11, 20, tzinfo=dt.UTC))
+    assert sentence([(machine, status)], (), ["default"]).endswith(f"; {advice}")

@@ -32,7 +32,10 @@ def once(*, as_json: bool, force: bool = False) -> int:
         for account in settings.accounts()
     ]
     if not any(source for _, source in polled):
-        raise SettingsError(f"CLAUDE_SOURCE={settings.claude_source} has nothing to ask once; set CLAUDE_SOURCE=oauth.")
+        raise SettingsError(
+            f"CLAUDE_SOURCE={settings.claude_source} has nothing to ask once; "
+            "run it on a machine with Claude Code, or use `watch` or `guard` here."
+        )
     blocked = {} if force else blocks(settings, [account for account, _ in polled])
     for account, source in polled:
         if source is None:

@@ -30,6 +30,19 @@ WORDS = {
     "insufficient_scope": "its login may not read the usage",
 }
 
+LOG_IN = "log in with Claude Code there"
+ADVICE = {
+    SILENT: "wake one up",
+    OFFLINE: "wake one up",
+    FOREIGN: LOG_IN,
+    "no_credentials": LOG_IN,
+    "credentials_unreadable": "run 'claude-usage-mqtt check' there",
+    "token_expired": "start Claude Code there once",
+    "unauthorized": LOG_IN,
+    "insufficient_scope": LOG_IN,
+}
+"""What helps a machine with a status; anything else passes by itself."""
+
 
 class Hold(NamedTuple):
     """Why a machine is not asked, and until when."""
@@ -136,7 +149,8 @@ def sentence(machines: list[tuple[Machine, str]], strangers: Collection[str], ac
         f"{machine.name} ({WORDS.get(status, status.replace('_', ' '))}, last seen {machine.seen_at:%b %d %H:%M} UTC)"
         for machine, status in sorted(machines, key=lambda each: each[0].seen_at, reverse=True)[:MAX_LISTED]
     ]
-    return f"No machine can be asked: {', '.join(parts)}; wake one up, or log in with Claude Code there."
+    advice = dict.fromkeys(ADVICE[status] for _, status in machines if status in ADVICE)
+    return f"No machine can be asked: {', '.join(parts)}; {', or '.join(advice) or 'it is tried again by itself'}."
 
 
 def restored(name: str, account: str, entry: object, now: datetime) -> Machine | None:
