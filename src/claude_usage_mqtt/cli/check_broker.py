@@ -16,6 +16,7 @@ from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.session import Session
 from claude_usage_mqtt.settings.fields import Settings
 from claude_usage_mqtt.sources.names import AUTO
+from claude_usage_mqtt.sources.reporter_machine import advice
 from claude_usage_mqtt.sources.reporter_messages import Presence, parse_presence
 from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, ONLINE, ReporterTopics, Topics
 from claude_usage_mqtt.usage.reading import REPORTER
@@ -258,8 +259,10 @@ class _Checker:
         if any(_can_report(presence, accounts) for presence in machines.values()):
             return listed
         if self._settings.claude_source != AUTO and all(presence.online for presence in machines.values()):
+            logins = [login for presence in machines.values() for login in presence.accounts.values()]
+            what_helps = advice(login.status for login in logins)
             raise NoReporter(
-                f"No machine can be asked: {listed}; log in with Claude Code there, for each of {', '.join(accounts)}."
+                f"No machine can be asked: {listed}; {what_helps}, for each of {', '.join(sorted(accounts))}."
             )
         raise NotChecked(f"no machine can be asked now: {listed}")
 

@@ -149,8 +149,13 @@ def sentence(machines: list[tuple[Machine, str]], strangers: Collection[str], ac
         f"{machine.name} ({WORDS.get(status, status.replace('_', ' '))}, last seen {machine.seen_at:%b %d %H:%M} UTC)"
         for machine, status in sorted(machines, key=lambda each: each[0].seen_at, reverse=True)[:MAX_LISTED]
     ]
-    advice = dict.fromkeys(ADVICE[status] for _, status in machines if status in ADVICE)
-    return f"No machine can be asked: {', '.join(parts)}; {', or '.join(advice) or 'it is tried again by itself'}."
+    return f"No machine can be asked: {', '.join(parts)}; {advice(status for _, status in machines)}."
+
+
+def advice(statuses: Iterable[str]) -> str:
+    """Return what helps machines with these statuses."""
+    found = dict.fromkeys(ADVICE[status] for status in statuses if status in ADVICE)
+    return ", or ".join(found) or "it is tried again by itself"
 
 
 def restored(name: str, account: str, entry: object, now: datetime) -> Machine | None:

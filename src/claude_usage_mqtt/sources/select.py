@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def with_other_sources(error: ClaudeUsageError, used: str) -> ClaudeUsageError:
     """Return the error of a first request, with the sources to try if the `used` one may never work here.
 
-    Some accounts get an instant and lasting 429 for any program but Claude Code itself. A reporter has neither of
-    the two to add: it is the other source.
+    Some accounts get an instant and lasting 429 for any program but Claude Code itself. What
+    a reporter answers is left as it is: it is the other source.
     """
     if used == REPORTER:
         return error
