@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from claude_usage_mqtt.settings import machine
 from claude_usage_mqtt.usage.account import AccountUsage
 from parts import faults
 from parts.broker import Mosquitto, any_broker, needs_mosquitto
@@ -123,7 +124,8 @@ def test_the_api_is_not_asked_while_the_service_waits(home: Path) -> None:
 def test_check_shows_each_link_of_the_chain(home: Path) -> None:
     """On a machine where all is well each line says ok, the token is not shown, and nothing stays on the broker."""
     with any_broker() as broker, Endpoint(sample_usage(five_hour=42)) as endpoint:
-        result = call_command(home, "check", CLAUDE_API_URL=endpoint.url, MQTT_HOST="127.0.0.1", MQTT_PORT=broker.port)
+        given = {"CLAUDE_API_URL": endpoint.url, "MQTT_HOST": "127.0.0.1", "MQTT_PORT": broker.port}
+        result = call_command(home, "check", MACHINE_NAME="laptop", **given)
         with Watcher(broker.port) as watcher:
             assert watcher.retained() == {}
     links = ["settings", "credentials", "api", "broker", "publish", "retain", "discovery"]
@@ -148,6 +150,18 @@ def test_variables_of_other_programs_are_shown(home: Path) -> None:
         assert process.log.count(sentence) == 1
     assert result.returncode == 0
     assert "house/energy" not in result.stdout + process.log.text
+
+
+def test_check_in_a_container_misses_the_name_of_a_reporter(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`report` ends in a container without MACHINE_NAME: `check` says so before."""
+    for is_container in (True, False):
+        monkeypatch.setattr(machine, "is_container", lambda is_container=is_container: is_container)
+        monkeypatch.setattr(machine.socket, "gethostname", lambda: "laptop")
+        for given, is_missing in (({}, is_container), ({"MACHINE_NAME": "nas"}, False)):
+            output = call_command(home, "check", CLAUDE_SOURCE="reporter", **given).stdout
+            found = re.findall(r"^machine +- +(.*)$", output, re.MULTILINE)
+            assert bool(found) is is_missing
+            assert all("MACHINE_NAME is not set" in line and "'claude-usage-mqtt report'" in line for line in found)
 
 
 def verdicts(output: str) -> dict[str, str]:
@@ -458,12 +472,23 @@ def test_help_names_every_command_and_exit_status(tmp_path: Path) -> None:
         assert word in result.stdout
 
 
-@pytest.mark.parametrize("arguments", [["frobnicate"], ["once", "--jsn"], ["healthcheck", "extra"]])
-def test_wrong_usage_ends_with_2(tmp_path: Path, arguments: list[str]) -> None:
-    """An unknown command or option is refused."""
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["frobnicate"], "unknown command frobnicate; see --help"),
+        (["chek"], "unknown command chek; did you mean check?"),
+        (["health-check"], "unknown command health-check; did you mean healthcheck?"),
+        (["once", "--jsn"], "unrecognized arguments: --jsn"),
+        (["healthcheck", "extra"], "unrecognized arguments: extra"),
+        (["guard", "--below", "abc"], "argument --below: abc is not a percentage above 0 and up to 100"),
+        (["guard", "--below", "101"], "argument --below: 101 is not a percentage above 0 and up to 100"),
+    ],
+)
+def test_wrong_usage_ends_with_2(tmp_path: Path, arguments: list[str], said: str) -> None:
+    """An unknown command or option is refused, in words that help to correct it."""
     result = call_command(tmp_path, *arguments)
     assert result.returncode == 2
-    assert "Traceback" not in result.stderr
+    assert result.stderr.endswith(f": error: {said}\n")
 
 
 def test_an_error_of_our_own_shows_its_place_and_no_traceback(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from claude_usage_mqtt.cli import main
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.mqtt.client import require_readable
-from claude_usage_mqtt.settings.fields import Settings, ignored_variables, load_settings, variables
+from claude_usage_mqtt.settings.fields import Settings, doubts, load_settings, variables
 from claude_usage_mqtt.settings.typos import misspelled
 
 CANARY = "canary-0b5e1c"
@@ -269,7 +270,7 @@ def test_a_variable_that_may_be_another_programs_is_a_warning(
     """In a shared environment other programs have their own words for the same thing; in our file they are mistakes."""
     monkeypatch.setenv(other, CANARY)
     assert load_settings()
-    [sentence] = ignored_variables()
+    [sentence] = doubts()
     assert sentence.startswith(f"{other} is not a setting of this program")
     assert meant in sentence
     assert CANARY not in sentence
@@ -285,20 +286,71 @@ def test_beside_the_right_name_a_typo_is_a_warning(
 ) -> None:
     """If the right name is set too, a typo is reported and stops nothing; what may be another program's is not."""
     monkeypatch.setenv("MQTT_USERNAME", "me")
+    monkeypatch.setenv("MQTT_PASSWORD", "secret")
     monkeypatch.setenv(meant, VALID.get(meant, "info"))
     monkeypatch.setenv(other, CANARY)
     warned = [f"Unknown setting {other.upper()} is ignored; {meant} is set too."] if (other, meant) in TYPOS else []
     assert load_settings()
-    assert ignored_variables() == warned
+    assert doubts() == warned
     monkeypatch.delenv(other)
     (empty / ".env").write_text(f"{other}=x\n")
     assert load_settings()
-    assert ignored_variables() == warned
+    assert doubts() == warned
     (empty / ".env").unlink()
     monkeypatch.setenv(other, "")
-    monkeypatch.delenv(meant)
+    for name in (meant, "MQTT_USERNAME", "MQTT_PASSWORD"):
+        monkeypatch.delenv(name, raising=False)
     assert load_settings()
-    assert ignored_variables() == []
+    assert doubts() == []
+
+
+def test_an_error_does_not_hide_the_variable_that_caused_it(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever wrote MQTT_USER reads so next to the error about the missing user, not after they have fixed that."""
+    assert empty.is_dir()
+    monkeypatch.setenv("MQTT_USER", "me")
+    monkeypatch.setenv("MQTT_PASSWORD", CANARY)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    without, hint = "MQTT_PASSWORD is set without MQTT_USERNAME", "MQTT_USER is not a setting of this program"
+    assert str(caught.value).index(without) < str(caught.value).index(hint)
+    assert CANARY not in str(caught.value)
+    monkeypatch.delenv("MQTT_PASSWORD")
+    monkeypatch.setenv("MQTT_BROKER", "broker")
+    with pytest.raises(
+        SettingsError, match=r"^MQTT_HOST is not set; .* \(MQTT_BROKER: not a setting of this program\)\.$"
+    ):
+        load_settings().broker()
+
+
+def test_a_name_without_a_password_is_suspected(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A password that got lost on its way is reported before the broker refuses the login; a certificate needs none."""
+    for name in ("MQTT_PASSWORD", "MQTT_PASSWORD_FILE"):
+        (empty / ".env").write_text(f"MQTT_USERNAME=me\n{name}=\n")
+        assert doubts() == [
+            "MQTT_USERNAME is set without MQTT_PASSWORD; most brokers refuse a login without a password."
+        ]
+        (empty / ".env").write_text(f"MQTT_USERNAME=me\n{name}=x\n")
+        assert doubts() == []
+    (empty / ".env").unlink()
+    monkeypatch.setenv("MQTT_USERNAME", "me")
+    monkeypatch.setenv("MQTT_TLS_CERT", "/etc/ssl/me.pem")
+    assert doubts() == []
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="TZ means something else on Windows")
+def test_a_time_zone_that_the_system_does_not_know_is_reported(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a slip in TZ the C library shows UTC and says nothing; what it understands is not reported."""
+    for name in ("Europe/Berlin", ":Europe/Berlin", "UTC", "CET-1CEST,M3.5.0,M10.5.0/3", "<+03>-3", "EST5EDT"):
+        monkeypatch.setenv("TZ", name)
+        assert doubts() == [], name
+    for name in ("Europe/Berln", "Berlin", "Europe", "CEST", "UTC+"):
+        monkeypatch.setenv("TZ", name)
+        assert doubts() == [
+            "TZ names no time zone of this system, so times are in UTC; a name looks like Europe/Berlin."
+        ]
+    monkeypatch.delenv("TZ")
+    (empty / ".env").write_text("TZ=Europe/Berlin\n")
+    assert doubts() == ["TZ in .env has no effect; set it in the environment."]
 
 
 FOREIGN = """
@@ -316,7 +368,7 @@ def test_variables_of_others_are_left_alone(empty: Path, monkeypatch: pytest.Mon
     for name in FOREIGN.split():
         monkeypatch.setenv(name, "x")
     assert load_settings()
-    assert ignored_variables() == []
+    assert doubts() == []
     assert list(misspelled([*FOREIGN.split(), *variables()], variables())) == []
 
 

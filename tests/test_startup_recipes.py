@@ -12,7 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -194,10 +194,24 @@ def test_a_password_reaches_the_settings_as_it_is(name: str, installed: Installe
     assert written[2] == r'MQTT_PASSWORD=50%s \n$x"'
 
 
-def test_the_first_eight_lines_of_the_unit_say_what_to_type() -> None:
-    """As the README says: `recipe systemd | head -8`."""
+def test_the_first_twelve_lines_of_the_unit_say_what_to_type() -> None:
+    """As the README says: `recipe systemd | head -12`."""
     lines = RECIPES["systemd"].text().splitlines()
-    assert [line[:1] for line in lines[:9]] == ["#"] * 8 + [""]
+    assert [line[:1] for line in lines[:13]] == ["#"] * 12 + [""]
+
+
+@pytest.mark.parametrize("name", ["systemd", "systemd-report"])
+def test_what_the_lines_at_the_top_install_the_last_ones_remove(name: str) -> None:
+    """Whoever pastes the block that installs a unit finds one that leaves no file of it and nothing on the broker."""
+    top = RECIPES[name].text().partition("\n\n")[0]
+    installs, _, removes = top.partition("# To remove it")
+    written = set(re.findall(r"(?:/etc|~/\.config)/[-\w./]+\.(?:service|env)", installs))
+    named = set(re.findall(r"(?:/etc|~/\.config)/[-\w./]+", removes.partition("rm -r ")[2]))
+    assert len(written) == 2
+    assert all(named & {path, str(PurePosixPath(path).parent)} for path in written)
+    (unit_name,) = re.findall(r"enable --now (\S+)", installs)
+    assert f"disable --now {unit_name}\n" in removes
+    assert (" remove\n" in removes) is (name == "systemd")  # a reporter's own topic ends with it
 
 
 @posix
@@ -211,8 +225,8 @@ def test_the_command_at_the_top_prints_the_recipe_again(name: str, installed: In
 
 
 def test_claude_code_is_found_as_in_the_shell_that_prints_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At a login the PATH is short: the reporter gets the one of the shell in which `claude` works."""
-    monkeypatch.setenv("PATH", "/home/me/.local/bin:/mnt/c/Program Files:/a&b:/usr/bin")
+    """At a login the PATH is short: the reporter gets the one of the shell in which `claude` works, without repeats."""
+    monkeypatch.setenv("PATH", "/home/me/.local/bin:/mnt/c/Program Files:/home/me/.local/bin::/a&b:/usr/bin:/a&b")
     agent = plistlib.loads(RECIPES["launchd-report"].text().encode())
     assert agent["EnvironmentVariables"] == {"PATH": "/home/me/.local/bin:/mnt/c/Program Files:/a&b:/usr/bin"}
     service = unit("systemd-report")["Service"]

@@ -13,7 +13,7 @@ from claude_usage_mqtt.cli.check_sources import check_sources
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.secret_file import current_user
 from claude_usage_mqtt.settings.claude import Account
-from claude_usage_mqtt.settings.fields import Settings, ignored_variables, load_settings
+from claude_usage_mqtt.settings.fields import Settings, doubts, load_settings
 from claude_usage_mqtt.sources.api.redact import redacted
 
 
@@ -35,8 +35,12 @@ def check(*, force: bool = False, dump: bool = False) -> int:
     if report.link("settings", settings_hold) is not None:
         return report.end()
     settings = loaded[0]
-    for sentence in ignored_variables():
+    for sentence in doubts():
         report.skip("variables", sentence)
+    try:
+        settings.machine()
+    except SettingsError as error:
+        report.skip("machine", f"{error} 'claude-usage-mqtt report' does not start without it.")
     usage_log = settings.usage_log
     if usage_log is not None:
         report.link("usage_log", lambda: _may_append(usage_log))

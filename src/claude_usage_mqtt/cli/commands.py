@@ -74,11 +74,25 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _percent(text: str) -> float:
-    """Return a percentage; raises ValueError."""
-    percent = float(text)
-    if not 0 < percent <= 100:
-        raise ValueError(text)
-    return percent
+    """Return a percentage; raises ArgumentTypeError, whose words argparse shows."""
+    with contextlib.suppress(ValueError):
+        percent = float(text.removesuffix("%"))
+        if 0 < percent <= 100:
+            return percent
+    raise argparse.ArgumentTypeError(f"{text} is not a percentage above 0 and up to 100")
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    """Return the parsed arguments, and do not keep the parser: the command may run for months."""
+    parser = make_parser()
+    actions = parser._actions  # noqa: SLF001 - argparse has no other way to list the commands
+    commands = next(action.choices for action in actions if action.dest == "command") or ()
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
+        import difflib  # noqa: PLC0415 - rarely needed, and start-up time counts
+
+        near = difflib.get_close_matches(arguments[0].lower(), list(commands), n=1)
+        parser.error(f"unknown command {arguments[0]}" + (f"; did you mean {near[0]}?" if near else "; see --help"))
+    return parser.parse_args(arguments)
 
 
 def _on_sigterm(_number: int, _frame: FrameType | None) -> None:
@@ -88,7 +102,7 @@ def _on_sigterm(_number: int, _frame: FrameType | None) -> None:
 def dispatch(arguments: list[str]) -> int:
     """Run the command that `arguments` name and return its exit status; no error ever shows a traceback."""
     try:
-        parsed = make_parser().parse_args(arguments)  # not kept: the command may run for months
+        parsed = _parse(arguments)
     except SystemExit as end:
         return int(end.code or 0)
     if parsed.command in UNWOUND:

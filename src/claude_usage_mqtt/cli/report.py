@@ -11,7 +11,7 @@ from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.logs import set_up_logging
 from claude_usage_mqtt.mqtt.client import require_readable
 from claude_usage_mqtt.reporter.loop import Reporter, ReporterOptions
-from claude_usage_mqtt.settings.fields import Settings, ignored_variables, load_settings
+from claude_usage_mqtt.settings.fields import Settings, doubts, load_settings
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.claude_code_cache import UsageCache
 from claude_usage_mqtt.sources.in_order import in_order
@@ -25,7 +25,7 @@ def report() -> int:
     """Report until SIGTERM or SIGINT."""
     settings = load_settings()
     set_up_logging(settings.log_level, settings.log_format)
-    for sentence in ignored_variables():
+    for sentence in doubts():
         log.warning("%s", sentence)
     reporter = Reporter(reporter_options(settings), SystemClock())
     with until_signal(reporter.stop), until_a_thread_dies(reporter.stop):

@@ -18,7 +18,7 @@ from claude_usage_mqtt.service.options import AccountOptions, ServiceOptions
 from claude_usage_mqtt.service.usage_log import UsageLog
 from claude_usage_mqtt.settings import supervisor
 from claude_usage_mqtt.settings.claude import Account
-from claude_usage_mqtt.settings.fields import Settings, ignored_variables, load_settings
+from claude_usage_mqtt.settings.fields import Settings, doubts, load_settings
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.names import AUTO
 from claude_usage_mqtt.sources.select import polled_sources
@@ -37,7 +37,7 @@ def run() -> int:
         prepare()
     settings = load_settings()
     set_up_logging(settings.log_level, settings.log_format)
-    for sentence in ignored_variables():
+    for sentence in doubts():
         log.warning("%s", sentence)
     service = make_service(settings, SystemClock())
     with until_signal(service.stop), until_a_thread_dies(service.stop):

@@ -47,7 +47,7 @@ def for_systemd(command: str) -> Mapping[str, str]:
         "@USER@": _user(),
         "@LOGIN@": _of_systemd(f"CLAUDE_CONFIG_DIR={_absolute(login)}"),
         "@SEEN@": " ".join(_of_systemd(each) for each in seen),
-        "@PATH@": _of_systemd(f"PATH={os.environ.get('PATH', os.defpath)}"),
+        "@PATH@": _of_systemd(f"PATH={_path()}"),
         "@MACHINE@": " MACHINE_NAME=laptop" if is_container() else "",
     }
 
@@ -59,7 +59,7 @@ def for_launchd(command: str) -> Mapping[str, str]:
         **_names(command, "launchd"),
         "@PROGRAM@": path.replace("--", "-'-'"),  # the same to a shell; two hyphens would end a comment of XML
         "@START@": escape(path, quote=False),
-        "@PATH@": escape(os.environ.get("PATH", os.defpath), quote=False),
+        "@PATH@": escape(_path(), quote=False),
     }
 
 
@@ -78,6 +78,11 @@ def _names(command: str, kind: str) -> dict[str, str]:
     if command == "run":
         return {"@WHAT@": "The publisher", "@RECIPE@": kind, "@COMMAND@": command}
     return {"@WHAT@": "The reporter", "@RECIPE@": f"{kind}-{command}", "@COMMAND@": command}
+
+
+def _path() -> str:
+    """Return where this shell finds programs, each folder once."""
+    return ":".join(dict.fromkeys(filter(None, os.environ.get("PATH", os.defpath).split(":"))))
 
 
 def _user() -> str:

@@ -27,6 +27,7 @@ from claude_usage_mqtt.settings.claude import (
     single_account,
 )
 from claude_usage_mqtt.settings.env_file import EnvFile, mixed_origins, read_env_file
+from claude_usage_mqtt.settings.hints import hints
 from claude_usage_mqtt.settings.machine import machine_name
 from claude_usage_mqtt.settings.typos import Shape, expected, misspelled
 from claude_usage_mqtt.sources.api.url import API_URL, checked_url, is_loopback
@@ -243,7 +244,9 @@ class Settings(BaseSettings):
     def broker(self) -> BrokerOptions:
         """Return how to reach the broker; raises SettingsError if none is named."""
         if self.mqtt_host is None:
-            raise SettingsError("MQTT_HOST is not set; set it to the name or address of your MQTT broker.")
+            slips = [found.name for found in misspelled(_environment(), variables()) if found.meant == "MQTT_HOST"]
+            hint = f" ({', '.join(slips)}: not a setting of this program)" if slips else ""
+            raise SettingsError(f"MQTT_HOST is not set; set it to the name or address of your MQTT broker{hint}.")
         return BrokerOptions(
             host=self.mqtt_host if self.mqtt_transport == "unix" else values.host(self.mqtt_host),
             port=self.mqtt_port or (8883 if self.mqtt_tls else 1883),
@@ -284,19 +287,13 @@ def load_settings(*, with_env_file: bool = True) -> Settings:
     else:
         if not mistakes:
             return settings
-    raise SettingsError(" ".join(dict.fromkeys(mistakes)))
+    raise SettingsError(" ".join(dict.fromkeys([*mistakes, *hints(environment, given, variables())])))
 
 
-def ignored_variables() -> list[str]:
-    """Return a sentence for each variable that was perhaps meant for us, and has no effect."""
-    given = _environment() | dict(read_env_file(variables()).values)
-    return [
-        f"Unknown setting {found.name} is ignored; {found.meant} is set too."
-        if found.is_set
-        else f"{found.name} is not a setting of this program; if it is meant for it, its name is {found.meant}."
-        for found in misspelled(given, variables())
-        if found.is_set or not found.is_typo
-    ]
+def doubts() -> list[str]:
+    """Return a sentence for each variable that is perhaps a mistake, and stops nothing."""
+    file = {name: value for name, value in read_env_file(variables()).values.items() if value}
+    return list(hints(_environment(), file, variables()))
 
 
 def _environment() -> dict[str, str]:
