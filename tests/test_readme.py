@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tomllib
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,12 @@ from claude_usage_mqtt.homeassistant.entities import (
 from claude_usage_mqtt.homeassistant.entity import Entity
 from claude_usage_mqtt.recipes import RECIPES, app_folder
 from claude_usage_mqtt.recipes.started import program
+from claude_usage_mqtt.service.documents import health_document
 from claude_usage_mqtt.settings.fields import Settings
 from claude_usage_mqtt.topics import OK, STATUSES
 from claude_usage_mqtt.usage.events import ACCOUNT_EVENT_TYPES, EVENT_TYPES
+from parts.documents import make_extra_usage, sample_usage
+from parts.simulation import Simulation, make_state
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -101,6 +105,19 @@ def test_each_event_type_is_told() -> None:
     """The event types that automations match on are written down."""
     for event_type in (*EVENT_TYPES, *ACCOUNT_EVENT_TYPES):
         assert f"`{event_type}`" in README
+
+
+def test_each_key_of_the_topics_is_explained() -> None:
+    """Whatever key somebody reads in `state` or `health` can be looked up in the README."""
+    now = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
+    answer = sample_usage(now=now, extra_usage=make_extra_usage(1234.0, 5000, "EUR"))
+    simulation = Simulation(lambda _: answer, now, make_state())
+    simulation.run(now + timedelta(minutes=1))
+    shown = simulation.shown[-1].state
+    window, money = shown["windows"]["five_hour"], shown["extra_usage"]
+    text = README.split("## The numbers")[1].split("\n## ")[0]
+    for key in (*shown, *window, *money, *health_document(simulation.state, now)):
+        assert f"`{key}`" in text, key
 
 
 ROOT = Path(__file__).parent.parent

@@ -242,19 +242,7 @@ def test_blueprint_notifies_before_the_login_ends(home: HomeAssistant, session: 
 def test_dashboard_shows_the_account_without_an_error(home: HomeAssistant, scripts: Path, tmp_path: Path) -> None:
     """Every card finds its entity, and the numbers are there."""
     home.wait_for(sensor__claude_weekly_fable_usage="31.0", sensor__claude_extra_usage_used="12.34")
-    dashboard = tmp_path / "dashboard.json"
-    dashboard.write_text(json.dumps(yaml.safe_load(RECIPES["dashboard"].text())), encoding="utf-8")
-    picture = tmp_path / "dashboard.png"
-    said = run_script(scripts, "screenshot.sh", "dashboard", str(dashboard), str(picture))
-    assert "page errors" not in said
-    program = Path(__file__).with_name("cards.js")
-    done = subprocess.run(
-        ["node", str(program), "/lovelace-verify/0"], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    shown = json.loads(done.stdout)
-    assert shown["errors"] == []
-    assert shown["complaints"] == []
+    shown = dashboard(scripts, tmp_path)
     assert shown["gauges"] == 2
     assert shown["graphs"] == 2
     assert len(shown["tiles"]) == 8
@@ -264,6 +252,47 @@ def test_dashboard_shows_the_account_without_an_error(home: HomeAssistant, scrip
     assert "As of " in answer
     assert "Fable 31 % " in models
     assert events.startswith("Events ")
+
+
+@pytest.mark.usefixtures("watcher")
+def test_dashboard_says_why_there_are_no_numbers(
+    home: HomeAssistant, mosquitto: Mosquitto, scripts: Path, tmp_path: Path
+) -> None:
+    """The first card says what to do while the numbers are gone, and that the service is; no card fails."""
+    write_credentials(tmp_path, expires_in=dt.timedelta(hours=1))
+    clock = StepClock()
+    with (
+        Endpoint(sample_usage()) as endpoint,
+        running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock),
+    ):
+        home.wait_for(sensor__claude_session_usage="42.0")
+        clock.advance(minutes=59)
+        home.wait_for(sensor__claude_status="Token expired")
+        clock.advance(minutes=62)
+        home.wait_for(sensor__claude_session_usage="unavailable", sensor__claude_status="Token expired")
+        answer, _ = dashboard(scripts, tmp_path)["markdown"]
+        assert answer.startswith("The usage is not known The access token expired at ")
+    home.wait_for(sensor__claude_status="unavailable")
+    answer, events = dashboard(scripts, tmp_path)["markdown"]
+    assert answer == "The usage is not known There is no reading yet, or the service is not running."
+    assert events == "Events Not known while the service is not running."
+
+
+def dashboard(scripts: Path, folder: Path) -> Any:
+    """Load the dashboard as a user does, and return what its cards show; none may complain."""
+    file = folder / "dashboard.json"
+    file.write_text(json.dumps(yaml.safe_load(RECIPES["dashboard"].text())), encoding="utf-8")
+    said = run_script(scripts, "screenshot.sh", "dashboard", str(file), str(folder / "dashboard.png"))
+    assert "page errors" not in said
+    program = Path(__file__).with_name("cards.js")
+    done = subprocess.run(
+        ["node", str(program), "/lovelace-verify/0"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+    assert shown["errors"] == []
+    assert shown["complaints"] == []
+    return shown
 
 
 @pytest.fixture
