@@ -2,15 +2,19 @@
 
 import json
 import logging
+import re
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from claude_usage_mqtt.errors import CredentialsNotFound, RateLimited, ServerError, Unauthorized
+from claude_usage_mqtt.errors import CredentialsNotFound, RateLimited, ServerError, TokenExpired, Unauthorized
+from claude_usage_mqtt.instants import local_time
 from claude_usage_mqtt.service.account import AccountState
 from claude_usage_mqtt.service.commands import obey
 from claude_usage_mqtt.service.documents import documents, health_document
+from claude_usage_mqtt.sources.credentials.token import Credentials
 from claude_usage_mqtt.sources.credentials.watch import LoginChanged
 from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.topics import encode
@@ -154,6 +158,35 @@ def test_the_end_of_a_login_is_notified_once_over_restarts() -> None:
     assert len(again.delivery) == 1
 
 
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="TZ means something else on Windows")
+def test_what_a_person_reads_has_local_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each sentence of the health, which Home Assistant shows on a phone, names its time in the zone of `TZ`."""
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        ending = make_state()
+        ending.login.known = Login(login_expires_at=NOW)
+        silent = make_state(sources=(STATUSLINE,))
+        silent.health.succeeded(NOW)
+        silent.health.show_silence(NOW)
+        pressed = refused(ServerError("out of order"))
+        obey(pressed, "refresh", b"", NOW)
+        with pytest.raises(TokenExpired) as expired:
+            Credentials(token="t", login=Login(token_expires_at=NOW)).require_unexpired(NOW)
+        sentences = (
+            ending.login.sentence(NOW - timedelta(days=1)),
+            silent.health.detail,
+            pressed.health.hint,
+            str(expired.value),
+        )
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    for sentence in sentences:
+        assert sentence is not None
+        assert re.search(r" 21:0\d on Fri Nov 20", sentence), sentence
+
+
 def test_a_silent_status_line_says_why() -> None:
     """If nothing polls, numbers that are stale have their likely reasons, and a day without them a status.
 
@@ -173,7 +206,7 @@ def test_a_silent_status_line_says_why() -> None:
         for each in (state, again):
             assert each.health.status == status
             assert each.health.detail is not None
-            assert "since 2026-11-20T12:00:00+00:00" in each.health.detail
+            assert f"since {local_time(NOW)}" in each.health.detail
             assert "desktop app" in each.health.detail
     late = NOW + timedelta(hours=24)
     reading = make_reading(late, 5, late + timedelta(hours=3), source=STATUSLINE)

@@ -53,6 +53,12 @@ def format_instant(instant: datetime | None) -> str | None:
     return None if instant is None else instant.astimezone(UTC).isoformat(timespec="seconds")
 
 
+def local_time(instant: datetime) -> str:
+    """Return `17:00 on Fri Nov 20` in the time zone of this process (`TZ`): for sentences that a person reads."""
+    local = instant.astimezone()
+    return f"{local:%H:%M} on {local:%a %b} {local.day}"
+
+
 def whole_minute(instant: datetime) -> datetime:
     """Return the nearest whole minute."""
     return (instant + timedelta(seconds=30)).replace(second=0, microsecond=0)

@@ -13,7 +13,7 @@ from claude_usage_mqtt.errors import (
     NoReporter,
     TokenExpired,
 )
-from claude_usage_mqtt.instants import format_instant, parse_instant
+from claude_usage_mqtt.instants import local_time, parse_instant
 from claude_usage_mqtt.topics import OK, STARTING
 
 CREDENTIALS_STATUSES = frozenset(
@@ -67,7 +67,7 @@ class AccountHealth:
             self.status = NO_STATUS_LINE
         if last is not None:
             self.detail = (
-                f"No status line has arrived since {format_instant(last)}: a terminal that sits idle and the desktop "
+                f"No status line has arrived since {local_time(last)}: a terminal that sits idle and the desktop "
                 "app send none, Claude Code reports no limits for an API key and for some plans, or its command cannot "
                 "reach the broker (run 'claude-usage-mqtt check' there)."
             )

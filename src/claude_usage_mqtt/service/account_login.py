@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from claude_usage_mqtt.instants import format_instant, parse_instant
+from claude_usage_mqtt.instants import format_instant, local_time, parse_instant
 from claude_usage_mqtt.sources.source import Login
 from claude_usage_mqtt.usage.events import LOGIN_EXPIRING, Event
 from claude_usage_mqtt.usage.money import ACCOUNT_EVENT_LASTS
@@ -52,10 +52,11 @@ class AccountLogin:
 
     def sentence(self, now: datetime) -> str | None:
         """Return what to do in the last days of a login, None before and after them."""
-        if not self._is_ending(now):
+        ends_at = self.known.login_expires_at
+        if ends_at is None or not self._is_ending(now):
             return None
         return (
-            f"The login ends at {format_instant(self.known.login_expires_at)}, and nothing renews it: log in with "
+            f"The login ends at {local_time(ends_at)}, and nothing renews it: log in with "
             "Claude Code again (/login) before that."
         )
 

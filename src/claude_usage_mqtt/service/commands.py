@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from claude_usage_mqtt.instants import format_instant
+from claude_usage_mqtt.instants import local_time
 from claude_usage_mqtt.service.account import AccountState
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ def obey(state: AccountState, name: str, payload: bytes, now: datetime) -> None:
 def _refresh(state: AccountState, _: str, now: datetime) -> bool:
     when = state.polling.policy.refresh(now)
     if not state.polling.is_busy and when > now + timedelta(seconds=1):
-        state.health.hint = f"The refresh will run at {format_instant(when)}, to stay within the rate limit."
+        state.health.hint = f"The refresh will run at {local_time(when)}, to stay within the rate limit."
     return True
 
 

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from claude_usage_mqtt.errors import ApiError, CredentialsNotFound, CredentialsUnreadable, TokenExpired
-from claude_usage_mqtt.instants import format_instant, from_milliseconds, parse_instant
+from claude_usage_mqtt.instants import from_milliseconds, local_time, parse_instant
 from claude_usage_mqtt.sources.source import Login
 from claude_usage_mqtt.untrusted import clean_text
 
@@ -39,7 +39,7 @@ class Credentials:
         expires_at = self.login.token_expires_at
         if expires_at is not None and now >= expires_at - EXPIRY_MARGIN:
             raise TokenExpired(
-                f"The access token expired at {format_instant(expires_at)}; open Claude Code once on the machine that "
+                f"The access token expired at {local_time(expires_at)}; open Claude Code once on the machine that "
                 "owns it: its command-line program renews the token at its start and with each message, which the "
                 "desktop app and a terminal that sits idle do not. CLAUDE_SOURCE=claude-code keeps it renewed."
                 + ("" if self.remark is None else f" {self.remark}")
