@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from claude_usage_mqtt.instants import local_time
 from claude_usage_mqtt.service import loop
 from parts import faults, service
 from parts.broker import Broker, Mosquitto, needs_mosquitto
@@ -189,7 +190,7 @@ def test_a_block_survives_a_restart(home: Path, running_broker: Broker, endpoint
         watcher.publish(command("refresh"))
         refused = watcher.wait_topic(HEALTH, lambda m: m.json()["detail"] is not None and not m.retain, since=since)
     assert refused.json()["retry_at"] == blocked["retry_at"]
-    assert blocked["retry_at"] in refused.json()["detail"]
+    assert local_time(dt.datetime.fromisoformat(blocked["retry_at"])) in refused.json()["detail"]
     assert endpoint.count == 1
 
 
