@@ -40,6 +40,7 @@ class Session:
         self.clock = StepClock()
         self.ends = self.clock.now() + dt.timedelta(hours=5)
         self.week_ends: dt.datetime | None = None
+        self.money = 1234.0
         self._endpoint = endpoint
         self._watcher = watcher
         self.use(0)
@@ -51,7 +52,7 @@ class Session:
             five_hour=make_window(utilization, self.ends),
             seven_day_resets_at=self.week_ends or self.ends + dt.timedelta(days=2),
             scoped={"Fable": 31},
-            extra_usage=make_extra_usage(1234.0, 5000, "EUR"),
+            extra_usage=make_extra_usage(self.money, 5000, "EUR"),
         )
 
     def later(self, utilization: float, **span: float) -> None:
@@ -215,7 +216,7 @@ def test_blueprint_reminds_once_before_the_reset(home: HomeAssistant, session: S
 
 
 def test_blueprint_notifies_of_paid_usage_once(home: HomeAssistant, session: Session, watcher: Watcher) -> None:
-    """When work begins to cost money one hears of it, once, with the amount."""
+    """When work begins to cost money one hears of it, once, with the amount; and of a jump to its limit, once."""
     home.wait_for(sensor__claude_extra_usage_used="12.34", event__claude_account_event="unknown")
     from_blueprint(home, "extra-usage", actions=publishing("{{ title }} | {{ message }}"))
     for used in (35, 70, 100):
@@ -226,6 +227,10 @@ def test_blueprint_notifies_of_paid_usage_once(home: HomeAssistant, session: Ses
     watcher.publish(event.topic, event.payload)
     assert ran(watcher, 1) == [sent]
     home.wait_for(binary_sensor__claude_extra_usage_active="on", binary_sensor__claude_blocked="off")
+    session.money = 5000.0
+    session.later(100, minutes=30)
+    home.wait_for(binary_sensor__claude_blocked="on")
+    assert ran(watcher, 2)[1:] == ["Claude: the limit of extra usage is reached | Spent this month: 50.00 EUR."]
     home.rest("DELETE", "/api/config/automation/config/extra-usage")
 
 
@@ -347,6 +352,28 @@ def test_node_red_flow_branches_on_pace_and_acts_on_a_reset(
     assert session_turns[:3] == ["tests/on-pace", "tests/over-pace", "tests/on-pace"]
     assert all(one != other for one, other in itertools.pairwise(session_turns))
     assert [message.topic for message in turns if message.json()["label"] == "Weekly"] == ["tests/on-pace"]
+
+
+def test_node_red_flow_reports_a_jump_to_the_limit_once(
+    node_red: Callable[[], None], watcher: Watcher, session: Session
+) -> None:
+    """What passes the thresholds and the limit at once is one message; what it costs then is said in words."""
+    session.later(35, minutes=30)
+    session.later(70, minutes=30)
+    node_red()
+    watcher.wait_topic("tests/is-free")
+    session.later(100, minutes=30)
+    watcher.wait_topic("tests/limit")
+    session.money = 3900.0
+    session.later(100, minutes=30)
+    watcher.wait_topic("tests/account", lambda _: len(watcher.messages("tests/account")) >= 2)
+    watcher.settle()
+    assert watcher.messages("tests/threshold") == []
+    assert [message.payload for message in watcher.messages("tests/limit")] == ["Session: the limit is reached."]
+    assert [message.payload for message in watcher.messages("tests/account")] == [
+        "Claude: extra usage started.",
+        "Claude: extra usage threshold reached (75 %).",
+    ]
 
 
 def test_an_event_is_notified_of_once_whatever_was_down(
