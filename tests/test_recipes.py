@@ -11,7 +11,7 @@ import yaml
 
 from claude_usage_mqtt.cli.recipe import recipe
 from claude_usage_mqtt.errors import SettingsError
-from claude_usage_mqtt.homeassistant.discovery import discovery
+from claude_usage_mqtt.homeassistant.discovery import MANUFACTURER, discovery
 from claude_usage_mqtt.homeassistant.entities import EXTRA_USAGE, EXTRA_USAGE_ENABLED, LOGIN_EXPIRY, PLAN, POLLING
 from claude_usage_mqtt.homeassistant.inventory import Inventory, WindowName
 from claude_usage_mqtt.recipes import RECIPES, app_folder
@@ -22,6 +22,7 @@ BLUEPRINTS = tuple(name for name in RECIPES if name.startswith("blueprint-"))
 ON_EVENTS = ("blueprint-threshold", "blueprint-reset", "blueprint-extra-usage")
 UNFINISHED = {"sensor.claude_weekly_", "event.claude_"}
 """What begins a pattern."""
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 TOPICS = Topics(base="claude-usage", account="default")
 
 
@@ -87,14 +88,28 @@ def test_every_input_of_a_blueprint_is_used_and_explained(name: str) -> None:
 
 @pytest.mark.parametrize("name", BLUEPRINTS)
 def test_each_entity_of_a_blueprint_is_filled_in(name: str, entity_ids: set[str]) -> None:
-    """With one account there is nothing to look for in a picker, which narrows the rest down as far as it can."""
+    """With one account there is nothing to look for in a picker, which lists only entities of our devices."""
     for key, field in load(name)["blueprint"]["input"].items():
         if "entity" in field["selector"] and key != "hold":
             named = field["default"] if isinstance(field["default"], list) else [field["default"]]
             assert set(named) <= entity_ids
             (rule,) = field["selector"]["entity"]["filter"]
             assert rule["integration"] == "mqtt"
+            assert rule["device"] == {"manufacturer": MANUFACTURER}
             assert all(entity_id.startswith(f"{rule['domain']}.") for entity_id in named)
+
+
+@pytest.mark.parametrize("name", BLUEPRINTS)
+def test_a_blueprint_without_the_lines_that_the_readme_names_is_for_older_ones(name: str) -> None:
+    """What Home Assistant knows only since 2026.8 is in lines of its own, which can be left out."""
+    (pattern,) = re.findall(r"recipe blueprint-threshold \| grep -vE '(.*?)'", README)
+    kept = [line for line in RECIPES[name].text().splitlines() if not re.search(pattern, line)]
+    blueprint, older = load(name), yaml.load("\n".join(kept), Loader)  # noqa: S506 - a safe loader with tags
+    assert blueprint["blueprint"].pop("homeassistant") == {"min_version": "2026.8.0"}
+    for field in blueprint["blueprint"]["input"].values():
+        for rule in field["selector"].get("entity", {}).get("filter", ()):
+            rule.pop("device", None)
+    assert older == blueprint
 
 
 def test_node_red_flow_is_connected_and_listens_where_we_publish() -> None:

@@ -244,6 +244,26 @@ def test_blueprint_notifies_before_the_login_ends(home: HomeAssistant, session: 
 
 
 @pytest.mark.usefixtures("session")
+@pytest.mark.parametrize(("name", "label"), [("threshold", "Window"), ("reminder", "Usage")])
+def test_a_picker_lists_only_our_entities(home: HomeAssistant, watcher: Watcher, name: str, label: str) -> None:
+    """Nobody looks for the account among the hundreds of entities that the same broker has from other devices."""
+    components = {
+        "button": {"platform": "event", "unique_id": "button", "state_topic": "tests/button", "event_types": ["press"]},
+        "humidity": {"platform": "sensor", "unique_id": "humidity", "state_topic": "tests/humidity"},
+    }
+    device = {"identifiers": ["other"], "name": "Bathroom", "manufacturer": "Somebody"}
+    other = {"device": device, "origin": {"name": "tests"}, "components": components}
+    watcher.publish("homeassistant/device/other/config", json.dumps(other), retain=True)
+    home.wait(lambda states: any("bathroom" in entity_id for entity_id in states))
+    home.wait_for(sensor__claude_session_usage="0.0")
+    from_blueprint(home, name)
+    offered = look("picker.js", f"/config/automation/edit/{name}", label)["offered"]
+    assert {device for _, device in offered} == {"Claude"}
+    assert "Weekly" in str(offered)
+    home.rest("DELETE", f"/api/config/automation/config/{name}")
+
+
+@pytest.mark.usefixtures("session")
 def test_dashboard_shows_the_account_without_an_error(home: HomeAssistant, scripts: Path, tmp_path: Path) -> None:
     """Every card finds its entity, and the numbers are there."""
     home.wait_for(sensor__claude_weekly_fable_usage="31.0", sensor__claude_extra_usage_used="12.34")
@@ -289,15 +309,19 @@ def dashboard(scripts: Path, folder: Path) -> Any:
     file.write_text(json.dumps(yaml.safe_load(RECIPES["dashboard"].text())), encoding="utf-8")
     said = run_script(scripts, "screenshot.sh", "dashboard", str(file), str(folder / "dashboard.png"))
     assert "page errors" not in said
-    program = Path(__file__).with_name("cards.js")
-    done = subprocess.run(
-        ["node", str(program), "/lovelace-verify/0"], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    shown = json.loads(done.stdout)
-    assert shown["errors"] == []
+    shown = look("cards.js", "/lovelace-verify/0")
     assert shown["complaints"] == []
     return shown
+
+
+def look(program: str, *arguments: str) -> Any:
+    """Open a page of Home Assistant, and return what one of the programs next to this file finds there."""
+    command = ["node", str(Path(__file__).with_name(program)), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["errors"] == []
+    return found
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, Topics
 from claude_usage_mqtt.untrusted import json_object
 
 ORIGIN_NAME = "claude-usage-mqtt"
+MANUFACTURER = "Anthropic"
 PROJECT_URL = "https://github.com/claude-usage-mqtt/claude-usage-mqtt"
 USAGE_PAGE = "https://claude.ai/settings/usage"
 """Where Claude itself shows the same numbers: Home Assistant's "visit device"."""
@@ -58,7 +59,7 @@ def make_message(topics: Topics, name: str, version: str, components: Mapping[st
     device = {
         "identifiers": [topics.device],
         "name": name,
-        "manufacturer": "Anthropic",
+        "manufacturer": MANUFACTURER,
         "model": "Claude subscription",
         "sw_version": version,
         "configuration_url": USAGE_PAGE,
