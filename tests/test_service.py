@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from claude_usage_mqtt.instants import local_time
-from claude_usage_mqtt.service import loop
+from claude_usage_mqtt.service import publishing
 from parts import faults, service
 from parts.broker import Broker, Mosquitto, needs_mosquitto
 from parts.credentials import FILE_NAME, write_credentials, write_credentials_text
@@ -408,7 +408,7 @@ def test_without_a_broker_nothing_is_waited_for_at_the_end(
     home: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped between two attempts to connect, it ends at once."""
-    monkeypatch.setattr(loop, "STOP_PATIENCE", 10 * service.END_TIMEOUT)
+    monkeypatch.setattr(publishing, "STOP_PATIENCE", 10 * service.END_TIMEOUT)
     with (
         contextlib.closing(HeldPort()) as port,
         service.running_service(port.number, endpoint.url, home) as running,
