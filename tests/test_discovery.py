@@ -138,7 +138,10 @@ def test_what_home_assistant_insists_on_is_there() -> None:
 
 
 def test_what_is_shown_depends_on_what_still_holds() -> None:
-    """Stale numbers are unavailable, diagnostics and resets stay, controls and events need the service only."""
+    """Stale numbers are unavailable, diagnostics and resets stay, controls and events need the service only.
+
+    Amounts have an age of their own: an account may have nothing else.
+    """
     alive = "as_timestamp((value_json | default({})).get('alive_until'), 0) > as_timestamp(now())"
     controls = {"refresh", "poll_interval", "polling"}
     lasting = {"status", "problem", "last_success", "next_poll", "token_expires_at", "login_expires_at", "plan"}
@@ -148,10 +151,15 @@ def test_what_is_shown_depends_on_what_still_holds() -> None:
         if key not in controls and each["platform"] != "event":
             holds = alive if key in lasting else f"{alive} and value_json.fresh"
             template = f"{{{{ 'online' if {holds} else 'offline' }}}}"
-            wanted.append({"topic": "claude-usage/default/health", "value_template": template})
+            if key.startswith("extra_usage_"):
+                template = f"{{{{ 'online' if {alive} else 'offline' }}}}"
+                known = "((value_json | default({})).get('extra_usage') or {}).get('enabled') is not none"
+                money = {"topic": TOPICS.state, "value_template": f"{{{{ 'online' if {known} else 'offline' }}}}"}
+                wanted.append(money)
+            wanted.insert(1, {"topic": "claude-usage/default/health", "value_template": template})
         assert each["availability"] == wanted, key
         assert each["availability_mode"] == "all"
-        assert each.get("expire_after") == (420 if len(wanted) == 2 else None), key
+        assert each.get("expire_after") == (420 if len(wanted) > 1 else None), key
 
 
 def test_an_event_entity_remembers_what_it_had() -> None:

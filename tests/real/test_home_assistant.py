@@ -13,7 +13,7 @@ import pytest
 
 from parts.broker import Mosquitto
 from parts.credentials import write_credentials
-from parts.documents import make_extra_usage, make_window, sample_usage
+from parts.documents import make_extra_usage, make_window, plans, sample_usage
 from parts.endpoint import Endpoint
 from parts.service import CONFIG, HEALTH, STATE, running_service
 from parts.watcher import Watcher
@@ -304,6 +304,48 @@ def test_a_currency_changes(home: HomeAssistant, mosquitto: Mosquitto, endpoint:
             home.wait(lambda states, wanted=wanted: seen(states, wanted) == wanted)  # type: ignore[misc]
         home.wait_entities(lambda entries: len(entries) == len(before))
         assert registered(home) == before
+
+
+@pytest.mark.usefixtures("watcher")
+def test_a_seat_with_nothing_but_a_budget(
+    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path
+) -> None:
+    """An account without any window shows what it has spent, until that is too old to be shown."""
+    write_credentials(tmp_path, expires_in=dt.timedelta(days=2))
+    clock = StepClock()
+    endpoint.document = dict(plans())["enterprise"]
+    with running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock):
+        home.wait_for(sensor__claude_extra_usage_used="4500.0", binary_sensor__claude_extra_usage_enabled="on")
+        write_credentials(tmp_path, expires_in=dt.timedelta(hours=-1))
+        clock.advance(minutes=61)
+        home.wait_for(sensor__claude_extra_usage_used="unavailable", sensor__claude_status="Token expired")
+
+
+@pytest.mark.usefixtures("watcher")
+def test_a_new_month_is_not_a_refund(
+    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path
+) -> None:
+    """What is spent starts over with a month: Home Assistant is told so, and its sums go on; a correction is one."""
+    month = (dt.datetime.now(dt.UTC).replace(day=1, hour=0, minute=0, second=0) + dt.timedelta(days=32)).replace(day=1)
+    clock = StepClock(start=month - dt.timedelta(minutes=40))
+    write_credentials(tmp_path, now=month)
+    since = []
+    with running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock):
+        for minor, amount in ((1234.0, "12.34"), (2000.0, "20.0"), (1900.0, "19.0"), (150.0, "1.5"), (700.0, "7.0")):
+            soon = clock.now() + dt.timedelta(hours=2)
+            endpoint.document = document(
+                resets_at=soon,
+                seven_day_resets_at=soon + dt.timedelta(days=2),
+                extra_usage=make_extra_usage(minor, 5000, "EUR"),
+            )
+            clock.advance(minutes=11)
+            states = home.wait_for(sensor__claude_extra_usage_used=amount)
+            since.append(
+                dt.datetime.fromisoformat(states["sensor.claude_extra_usage_used"]["attributes"]["last_reset"])
+            )
+    before, now = since[0], since[-1]
+    assert since == [before] * 3 + [now] * 2
+    assert before < month <= now
 
 
 def test_an_empty_message_removes_the_device(

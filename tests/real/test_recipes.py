@@ -21,7 +21,7 @@ import yaml
 from claude_usage_mqtt.recipes import RECIPES
 from parts.broker import Mosquitto
 from parts.credentials import write_credentials
-from parts.documents import make_extra_usage, make_window, sample_usage
+from parts.documents import make_extra_usage, make_window, plans, sample_usage
 from parts.endpoint import Endpoint
 from parts.net import LOOPBACK
 from parts.service import CONFIG, HEALTH, STATUS, ServiceProcess, running_service
@@ -301,6 +301,18 @@ def test_dashboard_says_why_there_are_no_numbers(
     answer, events = dashboard(scripts, tmp_path)["markdown"]
     assert answer == "The usage is not known There is no reading yet, or the service is not running."
     assert events == "Events Not known while the service is not running."
+
+
+@pytest.mark.usefixtures("watcher")
+def test_dashboard_of_a_seat_with_nothing_but_a_budget(
+    home: HomeAssistant, mosquitto: Mosquitto, scripts: Path, tmp_path: Path
+) -> None:
+    """An account without any window is not one whose service is away: its first card says what was spent."""
+    write_credentials(tmp_path)
+    with Endpoint(dict(plans())["enterprise"]) as endpoint, running_service(mosquitto.port, endpoint.url, tmp_path):
+        home.wait_for(sensor__claude_extra_usage_used="4500.0")
+        answer, _ = dashboard(scripts, tmp_path)["markdown"]
+    assert answer == "Only extra usage is reported 4500 JPY spent this month."
 
 
 def dashboard(scripts: Path, folder: Path) -> Any:

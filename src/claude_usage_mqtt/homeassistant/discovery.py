@@ -12,6 +12,7 @@ from claude_usage_mqtt.homeassistant.entity import (
     EXPIRING,
     FRESH,
     HEALTH,
+    MONEY,
     SERVICE,
     STATE,
     Entity,
@@ -147,8 +148,15 @@ def _availability(topics: Topics, trust: str, alive: str) -> list[dict[str, str]
         # Version 1's health has no `alive_until`, and it is what is retained while this one starts.
         holds = "as_timestamp((value_json | default({})).get('alive_until'), 0) > as_timestamp(now())"
         holds += " and value_json.fresh" if trust == FRESH else ""
-        conditions.append({"topic": alive, "value_template": f"{{{{ 'online' if {holds} else 'offline' }}}}"})
+        conditions.append(_condition(alive, holds))
+    if trust == MONEY:
+        known = "((value_json | default({})).get('extra_usage') or {}).get('enabled') is not none"
+        conditions.append(_condition(topics.state, known))
     return conditions
+
+
+def _condition(topic: str, holds: str) -> dict[str, str]:
+    return {"topic": topic, "value_template": f"{{{{ 'online' if {holds} else 'offline' }}}}"}
 
 
 def announced_by(payload: bytes) -> str | None:

@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from claude_usage_mqtt.homeassistant.entity import ALIVE, EVENT, HEALTH, SERVICE, Entity, binary, percent, timestamp
+from claude_usage_mqtt.homeassistant.entity import (
+    ALIVE,
+    EVENT,
+    HEALTH,
+    MONEY,
+    SERVICE,
+    Entity,
+    binary,
+    percent,
+    timestamp,
+)
 from claude_usage_mqtt.topics import (
     ASLEEP,
     ASLEEP_TOLERATED,
@@ -101,6 +111,7 @@ def _money(key: str, name: str, icon: str, value: str, **more: Any) -> Entity:
         value=_extra_usage(value),
         device_class="monetary",
         precision=2,
+        trust=MONEY,
         needs=EXTRA_USAGE_ENABLED,
         **more,
     )
@@ -112,6 +123,7 @@ EXTRA_USAGE_ENTITIES: tuple[Entity, ...] = (
         "Extra usage enabled",
         _extra_usage("enabled"),
         icon="mdi:credit-card-check-outline",
+        trust=MONEY,
         needs=EXTRA_USAGE,
     ),
     binary(
@@ -119,6 +131,7 @@ EXTRA_USAGE_ENTITIES: tuple[Entity, ...] = (
         "Extra usage active",
         _extra_usage("active"),
         icon="mdi:cash-fast",
+        trust=MONEY,
         needs=EXTRA_USAGE,
     ),
     # The amount starts over each month; without the last reset the statistics would count that as a refund.
@@ -137,6 +150,7 @@ EXTRA_USAGE_ENTITIES: tuple[Entity, ...] = (
         "Extra usage",
         "mdi:cash-clock",
         _extra_usage("utilization"),
+        trust=MONEY,
         needs=EXTRA_USAGE_ENABLED,
     ),
 )

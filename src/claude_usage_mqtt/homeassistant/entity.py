@@ -8,9 +8,9 @@ from typing import Any
 
 STATE, HEALTH, EVENT = "state", "health", "event"
 
-SERVICE, ALIVE, FRESH = "service", "alive", "fresh"
-"""What must hold for an entity to be available, each in addition to those before it: the service is connected; what is
-retained is not older than `alive_until`; the numbers may be acted on."""
+SERVICE, ALIVE, FRESH, MONEY = "service", "alive", "fresh", "money"
+"""What must hold for an entity to be available: the service is connected; and what is retained is not older than
+`alive_until`; and the numbers of windows may be acted on, or the amounts of extra usage are known."""
 
 EXPIRE_AFTER = 420
 """Seconds from a message until what it showed is unavailable. State and health are renewed every 300 seconds. Home
