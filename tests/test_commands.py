@@ -52,7 +52,9 @@ def panel(request: pytest.FixtureRequest, running_broker: Broker, endpoint: Endp
     half_past = dt.datetime.now(dt.UTC).replace(minute=30)
     with (
         Watcher(running_broker.port) as watcher,
-        running_service(running_broker.port, endpoint.url, home, clock=Clock(start=half_past), limited=limited) as running,
+        running_service(
+            running_broker.port, endpoint.url, home, clock=Clock(start=half_past), limited=limited
+        ) as running,
     ):
         watcher.wait_topic(HEALTH, is_ok)
         yield Panel(watcher, running.log, running.clock)
