@@ -152,7 +152,7 @@ class Machine:
         self._stack.close()
 
     def sleep(self) -> None:
-        """Close the lid: everything stands still, and soon the broker notices."""
+        """Close the lid: everything stops, and soon the broker notices."""
         self.is_awake = False
         self._process.send_signal(signal.SIGSTOP)
         self._proxy.refuse()

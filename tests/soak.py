@@ -2,7 +2,7 @@
 
     cd tests && python -m soak --minutes 20 --seed 1
 
-The service runs in a process of its own, on a clock fast enough for fifty polls a second, against a Mosquitto and
+The service runs in its own process, on a clock fast enough for fifty polls a second, against a Mosquitto and
 an endpoint behind everything that can go wrong. The same seed makes the same faults, though not to the millisecond.
 """
 

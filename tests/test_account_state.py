@@ -130,7 +130,7 @@ def test_a_memory_of_another_version_is_reported_once(caplog: pytest.LogCaptureF
 
 
 def test_the_end_of_a_login_is_notified_once_over_restarts() -> None:
-    """Three days before a login ends there is one event, and the next login has one of its own."""
+    """Three days before a login ends there is one event, and the next login gets its own."""
     state = make_state()
     ends = NOW + timedelta(days=5)
     state.login.known = Login(login_expires_at=ends)

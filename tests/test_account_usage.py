@@ -65,7 +65,7 @@ def test_a_window_that_an_answer_lacks_is_unknown_at_once() -> None:
 
 @pytest.mark.parametrize("every", [5, 30, 66])
 def test_a_window_is_taken_back_after_a_day_of_good_answers_and_then_gone(every: float) -> None:
-    """A day without it, then an hour in which the order to remove stands, whatever the interval; then nothing."""
+    """A day without it, then an hour of the order to remove it, whatever the interval; then nothing."""
     usage = make_account()
     answer(usage, START, "seven_day", OPUS)
     at, retired_at, gone_at = START, None, None
@@ -98,7 +98,7 @@ def test_gaps_are_no_good_answers() -> None:
 
 
 def test_the_order_to_remove_is_never_skipped() -> None:
-    """However much time the answer stands for that completes the day, the order stands an hour from then on."""
+    """However much time the answer that completes the day covers, the order is published for an hour from then on."""
     usage = make_account()
     answer(usage, START, "seven_day", OPUS, money=MONEY)
     at = follow(usage, START, timedelta(hours=23, minutes=58), "seven_day")
@@ -153,7 +153,7 @@ def test_the_events_of_a_window_that_was_away_are_told_when_it_is_back() -> None
 
 
 def test_another_account_starts_afresh() -> None:
-    """Other credentials: the numbers are unknown at once, and the other account's are no reset and no threshold."""
+    """Other credentials: the numbers are unknown at once, and the other account's cause no event."""
     usage = make_account()
     assert not usage.identify(Owner())
     assert not usage.identify(Owner(organization="aa" * 8))

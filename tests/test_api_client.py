@@ -137,7 +137,7 @@ def test_a_429_says_for_how_long(endpoint: Endpoint, api: UsageApi, retry_after:
 
 
 def test_an_address_for_people_holds_no_login() -> None:
-    """What is named in an error is host and port, and never what stands before them."""
+    """An error names host and port, and never what comes before them in the URL."""
     assert host_and_port("https://me:secret@api.example/path") == "api.example:443"
     assert host_and_port("http://[::1]:80") == "[::1]:80"
     assert host_and_port("http://127.0.0.1") == "127.0.0.1:80"

@@ -162,7 +162,7 @@ def test_a_program_loads_only_what_it_uses() -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_every_wait_ends(path: Path) -> None:
-    """`queue.SimpleQueue` waits for ever, up to Python 3.12, where its time runs out while it is interrupted."""
+    """`queue.SimpleQueue` waits forever, up to Python 3.12, if its timeout ends while it is interrupted."""
     names = {
         node.attr for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Attribute)
     }

@@ -179,7 +179,7 @@ def test_the_will(home: Path, running: Named, endpoint: Endpoint, watcher: Watch
 
 
 def test_two_instances(home: Path, running: Named, endpoint: Endpoint, watcher: Watcher) -> None:
-    """Two programs that publish the same account say so in log and health; one alone hears nobody but itself."""
+    """Two programs that publish the same account say so in log and health; a single one never does."""
     said, how = "Another instance publishes under claude-usage/default too", {"protocol": protocol(running)}
     with running_service(running.port, endpoint.url, home, interval=0.2, **how) as first:
         watcher.wait_topic(HEALTH, is_ok, LATENCY)

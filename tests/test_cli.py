@@ -55,7 +55,7 @@ def test_once_prints_a_table(home: Path) -> None:
 
 
 def test_once_as_json_is_the_state_document_on_one_line(home: Path) -> None:
-    """`once --json` prints what stands on the state topic, for scripts."""
+    """`once --json` prints what the state topic holds, for scripts."""
     with Endpoint(sample_usage(five_hour=42)) as endpoint:
         result = call_command(home, "once", "--json", CLAUDE_API_URL=endpoint.url)
     assert result.stdout.count("\n") == 1
@@ -263,12 +263,12 @@ def test_check_with_the_client_id_of_the_service(home: Path) -> None:
         mosquitto.wait_for_log(" as attic (")
         with ServiceProcess(home, CLAUDE_CONFIG_DIR=home / ".claude", **given) as process:
             watcher.wait_topic("claude-usage/status", is_online)
-            beside = call_command(home, "check", **given)
+            second = call_command(home, "check", **given)
             assert process.stop() == 0
         assert "was lost" not in process.log.text
     assert (alone.returncode, verdicts(alone.stdout)["client_id"]) == (0, "ok")
-    assert (beside.returncode, verdicts(beside.stdout)["client_id"]) == (0, "-")
-    assert "not checked: the service is online, and may be connected with it" in beside.stdout
+    assert (second.returncode, verdicts(second.stdout)["client_id"]) == (0, "-")
+    assert "not checked: the service is online, and may be connected with it" in second.stdout
 
 
 def test_check_keeps_its_columns_with_several_accounts(home: Path) -> None:
@@ -369,7 +369,7 @@ def test_without_a_broker_setting(home: Path, command: tuple[str, ...]) -> None:
 
 
 def test_remove_takes_ours_and_nothing_else(home: Path) -> None:
-    """After `remove` nothing of ours stands on the broker, what others keep there does, and it says what went."""
+    """`remove` removes everything we have retained, nothing of others, and says what it removed."""
     others = {
         "claude-usage-other/status": "online",
         "homeassistant/device/claude_usage_foreign/config": '{"origin": {"name": "somebody else"}}',

@@ -48,9 +48,13 @@ class Panel:
 def panel(request: pytest.FixtureRequest, running_broker: Broker, endpoint: Endpoint, home: Path) -> Iterator[Panel]:
     """Run the service with the limits of the real API, until its first numbers are there."""
     limited = getattr(request, "param", True)
+    # The sample's resets are at full hours, and a poll waits for a reset that is a moment away.
+    half_past = dt.datetime.now(dt.UTC).replace(minute=30)
     with (
         Watcher(running_broker.port) as watcher,
-        running_service(running_broker.port, endpoint.url, home, clock=Clock(), limited=limited) as running,
+        running_service(
+            running_broker.port, endpoint.url, home, clock=Clock(start=half_past), limited=limited
+        ) as running,
     ):
         watcher.wait_topic(HEALTH, is_ok)
         yield Panel(watcher, running.log, running.clock)

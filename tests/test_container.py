@@ -55,7 +55,7 @@ def test_the_image_needs_no_shell_no_root_and_no_volume() -> None:
 
 
 def test_the_build_is_given_nothing_that_it_does_not_copy() -> None:
-    """A .env with secrets beside the Dockerfile cannot get into an image."""
+    """A .env with secrets next to the Dockerfile cannot get into an image."""
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     rules = [line for line in lines if line and not line.startswith("#")]
     assert rules[0] == "*"

@@ -45,13 +45,13 @@ def test_the_file_as_claude_code_writes_it(tmp_path: Path) -> None:
 
 
 def test_the_newer_form_of_the_file() -> None:
-    """Account and organization inside the section are the same as beside it, and the end of the login is read."""
+    """Account and organization mean the same inside the section and next to it, and the end of the login is read."""
     account, organization = "00000000-0000-4000-8000-0000000000aa", "00000000-0000-4000-8000-0000000000bb"
     ids = {"accountUuid": account, "organizationUuid": organization}
     section = {"accessToken": "t", "refreshTokenExpiresAt": 1797609600000}
     inside = parse_credentials(json.dumps({"claudeAiOauth": section | ids}), "it").login
-    beside = parse_credentials(json.dumps({"claudeAiOauth": section} | ids), "it").login
-    assert inside == beside
+    outside = parse_credentials(json.dumps({"claudeAiOauth": section} | ids), "it").login
+    assert inside == outside
     assert inside.account is not None
     assert inside.organization is not None
     assert inside.account != inside.organization
@@ -234,7 +234,7 @@ def test_a_keychain_that_says_no(
 
 @pytest.mark.parametrize("refusal", [InsufficientScope("no"), Unauthorized("no")])
 def test_a_given_token_that_hides_a_usable_login(tmp_path: Path, refusal: ApiError) -> None:
-    """Whoever set a setup token beside a login learns which one to remove; any other refusal stays as it is."""
+    """With a setup token and a login, the message says which one to remove; any other refusal stays as it is."""
     hiding = GivenToken("t", hidden=CredentialsFile(tmp_path))
     assert "claude setup-token" in str(hiding.explain(InsufficientScope("no")))
     write_credentials(tmp_path)

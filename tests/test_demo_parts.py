@@ -88,7 +88,7 @@ def test_every_answer_is_json_with_sane_numbers(history: list[tuple[datetime, di
 def test_session_resets_five_hours_after_its_first_use(
     history: list[tuple[datetime, dict[str, Any]]],
 ) -> None:
-    """The session's reset stands still while the window runs, and is five hours after the window began."""
+    """The session's reset does not move while the window runs, and is five hours after the window began."""
     began: datetime | None = None
     windows = 0
     for now, answer in history:
@@ -284,7 +284,7 @@ def test_broker_publishes_the_will_of_a_client_that_died() -> None:
 
 
 def test_broker_takes_another_port_when_its_own_is_taken() -> None:
-    """A demo beside a broker that already has the port starts all the same."""
+    """The demo starts even if a broker already has the port."""
     with EmbeddedBroker(port=0) as first, EmbeddedBroker(port=first.port) as second:
         assert second.port != first.port
         with client(second.port, "one") as one:

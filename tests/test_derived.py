@@ -147,7 +147,7 @@ def test_burn_rate_forgets_everything_before_a_reset() -> None:
 
 
 def test_burn_rate_is_unknown_when_the_readings_are_old() -> None:
-    """After an hour without an answer nobody knows how fast it burns now, and so not when it ends."""
+    """After an hour without an answer the burn rate is unknown, and so is when the limit will be reached."""
     usage = make_account()
     for minute in (20, 25, 30):
         take(usage, make_answer(minutes(minute), minute), ())
@@ -182,7 +182,7 @@ def test_limit_does_not_flap_between_minutes() -> None:
 
 
 def test_limit_that_has_passed_unseen_is_unknown() -> None:
-    """The predicted instant is past and the use was below 100 at the last reading: nobody knows."""
+    """The predicted instant is past and the use was below 100 at the last reading: unknown."""
     usage = make_account()
     for minute in (100, 110, 120):
         take(usage, make_answer(minutes(minute), minute / 1.25), ())

@@ -238,7 +238,7 @@ def test_controls_know_where_to_send_and_what_is_allowed() -> None:
     assert components(shortest_interval=1)["poll_interval"]["min"] == 1
 
 
-def test_status_says_what_to_do_beside_what_is_wrong() -> None:
+def test_status_says_what_is_wrong_and_what_to_do() -> None:
     """The sentence of `detail` is an attribute of the status and of the problem."""
     for key in ("status", "problem"):
         each = components()[key]
@@ -297,7 +297,7 @@ def test_only_keys_that_could_be_ours_are_read_back(found: dict[str, dict[str, s
 
 
 def test_the_device_of_all_accounts_stands_on_its_own() -> None:
-    """It is there as long as the service is, and its ids are no account's."""
+    """It is available as long as the service is, and no account has its ids."""
     made = summary_discovery(Topics(base="claude-usage", account=SUMMARY), "1.0.0", WORK.health)
     assert made["device"]["name"] == "Claude accounts"
     for key, each in made["components"].items():

@@ -75,7 +75,7 @@ def test_a_pool_has_no_entities_that_would_always_be_unknown() -> None:
 
 
 def test_what_an_account_does_not_have_has_no_entities() -> None:
-    """A plan that nobody knows, a login without an end, and controls without effect have no row on the device page."""
+    """An unknown plan, a login that does not expire, and controls without effect have no row on the device page."""
     keys = {row.key for row in entities(Inventory(windows={}))}
     assert keys == {
         "blocked",

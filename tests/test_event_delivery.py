@@ -86,7 +86,7 @@ def test_a_jump_to_the_limit_is_two_events_one_after_the_other(
 
 
 def test_delivered_again_when_home_assistant_is_back() -> None:
-    """Node-RED hears of it at once, Home Assistant after its start, both with the same id."""
+    """Node-RED gets it at once, Home Assistant after its start, both with the same id."""
     delivery = EventDelivery()
     delivery.add([event()])
     first = taken(delivery, home_assistant=False)
@@ -96,7 +96,7 @@ def test_delivered_again_when_home_assistant_is_back() -> None:
 
 
 def test_what_waits_survives_a_restart() -> None:
-    """What nobody heard of before the service ended is delivered by its next run, with the same id."""
+    """What reached nobody before the service ended is delivered by its next run, with the same id."""
     before, after = EventDelivery(), EventDelivery()
     before.add([event()])
     after.restore(before.save(), NOW)
@@ -104,7 +104,7 @@ def test_what_waits_survives_a_restart() -> None:
 
 
 def test_an_event_of_a_window_that_ended_is_dropped() -> None:
-    """Nobody wants to hear after the reset that the window before it was nearly used up."""
+    """After a reset it is not reported that the window before it was nearly used up."""
     delivery = EventDelivery()
     delivery.add([event(lasts=10)])
     assert taken(delivery, NOW + dt.timedelta(minutes=10)) == []

@@ -131,7 +131,7 @@ def test_a_token_renewed_meanwhile_is_tried_at_once(
 
 
 def test_redirects_carry_the_token_nowhere(endpoint: Endpoint, watcher: Watcher, running: Running) -> None:
-    """An API that sends us elsewhere is reported, and elsewhere hears nothing."""
+    """An API that redirects us is reported, and the redirect is not followed."""
     with Endpoint() as elsewhere:
         endpoint.fault = faults.redirect(elsewhere)
         shown = watcher.wait_topic(HEALTH, has_status("invalid_response")).json()
@@ -144,7 +144,7 @@ def test_redirects_carry_the_token_nowhere(endpoint: Endpoint, watcher: Watcher,
 def test_an_api_that_cannot_be_trusted_or_found(
     running_broker: Broker, watcher: Watcher, home: Path, tmp_path: Path, where: str
 ) -> None:
-    """A wrong certificate and a dead DNS have a sentence of their own; nothing is published that was not known."""
+    """A wrong certificate and a dead DNS each have their own sentence; nothing unknown is published."""
     with Endpoint(ssl_context=Authority(tmp_path / "ca").server_context()) as stranger:
         url = stranger.url if where == "certificate" else "https://api.claude.invalid"
         with running_service(running_broker.port, url, home, deadline=5) as running:

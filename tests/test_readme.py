@@ -35,7 +35,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8"
 
 
 def section(name: str) -> str:
-    """Return what stands between the marks of a generated table."""
+    """Return what is between the marks of a generated table."""
     found = re.search(rf"<!-- {name} -->\n(.*?)\n<!-- /{name} -->", README, re.DOTALL)
     assert found is not None, name
     return found.group(1)

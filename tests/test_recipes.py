@@ -101,7 +101,7 @@ def test_each_entity_of_a_blueprint_is_filled_in(name: str, entity_ids: set[str]
 
 @pytest.mark.parametrize("name", BLUEPRINTS)
 def test_a_blueprint_without_the_lines_that_the_readme_names_is_for_older_ones(name: str) -> None:
-    """What Home Assistant knows only since 2026.8 is in lines of its own, which can be left out."""
+    """What Home Assistant knows only since 2026.8 is in separate lines, which can be left out."""
     (pattern,) = re.findall(r"recipe blueprint-threshold \| grep -vE '(.*?)'", README)
     kept = [line for line in RECIPES[name].text().splitlines() if not re.search(pattern, line)]
     blueprint, older = load(name), yaml.load("\n".join(kept), Loader)  # noqa: S506 - a safe loader with tags
@@ -135,8 +135,8 @@ def test_node_red_flow_reads_from_left_to_right() -> None:
         for target in (nodes[target] for output in node["wires"] for target in output):
             assert node["x"] + half(node) < target["x"] - half(target), (node["name"], target["name"])
     for one, other in itertools.combinations(nodes.values(), 2):
-        is_beside = abs(one["x"] - other["x"]) >= half(one) + half(other)
-        assert is_beside or abs(one["y"] - other["y"]) >= 40, (one["name"], other["name"])
+        is_apart = abs(one["x"] - other["x"]) >= half(one) + half(other)
+        assert is_apart or abs(one["y"] - other["y"]) >= 40, (one["name"], other["name"])
 
 
 def test_node_red_flow_needs_only_nodes_that_it_brings() -> None:

@@ -266,7 +266,7 @@ def test_it_corrects_what_others_say_of_it(
 def test_it_announces_itself_when_the_service_comes_online(
     running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
 ) -> None:
-    """A service whose broker does not replay to wildcards hears of every reporter a second after its start."""
+    """A service whose broker does not replay to wildcards knows every reporter a second after its start."""
     with running_reporter(running_broker.port, endpoint.url, home):
         watcher.wait_topic(LAPTOP.presence, is_online)
         mark = watcher.mark()

@@ -238,7 +238,7 @@ def test_one_reporter_for_two_accounts(
 def test_a_machine_whose_accounts_have_other_names_is_named(
     tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
 ) -> None:
-    """Whoever gave names to the accounts at one end only reads so in the status, not that there is no reporter."""
+    """If accounts have names at one end only, the status says so, instead of that there is no reporter."""
     with house(running_broker, tmp_path) as (_, report):
         report("laptop", endpoint, {"work": login(tmp_path / "laptop")})
         wanted = "The reporter on laptop has none of this service's accounts (default)"

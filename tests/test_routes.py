@@ -31,7 +31,7 @@ def test_a_message_reaches_the_handler_of_its_topic() -> None:
 
 
 def test_a_reporter_may_be_named_like_a_topic() -> None:
-    """A machine named `statusline` is heard as a reporter: the first row wins."""
+    """A machine named `statusline` is treated as a reporter: the first row wins."""
     assert reached("a/b/reporter/statusline") == ["a/b/reporter/+", "statusline"]
 
 

@@ -42,7 +42,7 @@ def lived() -> AccountUsage:
 def restarted(
     usage: AccountUsage, now: datetime = NOW, *, has_memory: bool = True, has_state: bool = True
 ) -> AccountUsage:
-    """Return what a fresh start makes of what stood on the broker."""
+    """Return what a fresh start makes of what was retained."""
     memory = json.loads(json.dumps(save(usage), allow_nan=False)) if has_memory else None
     state = json.loads(json.dumps(state_document(usage, now), allow_nan=False)) if has_state else None
     fresh = make_account()
@@ -98,7 +98,7 @@ def test_a_reset_that_happened_while_away_fires_late() -> None:
 
 
 def test_the_state_alone_serves() -> None:
-    """An older version, or an emptied health topic: numbers, money and events go on from the state document."""
+    """An older version, or an emptied health topic: numbers, money and events are restored from the state document."""
     usage = lived()
     fresh = restarted(usage, has_memory=False)
     before, after = state_document(usage, NOW), state_document(fresh, NOW)
@@ -124,7 +124,7 @@ def test_the_state_alone_tells_of_a_reset_while_away() -> None:
 
 
 def test_a_reset_that_is_no_whole_minute_becomes_one() -> None:
-    """Resets are published as whole minutes, whatever stood there."""
+    """Resets are published as whole minutes, whatever was retained."""
     fresh, memory = make_account(), deepcopy(MEMORY)
     memory["windows"]["five_hour"]["resets_at"] = "2026-11-20T14:59:47.5+00:00"
     restore(fresh, memory, None, NOW)
@@ -290,7 +290,7 @@ MEMORY, STATE = save(lived()), state_document(lived(), NOW)
 @given(st.data(), st.booleans())
 @settings(max_examples=100)
 def test_no_damage_breaks_the_start(data: st.DataObject, has_memory: bool) -> None:  # noqa: FBT001
-    """Whatever stands where a number of ours stood, the start survives it and publishes nothing absurd."""
+    """Whatever has replaced one of our numbers, the start survives it and publishes nothing absurd."""
     memory, state = deepcopy(MEMORY) if has_memory else None, deepcopy(STATE)
     for _ in range(data.draw(st.integers(1, 4))):
         container, key = data.draw(st.sampled_from(places([memory or {}, state])))

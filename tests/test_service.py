@@ -1,4 +1,4 @@
-"""The service from end to end, as a process of its own: what stands on the broker, over restarts and to the end."""
+"""The service from end to end, as its own process: what is retained on the broker, across restarts and to the end."""
 
 import contextlib
 import datetime as dt
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from claude_usage_mqtt.instants import local_time
-from claude_usage_mqtt.service import loop
+from claude_usage_mqtt.service import publishing
 from parts import faults, service
 from parts.broker import Broker, Mosquitto, needs_mosquitto
 from parts.credentials import FILE_NAME, write_credentials, write_credentials_text
@@ -283,7 +283,7 @@ def test_unreadable_and_foreign_files(
 
 
 def accounts(tmp_path: Path, *names: str) -> dict[str, Any]:
-    """Return the setting for several accounts, each with credentials of its own."""
+    """Return the setting for several accounts, each with its own credentials."""
     for name in names:
         write_credentials(tmp_path / name, token=f"token-{name}")
     return {"CLAUDE_ACCOUNTS": json.dumps({name: str(tmp_path / name) for name in names}), "CLAUDE_CONFIG_DIR": ""}
@@ -408,7 +408,7 @@ def test_without_a_broker_nothing_is_waited_for_at_the_end(
     home: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped between two attempts to connect, it ends at once."""
-    monkeypatch.setattr(loop, "STOP_PATIENCE", 10 * service.END_TIMEOUT)
+    monkeypatch.setattr(publishing, "STOP_PATIENCE", 10 * service.END_TIMEOUT)
     with (
         contextlib.closing(HeldPort()) as port,
         service.running_service(port.number, endpoint.url, home) as running,
@@ -431,7 +431,7 @@ def test_somebody_elses_offline_message_is_answered(
 def test_what_the_broker_sends_back_publishes_nothing(
     home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
 ) -> None:
-    """Our own `health`, which some brokers send back to us, is no reason to publish numbers that time has changed."""
+    """Our own `health`, which some brokers send back, does not make it publish what only time has changed."""
     clock = service.Clock()
     with service.running_service(running_broker.port, endpoint.url, home, clock=clock, interval=3600, discovery=False):
         own = watcher.wait_topic(HEALTH, has_status("ok")).payload

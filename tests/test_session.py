@@ -97,7 +97,7 @@ def test_a_broker_that_ends_is_noticed() -> None:
 
 @needs_mosquitto
 def test_the_running_service_is_not_disconnected() -> None:
-    """With MQTT_CLIENT_ID set, a command beside the service does not take its connection away.
+    """With MQTT_CLIENT_ID set, a command next to the service does not take its connection away.
 
     Its own id begins alike: a broker may accept ids of one beginning only (`clientid_prefixes` of Mosquitto).
     """

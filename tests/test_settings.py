@@ -281,7 +281,7 @@ def test_a_variable_that_may_be_another_programs_is_a_warning(
 
 
 @pytest.mark.parametrize(("other", "meant"), TYPOS + OTHER_WORDS)
-def test_beside_the_right_name_a_typo_is_a_warning(
+def test_next_to_the_right_name_a_typo_is_a_warning(
     empty: Path, monkeypatch: pytest.MonkeyPatch, other: str, meant: str
 ) -> None:
     """If the right name is set too, a typo is reported and stops nothing; what may be another program's is not."""
@@ -363,7 +363,7 @@ FOREIGN = """
 
 
 def test_variables_of_others_are_left_alone(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Started from within Claude Code, or beside other programs, their variables stop nothing."""
+    """Started from within Claude Code, or next to other programs, their variables are not errors."""
     assert empty.is_dir()
     for name in FOREIGN.split():
         monkeypatch.setenv(name, "x")
@@ -466,7 +466,7 @@ def test_the_example_file_has_every_setting_once_and_no_other() -> None:
 def test_the_example_file_shows_the_defaults(
     empty: Path, monkeypatch: pytest.MonkeyPatch, comment: str, name: str, value: str
 ) -> None:
-    """The value beside a setting is what holds without it, unless the line says that it has no default."""
+    """The value next to a setting is its default, unless the line says that it has no default."""
     default = getattr(Settings(), name.lower())
     plain = {
         "MQTT_PORT": "1883",

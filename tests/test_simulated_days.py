@@ -138,7 +138,7 @@ def believed(life: Life, key: str) -> list[Said]:
 
 
 def is_refill(before: Said, after: Said) -> bool:
-    """Whether the window seen last was seen refilled: of one that began and was refilled unseen, nobody knows."""
+    """Whether the window seen last was seen refilled: of one that began and was refilled unseen, it is not known."""
     is_running = before.resets_at is not None and after.at < before.resets_at
     is_drop = before.utilization - after.utilization >= 10
     return after.is_refill and after.fill == before.fill + 1 and is_running and is_drop

@@ -72,7 +72,7 @@ def message(at: datetime = NOW, **windows: Any) -> bytes:
 
 
 class Program:
-    """The command, with an environment and a folder of its own."""
+    """The command, with its own environment and folder."""
 
     def __init__(self, folder: Path) -> None:
         self.environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "LANG": "C.UTF-8", "PYTHONUTF8": "1"}
@@ -545,7 +545,7 @@ def test_the_process_ends_although_a_thread_does_not(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_news(new: Any, is_response: bool, age: float, news: bool) -> None:  # noqa: FBT001
-    """Only news, or a response that confirms the numbers, are worth a message; several open sessions are no storm."""
+    """Only news, or a response that confirms the numbers, is sent; several open sessions do not cause a storm."""
     known = handed_over(limits(now=NOW - timedelta(minutes=1), left=7865 + 60), NOW - timedelta(minutes=1))
     assert is_news(handed_over(new, is_response=is_response), known, age) is news
     assert is_news(handed_over(new, is_response=is_response), None, age)

@@ -52,7 +52,7 @@ def largest_file(size: int) -> Iterator[None]:
 
 
 def test_a_line_is_flat(tmp_path: Path) -> None:
-    """Every number has a key of its own at the top, as Loki and jq want it."""
+    """Every number has its own key at the top level, as Loki and jq want it."""
     path = tmp_path / "usage.log"
     state = document(scoped={"Fable": 31}, extra_usage=make_extra_usage(190.0, 1700, "EUR"))
     UsageLog(path).write(state, NOW)
@@ -75,7 +75,7 @@ def test_what_is_not_known_is_null(tmp_path: Path) -> None:
 
 
 def test_lines_are_appended(tmp_path: Path) -> None:
-    """What stood in the file stays, over polls and over restarts."""
+    """What was in the file stays, across polls and restarts."""
     path = tmp_path / "usage.log"
     UsageLog(path).write(document(1), NOW)
     again = UsageLog(path)

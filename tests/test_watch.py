@@ -307,7 +307,7 @@ def test_nothing_from_the_broker_commands_the_terminal() -> None:
     ],
 )
 def test_nonsense_is_survived(payload: bytes) -> None:
-    """Whatever stands on the topics, the dashboard goes on."""
+    """Whatever is retained, the dashboard keeps running."""
     board = Board("base", "broker", is_connected=True)
     for topic in ("base/default/state", "base/default/health", "base/status", "base/x", "other", "base/a/b/c"):
         board.take(Message(topic=topic, payload=payload))

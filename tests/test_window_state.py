@@ -37,11 +37,11 @@ class Story:
         return [e.event_type if e.threshold is None else f"{e.event_type} {e.threshold:g}" for e in events]
 
 
-@pytest.mark.parametrize("beside", [0, 1, -1, 28.5, 29.9, 30, 30.1, 31.5, -29.5, -30, -31])
-def test_a_day_of_jitter_moves_no_reset(beside: float) -> None:
-    """However the API jitters, and wherever beside the minute the true reset lies, one instant is published."""
+@pytest.mark.parametrize("offset", [0, 1, -1, 28.5, 29.9, 30, 30.1, 31.5, -29.5, -30, -31])
+def test_a_day_of_jitter_moves_no_reset(offset: float) -> None:
+    """However the API jitters, and however far from the full minute the true reset is, one instant is published."""
     usage, rng, found = make_account(), random.Random(1), set()
-    true = minutes(7 * 24 * 60) + timedelta(seconds=beside)
+    true = minutes(7 * 24 * 60) + timedelta(seconds=offset)
     for minute in range(0, 24 * 60, 5):
         at = minutes(minute)
         window = make_reading(at, minute / 60, true + timedelta(seconds=rng.uniform(-2, 2)), key="seven_day")
@@ -175,7 +175,7 @@ def test_no_reset_known_and_then_idle_is_a_reset() -> None:
 
 
 def test_a_first_reading_by_a_clock_that_is_behind_is_no_reset() -> None:
-    """A computer that boots with its clock hours behind takes the reset for impossible; its correction is no event."""
+    """If a computer boots with its clock hours behind, correcting the first reset later is not an event."""
     story = Story()
     story.read((-180, 20, None), (1, 50, RESET), (6, 80, RESET))
     assert story.names == ["threshold_reached 75"]

@@ -6,10 +6,10 @@ The floor is a bare Python that imports the three libraries (paho-mqtt, httpx, p
 bare GET and one bare publish per poll. Linux only; wants Mosquitto. Exit status 3 where a target is missed.
 
 - `__main__`: which measurements there are, and the table
-- `world`: the broker, the endpoint and the watcher, each beside the process that is measured
-- `endpoint`: the lean HTTP server, a process of its own
-- `service`: the real service under a fast clock, a process of its own
-- `floor`: the bare GET and publish, a process of its own
+- `world`: the broker, the endpoint and the watcher, each next to the process that is measured
+- `endpoint`: the lean HTTP server, in its own process
+- `service`: the real service under a fast clock, in its own process
+- `floor`: the bare GET and publish, in its own process
 - `moment`: the fast time that these processes share
 - `process`: what a process has used, from /proc
 """

@@ -61,9 +61,9 @@ def any_broker() -> Iterator[Broker]:
 
 
 class Mosquitto:
-    """A Mosquitto process of its own, with its own folder and ports; a context manager.
+    """A separate Mosquitto process, with its own folder and ports; a context manager.
 
-    `port` is always there and plain; `tls`, `websockets` and `unix_socket` add listeners beside it, so that a
+    `port` is always there and plain; `tls`, `websockets` and `unix_socket` add listeners next to it, so that a
     test can watch on the plain one. Settings hold for all listeners: with `users` nobody is anonymous.
     The ports stay the same, and stay reserved, until the end of the context.
     """

@@ -18,7 +18,7 @@ class KeyPair(NamedTuple):
 
 
 class Authority:
-    """An authority of its own; `ca_path` is what a client has to trust."""
+    """A separate authority; `ca_path` is what a client has to trust."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -8,7 +8,7 @@ Document = dict[str, Any]
 When = dt.datetime | str | None
 
 JITTER: Final = dt.timedelta(seconds=-0.61188)
-"""How far beside the whole hour the sample's resets lie, as the real ones do."""
+"""How far the sample's resets are from the full hour, like the real ones."""
 
 
 class _Default:

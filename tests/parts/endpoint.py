@@ -231,7 +231,7 @@ class Endpoint:
             self._next_faults.extend(faults)
 
     def release(self) -> None:
-        """Let go of all requests that hang now; later ones hang again."""
+        """Answer all requests that hang now; later ones hang again."""
         with self._changed:
             self._opener.close()  # those who hang see its other end become readable
             self._gates.append(self._gate)

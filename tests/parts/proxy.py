@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that stands for everything that a network does to a connection.
+"""A TCP proxy on loopback that simulates everything that a network does to a connection.
 
 One thread moves all bytes and makes all changes; a method returns when its change is in effect.
 """

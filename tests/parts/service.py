@@ -1,4 +1,4 @@
-"""The service itself: as a process of its own, run as a container runs it, or inside the test with another clock."""
+"""The service itself: as its own process, run as a container runs it, or inside the test with another clock."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class Log:
 
 
 class ServiceProcess:
-    """`run` in a process of its own; a context manager that ends it, by SIGKILL if it must."""
+    """`run` in its own process; a context manager that ends it, by SIGKILL if it must."""
 
     def __init__(self, home: Path, arguments: tuple[str, ...] = ("run",), **settings: object) -> None:
         self.home = home

@@ -42,7 +42,7 @@ class Watcher:
     """A client subscribed to `topics`; a context manager. It reconnects and subscribes again by itself.
 
     `version` "auto" speaks MQTT 5 and falls back to 3.1.1. With an ACL the watcher's user needs `topic readwrite
-    tests-fence/#` beside what it watches.
+    tests-fence/#` in addition to what it watches.
     """
 
     def __init__(

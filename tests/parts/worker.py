@@ -24,7 +24,7 @@ class _Rhythm:
 
     @property
     def on_model(self) -> bool:
-        """Whether the model with a week of its own is used."""
+        """Whether the model that has its own week is used."""
         return bool(self._rhythm.on_model)
 
     def work(self) -> float:

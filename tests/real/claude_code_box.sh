@@ -1,5 +1,5 @@
 #!/bin/bash
-# Runs inside the box of the real Claude Code: one service for each trial, with a broker of its own, against the fake API.
+# Runs inside the box of the real Claude Code: one service for each trial, with its own broker, against the fake API.
 # Leaves in /out/NAME what was published, the log, the credentials file, and which processes were left.
 . /opt/trial/inside.sh
 PATH=$PATH:/usr/sbin

@@ -35,7 +35,7 @@ State = dict[str, Any]
 
 
 class StepClock(Clock):
-    """A clock for the service that stands (nearly) still until the test lets time pass."""
+    """A clock for the service that (nearly) stops until the test lets time pass."""
 
     def to_real(self, seconds: float) -> float:
         """Give real seconds: the service looks often whether time has passed."""

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Runs inside the box of the real Claude Code: a reporter beside it, and a service that has no login, against the fake API.
+# Runs inside the box of the real Claude Code: a reporter next to it, and a service that has no login, against the fake API.
 # Leaves in /out/NAME what was published by anybody, both logs, and which of Claude Code's processes were left.
 . /opt/trial/inside.sh
 PATH=$PATH:/usr/sbin

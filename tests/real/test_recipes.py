@@ -216,7 +216,7 @@ def test_blueprint_reminds_once_before_the_reset(home: HomeAssistant, session: S
 
 
 def test_blueprint_notifies_of_paid_usage_once(home: HomeAssistant, session: Session, watcher: Watcher) -> None:
-    """When work begins to cost money one hears of it, once, with the amount; and of a jump to its limit, once."""
+    """When work begins to cost money there is one notification, with the amount; and one for a jump to its limit."""
     home.wait_for(sensor__claude_extra_usage_used="12.34", event__claude_account_event="unknown")
     from_blueprint(home, "extra-usage", actions=publishing("{{ title }} | {{ message }}"))
     for used in (35, 70, 100):

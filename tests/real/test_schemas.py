@@ -34,7 +34,7 @@ HOSTILE = "{{ states('x') }} {% raw %} \" ' \N{HEAVY BLACK HEART} Opus"
 
 
 def announce(document: dict[str, Any], label: str | None, *, later: dict[str, Any] | None = None) -> bytes:
-    """Give the discovery message of an account that got this answer, and 24 hours later perhaps this one."""
+    """Return the discovery message of an account that got this answer, and 24 hours later this one if there is one."""
     account = AccountUsage("default" if label is None else "account")
     topics = Topics(base="claude-usage", account=account.account)
     message = DiscoveryMessage(topics, label, 180)

@@ -34,7 +34,7 @@ LONGEST_SENTENCE = 500
 
 @dataclass(slots=True)
 class Board:
-    """Everything that was heard."""
+    """Everything that has arrived."""
 
     base: str
     broker: str

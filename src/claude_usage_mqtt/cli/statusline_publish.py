@@ -24,7 +24,7 @@ CONFIRM_AFTER = 60.0
 """Seconds after which a response with unchanged numbers is handed over too: it confirms them, and keeps them fresh."""
 
 REPEAT_AFTER = 300.0
-"""Seconds after which a message, with its time, is sent again: nothing says that a service heard the first one."""
+"""Seconds after which a message, with its time, is sent again: the first one may have reached no service."""
 
 RETRY_AFTER = 60.0
 """Seconds after which a message that the broker did not take is sent again."""
@@ -45,7 +45,7 @@ def hand_over(mark: Mark, limits: Mapping[str, Limit], account: str, now: dateti
         return
     try:
         folder = cache_folder(os.environ)
-    except RuntimeError:  # nobody knows where this user's home is
+    except RuntimeError:  # this user has no home folder
         return
     pending = PendingReading(account, folder, LIFE)
     if take_in(pending, mark, limits, now) and pending.claim():

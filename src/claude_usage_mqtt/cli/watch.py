@@ -44,7 +44,7 @@ def watch() -> int:
     from claude_usage_mqtt.cli.board import Board  # noqa: PLC0415 - rich is an extra
 
     feed = Feed(options, _filters(settings))
-    # started in the background by a shell it would not hear Ctrl-C
+    # started in the background by a shell it would ignore Ctrl-C
     before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGINT)}
     feed.start()
     try:
@@ -66,18 +66,18 @@ def _filters(settings: Settings) -> list[str]:
 
 
 def _show(feed: Feed, board: Board) -> NoReturn:
-    """Draw the board whenever something was heard, and with every second, until interrupted."""
+    """Draw the board whenever something arrives, and every second, until interrupted."""
     from rich.console import Console  # noqa: PLC0415
     from rich.live import Live  # noqa: PLC0415
 
     with Live(console=Console(), screen=True, auto_refresh=False) as live:
         while True:
             live.update(board.view(datetime.now(UTC)), refresh=True)
-            for item in feed.heard(until_next_second()):
+            for item in feed.arrived(until_next_second()):
                 _take(board, item)
 
 
-def _take(board: Board, item: Heard) -> None:
+def _take(board: Board, item: Arrived) -> None:
     match item:
         case Message():
             board.take(item)
@@ -97,12 +97,12 @@ def until_next_second() -> float:
 
 
 class Feed:
-    """A thread that stays connected and hands on what it hears."""
+    """A thread that stays connected and passes on what arrives."""
 
     def __init__(self, options: BrokerOptions, filters: list[str]) -> None:
         self._options = options
         self._filters = filters
-        self._inbox: queue.Queue[Heard] = queue.Queue()
+        self._inbox: queue.Queue[Arrived] = queue.Queue()
         self._delay = FIRST_DELAY
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
@@ -116,8 +116,8 @@ class Feed:
         self._stopping.set()
         self._thread.join(4 * STOP_CHECK_EVERY)
 
-    def heard(self, within: float) -> list[Heard]:
-        """Return what was heard, as soon as something was."""
+    def arrived(self, within: float) -> list[Arrived]:
+        """Return what has arrived, as soon as something has."""
         try:
             found = [self._inbox.get(timeout=within)]
             while not self._inbox.empty():
@@ -148,4 +148,4 @@ class Feed:
                 self._inbox.put(message)
 
 
-Heard = Message | Subscribed | BrokerError | SettingsError
+Arrived = Message | Subscribed | BrokerError | SettingsError

@@ -43,7 +43,7 @@ DURATION = "duration"
 
 # Each change of these two is a line in somebody's activity log, so they do not follow each poll. Around 100 % there is
 # a band in which nothing changes, wide for a session, whose average varies a lot. A session is over pace only once half
-# of it is used, and has an expected time only close to its limit: what is told earlier often does not come true.
+# of it is used, and has an expected time only close to its limit: an earlier prediction often does not come true.
 _IS_SHORT = "{window}.duration_hours < 24"
 _ON_PACE = (
     "none if {window}.utilization is none else false if {window}.limit_reached else true if {window}.projected is none"

@@ -20,7 +20,7 @@ from claude_usage_mqtt.usage.json_values import MAX_AHEAD
 from claude_usage_mqtt.usage.reading import WINDOW_KEY
 
 MAX_WAITING = 50
-"""Of one account. The oldest are dropped: nobody wants to hear of more than that at once."""
+"""Of one account. The oldest are dropped: nobody wants more than that at once."""
 
 SPACING = timedelta(seconds=1)
 """Between two events of one topic. The state of an event entity in Home Assistant is the millisecond in which the event

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
 
@@ -16,75 +16,57 @@ from claude_usage_mqtt.clock import Clock, StepDetector
 from claude_usage_mqtt.homeassistant.summary import SUMMARY
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, Disconnected, Settled, Subscribed
-from claude_usage_mqtt.mqtt.publisher import Publisher
 from claude_usage_mqtt.service.accounts import Accounts
 from claude_usage_mqtt.service.commands import obey
-from claude_usage_mqtt.service.connection_log import ConnectionLog
 from claude_usage_mqtt.service.former_devices import FormerDevices
 from claude_usage_mqtt.service.inbox import Inbox, Item, Outgoing, Stop
 from claude_usage_mqtt.service.listeners import Listeners
 from claude_usage_mqtt.service.liveness import Liveness
 from claude_usage_mqtt.service.options import ServiceOptions
+from claude_usage_mqtt.service.publishing import Publishing
 from claude_usage_mqtt.service.reporter_exchange import ReporterExchange
-from claude_usage_mqtt.service.routes import Route, Routes
+from claude_usage_mqtt.service.routes import Route
 from claude_usage_mqtt.service.startup import Startup
 from claude_usage_mqtt.service.workers import Workers
 from claude_usage_mqtt.sources.credentials.watch import CachedReading, LoginChanged
 from claude_usage_mqtt.sources.source import PollResult
 from claude_usage_mqtt.sources.status_line import parse_statusline
-from claude_usage_mqtt.topics import OFFLINE, ONLINE
 from claude_usage_mqtt.usage.document import state_document
 from claude_usage_mqtt.usage.reading import STATUSLINE
 
 log = logging.getLogger(__name__)
-
-RESEND_AFTER_DISCOVERY = 1.0
-"""Real seconds: an entity whose announcement has changed is unavailable in Home Assistant until its next message."""
-
-STOP_PATIENCE = 1.2
-"""Real seconds for the offline message; stopping takes at most about twice that."""
 
 
 class Service:
     """Publishes the usage of some accounts until it is asked to stop."""
 
     def __init__(self, options: ServiceOptions, clock: Clock, rng: random.Random | None = None) -> None:
+        rng = rng or random.Random()
         self.inbox: Inbox[Item] = Inbox()
         self._options = options
         self._clock = clock
-        self._rng = rng or random.Random()
-        self._status = f"{options.base_topic}/status"
-        will = Message(topic=self._status, payload=OFFLINE, retain=True)
-        devices = f"{options.discovery_prefix}/device/"
-        self._publisher = Publisher(options.broker, will=will, notify=self.inbox.put, announcements=devices)
+        self._clock_steps = StepDetector(clock)
+        self._liveness = Liveness(options.base_topic, options.broker.address)
         self._workers = Workers(clock, self.inbox.put)
         self._reporters = ReporterExchange(options, self.inbox.put)
-        self._listeners = Listeners(clock.to_real(options.settled_after))
-        self._accounts = Accounts(
-            options, clock, self._rng, self._publisher, self._workers, self._reporters, self._listeners
-        )
+        listeners = Listeners(clock.to_real(options.settled_after))
+        self._publishing = Publishing(options, listeners, rng, self.inbox.put)
+        self._publisher = self._publishing.publisher
         self._startup = Startup(options, self._publisher, clock)
-        self._routes = Routes(self._table())
-        self._is_begun = False
-        self._liveness = Liveness(options.base_topic, options.broker.address)
-        self._connection_log = ConnectionLog(options.broker.address)
-        self._resend_at: float | None = None
-        self._clock_steps = StepDetector(clock)
+        self._accounts = Accounts(options, clock, rng, self._publisher, self._workers, self._reporters, listeners)
+        self._publishing.routes.add(self._table())
 
     def _table(self) -> list[Route]:
         """Return the topics and their handlers; commands have their own table (`commands.COMMANDS`)."""
-        options, base = self._options, self._options.base_topic
+        base = self._options.base_topic
         return [
             *self._reporters.routes(self._accounts.touch, self._clock),
             Route(f"{base}/+/command/+", self._on_command),
             Route(f"{base}/+/statusline", self._on_status_line),
-            Route(self._status, self._on_status),
-            Route(options.status_topic, self._on_home_assistant, is_early=True, takes_retained=True),
             *(
-                Route(
-                    options.topics(account).health, partial(self._on_health, account), is_late=True, takes_retained=True
-                )
-                for account in self._accounts
+                Route(account.topics.health, partial(self._on_health, name), is_late=True, takes_retained=True)
+                for account, _ in self._options.accounts
+                for name in [account.topics.account]
             ),
         ]
 
@@ -109,8 +91,7 @@ class Service:
         finally:
             self._workers.stop()
             self._liveness.stop()
-            last = [Message(topic=self._status, payload=OFFLINE, retain=True)] if self._is_begun else []
-            self._publisher.stop(last, STOP_PATIENCE)
+            self._publishing.stop()
             if self._options.usage_log is not None:
                 self._options.usage_log.close()
 
@@ -119,23 +100,18 @@ class Service:
     def _handle(self, item: Item) -> None:
         match item:
             case Connected():
-                self._publisher.handle(item)
-                self._connection_log.connected(item, time.monotonic())
-                self._listeners.connected(time.monotonic())
+                self._publishing.connected(item, self._reporters.connected())
                 self._connected()
             case Disconnected():
-                self._publisher.handle(item)
-                self._connection_log.disconnected(item, time.monotonic())
+                self._publishing.disconnected(item)
                 self._startup.disconnected()
                 self._reporters.disconnected()
             case Acknowledged() | Subscribed() | Settled():
                 self._publisher.handle(item)
             case Message():
-                is_taken = self._publisher.takes(item) or (
-                    not self._is_begun and self._startup.take(item, time.monotonic())
-                )
-                if not is_taken:
-                    self._routes.handle(item, is_early=not self._is_begun)
+                is_begun = self._publishing.is_begun
+                if not (self._publisher.takes(item) or (not is_begun and self._startup.take(item, time.monotonic()))):
+                    self._publishing.routes.handle(item, is_early=not is_begun)
             case PollResult():
                 self._finished(item)
             case Outgoing(message=message):
@@ -151,14 +127,11 @@ class Service:
             state.on_login_changed(item, now)
 
     def _connected(self) -> None:
-        self._publisher.subscribe([*self._routes.topics(), *self._reporters.connected()])
-        if self._is_begun:
-            self._publisher.subscribe(self._routes.topics(late=True), no_local=True)
-            self._send_all()
-            for account in self._accounts:
-                self._accounts.touch(account)
+        if not self._publishing.is_begun:
+            self._startup.connected(time.monotonic())
             return
-        self._startup.connected(time.monotonic())
+        for account in self._accounts:
+            self._accounts.touch(account)
 
     def _finished(self, result: PollResult) -> None:
         state, now = self._accounts.touch(result.account), self._clock.now()
@@ -180,38 +153,20 @@ class Service:
         if reading is not None:
             self._accounts.note(state, state.take(reading, now))
 
-    def _on_status(self, message: Message) -> None:
-        """Correct somebody else's offline message, or a late will of our own: while we are there, we are online."""
-        if message.payload != ONLINE:
-            self._publisher.republish(self._status)
-
-    def _on_home_assistant(self, message: Message) -> None:
-        is_online = message.payload == ONLINE
-        self._listeners.home_assistant(time.monotonic(), is_online=is_online)
-        if is_online and self._is_begun:
-            self._resend_at = time.monotonic() + self._rng.uniform(1, 10)
-
     def _on_health(self, account: str, message: Message) -> None:
         if message.payload and not self._publisher.has_sent(message):
             self._accounts.touch(account).other_instance.seen(self._clock.now())
-
-    def _on_former_device(self, former: FormerDevices, message: Message) -> None:
-        self._remove(former.found(message))
 
     # What time brings
 
     def _tick(self) -> None:
         now = self._clock.now()
-        self._connection_log.tick(time.monotonic())
-        have_settled = self._listeners.have_settled(time.monotonic())
-        if not self._is_begun:
+        have_settled = self._publishing.tick()
+        if not self._publishing.is_begun:
             found = self._startup.found(time.monotonic(), now)
             if found is None:
                 return
             self._begin(found, now)
-        if self._resend_at is not None and time.monotonic() >= self._resend_at:
-            self._resend_at = None
-            self._send_all()
         if have_settled:
             self._accounts.deliver(now)
         for account in self._workers.hanging():
@@ -220,10 +175,9 @@ class Service:
 
     def _advance(self, now: datetime) -> None:
         if self._accounts.advance(now):
-            self._resend_at = time.monotonic() + RESEND_AFTER_DISCOVERY
+            self._publishing.resend_after_discovery()
 
     def _begin(self, found: Mapping[str, bytes], now: datetime) -> None:
-        self._is_begun = True
         names = list(self._accounts)
         first, _ = self._options.accounts[0]
         former = FormerDevices(
@@ -234,34 +188,20 @@ class Service:
             now=now,
             is_announced=first.discovery,
         )
-        self._remove(former.gone)
         self._accounts.restore(found, now, is_moved=len(names) == 1 and bool(former.gone))
-        on_former_device = partial(self._on_former_device, former)
-        self._routes.add(Route(topic, on_former_device, takes_retained=True) for topic in former.suspects)
-        self._publisher.subscribe(former.suspects)
-        self._publisher.subscribe(self._routes.topics(late=True), no_local=True)
+        self._publishing.begin(former)
         self._advance(now)
-        self._publisher.retain(self._status, ONLINE)
+        self._publishing.show_online()
         log.info("Publishing at %s, accounts: %s", self._options.broker.address, ", ".join(names[:10]))
-
-    def _remove(self, topics: Iterable[str]) -> None:
-        for topic in topics:
-            log.info("Removing %s: the settings have no account or device for it any longer.", topic)
-            self._publisher.retain(topic, b"")
-
-    def _send_all(self) -> None:
-        self._publisher.send_all(last=self._status)
 
     def _patience(self) -> float:
         """Return how many real seconds may pass until something is to be done."""
-        real = [self._liveness.patience()]
-        waits = (self._connection_log.steady_at, self._resend_at, self._listeners.settled_at)
-        real += [at - time.monotonic() for at in waits if at is not None]
+        moments = self._publishing.moments()
         if self._startup.ends_at is not None:
-            real.append(self._startup.ends_at - time.monotonic())
-        if self._is_begun:
-            now = self._clock.now()
-            real.append(self._clock.to_real((self._accounts.look_at - now).total_seconds()))
+            moments.append(self._startup.ends_at)
+        real = [self._liveness.patience(), *(moment - time.monotonic() for moment in moments)]
+        if self._publishing.is_begun:
+            real.append(self._clock.to_real((self._accounts.look_at - self._clock.now()).total_seconds()))
         return max(0.0, min(real))
 
     def _follow_clock(self) -> None:

@@ -60,6 +60,11 @@ class ServiceOptions:
     accounts: tuple[tuple[AccountOptions, tuple[Source, ...]], ...] = field(default=())
     """Each account with its polled sources on this machine, the preferred one first."""
 
+    @property
+    def status(self) -> str:
+        """The topic that says whether the service is there."""
+        return self.accounts[0][0].topics.status
+
     def topics(self, account: str) -> Topics:
         """Return the topics of any account, one that is not in the settings too."""
         return Topics(base=self.base_topic, account=account, prefix=self.discovery_prefix)

@@ -31,7 +31,7 @@ LONGEST = 10.0
 """Real seconds until nothing is expected anymore: a link may be slow."""
 
 QUIET = 2.0
-"""Real seconds after a message until no other one is expected, if the broker does not let us hear ourselves."""
+"""Real seconds after a message until no other one is expected, if the broker does not send us our own messages."""
 
 
 class RetainedReader:

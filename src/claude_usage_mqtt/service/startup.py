@@ -46,7 +46,7 @@ class Startup:
         names = {each.account for each in accounts}
         devices = accounts + [self._options.topics(name) for name in (SUMMARY, DEFAULT_ACCOUNT) if name not in names]
         self._found = {}
-        self._publisher.subscribe([accounts[0].status])
+        self._publisher.subscribe([self._options.status])
         self._read([topic for each in devices for topic in (each.state, each.config, each.health, each.memory)], real)
 
     def _read(self, topics: list[str], real: float) -> None:
@@ -61,7 +61,7 @@ class Startup:
 
     def take(self, message: Message, real: float) -> bool:
         """Take in a message; return whether it was for us."""
-        if message.topic == self._options.accounts[0][0].topics.status:
+        if message.topic == self._options.status:
             self._is_online = message.payload != OFFLINE and bool(message.payload)
             if self._reader is None and self.ends_at is not None and not self._is_online:
                 self.ends_at = real  # the other instance has stopped
@@ -100,7 +100,7 @@ class Startup:
     def _foreign_services(self) -> list[str]:
         """Return the status topics, not read yet, of services that announced our devices under another base topic."""
         configs = [self._found.get(account.topics.config, b"") for account, _ in self._options.accounts]
-        services = {announced_by(config) for config in configs} - {None, self._options.accounts[0][0].topics.status}
+        services = {announced_by(config) for config in configs} - {None, self._options.status}
         unread = sorted(
             service
             for service in services

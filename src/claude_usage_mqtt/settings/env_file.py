@@ -69,11 +69,11 @@ def _mistakes(binding: Binding, known: Collection[str]) -> Iterator[str]:
         yield f"{name} is read from the environment only; set it there"
     elif name in known and re.match(r"[^=]*=(?!\s*['\"])[^\r\n]*\s#", binding.original.string.lstrip()):
         yield f"a # in the value of {name}; move the comment to its own line, or put the value in quotes"
-    elif name == "MQTT_PASSWORD_FILE" and binding.value and not _is_beside(Path(binding.value)):
+    elif name == "MQTT_PASSWORD_FILE" and binding.value and not _is_next_to_it(Path(binding.value)):
         yield f"{name} is outside the folder of {ENV_FILE}; set it in the environment"
 
 
-def _is_beside(path: Path) -> bool:
+def _is_next_to_it(path: Path) -> bool:
     """Whether a path leads into the working folder: else the file could send any file of ours to its own host."""
     try:
         return path.resolve().is_relative_to(Path.cwd().resolve())

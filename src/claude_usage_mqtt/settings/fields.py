@@ -291,7 +291,7 @@ def load_settings(*, with_env_file: bool = True) -> Settings:
 
 
 def doubts() -> list[str]:
-    """Return a sentence for each variable that is perhaps a mistake, and stops nothing."""
+    """Return a sentence for each variable that may be a mistake but is not an error."""
     file = {name: value for name, value in read_env_file(variables()).values.items() if value}
     return list(hints(_environment(), file, variables()))
 

@@ -1,4 +1,4 @@
-"""What is perhaps a mistake in the settings, and stops nothing: a sentence for each."""
+"""What may be a mistake in the settings but is not an error: a sentence for each."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ program=$!
 exec 3<&- > /dev/null 2>&1
 wait "$program"
 """
-"""Gives the program its input and waits for it. Beside it something waits at a pipe whose other end only we have: when
+"""Gives the program its input and waits for it. Next to it something waits at a pipe whose other end only we have: when
 we are gone, even by SIGKILL, that pipe ends, and what waits there removes the folder and kills the whole group."""
 
 IS_POSIX = os.name == "posix"

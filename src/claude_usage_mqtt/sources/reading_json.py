@@ -38,7 +38,7 @@ from claude_usage_mqtt.usage.reading import (
 )
 
 OLDEST = timedelta(days=1)
-"""Older numbers are no answer to a request."""
+"""Older numbers do not answer a request."""
 
 MAX_WINDOWS = 40
 MAX_DETAIL = 300

@@ -46,7 +46,7 @@ class RenewingSource(ApiSource):
         login = self._login_now() or result.login
         is_renewed = login is not None and login.mark != mark
         if answer.error is not None and not is_renewed:
-            text = f"{result.error} Claude Code was asked to renew it, in vain: {answer.error}"
+            text = f"{result.error} Claude Code was asked to renew it, without success: {answer.error}"
             answer = replace(answer, error=TokenExpired(text))
         requests = result.requests + answer.requests
         return replace(answer, login=login, requests=requests, fingerprint=self.fingerprint())

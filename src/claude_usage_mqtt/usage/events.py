@@ -42,7 +42,7 @@ LIMIT = 100.0
 class Event:
     """Something that happened: to a window, or to the account if `window` is None.
 
-    `at` is when it was noticed, `expires_at` when nobody needs to hear of it anymore. `resets_at` belongs to the window
+    `at` is when it was noticed, `expires_at` when it is no longer worth delivering. `resets_at` belongs to the window
     that the event is about: for a reset, when the window that ended was due to reset; for `blocked`, when that ends.
     `utilization` is the one read now, `previous_utilization` the one before, or 0 for what was reached in a window that
     began since. `thresholds` are all thresholds reached by this change, `threshold` the highest of them.

@@ -1,0 +1,135 @@
+"""The service's presence on the broker: what it subscribes to, whether it publishes yet, when it sends all again."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from claude_usage_mqtt.mqtt.client import Message
+from claude_usage_mqtt.mqtt.connection import Connected, ConnectionEvent, Disconnected
+from claude_usage_mqtt.mqtt.publisher import Publisher
+from claude_usage_mqtt.service.connection_log import ConnectionLog
+from claude_usage_mqtt.service.former_devices import FormerDevices
+from claude_usage_mqtt.service.listeners import Listeners
+from claude_usage_mqtt.service.options import ServiceOptions
+from claude_usage_mqtt.service.routes import Route, Routes
+from claude_usage_mqtt.topics import OFFLINE, ONLINE
+
+log = logging.getLogger(__name__)
+
+RESEND_AFTER_DISCOVERY = 1.0
+"""Real seconds: an entity whose announcement has changed is unavailable in Home Assistant until its next message."""
+
+STOP_PATIENCE = 1.2
+"""Real seconds for the offline message; stopping takes at most about twice that."""
+
+
+class Publishing:
+    """Owns the publisher and the table of routes; all its instants are real seconds of `time.monotonic`."""
+
+    def __init__(
+        self,
+        options: ServiceOptions,
+        listeners: Listeners,
+        rng: random.Random,
+        notify: Callable[[ConnectionEvent], None],
+    ) -> None:
+        self._status = options.status
+        will = Message(topic=self._status, payload=OFFLINE, retain=True)
+        devices = f"{options.discovery_prefix}/device/"
+        self.publisher = Publisher(options.broker, will=will, notify=notify, announcements=devices)
+        self.routes = Routes(
+            [
+                Route(self._status, self._on_status),
+                Route(options.status_topic, self._on_home_assistant, is_early=True, takes_retained=True),
+            ]
+        )
+        self.is_begun = False
+        self._listeners = listeners
+        self._rng = rng
+        self._log = ConnectionLog(options.broker.address)
+        self._resend_at: float | None = None
+
+    def connected(self, event: Connected, topics: Iterable[str]) -> None:
+        """Subscribe to what the routes name, and to `topics`; send everything again."""
+        now = time.monotonic()
+        self.publisher.handle(event)
+        self._log.connected(event, now)
+        self._listeners.connected(now)
+        self.publisher.subscribe([*self.routes.topics(), *topics])
+        if self.is_begun:
+            self._subscribe_late()
+            self._send_all()
+
+    def disconnected(self, event: Disconnected) -> None:
+        """Note that there is no connection."""
+        self.publisher.handle(event)
+        self._log.disconnected(event, time.monotonic())
+
+    def begin(self, former: FormerDevices) -> None:
+        """Publish from now on; what is left of former devices is removed."""
+        self.is_begun = True
+        self._remove(former.gone)
+        on_former_device = partial(self._on_former_device, former)
+        self.routes.add(Route(topic, on_former_device, takes_retained=True) for topic in former.suspects)
+        self.publisher.subscribe(former.suspects)
+        self._subscribe_late()
+
+    def show_online(self) -> None:
+        """Say that the service is there."""
+        self.publisher.retain(self._status, ONLINE)
+
+    def stop(self) -> None:
+        """Say that it is not, and disconnect."""
+        last = [Message(topic=self._status, payload=OFFLINE, retain=True)] if self.is_begun else []
+        self.publisher.stop(last, STOP_PATIENCE)
+
+    # Handlers of topics
+
+    def _on_status(self, message: Message) -> None:
+        """Correct somebody else's offline message, or a late will of our own: while we are there, we are online."""
+        if message.payload != ONLINE:
+            self.publisher.republish(self._status)
+
+    def _on_home_assistant(self, message: Message) -> None:
+        is_online = message.payload == ONLINE
+        self._listeners.home_assistant(time.monotonic(), is_online=is_online)
+        if is_online and self.is_begun:
+            self._resend_at = time.monotonic() + self._rng.uniform(1, 10)
+
+    def _on_former_device(self, former: FormerDevices, message: Message) -> None:
+        self._remove(former.found(message))
+
+    def _remove(self, topics: Iterable[str]) -> None:
+        for topic in topics:
+            log.info("Removing %s: the settings have no account or device for it any longer.", topic)
+            self.publisher.retain(topic, b"")
+
+    def _subscribe_late(self) -> None:
+        self.publisher.subscribe(self.routes.topics(late=True), no_local=True)
+
+    def _send_all(self) -> None:
+        self.publisher.send_all(last=self._status)
+
+    # What time brings
+
+    def resend_after_discovery(self) -> None:
+        """Send everything again once Home Assistant has read a discovery message."""
+        self._resend_at = time.monotonic() + RESEND_AFTER_DISCOVERY
+
+    def tick(self) -> bool:
+        """Do what is due; return whether the wait for those who listen to events ends now."""
+        now = time.monotonic()
+        self._log.tick(now)
+        if self._resend_at is not None and now >= self._resend_at:
+            self._resend_at = None
+            self._send_all()
+        return self._listeners.have_settled(now)
+
+    def moments(self) -> list[float]:
+        """Return when something is due."""
+        moments = (self._log.steady_at, self._resend_at, self._listeners.settled_at)
+        return [moment for moment in moments if moment is not None]
