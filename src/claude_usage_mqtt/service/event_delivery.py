@@ -23,8 +23,8 @@ MAX_WAITING = 50
 """Of one account. The oldest are dropped: nobody wants more than that at once."""
 
 SPACING = timedelta(seconds=1)
-"""Between two events of one topic. The state of an event entity in Home Assistant is the millisecond in which the event
-came: two of the same millisecond are one change, and no automation hears of the second."""
+"""Between two events of one topic. The state of an event entity is the millisecond in which the event came: in Home
+Assistant before 2026.8 two of the same millisecond are one change, and automations miss the second."""
 
 MAX_EVENT = 1000
 """Characters of a saved event; ours have about 300."""
