@@ -1,7 +1,7 @@
 // node cards.js PATH - opens a page of the real Home Assistant and prints, as JSON, which cards it shows and what they complain of.
 require('./page.js')(process.argv[2], async page => {
   await page.locator('hui-heading-card').last().waitFor();
-  await page.locator('hui-history-graph-card canvas').first().waitFor();
+  await page.locator('hui-history-graph-card').locator('canvas, .info').first().waitFor();
   // the text is in the shadow roots below each card
   const deepText = node => {
     if (node.nodeType === Node.TEXT_NODE) return node.data + ' ';

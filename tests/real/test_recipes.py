@@ -307,12 +307,25 @@ def test_dashboard_says_why_there_are_no_numbers(
 def test_dashboard_of_a_seat_with_nothing_but_a_budget(
     home: HomeAssistant, mosquitto: Mosquitto, scripts: Path, tmp_path: Path
 ) -> None:
-    """An account without any window is not one whose service is away: its first card says what was spent."""
+    """An account without any window is not one whose service is away: its first card says what was spent.
+
+    Amounts in another currency are other entities, which the dashboard does not name: nothing fails for that.
+    """
     write_credentials(tmp_path)
-    with Endpoint(dict(plans())["enterprise"]) as endpoint, running_service(mosquitto.port, endpoint.url, tmp_path):
+    clock = StepClock()
+    with (
+        Endpoint(dict(plans())["enterprise"]) as endpoint,
+        running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock),
+    ):
         home.wait_for(sensor__claude_extra_usage_used="4500.0")
         answer, _ = dashboard(scripts, tmp_path)["markdown"]
-    assert answer == "Only extra usage is reported 4500 JPY spent this month."
+        assert answer == "Only extra usage is reported 4500 JPY spent this month."
+        endpoint.document = sample_usage(five_hour=100, extra_usage=make_extra_usage(1234.0, 5000, "EUR"))
+        clock.advance(minutes=6)
+        home.wait_for(sensor__claude_extra_usage_used_eur="12.34", binary_sensor__claude_extra_usage_active="on")
+        shown = dashboard(scripts, tmp_path)
+    assert not [tile for tile in shown["tiles"] if "xtra usage" in tile or "limit" in tile]
+    assert "Paid extra usage is active As of" in shown["markdown"][0]
 
 
 def dashboard(scripts: Path, folder: Path) -> Any:
