@@ -14,6 +14,7 @@ from claude_usage_mqtt.homeassistant.summary import SUMMARY
 from claude_usage_mqtt.mqtt.publisher import Publisher
 from claude_usage_mqtt.service.account import AccountState
 from claude_usage_mqtt.service.documents import documents, memory_document
+from claude_usage_mqtt.service.event_delivery import SPACING
 from claude_usage_mqtt.service.listeners import Listeners
 from claude_usage_mqtt.service.options import ServiceOptions
 from claude_usage_mqtt.service.reporter_exchange import ReporterExchange
@@ -127,17 +128,18 @@ class Accounts:
     def deliver(self, now: datetime) -> None:
         """Send the events that wait."""
         for entry in self._entries.values():
-            self._deliver(entry.state, now)
+            entry.look_at = min(entry.look_at, self._deliver(entry.state, now))
 
-    def _deliver(self, state: AccountState, now: datetime) -> None:
-        """Send an account's events, after the memory that holds them was published."""
+    def _deliver(self, state: AccountState, now: datetime) -> datetime:
+        """Send an account's events, after the memory that holds them was published; return when to send more."""
         if not self._publisher.is_connected or self._listeners.settled_at is not None:
-            return
+            return FAR_AWAY
         is_there = self._listeners.is_home_assistant_there
         if state.delivery.has_due(is_home_assistant_there=is_there):
             for level, payload in state.delivery.take(now, is_home_assistant_there=is_there):
                 self._publisher.send(state.options.topics.event(level), payload)
             self._publisher.retain(state.options.topics.memory, encode(memory_document(state)))
+        return now + SPACING if state.delivery.has_due(is_home_assistant_there=is_there) else FAR_AWAY
 
     def advance(self, now: datetime) -> bool:
         """Do what is due, and return whether a discovery message has changed."""
@@ -158,18 +160,19 @@ class Accounts:
         begins = entry.source is not None and due is not None and due <= now
         may_retry = begins and state.begin_poll(now)
         state.tick(now)
+        delivers_at = FAR_AWAY
         is_renewed = state.alive.until != entry.alive_until
         if is_renewed or not (begins and entry.has_polled):
             # Before the first request its trace is published, so that a crash during it is remembered too.
             for topic, payload in documents(state, now):
                 self._publisher.retain(topic, payload, again=is_renewed and topic == state.options.topics.state)
             entry.digest, entry.alive_until = digest(state, now), state.alive.until
-            self._deliver(state, now)
+            delivers_at = self._deliver(state, now)
         entry.has_polled = entry.has_polled or begins
         if begins and entry.source is not None:
             self._workers.poll(state.name, entry.source, may_retry=may_retry)
-        moments = [state.due(now), state.wake_at(now)]
-        entry.look_at = min((moment for moment in moments if moment is not None), default=FAR_AWAY)
+        moments = [state.due(now), state.wake_at(now), delivers_at]
+        entry.look_at = min(moment for moment in moments if moment is not None)
         return is_renewed
 
     def _sum(self, *, again: bool) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from claude_usage_mqtt.instants import format_instant, parse_instant
@@ -21,6 +21,10 @@ from claude_usage_mqtt.usage.reading import WINDOW_KEY
 
 MAX_WAITING = 50
 """Of one account. The oldest are dropped: nobody wants more than that at once."""
+
+SPACING = timedelta(seconds=1)
+"""Between two events of one topic. The state of an event entity is the millisecond in which the event came: in Home
+Assistant before 2026.8 two of the same millisecond are one change, and automations miss the second."""
 
 MAX_EVENT = 1000
 """Characters of a saved event; ours have about 300."""
@@ -54,16 +58,21 @@ class EventDelivery:
     def take(self, now: datetime, *, is_home_assistant_there: bool) -> Iterator[tuple[str, bytes]]:
         """Yield the topic level and payload of what is to be delivered now, and forget what needs nothing more.
 
-        To be called while listeners are there: after the broker was connected for a while, and after each birth.
+        To be called while listeners are there: after the broker was connected for a while, and after each birth. Of
+        one topic there is one event; if another one is due, call it again `SPACING` later.
         """
         waiting, self._waiting = self._waiting, []
+        sent: set[str] = set()
         for each in waiting:
             if now >= each.expires_at:
                 continue
-            if is_home_assistant_there or not each.awaits_birth:
+            is_due = is_home_assistant_there or not each.awaits_birth
+            is_sent = is_due and each.level not in sent
+            if is_sent:
+                sent.add(each.level)
                 yield each.level, encode(each.document)
-            if not is_home_assistant_there:
-                each.awaits_birth = True
+            if not (is_sent and is_home_assistant_there):
+                each.awaits_birth = each.awaits_birth or is_sent
                 self._waiting.append(each)
 
     def has_due(self, *, is_home_assistant_there: bool) -> bool:
