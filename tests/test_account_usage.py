@@ -142,7 +142,7 @@ def test_a_renamed_model_is_a_new_window_and_the_old_one_goes() -> None:
     assert list(state_document(usage, at)["windows"]) == ["seven_day", "seven_day_fable"]
 
 
-def test_the_events_of_a_window_that_was_away_are_told_when_it_is_back() -> None:
+def test_the_events_of_a_window_that_was_away_fire_when_it_is_back() -> None:
     """A reset while the window was missing from the answers fires once, late."""
     usage = make_account()
     take(usage, make_answer(START, 80), (75,))

@@ -156,7 +156,7 @@ def test_burn_rate_is_unknown_when_the_readings_are_old() -> None:
     assert (window["burn_rate"], window["limit_at"]) == (None, None)
 
 
-def test_limit_is_told_only_before_the_reset() -> None:
+def test_limit_is_predicted_only_before_the_reset() -> None:
     """A limit that the reset comes before is none."""
     assert after([(120, 40), (140, 50), (160, 60)])["limit_at"] == "2026-11-20T14:00:00+00:00"
     assert after([(120, 4), (140, 5), (160, 6)])["limit_at"] is None

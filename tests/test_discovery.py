@@ -296,7 +296,7 @@ def test_only_keys_that_could_be_ours_are_read_back(found: dict[str, dict[str, s
         assert platform in REMOVABLE
 
 
-def test_the_device_of_all_accounts_stands_on_its_own() -> None:
+def test_the_device_of_all_accounts_is_independent() -> None:
     """It is available as long as the service is, and no account has its ids."""
     made = summary_discovery(Topics(base="claude-usage", account=SUMMARY), "1.0.0", WORK.health)
     assert made["device"]["name"] == "Claude accounts"

@@ -163,7 +163,7 @@ def test_an_event_is_not_repeated_by_a_restart(
     assert EVENT not in watcher.retained()
 
 
-def test_home_assistant_hears_it_after_its_restart(
+def test_home_assistant_gets_it_after_its_restart(
     home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
 ) -> None:
     """What happened during a restart of Home Assistant is sent again after its birth message, with the same id."""

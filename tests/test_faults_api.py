@@ -52,7 +52,7 @@ FAULTS: list[tuple[Fault, str]] = [
 
 
 @pytest.mark.parametrize(("fault", "status"), FAULTS)
-def test_each_fault_is_told_once_and_recovered_from(
+def test_each_fault_is_reported_once_and_recovered_from(
     endpoint: Endpoint, watcher: Watcher, running: Running, fault: Fault, status: str
 ) -> None:
     """The last good numbers stay, the status says what is wrong, and one back-off after the cure all is well."""

@@ -213,7 +213,7 @@ ACL = "user us\n{}\nuser watcher\ntopic readwrite #\n"
 
 def wait_until_settled(running: Running) -> None:
     """Wait until nothing can be late any more."""
-    eventually(lambda: getattr(running.service._publisher._delivery, "is_settled", False))
+    eventually(lambda: getattr(running.program._publisher._delivery, "is_settled", False))
 
 
 @contextlib.contextmanager

@@ -105,7 +105,7 @@ def test_each_failure_is_an_error_of_its_own(endpoint: Endpoint, fault: Fault, e
     assert len(endpoint.requests) == 1
 
 
-def test_patience_is_told(endpoint: Endpoint) -> None:
+def test_the_error_says_when_to_ask_again(endpoint: Endpoint) -> None:
     """How long the API wants to be left alone is known to the caller."""
     endpoint.fault = rate_limited(3600)
     with pytest.raises(RateLimited) as caught:

@@ -91,13 +91,13 @@ def test_the_later_one_takes_over_from_one_that_died(
     rounds: list[float] = []
     with running_service(running_broker.port, endpoint.url, home, instance="second", clock=clock) as second:
         second.log.wait_for("standing by")
-        take = second.service.inbox.get
+        take = second.program.inbox.get
 
         def count_rounds(timeout: float) -> Any:
             rounds.append(timeout)
             return take(timeout)
 
-        monkeypatch.setattr(second.service.inbox, "get", count_rounds)
+        monkeypatch.setattr(second.program.inbox, "get", count_rounds)
         second.log.wait_for("Publishing at")
     assert len(rounds) < 100, "it kept the processor busy"
 

@@ -101,7 +101,7 @@ def test_each_command_is_in_the_table_of_features() -> None:
     assert set(re.findall(r"`claude-usage-mqtt (\w+)", features)) == commands
 
 
-def test_each_event_type_is_told() -> None:
+def test_each_event_type_is_documented() -> None:
     """The event types that automations match on are written down."""
     for event_type in (*EVENT_TYPES, *ACCOUNT_EVENT_TYPES):
         assert f"`{event_type}`" in README

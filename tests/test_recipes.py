@@ -19,7 +19,6 @@ from claude_usage_mqtt.topics import Topics
 from parts.command import run_command
 
 BLUEPRINTS = tuple(name for name in RECIPES if name.startswith("blueprint-"))
-ON_EVENTS = ("blueprint-threshold", "blueprint-reset", "blueprint-extra-usage")
 UNFINISHED = {"sensor.claude_weekly_", "event.claude_"}
 """What begins a pattern."""
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")

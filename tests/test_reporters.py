@@ -20,7 +20,7 @@ from parts.broker import Broker, Mosquitto, needs_mosquitto
 from parts.credentials import FILE_NAME, write_credentials, write_credentials_text
 from parts.documents import sample_usage
 from parts.endpoint import Endpoint
-from parts.reporter import LAPTOP, RunningReporter, ask, is_online, running_reporter
+from parts.reporter import LAPTOP, ask, is_online, running_reporter
 from parts.service import (
     BASE,
     HEALTH,
@@ -58,7 +58,7 @@ def machines(health: Any) -> dict[str, str]:
 @contextmanager
 def house(
     broker: Broker, folder: Path, interval: float = 0.2, accounts: tuple[str, ...] = ("default",), **more: Any
-) -> Iterator[tuple[Running, Callable[..., RunningReporter]]]:
+) -> Iterator[tuple[Running, Callable[..., Running]]]:
     """Run a service that has no login, and give a function that starts a reporter with one."""
     folders = {account: CredentialsFile(folder / "nothing") for account in accounts}
     with ExitStack() as stack:
@@ -66,7 +66,7 @@ def house(
             running_service(broker.port, "http://127.0.0.1:1", folders, selected=(REPORTER,), interval=interval, **more)
         )
 
-        def report(machine: str, endpoint: Endpoint, folders: Any, **settings: Any) -> RunningReporter:
+        def report(machine: str, endpoint: Endpoint, folders: Any, **settings: Any) -> Running:
             return stack.enter_context(
                 running_reporter(broker.port, endpoint.url, folders, machine=machine, clock=service.clock, **settings)
             )

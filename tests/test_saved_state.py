@@ -113,7 +113,7 @@ def test_the_state_alone_serves() -> None:
     assert [event.event_type for event in events] == ["reset"]
 
 
-def test_the_state_alone_tells_of_a_reset_while_away() -> None:
+def test_the_state_alone_shows_a_reset_while_away() -> None:
     """Old numbers of the state are those of a window that is over, whenever the program comes back."""
     usage, fresh = make_account(), make_account()
     take(usage, make_answer(START, 70), ())

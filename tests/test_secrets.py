@@ -108,7 +108,7 @@ def test_through_every_fault_of_the_api(tmp_path: Path, caplog: pytest.LogCaptur
             write_credentials(tmp_path, token=f"{TOKEN}-{number}", expires_in=None)
             watcher.wait_topic(HEALTH, is_ok, since=watcher.mark())
         assert all((request.bearer or "").startswith(TOKEN) for request in endpoint.requests)
-        assert_nowhere(running.log.text, caplog.text, repr(running.service.__dict__))
+        assert_nowhere(running.log.text, caplog.text, repr(running.program.__dict__))
         for message in watcher.messages():
             assert_nowhere(message.topic, message.payload)
 

@@ -242,7 +242,7 @@ WRONG_CREDENTIALS = {
 }
 
 
-def test_wrong_credentials_are_told_and_recovered_from(
+def test_wrong_credentials_are_reported_and_recovered_from(
     tmp_path: Path, running_broker: Broker, watcher: Watcher
 ) -> None:
     """Each has its status and a sentence, in `health` and in the log; nothing is sent; mending it is enough."""
@@ -478,7 +478,7 @@ def test_another_services_devices_are_left_alone(tmp_path: Path, running_broker:
         assert "homeassistant/device/claude_usage_all/config" in retained
 
 
-def test_a_status_line_that_never_came_is_told(
+def test_a_status_line_that_never_came_is_reported(
     tmp_path: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
 ) -> None:
     """Who forgot to set the status-line command reads so in the health."""

@@ -21,7 +21,6 @@ DAYS = 4
 SEEDS = int(os.environ.get("SIMULATED_LIVES", "3"))
 """More of them with SIMULATED_LIVES=50 in the environment."""
 STALE_AFTER = timedelta(minutes=30)
-DOUBTED = 40.0
 HOUR = timedelta(hours=1)
 
 

@@ -595,7 +595,7 @@ def test_a_rerun_keeps_the_time_of_the_response(tmp_path: Path) -> None:
     assert seen(tmp_path, 13, 41, ms=20, prompt_id="q") == (13, True)
 
 
-def test_sessions_are_told_apart(tmp_path: Path) -> None:
+def test_sessions_are_distinguished(tmp_path: Path) -> None:
     """A session's rerun is not a response, whatever the others showed in between."""
     assert seen(tmp_path, 0, 58, ms=10) == (0, False)
     assert seen(tmp_path, 1, 54, ms=99, session_id="b") == (1, False)

@@ -123,7 +123,7 @@ def test_a_device_that_is_full(caplog: pytest.LogCaptureFixture) -> None:
     assert len(caplog.records) == 1
 
 
-def test_a_missing_folder_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_folder_is_reported_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Where the folder is missing the service goes on, and writes as soon as it is there."""
     path = tmp_path / "missing" / "usage.log"
     log = UsageLog(path)

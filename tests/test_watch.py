@@ -23,6 +23,7 @@ from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.usage.account import AccountUsage
 from claude_usage_mqtt.usage.document import state_document
 from parts.broker import Broker, Mosquitto, any_broker, needs_mosquitto
+from parts.command import run_command, run_python
 from parts.documents import make_extra_usage, make_window, sample_usage
 from parts.net import LOOPBACK
 from parts.readings import take
@@ -247,21 +248,14 @@ def test_a_wrong_login_ends_it(tmp_path: Path) -> None:
 def test_without_its_extra_it_says_how_to_get_it(tmp_path: Path) -> None:
     """Without rich there is one sentence with the command to type."""
     code = "import sys; sys.modules['rich'] = None\nfrom claude_usage_mqtt.cli import main; sys.exit(main(['watch']))"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    ran = run_python(tmp_path, "-c", code)
     assert ran.returncode == 2
     assert ran.stderr == f"claude-usage-mqtt: watch needs the package rich: {sys.executable} -m pip install rich\n"
 
 
 def test_without_a_terminal_it_says_what_to_use(tmp_path: Path) -> None:
     """Into a pipe nothing is drawn."""
-    ran = subprocess.run(
-        [sys.executable, "-m", "claude_usage_mqtt", "watch"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], "MQTT_HOST": LOOPBACK},
-    )
+    ran = run_command(tmp_path, "watch", MQTT_HOST=LOOPBACK)
     assert (ran.returncode, ran.stdout) == (2, "")
     assert "watch needs a terminal; 'claude-usage-mqtt guard' prints" in ran.stderr
 

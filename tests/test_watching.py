@@ -1,8 +1,6 @@
 """Watching logins: whatever happens to one place, the others are looked at, and an account that waits is woken."""
 
 import datetime as dt
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +17,7 @@ from claude_usage_mqtt.sources.credentials.watch import CachedReading, LoginChan
 from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.usage.reading import OAUTH, Reading
 from parts.broker import Broker
-from parts.command import clean_environment
+from parts.command import run_python
 from parts.endpoint import Endpoint
 from parts.waiting import eventually
 
@@ -212,15 +210,7 @@ from claude_usage_mqtt.cli import main
 raise SystemExit(main(["run"]))
 """
     settings = {"MQTT_HOST": "127.0.0.1", "MQTT_PORT": running_broker.port, "CLAUDE_API_URL": endpoint.url}
-    ended = subprocess.run(
-        [sys.executable, "-c", code],
-        env=clean_environment(tmp_path, {**settings, "CLAUDE_CONFIG_DIR": tmp_path, "CLAUDE_SOURCE": "oauth"}),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ended = run_python(tmp_path, "-c", code, **settings, CLAUDE_CONFIG_DIR=tmp_path, CLAUDE_SOURCE="oauth")
     assert ended.returncode == 1
     assert "internal error, please report it: ArithmeticError" in ended.stderr
     assert "canary" not in ended.stderr

@@ -247,7 +247,7 @@ def test_a_percentage_of_no_limit_is_unknown() -> None:
     assert money == ExtraUsage(enabled=True, used=50.23, limit=None, utilization=None, currency="USD")
 
 
-def test_spend_stands_in_where_extra_usage_is_disabled_or_missing() -> None:
+def test_spend_is_used_if_extra_usage_is_disabled_or_missing() -> None:
     """Money that is really spent is shown; extra usage that is off is shown as off."""
     off = make_extra_usage(0, None, "EUR", enabled=False)
     spend = make_spend(100, 200, "EUR")

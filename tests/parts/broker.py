@@ -17,7 +17,7 @@ from typing import IO, Final, Protocol, Self
 import pytest
 
 from parts.certificates import Authority, KeyPair
-from parts.net import LOOPBACK, HeldPort
+from parts.net import LOOPBACK, HeldPort, Server
 from parts.waiting import REASONABLE
 
 START_TIMEOUT: Final = 10.0
@@ -60,7 +60,7 @@ def any_broker() -> Iterator[Broker]:
             yield embedded
 
 
-class Mosquitto:
+class Mosquitto(Server):
     """A separate Mosquitto process, with its own folder and ports; a context manager.
 
     `port` is always there and plain; `tls`, `websockets` and `unix_socket` add listeners next to it, so that a
@@ -91,7 +91,6 @@ class Mosquitto:
         """
         self.folder = Path(tempfile.mkdtemp(prefix="mosquitto-"))
         self.log: deque[str] = deque(maxlen=REMEMBERED_LOG_LINES)
-        self._users = users
         self._changed = threading.Condition()
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
@@ -222,16 +221,6 @@ class Mosquitto:
             if port is not None:
                 port.close()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     # -- what it says
 

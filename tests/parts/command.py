@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from claude_usage_mqtt.cli import main
 
@@ -37,12 +38,17 @@ raise SystemExit(main(["report"]))
 """`report` that does not wait two seconds for another one of its name."""
 
 
-def run_command(
+def run_command(home: Path, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command as a process, in `home` with settings as its environment; return exit status and output."""
+    return run_python(home, *command_line(*arguments)[1:], **more)
+
+
+def run_python(
     home: Path, *arguments: str, stdin: str = "", timeout: float = 60, **settings: object
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command as a process, in `home` with `settings` as its environment; return exit status and output."""
+    """Do the same with any arguments of the interpreter."""
     return subprocess.run(
-        command_line(*arguments),
+        [sys.executable, *arguments],
         env=clean_environment(home, settings),
         cwd=home,
         input=stdin,

@@ -19,7 +19,7 @@ from multiprocessing.connection import wait
 from typing import Any, BinaryIO, Final, Protocol, Self, runtime_checkable
 
 from parts.documents import Document, sample_usage
-from parts.net import LOOPBACK, Acceptor, HeldPort, hang_up
+from parts.net import LOOPBACK, Acceptor, HeldPort, Server, hang_up
 from parts.waiting import REASONABLE
 
 USAGE_PATH: Final = "/api/oauth/usage"
@@ -120,7 +120,7 @@ class Exchange:
             raise ClientGone
 
 
-class Endpoint:
+class Endpoint(Server):
     """The server; a context manager. Its settings may be changed at any time and hold from the next request on.
 
     - `document`: what it answers, or a function of the `Request` that gives it
@@ -170,12 +170,6 @@ class Endpoint:
         for end in (self._opener, self._gate, *self._gates):
             end.close()
         self._port.close()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     # -- where it is
 

@@ -6,9 +6,32 @@ import sys
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import wait
+from typing import Self
 
 LOOPBACK = "127.0.0.1"
 BACKLOG = 256
+
+
+class Server:
+    """Something that runs as long as a `with` block."""
+
+    def start(self) -> Self:
+        """Start it."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End it, started or not."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class HeldPort:

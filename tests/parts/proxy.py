@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from multiprocessing.connection import wait
 from typing import Final, Self
 
-from parts.net import LOOPBACK, HeldPort
+from parts.net import LOOPBACK, HeldPort, Server
 from parts.waiting import REASONABLE
 
 PIECE: Final = 64 * 1024
@@ -73,7 +73,7 @@ class _Link:
         self.down.source.close()
 
 
-class FaultyProxy:
+class FaultyProxy(Server):
     """A proxy to `target_port` on loopback; a context manager. It passes everything by default.
 
     `port` stays the same, and stays ours, over all faults. `connections` counts those it took so far.
@@ -109,22 +109,10 @@ class FaultyProxy:
         for end in (self._wake, self._waker, self._held):
             end.close()
 
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     @property
     def port(self) -> int:
         """Return the port to connect to."""
         return self._held.number
-
-    @property
-    def connections(self) -> int:
-        """Return how many connections it took so far; while frozen or refusing it takes none."""
-        with self._changed:
-            return self._connections
 
     def wait_for_connections(self, count: int, timeout: float = REASONABLE) -> None:
         """Wait until it took that many connections in all."""

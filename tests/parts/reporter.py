@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from claude_usage_mqtt.errors import ClaudeUsageError
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.reporter.loop import Reporter, ReporterOptions
 from claude_usage_mqtt.sources.api.client import UsageApi
@@ -19,33 +17,10 @@ from claude_usage_mqtt.sources.credentials.file import CredentialsFile
 from claude_usage_mqtt.sources.source import Source
 from claude_usage_mqtt.topics import ReporterTopics
 from parts.net import LOOPBACK
-from parts.service import BASE, END_TIMEOUT, Clock, Log, listen_to_log
+from parts.service import BASE, Clock, Running, in_a_thread
 from parts.watcher import Message, Watcher
 
 LAPTOP: Final = ReporterTopics(base=BASE, machine="laptop")
-
-
-class RunningReporter:
-    """A reporter that runs in a thread; `error` is what ended it, if it did not end by `stop`."""
-
-    def __init__(self, reporter: Reporter, clock: Any, log: Log) -> None:
-        self.reporter = reporter
-        self.clock = clock
-        self.log = log
-        self.error: ClaudeUsageError | None = None
-        self.thread = threading.Thread(target=self._run, name="reporter")
-
-    def _run(self) -> None:
-        try:
-            self.reporter.run()
-        except ClaudeUsageError as error:
-            self.error = error
-
-    def stop(self) -> None:
-        """Stop it."""
-        self.reporter.stop()
-        self.thread.join(END_TIMEOUT)
-        assert not self.thread.is_alive(), "the reporter does not end"
 
 
 @contextlib.contextmanager
@@ -59,7 +34,7 @@ def running_reporter(
     limited: bool = False,
     sources: Mapping[str, Source] | None = None,
     **broker: Any,
-) -> Iterator[RunningReporter]:
+) -> Iterator[Running]:
     """Run a reporter inside this process; `credentials` is the folder of one account, or one for each."""
     folders = credentials if isinstance(credentials, Mapping) else {"default": credentials}
     clock = clock or Clock()
@@ -72,14 +47,8 @@ def running_reporter(
         limited=limited,
         sources=sources or {name: ApiSource(CredentialsFile(folder), api) for name, folder in folders.items()},
     )
-    with listen_to_log(Log()) as log:
-        running = RunningReporter(Reporter(settings, clock), clock, log)
-        running.thread.start()
-        try:
-            yield running
-        finally:
-            running.stop()
-            api.close()
+    with contextlib.closing(api), in_a_thread(Reporter(settings, clock), clock) as running:
+        yield running
 
 
 def is_online(message: Message) -> bool:

@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
+from claude_usage_mqtt.errors import ClaudeUsageError
 from claude_usage_mqtt.mqtt.options import BrokerOptions
+from claude_usage_mqtt.reporter.loop import Reporter
 from claude_usage_mqtt.service.loop import Service
 from claude_usage_mqtt.service.options import AccountOptions, ServiceOptions
 from claude_usage_mqtt.sources.api.client import UsageApi
@@ -228,19 +230,38 @@ def listen_to_log(log: Log, level: int = logging.INFO) -> Iterator[Log]:
 
 
 class Running:
-    """A service that runs in a thread."""
+    """A service or a reporter in a thread; `error` is what ended it, if it did not end by `stop`."""
 
-    def __init__(self, service: Service, clock: Any, log: Log) -> None:
-        self.service = service
+    def __init__(self, program: Service | Reporter, clock: Any, log: Log) -> None:
+        self.program = program
         self.clock = clock
         self.log = log
-        self.thread = threading.Thread(target=service.run, name="service")
+        self.error: ClaudeUsageError | None = None
+        self.thread = threading.Thread(target=self._run, name="program")
+
+    def _run(self) -> None:
+        try:
+            self.program.run()
+        except ClaudeUsageError as error:
+            self.error = error
 
     def stop(self) -> None:
         """Stop it."""
-        self.service.stop()
+        self.program.stop()
         self.thread.join(END_TIMEOUT)
-        assert not self.thread.is_alive(), "the service does not end"
+        assert not self.thread.is_alive(), f"the {type(self.program).__name__} does not end"
+
+
+@contextlib.contextmanager
+def in_a_thread(program: Service | Reporter, clock: Any, log_kept: int = 20_000) -> Iterator[Running]:
+    """Run a program inside this process."""
+    with listen_to_log(Log(log_kept)) as log:
+        running = Running(program, clock, log)
+        running.thread.start()
+        try:
+            yield running
+        finally:
+            running.stop()
 
 
 @contextlib.contextmanager
@@ -292,11 +313,5 @@ def running_service(
         accounts=accounts,
         settled_after=settled_after,
     )
-    with listen_to_log(Log(log_kept)) as log:
-        running = Running(Service(settings, clock, rng), clock, log)
-        running.thread.start()
-        try:
-            yield running
-        finally:
-            running.stop()
-            api.close()
+    with contextlib.closing(api), in_a_thread(Service(settings, clock, rng), clock, log_kept) as running:
+        yield running

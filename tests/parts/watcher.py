@@ -12,7 +12,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from parts.net import LOOPBACK
+from parts.net import LOOPBACK, Server
 from parts.waiting import REASONABLE
 
 FENCE_PREFIX: Final = "tests-fence/"
@@ -38,7 +38,7 @@ class Message:
         return json.loads(self.payload)
 
 
-class Watcher:
+class Watcher(Server):
     """A client subscribed to `topics`; a context manager. It reconnects and subscribes again by itself.
 
     `version` "auto" speaks MQTT 5 and falls back to 3.1.1. With an ACL the watcher's user needs `topic readwrite
@@ -92,12 +92,6 @@ class Watcher:
             client.loop_stop()
         with self._changed:
             self._subscribed = False
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     # -- what it saw
 

@@ -121,7 +121,7 @@ def ran(watcher: Watcher, count: int) -> list[str]:
     return [message.payload for message in watcher.messages(RAN)]
 
 
-def test_blueprints_tell_of_a_threshold_and_of_the_reset_once(
+def test_blueprints_notify_once_of_a_threshold_and_of_the_reset(
     home: HomeAssistant, mosquitto: Mosquitto, session: Session, watcher: Watcher
 ) -> None:
     """They notify at the threshold, at the limit, and when one can go on; a restart does not notify again."""
