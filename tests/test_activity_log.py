@@ -63,6 +63,14 @@ def test_the_expected_time_of_a_limit_moves_only_by_much(seed: int) -> None:
     assert moves > 20
 
 
+def test_nine_lines_in_ten_of_an_ordinary_day_are_events_and_resets() -> None:
+    """On days that stay within the limits this is so even if nothing that comes with an event is excused."""
+    lives = [live(seed, 0.6) for seed in SEEDS]
+    keys = [key for life in lives for _, key in lines(life)]
+    total = len(keys) + sum(len(life.events) for life in lives)
+    assert sum(not key.endswith(NEWS) for key in keys) <= total / 10, (total, Counter(keys))
+
+
 @pytest.mark.parametrize("times", [0.3, 1.0, 1.7])
 def test_at_most_one_line_in_ten_is_no_event_and_no_reset(times: float) -> None:
     """However hard somebody works, most of the log is news: what an event or a reset changes is part of it."""
