@@ -5,7 +5,7 @@ import datetime as dt
 import pytest
 
 from claude_usage_mqtt.sources.account_reporters import AccountReporters
-from claude_usage_mqtt.sources.reporter_machine import SILENT, Machine, sentence
+from claude_usage_mqtt.sources.reporter_machine import OFFLINE, SILENT, Hold, Machine, sentence
 from claude_usage_mqtt.sources.reporter_messages import AnnouncedLogin
 from claude_usage_mqtt.sources.reporter_registry import MachineRegistry
 from claude_usage_mqtt.sources.source import Login
@@ -24,7 +24,7 @@ def reporters(*machines: tuple[str, Login, str], is_online: bool = True) -> Acco
     registry.is_connected = True
     found = AccountReporters("default", registry)
     for name, login, status in machines:
-        machine = Machine(name, NOW, online=is_online)
+        machine = Machine(name, NOW, away_since=None if is_online else NOW)
         machine.login("default").announce(AnnouncedLogin(source=OAUTH, status=status, login=login), is_awake=True)
         assert registry.add(machine, NOW)
     return found
@@ -82,5 +82,16 @@ def test_logins_are_compared_by_account_first(known: Login, other: Login, same: 
 )
 def test_the_advice_fits_what_is_wrong(status: str, advice: str) -> None:
     """Nobody is sent to wake a machine that is awake, or to log in again because the API is away."""
-    machine = Machine(name="laptop", online=True, seen_at=dt.datetime(2026, 11, 20, tzinfo=dt.UTC))
+    machine = Machine(name="laptop", seen_at=dt.datetime(2026, 11, 20, tzinfo=dt.UTC))
     assert sentence([(machine, status)], (), ["default"]).endswith(f"; {advice}")
+
+
+def test_a_machine_that_gave_no_answer_and_is_gone_has_one_status() -> None:
+    """A laptop that fell asleep is called the same in the list and in the sentence: offline after ten minutes."""
+    laptop = Machine("laptop", NOW, away_since=NOW + MINUTE)
+    login = laptop.login("default")
+    login.announced = AnnouncedLogin(source=OAUTH, status="ok", login=OURS)
+    login.hold = Hold(SILENT, NOW + 5 * MINUTE)
+    for minutes, expected in ((2, SILENT), (9, SILENT), (12, OFFLINE)):
+        now = NOW + minutes * MINUTE
+        assert {laptop.status(login, now, is_foreign=False, is_patient=each) for each in (True, False)} == {expected}

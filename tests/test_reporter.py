@@ -393,7 +393,7 @@ def test_a_login_that_cannot_be_used_is_logged_here_too(running_broker: Broker, 
         write_credentials(home, CANARY, now=clock.now())
         reporter.log.wait_for("the login can be used again")
         write_credentials(home, CANARY, expires_in=dt.timedelta(hours=-1), now=clock.now())
-        reporter.log.wait_for("the login cannot be used (token_expired)")
+        reporter.log.wait_for("the login cannot be used (token_expired); start Claude Code once")
     assert CANARY not in reporter.log.text
 
 

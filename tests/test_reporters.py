@@ -120,13 +120,14 @@ def test_a_machine_that_sleeps_and_wakes_up(tmp_path: Path, endpoint: Endpoint) 
     ):
         settings = {"MQTT_PORT": mosquitto.port, "CLAUDE_API_URL": endpoint.url, "MACHINE_NAME": "laptop"}
         with ServiceProcess(login(tmp_path / "laptop"), ("report",), **settings) as process:
-            watcher.wait_topic(HEALTH, is_ok)
+            seen = watcher.wait_topic(HEALTH, is_ok).json()["reporters"]
             process.process.send_signal(signal.SIGKILL)
             watcher.wait_topic(LAPTOP.presence, lambda each: each.payload and not is_online(each))
             mark = watcher.mark()
             watcher.publish(command("refresh"), "")
             health = watcher.wait_topic(HEALTH, has_status("no_reporter"), since=mark).json()
             assert "laptop (offline, last seen" in health["detail"]
+            assert health["reporters"] == seen  # the last will is the broker's sign of life
             assert health["fresh"]
             assert watcher.json(STATE)["windows"]["five_hour"]["utilization"] == 42
         endpoint.document = sample_usage(five_hour=43.0)

@@ -51,7 +51,7 @@ class KnownLogins:
         logins = {account: self._look(account, source, now) for account, source in self._sources.items()}
         problems = {
             account: self._known[account].problem
-            or f"the login cannot be used ({login.status}); log in with Claude Code."
+            or f"the login cannot be used ({login.status}); {what_helps(login.login, now)}."
             for account, login in logins.items()
             if not login.is_usable
         }
@@ -71,6 +71,13 @@ class KnownLogins:
         if status == USABLE and has_ended(source, known.login, now):
             status = TokenExpired.status
         return AnnouncedLogin(source=source.name, status=status, login=known.login)
+
+
+def what_helps(login: Login, now: datetime) -> str:
+    """Return what makes a login usable again: an access token is renewed by Claude Code, a login that ended is not."""
+    if login.login_expires_at is not None and now >= login.login_expires_at - EXPIRY_MARGIN:
+        return "log in with Claude Code"
+    return "start Claude Code once, or let it be asked (CLAUDE_SOURCE=claude-code)"
 
 
 def has_ended(source: Source, login: Login, now: datetime) -> bool:

@@ -78,7 +78,9 @@ class ReporterExchange:
             if presence is not None and presence.online and MACHINE.fullmatch(name):
                 concerned = self._arrived(name, machine, presence, now, is_replayed=message.retain)
             elif presence is not None and machine is not None and machine.online:
-                machine.online, machine.seen_at = False, now
+                machine.away_since = now
+                if not message.payload:  # a clean shutdown; a last will comes from the broker, long after it slept
+                    machine.seen_at = now
                 concerned = machine.accounts
             self._registry.changed.notify_all()
             machine = self._registry.machines.get(name)
@@ -94,11 +96,11 @@ class ReporterExchange:
         if not announced:
             self._registry.mention(name, "", sentence([], [name], self._accounts))
         if machine is None:
-            machine = Machine(name, now, online=True)
+            machine = Machine(name, now)
             if not announced or not self._registry.add(machine, now):
                 return set()
         is_awake = not (machine.online and is_replayed)
-        machine.online, machine.seen_at = True, now
+        machine.away_since, machine.seen_at = None, now
         changed = announced.keys() | machine.accounts
         for account in changed:
             login = machine.login(account)

@@ -178,7 +178,7 @@ class AccountReporters:
         moments: list[datetime | None] = []
         with self._registry.changed:
             for machine, login in self._registry.logins(self._account):
-                moments.append(None if machine.online else machine.seen_at + ABSENT_AFTER)
+                moments.append(None if machine.away_since is None else machine.away_since + ABSENT_AFTER)
                 moments.append(None if login.hold is None else login.hold.until)
                 moments.append(None if login.foreign_since is None else login.foreign_since + REPLACED_AFTER)
         return min((moment for moment in moments if moment is not None and moment > now), default=None)
@@ -228,7 +228,7 @@ class AccountReporters:
             self._learn(restored_owner(document.get("login")))
             for name, entry in list(machines.items())[:MAX_MACHINES] if isinstance(machines, dict) else ():
                 found = restored(name, self._account, entry, now) if MACHINE.fullmatch(name) else None
-                if found is None or now - found.seen_at > FORGOTTEN_AFTER:
+                if found is None or not found.was_there(now, FORGOTTEN_AFTER):
                     continue
                 known = self._registry.machines.get(name)
                 if known is None:

@@ -75,13 +75,21 @@ class MachineLogin:
 
 
 class Machine:
-    """One reporter's, with its logins by their accounts."""
+    """One reporter's, with its logins by their accounts.
 
-    def __init__(self, name: str, seen_at: datetime, *, online: bool) -> None:
+    `seen_at` is its last own sign of life, `away_since` when the broker said that it is gone, None while it is there.
+    """
+
+    def __init__(self, name: str, seen_at: datetime, away_since: datetime | None = None) -> None:
         self.name = name
-        self.online = online
         self.seen_at = seen_at
+        self.away_since = away_since
         self.logins: dict[str, MachineLogin] = {}
+
+    @property
+    def online(self) -> bool:
+        """Whether it is there, as far as the broker knows."""
+        return self.away_since is None
 
     @property
     def accounts(self) -> set[str]:
@@ -99,14 +107,19 @@ class Machine:
 
     def was_there(self, now: datetime, within: timedelta) -> bool:
         """Whether it is there, or was lately."""
-        return self.online or now - self.seen_at < within
+        return self.away_since is None or now - self.away_since < within
 
     def status(self, login: MachineLogin, now: datetime, *, is_foreign: bool, is_patient: bool = False) -> str:
         """Return `ok`, or why it is not asked; if `is_patient`, what passes within minutes is not a reason."""
         announced = login.announced
         was_of_no_use = announced is not None and announced.source and not announced.is_usable
-        if not self.online and (not is_patient or was_of_no_use or not self.was_there(now, ABSENT_AFTER)):
-            return OFFLINE
+        if self.away_since is not None:
+            if was_of_no_use or not self.was_there(now, ABSENT_AFTER):
+                return OFFLINE
+            if login.hold is not None and login.hold.reason == SILENT:
+                return SILENT  # whoever is patient or not: it gave no answer, and then it was gone
+            if not is_patient:
+                return OFFLINE
         reason = login.hold.reason if login.hold is not None and now < login.hold.until else USABLE
         if is_foreign or reason == FOREIGN:
             return FOREIGN
@@ -118,13 +131,14 @@ class Machine:
         """Return what must survive a restart of the service, as a JSON object."""
         return {
             "seen_at": format_instant(self.seen_at),
+            "away_since": format_instant(self.away_since),
             "answered_at": format_instant(login.answered_at),
             **login.owner._asdict(),
         }
 
     def clock_stepped(self, step: timedelta) -> None:
         """Follow a clock that was set."""
-        self.seen_at += step
+        self.seen_at, self.away_since = self.seen_at + step, moved(self.away_since, step)
         for login in self.logins.values():
             login.answered_at, login.foreign_since = moved(login.answered_at, step), moved(login.foreign_since, step)
             login.hold = None if login.hold is None else Hold(login.hold.reason, login.hold.until + step)
@@ -163,7 +177,8 @@ def restored(name: str, account: str, entry: object, now: datetime) -> Machine |
     seen_at = parse_instant(entry.get("seen_at")) if isinstance(entry, dict) else None
     if not isinstance(entry, dict) or seen_at is None:
         return None
-    machine, answered_at = Machine(name, min(seen_at, now), online=False), parse_instant(entry.get("answered_at"))
+    seen_at, answered_at = min(seen_at, now), parse_instant(entry.get("answered_at"))
+    machine = Machine(name, seen_at, away_since=min(parse_instant(entry.get("away_since")) or seen_at, now))
     login = machine.login(account)
     login.announced = AnnouncedLogin(source="", status="unknown", login=Login(**restored_owner(entry)._asdict()))
     login.answered_at = None if answered_at is None else min(answered_at, now)

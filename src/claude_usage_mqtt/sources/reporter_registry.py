@@ -53,7 +53,7 @@ class MachineRegistry:
     def forget_old(self, now: datetime) -> None:
         """Forget those that were not seen for long."""
         for machine in list(self.machines.values()):
-            if not machine.online and now - machine.seen_at > FORGOTTEN_AFTER:
+            if not machine.was_there(now, FORGOTTEN_AFTER):
                 del self.machines[machine.name]
 
     def mention(self, machine: str, kind: str, sentence: str) -> None:
