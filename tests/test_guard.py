@@ -127,6 +127,9 @@ def test_in_a_script(tmp_path: Path) -> None:
         assert wait.returncode == WAIT
         assert wait.stdout.startswith("Session 42 %. Wait until ")
         assert call_command(tmp_path, "guard", "--below", "much", **given).returncode == 2
+        misspelled = call_command(tmp_path, "guard", "--account", "wrok", **given)
+        assert misspelled.returncode == UNKNOWN
+        assert misspelled.stdout == "No account wrok on the broker, only default, work; pass one with --account.\n"
         several = json.dumps({"a": None, "b": None})
         assert call_command(tmp_path, "guard", CLAUDE_ACCOUNTS=several, **given).returncode == 2
     assert call_command(tmp_path, "guard", **given).returncode == 8

@@ -116,11 +116,12 @@ def test_a_machine_that_sleeps_and_wakes_up(tmp_path: Path, endpoint: Endpoint) 
     with (
         Mosquitto() as mosquitto,
         Watcher(mosquitto.port) as watcher,
-        house(mosquitto, tmp_path, 600.0) as (_, _report),
+        house(mosquitto, tmp_path, 600.0) as (service, _report),
     ):
         settings = {"MQTT_PORT": mosquitto.port, "CLAUDE_API_URL": endpoint.url, "MACHINE_NAME": "laptop"}
         with ServiceProcess(login(tmp_path / "laptop"), ("report",), **settings) as process:
             seen = watcher.wait_topic(HEALTH, is_ok).json()["reporters"]
+            service.clock.sleep(dt.timedelta(seconds=5))
             process.process.send_signal(signal.SIGKILL)
             watcher.wait_topic(LAPTOP.presence, lambda each: each.payload and not is_online(each))
             mark = watcher.mark()

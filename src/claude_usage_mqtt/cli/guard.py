@@ -12,13 +12,16 @@ from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.instants import parse_instant
 from claude_usage_mqtt.mqtt.session import Session
 from claude_usage_mqtt.settings.fields import Settings, load_settings
-from claude_usage_mqtt.topics import ONLINE
+from claude_usage_mqtt.topics import ONLINE, Topics
 from claude_usage_mqtt.untrusted import clean_text, json_object, number, slug
 from claude_usage_mqtt.usage.reading import MAX_UTILIZATION, stops_all_work
 from claude_usage_mqtt.usage.standing import clock_time
 
 WITHIN, QUIET = 10.0, 1.0
 """Seconds for all retained messages, and without one until nothing more is expected."""
+
+MAX_LISTED = 10
+"""Accounts named in one sentence."""
 
 YES, WAIT, UNKNOWN = 0, 9, 10
 """Exit statuses."""
@@ -43,6 +46,10 @@ def guard(*, account: str | None, window: str | None, below: float | None) -> in
         session.subscribe(wanted)
         while found.keys() != set(wanted) and (message := session.receive(QUIET)) is not None:
             found[message.topic] = message.payload
+        others = _others(session, place) if found.keys() == {place.status} else []
+    if others:
+        print(f"No account {place.account} on the broker, only {', '.join(others)}; pass one with --account.")
+        return UNKNOWN
     status, health, state = (found.get(topic, b"") for topic in wanted)
     verdict = decide(
         status,
@@ -54,6 +61,13 @@ def guard(*, account: str | None, window: str | None, below: float | None) -> in
     )
     print(verdict.sentence)
     return verdict.status
+
+
+def _others(session: Session, place: Topics) -> list[str]:
+    """Return the accounts that are published: one that was misspelled is not a service that is gone."""
+    session.subscribe([place._replace(account="+").health])
+    names = {message.topic.split("/")[-2] for message in session.collect(QUIET, WITHIN) if message.payload}
+    return sorted(name for name in names if slug(name) == name)[:MAX_LISTED]
 
 
 def _account(settings: Settings, account: str | None) -> str:
