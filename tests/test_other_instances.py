@@ -16,6 +16,7 @@ from claude_usage_mqtt.cli.run import instance_of
 from claude_usage_mqtt.settings.fields import load_settings
 from claude_usage_mqtt.sources.credentials.file import CredentialsFile
 from parts.broker import Broker
+from parts.command import call_command
 from parts.endpoint import Endpoint
 from parts.service import BASE, CONFIG, HEALTH, STATE, STATUS, Clock, ServiceProcess, is_ok, running_service
 from parts.watcher import Watcher
@@ -77,6 +78,21 @@ def test_the_later_one_stands_by(home: Path, running_broker: Broker, endpoint: E
             second.log.wait_for("Publishing at")
             watcher.settle()
             assert watcher.retained()[STATUS] == "online"
+
+
+def test_check_says_that_another_one_publishes(
+    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
+) -> None:
+    """Whoever is about to start a second service learns that it would stand by, and what to run instead."""
+    with running_service(running_broker.port, endpoint.url, home, instance="elsewhere"):
+        watcher.wait_topic(HEALTH, is_ok)
+    settings = {"MQTT_HOST": "127.0.0.1", "MQTT_PORT": running_broker.port, "CLAUDE_SOURCE": "reporter"}
+    assert "published already" not in call_command(home, "check", **settings).stdout
+    watcher.publish(STATUS, "online", retain=True)  # it runs on another machine
+    watcher.settle()
+    checked = call_command(home, "check", **settings)
+    assert "default is published already: another 'claude-usage-mqtt run' would stand by" in checked.stdout
+    assert checked.returncode == 0
 
 
 def test_the_later_one_takes_over_from_one_that_died(

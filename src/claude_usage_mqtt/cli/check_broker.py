@@ -8,12 +8,15 @@ from collections.abc import Container
 from typing import Any
 
 from claude_usage_mqtt.cli.check_report import NotChecked, Report
-from claude_usage_mqtt.cli.run import topics
+from claude_usage_mqtt.cli.run import instance_of, topics
+from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import BrokerRefused, BrokerUnreachable, ClaudeUsageError, NoReporter
 from claude_usage_mqtt.homeassistant.discovery import announced_by
 from claude_usage_mqtt.instants import format_instant, parse_instant
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.session import Session
+from claude_usage_mqtt.service.liveness import publishes_here
+from claude_usage_mqtt.service.restore import lives_elsewhere
 from claude_usage_mqtt.settings.fields import Settings
 from claude_usage_mqtt.sources.names import AUTO
 from claude_usage_mqtt.sources.reporter_machine import advice
@@ -76,6 +79,7 @@ class _Checker:
         if error is None:
             self._report.link("retain", self._may_retain)
             self._check_discovery()
+            self._check_instance()
             self._check_reporters()
             return
         for name in ("retain", "discovery"):
@@ -229,6 +233,29 @@ class _Checker:
             raise BrokerRefused(
                 f"The broker did not accept {message.topic}, so Home Assistant gets no entities; "
                 f"allow this user to read and write {self._folder}/+/config."
+            )
+
+    # Other instances
+
+    def _check_instance(self) -> None:
+        """Say that another instance publishes these accounts; without any that is not worth a line."""
+        if publishes_here(self._base, self._settings.broker().address):
+            return
+        places = [topics(self._settings, account.id) for account in self._settings.accounts()]
+        wanted = [places[0].status, *(topic for place in places for topic in (place.health, place.memory))]
+        try:
+            found = self._retained(wanted)
+        except (NotChecked, BrokerUnreachable):
+            return  # `retain` and `discovery` have said why
+        if found.get(places[0].status) != ONLINE:
+            return
+        instance, now = instance_of(self._settings, self._settings.broker().address), SystemClock().now()
+        names = [place.account for place in places if lives_elsewhere(found, place, instance, now) is not None]
+        if names:
+            self._report.skip(
+                "instance",
+                f"{', '.join(names)} is published already: another 'claude-usage-mqtt run' would stand by; "
+                "'claude-usage-mqtt report' serves the one that runs",
             )
 
     # Reporters
