@@ -225,15 +225,48 @@ def test_a_seat_that_has_only_a_spend_limit_is_well() -> None:
     assert (state.health.status, state.health.detail, state.health.last_success) == ("ok", None, NOW)
 
 
-def test_another_logins_status_line_is_named_in_detail() -> None:
-    """The fix for two logins on one machine is said where a person looks."""
+def test_an_unlikely_status_line_is_named_until_it_is_confirmed(caplog: pytest.LogCaptureFixture) -> None:
+    """Without polls nothing confirms it within a minute: who misses the number finds out why, here and in the log."""
+    caplog.set_level(logging.INFO, "claude_usage_mqtt")
+    state = make_state(sources=(STATUSLINE,))
+    resets_at = NOW + timedelta(hours=3)
+
+    def detail(minute: int, utilization: float) -> Any:
+        at = NOW + timedelta(minutes=minute)
+        reading = make_reading(at, utilization, resets_at, source=STATUSLINE)
+        state.take(Reading(read_at=at, windows={reading.key: reading}, is_partial=True), at)
+        return health_document(state, at)["detail"]
+
+    sentence = "Session 15 % is unlikely; it is not shown until the next response confirms it."
+    assert [detail(0, 62), detail(1, 15), detail(2, 16)] == [None, sentence, None]
+    assert caplog.messages == [f"Account default: {sentence}"]
+
+
+def test_what_concerned_a_source_that_is_not_used_anymore_is_gone() -> None:
+    """Who changes from polling to status lines does not see failed polls, or the end of a login that is not used."""
+    polled = make_state()
+    polled.login.known = Login(token_expires_at=SOON, login_expires_at=SOON)
+    polled.begin_poll(NOW)
+    polled.finish_poll(PollResult(account="default", source=OAUTH, error=ServerError("HTTP 500"), requests=1), NOW)
+    pushed = make_state(sources=(STATUSLINE,))
+    pushed.restore(dict(documents(polled, NOW)), NOW)
+    shown = health_document(pushed, NOW)
+    values = [shown[key] for key in ("consecutive_failures", "token_expires_at", "login_expires_at", "detail")]
+    assert values == [0, None, None, None]
+
+
+def test_another_logins_status_line_is_named_in_detail(caplog: pytest.LogCaptureFixture) -> None:
+    """The fix for two logins on one machine is said where a person looks, and once in the log."""
     state = make_state(sources=(STATUSLINE,))
     for at, resets_at in ((NOW, NOW + timedelta(hours=3)), (SOON, NOW + timedelta(hours=1))):
         reading = make_reading(at, 42, resets_at, source=STATUSLINE)
         state.take(Reading(read_at=at, windows={reading.key: reading}, is_partial=True), at)
+        state.tick(at)
+    state.tick(SOON)
     detail = health_document(state, SOON)["detail"]
     assert detail is not None
     assert "--account" in detail
+    assert caplog.messages == [f"Account default: {detail}"]
     assert health_document(state, SOON + timedelta(hours=2))["detail"] is None
 
 

@@ -71,7 +71,7 @@ class AccountState:
             self.log.unsupported(topics.memory)
         restore(self.usage, memory.get("usage"), state or None, now)
         self.delivery.restore(memory.get("events"), now)
-        self.login.restore(health, memory.get("login_notice"))
+        self.login.restore(health if self.options.is_polled else {}, memory.get("login_notice"))
         self.health.restore(health, is_known=self.usage.is_known)
         self._restore_polling(health, memory, now)
         if self.reporters is not None:
@@ -86,6 +86,7 @@ class AccountState:
         elif health.get("status") == STARTING:
             policy.was_cut_short()
         if not self.options.is_polled:
+            policy.failures.count = 0  # of a source that is not used anymore
             if self.health.status == STARTING:
                 self.health.show_ok()
         elif health.get("polling") is False:
@@ -213,6 +214,7 @@ class AccountState:
         self.alive.tick(now, self.due(now), is_polling=self.polling.is_busy)
         self.delivery.add(self.login.events(self.name, now))
         self.discovery.forget_stubs(now)
+        self.log.another_login(is_seen=self.usage.history.saw_foreign(now))
         self.log.freshness(is_fresh=self.usage.is_fresh(now), last_success=self.health.last_success)
         self.other_instance.tick(now)
 

@@ -12,6 +12,17 @@ from claude_usage_mqtt.usage.reading import Reading
 
 log = logging.getLogger(__name__)
 
+ANOTHER_LOGIN = (
+    "Numbers of another login are ignored; pass --account ID to 'claude-usage-mqtt statusline' in the Claude Code "
+    "settings of each login."
+)
+
+
+def unlikely_sentence(suspect: Suspect) -> str:
+    """Return what is said of a reading that is not believed yet."""
+    window = suspect.window
+    return f"{window.label} {window.utilization:g} % is unlikely; it is not shown until the next response confirms it."
+
 
 class AccountLog:
     """Remembers what was said."""
@@ -20,6 +31,7 @@ class AccountLog:
         self._account = account
         self._failure = Outage(log)
         self._staleness = Outage(log)
+        self._another_login = Outage(log)
         self._was_fresh = False  # what is old already at the start is not worth a line
         self._has_answered = False
         self._sections: tuple[str, ...] = ()
@@ -45,12 +57,14 @@ class AccountLog:
 
     def unlikely(self, suspect: Suspect) -> None:
         """Log a reading that is not believed yet."""
-        log.debug(
-            "Account %s: %s %g %% is unlikely; it is not published until another reading confirms it.",
-            self._account,
-            suspect.window.label,
-            suspect.window.utilization,
-        )
+        log.info("Account %s: %s", self._account, unlikely_sentence(suspect))
+
+    def another_login(self, *, is_seen: bool) -> None:
+        """Log when another login's status line is ignored, and when none has come for a while."""
+        if is_seen:
+            self._another_login.down("foreign", f"Account {self._account}: {ANOTHER_LOGIN}")
+        else:
+            self._another_login.up(f"Account {self._account}: no numbers of another login arrive anymore.")
 
     def failed(self, error: ClaudeUsageError) -> None:
         """Log a poll that failed, for who looks for each."""

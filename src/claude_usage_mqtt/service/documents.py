@@ -9,14 +9,10 @@ from typing import Any
 from claude_usage_mqtt import __version__
 from claude_usage_mqtt.instants import format_instant
 from claude_usage_mqtt.service.account import AccountState
+from claude_usage_mqtt.service.account_log import ANOTHER_LOGIN, unlikely_sentence
 from claude_usage_mqtt.topics import PAUSED, encode
 from claude_usage_mqtt.usage.document import state_document
 from claude_usage_mqtt.usage.saved_state import save
-
-FOREIGN_DETAIL = (
-    "Numbers of another login are ignored; pass --account ID to 'claude-usage-mqtt statusline' in the Claude Code "
-    "settings of each login."
-)
 
 
 def documents(state: AccountState, now: datetime) -> Iterator[tuple[str, bytes]]:
@@ -56,7 +52,9 @@ def health_document(state: AccountState, now: datetime) -> dict[str, Any]:
     retry_at = policy.rate_limit.blocked_until
     parts = [shown.detail, shown.hint, state.login.sentence(now)]
     if state.usage.history.saw_foreign(now):
-        parts.append(FOREIGN_DETAIL)
+        parts.append(ANOTHER_LOGIN)
+    if not state.options.is_polled:  # where we ask, the confirming poll comes within a minute or so
+        parts += map(unlikely_sentence, state.usage.windows.suspects().values())
     parts.append(state.other_instance.sentence)
     return {
         "status": shown.status if state.polling.is_on else PAUSED,
