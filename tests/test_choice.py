@@ -95,3 +95,14 @@ def test_a_machine_that_gave_no_answer_and_is_gone_has_one_status() -> None:
     for minutes, expected in ((2, SILENT), (9, SILENT), (12, OFFLINE)):
         now = NOW + minutes * MINUTE
         assert {laptop.status(login, now, is_foreign=False, is_patient=each) for each in (True, False)} == {expected}
+
+
+def test_a_cause_that_all_machines_share_stays_the_status() -> None:
+    """While the network is away, machines that wait for their next turn are not called missing."""
+    found = reporters(("a", OURS, "ok"), ("b", OURS, "ok"))
+    found.rejected("a", "network_error", NOW, NOW + 5 * MINUTE)
+    assert not found.all_have("network_error", NOW)
+    found.rejected("b", "network_error", NOW, NOW + 5 * MINUTE)
+    assert found.all_have("network_error", NOW + MINUTE)
+    assert not found.all_have("network_error", NOW + 5 * MINUTE)
+    assert not reporters().all_have("network_error", NOW)

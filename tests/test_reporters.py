@@ -296,6 +296,21 @@ def test_what_is_wrong_there_is_shown_here(
         assert health["status"] == "no_reporter"
 
 
+def test_an_api_that_is_away_is_the_status_while_the_machines_wait(
+    tmp_path: Path, running_broker: Broker, watcher: Watcher
+) -> None:
+    """If the network is what is wrong everywhere, the status says so, also between two attempts."""
+    with (
+        house(running_broker, tmp_path, 0.2),
+        running_reporter(running_broker.port, "http://127.0.0.1:1", login(tmp_path / "laptop")),
+    ):
+        watcher.wait_topic(HEALTH, has_status("network_error"))
+        mark = watcher.mark()
+        watcher.publish(command("refresh"), "")
+        again = watcher.wait_topic(HEALTH, lambda each: each.json()["consecutive_failures"] > 1, since=mark).json()
+        assert (again["status"], again["requests_last_hour"]) == ("network_error", 1)
+
+
 def test_requests_that_somebody_else_asked_for_count(
     tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
 ) -> None:

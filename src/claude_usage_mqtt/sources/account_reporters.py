@@ -196,6 +196,13 @@ class AccountReporters:
                 for machine, login in sorted(self._registry.logins(self._account), key=lambda each: each[0].name)
             ]
 
+    def all_have(self, status: str, now: datetime) -> bool:
+        """Whether this status, and nothing else, keeps all machines that are there from being asked."""
+        with self._registry.changed:
+            known = self._registry.logins(self._account)
+            statuses = {self._status(each, login, now, is_patient=False) for each, login in known if each.online}
+            return self._registry.is_connected and statuses == {status}
+
     def why_none(self, now: datetime) -> str | None:
         """Return the sentence that lists the machines and why none can be asked; None if it is we who are away."""
         with self._registry.changed:

@@ -106,6 +106,7 @@ class ReporterSource:
         self._reporters = reporters
         self._asks = asks
         self._has_polled = False
+        self._last_error: ApiError | CredentialsError | None = None
 
     def login(self) -> Login:
         """Return what is known of the login here: nothing, it is on another machine."""
@@ -156,11 +157,15 @@ class ReporterSource:
                 error = found
                 if not isinstance(found, NetworkError | InvalidResponse):
                     break  # the API answers so to every machine of the account
+        self._last_error = error
         if error is None and not is_busy:
             error = self._none(clock.now())
         return PollResult(account=account, source=self.name, error=error, requests=requests)
 
-    def _none(self, now: datetime) -> NoReporter | None:
+    def _none(self, now: datetime) -> ApiError | CredentialsError | None:
+        """Return why no machine can be asked: machines that only wait after an error of the API still have that."""
+        if self._last_error is not None and self._reporters.all_have(self._last_error.status, now):
+            return self._last_error
         sentence = self._reporters.why_none(now)
         return None if sentence is None else NoReporter(sentence)
 
