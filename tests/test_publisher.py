@@ -32,7 +32,7 @@ class Loop:
 
     def __init__(self, port: int) -> None:
         self._inbox: queue.Queue[ConnectionEvent] = queue.Queue()
-        self._echoes: set[bytes] = set()
+        self.received: set[bytes] = set()
         options = BrokerOptions(host=LOOPBACK, port=port)
         self.publisher = Publisher(options, will=WILL, notify=self._inbox.put)
         self.publisher.start()
@@ -49,7 +49,7 @@ class Loop:
             if isinstance(notice, Connected | Disconnected | Acknowledged):
                 self.publisher.handle(notice)
             if isinstance(notice, Message):
-                self._echoes.add(notice.payload)
+                self.received.add(notice.payload)
             if isinstance(notice, Connected):
                 self.publisher.subscribe([ECHO])
                 self.publisher.send_all(last=WILL.topic)
@@ -60,7 +60,7 @@ class Loop:
         for _ in ("sent", "waiting"):
             payload = secrets.token_bytes(8)
             self.publisher.send_once(Message(topic=ECHO, payload=payload))
-            self.run_until(partial(self._echoes.__contains__, payload))
+            self.run_until(partial(self.received.__contains__, payload))
 
 
 @pytest.fixture
@@ -194,3 +194,16 @@ def test_a_fault_that_nobody_thought_of_is_followed_by_another_attempt(
     loop.publisher.stop([], 1)
     with Watcher(mosquitto.port) as watcher:
         assert watcher.retained()["t/state"] == "1"
+
+
+def test_what_others_publish_is_asked_for_without_our_own(loop: Loop, mosquitto: Mosquitto) -> None:
+    """A poll does not come back to who published it, for months: only what another instance says does."""
+    loop.run_until_calm()
+    loop.publisher.subscribe(["t/a"])
+    loop.publisher.subscribe(["t/a"], no_local=True)
+    loop.publisher.retain("t/a", b"ours")
+    loop.run_until_calm()
+    with Watcher(mosquitto.port, ()) as other:
+        other.publish("t/a", "theirs")
+        loop.run_until(lambda: b"theirs" in loop.received)
+    assert b"ours" not in loop.received

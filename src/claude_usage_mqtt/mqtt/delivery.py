@@ -63,6 +63,8 @@ class Delivery:
         """Ask for topics; the answer arrives as Subscribed."""
         for some in _portions(filters):
             if self.client.protocol == V5:
+                if no_local:
+                    self.client.unsubscribe(some)  # Mosquitto keeps the options of a topic's first subscription
                 _, mid = self.client.subscribe([(topic, SubscribeOptions(qos=1, noLocal=no_local)) for topic in some])
             else:
                 _, mid = self.client.subscribe([(topic, 1) for topic in some])
