@@ -97,6 +97,14 @@ def test_the_recipe_without_a_folder_says_what_is_missing(tmp_path: Path) -> Non
         recipe(app_folder.NAME, str(tmp_path / "file"))
 
 
+def test_the_recipe_overwrites_nothing(tmp_path: Path) -> None:
+    """Who names the folder of another project, or of an app with changes of their own, loses nothing."""
+    (tmp_path / "Dockerfile").write_text("FROM mine")
+    with pytest.raises(SettingsError, match="is not empty"):
+        recipe(app_folder.NAME, str(tmp_path))
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("Dockerfile", "FROM mine")]
+
+
 def test_config_fits_the_supervisors_schema(app: Path) -> None:
     """The Supervisor accepts the app: required keys, known keys, known values, an option type for each option."""
     found = config(app)

@@ -19,9 +19,13 @@ VALUES = {"@VERSION@": __version__, "@URL@": URL, "@IMAGE@": IMAGE}
 
 
 def write(folder: Path) -> list[Path]:
-    """Write the app into `folder` and return its files; raises SettingsError if that is impossible."""
+    """Write the app into `folder`, new or empty, and return its files; raises SettingsError if that is impossible."""
     written = []
     try:
+        if folder.is_dir() and any(folder.iterdir()):
+            raise SettingsError(
+                f"{folder} is not empty, and nothing in it is overwritten; delete it or name another one."
+            )
         for name, source in _files(files(__package__).joinpath("home_assistant_app")):
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
