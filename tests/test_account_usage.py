@@ -10,6 +10,7 @@ from claude_usage_mqtt.usage.document import state_document
 from claude_usage_mqtt.usage.events import Event
 from claude_usage_mqtt.usage.owner import Owner
 from claude_usage_mqtt.usage.reading import SESSION, STATUSLINE, WEEK, ExtraUsage, Reading
+from claude_usage_mqtt.usage.saved_state import restore, save
 from claude_usage_mqtt.usage.windows import MAX_WINDOWS
 from parts.readings import RESET, START, make_account, make_answer, make_reading, make_usage, minutes, shown, take
 
@@ -352,6 +353,23 @@ def test_a_malformed_section_leaves_the_window_as_it_was() -> None:
         expected = 10 if at < START + HOUR else None
         assert shown(usage, at, OPUS)["utilization"] == expected
     assert OPUS in usage.windows
+
+
+def test_nobody_is_told_to_go_ahead_while_a_limit_cannot_be_read() -> None:
+    """With a session that is over, or a week of 900 %, the other window alone does not say that work can go on."""
+    week = make_reading(minutes(0), 19, START + timedelta(days=3), key="seven_day")
+    over = make_reading(minutes(0), 55, minutes(-5))
+    for reading in (
+        make_usage(minutes(0), week, over),
+        replace(make_usage(minutes(0), week), malformed=("five_hour",)),
+    ):
+        usage = make_account()
+        take(usage, reading)
+        restarted = make_account()
+        restore(restarted, save(usage), None, minutes(1))
+        assert [each.standing(minutes(1)).blocked for each in (usage, restarted)] == [None, None]
+        take(usage, make_usage(minutes(2), replace(week, read_at=minutes(2)), make_reading(minutes(2), 3)))
+        assert usage.standing(minutes(3)).blocked is False
 
 
 def status_line(

@@ -136,6 +136,8 @@ class AccountUsage:
                 self.money = None
         self.plan = Plan(reading.plan or self.plan.name, reading.tier or self.plan.tier)
         self.history.last_complete, self.history.ignored = read_at, reading.ignored
+        over = (key for key in reading.windows if key in self.windows and self.windows[key].blank)
+        self.history.unusable = (*(name.removeprefix("limits.") for name in reading.malformed), *over)
 
     def _update_money(self, money: ExtraUsage, read_at: datetime, now: datetime) -> list[Event]:
         known = self.money
@@ -160,7 +162,8 @@ class AccountUsage:
         """Return what all windows and the money mean together."""
         money = self.known_money(now)
         has_money = self.has_extra_usage and self.money is not None and self.money.enabled
-        return standing(self.windows.values(), money, now, self.rules.stale_after, has_money=has_money)
+        unusable = self.history.unusable
+        return standing(self.windows.values(), unusable, money, now, self.rules.stale_after, has_money=has_money)
 
     def is_fresh(self, now: datetime) -> bool:
         """Whether at least one window is known: the numbers may be acted on."""

@@ -13,7 +13,8 @@ UNSUPPORTED_AFTER = timedelta(hours=1)
 class ReadingHistory:
     """`last_complete` is when the last response came that also says what does not exist; a status line's do not.
 
-    `ignored` are its unknown sections. `foreign_at` is when another account's status line was last ignored.
+    `ignored` are its unknown sections, `unusable` the windows that it had without a usable number. `foreign_at`
+    is when another account's status line was last ignored.
     """
 
     def __init__(self) -> None:
@@ -22,6 +23,7 @@ class ReadingHistory:
         self.last_change: datetime | None = None
         self.foreign_at: datetime | None = None
         self.ignored: tuple[str, ...] = ()
+        self.unusable: tuple[str, ...] = ()
         self.restored: frozenset[datetime] = frozenset()
         """Instants that were restored from the broker: a step of this machine's clock does not concern them."""
 

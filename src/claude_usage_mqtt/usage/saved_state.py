@@ -59,6 +59,7 @@ def save(usage: AccountUsage) -> dict[str, Any]:
         "last_complete": epoch(history.last_complete),
         "last_change": epoch(history.last_change),
         "ignored": list(history.ignored),
+        "unusable": list(history.unusable),
         "blocked": usage.events.was_blocked,
         "active": usage.events.was_active,
         "money": None if usage.money is None else _save_money(usage.money),
@@ -129,6 +130,7 @@ def restore(usage: AccountUsage, saved: object, state: object, now: datetime) ->
         history.last_complete = saved_instant(saved.get("last_complete", saved.get("last_whole")), now)
         history.last_change = saved_instant(saved.get("last_change"), now)
         history.ignored = names(saved.get("ignored"))
+        history.unusable = names(saved.get("unusable"))
         usage.events = AccountEvents(was_blocked=_flag(saved.get("blocked")), was_active=_flag(saved.get("active")))
         _restore_windows(usage, saved.get("windows"), now, is_document=False)
         usage.money = _restore_money(saved.get("money"), now) or _money_of_document(saved, document, usage, now)

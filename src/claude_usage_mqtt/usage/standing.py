@@ -29,9 +29,19 @@ class Standing(NamedTuple):
 
 
 def standing(
-    windows: Iterable[WindowState], money: ExtraUsage | None, now: datetime, stale_after: timedelta, *, has_money: bool
+    windows: Iterable[WindowState],
+    unusable: Iterable[str],
+    money: ExtraUsage | None,
+    now: datetime,
+    stale_after: timedelta,
+    *,
+    has_money: bool,
 ) -> Standing:
-    """Return what `windows` and `money` mean together; `has_money` says that `money` of None is not known."""
+    """Return what `windows` and `money` mean together.
+
+    `unusable` are the keys of windows that there are, though the last response had no usable number of them.
+    `has_money` says that `money` of None is not known.
+    """
     existing = [window for window in windows if not window.is_retired]
     known = [window for window in existing if window.is_known(now, stale_after)]
     stopping = [window for window in known if stops_all_work(window.key)]
@@ -40,6 +50,8 @@ def standing(
     are_all_known = bool(stopping) and all(
         window in known for window in existing if stops_all_work(window.key) and not window.blank
     )
+    missing = set(unusable) - {window.key for window in known}
+    are_all_known = are_all_known and not any(map(stops_all_work, missing))
     covers = None if money is None and has_money else money is not None and money.covers
     blocked = active = False if are_all_known else None
     if used_up:
