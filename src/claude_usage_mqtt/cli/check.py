@@ -30,7 +30,7 @@ def check(*, force: bool = False, dump: bool = False) -> int:
         accounts = loaded[0].accounts()
         count = len(accounts)
         report.width = max(report.width, *(len(_name("credentials", account)) for account in accounts))
-        return f"{count} account{'s' if count > 1 else ''}, polled every {loaded[0].poll_interval} s"
+        return f"{count} account{'s' if count > 1 else ''}, poll interval {loaded[0].poll_interval} s"
 
     if report.link("settings", settings_hold) is not None:
         return report.end()
