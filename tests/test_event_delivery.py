@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from claude_usage_mqtt.service.event_delivery import MAX_WAITING, EventDelivery
+from claude_usage_mqtt.service.event_delivery import MAX_WAITING, SPACING, EventDelivery
 from claude_usage_mqtt.usage.events import Event
 from parts.broker import Broker, Mosquitto
 from parts.endpoint import Endpoint
@@ -67,10 +67,12 @@ def test_one_event_of_an_entity_at_a_time(home_assistant: bool) -> None:  # noqa
     delivery.add([event(), event(1)])
     first = taken(delivery, home_assistant=home_assistant)
     assert delivery.has_due(is_home_assistant_there=home_assistant)
-    second = taken(delivery, home_assistant=home_assistant)
+    assert taken(delivery, NOW + SPACING / 2, home_assistant=home_assistant) == []
+    second = taken(delivery, NOW + SPACING, home_assistant=home_assistant)
     assert not delivery.has_due(is_home_assistant_there=home_assistant)
     assert [each.count(event().id) + 2 * each.count(event(1).id) for each in (*first, *second)] == [1, 2]
-    assert (taken(delivery) + taken(delivery)) == ([] if home_assistant else first + second)
+    again = taken(delivery, NOW + 2 * SPACING) + taken(delivery, NOW + 3 * SPACING)
+    assert again == ([] if home_assistant else first + second)
 
 
 def test_a_jump_to_the_limit_is_two_events_one_after_the_other(
@@ -91,8 +93,8 @@ def test_delivered_again_when_home_assistant_is_back() -> None:
     delivery.add([event()])
     first = taken(delivery, home_assistant=False)
     assert taken(delivery, home_assistant=False) == []
-    assert taken(delivery) == first
-    assert taken(delivery) == []
+    assert taken(delivery, NOW + SPACING) == first
+    assert taken(delivery, NOW + 2 * SPACING) == []
 
 
 def test_what_waits_survives_a_restart() -> None:

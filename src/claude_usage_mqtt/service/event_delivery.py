@@ -45,6 +45,8 @@ class EventDelivery:
 
     def __init__(self) -> None:
         self._waiting: list[Waiting] = []
+        self._sent: dict[str, datetime] = {}
+        """When the last event of each topic was sent, if that is not long enough ago for another one."""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -59,17 +61,17 @@ class EventDelivery:
         """Yield the topic level and payload of what is to be delivered now, and forget what needs nothing more.
 
         To be called while listeners are there: after the broker was connected for a while, and after each birth. Of
-        one topic there is one event; if another one is due, call it again `SPACING` later.
+        one topic there is one event within `SPACING`; if another one is due, call it again after that.
         """
         waiting, self._waiting = self._waiting, []
-        sent: set[str] = set()
+        self._sent = {level: at for level, at in self._sent.items() if timedelta(0) <= now - at < SPACING}
         for each in waiting:
             if now >= each.expires_at:
                 continue
             is_due = is_home_assistant_there or not each.awaits_birth
-            is_sent = is_due and each.level not in sent
+            is_sent = is_due and each.level not in self._sent
             if is_sent:
-                sent.add(each.level)
+                self._sent[each.level] = now
                 yield each.level, encode(each.document)
             if not (is_sent and is_home_assistant_there):
                 each.awaits_birth = each.awaits_birth or is_sent
