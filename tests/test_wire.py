@@ -50,7 +50,7 @@ def scoped(*names: object) -> dict[str, Any]:
             (True, 12.34, None, "USD"),
         ),
         ("team", {"five_hour": "Session", "seven_day": "Weekly"}, (True, 50.23, None, "USD")),
-        ("enterprise", {}, (True, 4500.0, 30000.0, "JPY")),
+        ("enterprise", {}, (True, 4500.0, 30000.0, "EUR")),
         ("free", {}, None),
     ],
 )

@@ -69,7 +69,7 @@ def sample_usage(
 
 
 def plans(now: dt.datetime | None = None) -> Iterator[tuple[str, Document]]:
-    """Yield the name and an answer of each plan; the money is in EUR, USD and JPY."""
+    """Yield the name and an answer of each plan; the money is in EUR or USD."""
     yield "pro", sample_usage(now=now, extra_usage=make_extra_usage(190.0, 1700, "EUR"))
     yield (
         "max",
@@ -89,8 +89,8 @@ def plans(now: dt.datetime | None = None) -> Iterator[tuple[str, Document]]:
             seven_day=None,
             limits=[],
             tangelo=None,
-            extra_usage=make_extra_usage(4500, 30000, "JPY", decimal_places=0),
-            spend=make_spend(4500, 30000, "JPY", exponent=0),
+            extra_usage=make_extra_usage(450000, 3000000, "EUR"),
+            spend=make_spend(450000, 3000000, "EUR"),
         ),
     )
     yield "free", sample_usage(now=now, five_hour=None, seven_day=None, limits=[], tangelo=None)

@@ -319,10 +319,10 @@ def test_dashboard_of_a_seat_with_nothing_but_a_budget(
     ):
         home.wait_for(sensor__claude_extra_usage_used="4500.0")
         answer, _ = dashboard(scripts, tmp_path)["markdown"]
-        assert answer == "Only extra usage is reported 4500 JPY spent this month."
-        endpoint.document = sample_usage(five_hour=100, extra_usage=make_extra_usage(1234.0, 5000, "EUR"))
+        assert answer == "Only extra usage is reported 4500.00 EUR spent this month."
+        endpoint.document = sample_usage(five_hour=100, extra_usage=make_extra_usage(1234.0, 5000, "USD"))
         clock.advance(minutes=6)
-        home.wait_for(sensor__claude_extra_usage_used_eur="12.34", binary_sensor__claude_extra_usage_active="on")
+        home.wait_for(sensor__claude_extra_usage_used_usd="12.34", binary_sensor__claude_extra_usage_active="on")
         shown = dashboard(scripts, tmp_path)
     assert not [tile for tile in shown["tiles"] if "xtra usage" in tile or "limit" in tile]
     assert "Paid extra usage is active As of" in shown["markdown"][0]
