@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Container
 from typing import Any
 
+from claude_usage_mqtt.cli.check_others import check_instance, check_reporters
 from claude_usage_mqtt.cli.check_report import NotChecked, Report
-from claude_usage_mqtt.cli.run import instance_of, topics
-from claude_usage_mqtt.clock import SystemClock
-from claude_usage_mqtt.errors import BrokerRefused, BrokerUnreachable, ClaudeUsageError, NoReporter
+from claude_usage_mqtt.cli.run import topics
+from claude_usage_mqtt.errors import BrokerRefused, BrokerUnreachable, ClaudeUsageError
 from claude_usage_mqtt.homeassistant.discovery import announced_by
 from claude_usage_mqtt.instants import format_instant, parse_instant
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.session import Session
-from claude_usage_mqtt.service.liveness import publishes_here
-from claude_usage_mqtt.service.restore import lives_elsewhere
 from claude_usage_mqtt.settings.fields import Settings
-from claude_usage_mqtt.sources.names import AUTO
-from claude_usage_mqtt.sources.reporter_machine import advice
-from claude_usage_mqtt.sources.reporter_messages import Presence, parse_presence
 from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, ONLINE, ReporterTopics, Topics
-from claude_usage_mqtt.usage.reading import REPORTER
 
 ANSWER_WITHIN = 3.0
 """Seconds for the broker to give back what was published."""
@@ -79,8 +72,8 @@ class _Checker:
         if error is None:
             self._report.link("retain", self._may_retain)
             self._check_discovery()
-            self._check_instance()
-            self._check_reporters()
+            check_instance(self._report, self._settings, self._retained)
+            check_reporters(self._report, self._settings, self._retained)
             return
         for name in ("retain", "discovery"):
             self._report.skip(name, f"not checked: {self._lack(error)}")
@@ -234,75 +227,6 @@ class _Checker:
                 f"The broker did not accept {message.topic}, so Home Assistant gets no entities; "
                 f"allow this user to read and write {self._folder}/+/config."
             )
-
-    # Other instances
-
-    def _check_instance(self) -> None:
-        """Say that another instance publishes these accounts; without any that is not worth a line."""
-        if publishes_here(self._base, self._settings.broker().address):
-            return
-        places = [topics(self._settings, account.id) for account in self._settings.accounts()]
-        wanted = [places[0].status, *(topic for place in places for topic in (place.health, place.memory))]
-        try:
-            found = self._retained(wanted)
-        except (NotChecked, BrokerUnreachable):
-            return  # `retain` and `discovery` have said why
-        if found.get(places[0].status) != ONLINE:
-            return
-        instance, now = instance_of(self._settings, self._settings.broker().address), SystemClock().now()
-        names = [place.account for place in places if lives_elsewhere(found, place, instance, now) is not None]
-        if names:
-            self._report.skip(
-                "instance",
-                f"{', '.join(names)} is published already: another 'claude-usage-mqtt run' would stand by; "
-                "'claude-usage-mqtt report' serves the one that runs",
-            )
-
-    # Reporters
-
-    def _check_reporters(self) -> None:
-        """List the reporters; without any that is worth a line only if they were asked for."""
-        if REPORTER not in self._settings.sources:
-            return
-        try:
-            found = self._retained([f"{self._base}/reporter/+"])
-        except NotChecked as why:
-            self._report.skip("reporters", str(why))
-            return
-        except BrokerUnreachable:  # older Mosquittos disconnect at a discovery message that they do not allow
-            self._report.skip("reporters", "not checked: the connection was lost")
-            return
-        presences = {topic.rpartition("/")[2]: parse_presence(payload) for topic, payload in sorted(found.items())}
-        machines = {name: presence for name, presence in presences.items() if presence is not None}
-        if machines:
-            self._report.link("reporters", lambda: self._machines(machines))
-        elif self._settings.claude_source != AUTO:
-            self._report.skip("reporters", "none has announced itself; run 'claude-usage-mqtt report' on a machine")
-
-    def _machines(self, machines: dict[str, Presence]) -> str:
-        """Return what the reporters announced; that none can be asked is a fault only if none is asleep."""
-        accounts = {account.id for account in self._settings.accounts()}
-        listed = ", ".join(_machine(name, presence) for name, presence in machines.items())
-        if any(_can_report(presence, accounts) for presence in machines.values()):
-            return listed
-        if self._settings.claude_source != AUTO and all(presence.online for presence in machines.values()):
-            logins = [login for presence in machines.values() for login in presence.accounts.values()]
-            what_helps = advice(login.status for login in logins)
-            raise NoReporter(
-                f"No machine can be asked: {listed}; {what_helps}, for each of {', '.join(sorted(accounts))}."
-            )
-        raise NotChecked(f"no machine can be asked now: {listed}")
-
-
-def _can_report(presence: Presence, accounts: Container[str]) -> bool:
-    logins = presence.accounts.items()
-    return presence.online and any(account in accounts and login.is_usable for account, login in logins)
-
-
-def _machine(name: str, presence: Presence) -> str:
-    """Return what a reporter announced, in words."""
-    logins = [f"{account} {each.source} {each.status}" for account, each in presence.accounts.items()]
-    return f"{name} ({', '.join(logins) if presence.online else 'offline'})"
 
 
 def _state_of(payload: bytes) -> str:
