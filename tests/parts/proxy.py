@@ -76,7 +76,7 @@ class _Link:
 class FaultyProxy(Server):
     """A proxy to `target_port` on loopback; a context manager. It passes everything by default.
 
-    `port` stays the same, and stays ours, over all faults. `connections` counts those it took so far.
+    `port` stays the same, and stays ours, over all faults.
     """
 
     def __init__(self, target_port: int) -> None:

@@ -64,9 +64,8 @@ class Service:
             Route(f"{base}/+/command/+", self._on_command),
             Route(f"{base}/+/statusline", self._on_status_line),
             *(
-                Route(account.topics.health, partial(self._on_health, name), is_late=True, takes_retained=True)
-                for account, _ in self._options.accounts
-                for name in [account.topics.account]
+                Route(each.health, partial(self._on_health, each.account), is_late=True, takes_retained=True)
+                for each in (account.topics for account, _ in self._options.accounts)
             ),
         ]
 

@@ -47,11 +47,8 @@ def standing(
     stopping = [window for window in known if stops_all_work(window.key)]
     used_up = [window for window in stopping if window.is_limit_reached]
     # A window that continues is not blocked by its absence from a response: entities of session and week are kept.
-    are_all_known = bool(stopping) and all(
-        window in known for window in existing if stops_all_work(window.key) and not window.blank
-    )
-    missing = set(unusable) - {window.key for window in known}
-    are_all_known = are_all_known and not any(map(stops_all_work, missing))
+    expected = {window.key for window in existing if not window.blank}.union(unusable)
+    are_all_known = bool(stopping) and set(filter(stops_all_work, expected)) <= {window.key for window in stopping}
     covers = None if money is None and has_money else money is not None and money.covers
     blocked = active = False if are_all_known else None
     if used_up:
