@@ -432,7 +432,7 @@ def test_without_a_broker_setting(home: Path, command: tuple[str, ...]) -> None:
 
 
 def test_remove_takes_ours_and_nothing_else(home: Path) -> None:
-    """`remove` removes everything we have retained, nothing of others, and says what it removed."""
+    """`remove` removes everything we have retained, nothing of others, and says what; beside a publisher, nothing."""
     others = {
         "claude-usage-other/status": "online",
         "homeassistant/device/claude_usage_foreign/config": '{"origin": {"name": "somebody else"}}',
@@ -445,6 +445,12 @@ def test_remove_takes_ours_and_nothing_else(home: Path) -> None:
             watcher.publish(topic, payload, retain=True)
         service = subprocess.Popen(command_line("run"), env=clean_environment(home, settings), cwd=home)
         watcher.wait_topic("claude-usage/default/health", lambda message: message.json()["fresh"])
+        watcher.settle()
+        before = watcher.retained()
+        too_early = call_command(home, "remove", **settings)
+        assert (too_early.returncode, too_early.stdout) == (2, "")
+        assert "A publisher still runs (claude-usage/status says online)" in too_early.stderr
+        assert watcher.retained() == before
         service.terminate()
         assert service.wait(timeout=10) == 0
         assert len(watcher.retained()) == len(others) + 5
