@@ -16,7 +16,8 @@ from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.session import Session
 from claude_usage_mqtt.service.former_devices import former_accounts
 from claude_usage_mqtt.service.restore import LONGEST_WAIT
-from claude_usage_mqtt.settings.fields import Settings, load_settings
+from claude_usage_mqtt.settings.fields import Settings
+from claude_usage_mqtt.settings.load import load_settings
 from claude_usage_mqtt.sources.reporter_messages import MACHINE, parse_presence
 from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, ONLINE, ReporterTopics
 from claude_usage_mqtt.untrusted import json_object
