@@ -20,7 +20,8 @@ from claude_usage_mqtt.errors import (
     SettingsError,
     TokenExpired,
 )
-from claude_usage_mqtt.settings.fields import load_settings, variables
+from claude_usage_mqtt.settings.fields import variables
+from claude_usage_mqtt.settings.load import load_settings
 from claude_usage_mqtt.sources.credentials import keychain, places
 from claude_usage_mqtt.sources.credentials.token import Credentials
 from claude_usage_mqtt.sources.local_login import local_login

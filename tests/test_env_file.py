@@ -7,7 +7,8 @@ import pytest
 
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.mqtt.client import read_password, require_readable
-from claude_usage_mqtt.settings.fields import Settings, load_settings, variables
+from claude_usage_mqtt.settings.fields import Settings, variables
+from claude_usage_mqtt.settings.load import load_settings
 
 CANARY = "canary-7d21aa"
 LOGIN = "MQTT_HOST=broker\nMQTT_USERNAME=me\n"

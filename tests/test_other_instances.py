@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from claude_usage_mqtt.cli.run import instance_of
-from claude_usage_mqtt.settings.fields import load_settings
+from claude_usage_mqtt.settings.load import load_settings
 from claude_usage_mqtt.sources.credentials.file import CredentialsFile
 from parts.broker import Broker
 from parts.command import call_command

@@ -450,6 +450,25 @@ def test_check_lists_the_reporters(running_broker: Broker, watcher: Watcher, end
     assert "reporters    FAIL  No machine can be asked: laptop (default oauth no_credentials); log in" in checked.stdout
 
 
+def test_check_says_that_the_last_request_of_a_reporter_failed(
+    running_broker: Broker, watcher: Watcher, home: Path
+) -> None:
+    """A reporter that announces a good login and gets no answer is not ok; what a dead publisher said is not told."""
+    settings = {"MQTT_HOST": "127.0.0.1", "MQTT_PORT": running_broker.port, "CLAUDE_SOURCE": "reporter"}
+    announced = '{"online": true, "accounts": {"default": {"source": "oauth", "status": "ok", "usable": true}}}'
+    watcher.publish(LAPTOP.presence, announced, retain=True)
+    said = {}
+    for age in (-60, 60):
+        alive_until = (dt.datetime.now(dt.UTC) - dt.timedelta(seconds=age)).isoformat()
+        machines = [{"machine": "laptop", "status": "network_error", "seen_at": alive_until}]
+        health = json.dumps({"alive_until": alive_until, "reporters": machines})
+        watcher.publish(f"{BASE}/default/health", health, retain=True)
+        said[age] = call_command(home, "check", **settings).stdout
+    remedy = "run 'claude-usage-mqtt check' there"
+    assert f"reporters    -     the last request failed: laptop (default oauth network_error); {remedy}" in said[-60]
+    assert "reporters    ok    laptop (default oauth ok)" in said[60]
+
+
 def test_without_a_login_on_this_machine_it_says_so(home: Path) -> None:
     """A reporter whose accounts are all on other machines ends with a message."""
     settings = {"MQTT_HOST": "127.0.0.1", "MACHINE_NAME": "laptop", "CLAUDE_ACCOUNTS": '{"work": null}'}

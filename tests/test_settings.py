@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from claude_usage_mqtt.cli import main
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.mqtt.client import require_readable
-from claude_usage_mqtt.settings.fields import Settings, doubts, load_settings, variables
+from claude_usage_mqtt.settings.fields import Settings, variables
+from claude_usage_mqtt.settings.load import doubts, load_settings
 from claude_usage_mqtt.settings.typos import misspelled
 
 CANARY = "canary-0b5e1c"

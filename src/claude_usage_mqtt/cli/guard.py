@@ -11,7 +11,8 @@ from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.instants import parse_instant
 from claude_usage_mqtt.mqtt.session import Session
-from claude_usage_mqtt.settings.fields import Settings, load_settings
+from claude_usage_mqtt.settings.fields import Settings
+from claude_usage_mqtt.settings.load import load_settings
 from claude_usage_mqtt.topics import ONLINE, Topics
 from claude_usage_mqtt.untrusted import clean_text, json_object, number, slug
 from claude_usage_mqtt.usage.reading import MAX_UTILIZATION, stops_all_work

@@ -8,7 +8,7 @@ from claude_usage_mqtt.cli.api_block import blocks
 from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import InvalidResponse, SettingsError
 from claude_usage_mqtt.instants import parse_instant
-from claude_usage_mqtt.settings.fields import load_settings
+from claude_usage_mqtt.settings.load import load_settings
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.in_order import in_order
 from claude_usage_mqtt.sources.select import polled_sources, with_other_sources

@@ -11,7 +11,8 @@ from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.logs import set_up_logging
 from claude_usage_mqtt.mqtt.client import require_readable
 from claude_usage_mqtt.reporter.loop import Reporter, ReporterOptions
-from claude_usage_mqtt.settings.fields import Settings, doubts, load_settings
+from claude_usage_mqtt.settings.fields import Settings
+from claude_usage_mqtt.settings.load import doubts, load_settings
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.claude_code_cache import UsageCache
 from claude_usage_mqtt.sources.in_order import in_order

@@ -115,7 +115,7 @@ def publish(pending: PendingReading, account: str) -> None:
     """Publish what is to be handed over, and what was added meanwhile; the claim is ours, and is released."""
     from claude_usage_mqtt.errors import ClaudeUsageError  # noqa: PLC0415
     from claude_usage_mqtt.mqtt import client, session  # noqa: PLC0415
-    from claude_usage_mqtt.settings.fields import load_settings  # noqa: PLC0415
+    from claude_usage_mqtt.settings.load import load_settings  # noqa: PLC0415
 
     done = b""
     while True:

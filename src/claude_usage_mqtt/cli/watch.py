@@ -15,7 +15,8 @@ from claude_usage_mqtt.errors import BrokerError, BrokerRefused, SettingsError
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.session import Session
-from claude_usage_mqtt.settings.fields import Settings, load_settings
+from claude_usage_mqtt.settings.fields import Settings
+from claude_usage_mqtt.settings.load import load_settings
 
 if TYPE_CHECKING:
     from claude_usage_mqtt.cli.board import Board

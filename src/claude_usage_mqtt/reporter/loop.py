@@ -175,7 +175,7 @@ class Reporter:
             self._publisher.subscribe(self._routes.topics(late=True))
             self._announcement.connected()
         elif ask is not None:
-            self._publisher.send_once(Message(topic=self._topics.ask, payload=encode_ask(ask)))
+            self._publisher.publish(Message(topic=self._topics.ask, payload=encode_ask(ask)))
 
     def _on_ask(self, message: Message) -> None:
         if self._name_check.is_passed and time.monotonic() >= self._deaf_until:
@@ -208,7 +208,7 @@ class Reporter:
     def _send(self, answer: Answer) -> None:
         payload = encode_answer(answer, self._clock.now())
         self._own_answers.append(payload)
-        self._publisher.send_once(Message(topic=self._topics.answer, payload=payload))
+        self._publisher.publish(Message(topic=self._topics.answer, payload=payload))
 
     def _announce(self) -> None:
         if self._name_check.is_passed:

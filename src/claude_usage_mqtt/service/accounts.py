@@ -135,9 +135,10 @@ class Accounts:
         if not self._publisher.is_connected or self._listeners.settled_at is not None:
             return FAR_AWAY
         is_there = self._listeners.is_home_assistant_there
-        if state.delivery.has_due(is_home_assistant_there=is_there):
-            for level, payload in state.delivery.take(now, is_home_assistant_there=is_there):
-                self._publisher.send(state.options.topics.event(level), payload)
+        sent = list(state.delivery.take(now, is_home_assistant_there=is_there))
+        for level, payload in sent:
+            self._publisher.send_event(state.options.topics.event(level), payload)
+        if sent:
             self._publisher.retain(state.options.topics.memory, encode(memory_document(state)))
         return now + SPACING if state.delivery.has_due(is_home_assistant_there=is_there) else FAR_AWAY
 
@@ -161,12 +162,12 @@ class Accounts:
         may_retry = begins and state.begin_poll(now)
         state.tick(now)
         delivers_at = FAR_AWAY
-        is_renewed = state.alive.until != entry.alive_until
+        is_renewed = state.health.alive.until != entry.alive_until
         if is_renewed or not (begins and entry.has_polled):
             # Before the first request its trace is published, so that a crash during it is remembered too.
             for topic, payload in documents(state, now):
                 self._publisher.retain(topic, payload, again=is_renewed and topic == state.options.topics.state)
-            entry.digest, entry.alive_until = digest(state, now), state.alive.until
+            entry.digest, entry.alive_until = digest(state, now), state.health.alive.until
             delivers_at = self._deliver(state, now)
         entry.has_polled = entry.has_polled or begins
         if begins and entry.source is not None:

@@ -1,17 +1,13 @@
-"""The settings: environment, `.env` file, `…_FILE` twins of secrets. The only import of pydantic.
-
-pydantic reads the environment only; the `.env` file is read by us, so that every line of it counts or is reported.
-"""
+"""Every setting, and what the settings mean for the connection to the broker and for the accounts."""
 
 from __future__ import annotations
 
-import os
 import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from claude_usage_mqtt import __version__
@@ -26,10 +22,9 @@ from claude_usage_mqtt.settings.claude import (
     require_distinct,
     single_account,
 )
-from claude_usage_mqtt.settings.env_file import EnvFile, mixed_origins, read_env_file
-from claude_usage_mqtt.settings.hints import hints
+from claude_usage_mqtt.settings.env_file import environment
 from claude_usage_mqtt.settings.machine import machine_name
-from claude_usage_mqtt.settings.typos import Shape, expected, misspelled
+from claude_usage_mqtt.settings.typos import Shape, misspelled
 from claude_usage_mqtt.sources.api.url import API_URL, checked_url, is_loopback
 from claude_usage_mqtt.sources.names import AUTO, SOURCES, parse_source, selected_sources
 from claude_usage_mqtt.topics import LONGEST_INTERVAL, SHORTEST_INTERVAL
@@ -244,7 +239,7 @@ class Settings(BaseSettings):
     def broker(self) -> BrokerOptions:
         """Return how to reach the broker; raises SettingsError if none is named."""
         if self.mqtt_host is None:
-            slips = [found.name for found in misspelled(_environment(), variables()) if found.meant == "MQTT_HOST"]
+            slips = [found.name for found in misspelled(environment(), variables()) if found.meant == "MQTT_HOST"]
             hint = f" ({', '.join(slips)}: not a setting of this program)" if slips else ""
             raise SettingsError(f"MQTT_HOST is not set; set it to the name or address of your MQTT broker{hint}.")
         return BrokerOptions(
@@ -263,54 +258,6 @@ class Settings(BaseSettings):
             client_id=self.mqtt_client_id or "",
             keepalive=self.mqtt_keepalive,
         )
-
-
-def load_settings(*, with_env_file: bool = True) -> Settings:
-    """Return the settings; raises SettingsError with one sentence per mistake, and no secret in it."""
-    file = read_env_file(variables()) if with_env_file else EnvFile()
-    environment = _environment()
-    given = {name: value for name, value in file.values.items() if value and name not in environment}
-    known = {name.lower(): value for name, value in given.items() if name in variables()}
-    mistakes = [*file.mistakes, *mixed_origins(file, environment)]
-    mistakes += [
-        f"Unknown setting {found.name}; did you mean {found.meant}?"
-        for found in misspelled(environment | given, variables())
-        if not found.is_set and (found.is_typo or found.name in given)
-    ]
-    try:
-        settings = Settings(**known)  # type: ignore[arg-type]
-    except ValidationError as error:
-        mistakes += [
-            _describe(detail["loc"], detail["type"], detail["msg"])
-            for detail in error.errors(include_input=False, include_url=False)
-        ]
-    else:
-        if not mistakes:
-            return settings
-    raise SettingsError(" ".join(dict.fromkeys([*mistakes, *hints(environment, given, variables())])))
-
-
-def doubts() -> list[str]:
-    """Return a sentence for each variable that may be a mistake but is not an error."""
-    file = {name: value for name, value in read_env_file(variables()).values.items() if value}
-    return list(hints(_environment(), file, variables()))
-
-
-def _environment() -> dict[str, str]:
-    return {name.upper(): value for name, value in os.environ.items() if value}
-
-
-def _describe(location: tuple[int | str, ...], kind: str, message: str) -> str:
-    """Return our sentence for an error of pydantic, whose own words are for programmers."""
-    if kind == "value_error":
-        message = message.removeprefix("Value error, ")
-    if not location:
-        return f"{message}."
-    name = str(location[0])
-    if kind != "value_error":
-        field = Settings.model_fields[name]
-        message = expected(field.annotation, field.metadata, is_too_long=kind in ("too_long", "string_too_long"))
-    return f"{name.upper()}: {message}."
 
 
 def variables() -> tuple[str, ...]:
