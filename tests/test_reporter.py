@@ -2,23 +2,31 @@
 
 import datetime as dt
 import json
+import os
 import signal
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from claude_usage_mqtt.reporter import announcement, loop
+from claude_usage_mqtt.reporter import answer as answering
+from claude_usage_mqtt.reporter.answer import MAX_WORKERS
+from claude_usage_mqtt.service import liveness
 from claude_usage_mqtt.sources.claude_code import ClaudeCode
+from claude_usage_mqtt.sources.claude_code_cache import FILE_NAME as CACHE_NAME
 from claude_usage_mqtt.sources.claude_code_cache import UsageCache
+from claude_usage_mqtt.sources.credentials import watch
 from parts.broker import Broker, Mosquitto, needs_mosquitto
 from parts.claude_code import ACCOUNT, FakeClaudeCode
 from parts.command import call_command, run_command
-from parts.credentials import FILE_NAME, write_credentials
+from parts.credentials import FILE_NAME, write_credentials, write_credentials_text
 from parts.documents import sample_usage
 from parts.endpoint import Endpoint
 from parts.reporter import LAPTOP, ask, is_online, running_reporter
 from parts.service import BASE, HEALTH, STATUS, Clock, ServiceProcess
-from parts.watcher import Watcher
+from parts.watcher import Message, Watcher
 
 CANARY = "sk-ant-oat01-canary-7d1f"
 
@@ -196,7 +204,7 @@ def test_what_was_sent_to_a_sleeping_machine_is_not_answered_at_its_waking(
     with running_reporter(running_broker.port, endpoint.url, home, clock=clock):
         watcher.wait_topic(LAPTOP.presence, is_online)
         mark = watcher.mark()
-        clock.sleep(dt.timedelta(hours=3))
+        clock.sleep(dt.timedelta(hours=1))
         watcher.publish(LAPTOP.ask, json.dumps({"id": "stale", "account": "default"}))
         watcher.wait_topic(LAPTOP.presence, is_online, since=mark)  # it announces itself, and listens again
         ask(watcher, id="fresh")
@@ -216,7 +224,7 @@ def test_a_machine_that_lost_its_connection_asleep_answers_at_once(
         running_reporter(mosquitto.port, endpoint.url, home, clock=clock) as running,
     ):
         watcher.wait_topic(LAPTOP.presence, is_online)
-        clock.sleep(dt.timedelta(hours=3))
+        clock.sleep(dt.timedelta(hours=1))
         mosquitto.restart()
         running.log.wait_for("again")
         watcher.wait_connected()
@@ -249,6 +257,74 @@ def test_a_login_that_changes_is_announced(
         mark = watcher.mark()
         write_credentials(home, CANARY, now=clock.now())
         watcher.wait_topic(LAPTOP.presence, lambda each: each.json()["accounts"]["default"]["usable"], 15, since=mark)
+
+
+def announces(account: str, status: str) -> Callable[[Message], bool]:
+    """Return whether a message is a presence in which an account has this status."""
+    return lambda each: is_online(each) and each.json()["accounts"][account]["status"] == status
+
+
+def test_a_login_on_a_dead_mount_delays_no_other(
+    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other accounts are announced, answered and followed; the one that hangs is shown, until it works again."""
+    monkeypatch.setattr(watch, "HANGS_AFTER", 0.2)
+    monkeypatch.setattr(liveness, "BEAT_EVERY", 0.2)
+    clock, folders = Clock(speed=60), {name: tmp_path / name for name in ("mounted", "personal")}
+    for name, folder in folders.items():
+        write_credentials(folder, f"token-{name}", now=clock.now())
+    mounted = folders["mounted"] / FILE_NAME
+    text = mounted.read_text()
+    mounted.unlink()
+    os.mkfifo(mounted)  # opening it waits for a writer
+    with running_reporter(running_broker.port, endpoint.url, folders, clock=clock) as running:
+        watcher.wait_topic(LAPTOP.presence, announces("personal", "ok"))
+        watcher.wait_topic(LAPTOP.presence, announces("mounted", "credentials_unreadable"))
+        assert ask(watcher, account="personal")["reading"]
+        write_credentials(folders["personal"], "token-personal", expires_in=dt.timedelta(hours=-1), now=clock.now())
+        watcher.wait_topic(LAPTOP.presence, announces("personal", "token_expired"))
+        assert sum(thread.name == "login-watch" for thread in threading.enumerate()) == 2
+        mounted.rename(mounted.with_name("pipe"))
+        write_credentials_text(folders["mounted"], text)
+        mounted.with_name("pipe").write_text(text)  # what waits for a writer gets one
+        watcher.wait_topic(LAPTOP.presence, announces("mounted", "ok"))
+        assert running.log.count("Account mounted: the login cannot be checked: reading it hangs.") == 1
+
+
+def test_polls_that_hang_keep_no_other_account_waiting(
+    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many accounts on a dead mount were asked for, the one that is not on it is answered."""
+    monkeypatch.setattr(answering, "HANGS_AFTER", 0.0)
+    folders = {name: tmp_path / name for name in ("personal", *(f"mounted{number}" for number in range(MAX_WORKERS)))}
+    for name, folder in folders.items():
+        folder.mkdir()
+        os.mkfifo(folder / FILE_NAME) if name != "personal" else write_credentials(folder)
+    with running_reporter(running_broker.port, endpoint.url, folders):
+        watcher.wait_topic(LAPTOP.presence, announces("personal", "ok"))
+        for name in folders:
+            if name != "personal":
+                watcher.publish(LAPTOP.ask, json.dumps({"id": name, "account": name}))
+        assert "reading" in ask(watcher, account="personal")
+
+
+def test_it_starts_and_stops_whatever_hangs(
+    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, tmp_path: Path
+) -> None:
+    """A dead mount with one account's login and Claude Code's own numbers keeps neither the start nor the stop."""
+    folders = {name: tmp_path / name for name in ("personal", "mounted")}
+    write_credentials(folders["personal"])
+    folders["mounted"].mkdir()
+    for name in (FILE_NAME, CACHE_NAME):
+        os.mkfifo(folders["mounted"] / name)
+    accounts = json.dumps({name: str(folder) for name, folder in folders.items()})
+    settings = {"MQTT_PORT": running_broker.port, "CLAUDE_API_URL": endpoint.url, "MACHINE_NAME": "laptop"}
+    settings |= {"CLAUDE_ACCOUNTS": accounts, "CLAUDE_CONFIG_DIR": ""}
+    with ServiceProcess(tmp_path, ("report",), **settings) as process:
+        watcher.wait_topic(LAPTOP.presence, announces("personal", "ok"))
+        watcher.publish(LAPTOP.ask, '{"id": "hangs", "account": "mounted"}')
+        assert ask(watcher, account="personal")["reading"]
+        assert process.stop() == 0
 
 
 @pytest.mark.parametrize("payload", ["", '{"online": false}', '{"online": true, "accounts": {}}', "nonsense"])

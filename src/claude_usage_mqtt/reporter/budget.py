@@ -6,7 +6,7 @@ there while this machine slept. None of it is trusted further than to make this 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import timedelta
 
 from claude_usage_mqtt.clock import Clock
@@ -26,28 +26,15 @@ MAX_HEALTH = 64 * 1024
 
 
 class Budget:
-    """The limits of all accounts; `newest_cache` returns the age of Claude Code's own cached numbers of an account."""
+    """The limits of all accounts."""
 
-    def __init__(
-        self,
-        base: str,
-        accounts: Iterable[str],
-        clock: Clock,
-        newest_cache: Callable[[str], timedelta | None],
-        *,
-        limited: bool,
-    ) -> None:
+    def __init__(self, base: str, accounts: Iterable[str], clock: Clock, *, limited: bool) -> None:
         self._clock = clock
         self._limited = limited
-        self._limits = {account: self._limit(newest_cache(account)) for account in accounts}
+        self._started_at = clock.steady()
+        self._limits = {account: RequestLimit(limited=limited) for account in accounts}
         self._health = {Topics(base=base, account=account).health: account for account in self._limits}
         self._counted: dict[str, tuple[int, float]] = {}  # account -> the publisher's count, and when it came
-
-    def _limit(self, cached: timedelta | None) -> RequestLimit:
-        """Return an account's limit; right after a restart a request of the run before may still be recent."""
-        is_recent = cached is not None and cached < timedelta(seconds=AFTER_START)
-        not_before = self._clock.steady() + AFTER_START if is_recent else 0.0
-        return RequestLimit(limited=self._limited, not_before=not_before)
 
     @property
     def topics(self) -> list[str]:
@@ -61,6 +48,11 @@ class Budget:
         count, at = self._counted.get(account, (0, 0.0))
         is_full = count >= REQUESTS_PER_HOUR - SIMULTANEOUS and now - at < BELIEVED_FOR
         return max(wait, ASK_AGAIN) if is_full and self._limited else wait
+
+    def is_recent(self, cached: timedelta | None) -> bool:
+        """Whether Claude Code's own numbers of that age may be of a request of the run before: nobody remembers it."""
+        is_new = self._clock.steady() - self._started_at < AFTER_START
+        return self._limited and is_new and cached is not None and cached.total_seconds() < AFTER_START
 
     def record(self, account: str, wait: float) -> None:
         """Note a request that is made after so many seconds."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -16,7 +15,6 @@ from datetime import timedelta
 
 from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.errors import SettingsError
-from claude_usage_mqtt.logs import Outage
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.connection import (
     Acknowledged,
@@ -32,7 +30,7 @@ from claude_usage_mqtt.reporter.announcement import Announcement
 from claude_usage_mqtt.reporter.answer import Answered, Answering
 from claude_usage_mqtt.reporter.budget import Budget
 from claude_usage_mqtt.reporter.limit import REQUESTS_PER_HOUR
-from claude_usage_mqtt.reporter.logins import LoginsSeen, watch_logins
+from claude_usage_mqtt.reporter.logins import LocalLogins, LoginSeen
 from claude_usage_mqtt.reporter.name_check import NameCheck
 from claude_usage_mqtt.service.connection_log import ConnectionLog
 from claude_usage_mqtt.service.inbox import Inbox, Stop
@@ -80,23 +78,20 @@ class Reporter:
         self._clock = clock
         self._rng = rng or random.Random()
         self._topics = ReporterTopics(base=options.base_topic, machine=options.machine)
-        self.inbox: Inbox[ConnectionEvent | LoginsSeen | Answered | Stop] = Inbox()
+        self.inbox: Inbox[ConnectionEvent | LoginSeen | Answered | Stop] = Inbox()
         will = Message(topic=self._topics.presence, payload=OFFLINE, retain=True)
         self._publisher = Publisher(options.broker, will=will, notify=self.inbox.put)
-        self._budget = Budget(options.base_topic, options.sources, clock, options.newest_cache, limited=options.limited)
-        self._answering = Answering(options.sources, clock, self._budget, self.inbox.put)
+        self._budget = Budget(options.base_topic, options.sources, clock, limited=options.limited)
+        self._answering = Answering(options.sources, clock, self._budget, options.newest_cache, self.inbox.put)
         self._own_answers: deque[bytes] = deque(maxlen=REQUESTS_PER_HOUR)
         self._name_check = NameCheck(options.machine)
         self._announcement = Announcement(self._topics, self._publisher)
-        self._logins: LoginsSeen | None = None
-        self._outages = {account: Outage(log) for account in options.sources}
+        self._logins = LocalLogins(options.sources, clock, self.inbox.put)
         self._routes = Routes(self._table())
         self._turned_at = self._moment()
         self._deaf_until = 0.0
         self._connection_log = ConnectionLog(options.broker.address)
         self._liveness = Liveness(options.base_topic)
-        self._look_at_logins = threading.Event()
-        self._stopping = threading.Event()
 
     def _table(self) -> list[Route]:
         """Return the topics and their handlers."""
@@ -116,8 +111,7 @@ class Reporter:
     def run(self) -> None:
         """Run until stopped; raises SettingsError if another reporter has the same name."""
         self._publisher.start()
-        arguments = (self._options.sources, self._clock, self.inbox.put, self._look_at_logins, self._stopping)
-        threading.Thread(target=watch_logins, args=arguments, name="logins", daemon=True).start()
+        self._logins.start()
         self._liveness.notify("READY=1")
         try:
             while True:
@@ -130,8 +124,7 @@ class Reporter:
                     self._handle(item)
                 self._tick()
         finally:
-            self._stopping.set()
-            self._look_at_logins.set()
+            self._logins.watch.stop()
             self._answering.stop()
             self._liveness.stop()
             last = Message(topic=self._topics.presence, payload=b"", retain=True)
@@ -152,7 +145,7 @@ class Reporter:
 
     # What arrived
 
-    def _handle(self, item: ConnectionEvent | LoginsSeen | Answered) -> None:
+    def _handle(self, item: ConnectionEvent | LoginSeen | Answered) -> None:
         match item:
             case Connected():
                 self._publisher.handle(item)
@@ -166,13 +159,12 @@ class Reporter:
                 self._publisher.handle(item)
             case Message():
                 self._routes.handle(item, is_early=False)
-            case LoginsSeen():
-                self._logins = item
-                self._mention(item)
+            case LoginSeen():
+                self._logins.take(item)
                 self._announce()
             case Answered(account=account, answer=answer):
                 self._answering.finished(account)
-                self._look_at_logins.set()  # it may have been renewed, or refused
+                self._logins.watch.look_now()  # it may have been renewed, or refused
                 self._send(answer)
 
     def _connected(self) -> None:
@@ -211,13 +203,6 @@ class Reporter:
         if message.payload not in self._own_answers:
             self._budget.hear(answer)
 
-    def _mention(self, seen: LoginsSeen) -> None:
-        for account, login in seen.accounts.items():
-            if account in seen.problems:
-                self._outages[account].down(login.status, f"Account {account}: {seen.problems[account]}")
-            else:
-                self._outages[account].up(f"Account {account}: the login can be used again.")
-
     # What is sent
 
     def _send(self, answer: Answer) -> None:
@@ -226,8 +211,8 @@ class Reporter:
         self._publisher.publish(Message(topic=self._topics.answer, payload=payload))
 
     def _announce(self) -> None:
-        if self._name_check.is_passed and self._logins is not None:
-            self._announcement.update(self._logins.accounts)
+        if self._name_check.is_passed:
+            self._announcement.update(self._logins.announced)
 
     # What time brings
 
@@ -239,6 +224,8 @@ class Reporter:
             self._announce()
             options, names = self._options, ", ".join(list(self._options.sources)[:10])
             log.info("Reporting as %s at %s, accounts: %s", options.machine, options.broker.address, names)
+        if self._logins.note_hanging():
+            self._announce()
         self._announcement.tick(now)
 
     def _patience(self) -> float:

@@ -56,7 +56,7 @@ class Workers:
         self._polls: list[Poll] = []
         self._threads = 0
         self._lock = threading.Lock()
-        self._logins = LoginWatch(clock.now, put, clock.to_real(CHECK_EVERY))
+        self._logins: LoginWatch[LoginChanged | CachedReading] = LoginWatch(clock.now, put, clock.to_real(CHECK_EVERY))
 
     def stop(self) -> None:
         """Let the threads end; none is waited for."""
