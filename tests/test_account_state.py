@@ -86,7 +86,7 @@ def test_a_missing_login_names_the_reporter() -> None:
     """Most people who have no login here use Claude Code elsewhere: what to do here and there is in the sentence."""
     state = refused(CredentialsNotFound("No file."))
     assert state.health.detail is not None
-    assert "set CLAUDE_SOURCE=reporter here and run 'claude-usage-mqtt report' there" in state.health.detail
+    assert "set CLAUDE_SOURCE=reporter,statusline here and run 'claude-usage-mqtt report' there" in state.health.detail
 
 
 def test_a_refused_claude_code_does_not_recommend_itself() -> None:

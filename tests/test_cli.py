@@ -547,6 +547,8 @@ def test_help_names_every_command_and_exit_status(tmp_path: Path) -> None:
         (["frobnicate"], "unknown command frobnicate; see --help"),
         (["chek"], "unknown command chek; did you mean check?"),
         (["health-check"], "unknown command health-check; did you mean healthcheck?"),
+        (["recipe", "nonsense"], "Unknown recipe nonsense; 'claude-usage-mqtt recipe' lists them."),
+        (["recipe", "dashbord"], "Unknown recipe dashbord; did you mean dashboard?"),
         (["once", "--jsn"], "unrecognized arguments: --jsn"),
         (["healthcheck", "extra"], "unrecognized arguments: extra"),
         (["guard", "--below", "abc"], "argument --below: abc is not a percentage above 0 and up to 100"),
@@ -557,7 +559,7 @@ def test_wrong_usage_ends_with_2(tmp_path: Path, arguments: list[str], said: str
     """An unknown command or option is refused, in words that help to correct it."""
     result = call_command(tmp_path, *arguments)
     assert result.returncode == 2
-    assert result.stderr.endswith(f": error: {said}\n")
+    assert result.stderr.endswith(f": {said}\n")
 
 
 def test_an_error_of_our_own_shows_its_place_and_no_traceback(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

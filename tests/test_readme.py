@@ -97,9 +97,8 @@ def test_each_status_is_in_the_troubleshooting(status: str) -> None:
 def test_each_command_is_in_the_table_of_features() -> None:
     """Each command of the program is named, and no command is named that is none."""
     features = README.split("## What it does")[1].split("\n## ")[0]
-    subparsers = next(action for action in make_parser()._actions if action.dest == "command")
-    commands = set(subparsers.choices or ())
-    assert set(re.findall(r"`claude-usage-mqtt (\w+)", features)) == commands
+    commands = re.findall(r"^    (\w+)", make_parser().format_help(), re.MULTILINE)
+    assert set(re.findall(r"`claude-usage-mqtt (\w+)", features)) == set(commands)
 
 
 def test_each_event_type_is_documented() -> None:

@@ -205,7 +205,7 @@ def test_what_was_sent_to_a_sleeping_machine_is_not_answered_at_its_waking(
     with running_reporter(running_broker.port, endpoint.url, home, clock=clock):
         watcher.wait_topic(LAPTOP.presence, is_online)
         mark = watcher.mark()
-        clock.sleep(dt.timedelta(hours=3))
+        clock.sleep(dt.timedelta(hours=1))
         watcher.publish(LAPTOP.ask, json.dumps({"id": "stale", "account": "default"}))
         watcher.wait_topic(LAPTOP.presence, is_online, since=mark)  # it announces itself, and listens again
         ask(watcher, id="fresh")
@@ -225,7 +225,7 @@ def test_a_machine_that_lost_its_connection_asleep_answers_at_once(
         running_reporter(mosquitto.port, endpoint.url, home, clock=clock) as running,
     ):
         watcher.wait_topic(LAPTOP.presence, is_online)
-        clock.sleep(dt.timedelta(hours=3))
+        clock.sleep(dt.timedelta(hours=1))
         mosquitto.restart()
         running.log.wait_for("again")
         watcher.wait_connected()

@@ -85,8 +85,7 @@ class Publisher:
                     self._restrictions.not_subscribed(denied)
             case Settled():
                 delivery.subscriptions.is_settled = True
-                if delivery.subscriptions.unverified:
-                    self._restrictions.not_retained(delivery.subscriptions.unverified)
+                self._restrictions.settled(delivery.subscriptions.unverified)
 
     def _disconnected(self, delivery: Delivery) -> None:
         open_topics = [*delivery.subscriptions.unverified, *(message.topic for message in delivery.under_way.values())]

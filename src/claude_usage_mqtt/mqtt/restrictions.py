@@ -78,9 +78,10 @@ class Restrictions:
                 "an hour: raise the broker's limit for messages, or allow this user to write there.",
             )
 
-    def not_retained(self, topics: Iterable[str]) -> None:
-        """Note announcements that did not come back: MQTT 3.1.1 cannot say that a message was refused."""
-        wanted = sorted(topics)
+    def settled(self, missing: Iterable[str]) -> None:
+        """Note the announcements that did not come back by now: MQTT 3.1.1 cannot say that a message was refused."""
+        wanted = sorted(missing)
+        log.debug("Announcements that have not come back: %d", len(wanted))
         for topic in wanted:
             self.delivered(topic)
         self._note(
