@@ -65,6 +65,18 @@ def happened(simulation: Simulation) -> list[str]:
             [answer(5, extra(1900)), answer(5, extra(1900, 10_000)), answer(5, extra(8000, 10_000))],
             ["extra_usage_threshold_reached 75"],
         ),
+        # The API turns extra usage off in the same response that shows its limit reached.
+        (
+            [
+                answer(5, extra(1450)),
+                answer(5, extra(2057, is_enabled=False, disabled_reason="org_level_disabled_until")),
+                answer(5, extra(2057, is_enabled=False, disabled_reason="org_level_disabled_until")),
+                answer(5, extra(0)),
+            ],
+            ["extra_usage_threshold_reached 90", "extra_usage_limit_reached"],
+        ),
+        # What is reached while it is off is not spent by anybody.
+        ([answer(5, extra(100, is_enabled=False)), answer(5, extra(2057, is_enabled=False))], []),
         # A malformed section in between changes nothing.
         ([answer(5, extra(1900)), answer(5, "soon"), answer(5, extra(1900))], []),
     ],

@@ -93,10 +93,11 @@ def next_money(
             expires_at=now + ACCOUNT_EVENT_LASTS,
         )
 
-    reached = newly_reached(peak, utilization, thresholds) if money.enabled else ()
+    was_on = money.enabled or before.enabled  # the API turns it off when its limit is reached
+    reached = newly_reached(peak, utilization, thresholds) if was_on else ()
     if reached:
         events.append(event(EXTRA_USAGE_THRESHOLD_REACHED, reached))
-    if money.enabled and money.is_used_up and not before.is_used_up:
+    if was_on and money.is_used_up and not before.is_used_up:
         events.append(event(EXTRA_USAGE_LIMIT_REACHED))
     return replace(state, period_start=period_start, peak=max(peak, utilization)), events
 

@@ -67,13 +67,16 @@ def _completed(money: ExtraUsage, spend: ExtraUsage) -> ExtraUsage:
     if money.currency is not None and spend.currency not in (None, money.currency):
         return money
     limit = spend.limit if money.limit is None else money.limit
+    used = spend.used if money.used is None else money.used
+    percent = spend.utilization if money.utilization is None else money.utilization
     return replace(
         money,
-        used=spend.used if money.used is None else money.used,
+        used=used,
         limit=limit,
-        utilization=None if limit is None else spend.utilization if money.utilization is None else money.utilization,
+        utilization=_utilization(percent, used, limit),
         currency=money.currency or spend.currency,
         balance=spend.balance if money.balance is None else money.balance,
+        disabled_reason=money.disabled_reason or spend.disabled_reason,
     )
 
 
@@ -126,22 +129,24 @@ def _money(
     utilization = number(percent, maximum=MAX_PERCENT)
     if percent is not None and utilization is None:
         raise Malformed
-    if enabled and limit == 0:
-        # Enabled without a pool: nothing can be spent, but "0 left" would read as used up.
-        limit, disabled_reason = None, disabled_reason or NO_POOL
-    if limit is None:
-        utilization = None  # a percentage of no limit says nothing, and it is given as 0
-    elif utilization is None and used is not None and limit > 0:
-        utilization = 100 * used / limit
+    if limit == 0:
+        # There is no pool: nothing can be spent, but "0 left" would read as used up.
+        limit, disabled_reason = None, disabled_reason or (NO_POOL if enabled else None)
     return ExtraUsage(
         enabled=enabled,
         used=used,
         limit=limit,
-        utilization=utilization,
+        utilization=_utilization(utilization, used, limit),
         currency=currency,
         balance=balance,
         disabled_reason=disabled_reason,
     )
+
+
+def _utilization(percent: float | None, used: float | None, limit: float | None) -> float | None:
+    if limit is None:
+        return None  # a percentage of no limit says nothing, and it is given as 0
+    return 100 * used / limit if percent is None and used is not None else percent
 
 
 def _currency(value: object) -> str | None:
