@@ -18,6 +18,7 @@ from claude_usage_mqtt.sources.claude_code import ClaudeCode
 from claude_usage_mqtt.sources.claude_code_cache import FILE_NAME as CACHE_NAME
 from claude_usage_mqtt.sources.claude_code_cache import UsageCache
 from claude_usage_mqtt.sources.credentials import watch
+from parts import faults
 from parts.broker import Broker, Mosquitto, needs_mosquitto
 from parts.claude_code import ACCOUNT, FakeClaudeCode
 from parts.command import call_command, run_command
@@ -490,6 +491,31 @@ def test_a_login_that_cannot_be_used_is_logged_here_too(running_broker: Broker, 
         write_credentials(home, CANARY, expires_in=dt.timedelta(hours=-1), now=clock.now())
         reporter.log.wait_for("the login cannot be used (token_expired); start Claude Code once")
     assert CANARY not in reporter.log.text
+
+
+def test_requests_that_fail_are_logged_here_too(
+    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
+) -> None:
+    """Whoever reads the log of this machine sees why the API gave nothing, once, and once that it works again."""
+    with running_reporter(running_broker.port, endpoint.url, home) as running:
+        watcher.wait_topic(LAPTOP.presence, is_online)
+        ask(watcher)
+        assert "again" not in running.log.text
+        endpoint.fault = faults.unauthorized()
+        for _ in range(2):
+            assert ask(watcher)["error"]["status"] == "unauthorized"
+        endpoint.fault = faults.server_error()
+        for _ in range(2):
+            assert ask(watcher)["error"]["status"] == "server_error"
+        endpoint.fault = None
+        for _ in range(2):
+            assert ask(watcher)["reading"]
+    lines = [line for line in running.log.lines if "Account default" in line]
+    assert [line.split(" ")[0] for line in lines] == ["WARNING", "WARNING", "INFO"]
+    assert "HTTP 401" in lines[0]
+    assert "HTTP 500" in lines[1]
+    assert lines[2] == "INFO Account default: the usage can be read again."
+    assert CANARY not in running.log.text
 
 
 def test_in_a_container_it_wants_a_name(running_broker: Broker, home: Path) -> None:

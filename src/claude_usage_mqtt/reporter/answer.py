@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -10,11 +11,14 @@ from typing import NamedTuple
 
 from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.errors import ApiError, CredentialsError, CredentialsNotFound, InvalidResponse
+from claude_usage_mqtt.logs import Outage
 from claude_usage_mqtt.reporter.budget import Budget
 from claude_usage_mqtt.reporter.limit import SPACING, SeenIds
 from claude_usage_mqtt.sources.credentials.watch import MAX_HANGING
 from claude_usage_mqtt.sources.reporter_messages import MAX_REQUESTS, Answer, Ask, Busy, parse_ask
 from claude_usage_mqtt.sources.source import Source
+
+log = logging.getLogger(__name__)
 
 HOLD = 5.0
 """Seconds that an ask may wait for its turn instead of being refused."""
@@ -53,6 +57,7 @@ class Answering:
         self._put = put
         self._seen = SeenIds()
         self._busy: dict[str, float] = {}  # accounts that are polled, and since when
+        self._outages = {account: Outage(log) for account in sources}
         self._stopping = threading.Event()
 
     def asked(self, payload: bytes) -> Answer | None:
@@ -76,9 +81,14 @@ class Answering:
         threading.Thread(target=self._work, args=(ask, ask.account, wait), name="worker", daemon=True).start()
         return None
 
-    def finished(self, account: str) -> None:
-        """Note that a worker has answered."""
+    def finished(self, answered: Answered) -> None:
+        """Note that a worker has answered, and log a failure."""
+        account, answer = answered
         self._busy.pop(account, None)
+        if answer.error is not None:
+            self._outages[account].down(answer.error.status, f"Account {account}: {answer.error}")
+        elif answer.reading is not None:
+            self._outages[account].up(f"Account {account}: the usage can be read again.")
 
     def _is_full(self) -> bool:
         hanging = sum(time.monotonic() - since > HANGS_AFTER for since in self._busy.values())

@@ -162,8 +162,8 @@ class Reporter:
             case LoginSeen():
                 self._logins.take(item)
                 self._announce()
-            case Answered(account=account, answer=answer):
-                self._answering.finished(account)
+            case Answered(answer=answer):
+                self._answering.finished(item)
                 self._logins.watch.look_now()  # it may have been renewed, or refused
                 self._send(answer)
 
