@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from claude_usage_mqtt.settings.fields import variables
 from parts import patience
 from parts.broker import Broker, Mosquitto, any_broker
 from parts.credentials import write_credentials
@@ -72,3 +73,12 @@ def home(tmp_path: Path) -> Path:
     """Return a folder with a login of Claude Code that does not expire."""
     write_credentials(tmp_path / "home", expires_in=None)
     return tmp_path / "home"
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Be in an empty folder, with none of our variables set, and return it."""
+    monkeypatch.chdir(tmp_path)
+    for name in variables():
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
