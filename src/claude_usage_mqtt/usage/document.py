@@ -54,7 +54,7 @@ def _tightest(window: WindowState | None) -> dict[str, Any] | None:
 
 
 def _window(window: WindowState, now: datetime, stale_after: timedelta) -> dict[str, Any]:
-    hours = None if window.duration is None else window.duration // timedelta(hours=1)
+    hours = None if window.length is None else round(window.length / timedelta(hours=1))
     document: dict[str, Any] = {
         "label": window.label,
         "utilization": None,
