@@ -38,7 +38,7 @@ def test_a_machine_without_power_is_seen(box: Box, trial: str) -> None:
     """The last will says that the machine is gone, and the status names it; the numbers stay."""
     assert box.messages(trial, "reporter/laptop")[-1] == {"online": False}
     health = box.messages(trial, "default/health")[-1]
-    assert "laptop (offline, last seen" in health["detail"]
+    assert "laptop (away, last seen" in health["detail"]
     assert health["fresh"] is True
 
 
