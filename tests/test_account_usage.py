@@ -372,6 +372,19 @@ def test_nobody_is_told_to_go_ahead_while_a_limit_cannot_be_read() -> None:
         assert usage.standing(minutes(3)).blocked is False
 
 
+def test_covered_work_may_go_on_only_if_all_limits_are_known() -> None:
+    """Extra usage covers a session that is used up; of a week that cannot be read nobody knows."""
+    usage = make_account()
+    week = make_reading(minutes(0), 19, START + timedelta(days=3), key="seven_day")
+    take(usage, make_usage(minutes(0), make_reading(minutes(0), 100), week, money=MONEY))
+    assert usage.standing(minutes(1))[:3] == (False, None, True)
+    for minute in range(5, 40, 5):
+        session = make_reading(minutes(minute), 100)
+        take(usage, replace(make_usage(minutes(minute), session, money=MONEY), malformed=("seven_day",)))
+    usage.rules = usage.rules._replace(stale_after=timedelta(minutes=30))
+    assert usage.standing(minutes(36))[:3] == (None, None, True)
+
+
 def status_line(
     minute: float, five_hour: float, five_hour_reset: datetime, seven_day: float, week: datetime
 ) -> Reading:

@@ -20,7 +20,6 @@ from claude_usage_mqtt.errors import (
     SettingsError,
     TokenExpired,
 )
-from claude_usage_mqtt.settings.fields import variables
 from claude_usage_mqtt.settings.load import load_settings
 from claude_usage_mqtt.sources.credentials import keychain, places
 from claude_usage_mqtt.sources.credentials.token import Credentials
@@ -96,14 +95,11 @@ def as_text(value: Any) -> str:
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(empty: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return an empty home, with none of our variables set and nothing in the Keychain."""
-    monkeypatch.chdir(tmp_path)
-    for name in variables():
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "mounted").mkdir()
-    return tmp_path
+    monkeypatch.setenv("HOME", str(empty))
+    (empty / "mounted").mkdir()
+    return empty
 
 
 def build(case: dict[str, Any], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

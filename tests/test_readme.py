@@ -15,12 +15,7 @@ import yaml
 
 from claude_usage_mqtt.cli.commands import make_parser
 from claude_usage_mqtt.homeassistant.discovery import PROJECT_URL
-from claude_usage_mqtt.homeassistant.entities import (
-    ACCOUNT_ENTITIES,
-    EXTRA_USAGE_ENTITIES,
-    REPORTER,
-    WINDOW_ENTITIES,
-)
+from claude_usage_mqtt.homeassistant.entities import ACCOUNT_ENTITIES, EXTRA_USAGE_ENTITIES, REPORTER, WINDOW_ENTITIES
 from claude_usage_mqtt.homeassistant.entity import Entity
 from claude_usage_mqtt.recipes import RECIPES, app_folder
 from claude_usage_mqtt.recipes.started import program

@@ -165,5 +165,5 @@ def _label(window: dict[str, Any]) -> str:
 def _wait(why: str, resets: list[datetime | None], now: datetime) -> Verdict:
     """Return that one has to wait until the last of the resets, if all are known."""
     known = [reset for reset in resets if reset is not None and reset > now]
-    until = f" Wait until {clock_time(max(known), now, None)}." if known and len(known) == len(resets) else ""
+    until = f" Wait until {clock_time(max(known), now)}." if known and len(known) == len(resets) else ""
     return Verdict(WAIT, f"{why}.{until or ' It is not known until when.'}")

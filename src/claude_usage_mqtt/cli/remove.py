@@ -61,7 +61,7 @@ def _require_nobody_publishes(base: str, found: Mapping[str, bytes]) -> None:
     if found.get(f"{base}/status") == ONLINE and alive:
         raise SettingsError(
             f"A publisher still runs ({base}/status says online) and would publish everything again; nothing was "
-            f"removed. Stop it first; if it was killed with the broker, wait until {clock_time(max(alive), now, None)}."
+            f"removed. Stop it first; if it was killed with the broker, wait until {clock_time(max(alive), now)}."
         )
 
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NoReturn
 
 from claude_usage_mqtt.cli.run import topics
+from claude_usage_mqtt.cli.until import on_signals
 from claude_usage_mqtt.errors import BrokerError, BrokerRefused, SettingsError
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.options import BrokerOptions
@@ -45,17 +46,14 @@ def watch() -> int:
     from claude_usage_mqtt.cli.board import Board  # noqa: PLC0415 - rich is an extra
 
     feed = Feed(options, _filters(settings))
-    # started in the background by a shell it would ignore Ctrl-C
-    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGINT)}
-    feed.start()
-    try:
-        _show(feed, Board(settings.mqtt_base_topic, options.address))
-    except KeyboardInterrupt:
-        return 0
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        feed.stop()
+    with on_signals(signal.default_int_handler):  # started in the background by a shell it would ignore Ctrl-C
+        feed.start()
+        try:
+            _show(feed, Board(settings.mqtt_base_topic, options.address))
+        except KeyboardInterrupt:
+            return 0
+        finally:
+            feed.stop()
 
 
 def _filters(settings: Settings) -> list[str]:

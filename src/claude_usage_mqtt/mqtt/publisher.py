@@ -190,11 +190,11 @@ class Publisher:
     # What others have published
 
     def remember_own(self, topic: str, payload: bytes) -> None:
-        """Note a retained message as one of ours: an earlier run's."""
+        """Note a message as one of ours: an earlier run's, or one that is not retained."""
         self._own.setdefault(topic, deque(maxlen=OWN_KEPT)).append(hash(payload))
 
     def has_sent(self, message: Message) -> bool:
-        """Whether a retained message that arrived is one of the last that we sent there ourselves."""
+        """Whether a message that arrived is one of the last that we sent there ourselves."""
         return hash(message.payload) in self._own.get(message.topic, ())
 
     def subscribe(self, filters: Iterable[str], *, no_local: bool = False) -> None:

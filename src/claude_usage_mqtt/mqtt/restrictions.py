@@ -81,7 +81,6 @@ class Restrictions:
     def settled(self, missing: Iterable[str]) -> None:
         """Note the announcements that did not come back by now: MQTT 3.1.1 cannot say that a message was refused."""
         wanted = sorted(missing)
-        log.debug("Announcements that have not come back: %d", len(wanted))
         for topic in wanted:
             self.delivered(topic)
         self._note(
@@ -89,6 +88,7 @@ class Restrictions:
             f"Home Assistant cannot find the entities: the broker did not return {', '.join(wanted)}. "
             "Allow this user to read and write there, and the broker to accept messages of that size.",
         )
+        log.debug("Announcements that have not come back: %d", len(wanted))
 
     def not_subscribed(self, topics: Iterable[str]) -> None:
         """Note subscriptions that the broker refused."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta, tzinfo
+from datetime import datetime, timedelta
 from typing import Any
 
 from claude_usage_mqtt.instants import format_instant
@@ -15,8 +15,8 @@ from claude_usage_mqtt.usage.standing import Standing, summary
 from claude_usage_mqtt.usage.window_state import WindowState
 
 
-def state_document(usage: AccountUsage, now: datetime, zone: tzinfo | None = None) -> dict[str, Any]:
-    """Return the state document, every key of it, as of `now`; times in its `summary` are in `zone` (the local one)."""
+def state_document(usage: AccountUsage, now: datetime) -> dict[str, Any]:
+    """Return the state document, every key of it, as of `now`; the times in its `summary` are local."""
     where = usage.standing(now)
     known = usage.known_windows(now)
     money = usage.known_money(now)
@@ -25,7 +25,7 @@ def state_document(usage: AccountUsage, now: datetime, zone: tzinfo | None = Non
         "plan": usage.plan.name,
         "tier": tier_in_words(usage.plan.tier),
         "updated_at": format_instant(max((window.read_at for window in known), default=None)),
-        "summary": summary(where, known, money, now, zone),
+        "summary": summary(where, known, money, now),
         "blocked": where.blocked,
         "blocked_until": format_instant(where.blocked_until),
         "tightest": _tightest(where.tightest),
@@ -53,7 +53,7 @@ def _tightest(window: WindowState | None) -> dict[str, Any] | None:
 
 
 def _window(window: WindowState, now: datetime, stale_after: timedelta) -> dict[str, Any]:
-    hours = None if window.duration is None else window.duration // timedelta(hours=1)
+    hours = None if window.length is None else round(window.length / timedelta(hours=1))
     document: dict[str, Any] = {
         "label": window.label,
         "utilization": None,

@@ -112,7 +112,8 @@ def _believed(
     if state.is_limit_reached and not was_limited:
         events.append(event(LIMIT_REACHED))
     samples = sampled(samples, state.read_at, state.utilization, state.look_back)
-    state = replace(state, peak=max(peak, state.utilization), samples=samples)
+    begun_after = (known.resets_at if ended == RESET else None) or known.begun_after
+    state = replace(state, peak=max(peak, state.utilization), samples=samples, begun_after=begun_after)
     return state.with_limit(limit_at), events
 
 

@@ -7,34 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from claude_usage_mqtt.untrusted import CURRENCY, clean_text, matching, number
-from claude_usage_mqtt.usage.reading import MAX_AMOUNT, MAX_UTILIZATION, ExtraUsage
+from claude_usage_mqtt.usage.reading import MAX_AMOUNT, MAX_UTILIZATION, MINOR_DIGITS, ExtraUsage
 
 NO_POOL = "no_pool"
 """Our `disabled_reason` for extra usage that is enabled with a limit of 0, if the API gives none."""
-
-MINOR_DIGITS: Mapping[str, int] = dict.fromkeys(
-    [
-        "BIF",
-        "CLP",
-        "DJF",
-        "GNF",
-        "ISK",
-        "JPY",
-        "KMF",
-        "KRW",
-        "PYG",
-        "RWF",
-        "UGX",
-        "UYI",
-        "VND",
-        "VUV",
-        "XAF",
-        "XOF",
-        "XPF",
-    ],
-    0,
-) | dict.fromkeys(["BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"], 3)
-"""Currencies whose minor unit is not a hundredth. Source: ISO 4217."""
 
 MAX_PERCENT = 50 * MAX_UTILIZATION
 """Of a limit of money, which may be overspent by more than a window can."""

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from claude_usage_mqtt.errors import ApiError, CredentialsNotFound, CredentialsUnreadable, TokenExpired
-from claude_usage_mqtt.instants import from_milliseconds, local_time, parse_instant
+from claude_usage_mqtt.instants import from_epoch, local_time, parse_instant
 from claude_usage_mqtt.sources.source import Login
 from claude_usage_mqtt.untrusted import clean_text
 
@@ -131,8 +131,8 @@ def _login(document: dict[str, Any], section: dict[str, Any], token: str) -> Log
 def _milliseconds(value: object) -> datetime | None:
     """Return an instant in milliseconds, a number or text, or in ISO 8601; missing, zero or nonsense is not known."""
     if isinstance(value, str) and re.fullmatch(r"\d{1,16}", value):
-        return from_milliseconds(int(value))
-    return from_milliseconds(value) or parse_instant(value)
+        return from_epoch(int(value), 1000)
+    return from_epoch(value, 1000) or parse_instant(value)
 
 
 def _scopes(value: object) -> tuple[str, ...]:
