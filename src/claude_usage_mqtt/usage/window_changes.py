@@ -22,6 +22,10 @@ from claude_usage_mqtt.usage.plausibility import REFILL, doubt, same_reset
 from claude_usage_mqtt.usage.reading import STATUSLINE, Window
 from claude_usage_mqtt.usage.window_state import UNKNOWN_AFTER_RESET, WindowState
 
+LONGEST_GAP = timedelta(days=1)
+"""From the last reading of a window to the first one of the next: after a longer one that may be another early reset's,
+and have begun at any time."""
+
 UNKNOWN_LENGTH = timedelta(days=1)
 """How long an event of a window of unknown length is worth delivering."""
 
@@ -112,7 +116,9 @@ def _believed(
     if state.is_limit_reached and not was_limited:
         events.append(event(LIMIT_REACHED))
     samples = sampled(samples, state.read_at, state.utilization, state.look_back)
-    begun_after = (known.resets_at if ended == RESET else None) or known.begun_after
+    begun_after = known.begun_after
+    if ended == RESET:
+        begun_after = known.resets_at if state.read_at - known.read_at <= LONGEST_GAP else None
     state = replace(state, peak=max(peak, state.utilization), samples=samples, begun_after=begun_after)
     return state.with_limit(limit_at), events
 
