@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from claude_usage_mqtt.usage.account import AccountUsage
-from claude_usage_mqtt.usage.document import state_document
+from claude_usage_mqtt.usage.document import state_document, tier_in_words
 from claude_usage_mqtt.usage.events import Event
 from claude_usage_mqtt.usage.owner import Owner
 from claude_usage_mqtt.usage.reading import SESSION, STATUSLINE, WEEK, ExtraUsage, Reading
@@ -443,3 +443,23 @@ def test_another_account_is_not_believed_while_the_api_delivers() -> None:
         reading = make_reading(at, 91, START + WEEK, key="seven_day", source=STATUSLINE)
         assert take(usage, make_usage(at, reading), (75,), partial=True) == []
     assert shown(usage, minutes(125), "seven_day")["utilization"] == 10
+
+
+@pytest.mark.parametrize(
+    ("tier", "words"),
+    [
+        ("default_claude_max_5x", "Max 5x"),
+        ("default_claude_max_20x", "Max 20x"),
+        ("DEFAULT_CLAUDE_MAX_20X", "Max 20x"),
+        ("team_premium_5x", "Team premium 5x"),
+        ("default_claude_ai", None),  # a Pro plan's
+        ("default_raven", None),  # a team's
+        ("auto_prepaid_tier_0", None),
+        ("x" * 40, None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_a_tier_in_words(tier: str | None, words: str | None) -> None:
+    """How many times the plan is what people know; the API's code names say nothing to them, and are not shown."""
+    assert tier_in_words(tier) == words

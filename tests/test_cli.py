@@ -54,6 +54,19 @@ def test_once_prints_a_table(home: Path) -> None:
     assert "1.9 of 17 EUR" in result.stdout
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_a_login_that_cannot_be_read_for_hanging(home: Path) -> None:
+    """On a dead mount `once` and `check` say so and end; here it is a pipe, and opening it waits for a writer."""
+    file = home / ".claude/.credentials.json"
+    file.unlink()
+    os.mkfifo(file)
+    once, check = (call_command(home, command) for command in ("once", "check"))
+    assert (once.returncode, check.returncode) == (3, 3)
+    for said in (once.stderr, check.stdout):
+        assert f"{file} cannot be read: reading it hangs." in said
+    os.close(os.open(file, os.O_WRONLY))  # the threads that still wait for a writer end
+
+
 def test_once_as_json_is_the_state_document_on_one_line(home: Path) -> None:
     """`once --json` prints what the state topic holds, for scripts."""
     with Endpoint(sample_usage(five_hour=42)) as endpoint:

@@ -92,6 +92,13 @@ def happened(simulation: Simulation) -> list[str]:
         ),
         # What is reached while it is off is not spent by anybody.
         ([answer(5, extra(100, is_enabled=False)), answer(5, extra(2057, is_enabled=False))], []),
+        # A response without it in between, too, changes nothing, and hides nothing.
+        ([answer(5, extra(1900)), answer(5, None), answer(5, extra(1900))], []),
+        ([answer(5, extra(1400)), answer(5, None), answer(5, extra(1600))], ["extra_usage_threshold_reached 75"]),
+        (
+            [answer(5, extra(1900)), answer(5, None), answer(5, extra(0)), answer(5, extra(1600))],
+            ["extra_usage_threshold_reached 75"],
+        ),
         # A malformed section in between changes nothing.
         ([answer(5, extra(1900)), answer(5, "soon"), answer(5, extra(1900))], []),
     ],

@@ -62,7 +62,7 @@ def named_accounts(folders: Mapping[str, str | None]) -> tuple[Account, ...]:
         Account(
             id=slug(name),
             label=name,
-            login=None if folder is None else local_login(folder),
+            login=None if folder is None else local_login(folder, setting="CLAUDE_ACCOUNTS"),
         )
         for name, folder in folders.items()
     )

@@ -36,10 +36,9 @@ def state_document(usage: AccountUsage, now: datetime) -> dict[str, Any]:
 
 
 def tier_in_words(tier: str | None) -> str | None:
-    """Return `Max 20x` for `default_claude_max_20x`, None if there is nothing to say."""
-    words = re.sub(r"^default_(claude_)?", "", tier or "").replace("_", " ").split()
-    text = " ".join(word if re.match(r"\d", word) else word.capitalize() for word in words)
-    return text or None
+    """Return `Max 20x` for `default_claude_max_20x`; None for a code name, such as a Pro plan's `default_claude_ai`."""
+    found = re.fullmatch(r"(?:default_)?(?:claude_)?([a-z_]+)_(\d+x)", (tier or "").lower())
+    return None if found is None else f"{found[1].replace('_', ' ').capitalize()} {found[2]}"
 
 
 def _tightest(window: WindowState | None) -> dict[str, Any] | None:

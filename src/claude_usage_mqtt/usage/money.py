@@ -71,11 +71,14 @@ def next_money(
         enabled=money.enabled,
         peak=utilization,
     )
-    if known is None or known.money is None:
-        return state if known is None else replace(
-            state, period_start=known.period_start, peak=max(known.peak, utilization)
-        ), []
-    before = known.money
+    if known is None:
+        return state, []
+    if known.money is None and not known.peak:  # another account's, or nothing was spent before
+        return replace(state, period_start=known.period_start), []
+    # Of amounts that a response lacked in between, the share of the limit is remembered.
+    before = known.money or ExtraUsage(
+        enabled=known.enabled, used=None, limit=None, utilization=known.peak, currency=known.currency
+    )
     starts_over = _starts_over(before, money, known.read_at, read_at)
     period_start = read_at.replace(microsecond=0) if starts_over else known.period_start
     # Of what is off the amounts may be blanked: they are neither less nor, when it is on again, more.
