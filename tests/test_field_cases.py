@@ -287,6 +287,17 @@ def test_a_week_of_five_days(days: int, begins: float | None, *, restarted: bool
     assert [event.event_type for event in simulation.events] == ["reset"]
 
 
+def test_a_week_that_began_unseen_is_taken_as_a_whole_one() -> None:
+    """After days without a reading nobody knows of a reset that was claimed meanwhile: a week has seven days."""
+    reset = at("12:40:00")
+    entries = {at("12:00:00"): week(80, reset), reset: week(2, reset + timedelta(days=5))}
+    simulation = Simulation(sequence(entries), at("12:00:00"), make_state(1))
+    simulation.run(at("12:10:00"))
+    simulation.now += timedelta(days=2)
+    simulation.run(simulation.now + timedelta(minutes=10))
+    assert simulation.shown[-1].window("seven_day")["duration_hours"] == 168
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_old_number_under_the_new_reset(seed: int) -> None:
     """After a reset the old percentage is not shown as the new window's, and no event comes of it."""

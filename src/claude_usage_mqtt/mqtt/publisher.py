@@ -43,7 +43,7 @@ class Publisher:
         announcements: str = "",
     ) -> None:
         """Prepare; `announcements` is how topics begin whose messages are verified, and may be left out."""
-        self._connector = Connector(options, will, notify)
+        self._connector = Connector(options, notify, will)
         self._restrictions = Restrictions(announcements)
         self._delivery: Delivery | None = None  # over the connection that the loop was notified of
         self._retained: dict[str, bytes] = {}
