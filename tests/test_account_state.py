@@ -86,7 +86,7 @@ def test_a_missing_login_names_the_reporter() -> None:
     """Most people who have no login here use Claude Code elsewhere: what to do here and there is in the sentence."""
     state = refused(CredentialsNotFound("No file."))
     assert state.health.detail is not None
-    assert "set CLAUDE_SOURCE=reporter here and run 'claude-usage-mqtt report' there" in state.health.detail
+    assert "set CLAUDE_SOURCE=reporter,statusline here and run 'claude-usage-mqtt report' there" in state.health.detail
 
 
 def test_a_refused_claude_code_does_not_recommend_itself() -> None:
@@ -133,11 +133,11 @@ def test_the_end_of_a_login_is_notified_once_over_restarts() -> None:
     """Three days before a login ends there is one event, and the next login gets its own."""
     state = make_state()
     ends = NOW + timedelta(days=5)
-    state.login.known = Login(login_expires_at=ends)
+    state.health.login.known = Login(login_expires_at=ends)
     state.tick(NOW)
     assert len(state.delivery) == 0
     later = NOW + timedelta(days=2)
-    assert state.login.changes_at(NOW) == later
+    assert state.health.login.changes_at(NOW) == later
     state.tick(later)
     ((level, payload),) = state.delivery.take(later, is_home_assistant_there=True)
     document = json.loads(payload)
@@ -150,10 +150,10 @@ def test_the_end_of_a_login_is_notified_once_over_restarts() -> None:
     assert datetime.fromisoformat(document["resets_at"]) == ends
     again = make_state()
     again.restore(dict(documents(state, later)), later)
-    again.login.known = state.login.known
+    again.health.login.known = state.health.login.known
     again.tick(later)
     assert len(again.delivery) == 0
-    again.login.known = Login(login_expires_at=ends + timedelta(days=30))
+    again.health.login.known = Login(login_expires_at=ends + timedelta(days=30))
     again.tick(ends + timedelta(days=28))
     assert len(again.delivery) == 1
 
@@ -165,7 +165,7 @@ def test_what_a_person_reads_has_local_times(monkeypatch: pytest.MonkeyPatch) ->
     time.tzset()
     try:
         ending = make_state()
-        ending.login.known = Login(login_expires_at=NOW)
+        ending.health.login.known = Login(login_expires_at=NOW)
         silent = make_state(sources=(STATUSLINE,))
         silent.health.succeeded(NOW)
         silent.health.show_silence(NOW)
@@ -174,7 +174,7 @@ def test_what_a_person_reads_has_local_times(monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(TokenExpired) as expired:
             Credentials(token="t", login=Login(token_expires_at=NOW)).require_unexpired(NOW)
         sentences = (
-            ending.login.sentence(NOW - timedelta(days=1)),
+            ending.health.login.sentence(NOW - timedelta(days=1)),
             silent.health.detail,
             pressed.health.hint,
             str(expired.value),
@@ -245,7 +245,7 @@ def test_an_unlikely_status_line_is_named_until_it_is_confirmed(caplog: pytest.L
 def test_what_concerned_a_source_that_is_not_used_anymore_is_gone() -> None:
     """Who changes from polling to status lines does not see failed polls, or the end of a login that is not used."""
     polled = make_state()
-    polled.login.known = Login(token_expires_at=SOON, login_expires_at=SOON)
+    polled.health.login.known = Login(token_expires_at=SOON, login_expires_at=SOON)
     polled.begin_poll(NOW)
     polled.finish_poll(PollResult(account="default", source=OAUTH, error=ServerError("HTTP 500"), requests=1), NOW)
     pushed = make_state(sources=(STATUSLINE,))

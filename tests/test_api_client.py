@@ -395,12 +395,27 @@ NOW = dt.datetime(2026, 11, 20, 16, 0, tzinfo=dt.UTC)
         ("Fri, 20 Nov 2026 15:00:00 GMT", None),
         ("Fri, 20 Nov 9999 15:00:00 GMT", 86400),
         ("Fri, 20 Nov 2026 17:00:00 -9999", None),
+        ("120, 3600", 3600),
+        ("0,3600", 3600),
+        ("3600, soon", None),
     ],
 )
 def test_how_long_to_wait(text: str | None, seconds: int | None) -> None:
     """What the API asks for is waited, never longer than a day, and nonsense is ignored."""
     wait = parse_retry_after(text, NOW)
     assert (None if wait is None else wait.total_seconds()) == seconds
+
+
+@pytest.mark.parametrize(
+    ("date", "hours"),
+    [("Fri, 20 Nov 2026 19:00:00 GMT", 1), ("Fri, 20 Nov 2026 13:00:00 GMT", 7), ("soon", 4), (None, 4)],
+)
+def test_a_date_to_wait_for_is_one_of_the_apis_clock(date: str | None, hours: int) -> None:
+    """A Raspberry Pi whose clock is hours off waits as long as the API says; without the API's date, by its own."""
+    headers = {"Retry-After": "Fri, 20 Nov 2026 20:00:00 GMT"} | ({} if date is None else {"Date": date})
+    with pytest.raises(RateLimited) as caught:
+        interpret(429, httpx.Headers(headers), b"", NOW)
+    assert caught.value.retry_after == dt.timedelta(hours=hours)
 
 
 @given(st.text(max_size=80))

@@ -5,7 +5,7 @@ import datetime as dt
 import pytest
 
 from claude_usage_mqtt.sources.account_reporters import AccountReporters
-from claude_usage_mqtt.sources.reporter_machine import OFFLINE, SILENT, Hold, Machine, sentence
+from claude_usage_mqtt.sources.reporter_machine import AWAY, OFFLINE, SILENT, Hold, Machine, sentence
 from claude_usage_mqtt.sources.reporter_messages import AnnouncedLogin
 from claude_usage_mqtt.sources.reporter_registry import MachineRegistry
 from claude_usage_mqtt.sources.source import Login
@@ -86,13 +86,15 @@ def test_the_advice_fits_what_is_wrong(status: str, advice: str) -> None:
     assert sentence([(machine, status)], (), ["default"]).endswith(f"; {advice}")
 
 
-def test_a_machine_that_gave_no_answer_and_is_gone_has_one_status() -> None:
-    """A laptop that fell asleep is called the same in the list and in the sentence: offline after ten minutes."""
+@pytest.mark.parametrize("announced", ["ok", "token_expired"])
+@pytest.mark.parametrize("hold", [None, Hold(SILENT, NOW + 5 * MINUTE)])
+def test_a_machine_that_is_gone_has_one_status(announced: str, hold: Hold | None) -> None:
+    """A laptop that fell asleep is called the same in the list and in the sentence: away, and offline after a while."""
     laptop = Machine("laptop", NOW, away_since=NOW + MINUTE)
     login = laptop.login("default")
-    login.announced = AnnouncedLogin(source=OAUTH, status="ok", login=OURS)
-    login.hold = Hold(SILENT, NOW + 5 * MINUTE)
-    for minutes, expected in ((2, SILENT), (9, SILENT), (12, OFFLINE)):
+    login.announced = AnnouncedLogin(source=OAUTH, status=announced, login=OURS)
+    login.hold = hold
+    for minutes, expected in ((2, AWAY), (9, AWAY), (12, OFFLINE)):
         now = NOW + minutes * MINUTE
         assert {laptop.status(login, now, is_foreign=False, is_patient=each) for each in (True, False)} == {expected}
 

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +242,7 @@ def test_nothing_keeps_running(program: FakeClaudeCode, mode: dict[str, Any]) ->
 def test_it_does_not_outlive_us(program: FakeClaudeCode, tmp_path: Path, by: signal.Signals) -> None:
     """Even if we are killed in the middle of a question, all of it ends with us."""
     program.mode(sleep=600, spawn={})
+    spawned = program.folder / "spawned"
     code = f"""
 from pathlib import Path
 from claude_usage_mqtt.clock import SystemClock
@@ -253,11 +253,10 @@ asked = ClaudeCode({str(program.command)!r}, variables, UsageCache(()), Path({st
 asked.poll("default", SystemClock(), may_retry=True)
 """
     with subprocess.Popen([sys.executable, "-c", code]) as process:
-        eventually((program.folder / "spawned").exists)
-        time.sleep(0.05)
+        eventually(lambda: spawned.is_file() and spawned.read_text() != "")
         process.send_signal(by)
         process.wait()
-    pids = [program.calls[0]["pid"], int((program.folder / "spawned").read_text())]
+    pids = [program.calls[0]["pid"], int(spawned.read_text())]
     eventually(lambda: not any(is_running(pid) for pid in pids))
 
 
@@ -284,19 +283,19 @@ def test_output_is_bounded(program: FakeClaudeCode, monkeypatch: pytest.MonkeyPa
 
 def test_what_it_keeps_is_read_if_it_is_its_own_accounts(program: FakeClaudeCode) -> None:
     """Numbers of another account that was logged in before are not this one's; the e-mail address goes nowhere."""
-    now = dt.datetime.now(dt.UTC)
-    program.cache.write_text(program.keeps(BODY, ago(3600)))
+    now, fetched_at = dt.datetime.now(dt.UTC), ago(3600)
+    program.cache.write_text(program.keeps(BODY, fetched_at))
     asked = source(program)
     reading = asked.cached(now)
     assert reading is not None
-    assert reading.read_at == ago(3600)
+    assert reading.read_at == fetched_at
     assert "canary" not in repr(asked.login()) + repr(reading) + repr(vars(asked))
-    program.cache.write_text(program.keeps(BODY, ago(3600), account=ACCOUNT[::-1]))
+    program.cache.write_text(program.keeps(BODY, fetched_at, account=ACCOUNT[::-1]))
     assert asked.cached(now) is None
     for text in ("", "{", "[]", '{"cachedUsageUtilization": 1}', '{"oauthAccount": {"accountUuid": 5}}', "\x00"):
         program.cache.write_text(text)
         assert asked.cached(now) is None
-    program.cache.write_text(program.keeps({}, ago(3600)).replace('"fetchedAtMs": 1', '"fetchedAtMs": 1e400, "x": 1'))
+    program.cache.write_text(program.keeps({}, fetched_at).replace('"fetchedAtMs": 1', '"fetchedAtMs": 1e400, "x": 1'))
     assert asked.cached(now) is None
 
 

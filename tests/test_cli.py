@@ -54,6 +54,19 @@ def test_once_prints_a_table(home: Path) -> None:
     assert "1.9 of 17 EUR" in result.stdout
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_a_login_that_cannot_be_read_for_hanging(home: Path) -> None:
+    """On a dead mount `once` and `check` say so and end; here it is a pipe, and opening it waits for a writer."""
+    file = home / ".claude/.credentials.json"
+    file.unlink()
+    os.mkfifo(file)
+    once, check = (call_command(home, command) for command in ("once", "check"))
+    assert (once.returncode, check.returncode) == (3, 3)
+    for said in (once.stderr, check.stdout):
+        assert f"{file} cannot be read: reading it hangs." in said
+    os.close(os.open(file, os.O_WRONLY))  # the threads that still wait for a writer end
+
+
 def test_once_as_json_is_the_state_document_on_one_line(home: Path) -> None:
     """`once --json` prints what the state topic holds, for scripts."""
     with Endpoint(sample_usage(five_hour=42)) as endpoint:
@@ -210,22 +223,85 @@ def test_check_where_writing_is_not_allowed(home: Path, protocol: str) -> None:
     assert [verdicts(result.stdout)[link] for link in ("retain", "discovery")] == ["-", "-"]
 
 
+LINE = "claude-usage/default/statusline"
+ANSWER = "claude-usage/reporter/laptop/answer"
+
+
+def said_of_publishing(output: str) -> str:
+    """Return the line of `check` that says what this login may publish."""
+    (line,) = re.findall(r"^publish +(.*)$", output, re.MULTILINE)
+    return str(line)
+
+
 @needs_mosquitto
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
-def test_check_with_the_login_of_a_reporter(home: Path, protocol: str) -> None:
+def test_check_with_the_login_of_a_laptop(home: Path, protocol: str) -> None:
     """With the rights that the README gives to a laptop, all is well there, and what `run` would need is said."""
     found = re.search(r"^  user laptop\n((?:  topic .*\n)+)", README, re.MULTILINE)
     assert found is not None
     rules = [line.strip().removeprefix("topic ") for line in found[1].splitlines()]
+    assert f"write {LINE}" in rules
     with allowed(*rules) as settings:
-        laptop, other = (
-            call_command(home, "check", **settings, MQTT_PROTOCOL=protocol, MACHINE_NAME=name)
-            for name in ("laptop", "desktop")
-        )
+        laptop = call_command(home, "check", **settings, MQTT_PROTOCOL=protocol, MACHINE_NAME="laptop")
     assert (laptop.returncode, laptop.stderr) == (0, "")
-    said = "^publish +ok +what is published under claude-usage/reporter/laptop/answer arrives, so this user may report"
-    assert re.search(said, laptop.stdout, re.MULTILINE), laptop.stdout
-    assert other.returncode == 8
+    publishing = said_of_publishing(laptop.stdout)
+    assert publishing.startswith(f"ok    this user may report (what is published under {ANSWER} arrives)")
+    sends = f"may report (what is published under {ANSWER} arrives) and send a status line ({LINE});"
+    unclear = f"; MQTT 3.1.1 does not show whether it may write {LINE}"
+    assert (sends if protocol == "5" else unclear) in publishing
+    assert publishing.endswith("for 'claude-usage-mqtt run' it would have to read and write claude-usage/#")
+
+
+@needs_mosquitto
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_check_with_the_login_of_another_machine(home: Path, protocol: str) -> None:
+    """A login that may neither publish nor report here nor send a status line fails, and what it needs is said."""
+    with allowed(f"readwrite {ANSWER}") as settings:
+        desktop = call_command(home, "check", **settings, MQTT_PROTOCOL=protocol, MACHINE_NAME="desktop")
+    assert desktop.returncode == 8
+    assert said_of_publishing(desktop.stdout).endswith("; allow this user to read and write claude-usage/#.")
+
+
+@needs_mosquitto
+@pytest.mark.parametrize(("protocol", "rule"), [("5", "write"), ("3.1.1", "readwrite")])
+def test_check_with_the_login_of_a_status_line(home: Path, protocol: str, rule: str) -> None:
+    """A login that may send nothing but the status line is right for that, and trying it out leaves nothing behind."""
+    with (
+        allowed(f"{rule} {LINE}") as settings,
+        Watcher(int(str(settings["MQTT_PORT"])), username="owner", password="o") as watcher,
+    ):
+        result = call_command(home, "check", **settings, MQTT_PROTOCOL=protocol, CLAUDE_SOURCE="statusline")
+        watcher.settle()
+        assert [message.payload for message in watcher.messages(LINE)] == [""]
+        assert watcher.retained() == {}
+    assert (result.returncode, result.stderr) == (0, "")
+    assert said_of_publishing(result.stdout).startswith(f"ok    this user may send a status line ({LINE}); for ")
+
+
+@needs_mosquitto
+def test_check_with_the_login_of_a_laptop_that_may_not_send_its_status_line(home: Path) -> None:
+    """Numbers that would be lost without a word are a failure if they were asked for, else a remark."""
+    with allowed(f"readwrite {ANSWER}") as settings:
+        asked_for, automatic = (
+            call_command(home, "check", **settings, MACHINE_NAME="laptop", CLAUDE_SOURCE=source)
+            for source in ("statusline", "auto")
+        )
+    assert asked_for.returncode == 8
+    said = said_of_publishing(asked_for.stdout)
+    assert said == f"FAIL  The broker refused {LINE}, so no status line arrives; allow this user to write there."
+    assert automatic.returncode == 0
+    assert f"; for the status line it would have to write {LINE};" in said_of_publishing(automatic.stdout)
+
+
+@needs_mosquitto
+def test_check_with_the_login_of_a_reporter_whose_name_is_missing(home: Path) -> None:
+    """In a container without MACHINE_NAME, a reporter's login is not told to ask for more rights than it needs."""
+    with allowed(f"readwrite {ANSWER}") as settings:
+        result = call_command(home, "check", **settings, container="docker")
+    assert result.returncode == 8
+    said = said_of_publishing(result.stdout)
+    needed = "allow this user to read and write claude-usage/#, or set MACHINE_NAME if this is a reporter's login."
+    assert said.endswith(needed)
 
 
 @needs_mosquitto
@@ -369,7 +445,7 @@ def test_without_a_broker_setting(home: Path, command: tuple[str, ...]) -> None:
 
 
 def test_remove_takes_ours_and_nothing_else(home: Path) -> None:
-    """`remove` removes everything we have retained, nothing of others, and says what it removed."""
+    """`remove` removes everything we have retained, nothing of others, and says what; beside a publisher, nothing."""
     others = {
         "claude-usage-other/status": "online",
         "homeassistant/device/claude_usage_foreign/config": '{"origin": {"name": "somebody else"}}',
@@ -382,6 +458,12 @@ def test_remove_takes_ours_and_nothing_else(home: Path) -> None:
             watcher.publish(topic, payload, retain=True)
         service = subprocess.Popen(command_line("run"), env=clean_environment(home, settings), cwd=home)
         watcher.wait_topic("claude-usage/default/health", lambda message: message.json()["fresh"])
+        watcher.settle()
+        before = watcher.retained()
+        too_early = call_command(home, "remove", **settings)
+        assert (too_early.returncode, too_early.stdout) == (2, "")
+        assert "A publisher still runs (claude-usage/status says online)" in too_early.stderr
+        assert watcher.retained() == before
         service.terminate()
         assert service.wait(timeout=10) == 0
         assert len(watcher.retained()) == len(others) + 5
@@ -478,6 +560,8 @@ def test_help_names_every_command_and_exit_status(tmp_path: Path) -> None:
         (["frobnicate"], "unknown command frobnicate; see --help"),
         (["chek"], "unknown command chek; did you mean check?"),
         (["health-check"], "unknown command health-check; did you mean healthcheck?"),
+        (["recipe", "nonsense"], "Unknown recipe nonsense; 'claude-usage-mqtt recipe' lists them."),
+        (["recipe", "dashbord"], "Unknown recipe dashbord; did you mean dashboard?"),
         (["once", "--jsn"], "unrecognized arguments: --jsn"),
         (["healthcheck", "extra"], "unrecognized arguments: extra"),
         (["guard", "--below", "abc"], "argument --below: abc is not a percentage above 0 and up to 100"),
@@ -488,7 +572,7 @@ def test_wrong_usage_ends_with_2(tmp_path: Path, arguments: list[str], said: str
     """An unknown command or option is refused, in words that help to correct it."""
     result = call_command(tmp_path, *arguments)
     assert result.returncode == 2
-    assert result.stderr.endswith(f": error: {said}\n")
+    assert result.stderr.endswith(f": {said}\n")
 
 
 def test_an_error_of_our_own_shows_its_place_and_no_traceback(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import datetime as dt
 import json
+import logging
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,13 +28,14 @@ from parts.service import (
     MEMORY,
     STATE,
     STATUS,
+    Log,
     Running,
     ServiceProcess,
     is_ok,
     is_online,
+    listen_to_log,
     running_service,
 )
-from parts.waiting import eventually
 from parts.watcher import Watcher
 
 pytestmark = needs_mosquitto
@@ -212,8 +214,10 @@ ACL = "user us\n{}\nuser watcher\ntopic readwrite #\n"
 
 
 def wait_until_settled(running: Running) -> None:
-    """Wait until nothing can be late any more."""
-    eventually(lambda: getattr(running.program._publisher._delivery, "is_settled", False))
+    """Wait for another connection, until nothing can be late on it anymore."""
+    running.log.wait_for(AGAIN)
+    with listen_to_log(Log(), logging.DEBUG) as log:
+        log.wait_for("Announcements that have not come back")
 
 
 @contextlib.contextmanager
@@ -275,7 +279,6 @@ def test_an_announcement_that_is_discarded_in_silence(
         sentence = f"the broker did not return {CONFIG}. Allow this user to read and write there"
         running.log.wait_for(sentence)
         proxy.drop()
-        running.log.wait_for(AGAIN)
         wait_until_settled(running)
         assert running.log.count(sentence) == 1, running.log.text
 
@@ -292,7 +295,6 @@ def test_an_announcement_that_is_retained_is_verified(
     with restricted(acl, home, endpoint, protocol=protocol) as (running, watcher, proxy):
         watcher.wait_topic(CONFIG)
         proxy.drop()
-        running.log.wait_for(AGAIN)
         wait_until_settled(running)
         assert "did not return" not in running.log.text
         assert "refused" not in running.log.text

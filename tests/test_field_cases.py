@@ -261,6 +261,43 @@ def test_a_drifting_reset(seed: int) -> None:
     assert simulation.events == []
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("days", [5, 7])
+@pytest.mark.parametrize("begins", [0, None])
+def test_a_week_of_five_days(days: int, begins: float | None, *, restarted: bool) -> None:
+    """Once the week before it was seen to end, a week is as long as it is: a day into it, a fifth has passed."""
+    reset, second = at("12:40:00"), at("12:40:00") + timedelta(days=days)
+
+    def world(now: datetime) -> Any:
+        if now < reset:
+            return week(80, reset)
+        if begins is None and now < reset + timedelta(hours=1):
+            return week(0, None)
+        return week(2 if now < reset + timedelta(hours=20) else 19, second)
+
+    simulation = Simulation(world, at("12:00:00"), make_state(1))
+    simulation.run(reset + timedelta(hours=12))
+    if restarted:
+        simulation.restart()
+    simulation.run(reset + timedelta(days=1))
+    shown = simulation.shown[-1].window("seven_day")
+    assert shown["duration_hours"] == days * 24
+    assert shown["elapsed"] == pytest.approx(100 / days, abs=0.1)
+    assert shown["projected"] == pytest.approx(19 * days, abs=1)
+    assert [event.event_type for event in simulation.events] == ["reset"]
+
+
+def test_a_week_that_began_unseen_is_taken_as_a_whole_one() -> None:
+    """After days without a reading nobody knows of a reset that was claimed meanwhile: a week has seven days."""
+    reset = at("12:40:00")
+    entries = {at("12:00:00"): week(80, reset), reset: week(2, reset + timedelta(days=5))}
+    simulation = Simulation(sequence(entries), at("12:00:00"), make_state(1))
+    simulation.run(at("12:10:00"))
+    simulation.now += timedelta(days=2)
+    simulation.run(simulation.now + timedelta(minutes=10))
+    assert simulation.shown[-1].window("seven_day")["duration_hours"] == 168
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_old_number_under_the_new_reset(seed: int) -> None:
     """After a reset the old percentage is not shown as the new window's, and no event comes of it."""

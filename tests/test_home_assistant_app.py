@@ -21,7 +21,7 @@ from claude_usage_mqtt.cli.recipe import recipe
 from claude_usage_mqtt.errors import BrokerRefused, BrokerUnreachable, SettingsError
 from claude_usage_mqtt.recipes import app_folder
 from claude_usage_mqtt.settings import supervisor
-from claude_usage_mqtt.settings.fields import load_settings
+from claude_usage_mqtt.settings.load import load_settings
 from parts.broker import Mosquitto, needs_mosquitto
 from parts.command import clean_environment, run_command
 from parts.supervisor import GOOD_TOKEN, PASSWORD, Supervisor

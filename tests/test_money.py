@@ -65,6 +65,40 @@ def happened(simulation: Simulation) -> list[str]:
             [answer(5, extra(1900)), answer(5, extra(1900, 10_000)), answer(5, extra(8000, 10_000))],
             ["extra_usage_threshold_reached 75"],
         ),
+        # The API turns extra usage off in the same response that shows its limit reached.
+        (
+            [
+                answer(5, extra(1450)),
+                answer(5, extra(2057, is_enabled=False, disabled_reason="org_level_disabled_until")),
+                answer(5, extra(2057, is_enabled=False, disabled_reason="org_level_disabled_until")),
+                answer(5, extra(0)),
+            ],
+            ["extra_usage_threshold_reached 90", "extra_usage_limit_reached"],
+        ),
+        # An organization's cap blanks the amounts while it turns extra usage off: it is the same money afterward.
+        (
+            [answer(5, extra(1850)), answer(5, extra(0, None, is_enabled=False)), answer(5, extra(1860))],
+            [],
+        ),
+        # A limit that was raised meanwhile arms the thresholds again.
+        (
+            [
+                answer(5, extra(1850)),
+                answer(5, extra(0, None, is_enabled=False)),
+                answer(5, extra(1850, 10_000)),
+                answer(5, extra(8000, 10_000)),
+            ],
+            ["extra_usage_threshold_reached 75"],
+        ),
+        # What is reached while it is off is not spent by anybody.
+        ([answer(5, extra(100, is_enabled=False)), answer(5, extra(2057, is_enabled=False))], []),
+        # A response without it in between, too, changes nothing, and hides nothing.
+        ([answer(5, extra(1900)), answer(5, None), answer(5, extra(1900))], []),
+        ([answer(5, extra(1400)), answer(5, None), answer(5, extra(1600))], ["extra_usage_threshold_reached 75"]),
+        (
+            [answer(5, extra(1900)), answer(5, None), answer(5, extra(0)), answer(5, extra(1600))],
+            ["extra_usage_threshold_reached 75"],
+        ),
         # A malformed section in between changes nothing.
         ([answer(5, extra(1900)), answer(5, "soon"), answer(5, extra(1900))], []),
     ],
@@ -72,6 +106,13 @@ def happened(simulation: Simulation) -> list[str]:
 def test_events(answers: list[dict[str, Any]], events: list[str]) -> None:
     """Each thing that happens to extra usage is one event."""
     assert happened(live(*answers)) == events
+
+
+def test_blanked_amounts_are_no_new_month() -> None:
+    """Statistics do not count money a second time that an organization's cap hid for a while."""
+    off = answer(5, extra(0, None, is_enabled=False))
+    simulation = live(answer(5, extra(1850)), off, answer(5, extra(1860)))
+    assert {shown.state["extra_usage"]["period_start"] for shown in simulation.shown} == {"2026-11-01T00:00:00+00:00"}
 
 
 def test_events_have_rounded_numbers() -> None:

@@ -59,7 +59,7 @@ class Loop:
         self.run_until(lambda: self.publisher.is_connected)
         for _ in ("sent", "waiting"):
             payload = secrets.token_bytes(8)
-            self.publisher.send_once(Message(topic=ECHO, payload=payload))
+            self.publisher.publish(Message(topic=ECHO, payload=payload))
             self.run_until(partial(self.received.__contains__, payload))
 
 
@@ -150,7 +150,7 @@ def test_events_wait_for_the_broker(loop: Loop, proxy: FaultyProxy, mosquitto: M
         proxy.refuse()
         loop.run_until(lambda: not loop.publisher.is_connected)
         for number in range(MAX_EVENTS + 3):
-            loop.publisher.send("t/event", b"%d" % number)
+            loop.publisher.send_event("t/event", b"%d" % number)
         proxy.heal()
         loop.run_until_calm()
         assert payloads(watcher, "t/event") == [str(number) for number in range(3, MAX_EVENTS + 3)]

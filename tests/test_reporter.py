@@ -2,23 +2,34 @@
 
 import datetime as dt
 import json
+import os
 import signal
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from claude_usage_mqtt.reporter import announcement, loop
+from claude_usage_mqtt.reporter import announcement, sleep
+from claude_usage_mqtt.reporter import answer as answering
+from claude_usage_mqtt.reporter.answer import MAX_WORKERS
+from claude_usage_mqtt.service import liveness
 from claude_usage_mqtt.sources.claude_code import ClaudeCode
+from claude_usage_mqtt.sources.claude_code_cache import FILE_NAME as CACHE_NAME
 from claude_usage_mqtt.sources.claude_code_cache import UsageCache
+from claude_usage_mqtt.sources.credentials import watch
+from parts import faults
 from parts.broker import Broker, Mosquitto, needs_mosquitto
 from parts.claude_code import ACCOUNT, FakeClaudeCode
 from parts.command import call_command, run_command
-from parts.credentials import FILE_NAME, write_credentials
+from parts.credentials import FILE_NAME, write_credentials, write_credentials_text
 from parts.documents import sample_usage
 from parts.endpoint import Endpoint
 from parts.reporter import LAPTOP, ask, is_online, running_reporter
-from parts.service import BASE, HEALTH, STATUS, Clock, ServiceProcess
-from parts.watcher import Watcher
+from parts.service import BASE, HEALTH, STATUS, Clock, Running, ServiceProcess
+from parts.watcher import Message, Watcher
 
 CANARY = "sk-ant-oat01-canary-7d1f"
 
@@ -38,11 +49,22 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_it_announces_its_login_and_nothing_secret(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
-) -> None:
+Report = Callable[..., AbstractContextManager[Running]]
+
+
+@pytest.fixture
+def report(running_broker: Broker, endpoint: Endpoint, home: Path) -> Report:
+    """Return what runs a reporter with this test's broker and endpoint, and its login or others."""
+
+    def report(folders: Path | Mapping[str, Path] = home, **more: Any) -> AbstractContextManager[Running]:
+        return running_reporter(running_broker.port, endpoint.url, folders, **more)
+
+    return report
+
+
+def test_it_announces_its_login_and_nothing_secret(report: Report, watcher: Watcher, home: Path) -> None:
     """The service sees which account can be asked for and until when; a token, or what it is made of, never leaves."""
-    with running_reporter(running_broker.port, endpoint.url, home):
+    with report():
         presence = watcher.wait_topic(LAPTOP.presence, is_online).json()
         answer = ask(watcher)
     account = presence["accounts"]["default"]
@@ -57,12 +79,10 @@ def test_it_announces_its_login_and_nothing_secret(
     assert str(home) not in everything
 
 
-def test_it_makes_no_request_unless_asked(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
-) -> None:
+def test_it_makes_no_request_unless_asked(report: Report, watcher: Watcher, endpoint: Endpoint) -> None:
     """A reporter that nobody asks costs the account nothing."""
     clock = Clock(speed=100)
-    with running_reporter(running_broker.port, endpoint.url, home, clock=clock):
+    with report(clock=clock):
         watcher.wait_topic(LAPTOP.presence, is_online)
         clock.sleep(dt.timedelta(hours=5))
         watcher.publish(STATUS, "online", retain=True)
@@ -70,9 +90,9 @@ def test_it_makes_no_request_unless_asked(
     assert endpoint.requests == []
 
 
-def test_a_clean_stop_leaves_nothing(running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path) -> None:
+def test_a_clean_stop_leaves_nothing(report: Report, watcher: Watcher) -> None:
     """After a clean shutdown there is nothing of the reporter on the broker."""
-    with running_reporter(running_broker.port, endpoint.url, home):
+    with report():
         watcher.wait_topic(LAPTOP.presence, is_online)
         ask(watcher)
     watcher.settle()
@@ -105,9 +125,9 @@ def test_the_command_ends_at_once_and_tidily(
     assert "claude-usage/reporter/my_laptop" not in watcher.retained()
 
 
-def test_the_same_id_is_answered_once(running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path) -> None:
+def test_the_same_id_is_answered_once(report: Report, watcher: Watcher, endpoint: Endpoint) -> None:
     """A request that arrives twice (QoS 1) is answered once."""
-    with running_reporter(running_broker.port, endpoint.url, home):
+    with report():
         watcher.wait_topic(LAPTOP.presence, is_online)
         ask(watcher, id="one")
         watcher.publish(LAPTOP.ask, json.dumps({"id": "one", "account": "default"}))
@@ -115,23 +135,19 @@ def test_the_same_id_is_answered_once(running_broker: Broker, watcher: Watcher, 
     assert len(endpoint.requests) == 2
 
 
-def test_a_retained_request_is_never_answered(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
-) -> None:
+def test_a_retained_request_is_never_answered(report: Report, watcher: Watcher, endpoint: Endpoint) -> None:
     """A request that somebody retained would be repeated at every connection; it is ignored."""
     watcher.publish(LAPTOP.ask, json.dumps({"id": "old", "account": "default"}), retain=True)
-    with running_reporter(running_broker.port, endpoint.url, home):
+    with report():
         watcher.wait_topic(LAPTOP.presence, is_online)
         ask(watcher, id="new")
     assert len(endpoint.requests) == 1
 
 
-def test_its_own_limit_holds_whatever_it_is_asked(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
-) -> None:
+def test_its_own_limit_holds_whatever_it_is_asked(report: Report, watcher: Watcher, endpoint: Endpoint) -> None:
     """Whoever asks, however often: 20 requests an hour, a minute apart, and a refusal that says how long it takes."""
     clock = Clock()
-    with running_reporter(running_broker.port, endpoint.url, home, clock=clock, limited=True):
+    with report(clock=clock, limited=True):
         watcher.wait_topic(LAPTOP.presence, is_online)
         refused = 0
         for _ in range(40):
@@ -142,12 +158,10 @@ def test_its_own_limit_holds_whatever_it_is_asked(
     assert refused == 40 - len(endpoint.requests)
 
 
-def test_requests_that_others_made_while_it_slept_count(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
-) -> None:
+def test_requests_that_others_made_while_it_slept_count(report: Report, watcher: Watcher, endpoint: Endpoint) -> None:
     """A machine that was away reads in the service's retained health how many requests the others made meanwhile."""
     watcher.publish(HEALTH, '{"status": "ok", "requests_last_hour": 19}', retain=True)
-    with running_reporter(running_broker.port, endpoint.url, home, limited=True):
+    with report(limited=True):
         watcher.wait_topic(LAPTOP.presence, is_online)
         assert ask(watcher)["error"]["status"] == "busy"
         for payload in ("", "[]", "{", '{"requests_last_hour": true}', '{"requests_last_hour": 12}'):
@@ -170,11 +184,11 @@ def test_right_after_a_restart_it_waits_if_claude_code_has_just_asked(
     assert program.calls == []
 
 
-def test_claude_code_behind_a_reporter(running_broker: Broker, watcher: Watcher, home: Path) -> None:
+def test_claude_code_behind_a_reporter(report: Report, watcher: Watcher, home: Path) -> None:
     """Claude Code itself can be what answers; old numbers that it returns are not an error, but nothing new."""
     program = FakeClaudeCode(home / "claude")
     program.answers(sample_usage(), dt.datetime.now(dt.UTC) - dt.timedelta(seconds=5))
-    with running_reporter(running_broker.port, "", home, sources={"default": make_source(program)}):
+    with report(sources={"default": make_source(program)}):
         account = watcher.wait_topic(LAPTOP.presence, is_online).json()["accounts"]["default"]
         answer = ask(watcher)
         assert answer["reading"]["windows"]["five_hour"]["utilization"] == 42
@@ -188,15 +202,15 @@ def test_claude_code_behind_a_reporter(running_broker: Broker, watcher: Watcher,
 
 
 def test_what_was_sent_to_a_sleeping_machine_is_not_answered_at_its_waking(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path, monkeypatch: pytest.MonkeyPatch
+    report: Report, watcher: Watcher, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A request that waited in a buffer while the lid was closed was given up long ago: answering costs a request."""
-    monkeypatch.setattr(loop, "DEAF_FOR", 0.5)
+    monkeypatch.setattr(sleep, "DEAF_FOR", 0.5)
     clock = Clock()
-    with running_reporter(running_broker.port, endpoint.url, home, clock=clock):
+    with report(clock=clock):
         watcher.wait_topic(LAPTOP.presence, is_online)
         mark = watcher.mark()
-        clock.sleep(dt.timedelta(hours=3))
+        clock.sleep(dt.timedelta(hours=1))
         watcher.publish(LAPTOP.ask, json.dumps({"id": "stale", "account": "default"}))
         watcher.wait_topic(LAPTOP.presence, is_online, since=mark)  # it announces itself, and listens again
         ask(watcher, id="fresh")
@@ -208,7 +222,7 @@ def test_a_machine_that_lost_its_connection_asleep_answers_at_once(
     endpoint: Endpoint, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The service asks as soon as the machine is back; nothing old can come over the new connection."""
-    monkeypatch.setattr(loop, "DEAF_FOR", 600.0)
+    monkeypatch.setattr(sleep, "DEAF_FOR", 600.0)
     clock = Clock()
     with (
         Mosquitto() as mosquitto,
@@ -216,16 +230,16 @@ def test_a_machine_that_lost_its_connection_asleep_answers_at_once(
         running_reporter(mosquitto.port, endpoint.url, home, clock=clock) as running,
     ):
         watcher.wait_topic(LAPTOP.presence, is_online)
-        clock.sleep(dt.timedelta(hours=3))
+        clock.sleep(dt.timedelta(hours=1))
         mosquitto.restart()
         running.log.wait_for("again")
         watcher.wait_connected()
         assert ask(watcher)["reading"]
 
 
-def test_errors_come_from_the_tree(running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path) -> None:
+def test_errors_come_from_the_tree(report: Report, watcher: Watcher, endpoint: Endpoint, home: Path) -> None:
     """What goes wrong on the laptop is what the service shows, with its sentence; unknown accounts are named."""
-    with running_reporter(running_broker.port, endpoint.url, home):
+    with report():
         watcher.wait_topic(LAPTOP.presence, is_online)
         assert ask(watcher, account="work")["error"]["status"] == "no_credentials"
         write_credentials(home, CANARY, expires_in=dt.timedelta(hours=-1))
@@ -235,13 +249,11 @@ def test_errors_come_from_the_tree(running_broker: Broker, watcher: Watcher, end
     assert endpoint.requests == []
 
 
-def test_a_login_that_changes_is_announced(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
-) -> None:
+def test_a_login_that_changes_is_announced(report: Report, watcher: Watcher, home: Path) -> None:
     """A token that expires, and one that is renewed, are announced within half a minute, without being asked."""
     clock = Clock(speed=60)
     write_credentials(home, CANARY, expires_in=dt.timedelta(minutes=6), now=clock.now())
-    with running_reporter(running_broker.port, endpoint.url, home, clock=clock):
+    with report(clock=clock):
         watcher.wait_topic(LAPTOP.presence, is_online)
         watcher.wait_topic(
             LAPTOP.presence, lambda each: each.json()["accounts"]["default"]["status"] == "token_expired", 15
@@ -251,23 +263,87 @@ def test_a_login_that_changes_is_announced(
         watcher.wait_topic(LAPTOP.presence, lambda each: each.json()["accounts"]["default"]["usable"], 15, since=mark)
 
 
-@pytest.mark.parametrize("payload", ["", '{"online": false}', '{"online": true, "accounts": {}}', "nonsense"])
-def test_it_corrects_what_others_say_of_it(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path, payload: str
+def announces(account: str, status: str) -> Callable[[Message], bool]:
+    """Return whether a message is a presence in which an account has this status."""
+    return lambda each: is_online(each) and each.json()["accounts"][account]["status"] == status
+
+
+def test_a_login_on_a_dead_mount_delays_no_other(
+    report: Report, watcher: Watcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The other accounts are announced, answered and followed; the one that hangs is shown, until it works again."""
+    monkeypatch.setattr(watch, "HANGS_AFTER", 0.2)
+    monkeypatch.setattr(liveness, "BEAT_EVERY", 0.2)
+    clock, folders = Clock(speed=60), {name: tmp_path / name for name in ("mounted", "personal")}
+    for name, folder in folders.items():
+        write_credentials(folder, f"token-{name}", now=clock.now())
+    mounted = folders["mounted"] / FILE_NAME
+    text = mounted.read_text()
+    mounted.unlink()
+    os.mkfifo(mounted)  # opening it waits for a writer
+    with report(folders, clock=clock) as running:
+        watcher.wait_topic(LAPTOP.presence, announces("personal", "ok"))
+        watcher.wait_topic(LAPTOP.presence, announces("mounted", "credentials_unreadable"))
+        assert ask(watcher, account="personal")["reading"]
+        write_credentials(folders["personal"], "token-personal", expires_in=dt.timedelta(hours=-1), now=clock.now())
+        watcher.wait_topic(LAPTOP.presence, announces("personal", "token_expired"))
+        assert sum(thread.name == "login-watch" for thread in threading.enumerate()) == 2
+        mounted.rename(mounted.with_name("pipe"))
+        write_credentials_text(folders["mounted"], text)
+        mounted.with_name("pipe").write_text(text)  # what waits for a writer gets one
+        watcher.wait_topic(LAPTOP.presence, announces("mounted", "ok"))
+        assert running.log.count("Account mounted: the login cannot be checked: reading it hangs.") == 1
+
+
+def test_polls_that_hang_keep_no_other_account_waiting(
+    report: Report, watcher: Watcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many accounts on a dead mount were asked for, the one that is not on it is answered."""
+    monkeypatch.setattr(answering, "HANGS_AFTER", 0.0)
+    folders = {name: tmp_path / name for name in ("personal", *(f"mounted{number}" for number in range(MAX_WORKERS)))}
+    for name, folder in folders.items():
+        folder.mkdir()
+        os.mkfifo(folder / FILE_NAME) if name != "personal" else write_credentials(folder)
+    with report(folders):
+        watcher.wait_topic(LAPTOP.presence, announces("personal", "ok"))
+        for name in folders:
+            if name != "personal":
+                watcher.publish(LAPTOP.ask, json.dumps({"id": name, "account": name}))
+        assert "reading" in ask(watcher, account="personal")
+
+
+def test_it_starts_and_stops_whatever_hangs(
+    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, tmp_path: Path
+) -> None:
+    """A dead mount with one account's login and Claude Code's own numbers keeps neither the start nor the stop."""
+    folders = {name: tmp_path / name for name in ("personal", "mounted")}
+    write_credentials(folders["personal"])
+    folders["mounted"].mkdir()
+    for name in (FILE_NAME, CACHE_NAME):
+        os.mkfifo(folders["mounted"] / name)
+    accounts = json.dumps({name: str(folder) for name, folder in folders.items()})
+    settings = {"MQTT_PORT": running_broker.port, "CLAUDE_API_URL": endpoint.url, "MACHINE_NAME": "laptop"}
+    settings |= {"CLAUDE_ACCOUNTS": accounts, "CLAUDE_CONFIG_DIR": ""}
+    with ServiceProcess(tmp_path, ("report",), **settings) as process:
+        watcher.wait_topic(LAPTOP.presence, announces("personal", "ok"))
+        watcher.publish(LAPTOP.ask, '{"id": "hangs", "account": "mounted"}')
+        assert ask(watcher, account="personal")["reading"]
+        assert process.stop() == 0
+
+
+@pytest.mark.parametrize("payload", ["", '{"online": false}', '{"online": true, "accounts": {}}', "nonsense"])
+def test_it_corrects_what_others_say_of_it(report: Report, watcher: Watcher, payload: str) -> None:
     """A late will of an earlier connection, or a stranger, cannot make a running reporter look away for long."""
-    with running_reporter(running_broker.port, endpoint.url, home):
+    with report():
         announced = watcher.wait_topic(LAPTOP.presence, is_online).payload
         mark = watcher.mark()
         watcher.publish(LAPTOP.presence, payload, retain=True)
         watcher.wait_topic(LAPTOP.presence, lambda each: each.payload == announced, since=mark)
 
 
-def test_it_announces_itself_when_the_service_comes_online(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
-) -> None:
+def test_it_announces_itself_when_the_service_comes_online(report: Report, watcher: Watcher) -> None:
     """A service whose broker does not replay to wildcards knows every reporter a second after its start."""
-    with running_reporter(running_broker.port, endpoint.url, home):
+    with report():
         watcher.wait_topic(LAPTOP.presence, is_online)
         mark = watcher.mark()
         watcher.publish(STATUS, "online", retain=True)
@@ -275,11 +351,11 @@ def test_it_announces_itself_when_the_service_comes_online(
 
 
 def test_a_second_reporter_of_the_same_name_is_refused(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
+    report: Report, running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
 ) -> None:
     """Two machines of one name would answer twice; the second ends with a message, and the first stays online."""
     settings = {"MQTT_PORT": running_broker.port, "CLAUDE_API_URL": endpoint.url, "MACHINE_NAME": "laptop"}
-    with running_reporter(running_broker.port, endpoint.url, home):
+    with report():
         watcher.wait_topic(LAPTOP.presence, is_online)
         second = run_command(home, "report", MQTT_HOST="127.0.0.1", CLAUDE_CONFIG_DIR=home, **settings)
         assert second.returncode == 2
@@ -289,11 +365,9 @@ def test_a_second_reporter_of_the_same_name_is_refused(
 
 
 @pytest.mark.parametrize("other", ["-", "z"])
-def test_of_two_that_start_at_the_same_moment_one_is_refused(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path, other: str
-) -> None:
+def test_of_two_that_start_at_the_same_moment_one_is_refused(report: Report, watcher: Watcher, other: str) -> None:
     """Both asked for the name before either could answer: the same one of them ends on both machines."""
-    with running_reporter(running_broker.port, endpoint.url, home) as running:
+    with report() as running:
         watcher.wait_topic(LAPTOP.presence, is_online)
         mark = watcher.mark()
         watcher.publish(LAPTOP.presence, json.dumps({"online": True, "instance": other, "accounts": {}}), retain=True)
@@ -308,10 +382,10 @@ def test_of_two_that_start_at_the_same_moment_one_is_refused(
 
 
 def test_the_requests_of_another_one_of_the_same_name_count(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
+    report: Report, watcher: Watcher, endpoint: Endpoint
 ) -> None:
     """Two machines of one name both answer each ask: together they stay within the hourly limit all the same."""
-    with running_reporter(running_broker.port, endpoint.url, home, limited=True):
+    with report(limited=True):
         watcher.wait_topic(LAPTOP.presence, is_online)
         for number in range(20):
             answer = {"id": str(number), "account": "default", "requests": 1, "error": {"status": "network_error"}}
@@ -322,23 +396,21 @@ def test_the_requests_of_another_one_of_the_same_name_count(
 
 
 def test_a_reporter_that_comes_back_under_a_name_that_was_taken_says_so(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path, monkeypatch: pytest.MonkeyPatch
+    report: Report, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If the name was taken while this machine was away, nobody refuses it; both are there, and the log says so."""
     monkeypatch.setattr(announcement, "BOTH_NEW", 0.0)
-    with running_reporter(running_broker.port, endpoint.url, home) as running:
+    with report() as running:
         watcher.wait_topic(LAPTOP.presence, is_online)
         watcher.publish(LAPTOP.presence, '{"online": true, "instance": "another", "accounts": {}}', retain=True)
         running.log.wait_for("Another reporter named laptop is running; set MACHINE_NAME")
 
 
-def test_a_name_that_a_dead_process_left_is_taken(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
-) -> None:
+def test_a_name_that_a_dead_process_left_is_taken(report: Report, watcher: Watcher) -> None:
     """After a power cut of broker and laptop the old presence is still retained; that does not keep anybody out."""
     watcher.publish(LAPTOP.presence, '{"online": true, "instance": "old", "accounts": {}}', retain=True)
     mark = watcher.mark()
-    with running_reporter(running_broker.port, endpoint.url, home):
+    with report():
         watcher.wait_topic(LAPTOP.presence, lambda each: "default" in each.payload, since=mark)
 
 
@@ -354,12 +426,12 @@ def test_remove_takes_reporters_too(running_broker: Broker, watcher: Watcher, ho
     assert watcher.retained() == {f"{BASE}/reporter/notes/mine": "somebody's"}
 
 
-def test_check_lists_the_reporters(running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path) -> None:
+def test_check_lists_the_reporters(report: Report, running_broker: Broker, watcher: Watcher, home: Path) -> None:
     """`check` on the publisher's machine shows the machines and their logins, and fails if none could be asked."""
     settings = {"MQTT_HOST": "127.0.0.1", "MQTT_PORT": running_broker.port, "CLAUDE_SOURCE": "reporter"}
     assert "reporters    -     none has announced itself" in call_command(home, "check", **settings).stdout
     watcher.publish(f"{BASE}/reporter/desktop", '{"online": false}', retain=True)
-    with running_reporter(running_broker.port, endpoint.url, home):
+    with report():
         watcher.wait_topic(LAPTOP.presence, is_online)
         checked = call_command(home, "check", **settings)
     assert checked.returncode == 0
@@ -374,6 +446,25 @@ def test_check_lists_the_reporters(running_broker: Broker, watcher: Watcher, end
     assert "reporters    FAIL  No machine can be asked: laptop (default oauth no_credentials); log in" in checked.stdout
 
 
+def test_check_says_that_the_last_request_of_a_reporter_failed(
+    running_broker: Broker, watcher: Watcher, home: Path
+) -> None:
+    """A reporter that announces a good login and gets no answer is not ok; what a dead publisher said is not told."""
+    settings = {"MQTT_HOST": "127.0.0.1", "MQTT_PORT": running_broker.port, "CLAUDE_SOURCE": "reporter"}
+    announced = '{"online": true, "accounts": {"default": {"source": "oauth", "status": "ok", "usable": true}}}'
+    watcher.publish(LAPTOP.presence, announced, retain=True)
+    said = {}
+    for age in (-60, 60):
+        alive_until = (dt.datetime.now(dt.UTC) - dt.timedelta(seconds=age)).isoformat()
+        machines = [{"machine": "laptop", "status": "network_error", "seen_at": alive_until}]
+        health = json.dumps({"alive_until": alive_until, "reporters": machines})
+        watcher.publish(f"{BASE}/default/health", health, retain=True)
+        said[age] = call_command(home, "check", **settings).stdout
+    remedy = "run 'claude-usage-mqtt check' there"
+    assert f"reporters    -     the last request failed: laptop (default oauth network_error); {remedy}" in said[-60]
+    assert "reporters    ok    laptop (default oauth ok)" in said[60]
+
+
 def test_without_a_login_on_this_machine_it_says_so(home: Path) -> None:
     """A reporter whose accounts are all on other machines ends with a message."""
     settings = {"MQTT_HOST": "127.0.0.1", "MACHINE_NAME": "laptop", "CLAUDE_ACCOUNTS": '{"work": null}'}
@@ -382,11 +473,11 @@ def test_without_a_login_on_this_machine_it_says_so(home: Path) -> None:
     assert "A reporter needs a login on this machine" in ended.stderr
 
 
-def test_a_login_that_cannot_be_used_is_logged_here_too(running_broker: Broker, endpoint: Endpoint, home: Path) -> None:
+def test_a_login_that_cannot_be_used_is_logged_here_too(report: Report, home: Path) -> None:
     """Whoever starts a reporter on a machine without a login, or where it has ended, reads it in this terminal."""
     (home / ".credentials.json").unlink()
     clock = Clock(speed=60)
-    with running_reporter(running_broker.port, endpoint.url, home, clock=clock) as reporter:
+    with report(clock=clock) as reporter:
         reporter.log.wait_for("Account default: ")
         assert "log in with Claude Code" in reporter.log.text
         assert "claude-usage-mqtt report" not in reporter.log.text  # that is what runs here
@@ -395,6 +486,29 @@ def test_a_login_that_cannot_be_used_is_logged_here_too(running_broker: Broker, 
         write_credentials(home, CANARY, expires_in=dt.timedelta(hours=-1), now=clock.now())
         reporter.log.wait_for("the login cannot be used (token_expired); start Claude Code once")
     assert CANARY not in reporter.log.text
+
+
+def test_requests_that_fail_are_logged_here_too(report: Report, watcher: Watcher, endpoint: Endpoint) -> None:
+    """Whoever reads the log of this machine sees why the API gave nothing, once, and once that it works again."""
+    with report() as running:
+        watcher.wait_topic(LAPTOP.presence, is_online)
+        ask(watcher)
+        assert "again" not in running.log.text
+        endpoint.fault = faults.unauthorized()
+        for _ in range(2):
+            assert ask(watcher)["error"]["status"] == "unauthorized"
+        endpoint.fault = faults.server_error()
+        for _ in range(2):
+            assert ask(watcher)["error"]["status"] == "server_error"
+        endpoint.fault = None
+        for _ in range(2):
+            assert ask(watcher)["reading"]
+    lines = [line for line in running.log.lines if "Account default" in line]
+    assert [line.split(" ")[0] for line in lines] == ["WARNING", "WARNING", "INFO"]
+    assert "HTTP 401" in lines[0]
+    assert "HTTP 500" in lines[1]
+    assert lines[2] == "INFO Account default: the usage can be read again."
+    assert CANARY not in running.log.text
 
 
 def test_in_a_container_it_wants_a_name(running_broker: Broker, home: Path) -> None:
@@ -436,11 +550,9 @@ HOSTILE = [
 ]
 
 
-def test_nonsense_on_its_topics_is_ignored(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
-) -> None:
+def test_nonsense_on_its_topics_is_ignored(report: Report, watcher: Watcher, endpoint: Endpoint) -> None:
     """Whatever anybody sends: no request, no answer, and the next honest request is answered."""
-    with running_reporter(running_broker.port, endpoint.url, home):
+    with report():
         watcher.wait_topic(LAPTOP.presence, is_online)
         for payload in HOSTILE:
             for topic in (LAPTOP.ask, LAPTOP.answer, STATUS):

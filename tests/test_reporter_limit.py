@@ -41,13 +41,6 @@ def test_the_wait_is_what_it_says() -> None:
     assert limit.wait(2000 + wait) == 0
 
 
-def test_right_after_a_restart_it_waits() -> None:
-    """A reporter that is restarted again and again makes at most one request a minute if numbers are that fresh."""
-    limit = RequestLimit(limited=True, not_before=100)
-    assert limit.wait(70) == 30
-    assert limit.wait(100) == 0
-
-
 def test_requests_of_other_machines_count() -> None:
     """Somebody who asks three reporters in turn gets no more out of them than out of one."""
     limit = RequestLimit(limited=True)

@@ -37,13 +37,13 @@ class Echo:
     """A fault: an error that repeats the whole request, token and all, wherever a body has place for it."""
 
     def __init__(self, status: int) -> None:
-        self._status = status
+        self.status = status
 
     def serve(self, exchange: Exchange) -> None:
         """Answer."""
         bearer = exchange.request.bearer or ""
         document = {"error": {"type": bearer, "message": f"user:profile {bearer}"}, bearer: bearer, "limits": bearer}
-        exchange.answer_json(self._status, document)  # httpcore itself logs headers, at a level we never switch on
+        exchange.answer_json(self.status, document)  # httpcore itself logs headers, at a level we never switch on
 
 
 API_FAULTS = [
@@ -182,7 +182,7 @@ def expected_error() -> Iterator[list[str]]:
 
 
 def _is_ours(frame: Any) -> bool:
-    return "claude_usage_mqtt/sources/oauth_api" in frame.f_code.co_filename and "token" not in frame.f_locals
+    return "claude_usage_mqtt/sources/api/" in frame.f_code.co_filename and "token" not in frame.f_locals
 
 
 @pytest.mark.parametrize("fault", API_FAULTS, ids=lambda fault: type(fault).__name__)
@@ -191,7 +191,7 @@ def test_errors_of_a_request(fault: Any) -> None:
     with Endpoint() as endpoint:
         api = UsageApi(endpoint.url, "tests", 0.3 if isinstance(fault, faults.DripBody) else 10.0)
         endpoint.fault = fault
-        if isinstance(fault, Echo) and fault._status == 200:
+        if isinstance(fault, Echo) and fault.status == 200:
             api.fetch(TOKEN)  # valid JSON: what is wrong with it is for others to find
         else:
             with expected_error() as shown:

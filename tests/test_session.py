@@ -115,9 +115,14 @@ def test_the_running_service_is_not_disconnected() -> None:
 
 @needs_mosquitto
 def test_refusals_say_what_to_do() -> None:
-    """A wrong password, a topic that may not be written and one that may not be read: each is reported."""
+    """No login, a wrong password, a topic that may not be written and one that may not be read: each is reported."""
     users = {"writer": "secret", "watcher": "secret"}
     with Mosquitto(users=users, acl=ONE_WRITER) as mosquitto:
+        with (
+            pytest.raises(BrokerRefused, match=r"wants a login .*; set MQTT_USERNAME and MQTT_PASSWORD\."),
+            Session(options(mosquitto.port)),
+        ):
+            pass
         with (
             pytest.raises(BrokerRefused, match="MQTT_PASSWORD"),
             Session(options(mosquitto.port, username="writer", password="wrong")),

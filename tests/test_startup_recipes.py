@@ -86,7 +86,7 @@ def test_no_mark_is_left(kind: str, suffix: str) -> None:
 def test_a_unit_starts_its_command_and_does_not_repeat_a_mistake(name: str, command: str) -> None:
     """A wrong setting ends the unit instead of restarting it every ten seconds."""
     service = unit(name)["Service"]
-    assert service["ExecStart"] == [f"{started._of_systemd(str(started.program()))} {command}"]
+    assert service["ExecStart"] == [f"{started.quoted_for_systemd(str(started.program()))} {command}"]
     assert service["Restart"] == ["on-failure"]
     assert service["RestartPreventExitStatus"] == ["2"]
 
@@ -109,9 +109,9 @@ def test_the_unit_needs_no_credentials_of_systemd() -> None:
 def test_the_unit_sees_its_program_wherever_it_is() -> None:
     """A program and a Python in somebody's home folder are shown to the service, and nothing else of it."""
     seen = ["/home/me/tool", "/home/me/tool/lib", "/home/me/py", "/opt/other", "/usr", "/root/.pyenv"]
-    assert started._hidden(seen) == ["/home/me/py", "/home/me/tool", "/root/.pyenv"]
-    assert sys.base_prefix in started._needed()
-    assert str(Path(started.__file__).parents[2]) in started._needed()
+    assert started.hidden(seen) == ["/home/me/py", "/home/me/tool", "/root/.pyenv"]
+    assert sys.base_prefix in started.needed()
+    assert str(Path(started.__file__).parents[2]) in started.needed()
 
 
 def test_the_unit_is_of_the_user_who_prints_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -263,6 +263,25 @@ def test_spend_is_used_if_extra_usage_is_disabled_or_missing() -> None:
     assert (shown(extra_usage="broken", spend=spend) or off).used == 1.0
 
 
+def test_what_only_spend_reports_is_not_lost() -> None:
+    """Of two sections that describe the same money, each completes the other: amounts, percentage and reason."""
+    extra = make_extra_usage(0, 5000, "USD") | {"used_credits": None, "utilization": None}
+    spend = make_spend(1000, None, "USD") | {"disabled_reason": "org_spend_cap_reached"}
+    money = parse(sample_usage(now=NOW, extra_usage=extra, spend=spend)).extra_usage
+    assert money is not None
+    assert (money.used, money.limit, money.utilization) == (10.0, 50.0, 20.0)
+    assert money.disabled_reason == "org_spend_cap_reached"
+
+
+def test_a_limit_of_nothing_is_none_while_extra_usage_is_off() -> None:
+    """An organization that used up its money is reported with a limit of 0: nobody can have reached that one."""
+    off = make_spend(0, 0, "USD") | {"enabled": False, "disabled_reason": "org_level_disabled_until"}
+    money = parse(sample_usage(now=NOW, spend=off)).extra_usage
+    assert money is not None
+    assert (money.limit, money.remaining, money.utilization, money.is_used_up) == (None, None, None, False)
+    assert money.disabled_reason == "org_level_disabled_until"
+
+
 @pytest.mark.parametrize(
     "resets_at", ["soon", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", {}, True, "2026-11-20T21:00:00Z"]
 )
@@ -366,6 +385,15 @@ def test_of_two_limits_of_one_name_the_tighter_is_shown() -> None:
         for limit, percent in zip(document["limits"], percents, strict=True):
             limit["percent"] = percent
         assert parse(document)["seven_day_opus"].utilization == 60
+
+
+def test_a_limit_is_not_hidden_by_a_placeholder_of_its_name() -> None:
+    """A dead section with 0 % says nothing of the limit that `limits` reports for the same model or surface."""
+    limit = make_limit("weekly_scoped", 63, RESET, model="x")
+    limit["scope"] = {"model": None, "surface": {"id": "cowork", "display_name": "Cowork"}}
+    usage = parse({"seven_day_cowork": {"utilization": 0.0, "resets_at": None}, "limits": [limit]})
+    window = usage["seven_day_cowork"]
+    assert (window.utilization, window.resets_at, window.is_placeholder) == (63, RESET, False)
 
 
 JSON = st.recursive(

@@ -22,30 +22,20 @@ def parse_instant(value: object) -> datetime | None:
     return instant if 2000 <= instant.year <= 2200 else None
 
 
-def from_epoch(value: object) -> datetime | None:
-    """Return the UTC instant of a number of seconds since 1970, else None; years 2000 to 2200."""
+def from_epoch(value: object, per_second: int = 1) -> datetime | None:
+    """Return the UTC instant of a number of seconds (or parts of one) since 1970, else None; years 2000 to 2200."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    if not 946_684_800 <= value <= 7_258_118_400:
+    if not 946_684_800 * per_second <= value <= 7_258_118_400 * per_second:
         return None
-    return datetime.fromtimestamp(value, UTC)
-
-
-def from_milliseconds(value: object) -> datetime | None:
-    """Return the UTC instant of a number of milliseconds since 1970, else None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return from_epoch(value / 1000)
-    except OverflowError:
-        return None
+    return datetime.fromtimestamp(value / per_second, UTC)
 
 
 def parse_reset(value: object) -> datetime | None:
     """Return a reset given as ISO 8601 text, or as seconds or milliseconds since 1970; None if it is unreadable."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 13:
         value = int(value)
-    return parse_instant(value) or from_epoch(value) or from_milliseconds(value)
+    return parse_instant(value) or from_epoch(value) or from_epoch(value, 1000)
 
 
 def format_instant(instant: datetime | None) -> str | None:

@@ -6,7 +6,7 @@ from benchmarks.moment import fast_now
 from claude_usage_mqtt.cli.run import make_service
 from claude_usage_mqtt.cli.until import until_signal
 from claude_usage_mqtt.clock import FastClock
-from claude_usage_mqtt.settings.fields import load_settings
+from claude_usage_mqtt.settings.load import load_settings
 
 
 def main(origin: float, speed: float) -> None:

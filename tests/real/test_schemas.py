@@ -15,6 +15,7 @@ import pytest
 
 from claude_usage_mqtt.homeassistant.summary import SUMMARY, summary_discovery
 from claude_usage_mqtt.service.discovery_message import DiscoveryMessage
+from claude_usage_mqtt.service.options import AccountOptions
 from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.topics import Topics, encode
 from claude_usage_mqtt.usage.account import AccountUsage
@@ -37,10 +38,11 @@ def announce(document: dict[str, Any], label: str | None, *, later: dict[str, An
     """Return the discovery message of an account that got this answer, and 24 hours later this one if there is one."""
     account = AccountUsage("default" if label is None else "account")
     topics = Topics(base="claude-usage", account=account.account)
-    message = DiscoveryMessage(topics, label, 180)
+    options = AccountOptions(topics, label, dt.timedelta(minutes=5), limited=True, rules=account.rules)
+    message = DiscoveryMessage(options)
 
     def update(now: dt.datetime) -> bytes:
-        return message.update(account, now, is_polled=True, has_login_expiry=True, reporters=("laptop", "work_mac"))
+        return message.update(account, now, has_login_expiry=True, reporters=("laptop", "work_mac"))
 
     take(account, parse_usage(document, NOW, plan="max"), (75.0,))
     payload = update(NOW)

@@ -181,7 +181,7 @@ def _answer(state: dict[str, Any], now: datetime) -> Iterator[Text]:
     """Yield whether one can work now, and the summary."""
     blocked, until = state.get("blocked"), parse_instant(state.get("blocked_until"))
     if blocked is True:
-        ends = f" until {clock_time(until, now, None)}" if until is not None and until > now else ""
+        ends = f" until {clock_time(until, now)}" if until is not None and until > now else ""
         yield Text(f"Blocked{ends}", style="bold red")
     elif blocked is False:
         yield Text("Not blocked", style="green")

@@ -13,7 +13,8 @@ from claude_usage_mqtt.cli.check_sources import check_sources
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.secret_file import current_user
 from claude_usage_mqtt.settings.claude import Account
-from claude_usage_mqtt.settings.fields import Settings, doubts, load_settings
+from claude_usage_mqtt.settings.fields import Settings
+from claude_usage_mqtt.settings.load import doubts, load_settings
 from claude_usage_mqtt.sources.api.redact import redacted
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from claude_usage_mqtt.cli.check_others import check_instance, check_reporters
 from claude_usage_mqtt.cli.check_report import NotChecked, Report
+from claude_usage_mqtt.cli.check_rights import ANSWER_WITHIN, comes_back, lesser_rights, remedy
 from claude_usage_mqtt.cli.run import topics
 from claude_usage_mqtt.errors import BrokerRefused, BrokerUnreachable, ClaudeUsageError
 from claude_usage_mqtt.homeassistant.discovery import announced_by
@@ -15,10 +16,7 @@ from claude_usage_mqtt.instants import format_instant, parse_instant
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.session import Session
 from claude_usage_mqtt.settings.fields import Settings
-from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, ONLINE, ReporterTopics, Topics
-
-ANSWER_WITHIN = 3.0
-"""Seconds for the broker to give back what was published."""
+from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, ONLINE, Topics
 
 QUIET = 0.5
 """Seconds without a message after which all that was retained has come."""
@@ -48,7 +46,7 @@ class _Checker:
         self._folder = f"{settings.homeassistant_prefix}/device"
         self._probe = topics(settings, DEFAULT_ACCOUNT).command("check")
         self._sessions: list[Session] = []
-        self._is_reporter = False
+        self._is_publisher = True
 
     @property
     def session(self) -> Session:
@@ -64,8 +62,8 @@ class _Checker:
         """Examine each link."""
         if self._report.link("broker", self._connects) is not None:
             return
-        error = self._report.link("publish", self._may_publish_or_report)
-        if self._is_reporter:
+        error = self._report.link("publish", self._may_publish_or_less)
+        if not self._is_publisher:
             return
         if self._settings.mqtt_client_id is not None:
             self._check_client_id(error)
@@ -105,34 +103,17 @@ class _Checker:
 
     # What this user may do
 
-    def _may_publish_or_report(self) -> str:
+    def _may_publish_or_less(self) -> str:
         try:
             return self._may_publish()
-        except (BrokerRefused, BrokerUnreachable):
-            topic = self._may_report()
-            if topic is None:
+        except (BrokerRefused, BrokerUnreachable) as error:
+            if isinstance(error, _NothingCameBack) and self.session.version == "5":
+                raise  # it may write everything: a publisher's login, whatever else is wrong with it
+            found = lesser_rights(self._settings)
+            if found is None:
                 raise
-        self._is_reporter = True
-        return (
-            f"what is published under {topic} arrives, so this user may report; "
-            f"for 'claude-usage-mqtt run' it would have to read and write {self._base}/#"
-        )
-
-    def _may_report(self) -> str | None:
-        """Return the topic of this machine's answers if they arrive there: a reporter's login needs little more."""
-        session, nonce = Session(self._settings.broker()), secrets.token_hex(8).encode()
-        self._sessions.append(session)
-        try:
-            topic = ReporterTopics(base=self._base, machine=self._settings.machine()).answer
-            session.open()
-            session.subscribe([topic])
-            session.publish(Message(topic=topic, payload=nonce))
-            return topic if self._comes_back(topic, nonce) else None
-        except ClaudeUsageError:
-            return None
-        finally:
-            self._sessions.remove(session)
-            session.close()
+        self._is_publisher = False
+        return found
 
     def _may_publish(self) -> str:
         """Publish to a topic of ours that nobody acts on, and wait for it to come back."""
@@ -140,16 +121,16 @@ class _Checker:
         refused = self.session.subscribe([topic])
         try:
             self.session.publish(Message(topic=topic, payload=nonce))
-            is_back = not refused and self._comes_back(topic, nonce)
+            is_back = not refused and comes_back(self.session, topic, nonce)
+        except BrokerRefused as error:
+            raise BrokerRefused(f"{str(error).partition(';')[0]}; {remedy(self._settings)}.") from None
         except BrokerUnreachable as lost:  # older Mosquittos disconnect at what they do not allow
             raise BrokerUnreachable(
-                f"{str(lost).removesuffix('.')} as {topic} was published; allow this user to write {self._base}/#."
+                f"{str(lost).removesuffix('.')} as {topic} was published; {remedy(self._settings)}."
             ) from None
         if is_back:
             return f"what is published under {self._base}/ arrives"
-        raise _NothingCameBack(
-            f"What was published under {topic} did not come back; allow this user to read and write {self._base}/#."
-        )
+        raise _NothingCameBack(f"What was published under {topic} did not come back; {remedy(self._settings)}.")
 
     def _lack(self, error: ClaudeUsageError) -> str:
         """Return what the failure to publish says of this user's permissions."""
@@ -174,12 +155,6 @@ class _Checker:
         raise BrokerRefused(
             "The broker does not keep retained messages; switch that on, or nothing survives a restart."
         )
-
-    def _comes_back(self, topic: str, payload: bytes) -> bool:
-        while (message := self.session.receive(ANSWER_WITHIN)) is not None:
-            if (message.topic, message.payload) == (topic, payload):
-                return True
-        return False
 
     def _retained(self, wanted: list[str]) -> dict[str, bytes]:
         """Return what is retained under these topics; raises NotChecked."""
@@ -219,7 +194,7 @@ class _Checker:
         """Publish; raise BrokerRefused if the broker refuses it, or, with MQTT 3.1.1, does not give it back."""
         try:
             self.session.publish(message)
-            is_accepted = self.session.version == "5" or self._comes_back(message.topic, message.payload)
+            is_accepted = self.session.version == "5" or comes_back(self.session, message.topic, message.payload)
         except (BrokerRefused, BrokerUnreachable):
             is_accepted = False
         if not is_accepted:

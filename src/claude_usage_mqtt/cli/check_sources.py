@@ -14,6 +14,7 @@ from claude_usage_mqtt.settings.fields import Settings
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.sources.credentials.token import Credentials, CredentialSource
+from claude_usage_mqtt.sources.hanging import answers, hangs
 from claude_usage_mqtt.sources.local_login import LocalLogin
 from claude_usage_mqtt.sources.names import AUTO
 from claude_usage_mqtt.sources.select import polled_sources, with_other_sources
@@ -70,6 +71,8 @@ def _check_api(
 
 def _read(place: CredentialSource, found: list[Credentials]) -> str:
     now = SystemClock().now()
+    if not answers(place.read):
+        raise hangs(place.place)
     try:
         credentials = place.read()
     except CredentialsNotFound as error:
@@ -100,10 +103,8 @@ def _ask_api(settings: Settings, place: CredentialSource, credentials: Credentia
         response = api.fetch(credentials.token)
         responses.append(response)
         return _windows(parse_usage(response, SystemClock().now(), plan=credentials.login.plan))
-    except RateLimited as error:
-        raise with_other_sources(error, OAUTH) from None
     except ApiError as error:
-        raise place.explain(error) from None
+        raise with_other_sources(place.explain(error), OAUTH) from None
     finally:
         api.close()
 

@@ -6,14 +6,13 @@ import contextlib
 import json
 import logging
 import shutil
-import signal
 import sys
 import threading
 from datetime import UTC, datetime
-from types import FrameType
 from typing import Any
 
 from claude_usage_mqtt.cli.run import make_service, topics
+from claude_usage_mqtt.cli.until import until_signal
 from claude_usage_mqtt.clock import Clock, FastClock
 from claude_usage_mqtt.demo.broker import EmbeddedBroker
 from claude_usage_mqtt.demo.simulated_account import SimulatedAccount
@@ -22,7 +21,8 @@ from claude_usage_mqtt.errors import BrokerError
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.session import Session
 from claude_usage_mqtt.settings.claude import Account
-from claude_usage_mqtt.settings.fields import Settings, load_settings
+from claude_usage_mqtt.settings.fields import Settings
+from claude_usage_mqtt.settings.load import load_settings
 from claude_usage_mqtt.sources.credentials.environment import GivenToken
 from claude_usage_mqtt.sources.local_login import LocalLogin
 from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, Topics
@@ -68,13 +68,10 @@ def _settings(api_url: str, named: Settings, **more: Any) -> Settings:
 
 def _with_own_broker(api_url: str, parts: contextlib.ExitStack) -> Settings:
     broker = parts.enter_context(EmbeddedBroker())
-    given: dict[str, Any] = {"mqtt_host": "127.0.0.1", "mqtt_port": broker.port, "mqtt_tls": False}
-    given |= {
-        "mqtt_transport": "tcp",
-        "mqtt_protocol": "3.1.1",
-    }  # all it speaks; to 5 it says nothing, and we would wait
-    given |= dict.fromkeys(["mqtt_username", "mqtt_password", "mqtt_password_file"])
+    given: dict[str, Any] = dict.fromkeys(["mqtt_username", "mqtt_password", "mqtt_password_file"])
     given |= dict.fromkeys(["mqtt_tls_ca", "mqtt_tls_cert", "mqtt_tls_key"])
+    given |= {"mqtt_host": "127.0.0.1", "mqtt_port": broker.port, "mqtt_tls": False, "mqtt_transport": "tcp"}
+    given["mqtt_protocol"] = "3.1.1"  # all it speaks; to 5 it says nothing, and we would wait
     return _settings(api_url, load_settings(), **given)
 
 
@@ -94,19 +91,13 @@ def _run(settings: Settings, account: str, clock: Clock) -> None:
     )
     worker = threading.Thread(target=service.run, name="service", daemon=True)
     ended = threading.Event()
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        ended.set()
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-    worker.start()
-    try:
-        _show(settings, topics(settings, account), clock, ended, worker)
-    finally:
-        service.stop()
-        worker.join(timeout=5)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with until_signal(ended.set):
+        worker.start()
+        try:
+            _show(settings, topics(settings, account), clock, ended, worker)
+        finally:
+            service.stop()
+            worker.join(timeout=5)
 
 
 def _show(settings: Settings, place: Topics, clock: Clock, ended: threading.Event, worker: threading.Thread) -> None:

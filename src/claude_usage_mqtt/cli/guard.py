@@ -11,7 +11,8 @@ from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.instants import parse_instant
 from claude_usage_mqtt.mqtt.session import Session
-from claude_usage_mqtt.settings.fields import Settings, load_settings
+from claude_usage_mqtt.settings.fields import Settings
+from claude_usage_mqtt.settings.load import load_settings
 from claude_usage_mqtt.topics import ONLINE, Topics
 from claude_usage_mqtt.untrusted import clean_text, json_object, number, slug
 from claude_usage_mqtt.usage.reading import MAX_UTILIZATION, stops_all_work
@@ -164,5 +165,5 @@ def _label(window: dict[str, Any]) -> str:
 def _wait(why: str, resets: list[datetime | None], now: datetime) -> Verdict:
     """Return that one has to wait until the last of the resets, if all are known."""
     known = [reset for reset in resets if reset is not None and reset > now]
-    until = f" Wait until {clock_time(max(known), now, None)}." if known and len(known) == len(resets) else ""
+    until = f" Wait until {clock_time(max(known), now)}." if known and len(known) == len(resets) else ""
     return Verdict(WAIT, f"{why}.{until or ' It is not known until when.'}")

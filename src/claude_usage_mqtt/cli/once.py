@@ -8,8 +8,9 @@ from claude_usage_mqtt.cli.api_block import blocks
 from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import InvalidResponse, SettingsError
 from claude_usage_mqtt.instants import parse_instant
-from claude_usage_mqtt.settings.fields import load_settings
+from claude_usage_mqtt.settings.load import load_settings
 from claude_usage_mqtt.sources.api.client import UsageApi
+from claude_usage_mqtt.sources.hanging import answers, hangs
 from claude_usage_mqtt.sources.in_order import in_order
 from claude_usage_mqtt.sources.select import polled_sources, with_other_sources
 from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, encode
@@ -42,6 +43,9 @@ def once(*, as_json: bool, force: bool = False) -> int:
             continue
         if account.id in blocked:
             first_error = first_error or blocked[account.id]
+            continue
+        if not answers(source.login):
+            first_error = first_error or hangs(source.place)
             continue
         outcome = source.poll(account.id, clock, may_retry=True)
         if outcome.reading is None:

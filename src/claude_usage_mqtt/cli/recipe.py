@@ -26,7 +26,7 @@ def recipe(name: str | None, folder: str | None = None, account: str | None = No
         raise SettingsError(f"Only {app_folder.NAME} is written to a folder; redirect the others into a file.")
     if name not in RECIPES:
         names = [*RECIPES, app_folder.NAME]
-        near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.6)
         near = near or [each for each in names if name and name.lower() in each]
         remedy = f"did you mean {_either(near)}?" if near else "'claude-usage-mqtt recipe' lists them."
         raise SettingsError(f"Unknown recipe {name}; {remedy}")

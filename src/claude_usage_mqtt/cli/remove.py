@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from claude_usage_mqtt.cli.run import topics
+from claude_usage_mqtt.clock import SystemClock
+from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.homeassistant.discovery import announced_by
 from claude_usage_mqtt.homeassistant.summary import SUMMARY
+from claude_usage_mqtt.instants import parse_instant
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.session import Session
 from claude_usage_mqtt.service.former_devices import former_accounts
-from claude_usage_mqtt.settings.fields import Settings, load_settings
+from claude_usage_mqtt.service.restore import LONGEST_WAIT
+from claude_usage_mqtt.settings.fields import Settings
+from claude_usage_mqtt.settings.load import load_settings
 from claude_usage_mqtt.sources.reporter_messages import MACHINE, parse_presence
 from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, ONLINE, ReporterTopics
 from claude_usage_mqtt.untrusted import json_object
+from claude_usage_mqtt.usage.standing import clock_time
 
 QUIET, WITHIN = 1.0, 15.0
 """Seconds without a message after which all retained ones have come, and at most for all of them."""
@@ -24,30 +30,44 @@ FILTERS_AT_ONCE = 50
 
 
 def remove() -> int:
-    """Empty our retained topics and say which."""
+    """Empty our retained topics and say which; raises SettingsError while a publisher would fill them again."""
     settings = load_settings()
     with Session(settings.broker()) as session:
         found = _retained(session, settings)
         ours = sorted(topic for topic, payload in found.items() if _is_ours(topic, payload, settings))
-        status = f"{settings.mqtt_base_topic}/status"
-        running = []
-        if found.get(status) == ONLINE:
-            running.append(f"A service still runs ({status} says online); stop it, or it publishes again.")
-        for topic in ours:
-            presence = parse_presence(found[topic]) if "/reporter/" in topic else None
-            if presence is not None and presence.online:
-                running.append(f"A reporter still runs ({topic} says online); stop it, or it publishes again.")
-        for sentence in running:
-            print(sentence, file=sys.stderr)
+        _require_nobody_publishes(settings.mqtt_base_topic, found)
+        reporting = [topic for topic in ours if "/reporter/" in topic and _is_online(found[topic])]
+        for topic in reporting:
+            print(
+                f"A reporter still runs ({topic} says online); stop it, or it announces itself again.", file=sys.stderr
+            )
         # Home Assistant removes the entities first, then what they showed.
         for topic in sorted(ours, key=lambda topic: not topic.endswith("/config")):
             session.publish(Message(topic=topic, payload=b"", retain=True))
             print(f"removed {topic}")
     if not ours:
         print("There was nothing of ours on the broker.")
-    elif not running:
+    elif not reporting:
         print("Nothing of ours is left on the broker.")
     return 0
+
+
+def _require_nobody_publishes(base: str, found: Mapping[str, bytes]) -> None:
+    """Raise if a publisher is alive: after a power cut the broker alone still says `online`, but no sign of life."""
+    health = re.compile(rf"{re.escape(base)}/[a-z0-9_]+/health")
+    signs = [parse_instant(json_object(found[topic]).get("alive_until")) for topic in found if health.fullmatch(topic)]
+    now = SystemClock().now()
+    alive = [until for until in signs if until is not None and now < until <= now + LONGEST_WAIT]
+    if found.get(f"{base}/status") == ONLINE and alive:
+        raise SettingsError(
+            f"A publisher still runs ({base}/status says online) and would publish everything again; nothing was "
+            f"removed. Stop it first; if it was killed with the broker, wait until {clock_time(max(alive), now)}."
+        )
+
+
+def _is_online(payload: bytes) -> bool:
+    presence = parse_presence(payload)
+    return presence is not None and presence.online
 
 
 def _retained(session: Session, settings: Settings) -> dict[str, bytes]:

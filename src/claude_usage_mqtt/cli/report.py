@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from datetime import datetime, timedelta
 
 from claude_usage_mqtt.cli.until import until_a_thread_dies, until_signal
 from claude_usage_mqtt.clock import SystemClock
@@ -11,9 +10,9 @@ from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.logs import set_up_logging
 from claude_usage_mqtt.mqtt.client import require_readable
 from claude_usage_mqtt.reporter.loop import Reporter, ReporterOptions
-from claude_usage_mqtt.settings.fields import Settings, doubts, load_settings
+from claude_usage_mqtt.settings.fields import Settings
+from claude_usage_mqtt.settings.load import doubts, load_settings
 from claude_usage_mqtt.sources.api.client import UsageApi
-from claude_usage_mqtt.sources.claude_code_cache import UsageCache
 from claude_usage_mqtt.sources.in_order import in_order
 from claude_usage_mqtt.sources.select import polled_sources
 from claude_usage_mqtt.usage.reading import CLAUDE_CODE, OAUTH
@@ -38,13 +37,11 @@ def reporter_options(settings: Settings) -> ReporterOptions:
     """Return what the settings say; raises SettingsError."""
     broker = settings.broker()
     require_readable(broker)
-    accounts, clock = settings.accounts(), SystemClock()
-    caches = {account.id: account.login.cache for account in accounts if account.login is not None}
     local = [name for name in settings.sources if name in (OAUTH, CLAUDE_CODE)] or [OAUTH]
     api = UsageApi(settings.claude_api_url, settings.claude_user_agent)
     sources = {
         account.id: source
-        for account in accounts
+        for account in settings.accounts()
         if (source := in_order(polled_sources(local, account.login, api, settings.claude_code_command))) is not None
     }
     if not sources:
@@ -54,12 +51,5 @@ def reporter_options(settings: Settings) -> ReporterOptions:
         base_topic=settings.mqtt_base_topic,
         machine=settings.machine(),
         limited=not settings.api_is_local,
-        newest_cache=lambda account: _age(caches.get(account), clock.now()),
         sources=sources,
     )
-
-
-def _age(cache: UsageCache | None, now: datetime) -> timedelta | None:
-    """Return how old the numbers are that Claude Code keeps."""
-    usage = None if cache is None else cache.usage
-    return None if usage is None else max(timedelta(0), now - usage.fetched_at)

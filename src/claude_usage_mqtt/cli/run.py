@@ -18,7 +18,8 @@ from claude_usage_mqtt.service.options import AccountOptions, ServiceOptions
 from claude_usage_mqtt.service.usage_log import UsageLog
 from claude_usage_mqtt.settings import supervisor
 from claude_usage_mqtt.settings.claude import Account
-from claude_usage_mqtt.settings.fields import Settings, doubts, load_settings
+from claude_usage_mqtt.settings.fields import Settings
+from claude_usage_mqtt.settings.load import doubts, load_settings
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.names import AUTO
 from claude_usage_mqtt.sources.select import polled_sources

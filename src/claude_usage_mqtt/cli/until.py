@@ -24,16 +24,17 @@ def until_a_thread_dies(stop: Callable[[BaseException], None]) -> Iterator[None]
         threading.excepthook = before
 
 
+def until_signal(stop: Callable[[], object]) -> contextlib.AbstractContextManager[None]:
+    """Call `stop` at SIGTERM or SIGINT."""
+    return on_signals(lambda _number, _frame: stop())
+
+
 @contextlib.contextmanager
-def until_signal(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` at SIGTERM or SIGINT; the handlers that were there before are back afterwards."""
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        stop()
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+def on_signals(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Handle SIGTERM and SIGINT; the handlers that were there before are back afterwards."""
+    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, former in before.items():
+            signal.signal(number, former)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from claude_usage_mqtt.homeassistant.entity import (
@@ -28,13 +27,8 @@ from claude_usage_mqtt.topics import (
 )
 from claude_usage_mqtt.usage.events import ACCOUNT, ACCOUNT_EVENT_TYPES, EVENT_TYPES
 
-EXTRA_USAGE, EXTRA_USAGE_ENABLED, PLAN, LOGIN_EXPIRY, POLLING = (
-    "extra_usage",
-    "extra_usage_enabled",
-    "plan",
-    "login_expiry",
-    "polling",
-)
+EXTRA_USAGE, EXTRA_USAGE_ENABLED = "extra_usage", "extra_usage_enabled"
+PLAN, LOGIN_EXPIRY, POLLING = "plan", "login_expiry", "polling"
 """The features of an account that entities need."""
 
 DURATION = "duration"
@@ -102,13 +96,18 @@ def _extra_usage(key: str) -> str:
     return f"(value_json.extra_usage or {{}}).get('{key}')"
 
 
-def _money(key: str, name: str, icon: str, value: str, **more: Any) -> Entity:
+def _about_money(field: str, name: str, icon: str) -> Entity:
+    value = _extra_usage(field)
+    return binary(f"extra_usage_{field}", name, value, icon=icon, trust=MONEY, needs=EXTRA_USAGE)
+
+
+def _money(field: str, name: str, icon: str, **more: Any) -> Entity:
     return Entity(
-        key=key,
+        key=f"extra_usage_{field}",
         platform="sensor",
         name=name,
         icon=icon,
-        value=_extra_usage(value),
+        value=_extra_usage(field),
         device_class="monetary",
         precision=2,
         trust=MONEY,
@@ -117,34 +116,15 @@ def _money(key: str, name: str, icon: str, value: str, **more: Any) -> Entity:
     )
 
 
+_SINCE = _extra_usage("period_start") + " or ''"
+
 EXTRA_USAGE_ENTITIES: tuple[Entity, ...] = (
-    binary(
-        "extra_usage_enabled",
-        "Extra usage enabled",
-        _extra_usage("enabled"),
-        icon="mdi:credit-card-check-outline",
-        trust=MONEY,
-        needs=EXTRA_USAGE,
-    ),
-    binary(
-        "extra_usage_active",
-        "Extra usage active",
-        _extra_usage("active"),
-        icon="mdi:cash-fast",
-        trust=MONEY,
-        needs=EXTRA_USAGE,
-    ),
+    _about_money("enabled", "Extra usage enabled", "mdi:credit-card-check-outline"),
+    _about_money("active", "Extra usage active", "mdi:cash-fast"),
     # The amount starts over each month; without the last reset the statistics would count that as a refund.
-    _money(
-        "extra_usage_used",
-        "Extra usage spent",
-        "mdi:cash-minus",
-        "used",
-        state_class="total",
-        last_reset=_extra_usage("period_start") + " or ''",
-    ),
-    _money("extra_usage_limit", "Extra usage limit", "mdi:cash-lock", "limit"),
-    _money("extra_usage_remaining", "Extra usage remaining", "mdi:cash-check", "remaining"),
+    _money("used", "Extra usage spent", "mdi:cash-minus", state_class="total", last_reset=_SINCE),
+    _money("limit", "Extra usage limit", "mdi:cash-lock"),
+    _money("remaining", "Extra usage remaining", "mdi:cash-check"),
     percent(
         "extra_usage_utilization",
         "Extra usage",
@@ -175,8 +155,11 @@ def status_in_words(status: str) -> str:
     return "OK" if status == "ok" else status.replace("_", " ").capitalize()
 
 
-def _diagnostic(row: Entity) -> Entity:
-    return replace(row, topic=HEALTH, trust=ALIVE, category="diagnostic")
+DIAGNOSTIC: dict[str, Any] = {"topic": HEALTH, "trust": ALIVE, "category": "diagnostic"}
+
+
+def _quiet(key: str, name: str, icon: str) -> Entity:
+    return timestamp(key, name, icon, f"value_json.{key}", enabled=False, **DIAGNOSTIC)
 
 
 ACCOUNT_ENTITIES: tuple[Entity, ...] = (
@@ -212,50 +195,37 @@ ACCOUNT_ENTITIES: tuple[Entity, ...] = (
         needs=PLAN,
         category="diagnostic",
     ),
-    _diagnostic(
-        Entity(
-            key="status",
-            platform="sensor",
-            name="Status",
-            icon="mdi:list-status",
-            value=_STATUS_IN_WORDS,
-            device_class="enum",
-            options=tuple(status_in_words(status) for status in STATUSES),
-            attributes="{'code': value_json.status, 'detail': value_json.detail}",
-        )
+    Entity(
+        key="status",
+        platform="sensor",
+        name="Status",
+        icon="mdi:list-status",
+        value=_STATUS_IN_WORDS,
+        device_class="enum",
+        options=tuple(status_in_words(status) for status in STATUSES),
+        attributes="{'code': value_json.status, 'detail': value_json.detail}",
+        **DIAGNOSTIC,
     ),
-    _diagnostic(
-        binary(
-            "problem",
-            "Problem",
-            _PROBLEM,
-            device_class="problem",
-            attributes="{'detail': value_json.detail}",
-        )
+    binary(
+        "problem",
+        "Problem",
+        _PROBLEM,
+        device_class="problem",
+        attributes="{'detail': value_json.detail}",
+        **DIAGNOSTIC,
     ),
-    _diagnostic(
-        timestamp(
-            "login_expires_at",
-            "Login expires at",
-            "mdi:account-clock-outline",
-            "value_json.get('login_expires_at')",
-            needs=LOGIN_EXPIRY,
-        )
+    timestamp(
+        "login_expires_at",
+        "Login expires at",
+        "mdi:account-clock-outline",
+        "value_json.get('login_expires_at')",
+        needs=LOGIN_EXPIRY,
+        **DIAGNOSTIC,
     ),
     # Off by default: each writes a line per poll into the device's activity, until nothing else is there.
-    _diagnostic(
-        timestamp("last_success", "Last success", "mdi:cloud-check-outline", "value_json.last_success", enabled=False)
-    ),
-    _diagnostic(timestamp("next_poll", "Next poll", "mdi:cloud-clock-outline", "value_json.next_poll", enabled=False)),
-    _diagnostic(
-        timestamp(
-            "token_expires_at",
-            "Token expires at",
-            "mdi:key-alert-outline",
-            "value_json.token_expires_at",
-            enabled=False,
-        )
-    ),
+    _quiet("last_success", "Last success", "mdi:cloud-check-outline"),
+    _quiet("next_poll", "Next poll", "mdi:cloud-clock-outline"),
+    _quiet("token_expires_at", "Token expires at", "mdi:key-alert-outline"),
     Entity(
         key="refresh",
         platform="button",
@@ -295,13 +265,12 @@ ACCOUNT_ENTITIES: tuple[Entity, ...] = (
 )
 """For each account: whether one can work, diagnostics and controls."""
 
-REPORTER = _diagnostic(
-    binary(
-        "reporter_{machine}",
-        "Reporter {machine}",
-        "(value_json.get('reporters') or []) | selectattr('machine', 'eq', '{machine}')"
-        " | rejectattr('status', 'eq', 'offline') | list | length > 0",
-        device_class="connectivity",
-    )
+REPORTER = binary(
+    "reporter_{machine}",
+    "Reporter {machine}",
+    "(value_json.get('reporters') or []) | selectattr('machine', 'eq', '{machine}')"
+    " | rejectattr('status', 'eq', 'offline') | list | length > 0",
+    device_class="connectivity",
+    **DIAGNOSTIC,
 )
 """For each machine with a reporter; the service calls it offline after ten minutes of absence."""

@@ -15,10 +15,7 @@ from claude_usage_mqtt.homeassistant.entities import (
 )
 from claude_usage_mqtt.homeassistant.entity import Entity
 from claude_usage_mqtt.topics import SHORTEST_INTERVAL
-from claude_usage_mqtt.usage.reading import FIVE_HOUR, SEVEN_DAY
-
-NO_MINOR_UNIT = frozenset({"BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "VND", "VUV"})
-"""Currencies whose amounts have no decimals."""
+from claude_usage_mqtt.usage.reading import FIVE_HOUR, MINOR_DIGITS, SEVEN_DAY
 
 
 class WindowName(NamedTuple):
@@ -88,4 +85,4 @@ def _fitted(row: Entity, inventory: Inventory) -> Entity:
     if currency is None:  # an amount of an unknown unit is a plain number, and statistics would mix units
         return replace(row, device_class=None, state_class=None, last_reset=None)
     key = row.key if currency == (first or currency) else f"{row.key}_{currency.lower()}"
-    return replace(row, key=key, unit=currency, precision=0 if currency in NO_MINOR_UNIT else 2)
+    return replace(row, key=key, unit=currency, precision=MINOR_DIGITS.get(currency, 2))

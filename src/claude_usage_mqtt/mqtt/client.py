@@ -9,6 +9,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import paho.mqtt.client as paho
@@ -153,6 +154,12 @@ def unique_client_id() -> str:
     Two clients with one id would disconnect each other forever.
     """
     return f"claude-usage-{secrets.token_hex(5)}"
+
+
+def with_own_id(options: BrokerOptions) -> BrokerOptions:
+    """Return the options of a client next to the service, which would throw the service out with the same id."""
+    # A broker may prescribe how ids begin, and then it is how the service's begins.
+    return replace(options, client_id=f"{options.client_id}-{unique_client_id()}".removeprefix("-"))
 
 
 def require_readable(options: BrokerOptions) -> None:

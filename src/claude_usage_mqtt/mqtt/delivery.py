@@ -1,4 +1,4 @@
-"""What was sent over one connection, and what of it is open; the next connection starts with nothing sent."""
+"""What was sent and asked for over one connection, and what of it is open; the next one starts with nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Delivery:
     """Over a connection that accepts packets of at most `max_packet` bytes, None if it does not say.
 
     `sent` maps retained topics to what was sent there last, `busy` to the message under way there; those in `waiting`
-    are to be sent, in this order. `unverified` were acknowledged and have not come back yet.
+    are to be sent, in this order.
     """
 
     def __init__(self, client: Client, max_packet: int | None) -> None:
@@ -26,14 +26,7 @@ class Delivery:
         self.busy: dict[str, int] = {}
         self.waiting: dict[str, None] = {}
         self.under_way: dict[int, Message] = {}
-        self.unverified: dict[str, None] = {}
-        self.is_settled = False
-        self._subscribing: dict[int, list[str]] = {}
-
-    @property
-    def is_blind(self) -> bool:
-        """Whether an acknowledgement says little: MQTT 3.1.1 sends one for what it discards for lack of permission."""
-        return self.client.protocol == V3 and not self.is_settled
+        self.subscriptions = Subscriptions(client)
 
     def publish(self, message: Message) -> bool:
         """Send a message; return False if the connection is slower than we send, or lost."""
@@ -53,6 +46,21 @@ class Delivery:
             del self.busy[message.topic]
         return message
 
+
+class Subscriptions:
+    """What was asked for over a connection. The topics in `unverified` are only to be read back, once."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._asked: dict[int, list[str]] = {}
+        self.unverified: dict[str, None] = {}
+        self.is_settled = False
+
+    @property
+    def acknowledgements_lie(self) -> bool:
+        """Whether what is acknowledged must be read back: MQTT 3.1.1 acknowledges what it does not permit, too."""
+        return self._client.protocol == V3 and not self.is_settled
+
     def verify(self, topic: str) -> None:
         """Ask for what is retained there, to see whether it is what was sent."""
         if topic not in self.unverified:
@@ -62,23 +70,23 @@ class Delivery:
     def subscribe(self, filters: Iterable[str], *, no_local: bool = False) -> None:
         """Ask for topics; the answer arrives as Subscribed."""
         for some in _portions(filters):
-            if self.client.protocol == V5:
+            if self._client.protocol == V5:
                 if no_local:
-                    self.client.unsubscribe(some)  # Mosquitto keeps the options of a topic's first subscription
-                _, mid = self.client.subscribe([(topic, SubscribeOptions(qos=1, noLocal=no_local)) for topic in some])
+                    self._client.unsubscribe(some)  # Mosquitto keeps the options of a topic's first subscription
+                _, mid = self._client.subscribe([(topic, SubscribeOptions(qos=1, noLocal=no_local)) for topic in some])
             else:
-                _, mid = self.client.subscribe([(topic, 1) for topic in some])
-            self._subscribing[mid or 0] = some
+                _, mid = self._client.subscribe([(topic, 1) for topic in some])
+            self._asked[mid or 0] = some
 
-    def subscribed(self, mid: int, refused: Iterable[bool]) -> set[str]:
+    def refused(self, mid: int, refused: Iterable[bool]) -> set[str]:
         """Return the topics that were asked for and refused, other than those to verify."""
-        asked = zip(self._subscribing.pop(mid, []), refused, strict=False)
+        asked = zip(self._asked.pop(mid, []), refused, strict=False)
         return {topic for topic, is_refused in asked if is_refused and topic not in self.unverified}
 
     def unsubscribe(self, topics: Iterable[str]) -> None:
         """Ask no longer for topics."""
         for some in _portions(topics):
-            self.client.unsubscribe(some)
+            self._client.unsubscribe(some)
 
 
 def _portions(topics: Iterable[str]) -> list[list[str]]:

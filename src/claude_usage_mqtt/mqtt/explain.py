@@ -111,6 +111,10 @@ def status_of(first_bytes: bytes) -> int | None:
 def refusal(reason: ReasonCode, options: BrokerOptions) -> BrokerError:
     """Return what the broker's refusal of the connection means."""
     name = reason.getName()
+    if name in BAD_LOGIN and options.username is None:
+        return BrokerRefused(
+            f"The broker at {options.address} wants a login ({name}); set MQTT_USERNAME and MQTT_PASSWORD."
+        )
     if name in BAD_LOGIN:
         return BrokerRefused(
             f"The broker at {options.address} refused the login ({name}); check MQTT_USERNAME and MQTT_PASSWORD."

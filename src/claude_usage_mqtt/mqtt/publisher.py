@@ -43,7 +43,7 @@ class Publisher:
         announcements: str = "",
     ) -> None:
         """Prepare; `announcements` is how topics begin whose messages are verified, and may be left out."""
-        self._connector = Connector(options, will, notify)
+        self._connector = Connector(options, notify, will)
         self._restrictions = Restrictions(announcements)
         self._delivery: Delivery | None = None  # over the connection that the loop was notified of
         self._retained: dict[str, bytes] = {}
@@ -80,16 +80,15 @@ class Publisher:
                     self._answered(delivery, message, refusal)
                 self._send_waiting(delivery)
             case Subscribed(mid=mid, refused=refused):
-                denied = delivery.subscribed(mid, refused)
+                denied = delivery.subscriptions.refused(mid, refused)
                 if denied:
                     self._restrictions.not_subscribed(denied)
             case Settled():
-                delivery.is_settled = True
-                if delivery.unverified:
-                    self._restrictions.not_retained(delivery.unverified)
+                delivery.subscriptions.is_settled = True
+                self._restrictions.settled(delivery.subscriptions.unverified)
 
     def _disconnected(self, delivery: Delivery) -> None:
-        open_topics = [*delivery.unverified, *(message.topic for message in delivery.under_way.values())]
+        open_topics = [*delivery.subscriptions.unverified, *(message.topic for message in delivery.under_way.values())]
         # What was sent before it may be open too: the broker disconnected before it could confirm that.
         suspect = next(filter(self._restrictions.is_announcement, open_topics), None)
         if suspect is not None:
@@ -106,17 +105,23 @@ class Publisher:
             self._restrictions.refused(topic, refusal)
             if refusal not in FOR_GOOD:
                 delivery.sent.pop(topic, None)  # a passing trouble of the broker: the next change is sent again
-        elif message.retain and message.payload and delivery.is_blind and self._restrictions.is_announcement(topic):
-            delivery.verify(topic)
+        elif (
+            message.retain
+            and message.payload
+            and delivery.subscriptions.acknowledgements_lie
+            and self._restrictions.is_announcement(topic)
+        ):
+            delivery.subscriptions.verify(topic)
         else:
             self._restrictions.delivered(topic)
 
     def takes(self, message: Message) -> bool:
         """Whether a message arrived only because it was to be verified."""
-        if self._delivery is None or message.topic not in self._delivery.unverified:
+        unverified = {} if self._delivery is None else self._delivery.subscriptions.unverified
+        if message.topic not in unverified:
             return False
         if self.has_sent(message):
-            del self._delivery.unverified[message.topic]
+            del unverified[message.topic]
             self.unsubscribe([message.topic])
             self._restrictions.delivered(message.topic)
         return True
@@ -144,15 +149,11 @@ class Publisher:
         """Send again what should be retained under `topic`: somebody has overwritten it."""
         self.retain(topic, self._retained.get(topic, b""), again=True)
 
-    def send(self, topic: str, payload: bytes) -> None:
+    def send_event(self, topic: str, payload: bytes) -> None:
         """Deliver an event: now, or when the broker is back, until it has said that it took it."""
         message = Message(topic=topic, payload=payload)
         self._events.append(message)
-        self._publish(message)
-
-    def send_once(self, message: Message) -> None:
-        """Deliver a message if there is a connection, else forget it."""
-        self._publish(message)
+        self.publish(message)
 
     def send_all(self, last: str) -> None:
         """Send everything again: what was removed, the events that wait, what is retained; `last` comes last."""
@@ -162,11 +163,11 @@ class Publisher:
         self._delivery.waiting.clear()
         under_way = set(self._delivery.under_way.values())
         for topic in sorted(self._cleared):
-            self._publish(Message(topic=topic, payload=b"", retain=True))
+            self.publish(Message(topic=topic, payload=b"", retain=True))
         for event in [event for event in self._events if event not in under_way]:
-            self._publish(event)
+            self.publish(event)
         for topic, payload in sorted(self._retained.items(), key=lambda item: item[0] == last):
-            self._publish(Message(topic=topic, payload=payload, retain=True))
+            self.publish(Message(topic=topic, payload=payload, retain=True))
 
     def _send_waiting(self, delivery: Delivery) -> None:
         """Send what waits, in order, one message a topic at a time: a slow broker gets the newest, not all of them."""
@@ -176,9 +177,10 @@ class Publisher:
             del delivery.waiting[topic]
             payload = self._retained.get(topic, b"")
             if delivery.sent.get(topic) != payload:
-                self._publish(Message(topic=topic, payload=payload, retain=True))
+                self.publish(Message(topic=topic, payload=payload, retain=True))
 
-    def _publish(self, message: Message) -> None:
+    def publish(self, message: Message) -> None:
+        """Send a message if there is a connection and it may be sent, else forget it."""
         if self._delivery is None or not self._restrictions.allow(message, self._delivery.max_packet):
             return
         # If it is slower than we send, the message is left out; the next connection, or the next change, sends it.
@@ -188,22 +190,22 @@ class Publisher:
     # What others have published
 
     def remember_own(self, topic: str, payload: bytes) -> None:
-        """Note a retained message as one of ours: an earlier run's."""
+        """Note a message as one of ours: an earlier run's, or one that is not retained."""
         self._own.setdefault(topic, deque(maxlen=OWN_KEPT)).append(hash(payload))
 
     def has_sent(self, message: Message) -> bool:
-        """Whether a retained message that arrived is one of the last that we sent there ourselves."""
+        """Whether a message that arrived is one of the last that we sent there ourselves."""
         return hash(message.payload) in self._own.get(message.topic, ())
 
     def subscribe(self, filters: Iterable[str], *, no_local: bool = False) -> None:
         """Ask for topics; the answer arrives as Subscribed."""
         if self._delivery is not None:
-            self._delivery.subscribe(filters, no_local=no_local)
+            self._delivery.subscriptions.subscribe(filters, no_local=no_local)
 
     def unsubscribe(self, topics: Iterable[str]) -> None:
         """Ask no longer for topics."""
         if self._delivery is not None:
-            self._delivery.unsubscribe(topics)
+            self._delivery.subscriptions.unsubscribe(topics)
 
     def stop(self, last: Iterable[Message], patience: float) -> None:
         """Deliver the `last` messages, disconnect and end, all within about twice `patience` seconds."""

@@ -78,9 +78,9 @@ class Restrictions:
                 "an hour: raise the broker's limit for messages, or allow this user to write there.",
             )
 
-    def not_retained(self, topics: Iterable[str]) -> None:
-        """Note announcements that did not come back: MQTT 3.1.1 cannot say that a message was refused."""
-        wanted = sorted(topics)
+    def settled(self, missing: Iterable[str]) -> None:
+        """Note the announcements that did not come back by now: MQTT 3.1.1 cannot say that a message was refused."""
+        wanted = sorted(missing)
         for topic in wanted:
             self.delivered(topic)
         self._note(
@@ -88,6 +88,7 @@ class Restrictions:
             f"Home Assistant cannot find the entities: the broker did not return {', '.join(wanted)}. "
             "Allow this user to read and write there, and the broker to accept messages of that size.",
         )
+        log.debug("Announcements that have not come back: %d", len(wanted))
 
     def not_subscribed(self, topics: Iterable[str]) -> None:
         """Note subscriptions that the broker refused."""

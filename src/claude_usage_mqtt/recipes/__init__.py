@@ -11,7 +11,7 @@ from importlib.resources import files
 from claude_usage_mqtt.recipes import started
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """One recipe; its `file` says at its top what to do with it. `values` replace the marks in it."""
 
@@ -46,49 +46,41 @@ def _of_account(text: str, account: str) -> str:
 
 
 RECIPES = {
-    "dashboard": Recipe(file="dashboard.yaml", about="a dashboard of Home Assistant's own cards"),
+    "dashboard": Recipe("dashboard.yaml", "a dashboard of Home Assistant's own cards"),
     "blueprint-threshold": Recipe(
-        file="blueprint-threshold.yaml", about="Home Assistant notifies you when a threshold is reached"
+        "blueprint-threshold.yaml", "Home Assistant notifies you when a threshold is reached"
     ),
     "blueprint-reset": Recipe(
-        file="blueprint-reset.yaml", about="Home Assistant notifies you when a nearly used up window resets"
+        "blueprint-reset.yaml", "Home Assistant notifies you when a nearly used up window resets"
     ),
-    "blueprint-hold": Recipe(
-        file="blueprint-hold.yaml", about="Home Assistant holds heavy jobs while you are over pace"
-    ),
+    "blueprint-hold": Recipe("blueprint-hold.yaml", "Home Assistant holds heavy jobs while you are over pace"),
     "blueprint-reminder": Recipe(
-        file="blueprint-reminder.yaml", about="Home Assistant reminds you if much is left before the weekly reset"
+        "blueprint-reminder.yaml", "Home Assistant reminds you if much is left before the weekly reset"
     ),
     "blueprint-extra-usage": Recipe(
-        file="blueprint-extra-usage.yaml", about="Home Assistant notifies you when work begins to cost money"
+        "blueprint-extra-usage.yaml", "Home Assistant notifies you when work begins to cost money"
     ),
-    "blueprint-login": Recipe(file="blueprint-login.yaml", about="Home Assistant notifies you before the login ends"),
-    "nodered": Recipe(file="nodered.json", about="a Node-RED flow that acts on pace and resets, to import"),
-    "esphome": Recipe(file="esphome.yaml", about="an ESPHome display that shows the usage, over MQTT"),
+    "blueprint-login": Recipe("blueprint-login.yaml", "Home Assistant notifies you before the login ends"),
+    "nodered": Recipe("nodered.json", "a Node-RED flow that acts on pace and resets, to import"),
+    "esphome": Recipe("esphome.yaml", "an ESPHome display that shows the usage, over MQTT"),
     "systemd": Recipe(
-        file="systemd.service",
-        about="a sandboxed systemd unit for the publisher (`run`)",
-        values=partial(started.for_systemd, "run"),
+        "systemd.service", "a sandboxed systemd unit for the publisher (`run`)", partial(started.for_systemd, "run")
     ),
     "systemd-report": Recipe(
-        file="systemd-report.service",
-        about="a systemd user unit for the reporter (`report`)",
-        values=partial(started.for_systemd, "report"),
+        "systemd-report.service",
+        "a systemd user unit for the reporter (`report`)",
+        partial(started.for_systemd, "report"),
     ),
     "launchd": Recipe(
-        file="launchd.plist",
-        about="a launchd agent for the publisher on macOS",
-        values=partial(started.for_launchd, "run"),
+        "launchd.plist", "a launchd agent for the publisher on macOS", partial(started.for_launchd, "run")
     ),
     "launchd-report": Recipe(
-        file="launchd.plist", about="a launchd agent for the reporter", values=partial(started.for_launchd, "report")
+        "launchd.plist", "a launchd agent for the reporter", partial(started.for_launchd, "report")
     ),
     "task-scheduler": Recipe(
-        file="task-scheduler.xml", about="a Windows task for the publisher", values=partial(started.for_windows, "run")
+        "task-scheduler.xml", "a Windows task for the publisher", partial(started.for_windows, "run")
     ),
     "task-scheduler-report": Recipe(
-        file="task-scheduler.xml",
-        about="a Windows task for the reporter",
-        values=partial(started.for_windows, "report"),
+        "task-scheduler.xml", "a Windows task for the reporter", partial(started.for_windows, "report")
     ),
 }

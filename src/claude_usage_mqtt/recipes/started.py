@@ -40,14 +40,14 @@ def warning() -> str | None:
 def for_systemd(command: str) -> Mapping[str, str]:
     """Return the values of a unit."""
     login = os.environ.get("CLAUDE_CONFIG_DIR") or Path.home() / ".claude"
-    seen = [f"-{_absolute(login)}", *_hidden(_needed())]
+    seen = [f"-{_absolute(login)}", *hidden(needed())]
     return {
         "@PROGRAM@": shlex.quote(str(program())),
-        "@START@": f"{_of_systemd(str(program()))} {command}",
+        "@START@": f"{quoted_for_systemd(str(program()))} {command}",
         "@USER@": _user(),
-        "@LOGIN@": _of_systemd(f"CLAUDE_CONFIG_DIR={_absolute(login)}"),
-        "@SEEN@": " ".join(_of_systemd(each) for each in seen),
-        "@PATH@": _of_systemd(f"PATH={_path()}"),
+        "@LOGIN@": quoted_for_systemd(f"CLAUDE_CONFIG_DIR={_absolute(login)}"),
+        "@SEEN@": " ".join(quoted_for_systemd(each) for each in seen),
+        "@PATH@": quoted_for_systemd(f"PATH={_path()}"),
         "@MACHINE@": " MACHINE_NAME=laptop" if is_container() else "",
     }
 
@@ -94,7 +94,7 @@ def _user() -> str:
         return "claude"
 
 
-def _of_systemd(text: str) -> str:
+def quoted_for_systemd(text: str) -> str:
     """Return a word as systemd reads it back."""
     text = text.replace("%", "%%")
     if re.fullmatch(r"[-\w./%@+=,~]+", text):
@@ -106,7 +106,7 @@ def _absolute(path: str | Path) -> str:
     return os.path.abspath(Path(path).expanduser())  # noqa: PTH100 - links stay
 
 
-def _needed() -> set[str]:
+def needed() -> set[str]:
     """Return the folders with what is read when the program starts: itself, its package, and Python, link by link."""
     files = [str(program()), sys.executable]
     while Path(files[-1]).is_symlink():
@@ -115,7 +115,7 @@ def _needed() -> set[str]:
     return folders | {sys.prefix, sys.base_prefix, str(Path(__file__).parents[2])}
 
 
-def _hidden(folders: Iterable[str]) -> list[str]:
+def hidden(folders: Iterable[str]) -> list[str]:
     """Return those that `ProtectHome` would hide, without what is in another one."""
-    hidden = {Path(each) for each in folders if any(Path(each).is_relative_to(place) for place in HIDDEN)}
-    return sorted(str(each) for each in hidden if hidden.isdisjoint(each.parents))
+    found = {Path(each) for each in folders if any(Path(each).is_relative_to(place) for place in HIDDEN)}
+    return sorted(str(each) for each in found if found.isdisjoint(each.parents))

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import NamedTuple
 
 from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.errors import ApiError, CredentialsError, CredentialsNotFound, InvalidResponse
+from claude_usage_mqtt.logs import Outage
 from claude_usage_mqtt.reporter.budget import Budget
 from claude_usage_mqtt.reporter.limit import SPACING, SeenIds
-from claude_usage_mqtt.sources.reporter_messages import MAX_REQUESTS, Answer, Ask, Busy, parse_ask
+from claude_usage_mqtt.sources.credentials.watch import MAX_HANGING
+from claude_usage_mqtt.sources.reporter_messages import MAX_REQUESTS, Answer, Ask, Busy, encode_answer, parse_ask
 from claude_usage_mqtt.sources.source import Source
+
+log = logging.getLogger(__name__)
 
 HOLD = 5.0
 """Seconds that an ask may wait for its turn instead of being refused."""
 
 MAX_WORKERS = 4
+
+HANGS_AFTER = 60.0
+"""Real seconds after which a poll hangs, on a dead mount for example: it keeps its thread, and others get one."""
 
 
 class Answered(NamedTuple):
@@ -27,8 +36,8 @@ class Answered(NamedTuple):
     answer: Answer
 
 
-class Answering:
-    """Answers asks, at once or through `put`, within the budget, until it is stopped."""
+class Polls:
+    """Begins polls until it is stopped, one at a time for each account; `put` gets the answers, in another thread."""
 
     def __init__(
         self, sources: Mapping[str, Source], clock: Clock, budget: Budget, put: Callable[[Answered], None]
@@ -37,42 +46,39 @@ class Answering:
         self._clock = clock
         self._budget = budget
         self._put = put
-        self._seen = SeenIds()
-        self._busy: set[str] = set()
+        self._since: dict[str, float] = {}  # when the poll of an account began
         self._stopping = threading.Event()
 
-    def asked(self, payload: bytes) -> Answer | None:
-        """Take in an ask; return the answer if there is one at once. A repeated or malformed one gets none."""
-        ask = parse_ask(payload)
-        if ask is None or not self._seen.add(ask.id):
-            return None
-        if ask.account is None:
-            return Answer(id=ask.id, busy=Busy(detail="This reporter is running.", retry_after=timedelta(0)))
-        if ask.account not in self._sources:
-            names = ", ".join(list(self._sources)[:10])
-            error = CredentialsNotFound(f"This reporter has no account {ask.account}; it has {names}.")
-            return Answer(id=ask.id, account=ask.account, error=error)
-        wait = self._budget.wait(ask.account)
-        if wait > HOLD or ask.account in self._busy or len(self._busy) >= MAX_WORKERS:
-            retry_after = timedelta(seconds=max(wait, HOLD))
-            busy = Busy(detail="The reporter's own limit of requests is reached.", retry_after=retry_after)
-            return Answer(id=ask.id, account=ask.account, busy=busy)
-        self._budget.record(ask.account, wait)
-        self._busy.add(ask.account)
-        threading.Thread(target=self._work, args=(ask, ask.account, wait), name="worker", daemon=True).start()
-        return None
+    def has_room(self, account: str) -> bool:
+        """Whether a poll of an account can begin."""
+        hanging = sum(time.monotonic() - since > HANGS_AFTER for since in self._since.values())
+        return account not in self._since and len(self._since) < MAX_WORKERS + min(hanging, MAX_HANGING)
+
+    def begin(self, ask: Ask, account: str, wait: float) -> None:
+        """Poll an account after so many seconds."""
+        self._since[account] = time.monotonic()
+        threading.Thread(target=self._work, args=(ask, account, wait), name="worker", daemon=True).start()
 
     def finished(self, account: str) -> None:
         """Note that a worker has answered."""
-        self._busy.discard(account)
+        self._since.pop(account, None)
 
     def stop(self) -> None:
         """Begin no request anymore."""
         self._stopping.set()
 
     def _work(self, ask: Ask, account: str, wait: float) -> None:
-        if not (wait and self._stopping.wait(self._clock.to_real(wait))):
-            self._put(Answered(account, answer_with(self._sources[account], ask, self._clock)))
+        if wait and self._stopping.wait(self._clock.to_real(wait)):
+            return
+        source = self._sources[account]
+        is_recent = self._budget.is_recent(source.cached(self._clock.now()))
+        self._put(Answered(account, nothing_new(ask) if is_recent else answer_with(source, ask, self._clock)))
+
+
+def nothing_new(ask: Ask, requests: int = 0) -> Answer:
+    """Return that an ask brought nothing, which is not an error."""
+    busy = Busy(detail="There is nothing new.", retry_after=timedelta(seconds=SPACING))
+    return Answer(id=ask.id, account=ask.account, requests=requests, busy=busy)
 
 
 def answer_with(source: Source, ask: Ask, clock: Clock) -> Answer:
@@ -87,5 +93,61 @@ def answer_with(source: Source, ask: Ask, clock: Clock) -> Answer:
         return Answer(id=ask.id, account=ask.account, requests=requests, login=result.login, reading=result.reading)
     if isinstance(result.error, ApiError | CredentialsError):
         return Answer(id=ask.id, account=ask.account, requests=requests, error=result.error)
-    nothing_new = Busy(detail="There is nothing new.", retry_after=timedelta(seconds=SPACING))
-    return Answer(id=ask.id, account=ask.account, requests=requests, busy=nothing_new)
+    return nothing_new(ask, requests)
+
+
+class Answering:
+    """Answers asks through `send`; `put` brings a worker's answer to the loop, which passes it to `finished`."""
+
+    def __init__(
+        self,
+        sources: Mapping[str, Source],
+        clock: Clock,
+        budget: Budget,
+        put: Callable[[Answered], None],
+        send: Callable[[bytes], None],
+    ) -> None:
+        self.polls = Polls(sources, clock, budget, put)
+        self._clock = clock
+        self._budget = budget
+        self._send = send
+        self._seen = SeenIds()
+        self._outages = {account: Outage(log) for account in sources}
+
+    def asked(self, payload: bytes) -> None:
+        """Take in an ask; a repeated or malformed one gets no answer."""
+        ask = parse_ask(payload)
+        if ask is not None and self._seen.add(ask.id):
+            answer = self._at_once(ask)
+            if answer is not None:
+                self._answer(answer)
+
+    def finished(self, answered: Answered) -> None:
+        """Send a worker's answer, and log a failure."""
+        account, answer = answered
+        self.polls.finished(account)
+        if answer.error is not None:
+            self._outages[account].down(answer.error.status, f"Account {account}: {answer.error}")
+        elif answer.reading is not None:
+            self._outages[account].up(f"Account {account}: the usage can be read again.")
+        self._answer(answer)
+
+    def _answer(self, answer: Answer) -> None:
+        self._send(encode_answer(answer, self._clock.now()))
+
+    def _at_once(self, ask: Ask) -> Answer | None:
+        """Begin a poll, or return why not."""
+        if ask.account is None:
+            return Answer(id=ask.id, busy=Busy(detail="This reporter is running.", retry_after=timedelta(0)))
+        if ask.account not in self._outages:
+            names = ", ".join(list(self._outages)[:10])
+            error = CredentialsNotFound(f"This reporter has no account {ask.account}; it has {names}.")
+            return Answer(id=ask.id, account=ask.account, error=error)
+        wait = self._budget.wait(ask.account)
+        if wait > HOLD or not self.polls.has_room(ask.account):
+            retry_after = timedelta(seconds=max(wait, HOLD))
+            busy = Busy(detail="The reporter's own limit of requests is reached.", retry_after=retry_after)
+            return Answer(id=ask.id, account=ask.account, busy=busy)
+        self._budget.record(ask.account, wait)
+        self.polls.begin(ask, ask.account, wait)
+        return None

@@ -6,15 +6,15 @@ there while this machine slept. None of it is trusted further than to make this 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from datetime import timedelta
+from collections.abc import Iterable
 
 from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.reporter.limit import AFTER_START, REQUESTS_PER_HOUR, SIMULTANEOUS, RequestLimit
-from claude_usage_mqtt.sources.reporter_messages import Answer
+from claude_usage_mqtt.sources.reporter_messages import parse_answer
 from claude_usage_mqtt.topics import Topics
 from claude_usage_mqtt.untrusted import json_object
+from claude_usage_mqtt.usage.reading import Reading
 
 BELIEVED_FOR = 600.0
 """Seconds for which the publisher's count holds: it is published again every five minutes."""
@@ -26,28 +26,15 @@ MAX_HEALTH = 64 * 1024
 
 
 class Budget:
-    """The limits of all accounts; `newest_cache` returns the age of Claude Code's own cached numbers of an account."""
+    """The limits of all accounts."""
 
-    def __init__(
-        self,
-        base: str,
-        accounts: Iterable[str],
-        clock: Clock,
-        newest_cache: Callable[[str], timedelta | None],
-        *,
-        limited: bool,
-    ) -> None:
+    def __init__(self, base: str, accounts: Iterable[str], clock: Clock, *, limited: bool) -> None:
         self._clock = clock
         self._limited = limited
-        self._limits = {account: self._limit(newest_cache(account)) for account in accounts}
+        self._started_at = clock.steady()
+        self._limits = {account: RequestLimit(limited=limited) for account in accounts}
         self._health = {Topics(base=base, account=account).health: account for account in self._limits}
         self._counted: dict[str, tuple[int, float]] = {}  # account -> the publisher's count, and when it came
-
-    def _limit(self, cached: timedelta | None) -> RequestLimit:
-        """Return an account's limit; right after a restart a request of the run before may still be recent."""
-        is_recent = cached is not None and cached < timedelta(seconds=AFTER_START)
-        not_before = self._clock.steady() + AFTER_START if is_recent else 0.0
-        return RequestLimit(limited=self._limited, not_before=not_before)
 
     @property
     def topics(self) -> list[str]:
@@ -62,13 +49,24 @@ class Budget:
         is_full = count >= REQUESTS_PER_HOUR - SIMULTANEOUS and now - at < BELIEVED_FOR
         return max(wait, ASK_AGAIN) if is_full and self._limited else wait
 
+    def is_recent(self, cached: Reading | None) -> bool:
+        """Whether Claude Code's own numbers may be of a request of the run before, which nobody remembers."""
+        is_new = self._clock.steady() - self._started_at < AFTER_START
+        return (
+            self._limited
+            and is_new
+            and cached is not None
+            and (self._clock.now() - cached.read_at).total_seconds() < AFTER_START
+        )
+
     def record(self, account: str, wait: float) -> None:
         """Note a request that is made after so many seconds."""
         self._limits[account].record(self._clock.steady() + wait)
 
-    def hear(self, answer: Answer) -> None:
-        """Note the requests of another machine's answer."""
-        if answer.account in self._limits:
+    def hear(self, payload: bytes) -> None:
+        """Note the requests of another machine's answer, untrusted."""
+        answer = parse_answer(payload, self._clock.now(), "")
+        if answer is not None and answer.account in self._limits:
             self._limits[answer.account].record_elsewhere(self._clock.steady(), answer.requests)
 
     def take(self, message: Message) -> None:

@@ -33,9 +33,8 @@ class RequestLimit:
     Requests of reporters on other machines count in the hour: their answers say how many there were.
     """
 
-    def __init__(self, *, limited: bool, not_before: float = 0.0) -> None:
+    def __init__(self, *, limited: bool) -> None:
         self._limited = limited
-        self._not_before = not_before
         self._own: list[float] = []
         self._others: list[float] = []
 
@@ -44,9 +43,7 @@ class RequestLimit:
         if not self._limited:
             return 0.0
         self._own, self._others = ([at for at in times if at > now - HOUR] for times in (self._own, self._others))
-        earliest = max(now, self._not_before)
-        if self._own:
-            earliest = max(earliest, self._own[-1] + SPACING)
+        earliest = max(now, self._own[-1] + SPACING) if self._own else now
         allowed = REQUESTS_PER_HOUR - (SIMULTANEOUS if self._others else 0)
         requests = sorted(self._own + self._others)
         if len(requests) >= allowed:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from typing import NamedTuple
 
 from claude_usage_mqtt.clock import Clock
-from claude_usage_mqtt.errors import CredentialsError, TokenExpired
+from claude_usage_mqtt.errors import CredentialsError, CredentialsUnreadable, TokenExpired
+from claude_usage_mqtt.logs import Outage
+from claude_usage_mqtt.sources.credentials.watch import CHECK_EVERY, LoginWatch, Watched
 from claude_usage_mqtt.sources.reporter_messages import USABLE, AnnouncedLogin
 from claude_usage_mqtt.sources.source import Login, Source
 
-LOOK_EVERY = 30.0
-"""Seconds between looks: a login that was renewed is announced within this time."""
+log = logging.getLogger(__name__)
 
 LOOKS_BLIND = 10
 """Looks after which a login that cannot be watched is read anyway: in the Keychain it has no date."""
@@ -23,54 +24,86 @@ EXPIRY_MARGIN = timedelta(minutes=5)
 """A token this close to its end is not sent, because clocks differ."""
 
 
-class LoginsSeen(NamedTuple):
-    """All logins as they are now, and for those that cannot be used a sentence for this machine's log."""
+class LoginSeen(NamedTuple):
+    """An account's login as it is now, and for one that cannot be used a sentence for this machine's log."""
 
-    accounts: Mapping[str, AnnouncedLogin]
-    problems: Mapping[str, str]
-
-
-@dataclass(slots=True)
-class _Known:
-    fingerprint: object = None
-    login: Login = field(default_factory=Login)
-    status: str | None = None
+    account: str
+    login: AnnouncedLogin
     problem: str = ""
-    looks: int = 0
 
 
-class KnownLogins:
-    """What is known of each account's login."""
+class LocalLogin(Watched[LoginSeen]):
+    """One account's login; `known` returns what was seen last, and only what differs is news."""
 
-    def __init__(self, sources: Mapping[str, Source]) -> None:
-        self._sources = sources
-        self._known = {account: _Known() for account in sources}
+    def __init__(self, account: str, source: Source, known: Callable[[], LoginSeen]) -> None:
+        super().__init__(account, source)
+        self._last_seen = known
+        self._fingerprint: object = None
+        self._known: tuple[Login, str, str] | None = None  # with its status, and its problem
+        self._looks = 0
 
-    def look(self, now: datetime) -> LoginsSeen:
-        """Return all logins; only those that may have changed are read."""
-        logins = {account: self._look(account, source, now) for account, source in self._sources.items()}
-        problems = {
-            account: self._known[account].problem
-            or f"the login cannot be used ({login.status}); {what_helps(login.login, now)}."
-            for account, login in logins.items()
-            if not login.is_usable
-        }
-        return LoginsSeen(logins, problems)
-
-    def _look(self, account: str, source: Source, now: datetime) -> AnnouncedLogin:
-        known, fingerprint = self._known[account], source.fingerprint()
-        known.looks += 1
-        is_blind = not source.can_be_watched and known.looks >= LOOKS_BLIND
-        if known.status is None or fingerprint != known.fingerprint or is_blind:
-            known.fingerprint, known.looks = fingerprint, 0
-            try:
-                known.login, known.status, known.problem = source.login(), USABLE, ""
-            except CredentialsError as error:
-                known.login, known.status, known.problem = Login(), error.status, str(error)
-        status = known.status
-        if status == USABLE and has_ended(source, known.login, now):
+    def _news(self, now: datetime) -> Iterator[LoginSeen]:
+        login, status, problem = self._read()
+        if status == USABLE and has_ended(self.source, login, now):
             status = TokenExpired.status
-        return AnnouncedLogin(source=source.name, status=status, login=known.login)
+            problem = f"the login cannot be used ({status}); {what_helps(login, now)}."
+        announced = AnnouncedLogin(source=self.source.name, status=status, login=login)
+        seen = LoginSeen(self.account, announced, problem)
+        if seen != self._last_seen():
+            yield seen
+
+    def _read(self) -> tuple[Login, str, str]:
+        """Return the login; it is read only if it may have changed."""
+        fingerprint = self.source.fingerprint()
+        self._looks += 1
+        is_blind = not self.source.can_be_watched and self._looks >= LOOKS_BLIND
+        if self._known is None or fingerprint != self._fingerprint or is_blind:
+            self._fingerprint, self._looks = fingerprint, 0
+            try:
+                self._known = self.source.login(), USABLE, ""
+            except CredentialsError as error:
+                self._known = Login(), error.status, str(error)
+        return self._known
+
+
+class LocalLogins:
+    """All of a reporter's; `put` gets what is new, in another thread."""
+
+    def __init__(self, sources: Mapping[str, Source], clock: Clock, put: Callable[[LoginSeen], None]) -> None:
+        self._sources = sources
+        self._seen = {account: self._unread(account) for account in sources}
+        self._outages = {account: Outage(log) for account in sources}
+        self.watch = LoginWatch(clock.now, put, clock.to_real(CHECK_EVERY))
+
+    def _unread(self, account: str) -> LoginSeen:
+        """Return what is known of a login that was not read yet, or cannot be: reading it may hang."""
+        source = self._sources[account].name
+        return LoginSeen(account, AnnouncedLogin(source=source, status=CredentialsUnreadable.status, login=Login()))
+
+    def start(self) -> None:
+        """Look at all of them, again and again."""
+        known = self._seen.__getitem__
+        self.watch.start([LocalLogin(name, source, partial(known, name)) for name, source in self._sources.items()])
+
+    @property
+    def announced(self) -> dict[str, AnnouncedLogin]:
+        """What is to be announced."""
+        return {account: seen.login for account, seen in self._seen.items()}
+
+    def take(self, seen: LoginSeen) -> None:
+        """Take in what is new."""
+        self._seen[seen.account] = seen
+        if seen.problem:
+            self._outages[seen.account].down(seen.login.status, f"Account {seen.account}: {seen.problem}")
+        else:
+            self._outages[seen.account].up(f"Account {seen.account}: the login can be used again.")
+
+    def note_hanging(self) -> bool:
+        """Note a login whose reading hangs; return whether there is a new one."""
+        account = self.watch.replace_hanging()
+        if account is not None:
+            self._seen[account] = self._unread(account)
+        return account is not None
 
 
 def what_helps(login: Login, now: datetime) -> str:
@@ -84,27 +117,3 @@ def has_ended(source: Source, login: Login, now: datetime) -> bool:
     """Whether a login cannot be used anymore; Claude Code renews an expired token by itself, we do not."""
     ends = [login.login_expires_at, None if source.outlives_token else login.token_expires_at]
     return any(end is not None and now >= end - EXPIRY_MARGIN for end in ends)
-
-
-def watch_logins(
-    sources: Mapping[str, Source],
-    clock: Clock,
-    put: Callable[[LoginsSeen], None],
-    hint: threading.Event,
-    stopping: threading.Event,
-) -> None:
-    """Look every 30 seconds, and at each `hint`, until `stopping`.
-
-    Runs in a thread, because on a dead mount a look may hang.
-    """
-    known = KnownLogins(sources)
-    before: LoginsSeen | None = None
-    while True:
-        seen = known.look(clock.now())
-        if seen != before:
-            before = seen
-            put(seen)
-        hint.wait(clock.to_real(LOOK_EVERY))
-        hint.clear()
-        if stopping.is_set():
-            return

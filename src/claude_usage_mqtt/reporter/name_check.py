@@ -47,9 +47,9 @@ class NameCheck:
         """Note the end of a connection: some brokers disconnect whoever sends what is not allowed."""
         self._lost += not self.is_passed
 
-    def answered(self, identifier: str) -> None:
+    def answered(self, identifier: str | None) -> None:
         """Note an answer under our name; raises SettingsError if it is to our ask."""
-        if identifier == self._ask and not self.is_passed:
+        if identifier is not None and identifier == self._ask and not self.is_passed:
             raise SettingsError(same_name(self._machine))
 
     def passes(self, now: float, *, is_connected: bool) -> bool:

@@ -11,14 +11,11 @@ from claude_usage_mqtt.errors import ClaudeUsageError, NoReporter, RateLimited
 from claude_usage_mqtt.instants import moved
 from claude_usage_mqtt.service.account_health import CREDENTIALS_STATUSES, MISSING, AccountHealth
 from claude_usage_mqtt.service.account_log import AccountLog
-from claude_usage_mqtt.service.account_login import AccountLogin
 from claude_usage_mqtt.service.discovery_message import DiscoveryMessage
 from claude_usage_mqtt.service.event_delivery import EventDelivery
 from claude_usage_mqtt.service.options import AccountOptions
-from claude_usage_mqtt.service.other_instance import OtherInstance
 from claude_usage_mqtt.service.polling import Polling
 from claude_usage_mqtt.service.restore import own_document
-from claude_usage_mqtt.service.sign_of_life import SignOfLife
 from claude_usage_mqtt.sources.account_reporters import AccountReporters
 from claude_usage_mqtt.sources.credentials.watch import LoginChanged
 from claude_usage_mqtt.sources.policy import Policy
@@ -41,18 +38,19 @@ class AccountState:
 
     def __init__(self, options: AccountOptions, rng: random.Random, reporters: AccountReporters | None = None) -> None:
         self.options = options
-        self.name = options.topics.account
-        self.usage = AccountUsage(self.name, options.rules)
+        self.usage = AccountUsage(options.topics.account, options.rules)
         self.polling = Polling(Policy(options.interval, rng, limited=options.limited))
         self.reporters = reporters
-        self.health = AccountHealth()
-        self.login = AccountLogin()
-        self.log = AccountLog(self.name)
-        self.discovery = DiscoveryMessage(options.topics, options.label, options.shortest_interval)
+        self.health = AccountHealth(options.topics)
+        self.log = AccountLog(options.topics.account)
+        self.discovery = DiscoveryMessage(options)
         self.delivery = EventDelivery()
-        self.alive = SignOfLife()
-        self.other_instance = OtherInstance(options.topics)
         self.set_interval(options.interval)
+
+    @property
+    def name(self) -> str:
+        """The account's id."""
+        return self.options.topics.account
 
     def set_interval(self, interval: timedelta) -> None:
         """Use another poll interval; numbers stay known for 2.2 of them at least."""
@@ -71,7 +69,7 @@ class AccountState:
             self.log.unsupported(topics.memory)
         restore(self.usage, memory.get("usage"), state or None, now)
         self.delivery.restore(memory.get("events"), now)
-        self.login.restore(health if self.options.is_polled else {}, memory.get("login_notice"))
+        self.health.login.restore(health if self.options.is_polled else {}, memory.get("login_notice"))
         self.health.restore(health, is_known=self.usage.is_known)
         self._restore_polling(health, memory, now)
         if self.reporters is not None:
@@ -111,8 +109,8 @@ class AccountState:
     def finish_poll(self, result: PollResult, now: datetime) -> list[Event]:
         """Take in what a poll brought; return what happened."""
         self.polling.end(now, result.requests)
-        self.alive.renew(now)
-        self.login.fingerprint = result.fingerprint
+        self.health.alive.renew(now)
+        self.health.login.fingerprint = result.fingerprint
         if result.login is not None:
             self._use_login(result.login)
         if result.error is not None:
@@ -175,9 +173,9 @@ class AccountState:
 
     def on_login_changed(self, changed: LoginChanged, now: datetime) -> None:
         """Take in a login that changed: what waited for another token waits no longer."""
-        self.login.fingerprint = changed.fingerprint
-        login = changed.login or Login(mark=self.login.known.mark)
-        is_other_token = self.login.is_other_token(login)
+        self.health.login.fingerprint = changed.fingerprint
+        login = changed.login or Login(mark=self.health.login.known.mark)
+        is_other_token = self.health.login.is_other_token(login)
         if self._use_login(login):
             self.polling.policy.account_changed(now)
         elif self.health.lacks_login:
@@ -187,7 +185,7 @@ class AccountState:
             self.polling.policy.credentials_changed(now)
 
     def _use_login(self, login: Login) -> bool:
-        self.login.known = login
+        self.health.login.known = login
         switched = self.usage.identify(login.owner)
         if switched:
             self.log.switched()
@@ -198,9 +196,8 @@ class AccountState:
 
     def wake_at(self, now: datetime) -> datetime | None:
         """Return when time alone changes something, other than a poll being due."""
-        moments = [self.usage.changes_at(now), self.discovery.stubs_until, self.login.changes_at(now)]
-        moments.append(self.alive.renewal(self.due(now), is_polling=self.polling.is_busy))
-        moments.append(self.other_instance.ends_at)
+        moments = [self.usage.changes_at(now), self.discovery.stubs.until]
+        moments += self.health.changes_at(now, self.due(now), is_polling=self.polling.is_busy)
         if self.reporters is not None:
             moments.append(self.reporters.wake_at(now))
         return min((moment for moment in moments if moment is not None), default=None)
@@ -211,12 +208,12 @@ class AccountState:
             self.health.show_silence(now)
         if self.reporters is not None:
             self._look_at_reporters(self.reporters, now)
-        self.alive.tick(now, self.due(now), is_polling=self.polling.is_busy)
-        self.delivery.add(self.login.events(self.name, now))
-        self.discovery.forget_stubs(now)
+        self.health.alive.tick(now, self.due(now), is_polling=self.polling.is_busy)
+        self.delivery.add(self.health.login.events(self.name, now))
+        self.discovery.stubs.forget(now)
         self.log.another_login(is_seen=self.usage.history.saw_foreign(now))
         self.log.freshness(is_fresh=self.usage.is_fresh(now), last_success=self.health.last_success)
-        self.other_instance.tick(now)
+        self.health.other_instance.tick(now)
 
     def _look_at_reporters(self, reporters: AccountReporters, now: datetime) -> None:
         """Poll as soon as it is allowed if a machine can be asked again, and the numbers waited for that."""
@@ -235,7 +232,7 @@ class AccountState:
         self.polling.policy.clock_stepped(step, now)
         if step < timedelta(0):
             self.health.last_success = moved(self.health.last_success, step, self.usage.history.restored)
-            self.other_instance.clock_stepped_back(step)
+            self.health.other_instance.clock_stepped_back(step)
 
 
 def _dict(value: object) -> dict[str, Any]:

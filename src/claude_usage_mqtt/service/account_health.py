@@ -14,7 +14,10 @@ from claude_usage_mqtt.errors import (
     TokenExpired,
 )
 from claude_usage_mqtt.instants import local_time, parse_instant
-from claude_usage_mqtt.topics import OK, STARTING
+from claude_usage_mqtt.service.account_login import AccountLogin
+from claude_usage_mqtt.service.other_instance import OtherInstance
+from claude_usage_mqtt.service.sign_of_life import SignOfLife
+from claude_usage_mqtt.topics import OK, STARTING, Topics
 
 CREDENTIALS_STATUSES = frozenset(
     kind.status for kind in (CredentialsNotFound, CredentialsUnreadable, TokenExpired, NoReporter)
@@ -36,11 +39,14 @@ SILENT_AFTER = timedelta(days=1)
 class AccountHealth:
     """The `hint` is about what a person asked for, the `detail` about the status."""
 
-    def __init__(self) -> None:
+    def __init__(self, topics: Topics) -> None:
         self.status = STARTING
         self.detail: str | None = None
         self.hint: str | None = None
         self.last_success: datetime | None = None
+        self.login = AccountLogin()
+        self.alive = SignOfLife()
+        self.other_instance = OtherInstance(topics)
 
     @property
     def lacks_login(self) -> bool:
@@ -71,6 +77,11 @@ class AccountHealth:
                 "app send none, Claude Code reports no limits for an API key and for some plans, or its command cannot "
                 "reach the broker (run 'claude-usage-mqtt check' there)."
             )
+
+    def changes_at(self, now: datetime, poll_at: datetime | None, *, is_polling: bool) -> list[datetime | None]:
+        """Return when time alone changes something; `poll_at` is when the next poll is due."""
+        renewal = self.alive.renewal(poll_at, is_polling=is_polling)
+        return [self.login.changes_at(now), renewal, self.other_instance.ends_at]
 
     def restore(self, document: Mapping[str, Any], *, is_known: bool) -> None:
         """Continue from the health that was retained, untrusted, and worth nothing if no numbers are known.

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from claude_usage_mqtt.clock import Clock
-from claude_usage_mqtt.errors import CredentialsUnreadable
 from claude_usage_mqtt.homeassistant.summary import SUMMARY
 from claude_usage_mqtt.mqtt.publisher import Publisher
 from claude_usage_mqtt.service.account import AccountState
@@ -21,6 +20,7 @@ from claude_usage_mqtt.service.reporter_exchange import ReporterExchange
 from claude_usage_mqtt.service.succession import inherited
 from claude_usage_mqtt.service.summary import Digest, digest, summary_documents
 from claude_usage_mqtt.service.workers import Workers
+from claude_usage_mqtt.sources.hanging import hangs
 from claude_usage_mqtt.sources.in_order import in_order
 from claude_usage_mqtt.sources.source import Source
 from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, encode
@@ -105,7 +105,7 @@ class Accounts:
         """Show that an account's poll does not end."""
         source = self._entries[name].source
         place = "The login" if source is None else source.place
-        self.touch(name).report(CredentialsUnreadable(f"{place} cannot be read: reading it hangs."))
+        self.touch(name).report(hangs(place))
 
     def restore(self, found: Mapping[str, bytes], now: datetime, *, is_moved: bool) -> None:
         """Continue from what was retained; if the device has moved (`is_moved`), from what was its predecessor's."""
@@ -135,9 +135,10 @@ class Accounts:
         if not self._publisher.is_connected or self._listeners.settled_at is not None:
             return FAR_AWAY
         is_there = self._listeners.is_home_assistant_there
-        if state.delivery.has_due(is_home_assistant_there=is_there):
-            for level, payload in state.delivery.take(now, is_home_assistant_there=is_there):
-                self._publisher.send(state.options.topics.event(level), payload)
+        sent = list(state.delivery.take(now, is_home_assistant_there=is_there))
+        for level, payload in sent:
+            self._publisher.send_event(state.options.topics.event(level), payload)
+        if sent:
             self._publisher.retain(state.options.topics.memory, encode(memory_document(state)))
         return now + SPACING if state.delivery.has_due(is_home_assistant_there=is_there) else FAR_AWAY
 
@@ -161,12 +162,12 @@ class Accounts:
         may_retry = begins and state.begin_poll(now)
         state.tick(now)
         delivers_at = FAR_AWAY
-        is_renewed = state.alive.until != entry.alive_until
+        is_renewed = state.health.alive.until != entry.alive_until
         if is_renewed or not (begins and entry.has_polled):
             # Before the first request its trace is published, so that a crash during it is remembered too.
             for topic, payload in documents(state, now):
                 self._publisher.retain(topic, payload, again=is_renewed and topic == state.options.topics.state)
-            entry.digest, entry.alive_until = digest(state, now), state.alive.until
+            entry.digest, entry.alive_until = digest(state, now), state.health.alive.until
             delivers_at = self._deliver(state, now)
         entry.has_polled = entry.has_polled or begins
         if begins and entry.source is not None:

@@ -10,15 +10,10 @@ from typing import Any
 
 from claude_usage_mqtt import __version__
 from claude_usage_mqtt.homeassistant.discovery import announced, announced_by, discovery
-from claude_usage_mqtt.homeassistant.entities import (
-    EXTRA_USAGE,
-    EXTRA_USAGE_ENABLED,
-    LOGIN_EXPIRY,
-    PLAN,
-    POLLING,
-)
+from claude_usage_mqtt.homeassistant.entities import EXTRA_USAGE, EXTRA_USAGE_ENABLED, LOGIN_EXPIRY, PLAN, POLLING
 from claude_usage_mqtt.homeassistant.inventory import Inventory, WindowName
-from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, ONLINE, Topics, encode
+from claude_usage_mqtt.service.options import AccountOptions
+from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, ONLINE, encode
 from claude_usage_mqtt.untrusted import CURRENCY, json_object, matching
 from claude_usage_mqtt.usage.absence import STUB_KEPT
 from claude_usage_mqtt.usage.account import AccountUsage, Plan
@@ -29,77 +24,91 @@ KEPT_FEATURES = frozenset({PLAN, LOGIN_EXPIRY})
 """Once known, they keep their entities: a login that cannot be read for a while still has a plan."""
 
 
+class Stubs:
+    """What was announced and is to be removed: for an hour the message holds the order to do so."""
+
+    def __init__(self) -> None:
+        self.announced: dict[str, str] = {}
+        self.removed: dict[str, str] = {}
+        self.until: datetime | None = None
+        """When the order may leave the message."""
+
+    def update(self, wanted: dict[str, str], now: datetime) -> None:
+        """Announce what is `wanted`, and remove what was announced before and is not now."""
+        gone = {key: platform for key, platform in self.announced.items() if key not in wanted}
+        if gone:
+            self.until = now + STUB_KEPT
+        self.removed = {key: each for key, each in (self.removed | gone).items() if key not in wanted}
+        self.announced = wanted
+
+    def forget(self, now: datetime) -> None:
+        """Leave out what was removed long enough ago."""
+        if self.until is not None and now >= self.until:
+            self.removed, self.until = {}, None
+
+
 class DiscoveryMessage:
-    """The discovery message of an account; made again only if what it is made of has changed.
+    """The discovery message of an account; made again only if what it is made of has changed."""
 
-    What it announced before and does not announce now is removed: for an hour it holds the order to do so.
-    """
-
-    def __init__(self, topics: Topics, label: str | None, shortest_interval: int) -> None:
-        self._topics = topics
-        self._label = label
-        self._shortest_interval = shortest_interval
-        self._announced: dict[str, str] = {}
-        self._removed: dict[str, str] = {}
+    def __init__(self, options: AccountOptions) -> None:
+        self._options = options
         self._features: frozenset[str] = frozenset()
         self._basis: object = None
-        self.entity_ids_of = topics.account
+        self.stubs = Stubs()
+        self.owner: str | None = None
+        """The status topic of the service whose device it is, None if nobody's: another one's, which is there, is left
+        to it."""
+        self.entity_ids_of = options.topics.account
         """The account whose name the entity ids bear: that of a predecessor, whose history they continue."""
         self.first_currency: str | None = None
         """The currency of the entities whose keys name none; another one has its own entities."""
         self.payload = b""
         """The message that was made last, at first the one that was retained."""
-        self.is_foreign = False
-        """Whether the device is another service's, which is there: then it is not announced."""
-        self.was_retained = False
-        """Whether a message of ours was retained."""
-        self.stubs_until: datetime | None = None
-        """When the order to remove entities may leave the message."""
 
     def restore(self, retained: Mapping[str, bytes], memory: Mapping[str, Any]) -> None:
         """Continue from the message that was retained, and from what else an earlier run saved; both are untrusted."""
-        payload = retained.get(self._topics.config, b"")
-        service = announced_by(payload)
-        self.was_retained = service == self._topics.status
-        if service not in (None, self._topics.status):
-            self._meet(service, is_online=retained.get(service) == ONLINE)
-            if self.is_foreign:
+        topics = self._options.topics
+        payload = retained.get(topics.config, b"")
+        self.owner = announced_by(payload)
+        if self.owner not in (None, topics.status):
+            self._meet(self.owner, is_online=retained.get(self.owner) == ONLINE)
+            if self.owner is not None:
                 return
         self._mention_left_behind(memory.get("discovery_topic"))
         if memory.get("entity_ids_of") == DEFAULT_ACCOUNT:
             self.entity_ids_of = DEFAULT_ACCOUNT
         self.payload = payload
-        self._announced = announced(payload)
+        self.stubs.announced = announced(payload)
         first_currency = memory.get("currency")
         currency = first_currency if isinstance(first_currency, str) else _unit(payload, "extra_usage_used")
         self.first_currency = matching(CURRENCY, currency)
-        self._features = frozenset(
-            feature for feature, key in ((PLAN, "plan"), (LOGIN_EXPIRY, "login_expires_at")) if key in self._announced
-        )
+        features = ((PLAN, "plan"), (LOGIN_EXPIRY, "login_expires_at"))
+        self._features = frozenset(feature for feature, key in features if key in self.stubs.announced)
 
     def _meet(self, service: str, *, is_online: bool) -> None:
         """Take over the device of a former base topic, but not that of a service which is there."""
-        base = service.removesuffix("/status")
-        self.is_foreign = is_online
+        base, topics = service.removesuffix("/status"), self._options.topics
         if is_online:
             log.warning(
                 "The Home Assistant device %s belongs to the service under the base topic %s and is left to it: "
                 "give this account another name in CLAUDE_ACCOUNTS.",
-                self._topics.device,
+                topics.device,
                 base,
             )
         else:
+            self.owner = None
             log.warning(
                 "%s was announced under the base topic %s; taking it over. To remove what was left there: "
                 "MQTT_BASE_TOPIC=%s claude-usage-mqtt remove",
-                self._topics.config,
+                topics.config,
                 base,
                 base,
             )
 
     def _mention_left_behind(self, former: object) -> None:
-        prefix = former.removesuffix(f"/device/{self._topics.device}/config") if isinstance(former, str) else None
-        if prefix is not None and re.fullmatch(r"[A-Za-z0-9_/-]{1,100}", prefix) and prefix != self._topics.prefix:
+        topics = self._options.topics
+        prefix = former.removesuffix(f"/device/{topics.device}/config") if isinstance(former, str) else None
+        if prefix is not None and re.fullmatch(r"[A-Za-z0-9_/-]{1,100}", prefix) and prefix != topics.prefix:
             log.warning(
                 "The discovery message under the prefix %s was left behind; to remove it: "
                 "HOMEASSISTANT_PREFIX=%s claude-usage-mqtt remove",
@@ -107,48 +116,33 @@ class DiscoveryMessage:
                 prefix,
             )
 
-    def forget_stubs(self, now: datetime) -> None:
-        """Leave out what was removed long enough ago."""
-        if self.stubs_until is not None and now >= self.stubs_until:
-            self._removed, self.stubs_until = {}, None
-
-    def update(
-        self, usage: AccountUsage, now: datetime, *, is_polled: bool, has_login_expiry: bool, reporters: Iterable[str]
-    ) -> bytes:
+    def update(self, usage: AccountUsage, now: datetime, *, has_login_expiry: bool, reporters: Iterable[str]) -> bytes:
         """Return the message as of now."""
-        inventory = self._inventory(usage, is_polled=is_polled, has_login_expiry=has_login_expiry, reporters=reporters)
-        basis = (inventory, tuple(self._removed))
-        if basis == self._basis:
-            return self.payload
-        wanted = {key: each["platform"] for key, each in self._build(inventory, {})["components"].items()}
-        gone = {key: platform for key, platform in self._announced.items() if key not in wanted}
-        if gone:
-            self.stubs_until = now + STUB_KEPT
-        self._removed = {key: each for key, each in (self._removed | gone).items() if key not in wanted}
-        self._announced = wanted
-        self._basis = (inventory, tuple(self._removed))
-        self.payload = encode(self._build(inventory, self._removed))
+        inventory = self._inventory(usage, has_login_expiry=has_login_expiry, reporters=reporters)
+        if (inventory, tuple(self.stubs.removed)) != self._basis:
+            components = self._build(inventory, {})["components"]
+            self.stubs.update({key: each["platform"] for key, each in components.items()}, now)
+            self._basis = (inventory, tuple(self.stubs.removed))
+            self.payload = encode(self._build(inventory, self.stubs.removed))
         return self.payload
 
     def _build(self, inventory: Inventory, removed: Mapping[str, str]) -> dict[str, Any]:
         return discovery(
-            self._topics,
+            self._options.topics,
             inventory,
-            label=self._label,
+            label=self._options.label,
             version=__version__,
             removed=removed,
             entity_ids_of=self.entity_ids_of,
         )
 
-    def _inventory(
-        self, usage: AccountUsage, *, is_polled: bool, has_login_expiry: bool, reporters: Iterable[str]
-    ) -> Inventory:
+    def _inventory(self, usage: AccountUsage, *, has_login_expiry: bool, reporters: Iterable[str]) -> Inventory:
         has = {
             EXTRA_USAGE: usage.has_extra_usage,
             EXTRA_USAGE_ENABLED: usage.has_extra_usage and usage.money is not None and usage.money.enabled,
             PLAN: usage.plan != Plan(),
             LOGIN_EXPIRY: has_login_expiry,
-            POLLING: is_polled,
+            POLLING: self._options.is_polled,
         }
         features = frozenset(feature for feature, is_there in has.items() if is_there)
         self._features = (self._features | features) & KEPT_FEATURES
@@ -163,7 +157,7 @@ class DiscoveryMessage:
             currency=usage.currency,
             first_currency=self.first_currency,
             reporters=tuple(reporters),
-            shortest_interval=self._shortest_interval,
+            shortest_interval=self._options.shortest_interval,
         )
 
 

@@ -24,22 +24,15 @@ def documents(state: AccountState, now: datetime) -> Iterator[tuple[str, bytes]]
     topics, how = state.options.topics, health_document(state, now)
     if state.usage.is_known:
         yield topics.state, encode(state_document(state.usage, now))
-    if state.options.discovery and not state.discovery.is_foreign:
-        yield topics.config, _discovery(state, how, now)
-    elif state.discovery.was_retained:
+    owner = state.discovery.owner
+    if state.options.discovery and owner in (None, topics.status):
+        has_expiry, machines = how["login_expires_at"] is not None, [each["machine"] for each in how["reporters"]]
+        message = state.discovery.update(state.usage, now, has_login_expiry=has_expiry, reporters=machines)
+        yield topics.config, message
+    elif owner == topics.status:
         yield topics.config, b""  # it was announced before discovery was switched off
     yield topics.memory, encode(memory_document(state))
     yield topics.health, encode(how)
-
-
-def _discovery(state: AccountState, how: dict[str, Any], now: datetime) -> bytes:
-    return state.discovery.update(
-        state.usage,
-        now,
-        is_polled=state.options.is_polled,
-        has_login_expiry=how["login_expires_at"] is not None,
-        reporters=[each["machine"] for each in how["reporters"]],
-    )
 
 
 def health_document(state: AccountState, now: datetime) -> dict[str, Any]:
@@ -48,19 +41,19 @@ def health_document(state: AccountState, now: datetime) -> dict[str, Any]:
     `retry_at`: before this the API must not be asked. `alive_until`: after this, whoever reads this retained message
     must not trust what this service published.
     """
-    shown, policy, login = state.health, state.polling.policy, state.login.known
+    shown, policy, login = state.health, state.polling.policy, state.health.login.known
     retry_at = policy.rate_limit.blocked_until
-    parts = [shown.detail, shown.hint, state.login.sentence(now)]
+    parts = [shown.detail, shown.hint, state.health.login.sentence(now)]
     if state.usage.history.saw_foreign(now):
         parts.append(ANOTHER_LOGIN)
     if not state.options.is_polled:  # where we ask, the confirming poll comes within a minute or so
         parts += map(unlikely_sentence, state.usage.windows.suspects().values())
-    parts.append(state.other_instance.sentence)
+    parts.append(state.health.other_instance.sentence)
     return {
         "status": shown.status if state.polling.is_on else PAUSED,
         "detail": " ".join(part for part in parts if part) or None,
         "fresh": state.usage.is_fresh(now),
-        "alive_until": format_instant(state.alive.until),
+        "alive_until": format_instant(state.health.alive.until),
         "last_success": format_instant(shown.last_success),
         "next_poll": format_instant(policy.next_regular if state.polling.is_busy else state.due(now)),
         "retry_at": format_instant(retry_at) if retry_at is not None and retry_at > now else None,
@@ -71,7 +64,7 @@ def health_document(state: AccountState, now: datetime) -> dict[str, Any]:
         "requests_last_hour": policy.requests.last_hour(now),
         "consecutive_failures": policy.failures.count,
         "reporters": [] if state.reporters is None else state.reporters.documents(now),
-        "other_instance": state.other_instance.sentence is not None,
+        "other_instance": state.health.other_instance.sentence is not None,
         "version": __version__,
     }
 
@@ -87,7 +80,7 @@ def memory_document(state: AccountState) -> dict[str, Any]:
         "currency": state.discovery.first_currency,
         "policy": state.polling.policy.save(),
         "events": state.delivery.save(),
-        "login_notice": state.login.save(),
+        "login_notice": state.health.login.save(),
         "usage": save(state.usage),
         "reporters": None if state.reporters is None else state.reporters.save(),
     }

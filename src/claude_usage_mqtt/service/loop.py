@@ -114,7 +114,7 @@ class Service:
             case PollResult():
                 self._finished(item)
             case Outgoing(message=message):
-                self._publisher.send_once(message)
+                self._publisher.publish(message)
             case LoginChanged() | CachedReading():
                 self._noticed(item)
 
@@ -122,7 +122,7 @@ class Service:
         state, now = self._accounts.touch(item.account), self._clock.now()
         if isinstance(item, CachedReading):
             self._accounts.note(state, state.take(item.reading, now))
-        elif item.fingerprint != state.login.fingerprint and not state.polling.is_busy:
+        elif item.fingerprint != state.health.login.fingerprint and not state.polling.is_busy:
             state.on_login_changed(item, now)
 
     def _connected(self) -> None:
@@ -154,7 +154,7 @@ class Service:
 
     def _on_health(self, account: str, message: Message) -> None:
         if message.payload and not self._publisher.has_sent(message):
-            self._accounts.touch(account).other_instance.seen(self._clock.now())
+            self._accounts.touch(account).health.other_instance.seen(self._clock.now())
 
     # What time brings
 

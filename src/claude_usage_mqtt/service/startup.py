@@ -121,4 +121,4 @@ class Startup:
     def _send_fence(self, reader: RetainedReader) -> None:
         if reader.wants_fence:
             reader.wants_fence = False
-            self._publisher.send_once(reader.fence)
+            self._publisher.publish(reader.fence)

@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 
 from claude_usage_mqtt.clock import Clock
@@ -34,51 +35,61 @@ MAX_HANGING = 10
 """Polls that hang, beyond the pool: each keeps its thread, and another one takes its place."""
 
 
+@dataclass(slots=True, eq=False)
+class Poll:
+    """A poll that has not ended; `began` is when a thread took it."""
+
+    account: str
+    source: Source
+    may_retry: bool
+    began: float | None = None
+    hangs: bool = False
+
+
 class Workers:
     """Starts threads that report to `put` until they are stopped."""
 
     def __init__(self, clock: Clock, put: Callable[[PollResult | LoginChanged | CachedReading], None]) -> None:
         self._clock = clock
         self._put = put
-        self._jobs: queue.Queue[tuple[str, Source, bool] | None] = queue.Queue()  # None ends a thread
-        self._busy_since: dict[str, float] = {}  # accounts whose poll is under way, the oldest first
-        self._hanging: set[str] = set()
+        self._queue: queue.Queue[Poll | None] = queue.Queue()  # None ends a thread
+        self._polls: list[Poll] = []
         self._threads = 0
-        self._unfinished = 0
         self._lock = threading.Lock()
-        self._logins = LoginWatch(clock.now, put, clock.to_real(CHECK_EVERY))
+        self._logins: LoginWatch[LoginChanged | CachedReading] = LoginWatch(clock.now, put, clock.to_real(CHECK_EVERY))
 
     def stop(self) -> None:
         """Let the threads end; none is waited for."""
         self._logins.stop()
         with self._lock:
             for _ in range(self._threads):
-                self._jobs.put(None)
+                self._queue.put(None)
 
     def poll(self, account: str, source: Source, *, may_retry: bool) -> None:
         """Poll an account's source, as soon as a thread of the pool is free."""
+        poll = Poll(account, source, may_retry)
         with self._lock:
-            self._unfinished += 1
-            self._jobs.put((account, source, may_retry))
+            self._polls.append(poll)
             self._grow()
+        self._queue.put(poll)
+
+    def _room(self) -> int:
+        """Return how many threads there may be: those whose poll hangs do not count."""
+        return MAX_THREADS + min(sum(poll.hangs for poll in self._polls), MAX_HANGING)
 
     def _grow(self) -> None:
-        """Start a thread if there is work for one more, and room: what hangs does not count."""
-        if self._threads < min(self._unfinished, MAX_THREADS + min(len(self._hanging), MAX_HANGING)):
+        """Start a thread if there is work for one more, and room."""
+        if self._threads < min(len(self._polls), self._room()):
             self._threads += 1
             threading.Thread(target=self._work, name="worker", daemon=True).start()
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            name, source, may_retry = job
+        while (poll := self._queue.get()) is not None:
+            poll.began = time.monotonic()
+            result = poll.source.poll(poll.account, self._clock, may_retry=poll.may_retry)
             with self._lock:
-                self._busy_since[name] = time.monotonic()
-            result = source.poll(name, self._clock, may_retry=may_retry)
-            with self._lock:
-                self._unfinished -= 1
-                self._busy_since.pop(name, None)
-                self._hanging.discard(name)
-                is_replaced = self._threads > MAX_THREADS + len(self._hanging)  # it hung, and its place is taken
+                self._polls.remove(poll)
+                is_replaced = self._threads > self._room()  # it hung, and its place is taken
                 self._threads -= is_replaced
             self._put(result)
             if is_replaced:
@@ -89,18 +100,17 @@ class Workers:
         self._logins.replace_hanging()
         now = time.monotonic()
         with self._lock:
-            found = [account for account, since in self._busy_since.items() if now - since > WORKER_DEADLINE]
-            for account in found:
-                del self._busy_since[account]
-                self._hanging.add(account)
+            found = [poll for poll in self._polls if not poll.hangs and now - (poll.began or now) > WORKER_DEADLINE]
+            for poll in found:
+                poll.hangs = True
                 self._grow()
-        return found
+        return [poll.account for poll in found]
 
     def watch_logins(self, accounts: Iterable[tuple[AccountState, Source | None]]) -> None:
         """Watch the logins that are on this machine: other machines announce one that changed."""
         self._logins.start(
             [
-                WatchedLogin(state.name, source, partial(getattr, state.login, "fingerprint"))
+                WatchedLogin(state.name, source, partial(getattr, state.health.login, "fingerprint"))
                 for state, source in accounts
                 if source is not None and source.name != REPORTER
             ]

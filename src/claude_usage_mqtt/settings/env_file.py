@@ -7,6 +7,7 @@ the environment goes, nor which program runs.
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -81,10 +82,15 @@ def _is_next_to_it(path: Path) -> bool:
         return False
 
 
-def mixed_origins(file: EnvFile, environment: Collection[str]) -> Iterator[str]:
+def environment() -> dict[str, str]:
+    """Return the variables of the environment that are not empty, by their names in capitals."""
+    return {name.upper(): value for name, value in os.environ.items() if value}
+
+
+def mixed_origins(file: EnvFile, outside: Collection[str]) -> Iterator[str]:
     """Yield a sentence if a password of the environment would go to a host that the file names."""
-    if "MQTT_HOST" in environment or not file.values.get("MQTT_HOST"):
+    if "MQTT_HOST" in outside or not file.values.get("MQTT_HOST"):
         return
     for name in PASSWORDS:
-        if name in environment:
+        if name in outside:
             yield f"{name} is set in the environment, but MQTT_HOST in {ENV_FILE}; set both in the same place."

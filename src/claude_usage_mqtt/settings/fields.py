@@ -1,17 +1,12 @@
-"""The settings: environment, `.env` file, `…_FILE` twins of secrets. The only import of pydantic.
-
-pydantic reads the environment only; the `.env` file is read by us, so that every line of it counts or is reported.
-"""
+"""Every setting, and what the settings mean for the connection to the broker and for the accounts."""
 
 from __future__ import annotations
 
-import os
-import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from claude_usage_mqtt import __version__
@@ -21,26 +16,37 @@ from claude_usage_mqtt.settings import values
 from claude_usage_mqtt.settings.claude import (
     ACCOUNTS,
     Account,
+    distinct,
     named_accounts,
     parse_accounts,
-    require_distinct,
     single_account,
 )
-from claude_usage_mqtt.settings.env_file import EnvFile, mixed_origins, read_env_file
-from claude_usage_mqtt.settings.hints import hints
+from claude_usage_mqtt.settings.env_file import environment
 from claude_usage_mqtt.settings.machine import machine_name
-from claude_usage_mqtt.settings.typos import Shape, expected, misspelled
+from claude_usage_mqtt.settings.typos import Shape, misspelled
 from claude_usage_mqtt.sources.api.url import API_URL, checked_url, is_loopback
 from claude_usage_mqtt.sources.names import AUTO, SOURCES, parse_source, selected_sources
 from claude_usage_mqtt.topics import LONGEST_INTERVAL, SHORTEST_INTERVAL
 from claude_usage_mqtt.usage.reading import REPORTER, STATUSLINE
 
 Seconds = Annotated[int, Shape(unit="seconds")]
+Port = Annotated[int | None, BeforeValidator(values.port)]
+Level = Literal["debug", "info", "warning", "error"]
+T = TypeVar("T")
+Lower = Annotated[T, BeforeValidator(values.lower)]
 Percentages = Annotated[
     tuple[float, ...],
     NoDecode,
     Shape(unit="percentages", words=values.THRESHOLDS),
+    BeforeValidator(values.split),
     AfterValidator(values.percentages),
+]
+Accounts = Annotated[
+    dict[str, str | None] | None,
+    NoDecode,
+    Shape(unit="accounts", words=ACCOUNTS),
+    BeforeValidator(parse_accounts),
+    AfterValidator(distinct),
 ]
 Topic = Annotated[str, AfterValidator(values.topic)]
 Line = Annotated[str, AfterValidator(values.line)]
@@ -57,7 +63,7 @@ class Settings(BaseSettings):
     )
 
     mqtt_host: str | None = Field(None, description="The broker's name or address; a path with `unix`.")
-    mqtt_port: int | None = Field(None, ge=1, le=65535, description="The broker's port; 8883 with TLS, else 1883.")
+    mqtt_port: Port = Field(None, ge=1, le=65535, description="The broker's port; 8883 with TLS, else 1883.")
     mqtt_username: Line | None = Field(None, description="Login name at the broker.")
     mqtt_password: SecretStr | None = Field(None, description="Password at the broker.")
     mqtt_password_file: Path | None = Field(None, description="A file that contains the password.")
@@ -65,11 +71,11 @@ class Settings(BaseSettings):
     mqtt_tls_ca: Path | None = Field(None, description="Certificates of your own authority, PEM.")
     mqtt_tls_cert: Path | None = Field(None, description="Our certificate, if the broker requires one, PEM.")
     mqtt_tls_key: Path | None = Field(None, description="The key of our certificate, PEM, unencrypted.")
-    mqtt_transport: Transport = Field("tcp", description="`tcp`, `websockets` or `unix`.")
+    mqtt_transport: Lower[Transport] = Field("tcp", description="`tcp`, `websockets` or `unix`.")
     mqtt_websocket_path: Annotated[str, AfterValidator(values.websocket_path)] = Field(
         "/mqtt", max_length=256, description="The path of a WebSocket connection."
     )
-    mqtt_protocol: Protocol = Field("auto", description="`5`, `3.1.1`, or `auto`: 5 first, then 3.1.1.")
+    mqtt_protocol: Lower[Protocol] = Field("auto", description="`5`, `3.1.1`, or `auto`: 5 first, then 3.1.1.")
     mqtt_client_id: Line | None = Field(None, max_length=128, description="Client id at the broker; unique if not set.")
     mqtt_keepalive: Seconds = Field(60, ge=5, le=3600, description="Seconds until a silent connection counts as dead.")
     mqtt_base_topic: Topic = Field("claude-usage", max_length=128, description="The first levels of our topics.")
@@ -86,7 +92,7 @@ class Settings(BaseSettings):
     )
     claude_code_oauth_token: SecretStr | None = Field(None, description="A token, instead of the folder.")
     claude_code_oauth_token_file: Path | None = Field(None, description="A file that contains the token.")
-    claude_accounts: Annotated[dict[str, str | None] | None, NoDecode, Shape(unit="accounts", words=ACCOUNTS)] = Field(
+    claude_accounts: Accounts = Field(
         None,
         min_length=1,
         max_length=500,
@@ -109,7 +115,7 @@ class Settings(BaseSettings):
     claude_api_url: Annotated[str, AfterValidator(checked_url)] = Field(
         API_URL, description="https, or http on loopback (for tests; no request limit applies there)."
     )
-    claude_user_agent: str = Field(
+    claude_user_agent: Annotated[str, AfterValidator(values.printable_ascii)] = Field(
         f"claude-usage-mqtt/{__version__}", max_length=200, description="The User-Agent sent to the API."
     )
     poll_interval: Annotated[int, Shape(unit="seconds", least=SHORTEST_INTERVAL)] = Field(
@@ -125,18 +131,8 @@ class Settings(BaseSettings):
         (75.0, 90.0), max_length=20, description="The same for extra usage, in percent of its limit."
     )
     usage_log: Path | None = Field(None, description="A file that gets one JSON line per successful poll.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much is logged.")
-    log_format: Literal["text", "json"] = Field("text", description="`text` or `json`, one object per line.")
-
-    @field_validator("mqtt_protocol", "mqtt_transport", "log_level", "log_format", mode="before")
-    @classmethod
-    def _lower(cls, value: object) -> object:
-        return value.strip().lower() if isinstance(value, str) else value
-
-    @field_validator("mqtt_port", mode="before")
-    @classmethod
-    def _port(cls, value: object) -> object:
-        return values.port(value)
+    log_level: Lower[Level] = Field("info", description="How much is logged.")
+    log_format: Lower[Literal["text", "json"]] = Field("text", description="`text` or `json`, one object per line.")
 
     @field_validator("*", mode="before")
     @classmethod
@@ -148,31 +144,6 @@ class Settings(BaseSettings):
                 return values.token(value)
             case _:
                 return values.plain(value)
-
-    @field_validator("claude_user_agent")
-    @classmethod
-    def _printable(cls, value: str) -> str:
-        if not re.fullmatch(r"[!-~][ -~]*", value):
-            raise ValueError("plain ASCII text only")
-        return value
-
-    @field_validator("alert_thresholds", "extra_usage_thresholds", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        return [part.strip().removesuffix("%") for part in value.split(",") if part.strip()]
-
-    @field_validator("claude_accounts", mode="before")
-    @classmethod
-    def _parse(cls, value: object) -> object:
-        return parse_accounts(value)
-
-    @field_validator("claude_accounts")
-    @classmethod
-    def _distinct(cls, value: dict[str, str | None] | None) -> dict[str, str | None] | None:
-        require_distinct(value or {})
-        return value
 
     @model_validator(mode="after")
     def _together(self) -> Settings:
@@ -244,7 +215,7 @@ class Settings(BaseSettings):
     def broker(self) -> BrokerOptions:
         """Return how to reach the broker; raises SettingsError if none is named."""
         if self.mqtt_host is None:
-            slips = [found.name for found in misspelled(_environment(), variables()) if found.meant == "MQTT_HOST"]
+            slips = [found.name for found in misspelled(environment(), variables()) if found.meant == "MQTT_HOST"]
             hint = f" ({', '.join(slips)}: not a setting of this program)" if slips else ""
             raise SettingsError(f"MQTT_HOST is not set; set it to the name or address of your MQTT broker{hint}.")
         return BrokerOptions(
@@ -254,9 +225,9 @@ class Settings(BaseSettings):
             password=self.mqtt_password.get_secret_value() if self.mqtt_password else None,
             password_file=self.mqtt_password_file,
             tls=self.mqtt_tls,
-            tls_ca=_text(self.mqtt_tls_ca),
-            tls_cert=_text(self.mqtt_tls_cert),
-            tls_key=_text(self.mqtt_tls_key),
+            tls_ca=self.mqtt_tls_ca,
+            tls_cert=self.mqtt_tls_cert,
+            tls_key=self.mqtt_tls_key,
             transport=self.mqtt_transport,
             websocket_path=self.mqtt_websocket_path,
             protocol=self.mqtt_protocol,
@@ -265,58 +236,6 @@ class Settings(BaseSettings):
         )
 
 
-def load_settings(*, with_env_file: bool = True) -> Settings:
-    """Return the settings; raises SettingsError with one sentence per mistake, and no secret in it."""
-    file = read_env_file(variables()) if with_env_file else EnvFile()
-    environment = _environment()
-    given = {name: value for name, value in file.values.items() if value and name not in environment}
-    known = {name.lower(): value for name, value in given.items() if name in variables()}
-    mistakes = [*file.mistakes, *mixed_origins(file, environment)]
-    mistakes += [
-        f"Unknown setting {found.name}; did you mean {found.meant}?"
-        for found in misspelled(environment | given, variables())
-        if not found.is_set and (found.is_typo or found.name in given)
-    ]
-    try:
-        settings = Settings(**known)  # type: ignore[arg-type]
-    except ValidationError as error:
-        mistakes += [
-            _describe(detail["loc"], detail["type"], detail["msg"])
-            for detail in error.errors(include_input=False, include_url=False)
-        ]
-    else:
-        if not mistakes:
-            return settings
-    raise SettingsError(" ".join(dict.fromkeys([*mistakes, *hints(environment, given, variables())])))
-
-
-def doubts() -> list[str]:
-    """Return a sentence for each variable that may be a mistake but is not an error."""
-    file = {name: value for name, value in read_env_file(variables()).values.items() if value}
-    return list(hints(_environment(), file, variables()))
-
-
-def _environment() -> dict[str, str]:
-    return {name.upper(): value for name, value in os.environ.items() if value}
-
-
-def _describe(location: tuple[int | str, ...], kind: str, message: str) -> str:
-    """Return our sentence for an error of pydantic, whose own words are for programmers."""
-    if kind == "value_error":
-        message = message.removeprefix("Value error, ")
-    if not location:
-        return f"{message}."
-    name = str(location[0])
-    if kind != "value_error":
-        field = Settings.model_fields[name]
-        message = expected(field.annotation, field.metadata, is_too_long=kind in ("too_long", "string_too_long"))
-    return f"{name.upper()}: {message}."
-
-
 def variables() -> tuple[str, ...]:
     """Return the names of all variables."""
     return tuple(name.upper() for name in Settings.model_fields)
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)

@@ -16,6 +16,7 @@ from claude_usage_mqtt.instants import format_instant, moved
 from claude_usage_mqtt.sources.reporter_machine import (
     ABSENT_AFTER,
     FOREIGN,
+    FORGOTTEN_AFTER,
     Hold,
     Machine,
     MachineLogin,
@@ -24,7 +25,7 @@ from claude_usage_mqtt.sources.reporter_machine import (
     sentence,
 )
 from claude_usage_mqtt.sources.reporter_messages import MACHINE, USABLE
-from claude_usage_mqtt.sources.reporter_registry import FORGOTTEN_AFTER, MAX_MACHINES, MachineRegistry
+from claude_usage_mqtt.sources.reporter_registry import MAX_MACHINES, MachineRegistry
 from claude_usage_mqtt.sources.source import Login
 from claude_usage_mqtt.usage.owner import Owner
 
@@ -184,7 +185,7 @@ class AccountReporters:
         return min((moment for moment in moments if moment is not None and moment > now), default=None)
 
     def documents(self, now: datetime) -> list[dict[str, Any]]:
-        """Return `health.reporters`: a machine that is away for less than ten minutes still has its last status."""
+        """Return `health.reporters`."""
         with self._registry.changed:
             self._registry.forget_old(now)
             return [
@@ -235,7 +236,7 @@ class AccountReporters:
             self._learn(restored_owner(document.get("login")))
             for name, entry in list(machines.items())[:MAX_MACHINES] if isinstance(machines, dict) else ():
                 found = restored(name, self._account, entry, now) if MACHINE.fullmatch(name) else None
-                if found is None or not found.was_there(now, FORGOTTEN_AFTER):
+                if found is None:
                     continue
                 known = self._registry.machines.get(name)
                 if known is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from claude_usage_mqtt.errors import CredentialsError, InvalidResponse
-from claude_usage_mqtt.instants import from_milliseconds
+from claude_usage_mqtt.instants import from_epoch
 from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.sources.credentials.file import identity, read_text
 from claude_usage_mqtt.sources.credentials.places import DEFAULT_FOLDER, expanded, is_default
@@ -101,7 +101,7 @@ def _read(path: Path) -> _Content:
     login = Login(account=hashed(account["accountUuid"]), organization=hashed(account.get("organizationUuid")))
     if not isinstance(cached, dict) or cached.get("accountUuid") != account["accountUuid"]:
         return _Content(login=login)
-    fetched_at = from_milliseconds(cached.get("fetchedAtMs"))
+    fetched_at = from_epoch(cached.get("fetchedAtMs"), 1000)
     if fetched_at is None:
         return _Content(login=login)
     return _Content(login=login, usage=CachedUsage(fetched_at=fetched_at, body=cached.get("utilization")))

@@ -13,9 +13,15 @@ from claude_usage_mqtt.untrusted import HASH, matching
 from claude_usage_mqtt.usage.owner import Owner
 
 ABSENT_AFTER = timedelta(minutes=10)
-"""A machine that is away for less is not shown as absent: Wi-Fi and restarts."""
+"""A machine that is away for less is not called offline: Wi-Fi and restarts."""
 
-SILENT, FOREIGN, OFFLINE = "silent", "other_account", "offline"
+HEARD_WITHIN = timedelta(minutes=1)
+"""After a restart of the service a machine that was there has announced itself by then, whatever the broker replays."""
+
+FORGOTTEN_AFTER = timedelta(days=7)
+"""A machine that was not seen for longer is not listed anymore, and its login no longer counts as the account's."""
+
+SILENT, FOREIGN, AWAY, OFFLINE = "silent", "other_account", "away", "offline"
 
 MAX_LISTED = 5
 """Machines named in one sentence."""
@@ -33,6 +39,7 @@ WORDS = {
 LOG_IN = "log in with Claude Code there"
 ADVICE = {
     SILENT: "wake one up",
+    AWAY: "wake one up",
     OFFLINE: "wake one up",
     FOREIGN: LOG_IN,
     "no_credentials": LOG_IN,
@@ -111,15 +118,9 @@ class Machine:
 
     def status(self, login: MachineLogin, now: datetime, *, is_foreign: bool, is_patient: bool = False) -> str:
         """Return `ok`, or why it is not asked; if `is_patient`, what passes within minutes is not a reason."""
+        if not self.online:
+            return AWAY if self.was_there(now, ABSENT_AFTER) else OFFLINE
         announced = login.announced
-        was_of_no_use = announced is not None and announced.source and not announced.is_usable
-        if self.away_since is not None:
-            if was_of_no_use or not self.was_there(now, ABSENT_AFTER):
-                return OFFLINE
-            if login.hold is not None and login.hold.reason == SILENT:
-                return SILENT  # whoever is patient or not: it gave no answer, and then it was gone
-            if not is_patient:
-                return OFFLINE
         reason = login.hold.reason if login.hold is not None and now < login.hold.until else USABLE
         if is_foreign or reason == FOREIGN:
             return FOREIGN
@@ -173,12 +174,19 @@ def advice(statuses: Iterable[str]) -> str:
 
 
 def restored(name: str, account: str, entry: object, now: datetime) -> Machine | None:
-    """Return a machine that was saved, untrusted; None if it is not one. It is away until it announces itself."""
+    """Return a machine that was saved, untrusted; None if it is not one, or was gone for long.
+
+    It is away until it announces itself.
+    """
     seen_at = parse_instant(entry.get("seen_at")) if isinstance(entry, dict) else None
     if not isinstance(entry, dict) or seen_at is None:
         return None
     seen_at, answered_at = min(seen_at, now), parse_instant(entry.get("answered_at"))
-    machine = Machine(name, seen_at, away_since=min(parse_instant(entry.get("away_since")) or seen_at, now))
+    away_since = parse_instant(entry.get("away_since"))
+    if now - (away_since or seen_at) >= FORGOTTEN_AFTER:
+        return None
+    away_since = away_since or max(seen_at, now - ABSENT_AFTER + HEARD_WITHIN)
+    machine = Machine(name, seen_at, away_since=min(away_since, now))
     login = machine.login(account)
     login.announced = AnnouncedLogin(source="", status="unknown", login=Login(**restored_owner(entry)._asdict()))
     login.answered_at = None if answered_at is None else min(answered_at, now)

@@ -8,17 +8,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from claude_usage_mqtt.sources.reporter_machine import Machine, MachineLogin
+from claude_usage_mqtt.sources.reporter_machine import FORGOTTEN_AFTER, Machine, MachineLogin
 
 log = logging.getLogger(__name__)
 
 MAX_MACHINES = 50
 """More machines than one person has; when it is full, those that never answered make room."""
-
-FORGOTTEN_AFTER = timedelta(days=7)
-"""A machine that was not seen for longer is not listed anymore, and its login no longer counts as the account's."""
 
 
 class MachineRegistry:

@@ -27,7 +27,7 @@ def with_other_sources(error: ClaudeUsageError, used: str) -> ClaudeUsageError:
         return error
     if isinstance(error, CredentialsNotFound):
         return CredentialsNotFound(
-            f"{error} If Claude Code is used on another machine, set CLAUDE_SOURCE=reporter here "
+            f"{error} If Claude Code is used on another machine, set CLAUDE_SOURCE=reporter,statusline here "
             "and run 'claude-usage-mqtt report' there."
         )
     if not isinstance(error, RateLimited):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta, tzinfo
+from datetime import datetime, timedelta
 from typing import Any
 
 from claude_usage_mqtt.instants import format_instant
@@ -15,8 +15,8 @@ from claude_usage_mqtt.usage.standing import Standing, summary
 from claude_usage_mqtt.usage.window_state import WindowState
 
 
-def state_document(usage: AccountUsage, now: datetime, zone: tzinfo | None = None) -> dict[str, Any]:
-    """Return the state document, every key of it, as of `now`; times in its `summary` are in `zone` (the local one)."""
+def state_document(usage: AccountUsage, now: datetime) -> dict[str, Any]:
+    """Return the state document, every key of it, as of `now`; the times in its `summary` are local."""
     where = usage.standing(now)
     known = usage.known_windows(now)
     money = usage.known_money(now)
@@ -25,7 +25,7 @@ def state_document(usage: AccountUsage, now: datetime, zone: tzinfo | None = Non
         "plan": usage.plan.name,
         "tier": tier_in_words(usage.plan.tier),
         "updated_at": format_instant(max((window.read_at for window in known), default=None)),
-        "summary": summary(where, known, money, now, zone),
+        "summary": summary(where, known, money, now),
         "blocked": where.blocked,
         "blocked_until": format_instant(where.blocked_until),
         "tightest": _tightest(where.tightest),
@@ -36,10 +36,9 @@ def state_document(usage: AccountUsage, now: datetime, zone: tzinfo | None = Non
 
 
 def tier_in_words(tier: str | None) -> str | None:
-    """Return `Max 20x` for `default_claude_max_20x`, None if there is nothing to say."""
-    words = re.sub(r"^default_(claude_)?", "", tier or "").replace("_", " ").split()
-    text = " ".join(word if re.match(r"\d", word) else word.capitalize() for word in words)
-    return text or None
+    """Return `Max 20x` for `default_claude_max_20x`; None for a code name, such as a Pro plan's `default_claude_ai`."""
+    found = re.fullmatch(r"(?:default_)?(?:claude_)?([a-z_]+)_(\d+x)", (tier or "").lower())
+    return None if found is None else f"{found[1].replace('_', ' ').capitalize()} {found[2]}"
 
 
 def _tightest(window: WindowState | None) -> dict[str, Any] | None:
@@ -54,7 +53,7 @@ def _tightest(window: WindowState | None) -> dict[str, Any] | None:
 
 
 def _window(window: WindowState, now: datetime, stale_after: timedelta) -> dict[str, Any]:
-    hours = None if window.duration is None else window.duration // timedelta(hours=1)
+    hours = None if window.length is None else round(window.length / timedelta(hours=1))
     document: dict[str, Any] = {
         "label": window.label,
         "utilization": None,

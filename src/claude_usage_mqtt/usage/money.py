@@ -71,14 +71,19 @@ def next_money(
         enabled=money.enabled,
         peak=utilization,
     )
-    if known is None or known.money is None:
-        return state if known is None else replace(
-            state, period_start=known.period_start, peak=max(known.peak, utilization)
-        ), []
-    before = known.money
+    if known is None:
+        return state, []
+    if known.money is None and not known.peak:  # another account's, or nothing was spent before
+        return replace(state, period_start=known.period_start), []
+    # Of amounts that a response lacked in between, the share of the limit is remembered.
+    before = known.money or ExtraUsage(
+        enabled=known.enabled, used=None, limit=None, utilization=known.peak, currency=known.currency
+    )
     starts_over = _starts_over(before, money, known.read_at, read_at)
     period_start = read_at.replace(microsecond=0) if starts_over else known.period_start
-    dropped = (before.utilization or 0.0) - utilization >= REFILL or starts_over
+    # Of what is off the amounts may be blanked: they are neither less nor, when it is on again, more.
+    high = (before.utilization or 0.0) if before.enabled else known.peak
+    dropped = starts_over or (money.enabled and high - utilization >= REFILL)
     peak = utilization if dropped else known.peak
     events: list[Event] = []
 
@@ -93,10 +98,11 @@ def next_money(
             expires_at=now + ACCOUNT_EVENT_LASTS,
         )
 
-    reached = newly_reached(peak, utilization, thresholds) if money.enabled else ()
+    was_on = money.enabled or before.enabled  # the API turns it off when its limit is reached
+    reached = newly_reached(peak, utilization, thresholds) if was_on else ()
     if reached:
         events.append(event(EXTRA_USAGE_THRESHOLD_REACHED, reached))
-    if money.enabled and money.is_used_up and not before.is_used_up:
+    if was_on and money.is_used_up and not before.is_used_up:
         events.append(event(EXTRA_USAGE_LIMIT_REACHED))
     return replace(state, period_start=period_start, peak=max(peak, utilization)), events
 
@@ -112,4 +118,4 @@ def _starts_over(before: ExtraUsage, new: ExtraUsage, read_before: datetime, rea
     if before.used is None or new.used is None or new.used >= before.used:
         return new.currency != before.currency
     is_another_month = (read_before.year, read_before.month) != (read_at.year, read_at.month)
-    return is_another_month or new.used <= before.used / 2
+    return is_another_month or (new.enabled and new.used <= before.used / 2)

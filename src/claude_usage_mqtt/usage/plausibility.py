@@ -32,6 +32,10 @@ JUST_BEGUN = timedelta(minutes=15)
 after its last reading."""
 
 
+SETTLED_AFTER = timedelta(seconds=90)
+"""So long after a window began, two responses in a row may carry the old number: they confirm nothing."""
+
+
 class Suspect(NamedTuple):
     """An unlikely reading that waits for the next one; `baseline` is the utilization it departs from."""
 
@@ -41,12 +45,12 @@ class Suspect(NamedTuple):
     def is_confirmed_by(self, new: Window) -> bool:
         """Whether a later reading is nearer to the suspect than to the baseline, or beyond it.
 
-        A rise must be one of the same window. After a drop the reset may still be moving: it is null until the window
-        is used again.
+        A rise must be one of the same window, and nobody uses as much in its first moments. After a drop the reset may
+        still be moving: it is null until the window is used again.
         """
         suspect, baseline = self.window.utilization, self.baseline
         is_rise = suspect > baseline
-        if is_rise and not same_reset(self.window.resets_at, new.resets_at):
+        if is_rise and (not same_reset(self.window.resets_at, new.resets_at) or _is_younger(new, SETTLED_AFTER)):
             return False
         is_beyond = new.utilization >= suspect if is_rise else new.utilization <= suspect
         return is_beyond or abs(new.utilization - suspect) < abs(new.utilization - baseline)
@@ -67,7 +71,7 @@ def doubt(utilization: float, resets_at: datetime | None, new: Window) -> Suspec
     change = new.utilization - utilization
     is_same = same_reset(resets_at, new.resets_at)
     if resets_at is not None and not is_same and new.read_at >= resets_at - SAME_INSTANT:
-        is_old_number = abs(change) <= SAME_NUMBER or (change > 0 and _has_just_begun(new))
+        is_old_number = abs(change) <= SAME_NUMBER or (change > 0 and _is_younger(new, JUST_BEGUN))
         if new.utilization >= OLD_NUMBER and is_old_number:
             return Suspect(new, 0.0)
     # A window ends with its reset, not seconds before it.
@@ -77,10 +81,10 @@ def doubt(utilization: float, resets_at: datetime | None, new: Window) -> Suspec
     return Suspect(new, utilization) if change >= STEEP_RISE else None
 
 
-def _has_just_begun(window: Window) -> bool:
+def _is_younger(window: Window, age: timedelta) -> bool:
     if window.resets_at is None or window.duration is None:
         return False
-    return window.read_at - (window.resets_at - window.duration) < JUST_BEGUN
+    return window.read_at - (window.resets_at - window.duration) < age
 
 
 def is_of_another_account(known: Mapping[str, datetime | None], windows: Iterable[Window], now: datetime) -> bool:

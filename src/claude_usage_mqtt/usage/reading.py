@@ -19,6 +19,13 @@ MAX_UTILIZATION = 200.0
 MAX_AMOUNT = 1e12
 """More money than this is nonsense in any currency."""
 
+MINOR_DIGITS: Mapping[str, int] = (
+    dict.fromkeys(["BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG"], 0)
+    | dict.fromkeys(["RWF", "UGX", "UYI", "VND", "VUV", "XAF", "XOF", "XPF"], 0)
+    | dict.fromkeys(["BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"], 3)
+)
+"""Currencies whose minor unit is not a hundredth. Source: ISO 4217."""
+
 FIVE_HOUR, SEVEN_DAY, POOL = "five_hour", "seven_day", "pool_"
 
 OAUTH, CLAUDE_CODE, STATUSLINE, REPORTER = "oauth", "claude_code", "statusline", "reporter"

@@ -79,6 +79,7 @@ def _save_window(window: WindowState, ignored: tuple[str, ...]) -> dict[str, Any
         "locked": window.locked,
         "peak": window.peak,
         "limit_at": format_instant(window.limit_at),
+        "begun_after": format_instant(window.begun_after),
         "present": window.present,
         "absent_for": int(window.absent_for.total_seconds()),
         "blank": window.blank,
@@ -197,6 +198,7 @@ def _restore_window(
         absent_for=saved_absence(entry.get("absent_for")),
         seen_among=ignored if seen_among is None else names(seen_among),
         limit_at=limit_at if resets_at and limit_at and limit_at < resets_at else None,
+        begun_after=parse_instant(entry.get("begun_after")),
         blank=blank,
     )
     return _with_suspect(window, entry.get("suspect"), now)

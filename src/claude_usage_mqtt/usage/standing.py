@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta, tzinfo
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from claude_usage_mqtt.usage.events import BLOCKED, EXTRA_USAGE_STARTED, UNBLOCKED, Event
@@ -52,7 +52,9 @@ def standing(
     covers = None if money is None and has_money else money is not None and money.covers
     blocked = active = False if are_all_known else None
     if used_up:
-        blocked, active = None if covers is None else not covers, covers
+        active = covers
+        if not covers:
+            blocked = None if covers is None else True
     resets = [window.resets_at for window in used_up if window.resets_at is not None]
     return Standing(
         blocked=blocked,
@@ -100,20 +102,18 @@ class AccountEvents:
         ]
 
 
-def summary(
-    where: Standing, windows: Sequence[WindowState], money: ExtraUsage | None, now: datetime, zone: tzinfo | None
-) -> str:
-    """Return one sentence or more, of at most 200 characters, about the known `windows`; times are in `zone`."""
+def summary(where: Standing, windows: Sequence[WindowState], money: ExtraUsage | None, now: datetime) -> str:
+    """Return one sentence or more, of at most 200 characters, about the known `windows`; times are local."""
     sentences: list[str] = []
     if where.blocked:
-        until = "" if where.blocked_until is None else f" until {clock_time(where.blocked_until, now, zone)}"
+        until = "" if where.blocked_until is None else f" until {clock_time(where.blocked_until, now)}"
         sentences.append(f"Blocked{until}.")
     elif where.active:
         sentences.append("Paid extra usage is active.")
     for window in sorted(windows, key=lambda window: not stops_all_work(window.key)):
         reset = ""
         if window.resets_at is not None and (window.key == "five_hour" or window is where.tightest):
-            reset = f", resets {clock_time(window.resets_at, now, zone)}"
+            reset = f", resets {clock_time(window.resets_at, now)}"
         sentences.append(f"{_name(window)} {window.utilization:.0f} %{reset}.")
     if money is not None and money.enabled and money.used is not None:
         limit = "" if money.limit is None else f" of {money.limit:.2f}"
@@ -129,9 +129,9 @@ def _name(window: WindowState) -> str:
     return "Week" if window.key == "seven_day" else window.label.removeprefix("Weekly ")
 
 
-def clock_time(instant: datetime, now: datetime, zone: tzinfo | None) -> str:
+def clock_time(instant: datetime, now: datetime) -> str:
     """Return `21:29`, with the weekday unless it is within a day, with the date if it is a week or more ahead."""
-    local = instant.astimezone(zone)
+    local = instant.astimezone()
     if instant - now < timedelta(hours=20):
         return f"{local:%H:%M}"
     return f"{local:%a %H:%M}" if instant - now < timedelta(days=6) else f"{local:%b} {local.day} {local:%H:%M}"

@@ -28,7 +28,7 @@ class WindowState(WindowNumbers):
     had the window, `absent_for` for how long good responses have lacked it, and `seen_among` which unknown sections
     came with it when it was last seen. Of a `blank` one only the entities are kept: its numbers are another
     account's, or were never good, and the next reading is a first one. `suspect` is an unlikely reading that waits
-    for the next one.
+    for the next one. `begun_after` is when the window before it ended: it cannot have begun earlier.
     """
 
     peak: float = 0.0
@@ -39,6 +39,22 @@ class WindowState(WindowNumbers):
     limit_at: datetime | None = None
     blank: bool = False
     suspect: Suspect | None = None
+    begun_after: datetime | None = None
+
+    @property
+    def length(self) -> timedelta | None:
+        """How long it lasts: as long as its kind, unless the one before it ended too late for that.
+
+        Weeks of five days were reported. What is shorter than half, or by less than an hour, is a reset that moved.
+        """
+        if self.duration is None or self.resets_at is None or self.begun_after is None:
+            return self.duration
+        length = self.resets_at - self.begun_after
+        return length if self.duration / 2 <= length <= self.duration - timedelta(hours=1) else self.duration
+
+    def elapsed(self, now: datetime | None = None) -> float | None:
+        """Percent of the window that has passed, None if the reset is not known."""
+        return derived.elapsed(self.resets_at, self.length, now or self.read_at)
 
     @property
     def is_retired(self) -> bool:

@@ -7,34 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from claude_usage_mqtt.untrusted import CURRENCY, clean_text, matching, number
-from claude_usage_mqtt.usage.reading import MAX_AMOUNT, MAX_UTILIZATION, ExtraUsage
+from claude_usage_mqtt.usage.reading import MAX_AMOUNT, MAX_UTILIZATION, MINOR_DIGITS, ExtraUsage
 
 NO_POOL = "no_pool"
 """Our `disabled_reason` for extra usage that is enabled with a limit of 0, if the API gives none."""
-
-MINOR_DIGITS: Mapping[str, int] = dict.fromkeys(
-    [
-        "BIF",
-        "CLP",
-        "DJF",
-        "GNF",
-        "ISK",
-        "JPY",
-        "KMF",
-        "KRW",
-        "PYG",
-        "RWF",
-        "UGX",
-        "UYI",
-        "VND",
-        "VUV",
-        "XAF",
-        "XOF",
-        "XPF",
-    ],
-    0,
-) | dict.fromkeys(["BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"], 3)
-"""Currencies whose minor unit is not a hundredth. Source: ISO 4217."""
 
 MAX_PERCENT = 50 * MAX_UTILIZATION
 """Of a limit of money, which may be overspent by more than a window can."""
@@ -67,13 +43,16 @@ def _completed(money: ExtraUsage, spend: ExtraUsage) -> ExtraUsage:
     if money.currency is not None and spend.currency not in (None, money.currency):
         return money
     limit = spend.limit if money.limit is None else money.limit
+    used = spend.used if money.used is None else money.used
+    percent = spend.utilization if money.utilization is None else money.utilization
     return replace(
         money,
-        used=spend.used if money.used is None else money.used,
+        used=used,
         limit=limit,
-        utilization=None if limit is None else spend.utilization if money.utilization is None else money.utilization,
+        utilization=_utilization(percent, used, limit),
         currency=money.currency or spend.currency,
         balance=spend.balance if money.balance is None else money.balance,
+        disabled_reason=money.disabled_reason or spend.disabled_reason,
     )
 
 
@@ -126,22 +105,24 @@ def _money(
     utilization = number(percent, maximum=MAX_PERCENT)
     if percent is not None and utilization is None:
         raise Malformed
-    if enabled and limit == 0:
-        # Enabled without a pool: nothing can be spent, but "0 left" would read as used up.
-        limit, disabled_reason = None, disabled_reason or NO_POOL
-    if limit is None:
-        utilization = None  # a percentage of no limit says nothing, and it is given as 0
-    elif utilization is None and used is not None and limit > 0:
-        utilization = 100 * used / limit
+    if limit == 0:
+        # There is no pool: nothing can be spent, but "0 left" would read as used up.
+        limit, disabled_reason = None, disabled_reason or (NO_POOL if enabled else None)
     return ExtraUsage(
         enabled=enabled,
         used=used,
         limit=limit,
-        utilization=utilization,
+        utilization=_utilization(utilization, used, limit),
         currency=currency,
         balance=balance,
         disabled_reason=disabled_reason,
     )
+
+
+def _utilization(percent: float | None, used: float | None, limit: float | None) -> float | None:
+    if limit is None:
+        return None  # a percentage of no limit says nothing, and it is given as 0
+    return 100 * used / limit if percent is None and used is not None else percent
 
 
 def _currency(value: object) -> str | None:

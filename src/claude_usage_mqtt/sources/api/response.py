@@ -71,7 +71,8 @@ def interpret(status: int, headers: Mapping[str, str], body: bytes, now: datetim
 
 def _error(status: int, headers: Mapping[str, str], refusal: Refusal, now: datetime) -> ApiError:
     if status == 429:
-        wait = parse_retry_after(headers.get("Retry-After"), now)
+        # A date is one of the API's clock, and ours may be hours off.
+        wait = parse_retry_after(headers.get("Retry-After"), _http_date(headers.get("Date")) or now)
         return RateLimited(_explain_wait(wait), retry_after=wait)
     if status >= 500 or status == 408:
         return ServerError(f"The API returned a server error (HTTP {status}); {AGAIN}.")
@@ -113,17 +114,26 @@ def _forbidden(status: int, refusal: Refusal) -> ApiError:
 
 
 def parse_retry_after(value: str | None, now: datetime) -> timedelta | None:
-    """Return how long a Retry-After header (seconds or an HTTP date) asks to wait; None for none, zero or nonsense."""
+    """Return how long a Retry-After header (seconds or an HTTP date) asks to wait; None for none, zero or nonsense.
+
+    Of several numbers, which is how repeated headers arrive, the longest counts.
+    """
     text = (value or "").strip()[:64]
-    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
-        wait = timedelta(seconds=min(float(text), LONGEST_RETRY.total_seconds()))
+    numbers = [part.strip() for part in text.split(",")]
+    if all(re.fullmatch(r"[0-9]+(\.[0-9]+)?", part) for part in numbers):
+        wait = timedelta(seconds=min(max(map(float, numbers)), LONGEST_RETRY.total_seconds()))
     else:
-        try:
-            until = parsedate_to_datetime(text)
-            wait = min((until if until.tzinfo else until.replace(tzinfo=UTC)) - now, LONGEST_RETRY)
-        except (ValueError, TypeError, IndexError, OverflowError):
-            return None
+        until = _http_date(text)
+        wait = timedelta(0) if until is None else min(until - now, LONGEST_RETRY)
     return wait if wait > timedelta(0) else None
+
+
+def _http_date(text: str | None) -> datetime | None:
+    try:
+        instant = parsedate_to_datetime((text or "")[:64])
+        return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
 
 
 def _explain_wait(wait: timedelta | None) -> str:

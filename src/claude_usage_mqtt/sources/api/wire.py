@@ -148,15 +148,17 @@ def _percent_of_dollars(section: Mapping[str, Any]) -> float | None:
 
 
 def _complete(flat: Window | None, limit: Window | None) -> Window | None:
-    """Return the flat window, which is more precise, with what only its entry in `limits` has."""
-    if flat is None or limit is None:
-        return flat or limit
+    """Return the flat window, which is more precise, with what only its entry in `limits` has.
+
+    A flat placeholder says nothing, whatever its entry says.
+    """
+    if flat is None or limit is None or flat.is_placeholder:
+        return limit or flat
     return replace(
         flat,
         resets_at=limit.resets_at if flat.resets_at is None and flat.utilization > 0 else flat.resets_at,
         severity=flat.severity or limit.severity,
         locked=flat.locked or limit.locked,
-        is_placeholder=False,
     )
 
 

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from claude_usage_mqtt.errors import ApiError, CredentialsNotFound, CredentialsUnreadable, TokenExpired
-from claude_usage_mqtt.instants import from_milliseconds, local_time, parse_instant
+from claude_usage_mqtt.instants import from_epoch, local_time, parse_instant
 from claude_usage_mqtt.sources.source import Login
 from claude_usage_mqtt.untrusted import clean_text
 
@@ -38,8 +38,9 @@ class Credentials:
         """Raise TokenExpired if the token has expired, or will within five minutes."""
         expires_at = self.login.token_expires_at
         if expires_at is not None and now >= expires_at - EXPIRY_MARGIN:
+            verb = "expired" if now >= expires_at else "expires"
             raise TokenExpired(
-                f"The access token expired at {local_time(expires_at)}; open Claude Code once on the machine that "
+                f"The access token {verb} at {local_time(expires_at)}; open Claude Code once on the machine that "
                 "owns it: its command-line program renews the token at its start and with each message, which the "
                 "desktop app and a terminal that sits idle do not. CLAUDE_SOURCE=claude-code keeps it renewed."
                 + ("" if self.remark is None else f" {self.remark}")
@@ -97,6 +98,11 @@ def parse_credentials(text: str, place: str, invalid: str = BEING_WRITTEN) -> Cr
 
 def checked_token(token: str, place: str) -> str:
     """Return a token that can be sent; raises CredentialsUnreadable."""
+    if token.startswith("{"):  # Claude Code's file, on one line: with the refresh token in it
+        raise CredentialsUnreadable(
+            f"{place} holds JSON, not an access token alone; point CLAUDE_CONFIG_DIR at the folder of Claude Code's "
+            "file instead."
+        )
     if token[:1] in QUOTES or token[-1:] in QUOTES:
         raise CredentialsUnreadable(f"The access token in {place} is in quotation marks; remove them.")
     if re.search(r"\s", token):
@@ -125,8 +131,8 @@ def _login(document: dict[str, Any], section: dict[str, Any], token: str) -> Log
 def _milliseconds(value: object) -> datetime | None:
     """Return an instant in milliseconds, a number or text, or in ISO 8601; missing, zero or nonsense is not known."""
     if isinstance(value, str) and re.fullmatch(r"\d{1,16}", value):
-        return from_milliseconds(int(value))
-    return from_milliseconds(value) or parse_instant(value)
+        return from_epoch(int(value), 1000)
+    return from_epoch(value, 1000) or parse_instant(value)
 
 
 def _scopes(value: object) -> tuple[str, ...]:

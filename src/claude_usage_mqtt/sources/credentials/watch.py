@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from claude_usage_mqtt.errors import CredentialsError
+from claude_usage_mqtt.logs import Outage
 from claude_usage_mqtt.sources.source import Login, Source
 from claude_usage_mqtt.usage.reading import Reading
 
@@ -45,34 +46,48 @@ class CachedReading(NamedTuple):
     reading: Reading
 
 
-@dataclass(slots=True)
-class WatchedLogin:
-    """One account that is looked at; `known` returns the fingerprint of the login that its owner knows."""
+Found = TypeVar("Found")
 
-    account: str
-    source: Source
-    known: Callable[[], object]
-    is_hanging: bool = False
-    last_failure: str | None = None
-    last_read_at: datetime | None = None
 
-    def look(self, now: datetime) -> Iterator[LoginChanged | CachedReading]:
+class Watched(ABC, Generic[Found]):
+    """One account that is looked at."""
+
+    def __init__(self, account: str, source: Source) -> None:
+        self.account = account
+        self.source = source
+        self.is_hanging = False
+        self.outage = Outage(log)
+
+    def look(self, now: datetime) -> Iterator[Found]:
         """Yield what is new. Whatever a look raises, there is a next one: nothing else may wake a waiting account."""
         try:
-            fingerprint = self.source.fingerprint()
-            if fingerprint != self.known():
-                yield LoginChanged(account=self.account, fingerprint=fingerprint, login=self._login())
-            reading = self.source.cached(now)
-            if reading is not None and reading.read_at != self.last_read_at:
-                self.last_read_at = reading.read_at
-                yield CachedReading(account=self.account, reading=reading)
-            self.last_failure = None
+            yield from self._news(now)
+            self.outage.up(f"Account {self.account}: the login can be checked again.")
         except Exception as error:  # noqa: BLE001 - the text of an unknown error could hold outside data
-            if type(error).__name__ != self.last_failure:
-                self.last_failure = type(error).__name__
-                log.warning(
-                    "Account %s: the login cannot be checked (%s); trying again.", self.account, self.last_failure
-                )
+            kind = type(error).__name__
+            self.outage.down(kind, f"Account {self.account}: the login cannot be checked ({kind}); trying again.")
+
+    @abstractmethod
+    def _news(self, now: datetime) -> Iterator[Found]:
+        """Yield what is new; may raise anything, and may hang."""
+
+
+class WatchedLogin(Watched[LoginChanged | CachedReading]):
+    """A login as the service watches it; `known` returns the fingerprint of the login that its owner knows."""
+
+    def __init__(self, account: str, source: Source, known: Callable[[], object]) -> None:
+        super().__init__(account, source)
+        self._known = known
+        self._last_read_at: datetime | None = None
+
+    def _news(self, now: datetime) -> Iterator[LoginChanged | CachedReading]:
+        fingerprint = self.source.fingerprint()
+        if fingerprint != self._known():
+            yield LoginChanged(account=self.account, fingerprint=fingerprint, login=self._login())
+        reading = self.source.cached(now)
+        if reading is not None and reading.read_at != self._last_read_at:
+            self._last_read_at = reading.read_at
+            yield CachedReading(account=self.account, reading=reading)
 
     def _login(self) -> Login | None:
         try:
@@ -81,22 +96,21 @@ class WatchedLogin:
             return None
 
 
-class LoginWatch:
+class LoginWatch(Generic[Found]):
     """Looks at logins every so many real seconds until it is stopped."""
 
-    def __init__(
-        self, now: Callable[[], datetime], report: Callable[[LoginChanged | CachedReading], None], every: float
-    ) -> None:
+    def __init__(self, now: Callable[[], datetime], report: Callable[[Found], None], every: float) -> None:
         self._now = now
         self._report = report
         self._every = every
-        self._logins: list[WatchedLogin] = []
-        self._stopping = threading.Event()
+        self._logins: Sequence[Watched[Found]] = ()
+        self._is_stopping = False
+        self._wake = threading.Event()
         self._lock = threading.Lock()
-        self._looking: tuple[WatchedLogin, float] | None = None
+        self._looking: tuple[Watched[Found], float] | None = None
         self._turn = 0  # of the thread that looks; one that was given up finds a later one
 
-    def start(self, logins: list[WatchedLogin]) -> None:
+    def start(self, logins: Sequence[Watched[Found]]) -> None:
         """Begin to look, at once and then again and again."""
         self._logins = logins
         if logins:
@@ -104,19 +118,25 @@ class LoginWatch:
 
     def stop(self) -> None:
         """Let the thread end; it is not waited for."""
-        self._stopping.set()
+        self._is_stopping = True
+        self._wake.set()
 
-    def replace_hanging(self) -> None:
-        """Start another thread if the one that looks hangs; called now and then."""
+    def look_now(self) -> None:
+        """Begin the next round at once."""
+        self._wake.set()
+
+    def replace_hanging(self) -> str | None:
+        """Start another thread if the one that looks hangs, and return whose login it is; called now and then."""
         with self._lock:
             if self._looking is None or time.monotonic() - self._looking[1] < HANGS_AFTER:
-                return
+                return None
             if sum(login.is_hanging for login in self._logins) >= MAX_HANGING:
-                return
+                return None
             login, self._looking = self._looking[0], None
             login.is_hanging = True
-        log.warning("Account %s: the login cannot be checked: reading it hangs.", login.account)
-        self._take_over()
+            self._take_over()
+        login.outage.down("hangs", f"Account {login.account}: the login cannot be checked: reading it hangs.")
+        return login.account
 
     def _take_over(self) -> None:
         self._turn += 1
@@ -136,5 +156,7 @@ class LoginWatch:
                         login.is_hanging = False  # it was given up, and looks work again
                         return
                     self._looking = None
-            if self._stopping.wait(self._every):
+            self._wake.wait(self._every)
+            self._wake.clear()
+            if self._is_stopping:
                 return
