@@ -3,6 +3,7 @@
 import datetime as dt
 import gc
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -334,6 +335,18 @@ def test_a_proxy_of_the_environment_is_used_for_https_only(monkeypatch: pytest.M
         api.fetch(TOKEN)
         assert (proxy.count, local.count) == (1, 1)
         api.close()
+
+
+def test_certificates_are_loaded_once_however_many_proxies_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with the usual three proxy variables starts as fast and as small as one without: 0.8 MB each time."""
+    for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    gc.collect()
+    before = [each for each in gc.get_objects() if isinstance(each, ssl.SSLContext)]
+    api = UsageApi("https://api.claude.invalid", "tests")
+    made = [each for each in gc.get_objects() if isinstance(each, ssl.SSLContext) and each not in before]
+    assert len(made) == 1
+    api.close()
 
 
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "SSL_CERT_FILE"])

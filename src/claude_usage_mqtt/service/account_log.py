@@ -32,6 +32,7 @@ class AccountLog:
         self._failure = Outage(log)
         self._staleness = Outage(log)
         self._another_login = Outage(log)
+        self._clock = Outage(log)
         self._was_fresh = False  # what is old already at the start is not worth a line
         self._has_answered = False
         self._sections: tuple[str, ...] = ()
@@ -65,6 +66,10 @@ class AccountLog:
             self._another_login.down("foreign", f"Account {self._account}: {ANOTHER_LOGIN}")
         else:
             self._another_login.up(f"Account {self._account}: no numbers of another login arrive anymore.")
+
+    def wrong_clock(self, sentence: str) -> None:
+        """Log, once, that the clock of a machine is wrong."""
+        self._clock.down("clock", f"Account {self._account}: {sentence}")
 
     def failed(self, error: ClaudeUsageError) -> None:
         """Log a poll that failed, for who looks for each."""

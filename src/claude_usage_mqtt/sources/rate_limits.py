@@ -137,6 +137,12 @@ def parse_message(payload: bytes, now: datetime) -> Message | None:
     return Message(at, limits, is_response=document.get("response") is True) if limits else None
 
 
+def is_from_another_time(payload: bytes, now: datetime) -> bool:
+    """Whether a message that has just come is dated so that its sender's clock, or ours, must be wrong."""
+    at = from_epoch(json_object(payload, MAX_MESSAGE).get("at"))
+    return at is not None and not now - OLDEST - AHEAD <= at <= now + AHEAD
+
+
 class Mark:
     """The part of Claude Code's object that changes with a response: `cost.total_api_duration_ms`, `prompt_id`."""
 

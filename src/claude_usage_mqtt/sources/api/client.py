@@ -48,9 +48,10 @@ class UsageApi:
                 limits=httpx.Limits(max_keepalive_connections=0),
                 timeout=httpx.Timeout(deadline),
                 follow_redirects=False,
-                # Plain http is for loopback only: no proxy may see it, and no certificates need loading.
+                # Plain http is for loopback only: no proxy may see it, and no certificates need loading. Where they do,
+                # they are loaded here: left to itself, httpx loads them again for each proxy variable.
                 trust_env=secure,
-                verify=True if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+                verify=httpx.create_ssl_context() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
             )
         except (ValueError, ImportError, OSError) as error:
             raise SettingsError(
