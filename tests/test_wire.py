@@ -337,6 +337,14 @@ def test_what_is_no_usage_answer_is_refused(answer: Any) -> None:
         parse(answer)
 
 
+def test_limits_of_unknown_kinds_alone_are_no_account_without_limits() -> None:
+    """If the API renames all its limits, nobody is told that the plan has none."""
+    limits = [make_limit("session_v2", 5, RESET), make_limit("weekly_v2", 6, RESET)]
+    with pytest.raises(InvalidResponse, match="limits of unknown kinds"):
+        parse(sample_usage(now=NOW, five_hour=None, seven_day=None, limits=limits))
+    assert dict(parse(sample_usage(now=NOW, five_hour=None, seven_day=None, limits=[])).windows) == {}
+
+
 def test_an_empty_object_is_an_account_without_limits() -> None:
     """A Free plan has nothing to show, which is not an error and no reason to update."""
     assert dict(parse({}).windows) == {}
@@ -362,14 +370,14 @@ HOSTILE_NAMES = [
 @pytest.mark.parametrize("name", HOSTILE_NAMES)
 def test_a_hostile_model_name_gets_into_no_key(name: str) -> None:
     """Keys become topics, entity ids and templates: they are of a-z, 0-9 and _ whatever the API calls a model."""
-    usage = parse(scoped(name))
+    usage = parse(scoped(name) | {"five_hour": make_window(5, RESET)})
     for window in usage:
         assert WINDOW_KEY.fullmatch(window.key)
         rows = entities(Inventory(windows={window.key: WindowName(label=window.label)}))
         assert all(re.fullmatch(r"[a-z0-9_]{1,80}", row.key) for row in rows)
         assert window.label.isprintable()
         assert len(window.label) <= MAX_LABEL
-    assert len(usage.windows) == bool(slug(name))
+    assert len(usage.windows) == 1 + bool(slug(name))
 
 
 def test_only_so_many_windows_are_taken() -> None:

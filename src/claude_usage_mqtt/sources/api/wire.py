@@ -50,6 +50,9 @@ FLAT_WINDOWS: Mapping[str, Kind] = {
 }
 OTHER_SECTIONS = frozenset({"extra_usage", "limits", "spend"})
 
+LIMITS = "limits: "
+"""Before the name of an unknown kind of limit."""
+
 JITTER = timedelta(minutes=10)
 """Clocks differ, and a reset is reported some seconds off: a window that just began may seem longer than it is."""
 
@@ -86,10 +89,12 @@ def parse_usage(
     windows.update(limits)
     windows.update(pools)
     money = parse_money(body, malformed)
-    if not windows and money is None and (malformed or (body and not any(map(_is_known, body)))):
+    has_unknown_limits = any(name.startswith(LIMITS) for name in ignored)
+    is_known = not body or any(map(_is_known, body))
+    if not windows and money is None and (malformed or has_unknown_limits or not is_known):
+        what = ", ".join(malformed) or ("limits of unknown kinds" if has_unknown_limits else "no known section")
         raise InvalidResponse(
-            f"Nothing in the API's response was understood ({', '.join(malformed) or 'no known section'}); "
-            "a newer version of this program may help."
+            f"Nothing in the API's response was understood ({what}); a newer version of this program may help."
         )
     return Reading(
         read_at=read_at,
@@ -194,7 +199,7 @@ def _parse_limits(section: object, read_at: datetime, malformed: list[str], igno
             continue
         kind = _kind(entry)
         if kind is None:
-            ignored.add(f"limits: {clean_text(entry.get('kind'), MAX_NAME) or '?'}")
+            ignored.add(f"{LIMITS}{clean_text(entry.get('kind'), MAX_NAME) or '?'}")
             continue
         try:
             window = _window(kind, entry, entry.get("percent"), read_at)
