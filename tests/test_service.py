@@ -45,7 +45,7 @@ def documents(watcher: Watcher) -> dict[str, Any]:
 
 
 def test_first_light(start: Start, endpoint: Endpoint, watcher: Watcher) -> None:
-    """Two settings are enough: state, health, status and the entities stand on the broker, retained."""
+    """Two settings are enough: state, health, status and the entities are retained."""
     with start():
         watcher.wait_topic(HEALTH, is_ok)
         watcher.wait_topic(STATUS, is_online)

@@ -165,7 +165,7 @@ def test_a_malformed_window_becomes_unknown_and_takes_no_other_with_it(section: 
 
 @pytest.mark.parametrize("limits", ["all", 5, {}, [None, 7, "x", [], {}], [{"kind": "session"}], [{"kind": "new"}]])
 def test_malformed_limits_take_nothing_with_them(limits: Any) -> None:
-    """Whatever becomes of `limits`, the flat windows stand."""
+    """Whatever becomes of `limits`, the flat windows stay."""
     usage = parse(sample_usage(now=NOW, limits=limits))
     assert set(usage.windows) == {"five_hour", "seven_day"}
 
