@@ -93,10 +93,9 @@ def _is_younger(window: Window, age: timedelta) -> bool:
 def is_of_another_account(known: Mapping[str, datetime | None], windows: Iterable[Window], now: datetime) -> bool:
     """Whether a status line contradicts every known reset that has not passed: it belongs to another login.
 
-    `known` maps a window's key to its known reset. A window without a known, running reset contradicts nothing.
+    `known` maps a window's key to its known reset. A window without one that is running contradicts nothing: when the
+    session is over, the week alone says whose it is.
     """
-    resets = [(known.get(window.key), window) for window in windows if window.source == STATUSLINE]
-    return bool(resets) and all(
-        reset is not None and now < reset and window.resets_at is not None and not same_reset(reset, window.resets_at)
-        for reset, window in resets
-    )
+    resets = [(known.get(window.key), window.resets_at) for window in windows if window.source == STATUSLINE]
+    running = [(old, new) for old, new in resets if old is not None and new is not None and now < old]
+    return bool(running) and not any(same_reset(old, new) for old, new in running)
