@@ -73,7 +73,7 @@ def parse_usage(
     if not isinstance(body, dict):
         raise InvalidResponse("The API's response is not a usage document; a newer version of this program may help.")
     malformed: list[str] = []
-    ignored = {clean_text(key) or "?" for key in body if not _is_known(key)}
+    ignored = {clean_text(key) or "?" for key in body if not _is_known(key) and not _is_empty(body[key])}
     pools = _parse_pools(body, read_at, ignored)
     limits = _parse_limits(body.get("limits"), read_at, malformed, ignored)
     windows: dict[str, Window] = {}
@@ -109,6 +109,13 @@ def parse_usage(
 
 def _is_known(key: object) -> bool:
     return key in FLAT_WINDOWS or key in OTHER_SECTIONS
+
+
+def _is_empty(section: object) -> bool:
+    """Whether a section says nothing yet: code names are there as null, or with 0 % and no reset, before their use."""
+    if not isinstance(section, dict):
+        return section is None
+    return "utilization" in section and not section["utilization"] and section.get("resets_at") is None
 
 
 def _parse_flat(section: object, kind: Kind, read_at: datetime) -> Window | None:
