@@ -263,6 +263,16 @@ def test_spend_is_used_if_extra_usage_is_disabled_or_missing() -> None:
     assert (shown(extra_usage="broken", spend=spend) or off).used == 1.0
 
 
+@pytest.mark.parametrize(("used", "limit"), [("usd", "USD"), (None, "USD"), ("USD", None)])
+def test_one_currency_may_be_written_in_two_ways(used: str | None, limit: str | None) -> None:
+    """Lower case, or a currency at one of the two amounts only, loses neither."""
+    spend = make_spend(100, 200, "USD")
+    spend["used"]["currency"], spend["limit"]["currency"] = used, limit
+    money = parse(sample_usage(now=NOW, spend=spend)).extra_usage
+    assert money is not None
+    assert (money.used, money.limit, money.currency) == (1.0, 2.0, "USD")
+
+
 def test_what_only_spend_reports_is_not_lost() -> None:
     """Of two sections that describe the same money, each completes the other: amounts, percentage and reason."""
     extra = make_extra_usage(0, 5000, "USD") | {"used_credits": None, "utilization": None}
