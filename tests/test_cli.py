@@ -476,7 +476,7 @@ def test_remove_takes_ours_and_nothing_else(home: Path) -> None:
         "removed claude-usage/default/memory",
         "removed claude-usage/default/state",
         "removed claude-usage/status",
-        "Nothing of ours is left on the broker.",
+        "None of our topics are left on the broker.",
     ]
 
 

@@ -1,4 +1,4 @@
-"""How an account does, as its health document shows it. No I/O."""
+"""How an account is doing, as its health document shows it. No I/O."""
 
 from __future__ import annotations
 

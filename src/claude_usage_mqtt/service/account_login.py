@@ -20,7 +20,7 @@ SAME_END = timedelta(days=1)
 
 
 class AccountLogin:
-    """What is known of it."""
+    """The login, as far as it is known."""
 
     def __init__(self) -> None:
         self.known = Login()

@@ -125,7 +125,7 @@ class Message:
 
 
 def parse_message(payload: bytes, now: datetime) -> Message | None:
-    """Return what a payload says; None if it is not a message of ours, from the future, or older than an hour.
+    """Return what a payload says; None if it is not one of our messages, from the future, or older than an hour.
 
     Anybody who may publish can send one: nothing in it is trusted. Never raises.
     """

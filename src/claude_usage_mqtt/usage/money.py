@@ -44,7 +44,7 @@ class MoneyState:
 
     @property
     def is_gone(self) -> bool:
-        """Whether nothing of it needs to be kept anymore."""
+        """Whether none of it needs to be kept anymore."""
         return absence.is_gone(self.absent_for)
 
     def known(self, now: datetime, stale_after: timedelta) -> ExtraUsage | None:

@@ -31,7 +31,7 @@ SAME_NUMBER = 5.0
 """Points by which the old number may differ from the last reading at any time."""
 
 JUST_BEGUN = timedelta(minutes=15)
-"""So long after a window began, a number that is higher than the old one is the old one, too: the old window went on
+"""For this long after a window began, a number above the old one also counts as the old one: the old window continued
 after its last reading."""
 
 
@@ -60,7 +60,7 @@ class Suspect(NamedTuple):
 
 
 def same_reset(one: datetime | None, other: datetime | None) -> bool:
-    """Whether two resets mean the same instant; two unknown ones do, too."""
+    """Whether two resets mean the same instant; two unknown ones also do."""
     if one is None or other is None:
         return one is other
     return abs(one - other) <= SAME_INSTANT

@@ -68,7 +68,7 @@ def parse_usage(
 ) -> Reading:
     """Return what a response of the endpoint says; an empty object is an account without limits.
 
-    Raises InvalidResponse if it is not an object, or if nothing of it is understood.
+    Raises InvalidResponse if it is not an object, or if none of it is understood.
     """
     if not isinstance(body, dict):
         raise InvalidResponse("The API's response is not a usage document; a newer version of this program may help.")
