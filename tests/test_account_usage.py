@@ -423,6 +423,18 @@ def test_another_accounts_status_line_is_ignored() -> None:
     assert not usage.history.saw_foreign(minutes(200))
 
 
+def test_another_accounts_status_line_after_the_own_session() -> None:
+    """Who uses the other login once the session is over: the week still says whose the numbers are."""
+    usage, over = make_account(), 301
+    take(usage, ours(280), (75,), partial=True)
+    for minute in (over, over + 1, over + 2):
+        later = status_line(minute, 80, RESET + 3 * HOUR, 91, THEIRS[1])
+        assert take(usage, later, (75,), partial=True) == []
+    assert shown(usage, minutes(over + 2), "seven_day")["utilization"] == 20
+    begun = status_line(over + 3, 2, RESET + 5 * HOUR, 20, OURS[1])
+    assert [event.event_type for event in take(usage, begun, (75,), partial=True)] == ["reset"]
+
+
 def test_another_account_is_believed_after_an_hour() -> None:
     """Somebody who logged in as another account sees its numbers an hour after the last ones, and no false event."""
     usage = make_account()

@@ -295,7 +295,7 @@ def test_check_with_the_login_of_a_laptop_that_may_not_send_its_status_line(home
 
 @needs_mosquitto
 def test_check_with_the_login_of_a_reporter_whose_name_is_missing(home: Path) -> None:
-    """In a container without MACHINE_NAME, a reporter's login is not told to ask for more rights than it needs."""
+    """In a container without MACHINE_NAME, `check` does not ask for more rights than a reporter needs."""
     with allowed(f"readwrite {ANSWER}") as settings:
         result = call_command(home, "check", **settings, container="docker")
     assert result.returncode == 8
@@ -348,7 +348,7 @@ def test_check_with_the_client_id_of_the_service(home: Path) -> None:
 
 
 def test_check_keeps_its_columns_with_several_accounts(home: Path) -> None:
-    """However long the accounts' names are, the verdicts stand below each other."""
+    """However long the accounts' names are, the verdicts are below each other."""
     work = home / "work"
     work.mkdir()
     write_credentials(work, token=TOKEN)
@@ -476,7 +476,7 @@ def test_remove_takes_ours_and_nothing_else(home: Path) -> None:
         "removed claude-usage/default/memory",
         "removed claude-usage/default/state",
         "removed claude-usage/status",
-        "Nothing of ours is left on the broker.",
+        "None of our topics are left on the broker.",
     ]
 
 

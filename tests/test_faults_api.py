@@ -26,7 +26,7 @@ AGAIN = "the usage is known again"
 
 @pytest.fixture
 def running(serve: Serve, watcher: Watcher, endpoint: Endpoint) -> Iterator[Running]:
-    """Run the service on a fast clock until its first numbers stand on the broker."""
+    """Run the service on a fast clock until its first numbers are on the broker."""
     clock = Clock(SPEED)
     endpoint.document = lambda _: truth(clock)
     with serve(clock=clock, deadline=DEADLINE) as found:

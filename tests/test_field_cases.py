@@ -324,6 +324,34 @@ def test_a_spike(seed: int) -> None:
     assert sum(at("13:00:00") <= poll < at("13:40:00") for poll in simulation.polls) <= 11
 
 
+OPUS = {"seven_day_opus": {"utilization": 12, "resets_at": str(at("06:40:00", day=30))}}
+GONE: dict[str, Any] = {"seven_day_opus": None}
+PLACEHOLDER = {"utilization": 0.0, "resets_at": None}
+RENAMED = GONE | {"cinder_cove": OPUS["seven_day_opus"]}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "stays"),
+    [
+        (OPUS | {"cinder_cove": None}, RENAMED, True),  # a code name may be there, as null, long before it is used
+        (OPUS | {"cinder_cove": PLACEHOLDER}, RENAMED, True),
+        (OPUS, RENAMED, True),
+        (OPUS, GONE | {"amber_gauge": None}, False),  # and one that still is not used is no other name of a window
+        (OPUS, GONE | {"amber_gauge": PLACEHOLDER}, False),
+        (OPUS, GONE, False),
+    ],
+)
+def test_a_window_under_another_name_keeps_its_entities(
+    before: dict[str, Any], after: dict[str, Any], *, stays: bool
+) -> None:
+    """What the API renames is not removed; what it drops is, a day later."""
+    main = week(12, at("06:40:00", day=30))
+    world = {at("12:00:00"): main | before, at("13:00:00"): main | after}
+    simulation = Simulation(sequence(world), at("12:00:00"), make_state(1))
+    simulation.run(at("16:00:00", day=26))
+    assert ("seven_day_opus" in simulation.state.usage.windows) is stays
+
+
 # Refusals
 
 

@@ -449,7 +449,7 @@ def test_check_lists_the_reporters(report: Report, running_broker: Broker, watch
 def test_check_says_that_the_last_request_of_a_reporter_failed(
     running_broker: Broker, watcher: Watcher, home: Path
 ) -> None:
-    """A reporter that announces a good login and gets no answer is not ok; what a dead publisher said is not told."""
+    """A reporter that announces a good login and gets no answer is not ok; what a dead publisher said is not shown."""
     settings = {"MQTT_HOST": "127.0.0.1", "MQTT_PORT": running_broker.port, "CLAUDE_SOURCE": "reporter"}
     announced = '{"online": true, "accounts": {"default": {"source": "oauth", "status": "ok", "usable": true}}}'
     watcher.publish(LAPTOP.presence, announced, retain=True)

@@ -45,7 +45,7 @@ def documents(watcher: Watcher) -> dict[str, Any]:
 
 
 def test_first_light(start: Start, endpoint: Endpoint, watcher: Watcher) -> None:
-    """Two settings are enough: state, health, status and the entities stand on the broker, retained."""
+    """Two settings are enough: state, health, status and the entities are retained."""
     with start():
         watcher.wait_topic(HEALTH, is_ok)
         watcher.wait_topic(STATUS, is_online)
@@ -451,6 +451,23 @@ def test_a_status_line_that_never_came_is_reported(start: Start, tmp_path: Path,
         shown = watcher.wait_topic(HEALTH).json()
     assert shown["status"] == "no_status_line"
     assert "status-line command" in shown["detail"]
+
+
+@pytest.mark.parametrize("hours", [3, -3])
+def test_a_status_line_with_a_wrong_clock_is_reported(
+    start: Start, tmp_path: Path, watcher: Watcher, hours: float
+) -> None:
+    """A laptop whose clock is hours off sends numbers that cannot be dated: they are not shown, and the reason is."""
+    at = (dt.datetime.now(dt.UTC) + dt.timedelta(hours=hours)).timestamp()
+    document = {"at": at, "rate_limits": {"five_hour": {"used_percentage": 42, "resets_at": at + 7200}}}
+    with start(tmp_path, CLAUDE_SOURCE="statusline") as process:
+        watcher.wait_topic(HEALTH, has_status("no_status_line"))
+        for _ in range(2):
+            watcher.publish("claude-usage/default/statusline", json.dumps(document))
+        watcher.wait_topic(HEALTH, lambda m: "set that clock" in (m.json()["detail"] or ""))
+        process.stop()
+    assert STATE not in watcher.retained()
+    assert process.log.count("A status line was ignored") == 1
 
 
 def test_usage_log(start: Start, home: Path) -> None:

@@ -184,7 +184,7 @@ def test_a_wrong_setting_is_named_in_one_line(
 
 
 def test_a_ca_file_that_holds_no_certificate_is_named(tmp_path: Path) -> None:
-    """A CA file that is there and is none is distinguished from one that works before any connection is made."""
+    """Before any connection is made, a CA file without a certificate in it is reported."""
     ca = tmp_path / "ca.pem"
     ca.write_text(CANARY)
     ended = run(tmp_path, MQTT_HOST="127.0.0.1", MQTT_TLS="true", MQTT_TLS_CA=str(ca))

@@ -105,7 +105,7 @@ class Program:
         self.environment |= {"MQTT_HOST": LOOPBACK, "MQTT_PORT": str(port), **more}
 
     def rest(self) -> None:
-        """Return when no process of it is at work any more."""
+        """Return when no process of it is at work anymore."""
         eventually(lambda: not self.lock.exists())
 
 
@@ -651,7 +651,7 @@ def test_a_cleared_session_shows_old_numbers(tmp_path: Path) -> None:
 
 
 def test_numbers_that_nobody_takes_are_not_sent(tmp_path: Path) -> None:
-    """A terminal that sits idle for more than an hour starts no process any more, however often it is asked."""
+    """A terminal that sits idle for more than an hour starts no process anymore, however often it is asked."""
     pending, mark = PendingReading("default", tmp_path, LIFE), Mark(limits())
     started = []
     for minute in range(120):

@@ -159,6 +159,14 @@ def test_two_old_numbers_right_after_a_reset_do_not_confirm_each_other() -> None
     assert story.names == ["reset"]
 
 
+def test_about_100_percent_after_a_sleep_over_the_reset_is_doubted() -> None:
+    """Whoever opens the laptop is not told that the limit is reached, however much was used in the window before."""
+    story = Story()
+    story.read((200, 78, RESET), (500, 100, RESET + SESSION), (501, 57, RESET + SESSION))
+    assert story.names == ["reset"]
+    assert shown(story.usage, minutes(501))["utilization"] == 57
+
+
 def test_what_was_used_between_a_refill_and_its_confirmation_hides_neither_it_nor_a_threshold() -> None:
     """The event is about the whole drop, and what is reached since then is reached anew."""
     story = Story()

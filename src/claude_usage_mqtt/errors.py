@@ -70,7 +70,7 @@ class CredentialsUnreadable(CredentialsError):  # noqa: N818
 
 
 class TokenExpired(CredentialsError):  # noqa: N818
-    """The access token is past its time, or within five minutes of it."""
+    """The access token has expired, or will within five minutes."""
 
     status = "token_expired"
 

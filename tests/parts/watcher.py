@@ -68,7 +68,7 @@ class Watcher(Server):
         self._client: Client | None = None
 
     def start(self) -> Self:
-        """Connect; returns when the subscriptions stand."""
+        """Connect; returns once the broker has accepted the subscriptions."""
         failure: str | None = None
         for version in self._versions:
             failure = self._failure = None
@@ -152,7 +152,7 @@ class Watcher(Server):
             self._fences.discard(fence)
 
     def wait_connected(self, timeout: float = REASONABLE) -> None:
-        """Return when the subscriptions stand, after a broker's restart for instance."""
+        """Return once the broker has accepted the subscriptions, after a broker's restart for instance."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._subscribed, timeout):
                 raise AssertionError(f"not connected in {timeout} s: {self._failure}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import datetime
 
 from claude_usage_mqtt.cli.check_report import Report
-from claude_usage_mqtt.cli.once import require_readable
 from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import ApiError, CredentialsNotFound, InvalidResponse, RateLimited
 from claude_usage_mqtt.instants import format_instant
@@ -120,7 +119,6 @@ def _ask_claude_code(settings: Settings, login: LocalLogin) -> str:
 
 
 def _windows(reading: Reading) -> str:
-    require_readable(reading)
     windows = ", ".join(f"{window.label} {window.utilization:g} %" for window in reading)
     text = windows or "answered, but reports no windows for this account"
     return f"{text}; not understood: {', '.join(reading.malformed)}" if reading.malformed else text

@@ -186,7 +186,7 @@ def make_tls_context(options: BrokerOptions) -> ssl.SSLContext | None:
             f"MQTT_TLS_CA ({options.tls_ca}) cannot be read as certificates in PEM form; check path and permissions."
         ) from None
     # Python 3.13 and later also demand extensions that a private authority made with plain openssl (mosquitto-tls(7))
-    # does not have. The chain, the dates and the name are verified all the same.
+    # does not have. The chain, the dates and the name are verified nevertheless.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     context.sslsocket_class = TlsSocket
     if options.tls_cert is not None:

@@ -136,7 +136,7 @@ class Connection:
             self.client.ended.wait()  # paho ends a connection that is silent for longer than the keepalive
             return Disconnected(explain.loss(self._options, accepted=True, reason=self._reason), accepted=True)
         self.client.close(CLOSE_WITHIN)
-        if self._is_accepted:  # just now, and reported: so its end must be, too
+        if self._is_accepted:  # just now, and that was reported: so its end must be reported
             return Disconnected(explain.loss(self._options, accepted=True, reason=None), accepted=True)
         if self._refusal is not None:
             return self._refusal

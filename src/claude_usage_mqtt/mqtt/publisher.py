@@ -54,7 +54,7 @@ class Publisher:
 
     @property
     def is_connected(self) -> bool:
-        """Whether the loop knows of a connection, and of no end of it."""
+        """Whether there is a connection, as far as the loop knows."""
         return self._delivery is not None
 
     @property
@@ -104,7 +104,7 @@ class Publisher:
         if refusal is not None:
             self._restrictions.refused(topic, refusal)
             if refusal not in FOR_GOOD:
-                delivery.sent.pop(topic, None)  # a passing trouble of the broker: the next change is sent again
+                delivery.sent.pop(topic, None)  # the broker has a temporary problem: the next change is sent again
         elif (
             message.retain
             and message.payload

@@ -44,7 +44,9 @@ def distinct(folders: dict[str, str | None] | None) -> dict[str, str | None] | N
     for name, folder in (folders or {}).items():
         identifier = slug(name)
         if not identifier or identifier in RESERVED_ACCOUNTS:
-            raise ValueError("each account's id needs letters or digits; all, default, reporter, status are ours")
+            raise ValueError(
+                "each account's id needs letters or digits; all, default, reporter and status are reserved"
+            )
         if identifier in seen:
             raise ValueError("two account ids become the same topic; make them differ in letters or digits")
         if folder is not None and not folder.strip():

@@ -16,7 +16,7 @@ from claude_usage_mqtt.usage.window_state import WindowState
 
 
 def state_document(usage: AccountUsage, now: datetime) -> dict[str, Any]:
-    """Return the state document, every key of it, as of `now`; the times in its `summary` are local."""
+    """Return the whole state document as of `now`; the times in its `summary` are local."""
     where = usage.standing(now)
     known = usage.known_windows(now)
     money = usage.known_money(now)

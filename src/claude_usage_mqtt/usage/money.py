@@ -44,7 +44,7 @@ class MoneyState:
 
     @property
     def is_gone(self) -> bool:
-        """Whether nothing of it needs to be kept anymore."""
+        """Whether none of it needs to be kept anymore."""
         return absence.is_gone(self.absent_for)
 
     def known(self, now: datetime, stale_after: timedelta) -> ExtraUsage | None:
@@ -77,9 +77,10 @@ def next_money(
         return replace(state, period_start=known.period_start), []
     # Of amounts that a response lacked in between, the share of the limit is remembered.
     before = known.money or ExtraUsage(
-        enabled=known.enabled, used=None, limit=None, utilization=known.peak, currency=known.currency
+        enabled=known.enabled, used=None, limit=None, utilization=known.peak, currency=None
     )
-    starts_over = _starts_over(before, money, known.read_at, read_at)
+    is_another_currency = known.currency is not None and money.currency not in (None, known.currency)
+    starts_over = is_another_currency or _starts_over(before, money, known.read_at, read_at)
     period_start = read_at.replace(microsecond=0) if starts_over else known.period_start
     # Of what is off the amounts may be blanked: they are neither less nor, when it is on again, more.
     high = (before.utilization or 0.0) if before.enabled else known.peak
@@ -116,6 +117,6 @@ def no_money(known: MoneyState, passed: timedelta) -> MoneyState:
 def _starts_over(before: ExtraUsage, new: ExtraUsage, read_before: datetime, read_at: datetime) -> bool:
     """Whether less is spent because a month began; a small drop within one month is a correction."""
     if before.used is None or new.used is None or new.used >= before.used:
-        return new.currency != before.currency
+        return False
     is_another_month = (read_before.year, read_before.month) != (read_at.year, read_at.month)
     return is_another_month or (new.enabled and new.used <= before.used / 2)

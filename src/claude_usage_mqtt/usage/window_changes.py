@@ -22,7 +22,7 @@ from claude_usage_mqtt.usage.plausibility import REFILL, doubt, same_reset
 from claude_usage_mqtt.usage.reading import STATUSLINE, Window
 from claude_usage_mqtt.usage.window_state import UNKNOWN_AFTER_RESET, WindowState
 
-LONGEST_GAP = timedelta(days=1)
+SEEN_WITHIN = timedelta(days=1)
 """From the last reading of a window to the first one of the next: after a longer one that may be another early reset's,
 and have begun at any time."""
 
@@ -122,7 +122,7 @@ def _believed(
     samples = sampled(samples, state.read_at, state.utilization, state.look_back)
     begun_after = known.begun_after
     if ended == RESET:
-        begun_after = known.resets_at if state.read_at - known.read_at <= LONGEST_GAP else None
+        begun_after = known.resets_at if state.read_at - known.read_at <= SEEN_WITHIN else None
     state = replace(state, peak=max(peak, state.utilization), samples=samples, begun_after=begun_after)
     return state.with_limit(limit_at), events
 

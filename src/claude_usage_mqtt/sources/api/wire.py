@@ -50,6 +50,9 @@ FLAT_WINDOWS: Mapping[str, Kind] = {
 }
 OTHER_SECTIONS = frozenset({"extra_usage", "limits", "spend"})
 
+LIMITS = "limits: "
+"""Before the name of an unknown kind of limit."""
+
 JITTER = timedelta(minutes=10)
 """Clocks differ, and a reset is reported some seconds off: a window that just began may seem longer than it is."""
 
@@ -65,12 +68,12 @@ def parse_usage(
 ) -> Reading:
     """Return what a response of the endpoint says; an empty object is an account without limits.
 
-    Raises InvalidResponse if it is not an object, or if nothing of it is understood.
+    Raises InvalidResponse if it is not an object, or if none of it is understood.
     """
     if not isinstance(body, dict):
         raise InvalidResponse("The API's response is not a usage document; a newer version of this program may help.")
     malformed: list[str] = []
-    ignored = {clean_text(key) or "?" for key in body if not _is_known(key)}
+    ignored = {clean_text(key) or "?" for key in body if not _is_known(key) and not _is_empty(body[key])}
     pools = _parse_pools(body, read_at, ignored)
     limits = _parse_limits(body.get("limits"), read_at, malformed, ignored)
     windows: dict[str, Window] = {}
@@ -86,10 +89,12 @@ def parse_usage(
     windows.update(limits)
     windows.update(pools)
     money = parse_money(body, malformed)
-    if not windows and money is None and (malformed or (body and not any(map(_is_known, body)))):
+    has_unknown_limits = any(name.startswith(LIMITS) for name in ignored)
+    is_known = not body or any(map(_is_known, body))
+    if not windows and money is None and (malformed or has_unknown_limits or not is_known):
+        what = ", ".join(malformed) or ("limits of unknown kinds" if has_unknown_limits else "no known section")
         raise InvalidResponse(
-            f"Nothing in the API's response was understood ({', '.join(malformed) or 'no known section'}); "
-            "a newer version of this program may help."
+            f"Nothing in the API's response was understood ({what}); a newer version of this program may help."
         )
     return Reading(
         read_at=read_at,
@@ -104,6 +109,13 @@ def parse_usage(
 
 def _is_known(key: object) -> bool:
     return key in FLAT_WINDOWS or key in OTHER_SECTIONS
+
+
+def _is_empty(section: object) -> bool:
+    """Whether a section says nothing yet: code names are there as null, or with 0 % and no reset, before their use."""
+    if not isinstance(section, dict):
+        return section is None
+    return "utilization" in section and not section["utilization"] and section.get("resets_at") is None
 
 
 def _parse_flat(section: object, kind: Kind, read_at: datetime) -> Window | None:
@@ -194,7 +206,7 @@ def _parse_limits(section: object, read_at: datetime, malformed: list[str], igno
             continue
         kind = _kind(entry)
         if kind is None:
-            ignored.add(f"limits: {clean_text(entry.get('kind'), MAX_NAME) or '?'}")
+            ignored.add(f"{LIMITS}{clean_text(entry.get('kind'), MAX_NAME) or '?'}")
             continue
         try:
             window = _window(kind, entry, entry.get("percent"), read_at)
