@@ -127,7 +127,7 @@ class _Exchange:
             body = _read_body(response)
         finally:
             response.close()
-            # It refers to the response: such a cycle waits for the garbage collector, and dozens of them for one another.
+            # It refers to the response: the two would wait for the garbage collector.
             del response.stream
         return interpret(response.status_code, response.headers, body, datetime.now(UTC))
 
