@@ -352,6 +352,21 @@ def test_a_window_under_another_name_keeps_its_entities(
     assert ("seven_day_opus" in simulation.state.usage.windows) is stays
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize(("name", "stays"), [("usage_credits", True), ("member_dashboard_available", False)])
+def test_extra_usage_under_another_name_keeps_its_entities(name: str, *, stays: bool, restarted: bool) -> None:
+    """Extra usage that the API renames is not removed; what it drops is, whatever else it always reports."""
+    main = week(12, at("06:40:00", day=30)) | {"member_dashboard_available": True}
+    money = {"is_enabled": True, "monthly_limit": 2000, "used_credits": 150, "currency": "USD"}
+    world = {at("12:00:00"): main | {"extra_usage": money}, at("12:00:30"): main | {"extra_usage": None, name: money}}
+    simulation = Simulation(sequence(world), at("12:00:00"), make_state(1))
+    simulation.run(at("13:00:00"))
+    if restarted:
+        simulation.restart()
+    simulation.run(at("16:00:00", day=26))
+    assert simulation.state.usage.has_extra_usage is stays
+
+
 # Refusals
 
 

@@ -71,7 +71,14 @@ WINDOW_ENTITIES: tuple[Entity, ...] = (
     percent("elapsed", "elapsed", "mdi:timelapse", "{window}.elapsed", enabled=False, needs=DURATION),
     percent("pace", "pace", "mdi:speedometer-medium", "{window}.pace", precision=1, enabled=False, needs=DURATION),
     sensor(
-        "time_remaining", "time remaining", "mdi:timer-sand", "{window}.time_remaining_hours", **_HOURS, enabled=False
+        "time_remaining",
+        "time remaining",
+        "mdi:timer-sand",
+        "{window}.time_remaining_hours",
+        unit="h",
+        device_class="duration",
+        precision=1,
+        enabled=False,
     ),
 )
 """For each window. Names follow the window's label, `{window}` in a value is its object in the state document."""

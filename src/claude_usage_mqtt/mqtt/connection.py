@@ -114,8 +114,8 @@ class Connection:
         try:
             mqtt_client.connect(self.client, self._options)
         except BrokerError as error:
-            error.__context__ = None  # what led to it refers to the client, and would keep its sockets open
-            ended = Disconnected(error.with_traceback(None), refused=isinstance(error, BrokerRefused))
+            # what led to it refers to the client, and would keep its sockets open
+            ended = Disconnected(error.without_history(), refused=isinstance(error, BrokerRefused))
         else:
             ended = self._stay(stopping, patience)
         self._release()
