@@ -367,6 +367,22 @@ def test_extra_usage_under_another_name_keeps_its_entities(name: str, *, stays: 
     assert simulation.state.usage.has_extra_usage is stays
 
 
+def test_a_malformed_pool_is_not_gone() -> None:
+    """A pool of dollars whose number cannot be read is shown until it is too old, and blocks no less than before."""
+
+    def pool(utilization: object) -> dict[str, Any]:
+        section = {"utilization": utilization, "resets_at": None, "limit_dollars": 1000, "used_dollars": None}
+        return week(12, at("06:40:00", day=30)) | {"cinder_cove": section}
+
+    world = {at("12:00:00"): pool(40), at("12:10:00"): pool("soon"), at("12:20:00"): pool(None)}
+    simulation = Simulation(sequence(world), at("12:00:00"), make_state(1))
+    simulation.run(at("12:25:00"))
+    assert [value for value, _ in values(simulation, "pool_cinder_cove")] == [40]
+    simulation.run(at("16:00:00", day=26))
+    assert [value for value, _ in values(simulation, "pool_cinder_cove")] == [40, None]
+    assert simulation.shown[-1].state["blocked"] is None
+
+
 # Refusals
 
 
