@@ -185,7 +185,7 @@ def test_the_same_is_said_in_the_same_words() -> None:
 
 
 def test_money_has_its_currency_and_statistics_that_start_over() -> None:
-    """What is spent has statistics, in the decimals of its currency; without a currency it is not money: no statistics."""
+    """What is spent has statistics and its currency's decimals; without a currency it has no statistics."""
     for currency, precision in (("EUR", 2), ("USD", 2), ("JPY", 0), ("KWD", 3)):
         money = components(currency=currency)["extra_usage_used"]
         assert (money["device_class"], money["unit_of_measurement"]) == ("monetary", currency)
