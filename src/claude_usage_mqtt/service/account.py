@@ -64,7 +64,8 @@ class AccountState:
         health, state, memory = (
             own_document(retained, topic, self.name) for topic in (topics.health, topics.state, topics.memory)
         )
-        memory = memory or _dict(health.get("memory"))  # version 1 kept it there
+        former = health.get("memory")  # version 1 kept it there
+        memory = memory or (former if isinstance(former, dict) else {})
         if health and not is_readable(memory.get("usage")):
             self.log.unsupported(topics.memory)
         restore(self.usage, memory.get("usage"), state or None, now)
@@ -238,7 +239,3 @@ class AccountState:
         if step < timedelta(0):
             self.health.last_success = moved(self.health.last_success, step, self.usage.history.restored)
             self.health.other_instance.clock_stepped_back(step)
-
-
-def _dict(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
