@@ -352,6 +352,37 @@ def test_a_window_under_another_name_keeps_its_entities(
     assert ("seven_day_opus" in simulation.state.usage.windows) is stays
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize(("name", "stays"), [("usage_credits", True), ("member_dashboard_available", False)])
+def test_extra_usage_under_another_name_keeps_its_entities(name: str, *, stays: bool, restarted: bool) -> None:
+    """Extra usage that the API renames is not removed; what it drops is, whatever else it always reports."""
+    main = week(12, at("06:40:00", day=30)) | {"member_dashboard_available": True}
+    money = {"is_enabled": True, "monthly_limit": 2000, "used_credits": 150, "currency": "USD"}
+    world = {at("12:00:00"): main | {"extra_usage": money}, at("12:00:30"): main | {"extra_usage": None, name: money}}
+    simulation = Simulation(sequence(world), at("12:00:00"), make_state(1))
+    simulation.run(at("13:00:00"))
+    if restarted:
+        simulation.restart()
+    simulation.run(at("16:00:00", day=26))
+    assert simulation.state.usage.has_extra_usage is stays
+
+
+def test_a_malformed_pool_is_not_gone() -> None:
+    """A pool of dollars whose number cannot be read is shown until it is too old, and blocks no less than before."""
+
+    def pool(utilization: object) -> dict[str, Any]:
+        section = {"utilization": utilization, "resets_at": None, "limit_dollars": 1000, "used_dollars": None}
+        return week(12, at("06:40:00", day=30)) | {"cinder_cove": section}
+
+    world = {at("12:00:00"): pool(40), at("12:10:00"): pool("soon"), at("12:20:00"): pool(None)}
+    simulation = Simulation(sequence(world), at("12:00:00"), make_state(1))
+    simulation.run(at("12:25:00"))
+    assert [value for value, _ in values(simulation, "pool_cinder_cove")] == [40]
+    simulation.run(at("16:00:00", day=26))
+    assert [value for value, _ in values(simulation, "pool_cinder_cove")] == [40, None]
+    assert simulation.shown[-1].state["blocked"] is None
+
+
 # Refusals
 
 

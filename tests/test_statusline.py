@@ -86,7 +86,7 @@ class Program:
         return [sys.executable, "-m", "claude_usage_mqtt", "statusline", *arguments]
 
     def run(self, document: Any, *arguments: str, **environment: str) -> str:
-        """Return it a document, or bytes, and return its line; it says nothing else and does not fail."""
+        """Pass it a document, or bytes, and return its line; it says nothing else and does not fail."""
         data = document if isinstance(document, bytes) else json.dumps(document).encode()
         ran = subprocess.run(
             self.command(*arguments),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from claude_usage_mqtt.usage import absence
@@ -26,7 +26,8 @@ class MoneyState:
     """What is remembered of extra usage.
 
     `period_start` is when the amount last started over, for statistics that must not count a new month as a refund.
-    `money` is None after responses without extra usage, `absent_for` says for how long they have lacked it.
+    `money` is None after responses without extra usage, `absent_for` says for how long they have lacked it, and
+    `seen_among` which unknown sections came with it when it was last seen.
     """
 
     money: ExtraUsage | None
@@ -36,6 +37,7 @@ class MoneyState:
     enabled: bool = False
     peak: float = 0.0
     absent_for: timedelta = timedelta(0)
+    seen_among: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def has_entities(self) -> bool:
@@ -70,6 +72,7 @@ def next_money(
         currency=money.currency or (known.currency if known else None),
         enabled=money.enabled,
         peak=utilization,
+        seen_among=known.seen_among if known else (),
     )
     if known is None:
         return state, []
@@ -108,9 +111,13 @@ def next_money(
     return replace(state, period_start=period_start, peak=max(peak, utilization)), events
 
 
-def no_money(known: MoneyState, passed: timedelta) -> MoneyState:
-    """Follow `known` with a good response without extra usage, `passed` after the one before it."""
-    absent_for = absence.longer(known.absent_for, passed if known.money is None else timedelta(0))
+def no_money(known: MoneyState, passed: timedelta, ignored: tuple[str, ...]) -> MoneyState:
+    """Follow `known` with a good response without extra usage, `passed` after the one before it.
+
+    If there is an unknown section that was not there when it was last seen, it may have been renamed.
+    """
+    counts = known.money is None and set(ignored) <= set(known.seen_among)
+    absent_for = absence.longer(known.absent_for, passed if counts else timedelta(0))
     return replace(known, money=None, absent_for=absent_for)
 
 

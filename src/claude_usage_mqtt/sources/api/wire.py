@@ -74,7 +74,7 @@ def parse_usage(
         raise InvalidResponse("The API's response is not a usage document; a newer version of this program may help.")
     malformed: list[str] = []
     ignored = {clean_text(key) or "?" for key in body if not _is_known(key) and not _is_empty(body[key])}
-    pools = _parse_pools(body, read_at, ignored)
+    pools = _parse_pools(body, read_at, malformed, ignored)
     limits = _parse_limits(body.get("limits"), read_at, malformed, ignored)
     windows: dict[str, Window] = {}
     for key, kind in FLAT_WINDOWS.items():
@@ -174,7 +174,9 @@ def _complete(flat: Window | None, limit: Window | None) -> Window | None:
     )
 
 
-def _parse_pools(body: Mapping[str, Any], read_at: datetime, ignored: set[str]) -> dict[str, Window]:
+def _parse_pools(
+    body: Mapping[str, Any], read_at: datetime, malformed: list[str], ignored: set[str]
+) -> dict[str, Window]:
     """Return the dollar pools of the seat: they come under code names, recognized by their `limit_dollars`."""
     pools: dict[str, Window] = {}
     for name, section in list(body.items())[:MAX_LIMITS]:
@@ -183,11 +185,11 @@ def _parse_pools(body: Mapping[str, Any], read_at: datetime, ignored: set[str]) 
         if not number(section.get("limit_dollars"), maximum=MAX_AMOUNT):
             continue
         key, label = POOL + slug(name), f"{slug(name).replace('_', ' ').capitalize()[:MAX_NAME]} pool"
+        ignored.discard(clean_text(name) or "?")
         try:
             pools[key] = _window(Kind(key, label, None), section, section.get("utilization"), read_at)
         except Malformed:
-            continue
-        ignored.discard(clean_text(name) or "?")
+            malformed.append(key)
         if len(pools) >= MAX_SCOPED_WINDOWS:
             break
     return pools
