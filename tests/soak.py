@@ -45,11 +45,7 @@ WARM_UP: Final = 300
 """Polls before the first measurement: a day of them, as long as samples are kept."""
 SESSION: Final = dt.timedelta(hours=5)
 FINAL: Final = 37.25
-ALLOCATOR: Final = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": "131072",
-    "MALLOC_TRIM_THRESHOLD_": "131072",
-}
+ALLOCATOR: Final = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
 """As in the container; the Dockerfile says why."""
 MEMORY_LIMIT: Final = 1024
 """KiB that the service may have grown by."""

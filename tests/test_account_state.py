@@ -31,8 +31,7 @@ def refused(error: Any) -> AccountState:
     state = make_state()
     state.begin_poll(NOW)
     state.finish_poll(
-        PollResult(account="default", source=OAUTH, error=error, requests=1, fingerprint="a", login=Login(mark=1)),
-        NOW,
+        PollResult(account="default", source=OAUTH, error=error, requests=1, fingerprint="a", login=Login(mark=1)), NOW
     )
     return state
 

@@ -126,14 +126,7 @@ def test_what_home_assistant_insists_on_is_there() -> None:
     assert set(made) == {"device", "origin", "qos", "components"}
     assert made["device"]["identifiers"] == ["claude_usage_default"]
     assert made["origin"]["name"] == "claude-usage-mqtt"
-    assert set(made["device"]) <= {
-        "identifiers",
-        "name",
-        "manufacturer",
-        "model",
-        "sw_version",
-        "configuration_url",
-    }
+    assert set(made["device"]) <= {"identifiers", "name", "manufacturer", "model", "sw_version", "configuration_url"}
     assert re.fullmatch(r"homeassistant/device/[a-zA-Z0-9_-]+/config", TOPICS.config)
 
 

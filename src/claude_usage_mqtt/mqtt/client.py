@@ -201,12 +201,7 @@ def make_tls_context(options: BrokerOptions) -> ssl.SSLContext | None:
     return context
 
 
-def make_client(
-    options: BrokerOptions,
-    protocol: MQTTProtocolVersion,
-    *,
-    will: Message | None = None,
-) -> Client:
+def make_client(options: BrokerOptions, protocol: MQTTProtocolVersion, *, will: Message | None = None) -> Client:
     """Return a client that is not connected yet and never reconnects by itself."""
     client = Client(
         CallbackAPIVersion.VERSION2,
