@@ -4,16 +4,21 @@ At a desk they look for new ones, in CI they run the same ones each time.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
+from claude_usage_mqtt.settings.fields import variables
+from claude_usage_mqtt.sources.credentials.token import CredentialSource
 from parts import patience
 from parts.broker import Broker, Mosquitto, any_broker
 from parts.credentials import write_credentials
 from parts.endpoint import Endpoint
+from parts.service import Running, Serve, ServiceProcess, Start, running_service
 from parts.watcher import Watcher
 
 # No deadline: how long an example takes depends on what else the machine does.
@@ -72,3 +77,32 @@ def home(tmp_path: Path) -> Path:
     """Return a folder with a login of Claude Code that does not expire."""
     write_credentials(tmp_path / "home", expires_in=None)
     return tmp_path / "home"
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Be in an empty folder, with none of our variables set, and return it."""
+    monkeypatch.chdir(tmp_path)
+    for name in variables():
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def start(running_broker: Broker, endpoint: Endpoint, home: Path) -> Start:
+    """Return what starts the service as a process."""
+
+    def start(folder: Path = home, **settings: Any) -> ServiceProcess:
+        return ServiceProcess(folder, **{"MQTT_PORT": running_broker.port, "CLAUDE_API_URL": endpoint.url, **settings})
+
+    return start
+
+
+@pytest.fixture
+def serve(running_broker: Broker, endpoint: Endpoint, home: Path) -> Serve:
+    """Return what runs the service inside the test."""
+
+    def serve(login: Path | Mapping[str, CredentialSource] = home, **more: Any) -> AbstractContextManager[Running]:
+        return running_service(running_broker.port, endpoint.url, login, **more)
+
+    return serve

@@ -322,7 +322,7 @@ def story(world: World) -> None:
     world.storm(100)
     world.restart_broker()
     world.wait_for_news()
-    world.watcher.wait_for(lambda each: "event/five_hour" in each.topic, PATIENCE)
+    world.watcher.wait_topic("+/+/event/five_hour", timeout=PATIENCE)
     world.wait_for_news()
 
 

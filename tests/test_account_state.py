@@ -130,13 +130,16 @@ def test_a_memory_of_another_version_is_reported_once(caplog: pytest.LogCaptureF
 
 
 def test_the_end_of_a_login_is_notified_once_over_restarts() -> None:
-    """Three days before a login ends there is one event, and the next login gets its own."""
+    """Three days before a login ends there is one event, and the next login gets its own.
+
+    Claude Code's file has the end with milliseconds, what is saved has not.
+    """
     state = make_state()
-    ends = NOW + timedelta(days=5)
+    ends = NOW + timedelta(days=5, milliseconds=123)
     state.health.login.known = Login(login_expires_at=ends)
     state.tick(NOW)
     assert len(state.delivery) == 0
-    later = NOW + timedelta(days=2)
+    later = ends - timedelta(days=3)
     assert state.health.login.changes_at(NOW) == later
     state.tick(later)
     ((level, payload),) = state.delivery.take(later, is_home_assistant_there=True)
@@ -147,7 +150,7 @@ def test_the_end_of_a_login_is_notified_once_over_restarts() -> None:
     assert details[0] is details[2] is None
     assert "log in with Claude Code again" in details[1]
     assert (level, document["event_type"]) == ("account", "login_expiring")
-    assert datetime.fromisoformat(document["resets_at"]) == ends
+    assert datetime.fromisoformat(document["resets_at"]) == ends.replace(microsecond=0)
     again = make_state()
     again.restore(dict(documents(state, later)), later)
     again.health.login.known = state.health.login.known

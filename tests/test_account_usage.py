@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from claude_usage_mqtt.usage.account import AccountUsage
-from claude_usage_mqtt.usage.document import state_document
+from claude_usage_mqtt.usage.document import state_document, tier_in_words
 from claude_usage_mqtt.usage.events import Event
 from claude_usage_mqtt.usage.owner import Owner
 from claude_usage_mqtt.usage.reading import SESSION, STATUSLINE, WEEK, ExtraUsage, Reading
@@ -372,6 +372,19 @@ def test_nobody_is_told_to_go_ahead_while_a_limit_cannot_be_read() -> None:
         assert usage.standing(minutes(3)).blocked is False
 
 
+def test_covered_work_may_go_on_only_if_all_limits_are_known() -> None:
+    """Extra usage covers a session that is used up; of a week that cannot be read nobody knows."""
+    usage = make_account()
+    week = make_reading(minutes(0), 19, START + timedelta(days=3), key="seven_day")
+    take(usage, make_usage(minutes(0), make_reading(minutes(0), 100), week, money=MONEY))
+    assert usage.standing(minutes(1))[:3] == (False, None, True)
+    for minute in range(5, 40, 5):
+        session = make_reading(minutes(minute), 100)
+        take(usage, replace(make_usage(minutes(minute), session, money=MONEY), malformed=("seven_day",)))
+    usage.rules = usage.rules._replace(stale_after=timedelta(minutes=30))
+    assert usage.standing(minutes(36))[:3] == (None, None, True)
+
+
 def status_line(
     minute: float, five_hour: float, five_hour_reset: datetime, seven_day: float, week: datetime
 ) -> Reading:
@@ -410,6 +423,18 @@ def test_another_accounts_status_line_is_ignored() -> None:
     assert not usage.history.saw_foreign(minutes(200))
 
 
+def test_another_accounts_status_line_after_the_own_session() -> None:
+    """Who uses the other login once the session is over: the week still says whose the numbers are."""
+    usage, over = make_account(), 301
+    take(usage, ours(280), (75,), partial=True)
+    for minute in (over, over + 1, over + 2):
+        later = status_line(minute, 80, RESET + 3 * HOUR, 91, THEIRS[1])
+        assert take(usage, later, (75,), partial=True) == []
+    assert shown(usage, minutes(over + 2), "seven_day")["utilization"] == 20
+    begun = status_line(over + 3, 2, RESET + 5 * HOUR, 20, OURS[1])
+    assert [event.event_type for event in take(usage, begun, (75,), partial=True)] == ["reset"]
+
+
 def test_another_account_is_believed_after_an_hour() -> None:
     """Somebody who logged in as another account sees its numbers an hour after the last ones, and no false event."""
     usage = make_account()
@@ -430,3 +455,23 @@ def test_another_account_is_not_believed_while_the_api_delivers() -> None:
         reading = make_reading(at, 91, START + WEEK, key="seven_day", source=STATUSLINE)
         assert take(usage, make_usage(at, reading), (75,), partial=True) == []
     assert shown(usage, minutes(125), "seven_day")["utilization"] == 10
+
+
+@pytest.mark.parametrize(
+    ("tier", "words"),
+    [
+        ("default_claude_max_5x", "Max 5x"),
+        ("default_claude_max_20x", "Max 20x"),
+        ("DEFAULT_CLAUDE_MAX_20X", "Max 20x"),
+        ("team_premium_5x", "Team premium 5x"),
+        ("default_claude_ai", None),  # a Pro plan's
+        ("default_raven", None),  # a team's
+        ("auto_prepaid_tier_0", None),
+        ("x" * 40, None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_a_tier_in_words(tier: str | None, words: str | None) -> None:
+    """How many times the plan is what people know; the API's code names say nothing to them, and are not shown."""
+    assert tier_in_words(tier) == words

@@ -44,7 +44,7 @@ OLD = {key: value for key, value in BODY.items() if key != "limits"}
 
 @pytest.fixture
 def program(tmp_path: Path) -> FakeClaudeCode:
-    """Give a Claude Code to ask."""
+    """Return a Claude Code to ask."""
     return FakeClaudeCode(tmp_path / "claude")
 
 
@@ -304,7 +304,7 @@ def test_what_it_keeps_is_read_if_it_is_its_own_accounts(program: FakeClaudeCode
 
 @pytest.fixture
 def renewing(program: FakeClaudeCode, endpoint: Endpoint) -> RenewingSource:
-    """Give the API's source, with an expired token and a Claude Code that could renew it."""
+    """Return the API's source, with an expired token and a Claude Code that could renew it."""
     write_credentials(program.folder, token="old", expires_in=dt.timedelta(minutes=-5))
     api = UsageApi(endpoint.url, "tests", 5)
     return RenewingSource(CredentialsFile(program.folder), api, UsageCache((program.cache,)), source(program))

@@ -54,6 +54,19 @@ def test_once_prints_a_table(home: Path) -> None:
     assert "1.9 of 17 EUR" in result.stdout
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_a_login_that_cannot_be_read_for_hanging(home: Path) -> None:
+    """On a dead mount `once` and `check` say so and end; here it is a pipe, and opening it waits for a writer."""
+    file = home / ".claude/.credentials.json"
+    file.unlink()
+    os.mkfifo(file)
+    once, check = (call_command(home, command) for command in ("once", "check"))
+    assert (once.returncode, check.returncode) == (3, 3)
+    for said in (once.stderr, check.stdout):
+        assert f"{file} cannot be read: reading it hangs." in said
+    os.close(os.open(file, os.O_WRONLY))  # the threads that still wait for a writer end
+
+
 def test_once_as_json_is_the_state_document_on_one_line(home: Path) -> None:
     """`once --json` prints what the state topic holds, for scripts."""
     with Endpoint(sample_usage(five_hour=42)) as endpoint:
@@ -282,7 +295,7 @@ def test_check_with_the_login_of_a_laptop_that_may_not_send_its_status_line(home
 
 @needs_mosquitto
 def test_check_with_the_login_of_a_reporter_whose_name_is_missing(home: Path) -> None:
-    """In a container without MACHINE_NAME, a reporter's login is not told to ask for more rights than it needs."""
+    """In a container without MACHINE_NAME, `check` does not ask for more rights than a reporter needs."""
     with allowed(f"readwrite {ANSWER}") as settings:
         result = call_command(home, "check", **settings, container="docker")
     assert result.returncode == 8
@@ -335,7 +348,7 @@ def test_check_with_the_client_id_of_the_service(home: Path) -> None:
 
 
 def test_check_keeps_its_columns_with_several_accounts(home: Path) -> None:
-    """However long the accounts' names are, the verdicts stand below each other."""
+    """However long the accounts' names are, the verdicts are below each other."""
     work = home / "work"
     work.mkdir()
     write_credentials(work, token=TOKEN)
@@ -463,7 +476,7 @@ def test_remove_takes_ours_and_nothing_else(home: Path) -> None:
         "removed claude-usage/default/memory",
         "removed claude-usage/default/state",
         "removed claude-usage/status",
-        "Nothing of ours is left on the broker.",
+        "None of our topics are left on the broker.",
     ]
 
 

@@ -2,7 +2,6 @@
 
 import datetime as dt
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from claude_usage_mqtt.instants import local_time
 from claude_usage_mqtt.usage.reading import STATUSLINE
 from parts.broker import Broker
 from parts.endpoint import Endpoint
-from parts.service import HEALTH, STATUS, Clock, Log, command, is_ok, is_online, running_service
+from parts.service import HEALTH, STATUS, Clock, Log, Serve, command, is_ok, is_online
 from parts.watcher import Watcher
 
 
@@ -45,16 +44,14 @@ class Panel:
 
 
 @pytest.fixture
-def panel(request: pytest.FixtureRequest, running_broker: Broker, endpoint: Endpoint, home: Path) -> Iterator[Panel]:
+def panel(serve: Serve, request: pytest.FixtureRequest, running_broker: Broker) -> Iterator[Panel]:
     """Run the service with the limits of the real API, until its first numbers are there."""
     limited = getattr(request, "param", True)
     # The sample's resets are at full hours, and a poll waits for a reset that is a moment away.
     half_past = dt.datetime.now(dt.UTC).replace(minute=30)
     with (
         Watcher(running_broker.port) as watcher,
-        running_service(
-            running_broker.port, endpoint.url, home, clock=Clock(start=half_past), limited=limited
-        ) as running,
+        serve(clock=Clock(start=half_past), limited=limited) as running,
     ):
         watcher.wait_topic(HEALTH, is_ok)
         yield Panel(watcher, running.log, running.clock)
@@ -133,16 +130,16 @@ def test_polling_off_and_on(panel: Panel, endpoint: Endpoint) -> None:
     endpoint.wait_for_requests(3)
 
 
-def test_what_was_set_by_hand_survives_a_restart(running_broker: Broker, endpoint: Endpoint, home: Path) -> None:
+def test_what_was_set_by_hand_survives_a_restart(serve: Serve, running_broker: Broker, endpoint: Endpoint) -> None:
     """An interval and a switch that were set in Home Assistant are still set after an update of the container."""
     with Watcher(running_broker.port) as watcher:
-        with running_service(running_broker.port, endpoint.url, home):
+        with serve():
             watcher.wait_topic(HEALTH, is_ok)
             watcher.publish(command("interval"), "900")
             watcher.publish(command("polling"), "OFF")
             watcher.wait_topic(HEALTH, lambda m: m.json()["status"] == "paused" and m.json()["poll_interval"] == 900)
         since = watcher.mark()
-        with running_service(running_broker.port, endpoint.url, home):
+        with serve():
             watcher.wait_topic(STATUS, is_online, since=since)
             watcher.settle()
             health = watcher.json(HEALTH)
@@ -150,21 +147,21 @@ def test_what_was_set_by_hand_survives_a_restart(running_broker: Broker, endpoin
     assert endpoint.count == 1
 
 
-def test_a_retained_command_is_not_obeyed(running_broker: Broker, endpoint: Endpoint, home: Path) -> None:
+def test_a_retained_command_is_not_obeyed(serve: Serve, running_broker: Broker) -> None:
     """A `refresh` that somebody retained by mistake is not obeyed at each start and reconnect."""
     with Watcher(running_broker.port) as watcher:
         watcher.publish(command("polling"), "OFF", retain=True)
-        with running_service(running_broker.port, endpoint.url, home):
+        with serve():
             watcher.wait_topic(HEALTH, is_ok)
             watcher.settle()
             assert watcher.json(HEALTH)["polling"] is True
 
 
-def test_the_status_line_alone_has_nothing_to_refresh(running_broker: Broker, endpoint: Endpoint, home: Path) -> None:
+def test_the_status_line_alone_has_nothing_to_refresh(serve: Serve, running_broker: Broker, endpoint: Endpoint) -> None:
     """Where no request is ever made, the button says so."""
     with (
         Watcher(running_broker.port) as watcher,
-        running_service(running_broker.port, endpoint.url, home, selected=(STATUSLINE,)),
+        serve(selected=(STATUSLINE,)),
     ):
         watcher.wait_topic(STATUS, is_online)
         watcher.publish(command("refresh"), "")

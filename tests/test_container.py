@@ -139,7 +139,7 @@ def inside(process: "subprocess.Popen[str]", *command: str, user: int = USER) ->
 
 
 def hand_over(folder: Path, user: int) -> Path:
-    """Return Claude Code's folder to a user, readable for nobody else."""
+    """Write a login's folder that only one user can read, and return it."""
     path = write_credentials(folder)
     folder.chmod(0o700)
     path.chmod(0o600)

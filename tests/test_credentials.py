@@ -18,6 +18,7 @@ from claude_usage_mqtt.errors import (
     CredentialsUnreadable,
     InsufficientScope,
     NetworkError,
+    RateLimited,
     TokenExpired,
     Unauthorized,
 )
@@ -86,7 +87,8 @@ def test_five_minutes_before_its_end_a_token_is_not_sent(tmp_path: Path, minutes
     if fits:
         found.require_unexpired(NOW)
     else:
-        with pytest.raises(TokenExpired, match="open Claude Code"):
+        verb = "expires" if minutes > 0 else "expired"
+        with pytest.raises(TokenExpired, match=f"The access token {verb} at .* open Claude Code"):
             found.require_unexpired(NOW)
 
 
@@ -188,6 +190,17 @@ def test_a_given_token(tmp_path: Path) -> None:
             empty.read()
 
 
+@pytest.mark.parametrize("layout", [{"separators": (",", ":")}, {"indent": 2}, {}])
+def test_the_whole_file_is_no_token(tmp_path: Path, layout: dict[str, Any]) -> None:
+    """Claude Code's file, named as the one that holds a token, is refused: it has the refresh token in it."""
+    login = {"claudeAiOauth": {"accessToken": "sk-ant-oat01-A", "refreshToken": "sk-ant-ort01-B"}}
+    file = write_credentials_text(tmp_path, json.dumps(login, **layout))
+    for given in (GivenToken(file=file), GivenToken(file.read_text())):
+        with pytest.raises(CredentialsUnreadable, match=r"holds JSON.* CLAUDE_CONFIG_DIR") as refused:
+            given.read()
+        assert "sk-ant" not in str(refused.value)
+
+
 class Security:
     """Stands for macOS' `security`, which is on no other system."""
 
@@ -217,7 +230,7 @@ def test_the_keychain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     security.asked.clear()
     find_source(str(tmp_path), platform="darwin").read()
     suffix = hashlib.sha256(str(tmp_path).encode()).hexdigest()[:8]
-    assert {command[-1] for command in security.asked} == {f"Claude Code-credentials-{suffix}"}
+    assert security.asked[0][-1] == f"Claude Code-credentials-{suffix}"
 
 
 @pytest.mark.parametrize(
@@ -241,5 +254,13 @@ def test_a_given_token_that_hides_a_usable_login(tmp_path: Path, refusal: ApiErr
     explained = hiding.explain(refusal)
     assert type(explained) is type(refusal)
     assert re.search(rf"hides the login in {tmp_path}.*; unset CLAUDE_CODE_OAUTH_TOKEN", str(explained))
-    other = NetworkError("no")
-    assert hiding.explain(other) is other
+    for other in (NetworkError("no"), RateLimited("no", retry_after=dt.timedelta(hours=1))):
+        assert hiding.explain(other) is other
+
+
+def test_a_given_token_that_may_have_expired(tmp_path: Path) -> None:
+    """The API answers an expired token with a 429, and when a given one ends is not known: both reasons are named."""
+    hiding = GivenToken("t", hidden=CredentialsFile(tmp_path))
+    assert str(hiding.explain(RateLimited("No."))).startswith("No. An expired token is answered in the same way")
+    write_credentials(tmp_path)
+    assert f"which hides the login in {tmp_path}" in str(hiding.explain(RateLimited("No.")))

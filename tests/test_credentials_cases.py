@@ -20,7 +20,6 @@ from claude_usage_mqtt.errors import (
     SettingsError,
     TokenExpired,
 )
-from claude_usage_mqtt.settings.fields import variables
 from claude_usage_mqtt.settings.load import load_settings
 from claude_usage_mqtt.sources.credentials import keychain, places
 from claude_usage_mqtt.sources.credentials.token import Credentials
@@ -96,14 +95,11 @@ def as_text(value: Any) -> str:
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(empty: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return an empty home, with none of our variables set and nothing in the Keychain."""
-    monkeypatch.chdir(tmp_path)
-    for name in variables():
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "mounted").mkdir()
-    return tmp_path
+    monkeypatch.setenv("HOME", str(empty))
+    (empty / "mounted").mkdir()
+    return empty
 
 
 def build(case: dict[str, Any], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +197,7 @@ def test_of_keychain_and_file_the_better_one(
 def test_hex_in_any_form(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An item that is printed as hex is read whatever the digits look like."""
     digits = content("k").encode().hex()
-    for printed in (digits, digits.upper(), f"0x{digits}"):
+    for printed in (digits, digits.upper(), f"0x{digits}", f"efbbbf{digits}"):
         assert on_a_mac(monkeypatch, home, {ALEX: printed}).token == "k"
 
 
@@ -232,10 +228,12 @@ def test_the_suffix_is_of_the_raw_text() -> None:
         return f"Claude Code-credentials-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
     assert names(None) == ["Claude Code-credentials"]
-    assert names("/x/y") == [suffixed("/x/y")]
-    assert names("/x/y/") == [suffixed("/x/y/"), suffixed("/x/y")]
-    assert names("/x/cafe\u0301") == [suffixed("/x/caf\u00e9")]
-    assert names("/home/me/.claude") == [suffixed("/home/me/.claude"), "Claude Code-credentials"]
+    for written in ("/x/y", "/x/y/"):  # a shell may have added the slash, or it was left out in our settings
+        assert names(written)[0] == suffixed(written)
+        assert set(names(written)) == {suffixed("/x/y"), suffixed("/x/y/")}
+    assert names("/x/cafe\u0301")[0] == suffixed("/x/caf\u00e9")
+    assert names("/home/me/.claude")[0] == suffixed("/home/me/.claude")
+    assert names("/home/me/.claude")[-1] == "Claude Code-credentials"
 
 
 def test_the_default_folder_named_outright(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,6 +264,24 @@ def test_the_variable_of_the_secrets(home: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("CLAUDE_SECURESTORAGE_CONFIG_DIR", "~/secure")
     monkeypatch.setenv("CLAUDE_ACCOUNTS", '{"one": "~/one", "away": null, "two": "~/two"}')
     assert tokens() == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "setting"),
+    [
+        ({}, "CLAUDE_CONFIG_DIR"),
+        ({"CLAUDE_CONFIG_DIR": "/none"}, "CLAUDE_CONFIG_DIR"),
+        ({"CLAUDE_CONFIG_DIR": "/x", "CLAUDE_SECURESTORAGE_CONFIG_DIR": "/none"}, "CLAUDE_SECURESTORAGE_CONFIG_DIR"),
+        ({"CLAUDE_ACCOUNTS": '{"a": "/none"}'}, "CLAUDE_ACCOUNTS"),
+    ],
+)
+def test_a_missing_file_names_the_setting_of_its_folder(
+    home: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], setting: str
+) -> None:
+    """Another variable would have no effect: the one that decided is named."""
+    build({"platform": "linux", "env": variables}, home, monkeypatch)
+    with pytest.raises(CredentialsNotFound, match=f"or point {setting} at its folder"):
+        usable_logins()
 
 
 @pytest.mark.parametrize("value", ["sk-ant-oat01-A\nB", "sk-ant-oat01-A B", "sk-ant-oat01-A\r\nX: y"])

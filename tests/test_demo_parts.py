@@ -5,7 +5,6 @@ import itertools
 import json
 import logging
 import math
-import queue
 import random
 import socket
 import sys
@@ -23,6 +22,7 @@ from claude_usage_mqtt.demo.broker import EmbeddedBroker
 from claude_usage_mqtt.demo.simulated_account import SimulatedAccount
 from claude_usage_mqtt.demo.simulated_api import SimulatedApi
 from claude_usage_mqtt.errors import SettingsError
+from parts.watcher import Watcher
 
 START = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -181,105 +181,62 @@ def test_api_is_gone_after_close() -> None:
         httpx.get(f"{api.url}/api/oauth/usage")
 
 
-class Client:
-    """A paho client whose callbacks only fill queues."""
-
-    def __init__(self, port: int, name: str) -> None:
-        self.messages: queue.Queue[tuple[str, bytes, bool]] = queue.Queue()
-        self.subscribed: queue.Queue[int] = queue.Queue()
-        connected = threading.Event()
-        self.paho = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name)
-        # No callback refers to this object: a cycle would leave paho's sockets to the garbage collector.
-        subscribed, messages = self.subscribed, self.messages
-        self.paho.on_connect = lambda *_: connected.set()
-        self.paho.on_subscribe = lambda _client, _data, mid, *_: subscribed.put(mid)
-        self.paho.on_message = lambda _client, _data, message: messages.put(
-            (message.topic, bytes(message.payload), message.retain)
-        )
-        self.paho.connect("127.0.0.1", port)
-        self.paho.loop_start()
-        assert connected.wait(PATIENCE)
-
-    def publish(self, topic: str, payload: bytes, *, retain: bool) -> None:
-        """Publish with QoS 1 and wait until the broker has it."""
-        self.paho.publish(topic, payload, qos=1, retain=retain).wait_for_publish(PATIENCE)
-
-    def subscribe(self, topic: str) -> None:
-        """Subscribe with QoS 1 and wait until the broker has said yes."""
-        self.paho.subscribe(topic, qos=1)
-        self.subscribed.get(timeout=PATIENCE)
-
-    def next_message(self) -> tuple[str, bytes, bool]:
-        """Topic, payload and retain flag of the next message."""
-        return self.messages.get(timeout=PATIENCE)
+def watching(broker: EmbeddedBroker, *topics: str) -> Watcher:
+    """Return a client, which is subscribed to these topics inside a `with`."""
+    return Watcher(broker.port, topics, version="3.1.1")
 
 
-@contextlib.contextmanager
-def client(port: int, name: str) -> Iterator[Client]:
-    """Connect a client, and disconnect it at the end."""
-    it = Client(port, name)
-    try:
-        yield it
-    finally:
-        it.paho.disconnect()
-        it.paho.loop_stop()
+def seen(watcher: Watcher) -> list[tuple[str, str, bool]]:
+    """Return topic, payload and retain flag of what came."""
+    watcher.settle()
+    return [(message.topic, message.payload, message.retain) for message in watcher.messages()]
 
 
 def test_broker_keeps_a_retained_message() -> None:
     """What was published before a restart is there for the next start, which is all the memory there is."""
     with EmbeddedBroker(port=0) as broker:
-        with client(broker.port, "before") as before:
-            before.publish("demo/state", b"old", retain=True)
-            before.publish("demo/state", b"new", retain=True)
-            before.publish("demo/other", b"other", retain=True)
-        with client(broker.port, "after") as after:
-            after.subscribe("demo/state")
-            assert after.next_message() == ("demo/state", b"new", True)
-            after.publish("demo/state", b"newer", retain=True)
-            assert after.next_message() == ("demo/state", b"newer", False)
-            assert after.messages.empty()
+        with watching(broker) as before:
+            for topic, payload in (("demo/state", "old"), ("demo/state", "new"), ("demo/other", "other")):
+                before.publish(topic, payload, retain=True)
+        with watching(broker, "demo/state") as after:
+            after.wait_topic("demo/state")
+            after.publish("demo/state", "newer", retain=True)
+            assert seen(after) == [("demo/state", "new", True), ("demo/state", "newer", False)]
 
 
 def test_broker_forgets_what_is_cleared() -> None:
     """An empty retained payload takes the message back, as it does on any broker."""
-    with EmbeddedBroker(port=0) as broker, client(broker.port, "one") as one:
-        one.publish("demo/gone", b"here", retain=True)
-        one.publish("demo/gone", b"", retain=True)
-        one.subscribe("demo/gone")
-        one.publish("demo/gone", b"live", retain=False)
-        assert one.next_message() == ("demo/gone", b"live", False)
+    with EmbeddedBroker(port=0) as broker, watching(broker) as one:
+        one.publish("demo/gone", "here", retain=True)
+        one.publish("demo/gone", "", retain=True)
+        with watching(broker, "demo/gone") as two:
+            two.publish("demo/gone", "live")
+            assert seen(two) == [("demo/gone", "live", False)]
 
 
 def test_broker_sends_nothing_unasked() -> None:
     """A client that connects gets no retained message because of what another one has subscribed to."""
-    with (
-        EmbeddedBroker(port=0) as broker,
-        client(broker.port, "first") as first,
-    ):
-        first.publish("demo/first", b"mine", retain=True)
-        first.subscribe("demo/first")
-        assert first.next_message() == ("demo/first", b"mine", True)
-        with client(broker.port, "second") as second:
-            second.subscribe("demo/second")
-            second.publish("demo/second", b"live", retain=False)
-            assert second.next_message() == ("demo/second", b"live", False)
+    with EmbeddedBroker(port=0) as broker, watching(broker, "demo/first") as first:
+        first.publish("demo/first", "mine", retain=True)
+        with watching(broker, "demo/second") as second:
+            second.publish("demo/second", "live")
+            assert seen(second) == [("demo/second", "live", False)]
 
 
 def test_broker_publishes_the_will_of_a_client_that_died() -> None:
     """The demo shows entities go unavailable when the service is killed."""
-    with EmbeddedBroker(port=0) as broker, client(broker.port, "watcher") as watcher:
-        watcher.subscribe("demo/status")
+    with EmbeddedBroker(port=0) as broker, watching(broker, "demo/status") as watcher:
         dying = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="dying")
         dying.will_set("demo/status", b"offline", qos=1, retain=True)
         dying.connect("127.0.0.1", broker.port)
         dying.loop_start()
         dying.publish("demo/status", b"online", qos=1, retain=True).wait_for_publish(PATIENCE)
-        assert watcher.next_message() == ("demo/status", b"online", False)
+        watcher.wait_topic("demo/status", lambda message: message.payload == "online")
         dying.loop_stop()
         connection = dying.socket()
         assert isinstance(connection, socket.socket)
         connection.shutdown(socket.SHUT_RDWR)
-        assert watcher.next_message() == ("demo/status", b"offline", False)
+        watcher.wait_topic("demo/status", lambda message: message.payload == "offline")
         connection.close()
 
 
@@ -287,18 +244,17 @@ def test_broker_takes_another_port_when_its_own_is_taken() -> None:
     """The demo starts even if a broker already has the port."""
     with EmbeddedBroker(port=0) as first, EmbeddedBroker(port=first.port) as second:
         assert second.port != first.port
-        with client(second.port, "one") as one:
-            one.publish("demo/state", b"x", retain=True)
+        with watching(second) as one:
+            one.publish("demo/state", "x", retain=True)
 
 
 def test_broker_starts_and_stops_again_and_again(caplog: pytest.LogCaptureFixture) -> None:
     """Twenty demos in a row leave neither a log line, nor a warning, nor a thread behind."""
     caplog.set_level(logging.DEBUG)
     for _ in range(20):
-        with EmbeddedBroker(port=0) as broker, client(broker.port, "one") as one:
-            one.subscribe("demo/state")
-            one.publish("demo/state", b"x", retain=True)
-            assert one.next_message() == ("demo/state", b"x", False)
+        with EmbeddedBroker(port=0) as broker, watching(broker, "demo/state") as one:
+            one.publish("demo/state", "x", retain=True)
+            assert seen(one) == [("demo/state", "x", False)]
     assert "embedded-broker" not in [thread.name for thread in threading.enumerate()]
     assert {record.name.partition(".")[0] for record in caplog.records} <= {"asyncio"}
     assert not [record for record in caplog.records if record.levelno > logging.DEBUG]
@@ -307,11 +263,7 @@ def test_broker_starts_and_stops_again_and_again(caplog: pytest.LogCaptureFixtur
 def test_broker_closes_on_clients_that_do_not_go() -> None:
     """Ctrl-C ends the demo even while clients are connected, in the middle of something, or silent."""
     broker = EmbeddedBroker(port=0)
-    with (
-        socket.create_connection(("127.0.0.1", broker.port)) as silent,
-        client(broker.port, "busy") as busy,
-    ):
-        busy.subscribe("demo/state")
+    with socket.create_connection(("127.0.0.1", broker.port)) as silent, watching(broker, "demo/state"):
         broker.close()
         broker.close()
         assert "embedded-broker" not in [thread.name for thread in threading.enumerate()]

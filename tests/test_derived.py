@@ -157,7 +157,7 @@ def test_burn_rate_is_unknown_when_the_readings_are_old() -> None:
 
 
 def test_limit_is_predicted_only_before_the_reset() -> None:
-    """A limit that the reset comes before is none."""
+    """A limit that would be reached after the reset is not expected."""
     assert after([(120, 40), (140, 50), (160, 60)])["limit_at"] == "2026-11-20T14:00:00+00:00"
     assert after([(120, 4), (140, 5), (160, 6)])["limit_at"] is None
     assert after([(120, 40), (140, 40), (160, 40)])["limit_at"] is None

@@ -185,7 +185,7 @@ def test_the_same_is_said_in_the_same_words() -> None:
 
 
 def test_money_has_its_currency_and_statistics_that_start_over() -> None:
-    """What is spent has statistics; yen have no cents; an unknown currency is none, and has no statistics."""
+    """What is spent has statistics; yen have no cents; without a currency it is not money: no statistics."""
     for currency, precision in (("EUR", 2), ("USD", 2), ("JPY", 0)):
         money = components(currency=currency)["extra_usage_used"]
         assert (money["device_class"], money["unit_of_measurement"]) == ("monetary", currency)

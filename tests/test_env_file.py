@@ -7,20 +7,14 @@ import pytest
 
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.mqtt.client import read_password, require_readable
-from claude_usage_mqtt.settings.fields import Settings, variables
+from claude_usage_mqtt.settings.fields import Settings
 from claude_usage_mqtt.settings.load import load_settings
 
 CANARY = "canary-7d21aa"
 LOGIN = "MQTT_HOST=broker\nMQTT_USERNAME=me\n"
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Be in an empty folder, with none of our variables set."""
-    monkeypatch.chdir(tmp_path)
-    for name in variables():
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("empty")
 
 
 def load(text: str) -> Settings:
@@ -91,19 +85,19 @@ def test_lines_of_others_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize("mark", [codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE])
-def test_a_byte_order_mark_is_not_part_of_a_name_or_a_secret(folder: Path, mark: bytes) -> None:
+def test_a_byte_order_mark_is_not_part_of_a_name_or_a_secret(empty: Path, mark: bytes) -> None:
     """A file that an editor on Windows has saved is read like any other, the password's own file too."""
     encoding = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}[mark]
-    (folder / "password").write_bytes(mark + "pässword\r\n".encode(encoding))
-    (folder / ".env").write_bytes(mark + (LOGIN + "MQTT_PASSWORD_FILE=password\n").encode(encoding))
+    (empty / "password").write_bytes(mark + "pässword\r\n".encode(encoding))
+    (empty / ".env").write_bytes(mark + (LOGIN + "MQTT_PASSWORD_FILE=password\n").encode(encoding))
     broker = load_settings().broker()
     assert (broker.host, read_password(broker)) == ("broker", "pässword")
 
 
 @pytest.mark.parametrize("content", [b"", b"\r\n", b"one\ntwo\n", b"nul\0", "p\xe4ss".encode("latin-1")], ids=repr)
-def test_a_password_file_that_holds_no_password(folder: Path, content: bytes) -> None:
+def test_a_password_file_that_holds_no_password(empty: Path, content: bytes) -> None:
     """What cannot be a password is reported when the program starts."""
-    (folder / "password").write_bytes(content)
+    (empty / "password").write_bytes(content)
     with pytest.raises(SettingsError, match=r"^MQTT_PASSWORD_FILE \(password\) "):
         require_readable(load(LOGIN + "MQTT_PASSWORD_FILE=password\n").broker())
 
@@ -145,11 +139,11 @@ def test_a_password_of_the_environment_goes_to_no_host_of_a_file(monkeypatch: py
     assert load("MQTT_HOST=elsewhere.example\n").mqtt_host == "broker"
 
 
-def test_no_file_of_ours_is_sent_as_a_password(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_no_file_of_ours_is_sent_as_a_password(empty: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A file in somebody else's folder cannot have Claude Code's credentials sent to its own broker as a password."""
     ours = tmp_path_factory.mktemp("home") / ".credentials.json"
     ours.write_text(CANARY)
-    link = folder / "password"
+    link = empty / "password"
     link.symlink_to(ours)
     for path in (ours, link):
         said = mistake(f"{LOGIN}MQTT_PASSWORD_FILE={path}\n")

@@ -10,7 +10,7 @@ import pytest
 
 from claude_usage_mqtt.service.event_delivery import MAX_WAITING, SPACING, EventDelivery
 from claude_usage_mqtt.usage.events import Event
-from parts.broker import Broker, Mosquitto
+from parts.broker import Mosquitto
 from parts.endpoint import Endpoint
 from parts.service import (
     BASE,
@@ -20,6 +20,7 @@ from parts.service import (
     STATE,
     Clock,
     Impatient,
+    Serve,
     command,
     is_ok,
     running_service,
@@ -76,11 +77,11 @@ def test_one_event_of_an_entity_at_a_time(home_assistant: bool) -> None:  # noqa
 
 
 def test_a_jump_to_the_limit_is_two_events_one_after_the_other(
-    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
+    serve: Serve, endpoint: Endpoint, watcher: Watcher
 ) -> None:
     """Threshold and limit are reached at once; both reach an event entity, a moment apart."""
     raise_session(endpoint, 70)
-    with running_service(running_broker.port, endpoint.url, home, interval=0.3):
+    with serve(interval=0.3):
         watcher.wait_topic(STATE, session_is(70))
         raise_session(endpoint, 100)
         watcher.wait_topic(EVENT, lambda message: message.json()["event_type"] == "limit_reached")
@@ -146,17 +147,15 @@ def raise_session(endpoint: Endpoint, utilization: float) -> None:
     endpoint.document = endpoint.document | {"five_hour": endpoint.document["five_hour"] | {"utilization": utilization}}
 
 
-def test_an_event_is_not_repeated_by_a_restart(
-    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
-) -> None:
+def test_an_event_is_not_repeated_by_a_restart(serve: Serve, endpoint: Endpoint, watcher: Watcher) -> None:
     """An automation on an event runs once: not again when the container restarts, nor on a later poll."""
     watcher.publish(BIRTH, "online", retain=True)
-    with running_service(running_broker.port, endpoint.url, home, interval=0.3):
+    with serve(interval=0.3):
         watcher.wait_topic(HEALTH, is_ok)
         raise_session(endpoint, 80)
         fired = watcher.wait_topic(EVENT).json()
         watcher.wait_topic(MEMORY, lambda m: m.json()["events"] == [], since=watcher.mark())
-    with running_service(running_broker.port, endpoint.url, home, interval=0.3) as running:
+    with serve(interval=0.3) as running:
         endpoint.wait_for_requests(endpoint.count + 2)
         running.log.wait_for("Publishing at")
         watcher.settle()
@@ -165,11 +164,9 @@ def test_an_event_is_not_repeated_by_a_restart(
     assert EVENT not in watcher.retained()
 
 
-def test_home_assistant_gets_it_after_its_restart(
-    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
-) -> None:
+def test_home_assistant_gets_it_after_its_restart(serve: Serve, endpoint: Endpoint, watcher: Watcher) -> None:
     """What happened during a restart of Home Assistant is sent again after its birth message, with the same id."""
-    with running_service(running_broker.port, endpoint.url, home, rng=Impatient()):
+    with serve(rng=Impatient()):
         watcher.wait_topic(HEALTH, is_ok)
         raise_session(endpoint, 80)
         watcher.publish(command("refresh"), "PRESS")
@@ -204,10 +201,10 @@ def test_what_happened_while_the_broker_was_away(home: Path, mosquitto: Mosquitt
     assert fired["threshold"] == 90
 
 
-def test_the_sign_of_life_is_renewed(home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+def test_the_sign_of_life_is_renewed(serve: Serve, watcher: Watcher) -> None:
     """While the service lives, what is retained never looks older than eight minutes."""
     clock = Clock()
-    with running_service(running_broker.port, endpoint.url, home, clock=clock, interval=3600):
+    with serve(clock=clock, interval=3600):
         first = watcher.wait_topic(HEALTH, is_ok).json()["alive_until"]
         assert dt.timedelta(minutes=7) < dt.datetime.fromisoformat(first) - clock.now() <= dt.timedelta(minutes=8)
         since = watcher.mark()

@@ -15,7 +15,7 @@ from parts.broker import Broker
 from parts.certificates import Authority
 from parts.credentials import FILE_NAME, write_credentials
 from parts.endpoint import Endpoint, Fault
-from parts.service import HEALTH, STATE, Clock, Running, command, has_status, is_ok, running_service, session_is
+from parts.service import HEALTH, STATE, Clock, Running, Serve, command, has_status, is_ok, running_service, session_is
 from parts.watcher import Watcher
 
 DEADLINE = 0.4
@@ -25,11 +25,11 @@ AGAIN = "the usage is known again"
 
 
 @pytest.fixture
-def running(running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path) -> Iterator[Running]:
-    """Run the service on a fast clock until its first numbers stand on the broker."""
+def running(serve: Serve, watcher: Watcher, endpoint: Endpoint) -> Iterator[Running]:
+    """Run the service on a fast clock until its first numbers are on the broker."""
     clock = Clock(SPEED)
     endpoint.document = lambda _: truth(clock)
-    with running_service(running_broker.port, endpoint.url, home, clock=clock, deadline=DEADLINE) as found:
+    with serve(clock=clock, deadline=DEADLINE) as found:
         watcher.wait_topic(HEALTH, is_ok)
         yield found
 
@@ -157,7 +157,7 @@ def test_an_api_that_cannot_be_trusted_or_found(
 
 
 def test_a_file_that_cannot_be_opened(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, watcher: Watcher, endpoint: Endpoint, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A dead network mount is reported; when it is back so are the numbers, and no thread outlives the service."""
     monkeypatch.setattr(workers, "WORKER_DEADLINE", 0.2)
@@ -165,7 +165,7 @@ def test_a_file_that_cannot_be_opened(
     (home / FILE_NAME).rename(home / "mended")
     os.mkfifo(home / FILE_NAME)  # opening it waits for a writer
     clock = Clock(SPEED)
-    with running_service(running_broker.port, endpoint.url, home, clock=clock) as running:
+    with serve(clock=clock) as running:
         shown = watcher.wait_topic(HEALTH, has_status("credentials_unreadable")).json()
         assert "hangs" in shown["detail"]
         assert endpoint.count == 0
@@ -187,13 +187,11 @@ def wake(watcher: Watcher) -> None:
     watcher.publish(command("interval"), "nonsense")
 
 
-def test_the_host_was_asleep_for_a_day(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
-) -> None:
+def test_the_host_was_asleep_for_a_day(serve: Serve, watcher: Watcher, endpoint: Endpoint) -> None:
     """After a day's sleep the old numbers are not taken for new ones, and one request brings the new ones."""
     clock = Clock()
     endpoint.document = lambda _: truth(clock)
-    with running_service(running_broker.port, endpoint.url, home, clock=clock, limited=True) as running:
+    with serve(clock=clock, limited=True) as running:
         before = watcher.wait_topic(HEALTH, is_ok).json()
         endpoint.fault = faults.Hang()
         since = watcher.mark()
@@ -211,12 +209,10 @@ def test_the_host_was_asleep_for_a_day(
 
 
 @pytest.mark.parametrize("step", [dt.timedelta(hours=-1), dt.timedelta(hours=1), dt.timedelta(days=-400)])
-def test_the_clock_was_set(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path, step: dt.timedelta
-) -> None:
+def test_the_clock_was_set(serve: Serve, watcher: Watcher, endpoint: Endpoint, step: dt.timedelta) -> None:
     """A forward step ages the numbers, a backward one does not; the next poll comes as soon as the budget allows."""
     clock = Clock()
-    with running_service(running_broker.port, endpoint.url, home, clock=clock, limited=True) as running:
+    with serve(clock=clock, limited=True) as running:
         before = watcher.wait_topic(HEALTH, is_ok).json()
         since = watcher.mark()
         clock.set(step)

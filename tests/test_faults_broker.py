@@ -14,7 +14,7 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from claude_usage_mqtt.mqtt import client as mqtt_client
-from claude_usage_mqtt.mqtt import connection, protocols
+from claude_usage_mqtt.mqtt import connection
 from claude_usage_mqtt.service import restore
 from parts import broker, service
 from parts.broker import Mosquitto, needs_mosquitto
@@ -48,7 +48,6 @@ AGAIN = "Connected to the broker"
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give up sooner than in life, too: on a connection, and on what nobody returns."""
     monkeypatch.setattr(mqtt_client, "CONNECT_TIMEOUT", 0.5)
-    monkeypatch.setattr(protocols, "CONNECT_TIMEOUT", 0.5)
     monkeypatch.setattr(connection, "SETTLED_AFTER", 0.5)
     monkeypatch.setattr(restore, "LONGEST", 0.5)
 

@@ -287,6 +287,17 @@ def test_a_week_of_five_days(days: int, begins: float | None, *, restarted: bool
     assert [event.event_type for event in simulation.events] == ["reset"]
 
 
+def test_a_week_that_began_unseen_is_taken_as_a_whole_one() -> None:
+    """After days without a reading nobody knows of a reset that was claimed meanwhile: a week has seven days."""
+    reset = at("12:40:00")
+    entries = {at("12:00:00"): week(80, reset), reset: week(2, reset + timedelta(days=5))}
+    simulation = Simulation(sequence(entries), at("12:00:00"), make_state(1))
+    simulation.run(at("12:10:00"))
+    simulation.now += timedelta(days=2)
+    simulation.run(simulation.now + timedelta(minutes=10))
+    assert simulation.shown[-1].window("seven_day")["duration_hours"] == 168
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_old_number_under_the_new_reset(seed: int) -> None:
     """After a reset the old percentage is not shown as the new window's, and no event comes of it."""
@@ -311,6 +322,65 @@ def test_a_spike(seed: int) -> None:
     published = next(s.at for s in simulation.shown if s.window("five_hour")["utilization"] == 80)
     assert published - seen <= timedelta(seconds=90)
     assert sum(at("13:00:00") <= poll < at("13:40:00") for poll in simulation.polls) <= 11
+
+
+OPUS = {"seven_day_opus": {"utilization": 12, "resets_at": str(at("06:40:00", day=30))}}
+GONE: dict[str, Any] = {"seven_day_opus": None}
+PLACEHOLDER = {"utilization": 0.0, "resets_at": None}
+RENAMED = GONE | {"cinder_cove": OPUS["seven_day_opus"]}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "stays"),
+    [
+        (OPUS | {"cinder_cove": None}, RENAMED, True),  # a code name may be there, as null, long before it is used
+        (OPUS | {"cinder_cove": PLACEHOLDER}, RENAMED, True),
+        (OPUS, RENAMED, True),
+        (OPUS, GONE | {"amber_gauge": None}, False),  # and one that still is not used is no other name of a window
+        (OPUS, GONE | {"amber_gauge": PLACEHOLDER}, False),
+        (OPUS, GONE, False),
+    ],
+)
+def test_a_window_under_another_name_keeps_its_entities(
+    before: dict[str, Any], after: dict[str, Any], *, stays: bool
+) -> None:
+    """What the API renames is not removed; what it drops is, a day later."""
+    main = week(12, at("06:40:00", day=30))
+    world = {at("12:00:00"): main | before, at("13:00:00"): main | after}
+    simulation = Simulation(sequence(world), at("12:00:00"), make_state(1))
+    simulation.run(at("16:00:00", day=26))
+    assert ("seven_day_opus" in simulation.state.usage.windows) is stays
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize(("name", "stays"), [("usage_credits", True), ("member_dashboard_available", False)])
+def test_extra_usage_under_another_name_keeps_its_entities(name: str, *, stays: bool, restarted: bool) -> None:
+    """Extra usage that the API renames is not removed; what it drops is, whatever else it always reports."""
+    main = week(12, at("06:40:00", day=30)) | {"member_dashboard_available": True}
+    money = {"is_enabled": True, "monthly_limit": 2000, "used_credits": 150, "currency": "USD"}
+    world = {at("12:00:00"): main | {"extra_usage": money}, at("12:00:30"): main | {"extra_usage": None, name: money}}
+    simulation = Simulation(sequence(world), at("12:00:00"), make_state(1))
+    simulation.run(at("13:00:00"))
+    if restarted:
+        simulation.restart()
+    simulation.run(at("16:00:00", day=26))
+    assert simulation.state.usage.has_extra_usage is stays
+
+
+def test_a_malformed_pool_is_not_gone() -> None:
+    """A pool of dollars whose number cannot be read is shown until it is too old, and blocks no less than before."""
+
+    def pool(utilization: object) -> dict[str, Any]:
+        section = {"utilization": utilization, "resets_at": None, "limit_dollars": 1000, "used_dollars": None}
+        return week(12, at("06:40:00", day=30)) | {"cinder_cove": section}
+
+    world = {at("12:00:00"): pool(40), at("12:10:00"): pool("soon"), at("12:20:00"): pool(None)}
+    simulation = Simulation(sequence(world), at("12:00:00"), make_state(1))
+    simulation.run(at("12:25:00"))
+    assert [value for value, _ in values(simulation, "pool_cinder_cove")] == [40]
+    simulation.run(at("16:00:00", day=26))
+    assert [value for value, _ in values(simulation, "pool_cinder_cove")] == [40, None]
+    assert simulation.shown[-1].state["blocked"] is None
 
 
 # Refusals

@@ -96,7 +96,7 @@ def test_alive_while_it_beats_and_gone_after_its_stop(
 
 
 def test_stuck_is_distinguished_from_alive(start: Callable[[], Instance], folder: Path) -> None:
-    """A process that is there but does nothing any more is unhealthy: the container can be started again."""
+    """A process that is there but does nothing anymore is unhealthy: the container can be started again."""
     instance = start()
     os.kill(instance.pid, signal.SIGSTOP)
     age(sign_of(instance, folder), STUCK_AFTER - 30)

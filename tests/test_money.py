@@ -92,6 +92,13 @@ def happened(simulation: Simulation) -> list[str]:
         ),
         # What is reached while it is off is not spent by anybody.
         ([answer(5, extra(100, is_enabled=False)), answer(5, extra(2057, is_enabled=False))], []),
+        # A response without it in between, too, changes nothing, and hides nothing.
+        ([answer(5, extra(1900)), answer(5, None), answer(5, extra(1900))], []),
+        ([answer(5, extra(1400)), answer(5, None), answer(5, extra(1600))], ["extra_usage_threshold_reached 75"]),
+        (
+            [answer(5, extra(1900)), answer(5, None), answer(5, extra(0)), answer(5, extra(1600))],
+            ["extra_usage_threshold_reached 75"],
+        ),
         # A malformed section in between changes nothing.
         ([answer(5, extra(1900)), answer(5, "soon"), answer(5, extra(1900))], []),
     ],
@@ -101,11 +108,29 @@ def test_events(answers: list[dict[str, Any]], events: list[str]) -> None:
     assert happened(live(*answers)) == events
 
 
-def test_blanked_amounts_are_no_new_month() -> None:
-    """Statistics do not count money a second time that an organization's cap hid for a while."""
-    off = answer(5, extra(0, None, is_enabled=False))
-    simulation = live(answer(5, extra(1850)), off, answer(5, extra(1860)))
-    assert {shown.state["extra_usage"]["period_start"] for shown in simulation.shown} == {"2026-11-01T00:00:00+00:00"}
+@pytest.mark.parametrize(
+    "off",
+    [
+        extra(0, None, is_enabled=False),
+        {"is_enabled": False, "monthly_limit": None, "used_credits": None, "utilization": None},
+        None,
+    ],
+)
+def test_blanked_amounts_are_no_new_month(off: object) -> None:
+    """Statistics do not count money a second time that was not reported for a while."""
+    simulation = live(answer(5, extra(1850)), answer(5, off), answer(5, extra(1860)))
+    money = [shown.state["extra_usage"] for shown in simulation.shown if shown.state["extra_usage"]]
+    assert {each["period_start"] for each in money} == {"2026-11-01T00:00:00+00:00"}
+    assert money[-1]["used"] == 18.6
+    assert happened(simulation) == []
+
+
+def test_another_currency_is_counted_anew() -> None:
+    """Dollars are not added to euros."""
+    simulation = live(answer(5, extra(1850, currency="EUR")), answer(5, extra(1850)))
+    periods = [shown.state["extra_usage"]["period_start"] for shown in simulation.shown]
+    assert periods[0] < periods[-1]
+    assert happened(simulation) == []
 
 
 def test_events_have_rounded_numbers() -> None:

@@ -18,7 +18,7 @@ from claude_usage_mqtt.sources.credentials.file import CredentialsFile
 from parts.broker import Broker
 from parts.command import call_command
 from parts.endpoint import Endpoint
-from parts.service import BASE, CONFIG, HEALTH, STATE, STATUS, Clock, ServiceProcess, is_ok, running_service
+from parts.service import BASE, CONFIG, HEALTH, STATE, STATUS, Clock, Serve, ServiceProcess, is_ok
 from parts.watcher import Watcher
 
 VERSION_1 = json.loads((Path(__file__).parent / "cases/version_1_retained.json").read_text(encoding="utf-8"))
@@ -40,16 +40,14 @@ def test_a_single_named_account_keeps_its_name(monkeypatch: pytest.MonkeyPatch, 
     assert (alone.id, alone.label) == (first.id, first.label) == ("work", "Work")
 
 
-def test_a_named_account_continues_version_1(
-    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
-) -> None:
+def test_a_named_account_continues_version_1(serve: Serve, home: Path, endpoint: Endpoint, watcher: Watcher) -> None:
     """Version 1 called it `default`: the numbers go on, the old device is removed, the entity ids stay."""
     for topic, payload in VERSION_1["single"].items():
         if topic != STATUS:
             watcher.publish(topic, payload, retain=True)
     watcher.settle()
     clock = Clock(start=datetime.fromisoformat(VERSION_1["recorded_at"]).astimezone(UTC) + timedelta(minutes=1))
-    with running_service(running_broker.port, endpoint.url, named(home, "work"), clock=clock, limited=True):
+    with serve(named(home, "work"), clock=clock, limited=True):
         announced = watcher.wait_topic(WORK_CONFIG, lambda m: bool(m.payload)).json()
     components = announced["components"]
     assert components["five_hour_utilization"]["unique_id"] == "claude_usage_work_five_hour_utilization"
@@ -64,11 +62,11 @@ def test_a_named_account_continues_version_1(
     assert removed.order < watcher.messages(WORK_CONFIG)[0].order
 
 
-def test_the_later_one_stands_by(home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+def test_the_later_one_stands_by(serve: Serve, endpoint: Endpoint, watcher: Watcher) -> None:
     """Of two services for one account the second publishes and asks nothing until the first has stopped."""
-    with running_service(running_broker.port, endpoint.url, home, instance="first") as first:
+    with serve(instance="first") as first:
         watcher.wait_topic(HEALTH, is_ok)
-        with running_service(running_broker.port, endpoint.url, home, instance="second") as second:
+        with serve(instance="second") as second:
             second.log.wait_for("standing by")
             assert "claude-usage-mqtt report" in second.log.text
             watcher.settle()
@@ -81,10 +79,10 @@ def test_the_later_one_stands_by(home: Path, running_broker: Broker, endpoint: E
 
 
 def test_check_says_that_another_one_publishes(
-    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
+    serve: Serve, home: Path, running_broker: Broker, watcher: Watcher
 ) -> None:
     """Whoever is about to start a second service learns that it would stand by, and what to run instead."""
-    with running_service(running_broker.port, endpoint.url, home, instance="elsewhere"):
+    with serve(instance="elsewhere"):
         watcher.wait_topic(HEALTH, is_ok)
     settings = {"MQTT_HOST": "127.0.0.1", "MQTT_PORT": running_broker.port, "CLAUDE_SOURCE": "reporter"}
     assert "published already" not in call_command(home, "check", **settings).stdout
@@ -96,16 +94,16 @@ def test_check_says_that_another_one_publishes(
 
 
 def test_the_later_one_takes_over_from_one_that_died(
-    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even if nobody could say that the first is gone, its sign of life ends; until then the later one is idle."""
-    with running_service(running_broker.port, endpoint.url, home, instance="first"):
+    with serve(instance="first"):
         watcher.wait_topic(HEALTH, is_ok)
     watcher.publish(STATUS, "online", retain=True)  # as after a power cut
     watcher.settle()
     clock = Clock(speed=1000)
     rounds: list[float] = []
-    with running_service(running_broker.port, endpoint.url, home, instance="second", clock=clock) as second:
+    with serve(instance="second", clock=clock) as second:
         second.log.wait_for("standing by")
         take = second.program.inbox.get
 
@@ -134,15 +132,13 @@ def test_a_second_one_on_the_same_machine_stands_by(
             second.log.wait_for("Publishing at")
 
 
-def test_an_earlier_run_is_not_another_instance(
-    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
-) -> None:
+def test_an_earlier_run_is_not_another_instance(serve: Serve, watcher: Watcher) -> None:
     """After a crash the same service is back at once."""
-    with running_service(running_broker.port, endpoint.url, home, instance="same"):
+    with serve(instance="same"):
         watcher.wait_topic(HEALTH, is_ok)
     watcher.publish(STATUS, "online", retain=True)
     watcher.settle()
-    with running_service(running_broker.port, endpoint.url, home, instance="same") as again:
+    with serve(instance="same") as again:
         again.log.wait_for("Publishing at")
     assert "standing by" not in again.log.text
 
@@ -160,12 +156,12 @@ def test_a_container_that_was_re_created_is_the_same_instance(monkeypatch: pytes
     assert len(instances) == (1 if name else 2)
 
 
-def test_different_names_side_by_side(home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+def test_different_names_side_by_side(serve: Serve, home: Path, watcher: Watcher) -> None:
     """Two people under one base topic keep their devices, whoever starts last."""
     work, family = named(home, "work", "side"), named(home, "family")
-    with running_service(running_broker.port, endpoint.url, work, instance="a"):
+    with serve(work, instance="a"):
         watcher.wait_topic("claude-usage/work/health", is_ok)
-        with running_service(running_broker.port, endpoint.url, family, instance="b") as other:
+        with serve(family, instance="b") as other:
             watcher.wait_topic(f"{BASE}/family/health", is_ok)
             other.log.wait_for("its device stays")
             watcher.settle()
@@ -173,20 +169,14 @@ def test_different_names_side_by_side(home: Path, running_broker: Broker, endpoi
 
 
 @pytest.mark.parametrize("is_online", [True, False])
-def test_a_device_of_another_base_topic(
-    home: Path,
-    running_broker: Broker,
-    endpoint: Endpoint,
-    watcher: Watcher,
-    is_online: bool,  # noqa: FBT001
-) -> None:
+def test_a_device_of_another_base_topic(serve: Serve, watcher: Watcher, is_online: bool) -> None:  # noqa: FBT001
     """A device of a living service is left to it; that of a former base topic is continued, and its rest is named."""
-    with running_service(running_broker.port, endpoint.url, home, base="elsewhere"):
+    with serve(base="elsewhere"):
         watcher.wait_topic(CONFIG, lambda m: bool(m.payload))
     watcher.publish("elsewhere/status", "online" if is_online else "offline", retain=True)
     watcher.settle()
     since = watcher.mark()
-    with running_service(running_broker.port, endpoint.url, home) as running:
+    with serve() as running:
         watcher.wait_topic(HEALTH, is_ok)
         watcher.settle()
     configs = [message.payload for message in watcher.messages(CONFIG, since=since)]

@@ -37,16 +37,16 @@ def seconds(count: float) -> timedelta:
     return timedelta(seconds=count)
 
 
-def make_schedule(interval: float = 300, seed: int = 1, **more: Any) -> Policy:
-    """Return a schedule with that interval in seconds."""
+def make_policy(interval: float = 300, seed: int = 1, **more: Any) -> Policy:
+    """Return a policy with that interval in seconds."""
     return Policy(seconds(interval), random.Random(seed), **more)
 
 
 @dataclass
 class House:
-    """A schedule lived through second by second; `answer` is what a request at an instant meets."""
+    """A policy lived through, from one due instant to the next; `answer` is what a request at an instant meets."""
 
-    schedule: Policy
+    policy: Policy
     now: datetime = START
     answer: Answer = lambda _: None
     resets: list[datetime] = field(default_factory=list)
@@ -56,21 +56,21 @@ class House:
 
     def step(self) -> datetime | None:
         """Poll if that is due; return the instant when the next is."""
-        due = self.schedule.due(self.now, self.resets)
+        due = self.policy.due(self.now, self.resets)
         if due is None or due > self.now:
             return due
         self.attempts += 1
-        self.schedule.record_request(self.now)
+        self.policy.record_request(self.now)
         error = self.answer(self.now)
         if isinstance(error, CredentialsError):
-            self.schedule.requests.record_sent(self.now, 0)
+            self.policy.requests.record_sent(self.now, 0)
         else:
             self.requests.append(self.now)
         if error is None:
-            self.schedule.succeeded(self.now, self.last_change)
+            self.policy.succeeded(self.now, self.last_change)
         else:
-            self.schedule.failed(self.now, error)
-        return self.schedule.due(self.now, self.resets)
+            self.policy.failed(self.now, error)
+        return self.policy.due(self.now, self.resets)
 
     def live(self, span: timedelta) -> None:
         """Let time pass, from one due instant to the next."""
@@ -85,9 +85,9 @@ class House:
 
     def restart(self) -> None:
         """End the program and start it anew, with what it had published."""
-        memory = json.loads(json.dumps(self.schedule.save()))
-        self.schedule = Policy(self.schedule.interval, random.Random(self.attempts))
-        self.schedule.restore(memory, self.now, self.resets)
+        memory = json.loads(json.dumps(self.policy.save()))
+        self.policy = Policy(self.policy.interval, random.Random(self.attempts))
+        self.policy.restore(memory, self.now, self.resets)
 
     def busiest_hour(self) -> int:
         """Return the largest number of requests in any 60 minutes."""
@@ -100,12 +100,12 @@ class House:
 
 def test_the_first_poll_is_at_once() -> None:
     """Somebody who has just started the program sees numbers at once."""
-    assert make_schedule().due(START) == START
+    assert make_policy().due(START) == START
 
 
 def test_polls_come_at_the_interval_give_or_take_a_tenth() -> None:
     """The interval of the settings is what happens, but not in step with all the world."""
-    house = House(make_schedule(300))
+    house = House(make_policy(300))
     house.live(timedelta(days=1))
     gaps = house.gaps()
     assert 270 <= min(gaps) < 280
@@ -116,7 +116,7 @@ def test_polls_come_at_the_interval_give_or_take_a_tenth() -> None:
 @pytest.mark.parametrize("interval", [180, 185, 300, 1000, 3600])
 def test_never_more_than_the_budget_in_any_hour(interval: int) -> None:
     """Twenty requests in any sixty minutes, at the shortest interval too."""
-    house = House(make_schedule(interval))
+    house = House(make_policy(interval))
     house.live(timedelta(days=2))
     assert house.busiest_hour() <= BUDGET
     assert len(house.requests) >= 0.9 * min(172_800 / interval, 48 * BUDGET)
@@ -158,22 +158,22 @@ def test_the_budget_holds_whatever_happens(
 ) -> None:
     """Refreshes, restarts, new tokens, resets and every error together never make more than 20 requests an hour."""
     count = iter(range(10**9))
-    house = House(make_schedule(interval, seed), answer=lambda _: fates[next(count) % len(fates)])
+    house = House(make_policy(interval, seed), answer=lambda _: fates[next(count) % len(fates)])
     for wait, event, number in events:
         house.live(seconds(wait))
         match event:
             case "refresh":
-                house.schedule.refresh(house.now)
+                house.policy.refresh(house.now)
             case "restart":
                 house.restart()
             case "token" | "touch":
-                house.schedule.credentials_changed(house.now)
+                house.policy.credentials_changed(house.now)
             case "ask":
-                house.schedule.poll_soon(house.now)
+                house.policy.poll_soon(house.now)
             case "reset":
                 house.resets = [*house.resets[-6:], house.now + seconds(number)]
             case "interval":
-                house.schedule.set_interval(house.now, seconds(180 + number % 3421))
+                house.policy.set_interval(house.now, seconds(180 + number % 3421))
     house.live(HOUR)
     assert house.busiest_hour() <= BUDGET
     assert min(house.gaps(), default=30) >= SPACING / SECOND
@@ -181,9 +181,9 @@ def test_the_budget_holds_whatever_happens(
 
 def test_refreshes_without_end_stay_within_the_budget_and_the_floor() -> None:
     """An automation that asks each second gets what is allowed, and no more."""
-    house = House(make_schedule(300))
+    house = House(make_policy(300))
     for _ in range(3 * 3600):
-        house.schedule.refresh(house.now)
+        house.policy.refresh(house.now)
         house.live(SECOND)
     assert house.busiest_hour() <= BUDGET
     assert min(house.gaps()) >= FLOOR / SECOND
@@ -191,7 +191,7 @@ def test_refreshes_without_end_stay_within_the_budget_and_the_floor() -> None:
 
 def test_restarts_without_end_stay_within_the_budget() -> None:
     """A container that restarts every few seconds, a crash loop, asks no more than one that stays."""
-    house = House(make_schedule(300))
+    house = House(make_policy(300))
     for _ in range(1000):
         house.live(seconds(7))
         house.restart()
@@ -201,37 +201,37 @@ def test_restarts_without_end_stay_within_the_budget() -> None:
 
 def test_a_start_after_a_long_time_asks_at_once() -> None:
     """Who starts the service again after a night sees new numbers at once, not half a minute later."""
-    before = make_schedule(300)
+    before = make_policy(300)
     before.record_request(START)
     before.succeeded(START)
     morning = START + 8 * HOUR
-    after = make_schedule(300)
+    after = make_policy(300)
     after.restore(before.save(), morning)
     assert after.due(morning) == morning
 
 
 def test_a_crash_in_the_middle_of_each_request_stays_within_the_budget() -> None:
     """A request counts although the program ended before it could publish it: it was due."""
-    house = House(make_schedule(180), resets=[START + number * 17 * MINUTE for number in range(3)])
-    published = house.schedule.save()
+    house = House(make_policy(180), resets=[START + number * 17 * MINUTE for number in range(3)])
+    published = house.policy.save()
     for _ in range(300):
         for is_traced in (True, False):  # the trace of a run's first request is published before it is made
-            due = house.schedule.due(house.now, house.resets)
+            due = house.policy.due(house.now, house.resets)
             assert due is not None
             house.now = max(house.now, due)
             house.requests.append(house.now)
-            house.schedule.record_request(house.now)
-            published = house.schedule.save() if is_traced else published
+            house.policy.record_request(house.now)
+            published = house.policy.save() if is_traced else published
         house.now += SECOND
-        house.schedule = make_schedule(180)
-        house.schedule.restore(published, house.now, house.resets)
+        house.policy = make_policy(180)
+        house.policy.restore(published, house.now, house.resets)
     assert house.busiest_hour() <= BUDGET
 
 
 @pytest.mark.parametrize("interval", [180, 181, 200, 240, 300, 301, 420, 600, 900, 1800, 3600])
 def test_each_reset_is_seen_within_90_seconds(interval: int) -> None:
     """Whatever the interval, a poll comes between 60 and 90 s after each reset, day after day."""
-    house = House(make_schedule(interval, seed=interval))
+    house = House(make_policy(interval, seed=interval))
     for number in range(10):
         first = house.now + 5 * HOUR + (interval * 7 + number * 13) % 60 * MINUTE
         house.resets = [first, first + MINUTE, first + 17 * MINUTE, first + 20 * MINUTE]
@@ -244,23 +244,23 @@ def test_each_reset_is_seen_within_90_seconds(interval: int) -> None:
 @given(st.sampled_from([180, 300, 1200]), st.integers(0, 600), st.integers(0, 200), st.integers(0, 99))
 def test_a_reset_is_seen_in_time_whatever_is_asked_by_hand(interval: int, refresh: int, twice: int, seed: int) -> None:
     """Refreshes just before or after the reset do not delay the poll that shows it."""
-    house = House(make_schedule(interval, seed))
+    house = House(make_policy(interval, seed))
     house.live(2 * HOUR)
     reset = house.now.replace(second=0) + 9 * MINUTE
     house.resets = [reset]
     for wait in (refresh, twice):
         house.live(seconds(wait))
-        house.schedule.refresh(house.now)
+        house.policy.refresh(house.now)
     house.live(2 * HOUR)
     assert any(60 <= (at - reset) / SECOND <= 90 for at in house.requests)
 
 
 def test_refreshes_do_not_use_up_what_resets_need() -> None:
     """An automation that refreshes without end does not hide the reset."""
-    house = House(make_schedule(180))
+    house = House(make_policy(180))
     house.resets = [START + at * MINUTE for at in (151, 158, 165, 172)]
     for _ in range(400):
-        house.schedule.refresh(house.now)
+        house.policy.refresh(house.now)
         house.live(seconds(30))
     for each in house.resets:
         assert any(60 <= (at - each) / SECOND <= 90 for at in house.requests)
@@ -270,27 +270,27 @@ def test_refreshes_do_not_use_up_what_resets_need() -> None:
 @given(st.integers(1, 400), st.integers(0, 25), st.integers(0, 99))
 def test_a_reset_is_seen_in_time_over_a_restart(before: int, down: int, seed: int) -> None:
     """A restart just around the reset delays its poll by no more than the program was away."""
-    house = House(make_schedule(300, seed), resets=[START + 2 * HOUR])
+    house = House(make_policy(300, seed), resets=[START + 2 * HOUR])
     reset = house.resets[0]
     house.live(2 * HOUR + 3 * MINUTE - seconds(before))
-    memory = house.schedule.save()
+    memory = house.policy.save()
     house.now += seconds(down)
-    house.schedule = make_schedule(300, seed)
-    house.schedule.restore(memory, house.now, house.resets)
+    house.policy = make_policy(300, seed)
+    house.policy.restore(memory, house.now, house.resets)
     house.live(HOUR)
     assert any(60 <= (at - reset) / SECOND <= 90 + down for at in house.requests)
 
 
 def test_a_reset_costs_one_request() -> None:
     """Many windows that reset together are asked after once; what has been asked after is not asked again."""
-    house = House(make_schedule(3600), resets=[START + 30 * MINUTE] * 20)
+    house = House(make_policy(3600), resets=[START + 30 * MINUTE] * 20)
     house.live(50 * MINUTE)
     assert house.requests == [START, START + 31 * MINUTE]
 
 
 def test_nothing_is_asked_in_the_first_minute_of_a_window() -> None:
     """A response right after a reset may carry the old number: no poll is made then, except one by hand."""
-    policy, reset = make_schedule(limited=False), START + 10 * MINUTE
+    policy, reset = make_policy(limited=False), START + 10 * MINUTE
     for wanted in (reset, reset + seconds(30)):
         policy.next_regular, policy.confirm_at = wanted, None
         assert policy.due(START, [reset]) == reset + MINUTE
@@ -301,7 +301,7 @@ def test_nothing_is_asked_in_the_first_minute_of_a_window() -> None:
 
 def test_a_reset_without_credentials_does_not_spin() -> None:
     """With nobody logged in, the poll after a reset is tried once, not without end."""
-    house = House(make_schedule(300), resets=[START + MINUTE], answer=lambda _: CredentialsNotFound("x"))
+    house = House(make_policy(300), resets=[START + MINUTE], answer=lambda _: CredentialsNotFound("x"))
     house.live(HOUR)
     assert house.requests == []
     assert house.attempts <= 15
@@ -309,49 +309,49 @@ def test_a_reset_without_credentials_does_not_spin() -> None:
 
 def test_a_shut_out_is_waited_for() -> None:
     """Retry-After: 3600 means an hour and a margin without a request, refreshes and resets included."""
-    house = House(make_schedule(300), resets=[START + 10 * MINUTE])
+    house = House(make_policy(300), resets=[START + 10 * MINUTE])
     house.live(MINUTE)
-    house.schedule.record_request(house.now)
-    house.schedule.failed(house.now, RateLimited("x", retry_after=HOUR))
-    asked = house.schedule.refresh(house.now)
+    house.policy.record_request(house.now)
+    house.policy.failed(house.now, RateLimited("x", retry_after=HOUR))
+    asked = house.policy.refresh(house.now)
     assert asked == house.now + HOUR + SHUT_OUT_MARGIN
-    assert house.schedule.due(house.now, house.resets) == asked
+    assert house.policy.due(house.now, house.resets) == asked
 
 
 def test_a_full_window_is_waited_for_longer_each_time() -> None:
     """429 without a time: 300 s, growing by half to 1800 s, and back to 300 s after a good answer."""
-    schedule, now, waits = make_schedule(), START, []
+    policy, now, waits = make_policy(), START, []
     for _ in range(7):
-        schedule.record_request(now)
-        schedule.failed(now, RateLimited("x"))
-        due = schedule.due(now)
+        policy.record_request(now)
+        policy.failed(now, RateLimited("x"))
+        due = policy.due(now)
         assert due is not None
         waits.append((due - now) / SECOND)
         now = due
     assert waits == [360, 450, 675, 1012.5, 1518.75, 1800, 1800]  # the first by the slow pace after a 429
-    schedule.succeeded(now)
-    schedule.failed(now, RateLimited("x"))
-    assert schedule.rate_limit.blocked_until == now + seconds(300)
+    policy.succeeded(now)
+    policy.failed(now, RateLimited("x"))
+    assert policy.rate_limit.blocked_until == now + seconds(300)
 
 
 def test_an_absurd_retry_after_is_bounded() -> None:
     """No answer can silence the program for good."""
-    schedule = make_schedule()
-    schedule.failed(START, RateLimited("x", retry_after=timedelta(days=4000)))
-    assert schedule.rate_limit.blocked_until == START + LONGEST_BLOCK
+    policy = make_policy()
+    policy.failed(START, RateLimited("x", retry_after=timedelta(days=4000)))
+    assert policy.rate_limit.blocked_until == START + LONGEST_BLOCK
 
 
 @pytest.mark.parametrize("retry_after", [None, HOUR])
 def test_after_a_429_the_pace_is_slow_for_an_hour(retry_after: timedelta | None) -> None:
     """For an hour after the wait there are 360 s between requests, refreshes and resets included; then as before."""
-    house = House(make_schedule(180))
-    house.schedule.record_request(START)
-    house.schedule.failed(START, RateLimited("x", retry_after=retry_after))
-    until = house.schedule.rate_limit.blocked_until
+    house = House(make_policy(180))
+    house.policy.record_request(START)
+    house.policy.failed(START, RateLimited("x", retry_after=retry_after))
+    until = house.policy.rate_limit.blocked_until
     assert until is not None
     house.resets = [until + 10 * MINUTE]
     while house.now < until + HOUR:
-        house.schedule.refresh(house.now)
+        house.policy.refresh(house.now)
         house.live(seconds(10))
     assert min(house.gaps()) >= SLOW_INTERVAL / SECOND
     assert any(60 <= (at - house.resets[0]) / SECOND <= 430 for at in house.requests)
@@ -363,7 +363,7 @@ def test_after_a_429_the_pace_is_slow_for_an_hour(retry_after: timedelta | None)
 @pytest.mark.parametrize("wait", range(10, 17))
 def test_a_slow_pace_still_meets_a_reset(wait: int) -> None:
     """After a 429 a regular poll that would be in the way of the reset's waits for it."""
-    house = House(make_schedule(180), answer=lambda now: RateLimited("x") if now == START else None)
+    house = House(make_policy(180), answer=lambda now: RateLimited("x") if now == START else None)
     house.live(10 * MINUTE)
     house.resets = [house.now.replace(second=0) + wait * MINUTE]
     house.live(40 * MINUTE)
@@ -373,30 +373,30 @@ def test_a_slow_pace_still_meets_a_reset(wait: int) -> None:
 def test_faults_back_off_doubling() -> None:
     """A fault of the network or the server is tried again after 30 s, doubling to 600 s, whatever the interval."""
     for error in (ServerError("x"), NetworkError("x"), InvalidResponse("x")):
-        schedule, now, waits = make_schedule(3600), START, []
+        policy, now, waits = make_policy(3600), START, []
         for _ in range(8):
-            schedule.record_request(now)
-            schedule.failed(now, error)
-            due = schedule.due(now)
+            policy.record_request(now)
+            policy.failed(now, error)
+            due = policy.due(now)
             assert due is not None
             waits.append((due - now) / SECOND)
             now = due
         for wait, expected in zip(waits, (30, 60, 120, 240, 480, 600, 600, 600), strict=True):
             assert wait == pytest.approx(expected, rel=0.1)
-        schedule.record_request(now)
-        schedule.succeeded(now)
-        assert schedule.failures.count == 0
-        due = schedule.due(now)
+        policy.record_request(now)
+        policy.succeeded(now)
+        assert policy.failures.count == 0
+        due = policy.due(now)
         assert due is not None
         assert due - now > seconds(3000)
 
 
 def test_other_failures_do_not_lengthen_the_back_off() -> None:
     """Days without credentials do not make the first fault of the network wait ten minutes."""
-    house = House(make_schedule(), answer=lambda _: CredentialsNotFound("x"))
+    house = House(make_policy(), answer=lambda _: CredentialsNotFound("x"))
     house.live(timedelta(days=1))
-    house.schedule.failed(house.now, NetworkError("x"))
-    due = house.schedule.due(house.now)
+    house.policy.failed(house.now, NetworkError("x"))
+    due = house.policy.due(house.now)
     assert due is not None
     assert due - house.now <= seconds(33)
 
@@ -404,33 +404,33 @@ def test_other_failures_do_not_lengthen_the_back_off() -> None:
 @pytest.mark.parametrize("error", [Unauthorized("x"), InsufficientScope("x")])
 def test_a_refused_login_is_tried_again_seldom(error: ApiError) -> None:
     """A 401 can be transient, and not every login can be watched: after 15 minutes, then hourly."""
-    house = House(make_schedule(), answer=lambda _: error, resets=[START + MINUTE])
+    house = House(make_policy(), answer=lambda _: error, resets=[START + MINUTE])
     house.live(timedelta(days=1))
     gaps = house.gaps()
     assert 13.5 * 60 <= gaps[0] <= 16.5 * 60
     assert all(54 * 60 <= gap <= 66 * 60 for gap in gaps[1:])
     house.answer = lambda _: None
-    house.schedule.credentials_changed(house.now)
-    assert house.schedule.due(house.now) == house.now
+    house.policy.credentials_changed(house.now)
+    assert house.policy.due(house.now) == house.now
 
 
 def test_missing_credentials_cost_no_request_and_no_haste() -> None:
     """Where nothing was sent, nothing is counted, and the credentials are looked at with the normal pace."""
     for error in (CredentialsNotFound("x"), TokenExpired("x")):
-        house = House(make_schedule(), answer=lambda _, error=error: error)  # type: ignore[misc]
+        house = House(make_policy(), answer=lambda _, error=error: error)  # type: ignore[misc]
         house.live(HOUR)
         assert house.requests == []
         assert house.attempts <= 14
-        assert house.schedule.requests.last_hour(house.now) == 0
+        assert house.policy.requests.last_hour(house.now) == 0
 
 
 def test_a_new_token_lifts_what_belongs_to_the_token_only() -> None:
     """A full window is the token's; being shut out is the account's."""
-    full, shut_out = make_schedule(), make_schedule()
-    for schedule, retry_after in ((full, None), (shut_out, HOUR)):
-        schedule.record_request(START)
-        schedule.failed(START, RateLimited("x", retry_after=retry_after))
-        schedule.credentials_changed(START + MINUTE)
+    full, shut_out = make_policy(), make_policy()
+    for policy, retry_after in ((full, None), (shut_out, HOUR)):
+        policy.record_request(START)
+        policy.failed(START, RateLimited("x", retry_after=retry_after))
+        policy.credentials_changed(START + MINUTE)
     assert full.due(START + MINUTE) == START + MINUTE
     assert full.rate_limit.blocked_until is None
     assert shut_out.due(START + MINUTE) == START + HOUR + SHUT_OUT_MARGIN
@@ -438,16 +438,16 @@ def test_a_new_token_lifts_what_belongs_to_the_token_only() -> None:
 
 def test_a_new_token_is_still_within_the_budget() -> None:
     """A file that is written again every half minute does not open the gates."""
-    house = House(make_schedule(), answer=lambda _: RateLimited("x"))
+    house = House(make_policy(), answer=lambda _: RateLimited("x"))
     for _ in range(240):
         house.live(seconds(30))
-        house.schedule.credentials_changed(house.now)
+        house.policy.credentials_changed(house.now)
     assert house.busiest_hour() <= BUDGET
 
 
 def test_idle_is_slow_and_the_first_change_ends_it() -> None:
     """When nothing has moved for an hour it asks every 10 minutes, and as before once something moves."""
-    house = House(make_schedule(180), last_change=START)
+    house = House(make_policy(180), last_change=START)
     house.live(HOUR + 15 * MINUTE)
     house.requests.clear()
     house.live(5 * HOUR)
@@ -461,46 +461,46 @@ def test_idle_is_slow_and_the_first_change_ends_it() -> None:
 
 def test_idle_does_not_hasten_a_long_interval() -> None:
     """Who wants one request an hour gets no more when idle."""
-    house = House(make_schedule(3600), last_change=START)
+    house = House(make_policy(3600), last_change=START)
     house.live(timedelta(days=1))
     assert min(house.gaps()) >= 3240
 
 
 def test_a_shorter_interval_is_felt_at_once() -> None:
     """Moving the slider from an hour to five minutes needs no hour to show."""
-    schedule = make_schedule(3600)
-    schedule.record_request(START)
-    schedule.succeeded(START)
-    schedule.set_interval(START + MINUTE, seconds(300))
-    due = schedule.due(START + MINUTE)
+    policy = make_policy(3600)
+    policy.record_request(START)
+    policy.succeeded(START)
+    policy.set_interval(START + MINUTE, seconds(300))
+    due = policy.due(START + MINUTE)
     assert due is not None
     assert due - START <= seconds(60 + 330)
 
 
 def test_the_status_line_saves_requests_but_not_all() -> None:
     """While the status line reports the numbers, three of four requests are spared."""
-    house = House(make_schedule(300))
+    house = House(make_policy(300))
     for _ in range(8 * 60):
-        house.schedule.status_line_seen(house.now, HOUR)
+        house.policy.status_line_seen(house.now, HOUR)
         house.live(MINUTE)
     assert 1100 <= min(house.gaps()[1:]) <= max(house.gaps()) <= 1300
 
 
 def test_requests_saved_by_the_status_line_are_close_enough_for_what_it_lacks() -> None:
     """Model windows and money come from requests alone; half the time in which they become unknown is the limit."""
-    house = House(make_schedule(300))
+    house = House(make_policy(300))
     for _ in range(8 * 60):
-        house.schedule.status_line_seen(house.now, 30 * MINUTE)
+        house.policy.status_line_seen(house.now, 30 * MINUTE)
         house.live(MINUTE)
     assert max(house.gaps()) <= 15 * 60 + 60
 
 
 def test_an_unlikely_reading_is_confirmed_within_ninety_seconds() -> None:
     """One more poll, a minute later; 75 s if the source repeats its last response for a minute."""
-    house = House(make_schedule())
+    house = House(make_policy())
     house.live(MINUTE)
     for repeats_for, expected in ((seconds(0), 60), (seconds(60), 75)):
-        house.schedule.confirm(house.now, repeats_for)
+        house.policy.confirm(house.now, repeats_for)
         began, count = house.now, len(house.requests)
         house.live(2 * MINUTE)
         assert len(house.requests) - count <= 2
@@ -509,32 +509,32 @@ def test_an_unlikely_reading_is_confirmed_within_ninety_seconds() -> None:
 
 def test_against_a_loopback_endpoint_only_its_429_counts() -> None:
     """The demo and the tests ask as fast as they like, but obey what the endpoint says."""
-    house = House(make_schedule(1, limited=False))
+    house = House(make_policy(1, limited=False))
     house.live(MINUTE)
     assert len(house.requests) > 50
-    assert len(house.schedule.save()["requests"]) <= 2 * BUDGET
-    house.schedule.failed(house.now, RateLimited("x", retry_after=MINUTE))
-    assert house.schedule.due(house.now) == house.now + MINUTE + SHUT_OUT_MARGIN
+    assert len(house.policy.save()["requests"]) <= 2 * BUDGET
+    house.policy.failed(house.now, RateLimited("x", retry_after=MINUTE))
+    assert house.policy.due(house.now) == house.now + MINUTE + SHUT_OUT_MARGIN
 
 
 @pytest.mark.parametrize("error", [RateLimited("x"), RateLimited("x", retry_after=HOUR)])
 def test_a_block_survives_a_restart(error: RateLimited) -> None:
     """Restarting does not help against a 429, whoever it belongs to; nor does it forget to whom."""
-    house = House(make_schedule(), answer=lambda _: error)
+    house = House(make_policy(), answer=lambda _: error)
     house.live(MINUTE)
-    before = house.schedule
+    before = house.policy
     house.restart()
-    assert house.schedule is not before
-    assert house.schedule.rate_limit.blocked_until == before.rate_limit.blocked_until
-    assert house.schedule.rate_limit.blocked_by == (ACCOUNT if error.retry_after else TOKEN)
-    assert house.schedule.due(house.now) == before.due(house.now)
-    house.schedule.credentials_changed(house.now)
-    assert (house.schedule.rate_limit.blocked_until is None) == (error.retry_after is None)
+    assert house.policy is not before
+    assert house.policy.rate_limit.blocked_until == before.rate_limit.blocked_until
+    assert house.policy.rate_limit.blocked_by == (ACCOUNT if error.retry_after else TOKEN)
+    assert house.policy.due(house.now) == before.due(house.now)
+    house.policy.credentials_changed(house.now)
+    assert (house.policy.rate_limit.blocked_until is None) == (error.retry_after is None)
 
 
 def test_a_back_off_survives_a_restart() -> None:
     """A crash loop at a dead server does not begin again at 30 s each time."""
-    house = House(make_schedule(), answer=lambda _: ServerError("x"))
+    house = House(make_policy(), answer=lambda _: ServerError("x"))
     house.live(HOUR)
     house.restart()
     count = len(house.requests)
@@ -568,11 +568,11 @@ SOON = st.floats(-(10**6), 10**6).map(lambda s: (START + seconds(s)).isoformat()
 )
 def test_no_memory_can_stop_the_polls_or_break_them(memory: Any) -> None:
     """What others wrote to the broker delays by no more than a block may last, and nothing breaks."""
-    house = House(make_schedule())
-    house.schedule.restore(memory, START)
-    assert house.schedule.requests.last_hour(START) <= 2 * BUDGET + 1
-    json.dumps(house.schedule.save(), allow_nan=False)
-    due = house.schedule.due(START)
+    house = House(make_policy())
+    house.policy.restore(memory, START)
+    assert house.policy.requests.last_hour(START) <= 2 * BUDGET + 1
+    json.dumps(house.policy.save(), allow_nan=False)
+    due = house.policy.due(START)
     assert due is not None
     assert START <= due <= START + LONGEST_BLOCK
     house.live(LONGEST_BLOCK + 2 * HOUR)
@@ -582,11 +582,11 @@ def test_no_memory_can_stop_the_polls_or_break_them(memory: Any) -> None:
 
 def test_a_clock_set_back_while_the_program_was_away_delays_by_an_hour_at_most() -> None:
     """Requests that seem to lie in the future count as made now."""
-    house = House(make_schedule())
+    house = House(make_policy())
     house.live(3 * HOUR)
     house.now -= timedelta(days=1)
     house.restart()
-    due = house.schedule.due(house.now)
+    due = house.policy.due(house.now)
     assert due is not None
     assert due - house.now <= 1.2 * HOUR
 
@@ -594,20 +594,20 @@ def test_a_clock_set_back_while_the_program_was_away_delays_by_an_hour_at_most()
 @pytest.mark.parametrize("step", [-HOUR, -MINUTE, 10 * MINUTE, timedelta(days=2)])
 def test_a_clock_that_is_set_changes_no_wait(step: timedelta) -> None:
     """Waits are as long as they were, by whatever the clock says."""
-    house = House(make_schedule())
+    house = House(make_policy())
     house.live(20 * MINUTE)
-    house.schedule.failed(house.now, RateLimited("x"))
-    before = house.schedule.due(house.now)
+    house.policy.failed(house.now, RateLimited("x"))
+    before = house.policy.due(house.now)
     assert before is not None
-    count = house.schedule.requests.last_hour(house.now)
-    house.schedule.clock_stepped(step, house.now + step)
-    assert house.schedule.due(house.now + step) == before + step
-    assert house.schedule.requests.last_hour(house.now + step) == count
+    count = house.policy.requests.last_hour(house.now)
+    house.policy.clock_stepped(step, house.now + step)
+    assert house.policy.due(house.now + step) == before + step
+    assert house.policy.requests.last_hour(house.now + step) == count
 
 
 def test_a_day_asleep_costs_one_request() -> None:
     """After the host has slept there is one poll, not one for each that was missed."""
-    house = House(make_schedule(), resets=[START + 5 * HOUR, START + 10 * HOUR])
+    house = House(make_policy(), resets=[START + 5 * HOUR, START + 10 * HOUR])
     house.live(HOUR)
     house.requests.clear()
     house.now += timedelta(days=1)

@@ -15,12 +15,7 @@ import yaml
 
 from claude_usage_mqtt.cli.commands import make_parser
 from claude_usage_mqtt.homeassistant.discovery import PROJECT_URL
-from claude_usage_mqtt.homeassistant.entities import (
-    ACCOUNT_ENTITIES,
-    EXTRA_USAGE_ENTITIES,
-    REPORTER,
-    WINDOW_ENTITIES,
-)
+from claude_usage_mqtt.homeassistant.entities import ACCOUNT_ENTITIES, EXTRA_USAGE_ENTITIES, REPORTER, WINDOW_ENTITIES
 from claude_usage_mqtt.homeassistant.entity import Entity
 from claude_usage_mqtt.recipes import RECIPES, app_folder
 from claude_usage_mqtt.recipes.started import program
@@ -95,7 +90,7 @@ def test_each_status_is_in_the_troubleshooting(status: str) -> None:
 
 
 def test_each_command_is_in_the_table_of_features() -> None:
-    """Each command of the program is named, and no command is named that is none."""
+    """Each command of the program is named, and no name is there that is not a command."""
     features = README.split("## What it does")[1].split("\n## ")[0]
     commands = re.findall(r"^    (\w+)", make_parser().format_help(), re.MULTILINE)
     assert set(re.findall(r"`claude-usage-mqtt (\w+)", features)) == set(commands)

@@ -5,8 +5,10 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +28,7 @@ from parts.credentials import FILE_NAME, write_credentials, write_credentials_te
 from parts.documents import sample_usage
 from parts.endpoint import Endpoint
 from parts.reporter import LAPTOP, ask, is_online, running_reporter
-from parts.service import BASE, HEALTH, STATUS, Clock, ServiceProcess
+from parts.service import BASE, HEALTH, STATUS, Clock, Running, ServiceProcess
 from parts.watcher import Message, Watcher
 
 CANARY = "sk-ant-oat01-canary-7d1f"
@@ -47,11 +49,22 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_it_announces_its_login_and_nothing_secret(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
-) -> None:
+Report = Callable[..., AbstractContextManager[Running]]
+
+
+@pytest.fixture
+def report(running_broker: Broker, endpoint: Endpoint, home: Path) -> Report:
+    """Return what runs a reporter with this test's broker and endpoint, and its login or others."""
+
+    def report(folders: Path | Mapping[str, Path] = home, **more: Any) -> AbstractContextManager[Running]:
+        return running_reporter(running_broker.port, endpoint.url, folders, **more)
+
+    return report
+
+
+def test_it_announces_its_login_and_nothing_secret(report: Report, watcher: Watcher, home: Path) -> None:
     """The service sees which account can be asked for and until when; a token, or what it is made of, never leaves."""
-    with running_reporter(running_broker.port, endpoint.url, home):
+    with report():
         presence = watcher.wait_topic(LAPTOP.presence, is_online).json()
         answer = ask(watcher)
     account = presence["accounts"]["default"]
@@ -66,12 +79,10 @@ def test_it_announces_its_login_and_nothing_secret(
     assert str(home) not in everything
 
 
-def test_it_makes_no_request_unless_asked(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
-) -> None:
+def test_it_makes_no_request_unless_asked(report: Report, watcher: Watcher, endpoint: Endpoint) -> None:
     """A reporter that nobody asks costs the account nothing."""
     clock = Clock(speed=100)
-    with running_reporter(running_broker.port, endpoint.url, home, clock=clock):
+    with report(clock=clock):
         watcher.wait_topic(LAPTOP.presence, is_online)
         clock.sleep(dt.timedelta(hours=5))
         watcher.publish(STATUS, "online", retain=True)
@@ -79,9 +90,9 @@ def test_it_makes_no_request_unless_asked(
     assert endpoint.requests == []
 
 
-def test_a_clean_stop_leaves_nothing(running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path) -> None:
+def test_a_clean_stop_leaves_nothing(report: Report, watcher: Watcher) -> None:
     """After a clean shutdown there is nothing of the reporter on the broker."""
-    with running_reporter(running_broker.port, endpoint.url, home):
+    with report():
         watcher.wait_topic(LAPTOP.presence, is_online)
         ask(watcher)
     watcher.settle()
@@ -114,9 +125,9 @@ def test_the_command_ends_at_once_and_tidily(
     assert "claude-usage/reporter/my_laptop" not in watcher.retained()
 
 
-def test_the_same_id_is_answered_once(running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path) -> None:
+def test_the_same_id_is_answered_once(report: Report, watcher: Watcher, endpoint: Endpoint) -> None:
     """A request that arrives twice (QoS 1) is answered once."""
-    with running_reporter(running_broker.port, endpoint.url, home):
+    with report():
         watcher.wait_topic(LAPTOP.presence, is_online)
         ask(watcher, id="one")
         watcher.publish(LAPTOP.ask, json.dumps({"id": "one", "account": "default"}))
@@ -124,23 +135,19 @@ def test_the_same_id_is_answered_once(running_broker: Broker, watcher: Watcher, 
     assert len(endpoint.requests) == 2
 
 
-def test_a_retained_request_is_never_answered(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
-) -> None:
+def test_a_retained_request_is_never_answered(report: Report, watcher: Watcher, endpoint: Endpoint) -> None:
     """A request that somebody retained would be repeated at every connection; it is ignored."""
     watcher.publish(LAPTOP.ask, json.dumps({"id": "old", "account": "default"}), retain=True)
-    with running_reporter(running_broker.port, endpoint.url, home):
+    with report():
         watcher.wait_topic(LAPTOP.presence, is_online)
         ask(watcher, id="new")
     assert len(endpoint.requests) == 1
 
 
-def test_its_own_limit_holds_whatever_it_is_asked(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
-) -> None:
+def test_its_own_limit_holds_whatever_it_is_asked(report: Report, watcher: Watcher, endpoint: Endpoint) -> None:
     """Whoever asks, however often: 20 requests an hour, a minute apart, and a refusal that says how long it takes."""
     clock = Clock()
-    with running_reporter(running_broker.port, endpoint.url, home, clock=clock, limited=True):
+    with report(clock=clock, limited=True):
         watcher.wait_topic(LAPTOP.presence, is_online)
         refused = 0
         for _ in range(40):
@@ -151,12 +158,10 @@ def test_its_own_limit_holds_whatever_it_is_asked(
     assert refused == 40 - len(endpoint.requests)
 
 
-def test_requests_that_others_made_while_it_slept_count(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
-) -> None:
+def test_requests_that_others_made_while_it_slept_count(report: Report, watcher: Watcher, endpoint: Endpoint) -> None:
     """A machine that was away reads in the service's retained health how many requests the others made meanwhile."""
     watcher.publish(HEALTH, '{"status": "ok", "requests_last_hour": 19}', retain=True)
-    with running_reporter(running_broker.port, endpoint.url, home, limited=True):
+    with report(limited=True):
         watcher.wait_topic(LAPTOP.presence, is_online)
         assert ask(watcher)["error"]["status"] == "busy"
         for payload in ("", "[]", "{", '{"requests_last_hour": true}', '{"requests_last_hour": 12}'):
@@ -179,11 +184,11 @@ def test_right_after_a_restart_it_waits_if_claude_code_has_just_asked(
     assert program.calls == []
 
 
-def test_claude_code_behind_a_reporter(running_broker: Broker, watcher: Watcher, home: Path) -> None:
+def test_claude_code_behind_a_reporter(report: Report, watcher: Watcher, home: Path) -> None:
     """Claude Code itself can be what answers; old numbers that it returns are not an error, but nothing new."""
     program = FakeClaudeCode(home / "claude")
     program.answers(sample_usage(), dt.datetime.now(dt.UTC) - dt.timedelta(seconds=5))
-    with running_reporter(running_broker.port, "", home, sources={"default": make_source(program)}):
+    with report(sources={"default": make_source(program)}):
         account = watcher.wait_topic(LAPTOP.presence, is_online).json()["accounts"]["default"]
         answer = ask(watcher)
         assert answer["reading"]["windows"]["five_hour"]["utilization"] == 42
@@ -197,12 +202,12 @@ def test_claude_code_behind_a_reporter(running_broker: Broker, watcher: Watcher,
 
 
 def test_what_was_sent_to_a_sleeping_machine_is_not_answered_at_its_waking(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path, monkeypatch: pytest.MonkeyPatch
+    report: Report, watcher: Watcher, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A request that waited in a buffer while the lid was closed was given up long ago: answering costs a request."""
     monkeypatch.setattr(sleep, "DEAF_FOR", 0.5)
     clock = Clock()
-    with running_reporter(running_broker.port, endpoint.url, home, clock=clock):
+    with report(clock=clock):
         watcher.wait_topic(LAPTOP.presence, is_online)
         mark = watcher.mark()
         clock.sleep(dt.timedelta(hours=1))
@@ -232,9 +237,9 @@ def test_a_machine_that_lost_its_connection_asleep_answers_at_once(
         assert ask(watcher)["reading"]
 
 
-def test_errors_come_from_the_tree(running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path) -> None:
+def test_errors_come_from_the_tree(report: Report, watcher: Watcher, endpoint: Endpoint, home: Path) -> None:
     """What goes wrong on the laptop is what the service shows, with its sentence; unknown accounts are named."""
-    with running_reporter(running_broker.port, endpoint.url, home):
+    with report():
         watcher.wait_topic(LAPTOP.presence, is_online)
         assert ask(watcher, account="work")["error"]["status"] == "no_credentials"
         write_credentials(home, CANARY, expires_in=dt.timedelta(hours=-1))
@@ -244,13 +249,11 @@ def test_errors_come_from_the_tree(running_broker: Broker, watcher: Watcher, end
     assert endpoint.requests == []
 
 
-def test_a_login_that_changes_is_announced(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
-) -> None:
+def test_a_login_that_changes_is_announced(report: Report, watcher: Watcher, home: Path) -> None:
     """A token that expires, and one that is renewed, are announced within half a minute, without being asked."""
     clock = Clock(speed=60)
     write_credentials(home, CANARY, expires_in=dt.timedelta(minutes=6), now=clock.now())
-    with running_reporter(running_broker.port, endpoint.url, home, clock=clock):
+    with report(clock=clock):
         watcher.wait_topic(LAPTOP.presence, is_online)
         watcher.wait_topic(
             LAPTOP.presence, lambda each: each.json()["accounts"]["default"]["status"] == "token_expired", 15
@@ -266,7 +269,7 @@ def announces(account: str, status: str) -> Callable[[Message], bool]:
 
 
 def test_a_login_on_a_dead_mount_delays_no_other(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    report: Report, watcher: Watcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other accounts are announced, answered and followed; the one that hangs is shown, until it works again."""
     monkeypatch.setattr(watch, "HANGS_AFTER", 0.2)
@@ -278,7 +281,7 @@ def test_a_login_on_a_dead_mount_delays_no_other(
     text = mounted.read_text()
     mounted.unlink()
     os.mkfifo(mounted)  # opening it waits for a writer
-    with running_reporter(running_broker.port, endpoint.url, folders, clock=clock) as running:
+    with report(folders, clock=clock) as running:
         watcher.wait_topic(LAPTOP.presence, announces("personal", "ok"))
         watcher.wait_topic(LAPTOP.presence, announces("mounted", "credentials_unreadable"))
         assert ask(watcher, account="personal")["reading"]
@@ -293,7 +296,7 @@ def test_a_login_on_a_dead_mount_delays_no_other(
 
 
 def test_polls_that_hang_keep_no_other_account_waiting(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    report: Report, watcher: Watcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many accounts on a dead mount were asked for, the one that is not on it is answered."""
     monkeypatch.setattr(answering, "HANGS_AFTER", 0.0)
@@ -301,7 +304,7 @@ def test_polls_that_hang_keep_no_other_account_waiting(
     for name, folder in folders.items():
         folder.mkdir()
         os.mkfifo(folder / FILE_NAME) if name != "personal" else write_credentials(folder)
-    with running_reporter(running_broker.port, endpoint.url, folders):
+    with report(folders):
         watcher.wait_topic(LAPTOP.presence, announces("personal", "ok"))
         for name in folders:
             if name != "personal":
@@ -329,22 +332,18 @@ def test_it_starts_and_stops_whatever_hangs(
 
 
 @pytest.mark.parametrize("payload", ["", '{"online": false}', '{"online": true, "accounts": {}}', "nonsense"])
-def test_it_corrects_what_others_say_of_it(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path, payload: str
-) -> None:
+def test_it_corrects_what_others_say_of_it(report: Report, watcher: Watcher, payload: str) -> None:
     """A late will of an earlier connection, or a stranger, cannot make a running reporter look away for long."""
-    with running_reporter(running_broker.port, endpoint.url, home):
+    with report():
         announced = watcher.wait_topic(LAPTOP.presence, is_online).payload
         mark = watcher.mark()
         watcher.publish(LAPTOP.presence, payload, retain=True)
         watcher.wait_topic(LAPTOP.presence, lambda each: each.payload == announced, since=mark)
 
 
-def test_it_announces_itself_when_the_service_comes_online(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
-) -> None:
+def test_it_announces_itself_when_the_service_comes_online(report: Report, watcher: Watcher) -> None:
     """A service whose broker does not replay to wildcards knows every reporter a second after its start."""
-    with running_reporter(running_broker.port, endpoint.url, home):
+    with report():
         watcher.wait_topic(LAPTOP.presence, is_online)
         mark = watcher.mark()
         watcher.publish(STATUS, "online", retain=True)
@@ -352,11 +351,11 @@ def test_it_announces_itself_when_the_service_comes_online(
 
 
 def test_a_second_reporter_of_the_same_name_is_refused(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
+    report: Report, running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
 ) -> None:
     """Two machines of one name would answer twice; the second ends with a message, and the first stays online."""
     settings = {"MQTT_PORT": running_broker.port, "CLAUDE_API_URL": endpoint.url, "MACHINE_NAME": "laptop"}
-    with running_reporter(running_broker.port, endpoint.url, home):
+    with report():
         watcher.wait_topic(LAPTOP.presence, is_online)
         second = run_command(home, "report", MQTT_HOST="127.0.0.1", CLAUDE_CONFIG_DIR=home, **settings)
         assert second.returncode == 2
@@ -366,11 +365,9 @@ def test_a_second_reporter_of_the_same_name_is_refused(
 
 
 @pytest.mark.parametrize("other", ["-", "z"])
-def test_of_two_that_start_at_the_same_moment_one_is_refused(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path, other: str
-) -> None:
+def test_of_two_that_start_at_the_same_moment_one_is_refused(report: Report, watcher: Watcher, other: str) -> None:
     """Both asked for the name before either could answer: the same one of them ends on both machines."""
-    with running_reporter(running_broker.port, endpoint.url, home) as running:
+    with report() as running:
         watcher.wait_topic(LAPTOP.presence, is_online)
         mark = watcher.mark()
         watcher.publish(LAPTOP.presence, json.dumps({"online": True, "instance": other, "accounts": {}}), retain=True)
@@ -385,10 +382,10 @@ def test_of_two_that_start_at_the_same_moment_one_is_refused(
 
 
 def test_the_requests_of_another_one_of_the_same_name_count(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
+    report: Report, watcher: Watcher, endpoint: Endpoint
 ) -> None:
     """Two machines of one name both answer each ask: together they stay within the hourly limit all the same."""
-    with running_reporter(running_broker.port, endpoint.url, home, limited=True):
+    with report(limited=True):
         watcher.wait_topic(LAPTOP.presence, is_online)
         for number in range(20):
             answer = {"id": str(number), "account": "default", "requests": 1, "error": {"status": "network_error"}}
@@ -399,23 +396,21 @@ def test_the_requests_of_another_one_of_the_same_name_count(
 
 
 def test_a_reporter_that_comes_back_under_a_name_that_was_taken_says_so(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path, monkeypatch: pytest.MonkeyPatch
+    report: Report, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If the name was taken while this machine was away, nobody refuses it; both are there, and the log says so."""
     monkeypatch.setattr(announcement, "BOTH_NEW", 0.0)
-    with running_reporter(running_broker.port, endpoint.url, home) as running:
+    with report() as running:
         watcher.wait_topic(LAPTOP.presence, is_online)
         watcher.publish(LAPTOP.presence, '{"online": true, "instance": "another", "accounts": {}}', retain=True)
         running.log.wait_for("Another reporter named laptop is running; set MACHINE_NAME")
 
 
-def test_a_name_that_a_dead_process_left_is_taken(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
-) -> None:
+def test_a_name_that_a_dead_process_left_is_taken(report: Report, watcher: Watcher) -> None:
     """After a power cut of broker and laptop the old presence is still retained; that does not keep anybody out."""
     watcher.publish(LAPTOP.presence, '{"online": true, "instance": "old", "accounts": {}}', retain=True)
     mark = watcher.mark()
-    with running_reporter(running_broker.port, endpoint.url, home):
+    with report():
         watcher.wait_topic(LAPTOP.presence, lambda each: "default" in each.payload, since=mark)
 
 
@@ -431,12 +426,12 @@ def test_remove_takes_reporters_too(running_broker: Broker, watcher: Watcher, ho
     assert watcher.retained() == {f"{BASE}/reporter/notes/mine": "somebody's"}
 
 
-def test_check_lists_the_reporters(running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path) -> None:
+def test_check_lists_the_reporters(report: Report, running_broker: Broker, watcher: Watcher, home: Path) -> None:
     """`check` on the publisher's machine shows the machines and their logins, and fails if none could be asked."""
     settings = {"MQTT_HOST": "127.0.0.1", "MQTT_PORT": running_broker.port, "CLAUDE_SOURCE": "reporter"}
     assert "reporters    -     none has announced itself" in call_command(home, "check", **settings).stdout
     watcher.publish(f"{BASE}/reporter/desktop", '{"online": false}', retain=True)
-    with running_reporter(running_broker.port, endpoint.url, home):
+    with report():
         watcher.wait_topic(LAPTOP.presence, is_online)
         checked = call_command(home, "check", **settings)
     assert checked.returncode == 0
@@ -454,7 +449,7 @@ def test_check_lists_the_reporters(running_broker: Broker, watcher: Watcher, end
 def test_check_says_that_the_last_request_of_a_reporter_failed(
     running_broker: Broker, watcher: Watcher, home: Path
 ) -> None:
-    """A reporter that announces a good login and gets no answer is not ok; what a dead publisher said is not told."""
+    """A reporter that announces a good login and gets no answer is not ok; what a dead publisher said is not shown."""
     settings = {"MQTT_HOST": "127.0.0.1", "MQTT_PORT": running_broker.port, "CLAUDE_SOURCE": "reporter"}
     announced = '{"online": true, "accounts": {"default": {"source": "oauth", "status": "ok", "usable": true}}}'
     watcher.publish(LAPTOP.presence, announced, retain=True)
@@ -478,11 +473,11 @@ def test_without_a_login_on_this_machine_it_says_so(home: Path) -> None:
     assert "A reporter needs a login on this machine" in ended.stderr
 
 
-def test_a_login_that_cannot_be_used_is_logged_here_too(running_broker: Broker, endpoint: Endpoint, home: Path) -> None:
+def test_a_login_that_cannot_be_used_is_logged_here_too(report: Report, home: Path) -> None:
     """Whoever starts a reporter on a machine without a login, or where it has ended, reads it in this terminal."""
     (home / ".credentials.json").unlink()
     clock = Clock(speed=60)
-    with running_reporter(running_broker.port, endpoint.url, home, clock=clock) as reporter:
+    with report(clock=clock) as reporter:
         reporter.log.wait_for("Account default: ")
         assert "log in with Claude Code" in reporter.log.text
         assert "claude-usage-mqtt report" not in reporter.log.text  # that is what runs here
@@ -493,11 +488,9 @@ def test_a_login_that_cannot_be_used_is_logged_here_too(running_broker: Broker, 
     assert CANARY not in reporter.log.text
 
 
-def test_requests_that_fail_are_logged_here_too(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
-) -> None:
+def test_requests_that_fail_are_logged_here_too(report: Report, watcher: Watcher, endpoint: Endpoint) -> None:
     """Whoever reads the log of this machine sees why the API gave nothing, once, and once that it works again."""
-    with running_reporter(running_broker.port, endpoint.url, home) as running:
+    with report() as running:
         watcher.wait_topic(LAPTOP.presence, is_online)
         ask(watcher)
         assert "again" not in running.log.text
@@ -557,11 +550,9 @@ HOSTILE = [
 ]
 
 
-def test_nonsense_on_its_topics_is_ignored(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
-) -> None:
+def test_nonsense_on_its_topics_is_ignored(report: Report, watcher: Watcher, endpoint: Endpoint) -> None:
     """Whatever anybody sends: no request, no answer, and the next honest request is answered."""
-    with running_reporter(running_broker.port, endpoint.url, home):
+    with report():
         watcher.wait_topic(LAPTOP.presence, is_online)
         for payload in HOSTILE:
             for topic in (LAPTOP.ask, LAPTOP.answer, STATUS):

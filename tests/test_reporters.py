@@ -4,7 +4,8 @@ import datetime as dt
 import json
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,35 +57,48 @@ def machines(health: Any) -> dict[str, str]:
 
 
 @contextmanager
-def house(
-    broker: Broker, folder: Path, interval: float = 0.2, accounts: tuple[str, ...] = ("default",), **more: Any
+def household(
+    broker: Broker,
+    endpoint: Endpoint,
+    folder: Path,
+    interval: float = 0.2,
+    accounts: tuple[str, ...] = ("default",),
+    **more: Any,
 ) -> Iterator[tuple[Running, Callable[..., Running]]]:
     """Run a service that has no login, and give a function that starts a reporter with one."""
-    folders = {account: CredentialsFile(folder / "nothing") for account in accounts}
+    none = {account: CredentialsFile(folder / "nothing") for account in accounts}
     with ExitStack() as stack:
         service = stack.enter_context(
-            running_service(broker.port, "http://127.0.0.1:1", folders, selected=(REPORTER,), interval=interval, **more)
+            running_service(broker.port, "http://127.0.0.1:1", none, selected=(REPORTER,), interval=interval, **more)
         )
 
-        def report(machine: str, endpoint: Endpoint, folders: Any, **settings: Any) -> Running:
+        def report(machine: str, folders: Any = None, *, api: Endpoint = endpoint, **settings: Any) -> Running:
+            folders = folders or login(folder / machine)
             return stack.enter_context(
-                running_reporter(broker.port, endpoint.url, folders, machine=machine, clock=service.clock, **settings)
+                running_reporter(broker.port, api.url, folders, machine=machine, clock=service.clock, **settings)
             )
 
         yield service, report
 
 
-def test_numbers_come_from_another_machine(
-    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
-) -> None:
+House = Callable[..., AbstractContextManager[tuple[Running, Callable[..., Running]]]]
+
+
+@pytest.fixture
+def house(running_broker: Broker, endpoint: Endpoint, tmp_path: Path) -> House:
+    """Return what runs such a service with this test's broker and endpoint."""
+    return partial(household, running_broker, endpoint, tmp_path)
+
+
+def test_numbers_come_from_another_machine(house: House, tmp_path: Path, watcher: Watcher) -> None:
     """The login stays on the laptop; state and health show the numbers, where they are from, and who is there."""
-    with house(running_broker, tmp_path) as (_, report):
+    with house() as (_, report):
         health = watcher.wait_topic(HEALTH, has_status("no_reporter")).json()
         assert "claude-usage-mqtt report" in health["detail"]
         (tmp_path / "new").mkdir()
-        report("new", endpoint, tmp_path / "new")
+        report("new", tmp_path / "new")
         watcher.wait_topic(HEALTH, lambda each: "new (not logged in, last seen" in (each.json()["detail"] or ""))
-        report("laptop", endpoint, login(tmp_path / "laptop"))
+        report("laptop")
         state = watcher.wait_topic(STATE, session_is(42)).json()
         health = watcher.wait_topic(HEALTH, is_ok).json()
     window = state["windows"]["five_hour"]
@@ -97,13 +111,11 @@ def test_numbers_come_from_another_machine(
     assert str(tmp_path) not in everything
 
 
-def test_a_machine_without_a_login_that_is_stopped_is_gone(
-    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
-) -> None:
+def test_a_machine_without_a_login_that_is_stopped_is_gone(house: House, tmp_path: Path, watcher: Watcher) -> None:
     """The list and the sentence say at once that it is away."""
     (tmp_path / "new").mkdir()
-    with house(running_broker, tmp_path) as (_, report):
-        reporter = report("new", endpoint, tmp_path / "new")
+    with house() as (_, report):
+        reporter = report("new", tmp_path / "new")
         watcher.wait_topic(HEALTH, lambda each: machines(each.json()) == {"new": "no_credentials"})
         reporter.stop()
         health = watcher.wait_topic(HEALTH, lambda each: "new (away" in (each.json()["detail"] or "")).json()
@@ -116,7 +128,7 @@ def test_a_machine_that_sleeps_and_wakes_up(tmp_path: Path, endpoint: Endpoint) 
     with (
         Mosquitto() as mosquitto,
         Watcher(mosquitto.port) as watcher,
-        house(mosquitto, tmp_path, 600.0) as (service, _report),
+        household(mosquitto, endpoint, tmp_path, 600.0) as (service, _report),
     ):
         settings = {"MQTT_PORT": mosquitto.port, "CLAUDE_API_URL": endpoint.url, "MACHINE_NAME": "laptop"}
         with ServiceProcess(login(tmp_path / "laptop"), ("report",), **settings) as process:
@@ -137,31 +149,29 @@ def test_a_machine_that_sleeps_and_wakes_up(tmp_path: Path, endpoint: Endpoint) 
             watcher.wait_topic(HEALTH, is_ok, since=mark)
 
 
-def test_a_silent_machine_is_left_for_another(
-    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_silent_machine_is_left_for_another(house: House, watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that does not answer costs one poll a few seconds; then the next machine is asked, without an error."""
     monkeypatch.setattr(source, "ANSWER_WITHIN", 0.5)
-    with house(running_broker, tmp_path) as (_, report):
+    with house() as (_, report):
         presence = {"online": True, "accounts": {"default": {"source": "oauth", "status": "ok", "usable": True}}}
         watcher.publish(LAPTOP.presence, json.dumps(presence), retain=True)
         watcher.wait_topic(HEALTH, lambda each: machines(each.json()) == {"laptop": "silent"})
         health = watcher.wait_topic(HEALTH, has_status("no_reporter")).json()
         assert "laptop (does not answer" in health["detail"]
-        report("work", endpoint, login(tmp_path / "work"))
+        report("work")
         watcher.wait_topic(STATE, session_is(42))
         health = watcher.wait_topic(HEALTH, is_ok).json()
     assert machines(health) == {"laptop": "silent", "work": "ok"}
 
 
 def test_the_machine_that_answered_last_is_asked_first(
-    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
+    house: House, tmp_path: Path, watcher: Watcher, endpoint: Endpoint
 ) -> None:
     """Two machines with the login cost no more than one; when one goes, the other takes over without an error."""
-    with house(running_broker, tmp_path) as (_, report), Endpoint() as other:
-        laptop = report("laptop", endpoint, login(tmp_path / "laptop"))
+    with house() as (_, report), Endpoint() as other:
+        laptop = report("laptop")
         endpoint.wait_for_requests(2)
-        report("desktop", other, login(tmp_path / "desktop", token="sk-ant-oat01-desktop"))
+        report("desktop", login(tmp_path / "desktop", token="sk-ant-oat01-desktop"), api=other)
         watcher.wait_topic(HEALTH, lambda each: machines(each.json()) == {"desktop": "ok", "laptop": "ok"})
         endpoint.wait_for_requests(endpoint.count + 3)
         assert other.count == 0
@@ -173,14 +183,12 @@ def test_the_machine_that_answered_last_is_asked_first(
     assert statuses == {"ok"}
 
 
-def test_a_login_of_somebody_else_is_rejected(
-    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
-) -> None:
+def test_a_login_of_somebody_else_is_rejected(house: House, tmp_path: Path, watcher: Watcher) -> None:
     """A machine where somebody else is logged in does not change the numbers, and is named."""
-    with house(running_broker, tmp_path) as (service, report), Endpoint(sample_usage(five_hour=99.0)) as other:
-        laptop = report("laptop", endpoint, login(tmp_path / "laptop"))
+    with house() as (service, report), Endpoint(sample_usage(five_hour=99.0)) as other:
+        laptop = report("laptop")
         watcher.wait_topic(STATE, session_is(42))
-        report("desktop", other, login(tmp_path / "desktop", organization="77777777"))
+        report("desktop", login(tmp_path / "desktop", organization="77777777"), api=other)
         watcher.wait_topic(HEALTH, lambda each: machines(each.json()).get("desktop") == "other_account")
         mark = watcher.mark()
         laptop.stop()
@@ -192,11 +200,11 @@ def test_a_login_of_somebody_else_is_rejected(
 
 
 def test_a_login_that_changes_between_announcement_and_answer_is_rejected(
-    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
+    house: House, tmp_path: Path, watcher: Watcher, endpoint: Endpoint
 ) -> None:
     """The login that made the request decides, not the one that was announced."""
-    with house(running_broker, tmp_path) as (service, report):
-        report("laptop", endpoint, login(tmp_path / "laptop"))
+    with house() as (service, report):
+        report("laptop")
         watcher.wait_topic(STATE, session_is(42))
         mark = watcher.mark()
         login(tmp_path / "laptop", organization="77777777")
@@ -208,11 +216,11 @@ def test_a_login_that_changes_between_announcement_and_answer_is_rejected(
 
 
 def test_all_machines_with_another_login_replace_it_after_a_while(
-    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
+    house: House, tmp_path: Path, watcher: Watcher, endpoint: Endpoint
 ) -> None:
     """Who logs in with another account everywhere sees its numbers, after ten minutes in which nobody had the old."""
-    with house(running_broker, tmp_path, 60.0, clock=Clock(speed=600)) as (_, report):
-        report("laptop", endpoint, login(tmp_path / "laptop"))
+    with house(60.0, clock=Clock(speed=600)) as (_, report):
+        report("laptop")
         watcher.wait_topic(STATE, session_is(42))
         endpoint.document = sample_usage(five_hour=3.0)
         mark = watcher.mark()
@@ -222,27 +230,23 @@ def test_all_machines_with_another_login_replace_it_after_a_while(
     assert not watcher.messages("claude-usage/default/event/#")
 
 
-def test_one_reporter_for_two_accounts(
-    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
-) -> None:
+def test_one_reporter_for_two_accounts(house: House, tmp_path: Path, watcher: Watcher, endpoint: Endpoint) -> None:
     """A machine with two logins reports both, each for its own account."""
     endpoint.document = lambda request: sample_usage(five_hour=10.0 if request.bearer.endswith("one") else 20.0)
-    with house(running_broker, tmp_path, accounts=("home", "work")) as (_, report):
+    with house(accounts=("home", "work")) as (_, report):
         folders = {
             "home": login(tmp_path / "one", token="sk-ant-oat01-one"),
             "work": login(tmp_path / "two", token="sk-ant-oat01-two", organization="77777777"),
         }
-        report("laptop", endpoint, folders)
+        report("laptop", folders)
         watcher.wait_topic(f"{BASE}/home/state", session_is(10))
         watcher.wait_topic("claude-usage/work/state", session_is(20))
 
 
-def test_a_machine_whose_accounts_have_other_names_is_named(
-    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
-) -> None:
+def test_a_machine_whose_accounts_have_other_names_is_named(house: House, tmp_path: Path, watcher: Watcher) -> None:
     """If accounts have names at one end only, the status says so, instead of that there is no reporter."""
-    with house(running_broker, tmp_path) as (_, report):
-        report("laptop", endpoint, {"work": login(tmp_path / "laptop")})
+    with house() as (_, report):
+        report("laptop", {"work": login(tmp_path / "laptop")})
         wanted = "The reporter on laptop has none of this service's accounts (default)"
         watcher.wait_topic(HEALTH, lambda each: wanted in (each.json()["detail"] or ""))
 
@@ -255,9 +259,9 @@ def test_a_lost_connection_is_not_the_machines_fault(
     with (
         Mosquitto() as mosquitto,
         Watcher(mosquitto.port) as watcher,
-        house(mosquitto, tmp_path) as (service, report),
+        household(mosquitto, endpoint, tmp_path) as (service, report),
     ):
-        report("laptop", endpoint, login(tmp_path / "laptop"))
+        report("laptop")
         watcher.wait_topic(HEALTH, is_ok)
         mosquitto.kill()
         service.log.wait_for("was lost")
@@ -269,26 +273,24 @@ def test_a_lost_connection_is_not_the_machines_fault(
 
 
 def test_a_login_that_becomes_usable_is_used(
-    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
+    house: House, tmp_path: Path, watcher: Watcher, endpoint: Endpoint
 ) -> None:
     """An expired token is the machine's status; as soon as Claude Code has renewed it, the numbers are there."""
     clock = Clock(speed=60)
     login(tmp_path / "laptop", expires_in=dt.timedelta(hours=-1), now=clock.now())
-    with house(running_broker, tmp_path, 3600.0, clock=clock) as (_, report):
-        report("laptop", endpoint, tmp_path / "laptop")
+    with house(3600.0, clock=clock) as (_, report):
+        report("laptop", tmp_path / "laptop")
         watcher.wait_topic(HEALTH, lambda each: machines(each.json()) == {"laptop": "token_expired"})
         assert endpoint.count == 0
         login(tmp_path / "laptop", now=clock.now())
         watcher.wait_topic(STATE, session_is(42))
 
 
-def test_what_is_wrong_there_is_shown_here(
-    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
-) -> None:
+def test_what_is_wrong_there_is_shown_here(house: House, watcher: Watcher, endpoint: Endpoint) -> None:
     """A refused login, or an API that is away, is the status, with the machine's name in the sentence."""
     endpoint.tokens = set()
-    with house(running_broker, tmp_path) as (_, report):
-        report("laptop", endpoint, login(tmp_path / "laptop"))
+    with house() as (_, report):
+        report("laptop")
         health = watcher.wait_topic(HEALTH, lambda each: machines(each.json()) == {"laptop": "unauthorized"}).json()
         health = watcher.wait_topic(
             HEALTH, lambda each: "its login was refused" in (each.json()["detail"] or "")
@@ -297,11 +299,11 @@ def test_what_is_wrong_there_is_shown_here(
 
 
 def test_an_api_that_is_away_is_the_status_while_the_machines_wait(
-    tmp_path: Path, running_broker: Broker, watcher: Watcher
+    house: House, tmp_path: Path, running_broker: Broker, watcher: Watcher
 ) -> None:
     """If the network is what is wrong everywhere, the status says so, also between two attempts."""
     with (
-        house(running_broker, tmp_path, 0.2),
+        house(0.2),
         running_reporter(running_broker.port, "http://127.0.0.1:1", login(tmp_path / "laptop")),
     ):
         watcher.wait_topic(HEALTH, has_status("network_error"))
@@ -311,12 +313,10 @@ def test_an_api_that_is_away_is_the_status_while_the_machines_wait(
         assert (again["status"], again["requests_last_hour"]) == ("network_error", 1)
 
 
-def test_requests_that_somebody_else_asked_for_count(
-    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
-) -> None:
+def test_requests_that_somebody_else_asked_for_count(house: House, watcher: Watcher, endpoint: Endpoint) -> None:
     """Whoever asks a reporter, its requests are made with the account's login: they are part of its budget."""
-    with house(running_broker, tmp_path, 600.0) as (_, report):
-        report("laptop", endpoint, login(tmp_path / "laptop"))
+    with house(600.0) as (_, report):
+        report("laptop")
         watcher.wait_topic(HEALTH, is_ok)
         for _ in range(3):
             ask(watcher)
@@ -324,35 +324,31 @@ def test_requests_that_somebody_else_asked_for_count(
     assert endpoint.count == 4
 
 
-def test_a_restart_of_the_service_forgets_nobody(
-    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
-) -> None:
+def test_a_restart_of_the_service_forgets_nobody(house: House, watcher: Watcher) -> None:
     """A machine that sleeps is still listed after a restart of the service, with when it was seen."""
-    with house(running_broker, tmp_path) as (_, report):
-        report("laptop", endpoint, login(tmp_path / "laptop"))
+    with house() as (_, report):
+        report("laptop")
         watcher.wait_topic(STATE, session_is(42))
         seen = watcher.wait_topic(HEALTH, lambda each: machines(each.json()) == {"laptop": "ok"}).json()["reporters"]
     mark = watcher.mark()
-    with house(running_broker, tmp_path):
+    with house():
         health = watcher.wait_topic(HEALTH, lambda each: machines(each.json()) != {}, since=mark).json()
         detail = watcher.wait_topic(HEALTH, has_status("no_reporter"), since=mark).json()["detail"]
     assert health["reporters"][0]["seen_at"] >= seen[0]["seen_at"]
     assert "laptop (away" in detail
 
 
-def test_a_machine_that_announces_itself_after_a_restart_was_never_offline(
-    tmp_path: Path, running_broker: Broker, watcher: Watcher
-) -> None:
+def test_a_machine_that_announces_itself_after_a_restart_was_never_offline(house: House, watcher: Watcher) -> None:
     """Not every broker replays to a wildcard: until the machine is heard of again its entity does not flap."""
     clock = Clock()
     presence = {"online": True, "accounts": {"default": {"source": "oauth", "status": "token_expired"}}}
-    with house(running_broker, tmp_path, 600.0, clock=clock):
+    with house(600.0, clock=clock):
         watcher.wait_topic(STATUS, lambda each: each.payload == "online")
         watcher.publish(DESKTOP.presence, json.dumps(presence))  # not retained: so it is not replayed
         watcher.wait_topic(HEALTH, lambda each: machines(each.json()) == {"desktop": "token_expired"})
     clock.sleep(dt.timedelta(hours=3))
     mark = watcher.mark()
-    with house(running_broker, tmp_path, 600.0, clock=clock):
+    with house(600.0, clock=clock):
         watcher.wait_topic(HEALTH, lambda each: machines(each.json()) != {}, since=mark)
         watcher.publish(DESKTOP.presence, json.dumps(presence))
         watcher.wait_topic(HEALTH, lambda each: machines(each.json()) == {"desktop": "token_expired"}, since=mark)
@@ -420,13 +416,13 @@ HOSTILE = [
 
 
 def test_nonsense_on_all_topics_changes_no_number(
-    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+    house: House, watcher: Watcher, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Anybody who may publish can pretend to be a machine; nobody's number is shown who was not asked."""
     monkeypatch.setattr(source, "ANSWER_WITHIN", 0.3)
     monkeypatch.setattr(reporter_registry, "MAX_MACHINES", 5)
-    with house(running_broker, tmp_path) as (service, report):
-        report("laptop", endpoint, login(tmp_path / "laptop"))
+    with house() as (service, report):
+        report("laptop")
         watcher.wait_topic(STATE, session_is(42))
         topics = [LAPTOP.presence, LAPTOP.ask, LAPTOP.answer, DESKTOP.presence, DESKTOP.answer]
         strange = [f"{BASE}/reporter", f"{BASE}/reporter/../x", f"{BASE}/reporter/A b", f"{BASE}/reporter/x/y/z"]
@@ -482,11 +478,9 @@ def test_a_login_at_the_broker_that_may_do_little(
     with (
         Mosquitto(users={"owner": "o", "laptop": "l"}, acl=ACL + rights) as mosquitto,
         Watcher(mosquitto.port, username="owner", password="o") as watcher,
-        house(mosquitto, tmp_path, username="owner", password="o") as (_, report),
+        household(mosquitto, endpoint, tmp_path, username="owner", password="o") as (_, report),
     ):
-        reporter = report(
-            "laptop", endpoint, login(tmp_path / "laptop"), username="laptop", password="l", protocol=protocol
-        )
+        reporter = report("laptop", login(tmp_path / "laptop"), username="laptop", password="l", protocol=protocol)
         watcher.wait_topic(STATE, session_is(42))
         assert rights == LEAST_RIGHTS or set(rights.split("\n")) <= {line.strip() for line in README.splitlines()}
         assert rights == LEAST_RIGHTS or not [line for line in reporter.log.lines if "refused" in line]
@@ -501,9 +495,9 @@ def test_a_broker_that_forgets_everything(tmp_path: Path, endpoint: Endpoint) ->
     with (
         Mosquitto(persistence=False) as mosquitto,
         Watcher(mosquitto.port) as watcher,
-        house(mosquitto, tmp_path) as (_, report),
+        household(mosquitto, endpoint, tmp_path) as (_, report),
     ):
-        report("laptop", endpoint, login(tmp_path / "laptop"))
+        report("laptop")
         watcher.wait_topic(STATE, session_is(42))
         mosquitto.stop()
         endpoint.document = sample_usage(five_hour=44.0)

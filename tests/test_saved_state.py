@@ -274,7 +274,7 @@ JUNK = st.recursive(
 
 
 def places(document: Any) -> list[tuple[Any, Any]]:
-    """Return every place in a JSON document where something else could stand."""
+    """Return every place in a JSON document where something else could be."""
     found: list[tuple[Any, Any]] = []
     items = document.items() if isinstance(document, dict) else enumerate(document)
     for key, value in items:

@@ -15,7 +15,7 @@ import pytest
 from claude_usage_mqtt.instants import local_time
 from claude_usage_mqtt.service import publishing
 from parts import faults, service
-from parts.broker import Broker, Mosquitto, needs_mosquitto
+from parts.broker import Mosquitto, needs_mosquitto
 from parts.credentials import FILE_NAME, write_credentials, write_credentials_text
 from parts.endpoint import Endpoint
 from parts.net import LOOPBACK, HeldPort
@@ -26,7 +26,9 @@ from parts.service import (
     MEMORY,
     STATE,
     STATUS,
+    Serve,
     ServiceProcess,
+    Start,
     command,
     has_status,
     is_ok,
@@ -37,19 +39,14 @@ from parts.waiting import eventually
 from parts.watcher import Watcher
 
 
-def settings(running_broker: Broker, endpoint: Endpoint, **more: Any) -> dict[str, Any]:
-    """Return the settings that name these two."""
-    return {"MQTT_PORT": running_broker.port, "CLAUDE_API_URL": endpoint.url, **more}
-
-
 def documents(watcher: Watcher) -> dict[str, Any]:
     """Return what is retained, parsed where it is JSON."""
     return {topic: json.loads(text) if text[:1] == "{" else text for topic, text in watcher.retained().items()}
 
 
-def test_first_light(home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
-    """Two settings are enough: state, health, status and the entities stand on the broker, retained."""
-    with ServiceProcess(home, **settings(running_broker, endpoint)):
+def test_first_light(start: Start, endpoint: Endpoint, watcher: Watcher) -> None:
+    """Two settings are enough: state, health, status and the entities are retained."""
+    with start():
         watcher.wait_topic(HEALTH, is_ok)
         watcher.wait_topic(STATUS, is_online)
         watcher.settle()
@@ -66,35 +63,29 @@ def test_first_light(home: Path, running_broker: Broker, endpoint: Endpoint, wat
     assert endpoint.count == 1
 
 
-def test_no_entity_is_announced_before_its_value_is_there(
-    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
-) -> None:
+def test_no_entity_is_announced_before_its_value_is_there(start: Start, watcher: Watcher) -> None:
     """Home Assistant never shows an entity that has no value yet, nor calls old numbers fresh."""
-    with ServiceProcess(home, **settings(running_broker, endpoint)):
+    with start():
         fresh = watcher.wait_topic(HEALTH, lambda message: message.json()["fresh"])
     announced = watcher.wait_topic(CONFIG, lambda m: "five_hour_utilization" in m.json()["components"])
     assert watcher.messages(STATE)[0].order < announced.order < fresh.order
 
 
-def test_without_discovery_nothing_is_announced(
-    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
-) -> None:
+def test_without_discovery_nothing_is_announced(start: Start, watcher: Watcher) -> None:
     """Who has no Home Assistant switches it off, and what was announced before is removed."""
-    with ServiceProcess(home, **settings(running_broker, endpoint)):
+    with start():
         watcher.wait_topic(CONFIG)
     since = watcher.mark()
-    with ServiceProcess(home, **settings(running_broker, endpoint, HOMEASSISTANT_DISCOVERY="false")):
+    with start(HOMEASSISTANT_DISCOVERY="false"):
         watcher.wait_topic(CONFIG, lambda message: not message.payload, since=since)
         watcher.wait_topic(STATUS, is_online, since=since)
         assert CONFIG not in watcher.retained()
 
 
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
-def test_stopping_publishes_offline(
-    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher, by: signal.Signals
-) -> None:
+def test_stopping_publishes_offline(start: Start, watcher: Watcher, by: signal.Signals) -> None:
     """`docker stop` and Ctrl-C leave `offline` on the broker, and end with status 0."""
-    with ServiceProcess(home, **settings(running_broker, endpoint)) as process:
+    with start() as process:
         watcher.wait_topic(STATUS, is_online)
         status = process.stop(by)
     assert status == 0
@@ -109,7 +100,7 @@ def test_stopping_with_a_frozen_broker(home: Path, endpoint: Endpoint) -> None:
     with (
         Mosquitto() as mosquitto,
         Watcher(mosquitto.port) as watcher,
-        ServiceProcess(home, **settings(mosquitto, endpoint)) as process,
+        ServiceProcess(home, MQTT_PORT=mosquitto.port, CLAUDE_API_URL=endpoint.url) as process,
     ):
         watcher.wait_topic(STATUS, is_online)
         mosquitto.freeze()
@@ -150,10 +141,10 @@ def test_stopping_while_connecting_to_nothing(home: Path, endpoint: Endpoint) ->
     assert status == 0
 
 
-def test_stopping_while_the_api_hangs(home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+def test_stopping_while_the_api_hangs(start: Start, endpoint: Endpoint, watcher: Watcher) -> None:
     """A request under way does not hold up the stop."""
     endpoint.fault = faults.Hang()
-    with ServiceProcess(home, **settings(running_broker, endpoint)) as process:
+    with start() as process:
         endpoint.wait_for_requests(1)
         watcher.wait_topic(STATUS, is_online)
         status = process.stop()
@@ -161,14 +152,12 @@ def test_stopping_while_the_api_hangs(home: Path, running_broker: Broker, endpoi
     assert "Traceback" not in process.log.text
 
 
-def test_a_crash_loop_stays_within_the_budget(
-    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
-) -> None:
+def test_a_crash_loop_stays_within_the_budget(start: Start, endpoint: Endpoint, watcher: Watcher) -> None:
     """Killed again and again in the middle of its request, it does not ask again each time."""
     endpoint.fault = faults.Hang()
     for _ in range(3):
         since = watcher.mark()
-        with ServiceProcess(home, **settings(running_broker, endpoint)) as process:
+        with start() as process:
             watcher.wait_topic(STATUS, is_online, since=since)
             endpoint.wait_for_requests(1)
             process.process.kill()
@@ -177,15 +166,15 @@ def test_a_crash_loop_stays_within_the_budget(
     assert documents(watcher)[HEALTH]["requests_last_hour"] == 1
 
 
-def test_a_block_survives_a_restart(home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+def test_a_block_survives_a_restart(start: Start, endpoint: Endpoint, watcher: Watcher) -> None:
     """Shut out for an hour, it stays out for the hour, whatever is restarted."""
     endpoint.fault = faults.rate_limited(3600)
-    with ServiceProcess(home, **settings(running_broker, endpoint)) as process:
+    with start() as process:
         blocked = watcher.wait_topic(HEALTH, has_status("rate_limited")).json()
         process.stop()
     since = watcher.mark()
     endpoint.fault = None
-    with ServiceProcess(home, **settings(running_broker, endpoint)):
+    with start():
         watcher.wait_topic(STATUS, is_online, since=since)
         watcher.publish(command("refresh"))
         refused = watcher.wait_topic(HEALTH, lambda m: m.json()["detail"] is not None and not m.retain, since=since)
@@ -204,22 +193,20 @@ def test_a_block_survives_a_restart(home: Path, running_broker: Broker, endpoint
         ('{"status": "\\u001b[31m", "memory": {"usage": {"format": 1, "windows": {"five_hour": []}}}}', 0),
     ],
 )
-def test_damaged_memory_is_ignored(
-    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher, damage: str, lines: int
-) -> None:
+def test_damaged_memory_is_ignored(serve: Serve, watcher: Watcher, damage: str, lines: int) -> None:
     """What somebody else wrote under our topics harms nothing: it is said once, and overwritten."""
     for topic in (STATE, HEALTH, CONFIG):
         watcher.publish(topic, damage, retain=True)
-    with service.running_service(running_broker.port, endpoint.url, home) as running:
+    with serve() as running:
         watcher.wait_topic(HEALTH, lambda m: m.payload.startswith('{"status":"ok"'))
         assert documents(watcher)[STATE]["windows"]["five_hour"]["utilization"] == 42.0
     assert running.log.count("not ours, or corrupt") == lines
     assert "\x1b" not in running.log.text
 
 
-def test_the_log_in_json(home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+def test_the_log_in_json(start: Start, watcher: Watcher) -> None:
     """`LOG_FORMAT=json` gives one object a line, from the first line to the last."""
-    with ServiceProcess(home, **settings(running_broker, endpoint, LOG_FORMAT="json", LOG_LEVEL="debug")) as process:
+    with start(LOG_FORMAT="json", LOG_LEVEL="debug") as process:
         watcher.wait_topic(HEALTH, is_ok)
         process.stop()
     lines = [json.loads(line) for line in process.log.lines]
@@ -243,19 +230,14 @@ WRONG_CREDENTIALS = {
 
 
 def test_wrong_credentials_are_reported_and_recovered_from(
-    tmp_path: Path, running_broker: Broker, watcher: Watcher
+    serve: Serve, tmp_path: Path, endpoint: Endpoint, watcher: Watcher
 ) -> None:
     """Each has its status and a sentence, in `health` and in the log; nothing is sent; mending it is enough."""
-    with (
-        Endpoint() as endpoint,
-        service.running_service(
-            running_broker.port, endpoint.url, tmp_path, clock=service.Clock(400), interval=30
-        ) as service_running,
-    ):
+    with serve(tmp_path, clock=service.Clock(400), interval=30) as running:
         for what, (text, status) in WRONG_CREDENTIALS.items():
-            since, said = watcher.mark(), len(service_running.log.lines)
+            since, said = watcher.mark(), len(running.log.lines)
             if what == "about to expire":
-                now = service_running.clock.now()
+                now = running.clock.now()
                 write_credentials(tmp_path, now=now, expires_in=dt.timedelta(minutes=4))
             elif text is not None:
                 write_credentials_text(tmp_path, text)
@@ -267,17 +249,15 @@ def test_wrong_credentials_are_reported_and_recovered_from(
             write_credentials(tmp_path, expires_in=None)
             watcher.wait_topic(HEALTH, is_ok, since=since)
             assert shown["detail"].endswith("."), what
-            lines = service_running.log.lines[said:]
+            lines = running.log.lines[said:]
             assert sum(shown["detail"] in line for line in lines) == 1, what
             assert [line for line in lines if "the usage is known again" in line], what
 
 
-def test_unreadable_and_foreign_files(
-    tmp_path: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
-) -> None:
+def test_unreadable_and_foreign_files(start: Start, tmp_path: Path, watcher: Watcher) -> None:
     """A folder in place of the file is reported as what it is."""
     (tmp_path / FILE_NAME).mkdir()
-    with ServiceProcess(tmp_path, **settings(running_broker, endpoint, CLAUDE_SOURCE="oauth")):
+    with start(tmp_path, CLAUDE_SOURCE="oauth"):
         shown = watcher.wait_topic(HEALTH, has_status("credentials_unreadable")).json()
     assert "is a folder" in shown["detail"]
 
@@ -294,7 +274,7 @@ def health_of(account: str) -> str:
     return f"claude-usage/{account}/health"
 
 
-def test_several_accounts(tmp_path: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+def test_several_accounts(start: Start, tmp_path: Path, endpoint: Endpoint, watcher: Watcher) -> None:
     """Each account has a device, and there is one for all of them; one that hangs or fails delays no other."""
     several = accounts(tmp_path, "personal", "work", "broken")
     (tmp_path / "broken" / FILE_NAME).unlink()
@@ -306,7 +286,7 @@ def test_several_accounts(tmp_path: Path, running_broker: Broker, endpoint: Endp
         return usual
 
     usual, endpoint.document = endpoint.document, serve
-    with ServiceProcess(tmp_path, **settings(running_broker, endpoint, CLAUDE_SOURCE="oauth", **several)):
+    with start(tmp_path, CLAUDE_SOURCE="oauth", **several):
         watcher.wait_topic(health_of("work"), is_ok)
         summary = watcher.wait_topic(
             "claude-usage/all/state", lambda m: m.json()["problems"] == 1 and m.json()["highest_utilization"] == 42.0
@@ -319,44 +299,38 @@ def test_several_accounts(tmp_path: Path, running_broker: Broker, endpoint: Endp
     }
 
 
-def test_a_file_that_cannot_be_opened_delays_no_other(
-    tmp_path: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
-) -> None:
+def test_a_file_that_cannot_be_opened_delays_no_other(start: Start, tmp_path: Path, watcher: Watcher) -> None:
     """A dead network mount under one account's folder leaves the others alone, and the stop too."""
     several = accounts(tmp_path, "personal", "mounted")
     (tmp_path / "mounted" / FILE_NAME).unlink()
     os.mkfifo(tmp_path / "mounted" / FILE_NAME)  # opening it waits for a writer who never comes
-    with ServiceProcess(tmp_path, **settings(running_broker, endpoint, **several)) as process:
+    with start(tmp_path, **several) as process:
         watcher.wait_topic(health_of("personal"), is_ok)
         status = process.stop()
     assert status == 0
 
 
-def test_former_accounts_are_taken_back(
-    tmp_path: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
-) -> None:
+def test_former_accounts_are_taken_back(start: Start, tmp_path: Path, watcher: Watcher) -> None:
     """An account that was taken out of the settings leaves nothing on the broker, and its device goes."""
-    with ServiceProcess(tmp_path, **settings(running_broker, endpoint, **accounts(tmp_path, "a", "b"))) as process:
+    with start(tmp_path, **accounts(tmp_path, "a", "b")) as process:
         for name in ("a", "b"):
             watcher.wait_topic(health_of(name), is_ok)
         process.stop()
-    with ServiceProcess(tmp_path, **settings(running_broker, endpoint, **accounts(tmp_path, "a", "c"))) as process:
+    with start(tmp_path, **accounts(tmp_path, "a", "c")) as process:
         watcher.wait_topic(health_of("c"), is_ok)
         process.stop()
     assert not [topic for topic in watcher.retained() if "/b/" in topic or "_b/" in topic]
     write_credentials(tmp_path)
     since = watcher.mark()
-    with ServiceProcess(tmp_path, **settings(running_broker, endpoint)) as process:
+    with start(tmp_path) as process:
         watcher.wait_topic(HEALTH, is_ok, since=since)
         process.stop()
     assert set(watcher.retained()) == {STATE, HEALTH, MEMORY, CONFIG, STATUS}
 
 
-def test_another_account_starts_afresh(
-    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
-) -> None:
+def test_another_account_starts_afresh(serve: Serve, home: Path, endpoint: Endpoint, watcher: Watcher) -> None:
     """After a login to another organization the numbers are its own, and no false reset is reported."""
-    with service.running_service(running_broker.port, endpoint.url, home, interval=0.2) as running:
+    with serve(interval=0.2) as running:
         watcher.wait_topic(HEALTH, is_ok)
         endpoint.document = endpoint.document | {"five_hour": endpoint.document["five_hour"] | {"utilization": 3}}
         text = (home / FILE_NAME).read_text()
@@ -366,7 +340,7 @@ def test_another_account_starts_afresh(
     assert not watcher.messages("claude-usage/default/event/#")
 
 
-def test_the_status_line_alone(tmp_path: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher) -> None:
+def test_the_status_line_alone(start: Start, tmp_path: Path, endpoint: Endpoint, watcher: Watcher) -> None:
     """With `CLAUDE_SOURCE=statusline` no token is needed and no request made; what is published there is shown."""
 
     def message(at: float, used: float) -> str:
@@ -374,7 +348,7 @@ def test_the_status_line_alone(tmp_path: Path, running_broker: Broker, endpoint:
         return json.dumps({"at": at, "rate_limits": limits})
 
     now = dt.datetime.now(dt.UTC)
-    with ServiceProcess(tmp_path, **settings(running_broker, endpoint, CLAUDE_SOURCE="statusline")):
+    with start(tmp_path, CLAUDE_SOURCE="statusline"):
         watcher.wait_topic(STATUS, is_online)
         for payload in ("", "{", "[]", message(now.timestamp() + 86400, 99), message(now.timestamp() - 86400, 99)):
             watcher.publish("claude-usage/default/statusline", payload)
@@ -416,11 +390,9 @@ def test_without_a_broker_nothing_is_waited_for_at_the_end(
         running.log.wait_for("No connection to the broker")
 
 
-def test_somebody_elses_offline_message_is_answered(
-    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
-) -> None:
+def test_somebody_elses_offline_message_is_answered(serve: Serve, watcher: Watcher) -> None:
     """A late last will, or a second instance that stops, does not leave the entities of a running service dead."""
-    with service.running_service(running_broker.port, endpoint.url, home):
+    with serve():
         watcher.wait_topic(STATUS, is_online)
         since = watcher.mark()
         watcher.publish(STATUS, "offline", retain=True)
@@ -428,12 +400,10 @@ def test_somebody_elses_offline_message_is_answered(
         assert watcher.retained()[STATUS] == "online"
 
 
-def test_what_the_broker_sends_back_publishes_nothing(
-    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
-) -> None:
+def test_what_the_broker_sends_back_publishes_nothing(serve: Serve, watcher: Watcher) -> None:
     """Our own `health`, which some brokers send back, does not make it publish what only time has changed."""
     clock = service.Clock()
-    with service.running_service(running_broker.port, endpoint.url, home, clock=clock, interval=3600, discovery=False):
+    with serve(clock=clock, interval=3600, discovery=False):
         own = watcher.wait_topic(HEALTH, has_status("ok")).payload
         clock.sleep(dt.timedelta(minutes=4))
         since = watcher.mark()
@@ -444,33 +414,30 @@ def test_what_the_broker_sends_back_publishes_nothing(
 
 
 def test_without_discovery_the_device_of_all_accounts_is_not_announced_either(
-    tmp_path: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
+    start: Start, tmp_path: Path, watcher: Watcher
 ) -> None:
     """Who switches discovery off loses every device of ours, the one for all accounts too."""
-    several = settings(running_broker, endpoint) | accounts(tmp_path, "personal", "work")
+    several = accounts(tmp_path, "personal", "work")
     config = "homeassistant/device/claude_usage_all/config"
-    with ServiceProcess(tmp_path, **several):
+    with start(tmp_path, **several):
         watcher.wait_topic(config)
     since = watcher.mark()
-    with ServiceProcess(tmp_path, **several | {"HOMEASSISTANT_DISCOVERY": "false"}):
+    with start(tmp_path, **several, HOMEASSISTANT_DISCOVERY="false"):
         watcher.wait_topic(config, lambda message: not message.payload, since=since)
         watcher.wait_topic("claude-usage/all/state", since=since)
 
 
-def test_another_services_devices_are_left_alone(tmp_path: Path, running_broker: Broker, endpoint: Endpoint) -> None:
-    """What a service with another base topic has announced is none of ours, whatever the account is called."""
-    single = ServiceProcess(tmp_path / "a", **settings(running_broker, endpoint))
-    several = accounts(tmp_path, "personal", "work") | settings(running_broker, endpoint, MQTT_BASE_TOPIC="several")
-    write_credentials(tmp_path / "a")
-    with Watcher(running_broker.port) as watcher, single:
+def test_another_services_devices_are_left_alone(start: Start, tmp_path: Path, watcher: Watcher) -> None:
+    """What a service with another base topic has announced is not ours, whatever the account is called."""
+    with start():
         watcher.wait_topic(HEALTH, is_ok)
         before = watcher.retained()[CONFIG]
-        with ServiceProcess(tmp_path / "b", **several) as other:
+        several = accounts(tmp_path, "personal", "work")
+        with start(tmp_path / "b", MQTT_BASE_TOPIC="several", **several) as other:
             watcher.wait_topic("several/all/state", lambda m: m.json()["highest_account"])
             other.stop()
-        alone = settings(running_broker, endpoint, MQTT_BASE_TOPIC="third", HOMEASSISTANT_DISCOVERY="false")
         write_credentials(tmp_path / "c")
-        with ServiceProcess(tmp_path / "c", **alone) as third:
+        with start(tmp_path / "c", MQTT_BASE_TOPIC="third", HOMEASSISTANT_DISCOVERY="false") as third:
             watcher.wait_topic("third/default/health", is_ok)
             third.stop()
         retained = watcher.retained()
@@ -478,20 +445,35 @@ def test_another_services_devices_are_left_alone(tmp_path: Path, running_broker:
         assert "homeassistant/device/claude_usage_all/config" in retained
 
 
-def test_a_status_line_that_never_came_is_reported(
-    tmp_path: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
-) -> None:
+def test_a_status_line_that_never_came_is_reported(start: Start, tmp_path: Path, watcher: Watcher) -> None:
     """Who forgot to set the status-line command reads so in the health."""
-    with ServiceProcess(tmp_path, **settings(running_broker, endpoint, CLAUDE_SOURCE="statusline")):
+    with start(tmp_path, CLAUDE_SOURCE="statusline"):
         shown = watcher.wait_topic(HEALTH).json()
     assert shown["status"] == "no_status_line"
     assert "status-line command" in shown["detail"]
 
 
-def test_usage_log(home: Path, running_broker: Broker, endpoint: Endpoint) -> None:
+@pytest.mark.parametrize("hours", [3, -3])
+def test_a_status_line_with_a_wrong_clock_is_reported(
+    start: Start, tmp_path: Path, watcher: Watcher, hours: float
+) -> None:
+    """A laptop whose clock is hours off sends numbers that cannot be dated: they are not shown, and the reason is."""
+    at = (dt.datetime.now(dt.UTC) + dt.timedelta(hours=hours)).timestamp()
+    document = {"at": at, "rate_limits": {"five_hour": {"used_percentage": 42, "resets_at": at + 7200}}}
+    with start(tmp_path, CLAUDE_SOURCE="statusline") as process:
+        watcher.wait_topic(HEALTH, has_status("no_status_line"))
+        for _ in range(2):
+            watcher.publish("claude-usage/default/statusline", json.dumps(document))
+        watcher.wait_topic(HEALTH, lambda m: "set that clock" in (m.json()["detail"] or ""))
+        process.stop()
+    assert STATE not in watcher.retained()
+    assert process.log.count("A status line was ignored") == 1
+
+
+def test_usage_log(start: Start, home: Path) -> None:
     """Each good answer is a line of the file that USAGE_LOG names."""
     log = home / "usage.jsonl"
-    with ServiceProcess(home, **settings(running_broker, endpoint, POLL_INTERVAL=1, USAGE_LOG=log)):
+    with start(POLL_INTERVAL=1, USAGE_LOG=log):
         eventually(lambda: log.exists() and log.read_text().count("\n") >= 2)
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert {line["account"] for line in lines} == {"default"}

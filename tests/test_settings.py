@@ -21,6 +21,8 @@ from claude_usage_mqtt.settings.fields import Settings, variables
 from claude_usage_mqtt.settings.load import doubts, load_settings
 from claude_usage_mqtt.settings.typos import misspelled
 
+pytestmark = pytest.mark.usefixtures("empty")
+
 CANARY = "canary-0b5e1c"
 EXAMPLE = Path(__file__).parents[1] / "config.example.env"
 NO_DEFAULT = "No default."
@@ -182,7 +184,7 @@ def test_a_wrong_setting_is_named_in_one_line(
 
 
 def test_a_ca_file_that_holds_no_certificate_is_named(tmp_path: Path) -> None:
-    """A CA file that is there and is none is distinguished from one that works before any connection is made."""
+    """Before any connection is made, a CA file without a certificate in it is reported."""
     ca = tmp_path / "ca.pem"
     ca.write_text(CANARY)
     ended = run(tmp_path, MQTT_HOST="127.0.0.1", MQTT_TLS="true", MQTT_TLS_CA=str(ca))
@@ -256,9 +258,8 @@ VALID = {"HOMEASSISTANT_DISCOVERY": "true", "CLAUDE_API_URL": "https://x", "POLL
 
 
 @pytest.mark.parametrize(("slip", "meant"), TYPOS)
-def test_a_typo_in_a_name_is_an_error(empty: Path, monkeypatch: pytest.MonkeyPatch, slip: str, meant: str) -> None:
+def test_a_typo_in_a_name_is_an_error(monkeypatch: pytest.MonkeyPatch, slip: str, meant: str) -> None:
     """A name that differs by a letter or two from a setting's is one: the setting is named, not silently missing."""
-    assert empty.is_dir()
     monkeypatch.setenv(slip, CANARY)
     with pytest.raises(SettingsError, match=f"^Unknown setting {slip.upper()}; did you mean {meant}\\?$"):
         load_settings()
@@ -305,9 +306,8 @@ def test_next_to_the_right_name_a_typo_is_a_warning(
     assert doubts() == []
 
 
-def test_an_error_does_not_hide_the_variable_that_caused_it(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_does_not_hide_the_variable_that_caused_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever wrote MQTT_USER reads so next to the error about the missing user, not after they have fixed that."""
-    assert empty.is_dir()
     monkeypatch.setenv("MQTT_USER", "me")
     monkeypatch.setenv("MQTT_PASSWORD", CANARY)
     with pytest.raises(SettingsError) as caught:
@@ -363,9 +363,8 @@ FOREIGN = """
 """
 
 
-def test_variables_of_others_are_left_alone(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Started from within Claude Code, or next to other programs, their variables are not errors."""
-    assert empty.is_dir()
     for name in FOREIGN.split():
         monkeypatch.setenv(name, "x")
     assert load_settings()
@@ -374,16 +373,14 @@ def test_variables_of_others_are_left_alone(empty: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("host", ["broker", "broker.local", "192.0.2.1", "::1", "fe80::1%eth0"])
-def test_a_name_or_address_of_any_kind(empty: Path, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+def test_a_name_or_address_of_any_kind(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     """An IPv6 address has colons, and is not a host with a port."""
-    assert empty.is_dir()
     monkeypatch.setenv("MQTT_HOST", host)
     assert load_settings().broker().host == host
 
 
-def test_a_path_is_no_host_with_a_port(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_is_no_host_with_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
     """A unix socket's path may hold what it likes."""
-    assert empty.is_dir()
     monkeypatch.setenv("MQTT_TRANSPORT", "unix")
     monkeypatch.setenv("MQTT_HOST", "/run/mosquitto:1/socket")
     assert load_settings().broker().host == "/run/mosquitto:1/socket"
@@ -399,18 +396,14 @@ def test_a_path_is_no_host_with_a_port(empty: Path, monkeypatch: pytest.MonkeyPa
         ("", ("oauth", "reporter", "statusline")),
     ],
 )
-def test_sources_are_a_list(
-    empty: Path, monkeypatch: pytest.MonkeyPatch, given: str, selected: tuple[str, ...]
-) -> None:
+def test_sources_are_a_list(monkeypatch: pytest.MonkeyPatch, given: str, selected: tuple[str, ...]) -> None:
     """The sources are asked in the order in which they are written; version 1's `both` means what it meant."""
-    assert empty.is_dir()
     monkeypatch.setenv("CLAUDE_SOURCE", given)
     assert load_settings().sources == selected
 
 
-def test_thresholds_with_their_sign(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thresholds_with_their_sign(monkeypatch: pytest.MonkeyPatch) -> None:
     """Percent may be written as percent."""
-    assert empty.is_dir()
     monkeypatch.setenv("ALERT_THRESHOLDS", "75%, 90 %")
     assert load_settings().alert_thresholds == (75, 90)
 
@@ -424,15 +417,6 @@ VALUES = (
     | st.sampled_from(["true", "unix", "both", "3.1.1", "~x/y", "{}", "[1]", '{"a": "/a"}', "http://[::1]:1", "h"])
 )
 LINES = st.tuples(NAMES, VALUES).map("=".join) | st.text(max_size=60)
-
-
-@pytest.fixture
-def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return an empty folder to be in, with none of our variables set."""
-    monkeypatch.chdir(tmp_path)
-    for name in variables():
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path
 
 
 @given(lines=st.lists(LINES, max_size=8))
@@ -465,7 +449,7 @@ def test_the_example_file_has_every_setting_once_and_no_other() -> None:
 
 @pytest.mark.parametrize(("comment", "name", "value"), entries(), ids=[name for _, name, _ in entries()])
 def test_the_example_file_shows_the_defaults(
-    empty: Path, monkeypatch: pytest.MonkeyPatch, comment: str, name: str, value: str
+    monkeypatch: pytest.MonkeyPatch, comment: str, name: str, value: str
 ) -> None:
     """The value next to a setting is its default, unless the line says that it has no default."""
     default = getattr(Settings(), name.lower())
@@ -475,7 +459,6 @@ def test_the_example_file_shows_the_defaults(
         "CLAUDE_USER_AGENT": "claude-usage-mqtt/<version>",
         "HOMEASSISTANT_STATUS_TOPIC": Settings().status_topic,
     }
-    assert empty.is_dir()
     if name in plain:
         assert value == plain[name]
     elif NO_DEFAULT in comment:

@@ -86,7 +86,7 @@ class Program:
         return [sys.executable, "-m", "claude_usage_mqtt", "statusline", *arguments]
 
     def run(self, document: Any, *arguments: str, **environment: str) -> str:
-        """Return it a document, or bytes, and return its line; it says nothing else and does not fail."""
+        """Pass it a document, or bytes, and return its line; it says nothing else and does not fail."""
         data = document if isinstance(document, bytes) else json.dumps(document).encode()
         ran = subprocess.run(
             self.command(*arguments),
@@ -105,7 +105,7 @@ class Program:
         self.environment |= {"MQTT_HOST": LOOPBACK, "MQTT_PORT": str(port), **more}
 
     def rest(self) -> None:
-        """Return when no process of it is at work any more."""
+        """Return when no process of it is at work anymore."""
         eventually(lambda: not self.lock.exists())
 
 
@@ -329,6 +329,37 @@ def test_rubbish_never_shows_a_traceback(program: Program, rubbish: bytes) -> No
     program.use(9)
     assert program.run(rubbish) in ("", "5h – · 7d –\n")  # noqa: RUF001
     assert not program.cache.exists()
+
+
+@pytest.mark.parametrize(("rubbish", "line"), [(b"hello", b""), (b"{}", "5h – · 7d –\n".encode())])  # noqa: RUF001
+def test_who_tries_it_by_hand_is_told_what_is_missing(program: Program, rubbish: bytes, line: bytes) -> None:
+    """On a terminal it says why it prints so little; Claude Code, which reads pipes, gets the line alone."""
+    ours, its = pty.openpty()
+    try:
+        ran = subprocess.run(
+            program.command(),
+            input=rubbish,
+            stdout=subprocess.PIPE,
+            stderr=its,
+            env=program.environment,
+            timeout=HUNG,
+            check=True,
+        )
+        os.close(its)
+        said = os.read(ours, 1000).decode()
+    finally:
+        os.close(ours)
+    assert ran.stdout == line
+    assert "no usable rate_limits" in said
+    assert "statusline --help" in said
+
+
+def test_the_help_has_an_input_to_try(program: Program) -> None:
+    """The command that `statusline --help` shows prints a line, with nothing else set."""
+    shown = subprocess.run(program.command("--help"), capture_output=True, text=True, check=True)
+    example = shown.stdout.splitlines()[-1].replace("claude-usage-mqtt", f"{sys.executable} -m claude_usage_mqtt")
+    ran = subprocess.run(example, shell=True, env=program.environment, capture_output=True, text=True, check=True)  # noqa: S602
+    assert (ran.stdout, ran.stderr) == ("5h 42%\n", "")
 
 
 def test_a_reader_who_has_left_is_no_error(program: Program) -> None:
@@ -607,6 +638,28 @@ def test_a_session_known_before_its_first_response(tmp_path: Path) -> None:
     """Claude Code runs the command before the first response too: then the first numbers are certainly new."""
     note_session(tmp_path, Mark({"session_id": "a"}), {}, NOW)
     assert seen(tmp_path, 1, ms=10) == (1, True)
+
+
+def test_a_cleared_session_shows_old_numbers(tmp_path: Path) -> None:
+    """After /clear Claude Code repeats the last numbers under another session id: they are as old as before."""
+    assert seen(tmp_path, 0, 47, ms=222) == (0, False)
+    assert seen(tmp_path, 1, 50, ms=9, session_id="other") == (1, False)
+    assert seen(tmp_path, 50, 47, ms=0, session_id="cleared") == (0, False)
+    assert seen(tmp_path, 51, 47, ms=0, session_id="cleared") == (0, False)
+    assert seen(tmp_path, 52, 47, ms=21, session_id="cleared") == (52, True)
+    assert seen(tmp_path, 53, 47, ms=0, session_id="cleared again") == (52, False)
+
+
+def test_numbers_that_nobody_takes_are_not_sent(tmp_path: Path) -> None:
+    """A terminal that sits idle for more than an hour starts no process anymore, however often it is asked."""
+    pending, mark = PendingReading("default", tmp_path, LIFE), Mark(limits())
+    started = []
+    for minute in range(120):
+        if take_in(pending, mark, sections(limits()), NOW + timedelta(minutes=minute)):
+            started.append(minute)
+        make_older(tmp_path / "statusline-default.json", 60)
+    assert started[0] == 0
+    assert started[-1] in range(55, 61)
 
 
 def test_without_a_session_id_nothing_is_certain(tmp_path: Path) -> None:

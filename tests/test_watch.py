@@ -233,6 +233,14 @@ def test_a_broker_that_is_away_is_waited_for(tmp_path: Path) -> None:
 
 
 @needs_mosquitto
+def test_it_does_not_throw_the_service_out(mosquitto: Mosquitto, tmp_path: Path) -> None:
+    """Started with the service's own settings, it is another client, whatever MQTT_CLIENT_ID says."""
+    with Terminal(mosquitto.port, tmp_path, MQTT_CLIENT_ID="ours") as terminal:
+        terminal.wait("No data under")
+        mosquitto.wait_for_log("as ours-claude-usage-")
+
+
+@needs_mosquitto
 def test_a_wrong_login_ends_it(tmp_path: Path) -> None:
     """With a wrong password there is nothing to wait for: a sentence on the terminal, and exit status 8."""
     with (

@@ -89,7 +89,7 @@ class Watching:
 
 @pytest.fixture
 def watching() -> Iterator[Callable[..., Watching]]:
-    """Give what starts a watch."""
+    """Return what starts a watch."""
     started: list[Watching] = []
 
     def start(**places: Place) -> Watching:

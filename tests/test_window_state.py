@@ -149,6 +149,31 @@ def test_a_near_zero_reading_just_before_the_reset_is_doubted_too() -> None:
     assert shown(story.usage, minutes(302))["utilization"] == 4
 
 
+def test_two_old_numbers_right_after_a_reset_do_not_confirm_each_other() -> None:
+    """Asked twice in a window's first minute, for another window's reset for example, the old number stays away."""
+    story = Story()
+    story.read((298, 77, RESET), (300, 77.3, RESET + SESSION), (301, 77.3, RESET + SESSION))
+    assert shown(story.usage, minutes(301))["utilization"] is None
+    story.read((302, 0.4, RESET + SESSION))
+    assert shown(story.usage, minutes(302))["utilization"] == 0.4
+    assert story.names == ["reset"]
+
+
+def test_about_100_percent_after_a_sleep_over_the_reset_is_doubted() -> None:
+    """Whoever opens the laptop is not told that the limit is reached, however much was used in the window before."""
+    story = Story()
+    story.read((200, 78, RESET), (500, 100, RESET + SESSION), (501, 57, RESET + SESSION))
+    assert story.names == ["reset"]
+    assert shown(story.usage, minutes(501))["utilization"] == 57
+
+
+def test_what_was_used_between_a_refill_and_its_confirmation_hides_neither_it_nor_a_threshold() -> None:
+    """The event is about the whole drop, and what is reached since then is reached anew."""
+    story = Story()
+    story.read((0, 60, RESET), (50, 92, RESET), (100, 74, RESET), (106, 82, RESET), (112, 93, RESET))
+    assert story.names == ["threshold_reached 90", "reset_early", "threshold_reached 75", "threshold_reached 90"]
+
+
 @pytest.mark.parametrize("new_reset", [minutes(400), minutes(302), minutes(150), None])
 def test_an_early_reset_fires_once(new_reset: datetime | None) -> None:
     """Use falls and the reset moves before it was due."""

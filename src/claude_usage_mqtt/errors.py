@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from datetime import timedelta
+    from typing import Self
 
 
 class ClaudeUsageError(Exception):
@@ -35,6 +36,14 @@ class ClaudeUsageError(Exception):
     exit_status: ClassVar[int] = 1
     status: ClassVar[str] = "starting"
     """The `status` of the health topic for this error."""
+
+    def without_history(self) -> Self:
+        """Return it without what led to it, for whoever keeps it: the frames of a traceback hold tokens and sockets.
+
+        Mostly they also hold the error itself, and then all of it would wait for the garbage collector.
+        """
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)
 
 
 class SettingsError(ClaudeUsageError):
@@ -61,7 +70,7 @@ class CredentialsUnreadable(CredentialsError):  # noqa: N818
 
 
 class TokenExpired(CredentialsError):  # noqa: N818
-    """The access token is past its time, or within five minutes of it."""
+    """The access token has expired, or will within five minutes."""
 
     status = "token_expired"
 

@@ -51,6 +51,6 @@ def clean_text(value: object, maximum: int = MAX_LABEL) -> str | None:
 
 
 def slug(text: str) -> str:
-    """Return `text` as lower-case ASCII letters, digits and underscores; empty if nothing of it is left."""
+    """Return `text` as lower-case ASCII letters, digits and underscores; empty if none of it is left."""
     plain = unicodedata.normalize("NFKD", text[: 4 * MAX_LABEL]).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]+", "_", plain.lower()).strip("_")[:MAX_LABEL].strip("_")

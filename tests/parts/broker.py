@@ -154,9 +154,9 @@ class Mosquitto(Server):
         """Return whether the process lives, frozen or not."""
         return self._process is not None and self._process.poll() is None
 
-    def client_certificate(self, common_name: str = "client") -> KeyPair:
+    def client_certificate(self) -> KeyPair:
         """Issue a client certificate that the broker accepts."""
-        return self._known_authority().issue("client.invalid", common_name=common_name)
+        return self._known_authority().issue("client.invalid", common_name="client")
 
     # -- its life
 

@@ -92,10 +92,9 @@ class Exchange:
         self.send(self.head(status, {**headers, "Content-Length": str(len(body))}) + body)
         self.keep = True
 
-    def answer_json(self, status: int, document: Any, headers: Mapping[str, str] | None = None) -> None:
+    def answer_json(self, status: int, document: Any) -> None:
         """Send a complete JSON answer."""
-        body = json.dumps(document).encode()
-        self.answer(status, body, {"Content-Type": "application/json", **(headers or {})})
+        self.answer(status, json.dumps(document).encode(), {"Content-Type": "application/json"})
 
     def usual(self) -> None:
         """Answer as without a fault."""
@@ -213,9 +212,9 @@ class Endpoint(Server):
         self._wait_until(lambda: self._count >= count, timeout, f"{count} requests")
         return self.requests
 
-    def wait_for_clients_gone(self, count: int, timeout: float = REASONABLE) -> None:
+    def wait_for_clients_gone(self, count: int) -> None:
         """Wait until that many clients left before their answer was complete."""
-        self._wait_until(lambda: self._gone >= count, timeout, f"{count} clients to leave")
+        self._wait_until(lambda: self._gone >= count, REASONABLE, f"{count} clients to leave")
 
     # -- what it is to do
 

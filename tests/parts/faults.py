@@ -91,7 +91,7 @@ def html_page(status: int = 200) -> Answer:
 
 
 def invalid_json(body: bytes = b'{"five_hour": {"utilization": 4') -> Answer:
-    """200 that says JSON and is none."""
+    """200 that says it is JSON, and is not."""
     return Answer(body=body, headers=JSON_HEADERS)
 
 

@@ -9,7 +9,7 @@ from claude_usage_mqtt.cli import api_block, check_broker, guard, home_assistant
 from claude_usage_mqtt.mqtt import connector, protocols
 from claude_usage_mqtt.reporter import announcement, name_check
 from claude_usage_mqtt.service import connection_log
-from claude_usage_mqtt.sources import child
+from claude_usage_mqtt.sources import child, hanging
 from claude_usage_mqtt.sources import reporter as source
 
 SHORT: Final[tuple[tuple[ModuleType, str, float], ...]] = (
@@ -29,5 +29,6 @@ SHORT: Final[tuple[tuple[ModuleType, str, float], ...]] = (
     (source, "ANSWER_WITHIN", 2.0),
     (source, "FIRST_WITHIN", 0.3),
     (child, "ENDS_WITHIN", 1.0),
+    (hanging, "PATIENCE", 1.0),
 )
 """(where, what, seconds)"""

@@ -114,11 +114,11 @@ class FaultyProxy(Server):
         """Return the port to connect to."""
         return self._held.number
 
-    def wait_for_connections(self, count: int, timeout: float = REASONABLE) -> None:
+    def wait_for_connections(self, count: int) -> None:
         """Wait until it took that many connections in all."""
         with self._changed:
-            if not self._changed.wait_for(lambda: self._connections >= count, timeout):
-                raise AssertionError(f"{self._connections} connections in {timeout} s, not {count}")
+            if not self._changed.wait_for(lambda: self._connections >= count, REASONABLE):
+                raise AssertionError(f"{self._connections} connections in {REASONABLE} s, not {count}")
 
     # -- faults; each replaces the one before, `cut_after` and `drop` come on top
 
@@ -126,45 +126,24 @@ class FaultyProxy(Server):
         """Pass everything again, also what waited while frozen."""
         self._do(self._reset)
 
-    def refuse(self, *, drop: bool = True) -> None:
-        """Listen no more: new connections are refused. Drops the open ones too, by default."""
-
-        def change() -> None:
-            self._reset()
-            self._stop_listening()
-            if drop:
-                self._drop_links()
-
-        self._do(change)
+    def refuse(self) -> None:
+        """Drop the open connections and listen no more: new ones are refused."""
+        self._do(self._refuse)
 
     def freeze(self) -> None:
         """Forward nothing, in either direction, and close nothing: a half-open connection.
 
         New connections seem to be made (the kernel does that) and get no answer.
         """
-
-        def change() -> None:
-            self._reset()
-            self._frozen = True
-
-        self._do(change)
+        self._do(lambda: self._reset(frozen=True))
 
     def slow(self, bytes_per_second: float) -> None:
         """Forward at this rate, in each direction of each connection."""
-
-        def change() -> None:
-            self._reset()
-            self._rate = bytes_per_second
-
-        self._do(change)
+        self._do(lambda: self._reset(rate=bytes_per_second))
 
     def cut_after(self, count: int) -> None:
         """Forward exactly so many more bytes from clients, then close the connection they came from, once."""
-
-        def change() -> None:
-            self._left = count
-
-        self._do(change)
+        self._do(lambda: self._cut_after(count))
 
     def drop(self) -> None:
         """Close all open connections, once; new ones are welcome."""
@@ -229,21 +208,14 @@ class FaultyProxy(Server):
             self._orders.get()()
 
     def _move(self, pipe: _Pipe) -> None:
-        most = PIECE
-        if self._rate is not None:
-            most = max(1, int(self._rate * SLOW_STEP))
-        upward = any(pipe is link.up for link in self._links)
-        cutting = upward and self._left is not None
-        if cutting and self._left is not None:
-            most = min(most, self._left)
-        count = pipe.fill(most) if most else 0
+        most = PIECE if self._rate is None else max(1, int(self._rate * SLOW_STEP))
+        left = self._left if any(pipe is link.up for link in self._links) else None
+        count = pipe.fill(most if left is None else min(most, left))
         if self._rate is not None:
             pipe.not_before = time.monotonic() + count / self._rate
-        if cutting and self._left is not None:
-            self._left -= count
-            if self._left <= 0:
-                self._left = None
-                pipe.ended = True  # closed as soon as these bytes are handed on
+        if left is not None:
+            self._left = left - count if count < left else None
+            pipe.ended = pipe.ended or self._left is None  # closed as soon as these bytes are handed on
 
     def _accept(self) -> None:
         if self._listener is None:
@@ -263,14 +235,20 @@ class FaultyProxy(Server):
                 self._links.append(_Link(client, target))
             self._changed.notify_all()
 
-    def _reset(self) -> None:
-        self._frozen = False
-        self._rate = None
-        self._left = None
+    def _reset(self, *, frozen: bool = False, rate: float | None = None) -> None:
+        self._frozen, self._rate, self._left = frozen, rate, None
         for link in self._links:
             link.up.not_before = link.down.not_before = 0.0
         if self._listener is None:
             self._listener = self._held.listen()
+
+    def _refuse(self) -> None:
+        self._reset()
+        self._stop_listening()
+        self._drop_links()
+
+    def _cut_after(self, count: int) -> None:
+        self._left = count
 
     def _stop_listening(self) -> None:
         if self._listener is not None:

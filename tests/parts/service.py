@@ -264,6 +264,13 @@ def in_a_thread(program: Service | Reporter, clock: Any, log_kept: int = 20_000)
             running.stop()
 
 
+Start = Callable[..., ServiceProcess]
+"""Starts `run` with a test's broker and endpoint: in its home, or in another folder, with more settings."""
+
+Serve = Callable[..., contextlib.AbstractContextManager[Running]]
+"""Runs a service inside the test with its broker and endpoint: with its login or another one, and other options."""
+
+
 @contextlib.contextmanager
 def running_service(
     port: int,

@@ -68,7 +68,7 @@ class TrueAccount:
 
     @property
     def windows(self) -> tuple[TrueWindow, ...]:
-        """Give all windows."""
+        """Return all windows."""
         return (self.session, self.week, self.opus)
 
     def live(self, until: datetime) -> None:

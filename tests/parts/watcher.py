@@ -68,7 +68,7 @@ class Watcher(Server):
         self._client: Client | None = None
 
     def start(self) -> Self:
-        """Connect; returns when the subscriptions stand."""
+        """Connect; returns once the broker has accepted the subscriptions."""
         failure: str | None = None
         for version in self._versions:
             failure = self._failure = None
@@ -116,27 +116,6 @@ class Watcher(Server):
         """Return the last payload of a topic, parsed."""
         return self.last(topic).json()
 
-    def wait_for(
-        self, predicate: Callable[[Message], object], timeout: float = REASONABLE, *, since: int = 0
-    ) -> Message:
-        """Return the first message, from `since` on, that the predicate likes; wait for it if need be."""
-        seen = since
-        found: Message | None = None
-
-        def look() -> bool:
-            nonlocal seen, found
-            while found is None and seen < len(self._messages):
-                message = self._messages[seen]
-                seen += 1
-                found = message if predicate(message) else None
-            return found is not None
-
-        with self._changed:
-            self._changed.wait_for(look, timeout)
-        if found is None:
-            raise AssertionError(f"waited {timeout} s for a message; {self._account(since)}")
-        return found
-
     def wait_topic(
         self,
         topic: str,
@@ -145,10 +124,23 @@ class Watcher(Server):
         *,
         since: int = 0,
     ) -> Message:
-        """Return the first message of a topic or filter, from `since` on, that the predicate likes."""
-        return self.wait_for(
-            lambda message: topic_matches_sub(topic, message.topic) and predicate(message), timeout, since=since
-        )
+        """Return the first message of a topic or filter, from `since` on, that the predicate likes; wait for it."""
+        seen = since
+        found: Message | None = None
+
+        def look() -> bool:
+            nonlocal seen, found
+            while found is None and seen < len(self._messages):
+                message = self._messages[seen]
+                seen += 1
+                found = message if topic_matches_sub(topic, message.topic) and predicate(message) else None
+            return found is not None
+
+        with self._changed:
+            self._changed.wait_for(look, timeout)
+        if found is None:
+            raise AssertionError(f"waited {timeout} s for a message; {self._account(since)}")
+        return found
 
     def settle(self, timeout: float = REASONABLE) -> None:
         """Return when all that the broker had taken before this call has arrived here."""
@@ -160,7 +152,7 @@ class Watcher(Server):
             self._fences.discard(fence)
 
     def wait_connected(self, timeout: float = REASONABLE) -> None:
-        """Return when the subscriptions stand, after a broker's restart for instance."""
+        """Return once the broker has accepted the subscriptions, after a broker's restart for instance."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._subscribed, timeout):
                 raise AssertionError(f"not connected in {timeout} s: {self._failure}")
@@ -177,15 +169,13 @@ class Watcher(Server):
 
     # -- what it says
 
-    def publish(
-        self, topic: str, payload: str | bytes = "", *, retain: bool = False, qos: int = 1, timeout: float = REASONABLE
-    ) -> None:
+    def publish(self, topic: str, payload: str | bytes = "", *, retain: bool = False, qos: int = 1) -> None:
         """Publish, and wait until the broker has taken it; a refusal (MQTT 5 reports it) is an AssertionError."""
         assert self._client is not None, "the watcher is not started"
         mid = self._client.publish(topic, payload, qos=qos, retain=retain).mid
         with self._changed:
-            if not self._changed.wait_for(lambda: mid in self._results, timeout):
-                raise AssertionError(f"no PUBACK for {topic} in {timeout} s")
+            if not self._changed.wait_for(lambda: mid in self._results, REASONABLE):
+                raise AssertionError(f"no PUBACK for {topic} in {REASONABLE} s")
             result = self._results.pop(mid)
         if result.is_failure:
             raise AssertionError(f"the broker refused {topic}: {result}")

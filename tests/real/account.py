@@ -37,5 +37,5 @@ def service(mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path, **settings
 
 
 def value(states: dict[str, State], entity_id: str) -> str:
-    """Give an entity's state."""
+    """Return an entity's state."""
     return str(states[entity_id]["state"])

@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def scripts() -> Path:
-    """Give the folder of the scripts."""
+    """Return the folder of the scripts."""
     return Path(os.environ["REAL_PARTS"])
 
 
@@ -50,7 +50,7 @@ def the_home(scripts: Path, mosquitto: Mosquitto) -> Iterator[HomeAssistant]:
 
 @pytest.fixture
 def home(the_home: HomeAssistant) -> Iterator[HomeAssistant]:
-    """Give the Home Assistant; at the end its log may hold no warning or error that is new."""
+    """Return the Home Assistant; at the end its log may hold no warning or error that is new."""
     before = the_home.complaints()
     yield the_home
     new = the_home.complaints()[len(before) :]

@@ -38,7 +38,7 @@ class StepClock(Clock):
     """A clock for the service that (nearly) stops until the test lets time pass."""
 
     def to_real(self, seconds: float) -> float:
-        """Give real seconds: the service looks often whether time has passed."""
+        """Return real seconds: the service often checks whether time has passed."""
         return min(seconds, 0.05)
 
     def advance(self, **span: float) -> None:
@@ -97,11 +97,11 @@ class HomeAssistant:
         return self._client.rest(method, path, body, token=self._token)
 
     def states(self) -> dict[str, State]:
-        """Give all states by entity id."""
+        """Return all states by entity id."""
         return {state["entity_id"]: state for state in self.ask("get_states")}
 
     def wait(self, condition: Callable[[dict[str, State]], object], timeout: float = 30) -> dict[str, State]:
-        """Give the states as soon as the condition holds of them."""
+        """Return the states as soon as the condition holds of them."""
         with self._socket() as socket:
             socket.cmd("subscribe_events", event_type="state_changed")
             states = {state["entity_id"]: state for state in socket.cmd("get_states")}
@@ -124,12 +124,12 @@ class HomeAssistant:
             return states
 
     def wait_for(self, timeout: float = 30, **wanted: str) -> dict[str, State]:
-        """Give the states as soon as each of these entities (`sensor__claude_x`) has this state."""
+        """Return the states as soon as each of these entities (`sensor__claude_x`) has this state."""
         ids = {name.replace("__", "."): state for name, state in wanted.items()}
         return self.wait(lambda states: all(_state(states, key) == state for key, state in ids.items()), timeout)
 
     def entities(self, identifier: str = "claude_usage_default") -> dict[str, dict[str, Any]]:
-        """Give the registry's entries of a device by entity id; empty if no such device exists."""
+        """Return the registry's entries of a device by entity id; empty if no such device exists."""
         with self._socket() as socket:
             devices = socket.cmd("config/device_registry/list")
             mine = [each["id"] for each in devices if ["mqtt", identifier] in each["identifiers"]]
@@ -143,7 +143,7 @@ class HomeAssistant:
     def wait_entities(
         self, condition: Callable[[dict[str, dict[str, Any]]], object], identifier: str = "claude_usage_default"
     ) -> dict[str, dict[str, Any]]:
-        """Give the entries of a device as soon as the condition holds of them."""
+        """Return the entries of a device as soon as the condition holds of them."""
         until = time.monotonic() + 30
         while not condition(entries := self.entities(identifier)):
             assert time.monotonic() < until, f"waited for the entities; there are {sorted(entries)}"
@@ -153,7 +153,7 @@ class HomeAssistant:
     # -- what it complains of
 
     def complaints(self) -> list[str]:
-        """Give every record of its log, since the start, that is a warning or worse, with its traceback."""
+        """Return every record of its log, since the start, that is a warning or worse, with its traceback."""
         records = [*self._earlier, *self._log()]
         return [each for each in records if SEVERE.search(each.partition("\n")[0]) and not NOT_OURS.search(each)]
 

@@ -2,47 +2,23 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from real.claude_code_box import run_box
+from real.claude_code_box import Box, run_box
 
 TRIALS = ("numbers", "expired", "oauth_expired", "refused", "limited", "failing", "logged_out")
-
-
-class Box:
-    """What the trials left."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def text(self, *path: str) -> str:
-        """Return a file."""
-        return self.folder.joinpath(*path).read_text(errors="replace")
-
-    def last(self, trial: str, topic: str) -> dict[str, Any]:
-        """Return what was published under a topic last."""
-        begin = f"claude-usage/default/{topic} "
-        found = [line for line in self.text(trial, "messages").splitlines() if line.startswith(begin)]
-        document: dict[str, Any] = json.loads(found[-1].removeprefix(begin))
-        return document
-
-    def asked(self, trial: str, path: str) -> list[dict[str, Any]]:
-        """Return the requests to a path of the API."""
-        requests = [json.loads(line) for line in self.text(trial, "requests").splitlines()]
-        return [request for request in requests if request["path"] == path]
 
 
 @pytest.fixture(scope="module")
 def box(scripts: Path, tmp_path_factory: pytest.TempPathFactory) -> Box:
     """Run all trials once."""
-    return Box(run_box(scripts, tmp_path_factory, "claude_code_box.sh", 600))
+    return run_box(scripts, tmp_path_factory, "claude_code_box.sh", 600)
 
 
 def test_all_numbers_without_a_token(box: Box) -> None:
     """All windows and the money are published with the time of the fetch; nobody sent a message to a model."""
-    state, health = box.last("numbers", "state"), box.last("numbers", "health")
+    state, health = box.messages("numbers", "default/state")[-1], box.messages("numbers", "default/health")[-1]
     windows = state["windows"]
     used = {key: window["utilization"] for key, window in windows.items() if window["utilization"] is not None}
     assert used == {"five_hour": 42, "seven_day": 19, "seven_day_sonnet": 7, "seven_day_fable": 33}
@@ -68,37 +44,37 @@ def test_once_and_check(box: Box) -> None:
 
 def test_an_expired_token_is_renewed_by_its_owner(box: Box) -> None:
     """The numbers go on over the end of a token: Claude Code rewrites its file."""
-    assert box.last("expired", "state")["windows"]["five_hour"]["utilization"] == 42
+    assert box.messages("expired", "default/state")[-1]["windows"]["five_hour"]["utilization"] == 42
     assert "renewed" in box.text("expired", "credentials")
 
 
 def test_direct_requests_go_on_with_the_renewed_token(box: Box) -> None:
     """With `oauth` Claude Code is asked once, and then the API again."""
     assert "renewed" in box.text("oauth_expired", "credentials")
-    assert box.last("oauth_expired", "state")["windows"]["five_hour"]["source"] == "oauth"
-    assert box.last("oauth_expired", "health")["token_expires_at"] is not None
+    assert box.messages("oauth_expired", "default/state")[-1]["windows"]["five_hour"]["source"] == "oauth"
+    assert box.messages("oauth_expired", "default/health")[-1]["token_expires_at"] is not None
 
 
 def test_a_login_that_is_over(box: Box) -> None:
     """A refused renewal ends in the status that says to log in again."""
-    assert "/login" in box.last("refused", "health")["detail"]
+    assert "/login" in box.messages("refused", "default/health")[-1]["detail"]
 
 
 @pytest.mark.parametrize("trial", ["limited", "failing"])
 def test_refusals_that_look_alike(box: Box, trial: str) -> None:
     """A 429 and a 500 cannot be distinguished, and wait as after a 429; numbers of before keep their own time."""
-    health = box.last(trial, "health")
+    health = box.messages(trial, "default/health")[-1]
     assert "cannot be distinguished" in health["detail"]
     assert health["retry_at"] is not None
     if trial == "failing":
-        state = box.last(trial, "state")
+        state = box.messages(trial, "default/state")[-1]
         assert state["windows"]["five_hour"]["utilization"] == 42
         assert state["windows"]["five_hour"]["read_at"] < health["alive_until"]
 
 
 def test_a_logout(box: Box) -> None:
     """Nobody is logged in: the sentence says what to do."""
-    health = box.last("logged_out", "health")
+    health = box.messages("logged_out", "default/health")[-1]
     assert (health["status"], "/login" in health["detail"]) == ("no_credentials", True)
 
 

@@ -40,7 +40,7 @@ ON_NUMBER = {
 
 
 def seen(states: dict[str, State], entities: Iterable[str]) -> dict[str, tuple[str | None, ...]]:
-    """Give state, unit, device class and state class of some entities."""
+    """Return state, unit, device class and state class of some entities."""
     return {
         entity_id: (
             states[entity_id]["state"],
@@ -71,7 +71,7 @@ def is_complete(states: dict[str, State]) -> bool:
 
 
 def registered(home: HomeAssistant) -> dict[str, str]:
-    """Give what must never change: the registry's own id of each entity."""
+    """Return what must never change: the registry's own id of each entity."""
     return {entity_id: entry["id"] for entity_id, entry in home.entities().items()}
 
 
@@ -205,7 +205,7 @@ def test_restarts_leave_everything_as_it_was(
 
 
 def stable(states: dict[str, State]) -> dict[str, str]:
-    """Give the states that a restart may not change."""
+    """Return the states that a restart may not change."""
     moving = ("_projected", "_limit_at")
     return {
         entity_id: state["state"]
@@ -325,7 +325,7 @@ def test_a_seat_with_nothing_but_a_budget(
 def test_a_new_month_is_not_a_refund(
     home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path
 ) -> None:
-    """What is spent starts over with a month: Home Assistant is told so, and its sums go on; a correction is one."""
+    """What is spent starts over with a month: Home Assistant knows that, and its sums continue; a correction counts."""
     month = (dt.datetime.now(dt.UTC).replace(day=1, hour=0, minute=0, second=0) + dt.timedelta(days=32)).replace(day=1)
     clock = StepClock(start=month - dt.timedelta(minutes=40))
     write_credentials(tmp_path, now=month)
@@ -389,7 +389,7 @@ def test_automations_run_exactly_once_over_a_day_with_three_restarts(
     midnight = clock.now()
 
     def answer(hours: float, utilization: float) -> dict[str, Any]:
-        """Give the answer after these hours: sessions of five hours, one after the other."""
+        """Return the answer after these hours: sessions of five hours, one after the other."""
         ends = midnight + dt.timedelta(hours=5 * (hours // 5 + 1))
         return sample_usage(
             five_hour=make_window(utilization, ends),
@@ -410,7 +410,7 @@ def test_automations_run_exactly_once_over_a_day_with_three_restarts(
         home.wait(lambda states: is_settled(states) and float(value(states, USAGE)) == used)
 
     def ran() -> list[str]:
-        """Give what ran so far, in alphabetical order."""
+        """Return what ran so far, in alphabetical order."""
         watcher.settle()
         return sorted(message.payload for message in watcher.messages(RAN))
 
@@ -453,5 +453,5 @@ def automation(home: HomeAssistant, config: dict[str, Any]) -> Iterator[None]:
 
 
 def utc(instant: str) -> str:
-    """Give an instant as Home Assistant writes it."""
+    """Return an instant as Home Assistant writes it."""
     return dt.datetime.fromisoformat(instant).astimezone(dt.UTC).isoformat(timespec="seconds")

@@ -292,7 +292,7 @@ def remove_all(home: HomeAssistant, watcher: Watcher) -> None:
 
 
 def version_1(which: str) -> dict[str, str]:
-    """Give what version 1 left on a broker, as if that had been a minute ago."""
+    """Return what version 1 left on a broker, as if that had been a minute ago."""
     recorded = dt.datetime.fromisoformat(VERSION_1["recorded_at"])
     later = dt.datetime.now(dt.UTC) - recorded - dt.timedelta(minutes=1)
     moved = later - later % dt.timedelta(minutes=1)  # resets are whole minutes

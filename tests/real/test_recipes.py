@@ -91,7 +91,7 @@ def session(watcher: Watcher, mosquitto: Mosquitto, tmp_path: Path) -> Iterator[
 
 @pytest.fixture(scope="module")
 def _helper(the_home: HomeAssistant) -> None:
-    """Give Home Assistant the toggle helper that a user makes."""
+    """Create the toggle helper in Home Assistant that a user would create."""
     with (the_home.folder / "configuration.yaml").open("a", encoding="utf-8") as configuration:
         configuration.write("input_boolean:\n  hold_jobs:\n")
     the_home.restart()
@@ -531,12 +531,12 @@ def test_esphome_takes_the_display(tmp_path: Path) -> None:
 
 
 def real_root() -> Path:
-    """Give the folder that the scripts install into."""
+    """Return the folder that the scripts install into."""
     return Path(os.environ.get("HA_ROOT") or Path(os.environ.get("TMPDIR", "/tmp")) / "real-parts")  # noqa: S108
 
 
 def free_port() -> int:
-    """Give a port that nobody listens on."""
+    """Return a port that nobody listens on."""
     with socket.socket() as holder:
         holder.bind((LOOPBACK, 0))
         return int(holder.getsockname()[1])

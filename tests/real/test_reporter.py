@@ -1,39 +1,18 @@
 """The real Claude Code behind a reporter, and a service without any login, in a sandbox with a fake of the API."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from real.claude_code_box import run_box
+from real.claude_code_box import Box, run_box
 
 TRIALS = ("claude_code", "expired", "oauth")
-
-
-class Box:
-    """What the trials left."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def text(self, *path: str) -> str:
-        """Return a file."""
-        return self.folder.joinpath(*path).read_text(errors="replace")
-
-    def messages(self, trial: str, topic: str) -> list[dict[str, Any]]:
-        """Return what was published under a topic."""
-        begin = f"claude-usage/{topic} "
-        lines = [
-            line.removeprefix(begin) for line in self.text(trial, "messages").splitlines() if line.startswith(begin)
-        ]
-        return [json.loads(line) for line in lines]
 
 
 @pytest.fixture(scope="module")
 def box(scripts: Path, tmp_path_factory: pytest.TempPathFactory) -> Box:
     """Run all trials once."""
-    return Box(run_box(scripts, tmp_path_factory, "reporter_box.sh", 400))
+    return run_box(scripts, tmp_path_factory, "reporter_box.sh", 400)
 
 
 @pytest.mark.parametrize("trial", TRIALS)

@@ -69,7 +69,7 @@ def messages() -> Iterator[tuple[str, bytes]]:
 
 
 def validate(scripts: Path, installed: str, payloads: dict[str, bytes]) -> str:
-    """Give what Home Assistant's schemas say, a line per message and one per finding."""
+    """Return what Home Assistant's schemas say, a line per message and one per finding."""
     root = Path(os.environ.get("HA_ROOT") or Path(os.environ.get("TMPDIR", "/tmp")) / "real-parts") / "forky"  # noqa: S108
     if not (root / "opt" / installed / "VERSION").exists():
         pytest.skip(f"NOT VALIDATED: Home Assistant {installed} is not installed (setup_ha.sh with INST={installed})")

@@ -19,7 +19,7 @@ YELLOW, RED = "\x1b[33m", "\x1b[31m"
 @pytest.fixture(scope="module")
 def box(scripts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run the session once; return the folder of what it left."""
-    return run_box(scripts, tmp_path_factory, "status_line_box.sh", 300)
+    return run_box(scripts, tmp_path_factory, "status_line_box.sh", 300).folder
 
 
 def published(box: Path, topic: str) -> Iterator[dict[str, Any]]:

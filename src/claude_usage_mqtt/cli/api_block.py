@@ -44,6 +44,6 @@ def _retry_at(payload: bytes) -> datetime | None:
 def _refusal(retry_at: datetime, now: datetime) -> RateLimited:
     return RateLimited(
         f"The API must not be asked before {format_instant(retry_at)}: the service was refused and waits; "
-        "--force asks all the same.",
+        "--force asks anyway.",
         retry_after=retry_at - now,
     )

@@ -26,7 +26,7 @@ NOBODY = "check"
 
 
 class _NothingCameBack(BrokerRefused):
-    """The broker took a message of ours and did not give it back."""
+    """The broker accepted our message and did not send it back."""
 
 
 def check_broker(report: Report, settings: Settings) -> None:
@@ -116,7 +116,7 @@ class _Checker:
         return found
 
     def _may_publish(self) -> str:
-        """Publish to a topic of ours that nobody acts on, and wait for it to come back."""
+        """Publish to one of our topics that nobody acts on, and wait for it to come back."""
         topic, nonce = self._probe, secrets.token_hex(8).encode()
         refused = self.session.subscribe([topic])
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import datetime
 
 from claude_usage_mqtt.cli.check_report import Report
-from claude_usage_mqtt.cli.once import require_readable
 from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import ApiError, CredentialsNotFound, InvalidResponse, RateLimited
 from claude_usage_mqtt.instants import format_instant
@@ -14,6 +13,7 @@ from claude_usage_mqtt.settings.fields import Settings
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.sources.credentials.token import Credentials, CredentialSource
+from claude_usage_mqtt.sources.hanging import answers, hangs
 from claude_usage_mqtt.sources.local_login import LocalLogin
 from claude_usage_mqtt.sources.names import AUTO
 from claude_usage_mqtt.sources.select import polled_sources, with_other_sources
@@ -70,6 +70,8 @@ def _check_api(
 
 def _read(place: CredentialSource, found: list[Credentials]) -> str:
     now = SystemClock().now()
+    if not answers(place.read):
+        raise hangs(place.place)
     try:
         credentials = place.read()
     except CredentialsNotFound as error:
@@ -100,10 +102,8 @@ def _ask_api(settings: Settings, place: CredentialSource, credentials: Credentia
         response = api.fetch(credentials.token)
         responses.append(response)
         return _windows(parse_usage(response, SystemClock().now(), plan=credentials.login.plan))
-    except RateLimited as error:
-        raise with_other_sources(error, OAUTH) from None
     except ApiError as error:
-        raise place.explain(error) from None
+        raise with_other_sources(place.explain(error), OAUTH) from None
     finally:
         api.close()
 
@@ -119,7 +119,6 @@ def _ask_claude_code(settings: Settings, login: LocalLogin) -> str:
 
 
 def _windows(reading: Reading) -> str:
-    require_readable(reading)
     windows = ", ".join(f"{window.label} {window.utilization:g} %" for window in reading)
     text = windows or "answered, but reports no windows for this account"
     return f"{text}; not understood: {', '.join(reading.malformed)}" if reading.malformed else text

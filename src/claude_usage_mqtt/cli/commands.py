@@ -25,6 +25,10 @@ exit status:
 Settings come from the environment and from a file .env in the working folder; see config.example.env."""
 
 
+TRY_STATUSLINE = """\
+To try it by hand, where MQTT_HOST is not set (else these numbers are published):
+  echo '{"rate_limits": {"five_hour": {"used_percentage": 42}}}' | claude-usage-mqtt statusline"""
+
 UNWOUND = ("once", "check", "guard", "remove")
 """Commands that SIGTERM ends like Ctrl-C: connections are closed, and what they started ends. The others have their own
 handler."""
@@ -60,7 +64,12 @@ def make_parser() -> argparse.ArgumentParser:
     may_start.add_argument("--window", metavar="W", help="look at this window only, for example seven_day_opus")
     may_start.add_argument("--below", metavar="PERCENT", type=_percent, help="wait from this percentage on")
     commands.add_parser("watch", help="show the usage in this terminal, from the broker")
-    line = commands.add_parser("statusline", help="Claude Code's status-line command: reads its JSON, prints a line")
+    line = commands.add_parser(
+        "statusline",
+        help="Claude Code's status-line command: reads its JSON, prints a line",
+        epilog=TRY_STATUSLINE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     line.add_argument("--account", metavar="ID", help="whose usage it is, if there are several")
     line.add_argument("--then", metavar="COMMAND", help="run this with the same input and show its line instead")
     commands.add_parser("demo", help="show it all with a simulated account and an embedded broker")

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from claude_usage_mqtt.cli.api_block import blocks
-from claude_usage_mqtt.clock import SystemClock
-from claude_usage_mqtt.errors import InvalidResponse, SettingsError
+from claude_usage_mqtt.clock import Clock, SystemClock
+from claude_usage_mqtt.errors import ClaudeUsageError, RateLimited, SettingsError
 from claude_usage_mqtt.instants import parse_instant
 from claude_usage_mqtt.settings.load import load_settings
 from claude_usage_mqtt.sources.api.client import UsageApi
+from claude_usage_mqtt.sources.hanging import answers, hangs
 from claude_usage_mqtt.sources.in_order import in_order
 from claude_usage_mqtt.sources.select import polled_sources, with_other_sources
+from claude_usage_mqtt.sources.source import Source
 from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, encode
 from claude_usage_mqtt.untrusted import clean_text
 from claude_usage_mqtt.usage.account import AccountUsage
@@ -38,38 +40,31 @@ def once(*, as_json: bool, force: bool = False) -> int:
         )
     blocked = {} if force else blocks(settings, [account for account, _ in polled])
     for account, source in polled:
-        if source is None:
-            continue
-        if account.id in blocked:
-            first_error = first_error or blocked[account.id]
-            continue
-        outcome = source.poll(account.id, clock, may_retry=True)
-        if outcome.reading is None:
-            # This may be the first request that was ever made.
-            first_error = first_error or (outcome.error and with_other_sources(outcome.error, outcome.source))
-            continue
         try:
-            require_readable(outcome.reading)
-        except InvalidResponse as error:
+            reading = None if source is None else _ask(account.id, source, clock, blocked.get(account.id))
+        except ClaudeUsageError as error:
             first_error = first_error or error
             continue
-        usage = AccountUsage(account.id)
-        usage.update(outcome.reading, outcome.reading.read_at)
-        document = state_document(usage, outcome.reading.read_at)
-        print(encode(document).decode() if as_json else table(document))
+        if reading is not None:
+            usage = AccountUsage(account.id)
+            usage.update(reading, reading.read_at)
+            document = state_document(usage, reading.read_at)
+            print(encode(document).decode() if as_json else table(document))
     if first_error is not None:
         raise first_error
     return 0
 
 
-def require_readable(usage: Reading) -> Reading:
-    """Return the usage; raises InvalidResponse if there were sections, and none could be understood."""
-    if usage.malformed and not usage.windows and usage.extra_usage is None:
-        raise InvalidResponse(
-            f"Nothing in the API's answer was understood ({', '.join(usage.malformed)}); "
-            "a newer version of this program may help."
-        )
-    return usage
+def _ask(account: str, source: Source, clock: Clock, blocked: RateLimited | None) -> Reading | None:
+    """Return what a source has, None if that is nothing new; `blocked` says why it must not be asked."""
+    if blocked is not None:
+        raise blocked
+    if not answers(source.login):
+        raise hangs(source.place)
+    result = source.poll(account, clock, may_retry=True)
+    if result.error is not None:
+        raise with_other_sources(result.error, result.source)  # this may be the first request that was ever made
+    return result.reading
 
 
 def table(document: dict[str, Any]) -> str:

@@ -46,9 +46,9 @@ def remove() -> int:
             session.publish(Message(topic=topic, payload=b"", retain=True))
             print(f"removed {topic}")
     if not ours:
-        print("There was nothing of ours on the broker.")
+        print("None of our topics were on the broker.")
     elif not reporting:
-        print("Nothing of ours is left on the broker.")
+        print("None of our topics are left on the broker.")
     return 0
 
 

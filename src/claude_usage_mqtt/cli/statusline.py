@@ -28,6 +28,7 @@ NAMES = (("five_hour", "5h"), ("seven_day", "7d"))
 WARNING, CRITICAL = 75, 90
 """Percent from which on a number is yellow, and red; events have their own settings."""
 YELLOW, RED, PLAIN = "\x1b[33m", "\x1b[31m", "\x1b[0m"
+TRY = "'claude-usage-mqtt statusline --help' shows how to try it"
 SIGNS = {"↻": "reset", "·": "|", "–": "-"}  # noqa: RUF001 - a dash means an unknown number
 """What is printed instead if the encoding lacks a character."""
 
@@ -38,7 +39,7 @@ def statusline(account: str | None = None, then: str | None = None) -> int:
     `then` is the user's own status-line command: it gets the same input, and its line is shown instead of ours.
     """
     if sys.stdin is None or sys.stdin.isatty():
-        _print("Claude Code runs this as its status-line command and passes it JSON; see the README.")
+        _print(f"Claude Code runs this as its status-line command and passes it JSON; {TRY}.")
         return 0
     now = datetime.now(UTC)
     try:
@@ -51,9 +52,11 @@ def statusline(account: str | None = None, then: str | None = None) -> int:
         document = None
     if then is not None:
         return _run_other(then, data, lambda: _hand_over(document, account, now))
+    limits = parse_limits(document.get("rate_limits") if isinstance(document, dict) else None, now, now)
+    if not limits and sys.stderr is not None and sys.stderr.isatty():  # a person tries it: Claude Code reads a pipe
+        print(f"claude-usage-mqtt: the input has no usable rate_limits; {TRY}.", file=sys.stderr)
     if document is None:
         return 0
-    limits = parse_limits(document.get("rate_limits") if isinstance(document, dict) else None, now, now)
     _print(line(limits, now, in_color=_has_colors(sys.stdout, os.environ)))
     _hand_over(document, account, now)
     return 0

@@ -67,19 +67,22 @@ def write_file(file: Path, content: bytes) -> bool:
 def note_session(folder: Path, mark: Mark, limits: Mapping[str, Limit], now: datetime) -> tuple[datetime, bool]:
     """Return when a session's numbers were read, and whether it is certain that they are a response's of just now.
 
-    When a session is first seen its numbers may be hours old, so that is not certain. Nor is it without a session's
-    id: then several may take turns.
+    When a session is first seen its numbers may be hours old, so that is not certain: after `/clear` a terminal has
+    another session, which begins with the numbers of the one before and is as old. Nor is it without a session's id:
+    then several may take turns.
     """
     name = "".join(c for c in mark.session[:64] if c in NAME_CHARACTERS)
     file = folder / f"session-{name or 'unnamed'}.json"
     known = _record(read_file(file))
     read_at, is_response = now, False
-    if known is not None:
+    if known is None:
+        read_at = _last_shown(folder, limits, now)
+    else:
         has_changed = _have_changed(limits, known.get("limits"))
         if has_changed or mark.is_other_than(known.get("duration"), known.get("prompt")):
             is_response = bool(name)
         else:
-            read_at = min(from_epoch(known.get("at")) or now, now)
+            read_at = _read_at(known, now)
     record = {
         "at": round(read_at.timestamp(), 3),
         "duration": mark.duration,
@@ -91,6 +94,24 @@ def note_session(folder: Path, mark: Mark, limits: Mapping[str, Limit], now: dat
             _forget_oldest(folder)
         write_file(file, json.dumps(record).encode())
     return read_at, is_response
+
+
+def _read_at(record: Mapping[str, object], now: datetime) -> datetime:
+    return min(from_epoch(record.get("at")) or now, now)
+
+
+def _last_shown(folder: Path, limits: Mapping[str, Limit], now: datetime) -> datetime:
+    """Return when a session last read exactly these numbers, now if none has."""
+    records = [_record(read_file(Path(entry.path))) for entry in _sessions(folder)] if limits else []
+    same = [record for record in records if record is not None and not _have_changed(limits, record.get("limits"))]
+    return max((_read_at(record, now) for record in same), default=now)
+
+
+def _sessions(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        return [entry for entry in os.scandir(folder) if entry.name.startswith("session-")]
+    except OSError:
+        return []
 
 
 def _have_changed(limits: Mapping[str, Limit], known: object) -> bool:
@@ -118,9 +139,9 @@ def _record(content: bytes) -> dict[str, object] | None:
 
 def _forget_oldest(folder: Path) -> None:
     """Make room for another session."""
-    with contextlib.suppress(OSError):
-        files = [entry for entry in os.scandir(folder) if entry.name.startswith("session-")]
-        if len(files) >= MAX_SESSIONS:
+    files = _sessions(folder)
+    if len(files) >= MAX_SESSIONS:
+        with contextlib.suppress(OSError):
             files.sort(key=lambda entry: entry.stat().st_mtime)
             for entry in files[: len(files) - MAX_SESSIONS + 1]:
                 os.unlink(entry.path)  # noqa: PTH108 - from scandir

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from claude_usage_mqtt.cli.statusline_cache import PendingReading, cache_folder, note_session
 from claude_usage_mqtt.instants import SAME_INSTANT
-from claude_usage_mqtt.sources.rate_limits import Limit, Mark, Message, parse_message
+from claude_usage_mqtt.sources.rate_limits import OLDEST, Limit, Mark, Message, parse_message
 
 TYPE_CHECKING = False
 
@@ -58,9 +58,11 @@ def take_in(pending: PendingReading, mark: Mark, limits: Mapping[str, Limit], no
     if not limits:
         return False
     new, message = Message(read_at, dict(limits), is_response=is_response), pending.read()
-    if is_news(new, parse_message(message, now), pending.age()):
+    known = parse_message(message, now)
+    if now - read_at <= OLDEST and is_news(new, known, pending.age()):
         return pending.write(new.encode())
-    return pending.age() >= (REPEAT_AFTER if pending.is_sent(message) else RETRY_AFTER) and pending.touch()
+    is_due = pending.age() >= (REPEAT_AFTER if pending.is_sent(message) else RETRY_AFTER)
+    return known is not None and is_due and pending.touch()
 
 
 def _start(pending: PendingReading, account: str) -> None:

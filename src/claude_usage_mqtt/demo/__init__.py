@@ -1,4 +1,4 @@
-"""What the demo brings so that a fresh machine needs neither a broker nor an account.
+"""What lets the demo run on a machine that has neither a broker nor an account.
 
 `simulated_account` is a made-up subscription, `simulated_api` plays the usage endpoint for it, `broker` runs an MQTT
 broker inside this process. The service itself uses none of them, and none is reachable from another machine unless its

@@ -1,7 +1,7 @@
 """An MQTT broker inside this process, for the demo and for tests on machines without Mosquitto.
 
 amqtt does the work, in an event loop on its own thread. It is an optional extra, so it is imported only
-when a broker is made. It speaks MQTT 3.1.1 only and keeps nothing on disk. This module lets nothing of amqtt
+when a broker is made. It speaks MQTT 3.1.1 only and keeps nothing on disk. Nothing from amqtt gets
 through: no log line, no warning, no exception of one of its tasks.
 """
 
@@ -114,7 +114,7 @@ class EmbeddedBroker:
 
 
 def _import_amqtt() -> ModuleType:
-    """Import amqtt and what is needed of it, and silence it."""
+    """Import the parts of amqtt that are needed, and silence it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # older releases and what they import warn of `crypt` and the like
@@ -153,4 +153,4 @@ def _replay_to_subscribers_only(broker: Any) -> None:
 
 
 def _ignore_task_error(_loop: asyncio.AbstractEventLoop, _context: dict[str, Any]) -> None:
-    """Keep from the terminal what a connection's task died of; it concerns nobody but that connection."""
+    """Keep the error that ended a connection's task off the terminal: it concerns only that connection."""

@@ -69,7 +69,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
 
     def server_bind(self) -> None:
-        # Past HTTPServer's own, which asks the DNS for the name of 127.0.0.1: seconds on some machines.
+        # Not HTTPServer's own, which looks up the name of 127.0.0.1 in the DNS: that takes seconds on some machines.
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = "127.0.0.1", int(self.server_address[1])
 

@@ -47,7 +47,7 @@ def discovery(
     """Return the discovery message of an account.
 
     `label` is what a person calls the account, None if it is the only one; `removed` maps the keys of entities to
-    remove to their platforms. The entity ids bear the name of the account `entity_ids_of`, by default of this one.
+    remove to their platforms. The entity ids contain the name of the account `entity_ids_of`, by default of this one.
     """
     components = make_components(topics, entities(inventory), entity_ids_of=entity_ids_of)
     for key, platform in sorted((removed or {}).items()):

@@ -6,13 +6,15 @@ from typing import Any
 
 from claude_usage_mqtt.homeassistant.entity import (
     ALIVE,
-    EVENT,
     HEALTH,
     MONEY,
-    SERVICE,
+    STATE,
     Entity,
     binary,
+    control,
+    event,
     percent,
+    sensor,
     timestamp,
 )
 from claude_usage_mqtt.topics import (
@@ -63,26 +65,16 @@ WINDOW_ENTITIES: tuple[Entity, ...] = (
     timestamp("limit_at", "limit reached at", "mdi:timer-alert-outline", _LIMIT_AT, needs=DURATION),
     binary("on_pace", "on pace", _ON_PACE, icon="mdi:speedometer", needs=DURATION),
     binary("limit_reached", "limit reached", "{window}.limit_reached", device_class="problem"),
-    Entity(
-        key="event",
-        platform="event",
-        name="event",
-        icon="mdi:bell-outline",
-        topic=EVENT,
-        level="{window}",
-        options=EVENT_TYPES,
-        trust=SERVICE,
-    ),
+    event("event", "event", "mdi:bell-outline", "{window}", EVENT_TYPES),
     percent("remaining", "remaining", "mdi:gauge-empty", "{window}.remaining", enabled=False),
     percent("burn_rate", "burn rate", "mdi:fire", "{window}.burn_rate", unit="%/h", precision=1, enabled=False),
     percent("elapsed", "elapsed", "mdi:timelapse", "{window}.elapsed", enabled=False, needs=DURATION),
     percent("pace", "pace", "mdi:speedometer-medium", "{window}.pace", precision=1, enabled=False, needs=DURATION),
-    Entity(
-        key="time_remaining",
-        platform="sensor",
-        name="time remaining",
-        icon="mdi:timer-sand",
-        value="{window}.time_remaining_hours",
+    sensor(
+        "time_remaining",
+        "time remaining",
+        "mdi:timer-sand",
+        "{window}.time_remaining_hours",
         unit="h",
         device_class="duration",
         precision=1,
@@ -102,18 +94,8 @@ def _about_money(field: str, name: str, icon: str) -> Entity:
 
 
 def _money(field: str, name: str, icon: str, **more: Any) -> Entity:
-    return Entity(
-        key=f"extra_usage_{field}",
-        platform="sensor",
-        name=name,
-        icon=icon,
-        value=_extra_usage(field),
-        device_class="monetary",
-        precision=2,
-        trust=MONEY,
-        needs=EXTRA_USAGE_ENABLED,
-        **more,
-    )
+    options = {"device_class": "monetary", "precision": 2, "trust": MONEY, "needs": EXTRA_USAGE_ENABLED} | more
+    return sensor(f"extra_usage_{field}", name, icon, _extra_usage(field), **options)
 
 
 _SINCE = _extra_usage("period_start") + " or ''"
@@ -175,32 +157,20 @@ ACCOUNT_ENTITIES: tuple[Entity, ...] = (
         " 'resets_at': (value_json.tightest or {}).get('resets_at'),"
         " 'summary': value_json.summary, 'updated_at': value_json.updated_at}",
     ),
-    Entity(
-        key="account_event",
-        platform="event",
-        name="Account event",
-        icon="mdi:bell-badge-outline",
-        topic=EVENT,
-        level=ACCOUNT,
-        options=ACCOUNT_EVENT_TYPES,
-        trust=SERVICE,
-    ),
-    Entity(
-        key="plan",
-        platform="sensor",
-        name="Plan",
-        icon="mdi:card-account-details-outline",
-        value=_PLAN,
-        trust=ALIVE,
+    event("account_event", "Account event", "mdi:bell-badge-outline", ACCOUNT, ACCOUNT_EVENT_TYPES),
+    sensor(
+        "plan",
+        "Plan",
+        "mdi:card-account-details-outline",
+        _PLAN,
         needs=PLAN,
-        category="diagnostic",
+        **DIAGNOSTIC | {"topic": STATE},
     ),
-    Entity(
-        key="status",
-        platform="sensor",
-        name="Status",
-        icon="mdi:list-status",
-        value=_STATUS_IN_WORDS,
+    sensor(
+        "status",
+        "Status",
+        "mdi:list-status",
+        _STATUS_IN_WORDS,
         device_class="enum",
         options=tuple(status_in_words(status) for status in STATUSES),
         attributes="{'code': value_json.status, 'detail': value_json.detail}",
@@ -226,40 +196,28 @@ ACCOUNT_ENTITIES: tuple[Entity, ...] = (
     _quiet("last_success", "Last success", "mdi:cloud-check-outline"),
     _quiet("next_poll", "Next poll", "mdi:cloud-clock-outline"),
     _quiet("token_expires_at", "Token expires at", "mdi:key-alert-outline"),
-    Entity(
-        key="refresh",
-        platform="button",
-        name="Refresh",
-        icon="mdi:refresh",
-        command="refresh",
-        trust=SERVICE,
-        needs=POLLING,
-    ),
-    Entity(
-        key="poll_interval",
-        platform="number",
-        name="Poll interval",
-        icon="mdi:timer-cog-outline",
-        topic=HEALTH,
+    control("refresh", "button", "Refresh", "mdi:refresh", command="refresh", needs=POLLING),
+    control(
+        "poll_interval",
+        "number",
+        "Poll interval",
+        "mdi:timer-cog-outline",
         value="value_json.poll_interval",
         unit="s",
         device_class="duration",
         category="config",
         command="interval",
-        trust=SERVICE,
         needs=POLLING,
         extra=(("min", SHORTEST_INTERVAL), ("max", LONGEST_INTERVAL), ("step", 1), ("mode", "box")),
     ),
-    Entity(
-        key="polling",
-        platform="switch",
-        name="Polling",
-        icon="mdi:cloud-sync-outline",
-        topic=HEALTH,
+    control(
+        "polling",
+        "switch",
+        "Polling",
+        "mdi:cloud-sync-outline",
         value="value_json.polling",
         category="config",
         command="polling",
-        trust=SERVICE,
         needs=POLLING,
     ),
 )

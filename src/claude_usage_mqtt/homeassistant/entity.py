@@ -88,15 +88,32 @@ class Entity:
         yield self.trust == SERVICE or kind in EXPIRING, "what cannot expire is available while the service is"
 
 
+def sensor(key: str, name: str, icon: str, value: str, **more: Any) -> Entity:
+    """Return a row for any value."""
+    return Entity(key=key, platform="sensor", name=name, icon=icon, value=value, **more)
+
+
 def percent(key: str, name: str, icon: str, value: str, **more: Any) -> Entity:
     """Return a row for a percentage, or another measurement."""
     options: dict[str, Any] = {"unit": "%", "precision": 0} | more
-    return Entity(key=key, platform="sensor", name=name, icon=icon, value=value, state_class="measurement", **options)
+    return sensor(key, name, icon, value, state_class="measurement", **options)
 
 
 def timestamp(key: str, name: str, icon: str, value: str, **more: Any) -> Entity:
     """Return a row for an instant."""
-    return Entity(key=key, platform="sensor", name=name, icon=icon, value=value, device_class="timestamp", **more)
+    return sensor(key, name, icon, value, device_class="timestamp", **more)
+
+
+def control(key: str, platform: str, name: str, icon: str, **more: Any) -> Entity:
+    """Return a row for something that a person presses or sets: a button, a number or a switch."""
+    return Entity(key=key, platform=platform, name=name, icon=icon, topic=HEALTH, trust=SERVICE, **more)
+
+
+def event(key: str, name: str, icon: str, level: str, types: tuple[str, ...]) -> Entity:
+    """Return a row for events; `level` is the last one of their topic."""
+    return Entity(
+        key=key, platform="event", name=name, icon=icon, topic=EVENT, level=level, options=types, trust=SERVICE
+    )
 
 
 def binary(key: str, name: str, value: str, **more: Any) -> Entity:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from claude_usage_mqtt.homeassistant.discovery import make_components, make_message
-from claude_usage_mqtt.homeassistant.entity import ALIVE, Entity, binary, percent, timestamp
+from claude_usage_mqtt.homeassistant.entity import ALIVE, Entity, binary, percent, sensor, timestamp
 from claude_usage_mqtt.topics import Topics
 
 SUMMARY = "all"
@@ -30,29 +30,26 @@ SUMMARY_ENTITIES: tuple[Entity, ...] = tuple(
             "value_json.highest_utilization",
             suffix="highest_usage",
         ),
-        Entity(
-            key="highest_account",
-            platform="sensor",
-            name="Highest usage account",
-            icon="mdi:account-alert-outline",
-            value="value_json.highest_account",
+        sensor(
+            "highest_account",
+            "Highest usage account",
+            "mdi:account-alert-outline",
+            "value_json.highest_account",
             suffix="highest_usage_account",
         ),
-        Entity(
-            key="headroom_account",
-            platform="sensor",
-            name="Most headroom account",
-            icon="mdi:account-check-outline",
-            value="value_json.headroom_account",
+        sensor(
+            "headroom_account",
+            "Most headroom account",
+            "mdi:account-check-outline",
+            "value_json.headroom_account",
             suffix="most_headroom_account",
         ),
         timestamp("next_reset", "Next reset", "mdi:timer-refresh-outline", "value_json.next_reset"),
-        Entity(
-            key="problems",
-            platform="sensor",
-            name="Accounts with problems",
-            icon="mdi:alert-circle-outline",
-            value="value_json.problems",
+        sensor(
+            "problems",
+            "Accounts with problems",
+            "mdi:alert-circle-outline",
+            "value_json.problems",
             precision=0,
             category="diagnostic",
         ),

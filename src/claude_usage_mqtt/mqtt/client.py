@@ -9,6 +9,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import paho.mqtt.client as paho
@@ -155,6 +156,12 @@ def unique_client_id() -> str:
     return f"claude-usage-{secrets.token_hex(5)}"
 
 
+def with_own_id(options: BrokerOptions) -> BrokerOptions:
+    """Return the options of a client next to the service, which would throw the service out with the same id."""
+    # A broker may prescribe how ids begin, and then it is how the service's begins.
+    return replace(options, client_id=f"{options.client_id}-{unique_client_id()}".removeprefix("-"))
+
+
 def require_readable(options: BrokerOptions) -> None:
     """Raise SettingsError if certificates or the password's file cannot be used."""
     read_password(options)
@@ -179,7 +186,7 @@ def make_tls_context(options: BrokerOptions) -> ssl.SSLContext | None:
             f"MQTT_TLS_CA ({options.tls_ca}) cannot be read as certificates in PEM form; check path and permissions."
         ) from None
     # Python 3.13 and later also demand extensions that a private authority made with plain openssl (mosquitto-tls(7))
-    # does not have. The chain, the dates and the name are verified all the same.
+    # does not have. The chain, the dates and the name are verified nevertheless.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     context.sslsocket_class = TlsSocket
     if options.tls_cert is not None:

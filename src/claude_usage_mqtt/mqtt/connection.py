@@ -114,8 +114,8 @@ class Connection:
         try:
             mqtt_client.connect(self.client, self._options)
         except BrokerError as error:
-            error.__context__ = None  # what led to it refers to the client, and would keep its sockets open
-            ended = Disconnected(error.with_traceback(None), refused=isinstance(error, BrokerRefused))
+            # what led to it refers to the client, and would keep its sockets open
+            ended = Disconnected(error.without_history(), refused=isinstance(error, BrokerRefused))
         else:
             ended = self._stay(stopping, patience)
         self._release()
@@ -136,7 +136,7 @@ class Connection:
             self.client.ended.wait()  # paho ends a connection that is silent for longer than the keepalive
             return Disconnected(explain.loss(self._options, accepted=True, reason=self._reason), accepted=True)
         self.client.close(CLOSE_WITHIN)
-        if self._is_accepted:  # just now, and reported: so its end must be, too
+        if self._is_accepted:  # just now, and that was reported: so its end must be reported
             return Disconnected(explain.loss(self._options, accepted=True, reason=None), accepted=True)
         if self._refusal is not None:
             return self._refusal

@@ -26,7 +26,9 @@ class Connector:
     With `stopping` set it makes no other connection, and does not report the end of the last one.
     """
 
-    def __init__(self, options: BrokerOptions, will: Message, notify: Callable[[ConnectionEvent], None]) -> None:
+    def __init__(
+        self, options: BrokerOptions, notify: Callable[[ConnectionEvent], None], will: Message | None = None
+    ) -> None:
         self._options = options
         self._will = will
         self._notify = notify

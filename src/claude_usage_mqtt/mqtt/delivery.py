@@ -1,4 +1,4 @@
-"""What was sent and asked for over one connection, and what of it is open; the next one starts with nothing."""
+"""What was sent and asked for over one connection, and what is still open; the next one starts empty."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FILTERS_PER_SUBSCRIBE = 50
 
 
 class Delivery:
-    """Over a connection that accepts packets of at most `max_packet` bytes, None if it does not say.
+    """Messages over a connection that accepts packets of at most `max_packet` bytes; None if the broker gave no limit.
 
     `sent` maps retained topics to what was sent there last, `busy` to the message under way there; those in `waiting`
     are to be sent, in this order.
@@ -58,7 +58,7 @@ class Subscriptions:
 
     @property
     def acknowledgements_lie(self) -> bool:
-        """Whether what is acknowledged must be read back: MQTT 3.1.1 acknowledges what it does not permit, too."""
+        """Whether what is acknowledged must be read back: MQTT 3.1.1 also acknowledges what it does not permit."""
         return self._client.protocol == V3 and not self.is_settled
 
     def verify(self, topic: str) -> None:

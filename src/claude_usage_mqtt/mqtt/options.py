@@ -23,9 +23,9 @@ class BrokerOptions:
     password: str | None = field(default=None, repr=False)
     password_file: Path | None = None
     tls: bool = False
-    tls_ca: str | None = None
-    tls_cert: str | None = None
-    tls_key: str | None = None
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
     transport: Transport = "tcp"
     websocket_path: str = "/mqtt"
     protocol: Protocol = "auto"

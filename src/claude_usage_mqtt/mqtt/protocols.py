@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from paho.mqtt.enums import MQTTProtocolVersion
 
-from claude_usage_mqtt.mqtt.client import CONNECT_TIMEOUT, V3, V5
+from claude_usage_mqtt.mqtt import client
+from claude_usage_mqtt.mqtt.client import V3, V5
 from claude_usage_mqtt.mqtt.connection import Disconnected
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 
@@ -31,7 +32,7 @@ class Protocols:
     def patience(self) -> float:
         """Seconds that the broker may take to accept us."""
         is_first = self._has_choice and self.current == V5 and not self._knows_5
-        return SILENT_AFTER if is_first else CONNECT_TIMEOUT
+        return SILENT_AFTER if is_first else client.CONNECT_TIMEOUT
 
     def retries_at_once_after(self, ended: Disconnected) -> bool:
         """Note how a connection ended; return whether to try the other version at once, which is done once."""

@@ -43,7 +43,7 @@ class Publisher:
         announcements: str = "",
     ) -> None:
         """Prepare; `announcements` is how topics begin whose messages are verified, and may be left out."""
-        self._connector = Connector(options, will, notify)
+        self._connector = Connector(options, notify, will)
         self._restrictions = Restrictions(announcements)
         self._delivery: Delivery | None = None  # over the connection that the loop was notified of
         self._retained: dict[str, bytes] = {}
@@ -54,7 +54,7 @@ class Publisher:
 
     @property
     def is_connected(self) -> bool:
-        """Whether the loop knows of a connection, and of no end of it."""
+        """Whether there is a connection, as far as the loop knows."""
         return self._delivery is not None
 
     @property
@@ -104,7 +104,7 @@ class Publisher:
         if refusal is not None:
             self._restrictions.refused(topic, refusal)
             if refusal not in FOR_GOOD:
-                delivery.sent.pop(topic, None)  # a passing trouble of the broker: the next change is sent again
+                delivery.sent.pop(topic, None)  # the broker has a temporary problem: the next change is sent again
         elif (
             message.retain
             and message.payload

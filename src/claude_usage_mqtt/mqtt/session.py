@@ -6,12 +6,11 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Self
 
 from claude_usage_mqtt.errors import BrokerRefused, BrokerUnreachable
 from claude_usage_mqtt.mqtt import explain
-from claude_usage_mqtt.mqtt.client import Message, require_readable, unique_client_id
+from claude_usage_mqtt.mqtt.client import Message, require_readable, with_own_id
 from claude_usage_mqtt.mqtt.connection import (
     Acknowledged,
     Connected,
@@ -46,10 +45,7 @@ class Session:
 
     def __init__(self, options: BrokerOptions, within: float = WITHIN, *, as_service: bool = False) -> None:
         """Prepare; `as_service` connects with the service's own client id, which throws a running service out."""
-        if not as_service:
-            # A broker may prescribe how ids begin, and then it is how the service's begins.
-            options = replace(options, client_id=f"{options.client_id}-{unique_client_id()}".removeprefix("-"))
-        self._options = options
+        self._options = options if as_service else with_own_id(options)
         self._within = within
         self._connected: Connected | None = None
         self._failures: list[Disconnected] = []

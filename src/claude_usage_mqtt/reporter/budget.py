@@ -1,7 +1,7 @@
 """What all machines together may request for each of a reporter's accounts, as far as one of them can know it.
 
 A reporter counts its own requests, hears what the others answer, and reads how many the publisher counted, which was
-there while this machine slept. None of it is trusted further than to make this machine ask less.
+there while this machine slept. It can only make this machine ask less often; it is not trusted beyond that.
 """
 
 from __future__ import annotations

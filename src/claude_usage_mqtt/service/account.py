@@ -9,7 +9,7 @@ from typing import Any
 
 from claude_usage_mqtt.errors import ClaudeUsageError, NoReporter, RateLimited
 from claude_usage_mqtt.instants import moved
-from claude_usage_mqtt.service.account_health import CREDENTIALS_STATUSES, MISSING, AccountHealth
+from claude_usage_mqtt.service.account_health import CREDENTIALS_STATUSES, MISSING, WRONG_CLOCK, AccountHealth
 from claude_usage_mqtt.service.account_log import AccountLog
 from claude_usage_mqtt.service.discovery_message import DiscoveryMessage
 from claude_usage_mqtt.service.event_delivery import EventDelivery
@@ -155,6 +155,11 @@ class AccountState:
             self.health.show_ok()
             self.health.hint = None
         return events
+
+    def ignore_status_line(self, now: datetime) -> None:
+        """Note that one came whose time cannot be right."""
+        self.health.wrong_clock_at = now
+        self.log.wrong_clock(WRONG_CLOCK)
 
     def _update(self, reading: Reading, now: datetime) -> list[Event]:
         before = self.usage.windows.suspects()

@@ -1,4 +1,4 @@
-"""How an account does, as its health document shows it. No I/O."""
+"""How an account is doing, as its health document shows it. No I/O."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ NO_STATUS_LINE_DETAIL = (
     "and send a message in its terminal program: the desktop app has no status line."
 )
 
+WRONG_CLOCK = (
+    "A status line was ignored: by the clock of its machine it was not sent just now; set that clock, or the one here."
+)
+
 SILENT_AFTER = timedelta(days=1)
 """Without a status line for this long it is a status, and a problem: nights and meetings are shorter."""
 
@@ -44,6 +48,7 @@ class AccountHealth:
         self.detail: str | None = None
         self.hint: str | None = None
         self.last_success: datetime | None = None
+        self.wrong_clock_at: datetime | None = None
         self.login = AccountLogin()
         self.alive = SignOfLife()
         self.other_instance = OtherInstance(topics)
@@ -71,7 +76,9 @@ class AccountHealth:
         self.detail = NO_STATUS_LINE_DETAIL
         if last is None or now - last >= SILENT_AFTER:
             self.status = NO_STATUS_LINE
-        if last is not None:
+        if self.wrong_clock_at is not None and now - self.wrong_clock_at < SILENT_AFTER:
+            self.detail = WRONG_CLOCK
+        elif last is not None:
             self.detail = (
                 f"No status line has arrived since {local_time(last)}: a terminal that sits idle and the desktop "
                 "app send none, Claude Code reports no limits for an API key and for some plans, or its command cannot "

@@ -32,6 +32,7 @@ class AccountLog:
         self._failure = Outage(log)
         self._staleness = Outage(log)
         self._another_login = Outage(log)
+        self._clock = Outage(log)
         self._was_fresh = False  # what is old already at the start is not worth a line
         self._has_answered = False
         self._sections: tuple[str, ...] = ()
@@ -49,7 +50,7 @@ class AccountLog:
             log.debug("Account %s: sections of the response that are not understood: %s", self._account, new)
 
     def numbers(self, reading: Reading) -> None:
-        """Log what a poll brought; the first time for everybody to see."""
+        """Log what a poll brought; the first time at level info."""
         known = ", ".join(f"{window.label} {window.utilization:g} %" for window in reading) or "no windows"
         log.log(logging.DEBUG if self._has_answered else logging.INFO, "Account %s: %s", self._account, known)
         self._has_answered = True
@@ -66,8 +67,12 @@ class AccountLog:
         else:
             self._another_login.up(f"Account {self._account}: no numbers of another login arrive anymore.")
 
+    def wrong_clock(self, sentence: str) -> None:
+        """Log, once, that the clock of a machine is wrong."""
+        self._clock.down("clock", f"Account {self._account}: {sentence}")
+
     def failed(self, error: ClaudeUsageError) -> None:
-        """Log a poll that failed, for who looks for each."""
+        """Log each poll that failed, at level debug."""
         log.debug("Account %s: the poll failed: %s", self._account, error)
 
     def down(self, error: ClaudeUsageError) -> None:

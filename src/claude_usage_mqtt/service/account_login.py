@@ -15,8 +15,12 @@ NOTICE = timedelta(days=3)
 """How long before its end: a weekend, and a day to act."""
 
 
+SAME_END = timedelta(days=1)
+"""Two ends this close are of one login: what was saved has no milliseconds, and there is one event a day at most."""
+
+
 class AccountLogin:
-    """What is known of it."""
+    """The login, as far as it is known."""
 
     def __init__(self) -> None:
         self.known = Login()
@@ -38,7 +42,9 @@ class AccountLogin:
     def events(self, account: str, now: datetime) -> list[Event]:
         """Return the event if it is due, early enough to log in again; `resets_at` in it is when the login ends."""
         ends_at = self.known.login_expires_at
-        if ends_at == self._notified or not self._is_ending(now):
+        if ends_at is None or not self._is_ending(now):
+            return []
+        if self._notified is not None and abs(ends_at - self._notified) < SAME_END:
             return []
         self._notified = ends_at
         lasts = now + ACCOUNT_EVENT_LASTS

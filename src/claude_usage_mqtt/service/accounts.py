@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from claude_usage_mqtt.clock import Clock
-from claude_usage_mqtt.errors import CredentialsUnreadable
 from claude_usage_mqtt.homeassistant.summary import SUMMARY
 from claude_usage_mqtt.mqtt.publisher import Publisher
 from claude_usage_mqtt.service.account import AccountState
@@ -21,6 +20,7 @@ from claude_usage_mqtt.service.reporter_exchange import ReporterExchange
 from claude_usage_mqtt.service.succession import inherited
 from claude_usage_mqtt.service.summary import Digest, digest, summary_documents
 from claude_usage_mqtt.service.workers import Workers
+from claude_usage_mqtt.sources.hanging import hangs
 from claude_usage_mqtt.sources.in_order import in_order
 from claude_usage_mqtt.sources.source import Source
 from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, encode
@@ -105,7 +105,7 @@ class Accounts:
         """Show that an account's poll does not end."""
         source = self._entries[name].source
         place = "The login" if source is None else source.place
-        self.touch(name).report(CredentialsUnreadable(f"{place} cannot be read: reading it hangs."))
+        self.touch(name).report(hangs(place))
 
     def restore(self, found: Mapping[str, bytes], now: datetime, *, is_moved: bool) -> None:
         """Continue from what was retained; if the device has moved (`is_moved`), from what was its predecessor's."""

@@ -1,4 +1,4 @@
-"""What is announced to Home Assistant for one account, and what of it is to be removed. No I/O."""
+"""What is announced to Home Assistant for one account, and which entities are to be removed. No I/O."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class DiscoveryMessage:
         """The status topic of the service whose device it is, None if nobody's: another one's, which is there, is left
         to it."""
         self.entity_ids_of = options.topics.account
-        """The account whose name the entity ids bear: that of a predecessor, whose history they continue."""
+        """The account whose name the entity ids contain: that of a predecessor, whose history they continue."""
         self.first_currency: str | None = None
         """The currency of the entities whose keys name none; another one has its own entities."""
         self.payload = b""

@@ -2,7 +2,7 @@
 
 An event waits until the broker has been connected for a while, since its listeners come back seconds after it. If Home
 Assistant was away, the event is delivered again after its next birth message. What waits is part of what is saved, so
-that a restart of ours loses nothing; it is dropped when its window is over.
+that our restart loses nothing; it is dropped when its window is over.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class EventDelivery:
     def take(self, now: datetime, *, is_home_assistant_there: bool) -> Iterator[tuple[str, bytes]]:
         """Yield the topic level and payload of what is to be delivered now, and forget what needs nothing more.
 
-        To be called while listeners are there: after the broker was connected for a while, and after each birth. Of
-        one topic there is one event within `SPACING`; if another one is due, call it again after that.
+        Call this while listeners are there: after the broker was connected for a while, and after each birth. One
+        event per topic is delivered within `SPACING`; if another one is due, call it again after that.
         """
         waiting, self._waiting = self._waiting, []
         self._sent = {level: at for level, at in self._sent.items() if timedelta(0) <= now - at < SPACING}

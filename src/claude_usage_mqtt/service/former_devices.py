@@ -39,13 +39,13 @@ class FormerDevices:
     ) -> None:
         """Draw conclusions from what was `found` under the topics of the summary and of the account `default`.
 
-        `own` are any topics of ours, `current` the ids of the accounts in the settings, `instance` is this one.
+        `own` are the topics of any of our accounts, `current` the ids of those in the settings, `instance` is this one.
         `is_announced`: Home Assistant is to know the devices.
         """
         current = set(current)
         self._status, self._instance, self._now = own.status, instance, now
         self._seen = dict(found)
-        self._left: set[str] = set()  # accounts of an earlier run of ours, which are removed
+        self._left: set[str] = set()  # accounts of our earlier run, which are removed
         summary = Topics(base=own.base, account=SUMMARY, prefix=own.prefix)
         names = [name for name in former_accounts(found.get(summary.state)) if name not in current | {DEFAULT_ACCOUNT}]
         self._others = [Topics(base=own.base, account=name, prefix=own.prefix) for name in names]

@@ -151,7 +151,7 @@ class Liveness:
             pass
 
     def stop(self) -> None:
-        """Take the sign of life away."""
+        """Remove the sign of life."""
         self.notify("STOPPING=1")
         if self._descriptor is not None:
             _unlink(self._path)

@@ -29,6 +29,7 @@ from claude_usage_mqtt.service.routes import Route
 from claude_usage_mqtt.service.startup import Startup
 from claude_usage_mqtt.service.workers import Workers
 from claude_usage_mqtt.sources.credentials.watch import CachedReading, LoginChanged
+from claude_usage_mqtt.sources.rate_limits import is_from_another_time
 from claude_usage_mqtt.sources.source import PollResult
 from claude_usage_mqtt.sources.status_line import parse_statusline
 from claude_usage_mqtt.usage.document import state_document
@@ -148,9 +149,13 @@ class Service:
         if account not in self._accounts:
             return
         state, now = self._accounts.touch(account), self._clock.now()
-        reading = parse_statusline(message.payload, now) if STATUSLINE in state.options.sources else None
+        if STATUSLINE not in state.options.sources:
+            return
+        reading = parse_statusline(message.payload, now)
         if reading is not None:
             self._accounts.note(state, state.take(reading, now))
+        elif is_from_another_time(message.payload, now):
+            state.ignore_status_line(now)
 
     def _on_health(self, account: str, message: Message) -> None:
         if message.payload and not self._publisher.has_sent(message):

@@ -14,7 +14,7 @@ MENTIONED_FOR = timedelta(hours=1)
 
 
 class OtherInstance:
-    """What is known of it for one account."""
+    """Another instance of one account, as far as it is known."""
 
     def __init__(self, topics: Topics) -> None:
         self._topics = topics
@@ -36,7 +36,7 @@ class OtherInstance:
         return None if self._seen_at is None else self._seen_at + MENTIONED_FOR
 
     def seen(self, now: datetime) -> None:
-        """Note a message of it."""
+        """Note a message from it."""
         is_new, self._seen_at = self._seen_at is None, now
         if is_new:
             log.warning("Account %s: %s", self._topics.account, self.sentence)

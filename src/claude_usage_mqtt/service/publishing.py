@@ -1,4 +1,4 @@
-"""The service's presence on the broker: what it subscribes to, whether it publishes yet, when it sends all again."""
+"""The service's presence on the broker: its subscriptions, whether it publishes yet, when it sends everything again."""
 
 from __future__ import annotations
 

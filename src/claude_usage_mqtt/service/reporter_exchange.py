@@ -1,7 +1,6 @@
 """The service's side of the reporters' topics: what it subscribes to, what it sends there, who gets what arrives.
 
-All that arrives came from anybody who may publish there: it is parsed, bounded, and never believed further than it must
-be.
+What arrives may come from anybody who may publish there: it is parsed, bounded, and believed only as far as it must be.
 """
 
 from __future__ import annotations

@@ -14,9 +14,9 @@ class Route(NamedTuple):
     topic: str
     handle: Callable[..., None]
     is_early: bool = False
-    """Whether it is handled before the service publishes, too."""
+    """Whether it is also handled before the service publishes."""
     takes_retained: bool = False
-    """Whether it is handled if it was retained, too: an old command would run again with each connection."""
+    """Whether it is also handled if it was retained: an old command would run again with each connection."""
     is_late: bool = False
     """Whether it is subscribed to when we publish ourselves, not with the connection."""
 

@@ -44,7 +44,7 @@ class UsageLog:
         self._thread: threading.Thread | None = None
 
     def put(self, document: Mapping[str, Any], now: datetime) -> None:
-        """Have the line of a state document written by a thread: a file on a dead mount does not stop the service."""
+        """Queue the line of a state document for a thread: a file on a dead mount must not stop the service."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="usage-log", daemon=True)
             self._thread.start()
@@ -79,7 +79,7 @@ class UsageLog:
     def _append(self, line: bytes) -> None:
         descriptor = os.open(self._path, FLAGS, 0o644)
         try:
-            # The beginning of a line that a full disk has cut is ended, so that it spoils no other.
+            # A line that a full disk has cut is ended first, so that it does not damage the next one.
             line = b"\n" + line if self._is_torn else line
             written = os.write(descriptor, line)
         finally:

@@ -38,18 +38,21 @@ def parse_accounts(value: object) -> object:
         raise ValueError(ACCOUNTS) from None
 
 
-def require_distinct(folders: Mapping[str, str | None]) -> None:
-    """Raise ValueError unless each name makes its own id, and each folder could be one."""
+def distinct(folders: dict[str, str | None] | None) -> dict[str, str | None] | None:
+    """Return the accounts; raises ValueError unless each name makes its own id, and each folder could be one."""
     seen: set[str] = set()
-    for name, folder in folders.items():
+    for name, folder in (folders or {}).items():
         identifier = slug(name)
         if not identifier or identifier in RESERVED_ACCOUNTS:
-            raise ValueError("each account's id needs letters or digits; all, default, reporter, status are ours")
+            raise ValueError(
+                "each account's id needs letters or digits; all, default, reporter and status are reserved"
+            )
         if identifier in seen:
             raise ValueError("two account ids become the same topic; make them differ in letters or digits")
         if folder is not None and not folder.strip():
             raise ValueError("each account needs the folder of its credentials, or null if another machine has it")
         seen.add(identifier)
+    return folders
 
 
 def named_accounts(folders: Mapping[str, str | None]) -> tuple[Account, ...]:
@@ -61,7 +64,7 @@ def named_accounts(folders: Mapping[str, str | None]) -> tuple[Account, ...]:
         Account(
             id=slug(name),
             label=name,
-            login=None if folder is None else local_login(folder),
+            login=None if folder is None else local_login(folder, setting="CLAUDE_ACCOUNTS"),
         )
         for name, folder in folders.items()
     )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from claude_usage_mqtt import __version__
@@ -17,9 +16,9 @@ from claude_usage_mqtt.settings import values
 from claude_usage_mqtt.settings.claude import (
     ACCOUNTS,
     Account,
+    distinct,
     named_accounts,
     parse_accounts,
-    require_distinct,
     single_account,
 )
 from claude_usage_mqtt.settings.env_file import environment
@@ -31,11 +30,23 @@ from claude_usage_mqtt.topics import LONGEST_INTERVAL, SHORTEST_INTERVAL
 from claude_usage_mqtt.usage.reading import REPORTER, STATUSLINE
 
 Seconds = Annotated[int, Shape(unit="seconds")]
+Port = Annotated[int | None, BeforeValidator(values.port)]
+Level = Literal["debug", "info", "warning", "error"]
+T = TypeVar("T")
+Lower = Annotated[T, BeforeValidator(values.lower)]
 Percentages = Annotated[
     tuple[float, ...],
     NoDecode,
     Shape(unit="percentages", words=values.THRESHOLDS),
+    BeforeValidator(values.split),
     AfterValidator(values.percentages),
+]
+Accounts = Annotated[
+    dict[str, str | None] | None,
+    NoDecode,
+    Shape(unit="accounts", words=ACCOUNTS),
+    BeforeValidator(parse_accounts),
+    AfterValidator(distinct),
 ]
 Topic = Annotated[str, AfterValidator(values.topic)]
 Line = Annotated[str, AfterValidator(values.line)]
@@ -52,7 +63,7 @@ class Settings(BaseSettings):
     )
 
     mqtt_host: str | None = Field(None, description="The broker's name or address; a path with `unix`.")
-    mqtt_port: int | None = Field(None, ge=1, le=65535, description="The broker's port; 8883 with TLS, else 1883.")
+    mqtt_port: Port = Field(None, ge=1, le=65535, description="The broker's port; 8883 with TLS, else 1883.")
     mqtt_username: Line | None = Field(None, description="Login name at the broker.")
     mqtt_password: SecretStr | None = Field(None, description="Password at the broker.")
     mqtt_password_file: Path | None = Field(None, description="A file that contains the password.")
@@ -60,11 +71,11 @@ class Settings(BaseSettings):
     mqtt_tls_ca: Path | None = Field(None, description="Certificates of your own authority, PEM.")
     mqtt_tls_cert: Path | None = Field(None, description="Our certificate, if the broker requires one, PEM.")
     mqtt_tls_key: Path | None = Field(None, description="The key of our certificate, PEM, unencrypted.")
-    mqtt_transport: Transport = Field("tcp", description="`tcp`, `websockets` or `unix`.")
+    mqtt_transport: Lower[Transport] = Field("tcp", description="`tcp`, `websockets` or `unix`.")
     mqtt_websocket_path: Annotated[str, AfterValidator(values.websocket_path)] = Field(
         "/mqtt", max_length=256, description="The path of a WebSocket connection."
     )
-    mqtt_protocol: Protocol = Field("auto", description="`5`, `3.1.1`, or `auto`: 5 first, then 3.1.1.")
+    mqtt_protocol: Lower[Protocol] = Field("auto", description="`5`, `3.1.1`, or `auto`: 5 first, then 3.1.1.")
     mqtt_client_id: Line | None = Field(None, max_length=128, description="Client id at the broker; unique if not set.")
     mqtt_keepalive: Seconds = Field(60, ge=5, le=3600, description="Seconds until a silent connection counts as dead.")
     mqtt_base_topic: Topic = Field("claude-usage", max_length=128, description="The first levels of our topics.")
@@ -81,7 +92,7 @@ class Settings(BaseSettings):
     )
     claude_code_oauth_token: SecretStr | None = Field(None, description="A token, instead of the folder.")
     claude_code_oauth_token_file: Path | None = Field(None, description="A file that contains the token.")
-    claude_accounts: Annotated[dict[str, str | None] | None, NoDecode, Shape(unit="accounts", words=ACCOUNTS)] = Field(
+    claude_accounts: Accounts = Field(
         None,
         min_length=1,
         max_length=500,
@@ -104,7 +115,7 @@ class Settings(BaseSettings):
     claude_api_url: Annotated[str, AfterValidator(checked_url)] = Field(
         API_URL, description="https, or http on loopback (for tests; no request limit applies there)."
     )
-    claude_user_agent: str = Field(
+    claude_user_agent: Annotated[str, AfterValidator(values.printable_ascii)] = Field(
         f"claude-usage-mqtt/{__version__}", max_length=200, description="The User-Agent sent to the API."
     )
     poll_interval: Annotated[int, Shape(unit="seconds", least=SHORTEST_INTERVAL)] = Field(
@@ -120,18 +131,8 @@ class Settings(BaseSettings):
         (75.0, 90.0), max_length=20, description="The same for extra usage, in percent of its limit."
     )
     usage_log: Path | None = Field(None, description="A file that gets one JSON line per successful poll.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much is logged.")
-    log_format: Literal["text", "json"] = Field("text", description="`text` or `json`, one object per line.")
-
-    @field_validator("mqtt_protocol", "mqtt_transport", "log_level", "log_format", mode="before")
-    @classmethod
-    def _lower(cls, value: object) -> object:
-        return value.strip().lower() if isinstance(value, str) else value
-
-    @field_validator("mqtt_port", mode="before")
-    @classmethod
-    def _port(cls, value: object) -> object:
-        return values.port(value)
+    log_level: Lower[Level] = Field("info", description="How much is logged.")
+    log_format: Lower[Literal["text", "json"]] = Field("text", description="`text` or `json`, one object per line.")
 
     @field_validator("*", mode="before")
     @classmethod
@@ -143,31 +144,6 @@ class Settings(BaseSettings):
                 return values.token(value)
             case _:
                 return values.plain(value)
-
-    @field_validator("claude_user_agent")
-    @classmethod
-    def _printable(cls, value: str) -> str:
-        if not re.fullmatch(r"[!-~][ -~]*", value):
-            raise ValueError("plain ASCII text only")
-        return value
-
-    @field_validator("alert_thresholds", "extra_usage_thresholds", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        return [part.strip().removesuffix("%") for part in value.split(",") if part.strip()]
-
-    @field_validator("claude_accounts", mode="before")
-    @classmethod
-    def _parse(cls, value: object) -> object:
-        return parse_accounts(value)
-
-    @field_validator("claude_accounts")
-    @classmethod
-    def _distinct(cls, value: dict[str, str | None] | None) -> dict[str, str | None] | None:
-        require_distinct(value or {})
-        return value
 
     @model_validator(mode="after")
     def _together(self) -> Settings:
@@ -249,9 +225,9 @@ class Settings(BaseSettings):
             password=self.mqtt_password.get_secret_value() if self.mqtt_password else None,
             password_file=self.mqtt_password_file,
             tls=self.mqtt_tls,
-            tls_ca=_text(self.mqtt_tls_ca),
-            tls_cert=_text(self.mqtt_tls_cert),
-            tls_key=_text(self.mqtt_tls_key),
+            tls_ca=self.mqtt_tls_ca,
+            tls_cert=self.mqtt_tls_cert,
+            tls_key=self.mqtt_tls_key,
             transport=self.mqtt_transport,
             websocket_path=self.mqtt_websocket_path,
             protocol=self.mqtt_protocol,
@@ -263,7 +239,3 @@ class Settings(BaseSettings):
 def variables() -> tuple[str, ...]:
     """Return the names of all variables."""
     return tuple(name.upper() for name in Settings.model_fields)
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)

@@ -25,7 +25,7 @@ SLIPS = {
 """What other programs call the same thing."""
 
 FAMILIES = ("MQTT", "HOMEASSISTANT", "CLAUDE_", "POLL", "STALE", "ALERT", "EXTRA_USAGE", "MACHINE", "USAGE", "LOG_")
-"""How our names begin. Names that begin otherwise are nobody's mistake."""
+"""How our names begin. Names that begin differently are not reported."""
 
 OTHER_SPELLINGS = {"HOME_ASSISTANT": "HOMEASSISTANT", "HASS": "HOMEASSISTANT"}
 
@@ -36,7 +36,7 @@ ALIKE = 0.75
 """How much of what follows the family must be the same, 0 to 1: two swapped letters of four are within it."""
 
 TYPO = 2
-"""Letters that a slip of the fingers changes at most. What differs by more is likely another program's variable."""
+"""Letters that a typo changes at most. What differs by more is probably another program's variable."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,25 @@ def password(value: object) -> object:
     return line(text)
 
 
+def lower(value: object) -> object:
+    """Return a word in lower case."""
+    return value.lower() if isinstance(value, str) else value
+
+
+def split(value: object) -> object:
+    """Return the parts of a list of percentages."""
+    if not isinstance(value, str):
+        return value
+    return [part.strip().removesuffix("%") for part in value.split(",") if part.strip()]
+
+
+def printable_ascii(value: str) -> str:
+    """Return text that can be sent in a header."""
+    if re.fullmatch(r"[!-~][ -~]*", value):
+        return value
+    raise ValueError("plain ASCII text only")
+
+
 def token(value: object) -> object:
     """Return a token without what surrounds it; none has blanks or quotes in it."""
     text = plain(value)

@@ -28,7 +28,7 @@ REFUSED_THEN = timedelta(hours=1)
 
 SLOW_INTERVAL = timedelta(seconds=360)
 SLOW_FOR = timedelta(hours=1)
-"""After the wait that a 429 asks for, not faster than this for so long: who returns at once is refused at once."""
+"""After the wait that a 429 asks for, not faster than this for that long: whoever returns at once is refused again."""
 
 LONGEST_BLOCK = timedelta(hours=25)
 """A block of more is taken as this; none of more than an hour was ever seen."""
@@ -136,6 +136,6 @@ def _count(value: object) -> int:
 
 
 def within(value: object, now: datetime, ahead: timedelta) -> datetime | None:
-    """Return a saved instant, at most `ahead` of now; a clock may have been set meanwhile."""
+    """Return a saved instant, at most `ahead` of now; a clock may have been set in between."""
     instant = parse_instant(value)
     return None if instant is None else min(instant, now + ahead)

@@ -130,7 +130,7 @@ class ClaudeCode:
         return None if usage is None else usage.fetched_at
 
     def _ask(self) -> Mapping[str, object]:
-        """Return the response to the request; raises an error of ours."""
+        """Return the response to the request; raises a ClaudeUsageError."""
         ended = self._run(ARGUMENTS, REQUEST, self._deadline)
         for line in ended.output.splitlines():
             response = _control_response(line)
@@ -171,7 +171,7 @@ class ClaudeCode:
     ) -> tuple[Reading | None, int]:
         """Return the reading, None if there is nothing new, and how many requests were made.
 
-        `before` is when Claude Code had fetched what it had before it was asked. Raises an error of ours.
+        `before` is when Claude Code had fetched what it had before it was asked. Raises a ClaudeUsageError.
         """
         if response.get("rate_limits_available") is False:
             raise _no_usage(response)

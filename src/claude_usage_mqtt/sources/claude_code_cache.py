@@ -1,6 +1,6 @@
 """The usage that Claude Code keeps in `.claude.json`: complete, dated, with its owner, and readable without a token.
 
-The same file holds an e-mail address and what people typed: nothing of it leaves this module but usage and hashes.
+The same file holds an e-mail address and what people typed: only usage and hashes leave this module.
 """
 
 from __future__ import annotations

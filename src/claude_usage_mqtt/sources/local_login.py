@@ -33,10 +33,12 @@ class LocalLogin:
     secrets: Path = Path(SECRETS_FILE)
 
 
-def local_login(config_dir: str | None, secure_storage_dir: str | None = None) -> LocalLogin:
+def local_login(
+    config_dir: str | None, secure_storage_dir: str | None = None, *, setting: str = CONFIG_DIR
+) -> LocalLogin:
     """Return the login in the folders that Claude Code's variables name; raises SettingsError.
 
-    None is a variable that is not set; that of the secrets may be empty.
+    None is a variable that is not set; that of the secrets may be empty. `setting` is where `config_dir` is written.
     """
     variables: dict[str, str] = {}
     if config_dir is not None:
@@ -46,9 +48,10 @@ def local_login(config_dir: str | None, secure_storage_dir: str | None = None) -
             variables[CONFIG_DIR] = str(path)
     if secure_storage_dir is not None:
         variables[SECURE_STORAGE_DIR] = str(expanded(secure_storage_dir)) if secure_storage_dir else ""
+        setting = SECURE_STORAGE_DIR
     secrets = secrets_folder({CONFIG_DIR: config_dir, SECURE_STORAGE_DIR: secure_storage_dir})
     return LocalLogin(
-        credentials=find_source(secrets),
+        credentials=find_source(secrets, setting=setting),
         cache=cache_of(config_dir),
         variables=variables,
         secrets=expanded(secrets or DEFAULT_FOLDER) / SECRETS_FILE,

@@ -27,7 +27,7 @@ SPACING = timedelta(seconds=30)
 """Between any two requests: as short as the shortest back-off, and short enough for a reset that follows a refresh."""
 
 JITTER = 0.1
-"""Share of the interval, both ways, so that the accounts of the world do not ask in step."""
+"""Share of the interval, both ways, so that accounts everywhere do not ask in step."""
 
 AFTER_RESET = timedelta(seconds=60)
 """The poll that follows a reset: late enough for a jittering reset to have passed, early enough to be seen in 90 s."""

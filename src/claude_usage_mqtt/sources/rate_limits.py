@@ -125,7 +125,7 @@ class Message:
 
 
 def parse_message(payload: bytes, now: datetime) -> Message | None:
-    """Return what a payload says; None if it is not a message of ours, from the future, or older than an hour.
+    """Return what a payload says; None if it is not one of our messages, from the future, or older than an hour.
 
     Anybody who may publish can send one: nothing in it is trusted. Never raises.
     """
@@ -135,6 +135,12 @@ def parse_message(payload: bytes, now: datetime) -> Message | None:
         return None
     limits = parse_limits(document.get("rate_limits"), at, now)
     return Message(at, limits, is_response=document.get("response") is True) if limits else None
+
+
+def is_from_another_time(payload: bytes, now: datetime) -> bool:
+    """Whether a message that has just come is dated so that its sender's clock, or ours, must be wrong."""
+    at = from_epoch(json_object(payload, MAX_MESSAGE).get("at"))
+    return at is not None and not now - OLDEST - AHEAD <= at <= now + AHEAD
 
 
 class Mark:

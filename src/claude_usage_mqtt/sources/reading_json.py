@@ -1,7 +1,7 @@
 """A reading, or an error, as JSON between two machines of one user, and back again as untrusted input.
 
 Anybody who may publish on the broker can send such a document: it is parsed and typed as strictly as the API's own
-response. It has no times of ours, only an age: the clocks of two machines differ. A reset is the API's own time.
+response. It has no times by our clock, only an age: the clocks of two machines differ. A reset is the API's own time.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ MAX_MACHINES = 50
 
 
 class MachineRegistry:
-    """By their names, for our `accounts`; who reads or changes anything in it holds `changed`."""
+    """By their names, for our `accounts`; whoever reads or changes anything in it holds `changed`."""
 
     def __init__(self, accounts: Iterable[str]) -> None:
         self.accounts = frozenset(accounts)

@@ -52,6 +52,11 @@ class PollResult:
     login: Login | None = None
     fingerprint: object = None
 
+    def __post_init__(self) -> None:
+        """Cut the error off from the poll that it ended: it is kept for as long as an outage lasts."""
+        if self.error is not None:
+            self.error.without_history()
+
 
 class Source(Protocol):
     """A polled source of one account."""

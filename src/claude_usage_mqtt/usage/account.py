@@ -102,6 +102,8 @@ class AccountUsage:
             reading.is_partial and history.has_complete(read_at, self.rules.stale_after)
         ):
             events += self._update_money(reading.extra_usage, read_at, now)
+            if self.money is not None and not reading.is_partial:
+                self.money = replace(self.money, seen_among=reading.ignored)
         history.last_read = max(read_at, history.last_read or read_at)
         return events + self.events.update(self.account, self.standing(now), now)
 
@@ -131,7 +133,7 @@ class AccountUsage:
         counts = not reading.malformed and (FIVE_HOUR in reading.windows or SEVEN_DAY in reading.windows)
         self.windows.note_absent(reading, passed, counts=counts)
         if counts and reading.extra_usage is None and self.money is not None:
-            self.money = no_money(self.money, passed)
+            self.money = no_money(self.money, passed, reading.ignored)
             if self.money.is_gone:
                 self.money = None
         self.plan = Plan(reading.plan or self.plan.name, reading.tier or self.plan.tier)

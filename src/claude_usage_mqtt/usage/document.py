@@ -16,7 +16,7 @@ from claude_usage_mqtt.usage.window_state import WindowState
 
 
 def state_document(usage: AccountUsage, now: datetime) -> dict[str, Any]:
-    """Return the state document, every key of it, as of `now`; the times in its `summary` are local."""
+    """Return the whole state document as of `now`; the times in its `summary` are local."""
     where = usage.standing(now)
     known = usage.known_windows(now)
     money = usage.known_money(now)
@@ -36,10 +36,9 @@ def state_document(usage: AccountUsage, now: datetime) -> dict[str, Any]:
 
 
 def tier_in_words(tier: str | None) -> str | None:
-    """Return `Max 20x` for `default_claude_max_20x`, None if there is nothing to say."""
-    words = re.sub(r"^default_(claude_)?", "", tier or "").replace("_", " ").split()
-    text = " ".join(word if re.match(r"\d", word) else word.capitalize() for word in words)
-    return text or None
+    """Return `Max 20x` for `default_claude_max_20x`; None for a code name, such as a Pro plan's `default_claude_ai`."""
+    found = re.fullmatch(r"(?:default_)?(?:claude_)?([a-z_]+)_(\d+x)", (tier or "").lower())
+    return None if found is None else f"{found[1].replace('_', ' ').capitalize()} {found[2]}"
 
 
 def _tightest(window: WindowState | None) -> dict[str, Any] | None:
@@ -54,44 +53,32 @@ def _tightest(window: WindowState | None) -> dict[str, Any] | None:
 
 
 def _window(window: WindowState, now: datetime, stale_after: timedelta) -> dict[str, Any]:
-    hours = None if window.length is None else round(window.length / timedelta(hours=1))
-    document: dict[str, Any] = {
+    is_known, numbers = window.is_known(now, stale_after), _numbers(window, now)
+    reset = window.resets_at if is_known else window.known_reset(now) if window.present else None
+    return {
         "label": window.label,
-        "utilization": None,
-        "remaining": None,
-        "resets_at": format_instant(window.known_reset(now)) if window.present else None,
-        "duration_hours": hours,
-        "elapsed": None,
-        "pace": None,
-        "projected": None,
-        "on_pace": None,
-        "burn_rate": None,
-        "limit_at": None,
-        "limit_reached": None,
-        "time_remaining_hours": None,
-        "severity": None,
-        "locked": None,
+        **(numbers if is_known else dict.fromkeys(numbers)),
+        "resets_at": format_instant(reset),
+        "duration_hours": None if window.length is None else round(window.length / timedelta(hours=1)),
         "read_at": None if window.blank else format_instant(window.read_at),
         "source": window.source,
         "machine": window.machine,
     }
-    if not window.is_known(now, stale_after):
-        return document
-    left = window.time_until_reset(now)
-    on_pace = window.is_on_pace(now)
-    rate = window.rate(now)
-    is_expected = rate is not None and not (window.duration == WEEK and on_pace)
-    limit_at = window.limit_at if is_expected and window.limit_at is not None and window.limit_at > now else None
-    return document | {
+
+
+def _numbers(window: WindowState, now: datetime) -> dict[str, Any]:
+    """Return what is shown of a window only while it is known."""
+    left, on_pace, limit_at = window.time_until_reset(now), window.is_on_pace(now), window.limit_at
+    is_expected = window.rate(now) is not None and not (window.duration == WEEK and on_pace)
+    return {
         "utilization": window.utilization,
         "remaining": _round(window.remaining),
-        "resets_at": format_instant(window.resets_at),
         "elapsed": _round(window.elapsed(now)),
         "pace": _round(window.pace(now)),
         "projected": _round(window.projected(now)),
         "on_pace": on_pace,
         "burn_rate": None if window.is_idle else _round(derived.burn_rate(window.samples, now)),
-        "limit_at": format_instant(limit_at),
+        "limit_at": format_instant(limit_at if is_expected and limit_at is not None and limit_at > now else None),
         "limit_reached": window.is_limit_reached,
         "time_remaining_hours": None if left is None else round(left / timedelta(hours=1), 1),
         "severity": window.severity,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from claude_usage_mqtt.usage import absence
@@ -26,7 +26,8 @@ class MoneyState:
     """What is remembered of extra usage.
 
     `period_start` is when the amount last started over, for statistics that must not count a new month as a refund.
-    `money` is None after responses without extra usage, `absent_for` says for how long they have lacked it.
+    `money` is None after responses without extra usage, `absent_for` says for how long they have lacked it, and
+    `seen_among` which unknown sections came with it when it was last seen.
     """
 
     money: ExtraUsage | None
@@ -36,6 +37,7 @@ class MoneyState:
     enabled: bool = False
     peak: float = 0.0
     absent_for: timedelta = timedelta(0)
+    seen_among: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def has_entities(self) -> bool:
@@ -44,7 +46,7 @@ class MoneyState:
 
     @property
     def is_gone(self) -> bool:
-        """Whether nothing of it needs to be kept anymore."""
+        """Whether none of it needs to be kept anymore."""
         return absence.is_gone(self.absent_for)
 
     def known(self, now: datetime, stale_after: timedelta) -> ExtraUsage | None:
@@ -70,13 +72,18 @@ def next_money(
         currency=money.currency or (known.currency if known else None),
         enabled=money.enabled,
         peak=utilization,
+        seen_among=known.seen_among if known else (),
     )
-    if known is None or known.money is None:
-        return state if known is None else replace(
-            state, period_start=known.period_start, peak=max(known.peak, utilization)
-        ), []
-    before = known.money
-    starts_over = _starts_over(before, money, known.read_at, read_at)
+    if known is None:
+        return state, []
+    if known.money is None and not known.peak:  # another account's, or nothing was spent before
+        return replace(state, period_start=known.period_start), []
+    # Of amounts that a response lacked in between, the share of the limit is remembered.
+    before = known.money or ExtraUsage(
+        enabled=known.enabled, used=None, limit=None, utilization=known.peak, currency=None
+    )
+    is_another_currency = known.currency is not None and money.currency not in (None, known.currency)
+    starts_over = is_another_currency or _starts_over(before, money, known.read_at, read_at)
     period_start = read_at.replace(microsecond=0) if starts_over else known.period_start
     # Of what is off the amounts may be blanked: they are neither less nor, when it is on again, more.
     high = (before.utilization or 0.0) if before.enabled else known.peak
@@ -104,15 +111,19 @@ def next_money(
     return replace(state, period_start=period_start, peak=max(peak, utilization)), events
 
 
-def no_money(known: MoneyState, passed: timedelta) -> MoneyState:
-    """Follow `known` with a good response without extra usage, `passed` after the one before it."""
-    absent_for = absence.longer(known.absent_for, passed if known.money is None else timedelta(0))
+def no_money(known: MoneyState, passed: timedelta, ignored: tuple[str, ...]) -> MoneyState:
+    """Follow `known` with a good response without extra usage, `passed` after the one before it.
+
+    If there is an unknown section that was not there when it was last seen, it may have been renamed.
+    """
+    counts = known.money is None and set(ignored) <= set(known.seen_among)
+    absent_for = absence.longer(known.absent_for, passed if counts else timedelta(0))
     return replace(known, money=None, absent_for=absent_for)
 
 
 def _starts_over(before: ExtraUsage, new: ExtraUsage, read_before: datetime, read_at: datetime) -> bool:
     """Whether less is spent because a month began; a small drop within one month is a correction."""
     if before.used is None or new.used is None or new.used >= before.used:
-        return new.currency != before.currency
+        return False
     is_another_month = (read_before.year, read_before.month) != (read_at.year, read_at.month)
     return is_another_month or (new.enabled and new.used <= before.used / 2)

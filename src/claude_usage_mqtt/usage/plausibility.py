@@ -20,6 +20,9 @@ seen to rise this much between two polls."""
 REFILL = 10.0
 """Points. A refill, a plan upgrade or a claimed reset drops far more; rounding and corrections drop less."""
 
+ABOUT_FULL = 95.0
+"""Percent. In a window that began unseen, that is the 100 % of above, however high the last reading was."""
+
 OLD_NUMBER = 50.0
 """Percent. The first response after a reset was seen with the old number under the new reset; a window that just
 began cannot have reached this much."""
@@ -28,8 +31,12 @@ SAME_NUMBER = 5.0
 """Points by which the old number may differ from the last reading at any time."""
 
 JUST_BEGUN = timedelta(minutes=15)
-"""So long after a window began, a number that is higher than the old one is the old one, too: the old window went on
+"""For this long after a window began, a number above the old one also counts as the old one: the old window continued
 after its last reading."""
+
+
+SETTLED_AFTER = timedelta(seconds=90)
+"""So long after a window began, two responses in a row may carry the old number: they confirm nothing."""
 
 
 class Suspect(NamedTuple):
@@ -41,19 +48,19 @@ class Suspect(NamedTuple):
     def is_confirmed_by(self, new: Window) -> bool:
         """Whether a later reading is nearer to the suspect than to the baseline, or beyond it.
 
-        A rise must be one of the same window. After a drop the reset may still be moving: it is null until the window
-        is used again.
+        A rise must be one of the same window, and nobody uses as much in its first moments. After a drop the reset may
+        still be moving: it is null until the window is used again.
         """
         suspect, baseline = self.window.utilization, self.baseline
         is_rise = suspect > baseline
-        if is_rise and not same_reset(self.window.resets_at, new.resets_at):
+        if is_rise and (not same_reset(self.window.resets_at, new.resets_at) or _is_younger(new, SETTLED_AFTER)):
             return False
         is_beyond = new.utilization >= suspect if is_rise else new.utilization <= suspect
         return is_beyond or abs(new.utilization - suspect) < abs(new.utilization - baseline)
 
 
 def same_reset(one: datetime | None, other: datetime | None) -> bool:
-    """Whether two resets mean the same instant; two unknown ones do, too."""
+    """Whether two resets mean the same instant; two unknown ones also do."""
     if one is None or other is None:
         return one is other
     return abs(one - other) <= SAME_INSTANT
@@ -67,8 +74,8 @@ def doubt(utilization: float, resets_at: datetime | None, new: Window) -> Suspec
     change = new.utilization - utilization
     is_same = same_reset(resets_at, new.resets_at)
     if resets_at is not None and not is_same and new.read_at >= resets_at - SAME_INSTANT:
-        is_old_number = abs(change) <= SAME_NUMBER or (change > 0 and _has_just_begun(new))
-        if new.utilization >= OLD_NUMBER and is_old_number:
+        is_old_number = abs(change) <= SAME_NUMBER or (change > 0 and _is_younger(new, JUST_BEGUN))
+        if (new.utilization >= OLD_NUMBER and is_old_number) or new.utilization >= ABOUT_FULL:
             return Suspect(new, 0.0)
     # A window ends with its reset, not seconds before it.
     is_running = is_same or (new.is_idle if resets_at is None else new.read_at < resets_at)
@@ -77,19 +84,18 @@ def doubt(utilization: float, resets_at: datetime | None, new: Window) -> Suspec
     return Suspect(new, utilization) if change >= STEEP_RISE else None
 
 
-def _has_just_begun(window: Window) -> bool:
+def _is_younger(window: Window, age: timedelta) -> bool:
     if window.resets_at is None or window.duration is None:
         return False
-    return window.read_at - (window.resets_at - window.duration) < JUST_BEGUN
+    return window.read_at - (window.resets_at - window.duration) < age
 
 
 def is_of_another_account(known: Mapping[str, datetime | None], windows: Iterable[Window], now: datetime) -> bool:
     """Whether a status line contradicts every known reset that has not passed: it belongs to another login.
 
-    `known` maps a window's key to its known reset. A window without a known, running reset contradicts nothing.
+    `known` maps a window's key to its known reset. A window without one that is running contradicts nothing: when the
+    session is over, the week alone says whose it is.
     """
-    resets = [(known.get(window.key), window) for window in windows if window.source == STATUSLINE]
-    return bool(resets) and all(
-        reset is not None and now < reset and window.resets_at is not None and not same_reset(reset, window.resets_at)
-        for reset, window in resets
-    )
+    resets = [(known.get(window.key), window.resets_at) for window in windows if window.source == STATUSLINE]
+    running = [(old, new) for old, new in resets if old is not None and new is not None and now < old]
+    return bool(running) and not any(same_reset(old, new) for old, new in running)

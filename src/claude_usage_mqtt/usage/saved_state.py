@@ -62,7 +62,7 @@ def save(usage: AccountUsage) -> dict[str, Any]:
         "unusable": list(history.unusable),
         "blocked": usage.events.was_blocked,
         "active": usage.events.was_active,
-        "money": None if usage.money is None else _save_money(usage.money),
+        "money": None if usage.money is None else _save_money(usage.money, history.ignored),
         "windows": {key: _save_window(window, history.ignored) for key, window in usage.windows.items()},
     }
 
@@ -98,8 +98,8 @@ def _save_window(window: WindowState, ignored: tuple[str, ...]) -> dict[str, Any
     return saved
 
 
-def _save_money(state: MoneyState) -> dict[str, Any]:
-    return {
+def _save_money(state: MoneyState, ignored: tuple[str, ...]) -> dict[str, Any]:
+    saved: dict[str, Any] = {
         "amounts": None if state.money is None else amounts_to_json(state.money),
         "currency": state.currency,
         "enabled": state.enabled,
@@ -108,6 +108,9 @@ def _save_money(state: MoneyState) -> dict[str, Any]:
         "peak": state.peak,
         "absent_for": int(state.absent_for.total_seconds()),
     }
+    if state.seen_among != ignored:
+        saved["seen_among"] = list(state.seen_among)
+    return saved
 
 
 def is_readable(saved: object) -> bool:
@@ -134,7 +137,9 @@ def restore(usage: AccountUsage, saved: object, state: object, now: datetime) ->
         history.unusable = names(saved.get("unusable"))
         usage.events = AccountEvents(was_blocked=_flag(saved.get("blocked")), was_active=_flag(saved.get("active")))
         _restore_windows(usage, saved.get("windows"), now, is_document=False)
-        usage.money = _restore_money(saved.get("money"), now) or _money_of_document(saved, document, usage, now)
+        usage.money = _restore_money(saved.get("money"), now, history.ignored) or _money_of_document(
+            saved, document, usage, now
+        )
     elif document:
         usage.plan = Plan(clean_text(document.get("plan")))
         _restore_windows(usage, document.get("windows"), now, is_document=True)
@@ -180,7 +185,7 @@ def _restore_window(
         read_at = now if resets_at is None else min(resets_at, now)
     peak = number(entry.get("peak"), maximum=MAX_UTILIZATION)
     limit_at = steady(None, parse_instant(entry.get("limit_at")))
-    source, seen_among = entry.get("source"), entry.get("seen_among")
+    source = entry.get("source")
     window = WindowState(
         key=key,
         label=label,
@@ -196,12 +201,17 @@ def _restore_window(
         samples=_samples(entry.get("samples"), now),
         present=entry.get("present") is not False and not blank,
         absent_for=saved_absence(entry.get("absent_for")),
-        seen_among=ignored if seen_among is None else names(seen_among),
+        seen_among=_seen_among(entry, ignored),
         limit_at=limit_at if resets_at and limit_at and limit_at < resets_at else None,
         begun_after=parse_instant(entry.get("begun_after")),
         blank=blank,
     )
     return _with_suspect(window, entry.get("suspect"), now)
+
+
+def _seen_among(entry: Mapping[str, Any], ignored: tuple[str, ...]) -> tuple[str, ...]:
+    saved = entry.get("seen_among")
+    return ignored if saved is None else names(saved)
 
 
 def _with_suspect(window: WindowState, entry: object, now: datetime) -> WindowState:
@@ -237,7 +247,7 @@ def _samples(value: object, now: datetime) -> tuple[Sample, ...]:
     return tuple(samples)
 
 
-def _restore_money(entry: object, now: datetime) -> MoneyState | None:
+def _restore_money(entry: object, now: datetime, ignored: tuple[str, ...]) -> MoneyState | None:
     if not isinstance(entry, dict):
         return None
     read_at, period_start = saved_instant(entry.get("read_at"), now), saved_instant(entry.get("period_start"), now)
@@ -251,6 +261,7 @@ def _restore_money(entry: object, now: datetime) -> MoneyState | None:
         enabled=entry.get("enabled") is True,
         peak=number(entry.get("peak"), maximum=MAX_SHARE) or 0.0,
         absent_for=saved_absence(entry.get("absent_for")),
+        seen_among=_seen_among(entry, ignored),
     )
 
 
@@ -272,6 +283,7 @@ def _money_of_document(
         enabled=money is not None and money.enabled,
         peak=(money.utilization if money else None) or 0.0,
         absent_for=timedelta(0) if money else saved_absence(saved.get("extra_usage_absent_for")),
+        seen_among=usage.history.ignored,
     )
 
 

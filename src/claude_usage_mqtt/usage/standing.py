@@ -52,7 +52,9 @@ def standing(
     covers = None if money is None and has_money else money is not None and money.covers
     blocked = active = False if are_all_known else None
     if used_up:
-        blocked, active = None if covers is None else not covers, covers
+        active = covers
+        if not covers:
+            blocked = None if covers is None else True
     resets = [window.resets_at for window in used_up if window.resets_at is not None]
     return Standing(
         blocked=blocked,

@@ -22,6 +22,10 @@ from claude_usage_mqtt.usage.plausibility import REFILL, doubt, same_reset
 from claude_usage_mqtt.usage.reading import STATUSLINE, Window
 from claude_usage_mqtt.usage.window_state import UNKNOWN_AFTER_RESET, WindowState
 
+SEEN_WITHIN = timedelta(days=1)
+"""From the last reading of a window to the first one of the next: after a longer one that may be another early reset's,
+and have begun at any time."""
+
 UNKNOWN_LENGTH = timedelta(days=1)
 """How long an event of a window of unknown length is worth delivering."""
 
@@ -58,11 +62,14 @@ def next_reading(
         elif window.may_be_old and 0 < drop < REFILL and not is_stale and known.suspect is None:
             return known, []
     suspect = known.suspect
-    if suspect is None or not suspect.is_confirmed_by(window):
+    lowest = window.utilization
+    if suspect is not None and suspect.is_confirmed_by(window):
+        lowest = min(lowest, suspect.window.utilization)
+    else:
         doubted = doubt(known.utilization, known.resets_at, window)
         if doubted is not None:
             return replace(known, suspect=doubted), []
-    return _believed(known, window, account=account, thresholds=thresholds, now=now)
+    return _believed(known, window, lowest, account=account, thresholds=thresholds, now=now)
 
 
 def no_reading(known: WindowState, passed: timedelta, ignored: tuple[str, ...], *, is_kept: bool) -> WindowState:
@@ -77,10 +84,11 @@ def no_reading(known: WindowState, passed: timedelta, ignored: tuple[str, ...], 
 
 
 def _believed(
-    known: WindowState, window: Window, *, account: str, thresholds: Iterable[float], now: datetime
+    known: WindowState, window: Window, lowest: float, *, account: str, thresholds: Iterable[float], now: datetime
 ) -> tuple[WindowState, list[Event]]:
+    """Follow a reading that is believed; `lowest` is its utilization, or the lower one that it confirmed."""
     state = _state(window, window.resets_at)
-    ended = _ended(known, state)
+    ended = _ended(known, state, known.utilization - lowest)
 
     def event(event_type: str, **details: object) -> Event:
         values = {
@@ -103,7 +111,7 @@ def _believed(
     if ended is not None:
         events.append(event(ended, resets_at=known.resets_at, previous_utilization=known.utilization))
         is_refill = ended == RESET_EARLY and same_reset(known.resets_at, state.resets_at)
-        peak = state.utilization if is_refill else 0.0
+        peak = lowest if is_refill else 0.0
         was_limited, samples, limit_at = False, (), None
     was_limited = was_limited or peak >= LIMIT
     reached = newly_reached(peak, state.utilization, thresholds)
@@ -112,7 +120,9 @@ def _believed(
     if state.is_limit_reached and not was_limited:
         events.append(event(LIMIT_REACHED))
     samples = sampled(samples, state.read_at, state.utilization, state.look_back)
-    begun_after = (known.resets_at if ended == RESET else None) or known.begun_after
+    begun_after = known.begun_after
+    if ended == RESET:
+        begun_after = known.resets_at if state.read_at - known.read_at <= SEEN_WITHIN else None
     state = replace(state, peak=max(peak, state.utilization), samples=samples, begun_after=begun_after)
     return state.with_limit(limit_at), events
 
@@ -141,9 +151,8 @@ def _is_late(known: WindowState, window: Window) -> bool:
     return is_earlier or resets_at <= window.read_at
 
 
-def _ended(known: WindowState, new: WindowState) -> str | None:
+def _ended(known: WindowState, new: WindowState, drop: float) -> str | None:
     """Return RESET or RESET_EARLY if the window we knew is over or was refilled, else None."""
-    drop = known.utilization - new.utilization
     begun = None if new.resets_at is None or new.duration is None else new.resets_at - new.duration
     if known.resets_at is None:
         # Nobody said when it was due, but one that has not begun, or has begun since, is another one. With no less in

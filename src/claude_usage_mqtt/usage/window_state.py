@@ -63,7 +63,7 @@ class WindowState(WindowNumbers):
 
     @property
     def is_gone(self) -> bool:
-        """Whether nothing of it needs to be kept anymore."""
+        """Whether none of it needs to be kept anymore."""
         return absence.is_gone(self.absent_for)
 
     @property

@@ -48,9 +48,10 @@ class UsageApi:
                 limits=httpx.Limits(max_keepalive_connections=0),
                 timeout=httpx.Timeout(deadline),
                 follow_redirects=False,
-                # Plain http is for loopback only: no proxy may see it, and no certificates need loading.
+                # Plain http is for loopback only: no proxy may see it, and no certificates need loading. Where they do,
+                # they are loaded here: left to itself, httpx loads them again for each proxy variable.
                 trust_env=secure,
-                verify=True if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+                verify=httpx.create_ssl_context() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
             )
         except (ValueError, ImportError, OSError) as error:
             raise SettingsError(
@@ -89,24 +90,30 @@ class _Exchange:
             self._cut()
             raise self._no_answer() from None
         if isinstance(outcome, ApiError):
-            raise outcome.with_traceback(None)  # whose frames hold the request
+            raise outcome.without_history()
         return outcome
 
     def _work(self) -> None:
         try:
             outcome: object = self._request()
-        except ApiError as error:
-            outcome = error
-        except httpx.TimeoutException:  # its limit is the deadline too
-            outcome = self._no_answer()
-        except httpx.HTTPError as error:
-            outcome = NetworkError(_explain(error, self._address))
         except Exception as error:  # noqa: BLE001 - this thread must always report, and must not quote the request
-            outcome = NetworkError(f"The request failed ({type(error).__name__}); {AGAIN}.")
+            outcome = self._in_our_words(error)
+            _forget_frames(error)
         finally:
             if self._socket is not None:
                 self._socket.close()  # if the client was closed meanwhile, nobody else does
         self._outcome.put(outcome)
+
+    def _in_our_words(self, error: Exception) -> ApiError:
+        match error:
+            case ApiError():
+                return error
+            case httpx.TimeoutException():  # its limit is the deadline too
+                return self._no_answer()
+            case httpx.HTTPError():
+                return NetworkError(_explain(error, self._address))
+            case _:
+                return NetworkError(f"The request failed ({type(error).__name__}); {AGAIN}.")
 
     def _no_answer(self) -> NetworkError:
         return NetworkError(f"The API at {self._address} did not answer within {self._deadline:g} s; {AGAIN}.")
@@ -114,10 +121,14 @@ class _Exchange:
     def _request(self) -> Any:
         headers = {"Authorization": f"Bearer {self._token}", "Accept-Encoding": "identity"}
         extensions = {"trace": self._trace}
-        with self._client.stream("GET", self._url, headers=headers, extensions=extensions) as response:
+        request = self._client.build_request("GET", self._url, headers=headers, extensions=extensions)
+        response = self._client.send(request, stream=True)
+        try:
             body = _read_body(response)
-        # It refers to the response: such a cycle waits for the garbage collector, and dozens of them for one another.
-        del response.stream
+        finally:
+            response.close()
+            # It refers to the response: the two would wait for the garbage collector.
+            del response.stream
         return interpret(response.status_code, response.headers, body, datetime.now(UTC))
 
     def _trace(self, event: str, info: dict[str, Any]) -> None:
@@ -145,6 +156,14 @@ def _read_body(response: httpx.Response) -> bytes:
                 raise ServerError(f"The API's response is far too long; {AGAIN}.")
             body.write(piece)
         return body[: body.tell()]
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Cut an error and what led to it off from their frames, which hold the request, and one another in a circle."""
+    led_to_it: BaseException | None = error
+    while led_to_it is not None:
+        led_to_it.__traceback__ = None
+        led_to_it = led_to_it.__cause__ or led_to_it.__context__
 
 
 def _explain(error: httpx.HTTPError, address: str) -> str:

@@ -78,9 +78,10 @@ def _parse_spend(section: object) -> ExtraUsage:
     enabled = section.get("enabled", used is not None)
     if not isinstance(used, dict | None) or not isinstance(limit, dict | None) or not isinstance(enabled, bool):
         raise Malformed
-    currency = _currency((used or limit or {}).get("currency"))
-    if used and limit and used.get("currency") != limit.get("currency"):
+    currencies = {_currency(amount.get("currency")) for amount in (used, limit) if amount} - {None}
+    if len(currencies) > 1:
         raise Malformed
+    currency = next(iter(currencies), None)
     return _money(
         enabled=enabled,
         used=_minor(used, currency),

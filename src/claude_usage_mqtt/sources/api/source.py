@@ -88,7 +88,7 @@ class ApiSource:
                 answer = self._api.fetch(credentials.token)
             reading = parse_usage(answer, clock.now(), plan=credentials.login.plan, tier=credentials.login.tier)
         except RateLimited as limited:
-            error = _expired_in_disguise(credentials, clock.now()) or limited
+            error = _expired_in_disguise(credentials, clock.now()) or self._credentials.explain(limited)
         except ApiError as refused:
             error = self._credentials.explain(refused)
         except CredentialsError as unusable:

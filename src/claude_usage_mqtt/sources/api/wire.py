@@ -50,6 +50,9 @@ FLAT_WINDOWS: Mapping[str, Kind] = {
 }
 OTHER_SECTIONS = frozenset({"extra_usage", "limits", "spend"})
 
+LIMITS = "limits: "
+"""Before the name of an unknown kind of limit."""
+
 JITTER = timedelta(minutes=10)
 """Clocks differ, and a reset is reported some seconds off: a window that just began may seem longer than it is."""
 
@@ -65,13 +68,13 @@ def parse_usage(
 ) -> Reading:
     """Return what a response of the endpoint says; an empty object is an account without limits.
 
-    Raises InvalidResponse if it is not an object, or if nothing of it is understood.
+    Raises InvalidResponse if it is not an object, or if none of it is understood.
     """
     if not isinstance(body, dict):
         raise InvalidResponse("The API's response is not a usage document; a newer version of this program may help.")
     malformed: list[str] = []
-    ignored = {clean_text(key) or "?" for key in body if not _is_known(key)}
-    pools = _parse_pools(body, read_at, ignored)
+    ignored = {clean_text(key) or "?" for key in body if not _is_known(key) and not _is_empty(body[key])}
+    pools = _parse_pools(body, read_at, malformed, ignored)
     limits = _parse_limits(body.get("limits"), read_at, malformed, ignored)
     windows: dict[str, Window] = {}
     for key, kind in FLAT_WINDOWS.items():
@@ -86,10 +89,12 @@ def parse_usage(
     windows.update(limits)
     windows.update(pools)
     money = parse_money(body, malformed)
-    if not windows and money is None and (malformed or (body and not any(map(_is_known, body)))):
+    has_unknown_limits = any(name.startswith(LIMITS) for name in ignored)
+    is_known = not body or any(map(_is_known, body))
+    if not windows and money is None and (malformed or has_unknown_limits or not is_known):
+        what = ", ".join(malformed) or ("limits of unknown kinds" if has_unknown_limits else "no known section")
         raise InvalidResponse(
-            f"Nothing in the API's response was understood ({', '.join(malformed) or 'no known section'}); "
-            "a newer version of this program may help."
+            f"Nothing in the API's response was understood ({what}); a newer version of this program may help."
         )
     return Reading(
         read_at=read_at,
@@ -104,6 +109,13 @@ def parse_usage(
 
 def _is_known(key: object) -> bool:
     return key in FLAT_WINDOWS or key in OTHER_SECTIONS
+
+
+def _is_empty(section: object) -> bool:
+    """Whether a section says nothing yet: code names are there as null, or with 0 % and no reset, before their use."""
+    if not isinstance(section, dict):
+        return section is None
+    return "utilization" in section and not section["utilization"] and section.get("resets_at") is None
 
 
 def _parse_flat(section: object, kind: Kind, read_at: datetime) -> Window | None:
@@ -162,7 +174,9 @@ def _complete(flat: Window | None, limit: Window | None) -> Window | None:
     )
 
 
-def _parse_pools(body: Mapping[str, Any], read_at: datetime, ignored: set[str]) -> dict[str, Window]:
+def _parse_pools(
+    body: Mapping[str, Any], read_at: datetime, malformed: list[str], ignored: set[str]
+) -> dict[str, Window]:
     """Return the dollar pools of the seat: they come under code names, recognized by their `limit_dollars`."""
     pools: dict[str, Window] = {}
     for name, section in list(body.items())[:MAX_LIMITS]:
@@ -171,11 +185,11 @@ def _parse_pools(body: Mapping[str, Any], read_at: datetime, ignored: set[str]) 
         if not number(section.get("limit_dollars"), maximum=MAX_AMOUNT):
             continue
         key, label = POOL + slug(name), f"{slug(name).replace('_', ' ').capitalize()[:MAX_NAME]} pool"
+        ignored.discard(clean_text(name) or "?")
         try:
             pools[key] = _window(Kind(key, label, None), section, section.get("utilization"), read_at)
         except Malformed:
-            continue
-        ignored.discard(clean_text(name) or "?")
+            malformed.append(key)
         if len(pools) >= MAX_SCOPED_WINDOWS:
             break
     return pools
@@ -194,7 +208,7 @@ def _parse_limits(section: object, read_at: datetime, malformed: list[str], igno
             continue
         kind = _kind(entry)
         if kind is None:
-            ignored.add(f"limits: {clean_text(entry.get('kind'), MAX_NAME) or '?'}")
+            ignored.add(f"{LIMITS}{clean_text(entry.get('kind'), MAX_NAME) or '?'}")
             continue
         try:
             window = _window(kind, entry, entry.get("percent"), read_at)

@@ -16,9 +16,10 @@ MAX_FILE = 1024 * 1024
 
 @dataclass(frozen=True)
 class CredentialsFile:
-    """The file, opened by path each time: Claude Code replaces it by rename."""
+    """The file, opened by path each time: Claude Code replaces it by rename. `setting` is what named its folder."""
 
     folder: Path
+    setting: str = "CLAUDE_CONFIG_DIR"
     can_be_watched = True
 
     @cached_property
@@ -49,7 +50,7 @@ class CredentialsFile:
         return parse_credentials(text, self.place)
 
     def _missing(self) -> str:
-        missing = f"{self.path} does not exist; log in with Claude Code, or point CLAUDE_CONFIG_DIR at its folder."
+        missing = f"{self.path} does not exist; log in with Claude Code, or point {self.setting} at its folder."
         if not self.folder.is_dir():
             return missing
         return (

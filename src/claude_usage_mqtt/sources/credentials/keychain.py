@@ -151,7 +151,7 @@ def _decoded(text: str) -> str:
     text = text.strip()
     digits = text.removeprefix("0x")
     if len(digits) % 2 == 0 and re.fullmatch(r"[0-9a-fA-F]+", digits):
-        return bytes.fromhex(digits).decode("utf-8", "replace")
+        return bytes.fromhex(digits).decode("utf-8-sig", "replace")
     return text
 
 
@@ -159,10 +159,10 @@ def item_names(folder: str | None, path: Path, default: Path) -> tuple[str, ...]
     """Return the names that Claude Code may have given the item of a folder; None is a folder that is not set.
 
     Claude Code appends a hash of the variable's raw text whenever that is set. What is written in our settings need not
-    be what it saw: a shell expands `~`, and the default folder is mostly not set at all.
+    be what it saw: a shell expands `~` and may add a slash, and the default folder is mostly not set at all.
     """
     if folder is None:
         return (ITEM,)
-    texts = dict.fromkeys(unicodedata.normalize("NFC", text) for text in (folder, str(path)))
+    texts = dict.fromkeys(unicodedata.normalize("NFC", text) for text in (folder, str(path), f"{path}/"))
     hashed = [f"{ITEM}-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:8]}" for text in texts]
     return (*hashed, ITEM) if path == default else tuple(hashed)

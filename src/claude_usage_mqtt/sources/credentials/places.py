@@ -14,7 +14,7 @@ DEFAULT_FOLDER = "~/.claude"
 CONFIG_DIR, SECURE_STORAGE_DIR = "CLAUDE_CONFIG_DIR", "CLAUDE_SECURESTORAGE_CONFIG_DIR"
 
 
-def find_source(folder: str | None, platform: str | None = None) -> CredentialSource:
+def find_source(folder: str | None, platform: str | None = None, setting: str = CONFIG_DIR) -> CredentialSource:
     """Return where Claude Code keeps the credentials of a folder, named as a person wrote it; None is the default one.
 
     Raises SettingsError if the home folder is needed and not known.
@@ -24,7 +24,7 @@ def find_source(folder: str | None, platform: str | None = None) -> CredentialSo
         from claude_usage_mqtt.sources.credentials.keychain import Keychain, item_names  # noqa: PLC0415 - memory
 
         return Keychain(path, item_names(folder or None, path, expanded(DEFAULT_FOLDER)))
-    return CredentialsFile(path)
+    return CredentialsFile(path, setting)
 
 
 def secrets_folder(variables: Mapping[str, str | None]) -> str | None:

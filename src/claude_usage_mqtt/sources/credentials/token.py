@@ -38,8 +38,9 @@ class Credentials:
         """Raise TokenExpired if the token has expired, or will within five minutes."""
         expires_at = self.login.token_expires_at
         if expires_at is not None and now >= expires_at - EXPIRY_MARGIN:
+            verb = "expired" if now >= expires_at else "expires"
             raise TokenExpired(
-                f"The access token expired at {local_time(expires_at)}; open Claude Code once on the machine that "
+                f"The access token {verb} at {local_time(expires_at)}; open Claude Code once on the machine that "
                 "owns it: its command-line program renews the token at its start and with each message, which the "
                 "desktop app and a terminal that sits idle do not. CLAUDE_SOURCE=claude-code keeps it renewed."
                 + ("" if self.remark is None else f" {self.remark}")
@@ -97,6 +98,11 @@ def parse_credentials(text: str, place: str, invalid: str = BEING_WRITTEN) -> Cr
 
 def checked_token(token: str, place: str) -> str:
     """Return a token that can be sent; raises CredentialsUnreadable."""
+    if token.startswith("{"):  # Claude Code's file, on one line: with the refresh token in it
+        raise CredentialsUnreadable(
+            f"{place} holds JSON, not an access token alone; point CLAUDE_CONFIG_DIR at the folder of Claude Code's "
+            "file instead."
+        )
     if token[:1] in QUOTES or token[-1:] in QUOTES:
         raise CredentialsUnreadable(f"The access token in {place} is in quotation marks; remove them.")
     if re.search(r"\s", token):
