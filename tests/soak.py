@@ -45,11 +45,7 @@ WARM_UP: Final = 300
 """Polls before the first measurement: a day of them, as long as samples are kept."""
 SESSION: Final = dt.timedelta(hours=5)
 FINAL: Final = 37.25
-ALLOCATOR: Final = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": "131072",
-    "MALLOC_TRIM_THRESHOLD_": "131072",
-}
+ALLOCATOR: Final = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
 """As in the container; the Dockerfile says why."""
 MEMORY_LIMIT: Final = 1024
 """KiB that the service may have grown by."""
@@ -166,11 +162,12 @@ class World:
             watcher.publish(service.command("polling"), "OFF")
             watcher.wait_topic(service.HEALTH, lambda m: not m.retain and m.json()["status"] == "paused")
             time.sleep(2 * DEADLINE)  # what is under way ends by itself, and nothing shows when
-            size = self._look()
+            size = self.look()
             watcher.publish(service.command("polling"), "ON")
         return size
 
-    def _look(self) -> Size:
+    def look(self) -> Size:
+        """Return what the process takes now."""
         folder = Path("/proc") / str(self.process.pid)
         status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
         return Size(int(status["VmRSS"].split()[0]), int(status["Threads"]), len(list((folder / "fd").iterdir())))
@@ -346,7 +343,7 @@ def soak(seconds: float, seed: int, pause: float = 1.5) -> str:
             time.sleep(rng.uniform(0.2, 2) * pause)
             if time.monotonic() - said > 60:
                 said = time.monotonic()
-                _say(f"{said - began:.0f} s, {inflicted.total()} faults, {world.polls()} polls: {_rough(world)}")
+                _say(f"{said - began:.0f} s, {inflicted.total()} faults, {world.polls()} polls: {world.look()}")
         world.truth = FINAL
         with Watcher(world.mosquitto.port, (service.STATE, service.STATUS, service.HEALTH)) as watcher:
             watcher.wait_topic(service.STATUS, is_online, BACK_WITHIN)
@@ -368,11 +365,6 @@ def soak(seconds: float, seed: int, pause: float = 1.5) -> str:
 def _say(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
-
-
-def _rough(world: World) -> str:
-    text = (Path("/proc") / str(world.process.pid) / "status").read_text()
-    return ", ".join(line.replace("\t", " ") for line in text.splitlines() if line.startswith(("VmRSS", "Threads")))
 
 
 def main() -> int:

@@ -38,8 +38,7 @@ def refused(error: Any) -> AccountState:
     state = make_state()
     state.begin_poll(NOW)
     state.finish_poll(
-        PollResult(account="default", source=OAUTH, error=error, requests=1, fingerprint="a", login=Login(mark=1)),
-        NOW,
+        PollResult(account="default", source=OAUTH, error=error, requests=1, fingerprint="a", login=Login(mark=1)), NOW
     )
     return state
 
@@ -166,7 +165,7 @@ def test_the_end_of_a_login_is_notified_once_over_restarts() -> None:
     later = ends - timedelta(days=3)
     assert state.health.login.changes_at(NOW) == later
     state.tick(later)
-    ((level, payload),) = state.delivery.take(later, is_home_assistant_there=True)
+    ((level, payload),) = state.delivery.take(later, is_home_assistant_online=True)
     document = json.loads(payload)
     details = [
         json.loads(dict(documents(state, at))[state.options.topics.health])["detail"] for at in (NOW, later, ends)

@@ -20,7 +20,7 @@ OPUS = "seven_day_opus"
 
 
 def answer(usage: AccountUsage, at: datetime, *keys: str, money: ExtraUsage | None = None) -> list[Event]:
-    """Take in an answer that has these windows."""
+    """Process an answer that has these windows."""
     windows = [make_reading(at, 10, START + 2 * WEEK, key=key) for key in keys]
     return take(usage, make_usage(at, *windows, money=money), (75,))
 
@@ -28,7 +28,7 @@ def answer(usage: AccountUsage, at: datetime, *keys: str, money: ExtraUsage | No
 def follow(
     usage: AccountUsage, begin: datetime, span: timedelta, *keys: str, every: float = 5, money: ExtraUsage | None = None
 ) -> datetime:
-    """Take in answers that have these windows, for a while; return the instant of the last."""
+    """Process answers that have these windows, for a while; return the instant of the last."""
     at = begin
     while at + timedelta(minutes=every) <= begin + span:
         at += timedelta(minutes=every)

@@ -6,7 +6,6 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -38,6 +37,7 @@ from parts.certificates import Authority
 from parts.credentials import write_credentials, write_credentials_text
 from parts.documents import sample_usage
 from parts.endpoint import Endpoint, Fault
+from parts.garbage import no_garbage
 from parts.net import HeldPort
 
 TOKEN = "sk-ant-oat01-canary"
@@ -238,9 +238,6 @@ def test_a_poll_leaves_no_garbage_behind(tmp_path: Path, endpoint: Endpoint, has
         result = source.poll("default", SystemClock(), may_retry=True)
         assert (result.error is None) == (fault is None)
         endpoint.release()
-        for thread in threading.enumerate():
-            if thread.name == "usage-request":
-                thread.join(10)
         # while the error is still at hand: it is kept for as long as an outage lasts
 
 
@@ -253,23 +250,6 @@ def test_a_poll_without_credentials_leaves_no_garbage_behind(tmp_path: Path, api
     with no_garbage(FrameType):
         result = source.poll("default", SystemClock(), may_retry=True)
         assert isinstance(result.error, CredentialsError)
-
-
-@contextmanager
-def no_garbage(*kinds: type) -> Iterator[None]:
-    """Fail if there are more objects of these kinds afterwards, though nobody collected garbage."""
-
-    def count() -> int:
-        return sum(isinstance(each, kinds) for each in gc.get_objects())
-
-    gc.collect()
-    gc.disable()
-    try:
-        before = count()
-        yield
-        assert count() <= before
-    finally:
-        gc.enable()
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

@@ -31,9 +31,7 @@ class Panel:
     def shows(self, since: int, **values: Any) -> dict[str, Any]:
         """Wait until `health` has these values, and give it."""
         message = self._watcher.wait_topic(
-            HEALTH,
-            lambda m: m.payload and all(m.json()[key] == value for key, value in values.items()),
-            since=since,
+            HEALTH, lambda m: m.payload and all(m.json()[key] == value for key, value in values.items()), since=since
         )
         return dict(message.json())
 
@@ -49,10 +47,7 @@ def panel(serve: Serve, request: pytest.FixtureRequest, running_broker: Broker) 
     limited = getattr(request, "param", True)
     # The sample's resets are at full hours, and a poll waits for a reset that is a moment away.
     half_past = dt.datetime.now(dt.UTC).replace(minute=30)
-    with (
-        Watcher(running_broker.port) as watcher,
-        serve(clock=Clock(start=half_past), limited=limited) as running,
-    ):
+    with Watcher(running_broker.port) as watcher, serve(clock=Clock(start=half_past), limited=limited) as running:
         watcher.wait_topic(HEALTH, is_ok)
         yield Panel(watcher, running.log, running.clock)
 
@@ -159,10 +154,7 @@ def test_a_retained_command_is_not_obeyed(serve: Serve, running_broker: Broker) 
 
 def test_the_status_line_alone_has_nothing_to_refresh(serve: Serve, running_broker: Broker, endpoint: Endpoint) -> None:
     """Where no request is ever made, the button says so."""
-    with (
-        Watcher(running_broker.port) as watcher,
-        serve(selected=(STATUSLINE,)),
-    ):
+    with Watcher(running_broker.port) as watcher, serve(selected=(STATUSLINE,)):
         watcher.wait_topic(STATUS, is_online)
         watcher.publish(command("refresh"), "")
         shown = watcher.wait_topic(HEALTH, lambda m: m.json()["detail"])

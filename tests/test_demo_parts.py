@@ -85,9 +85,7 @@ def test_every_answer_is_json_with_sane_numbers(history: list[tuple[datetime, di
         assert all(math.isfinite(number) and number >= 0 for number in numbers(answer))
 
 
-def test_session_resets_five_hours_after_its_first_use(
-    history: list[tuple[datetime, dict[str, Any]]],
-) -> None:
+def test_session_resets_five_hours_after_its_first_use(history: list[tuple[datetime, dict[str, Any]]]) -> None:
     """The session's reset does not move while the window runs, and is five hours after the window began."""
     began: datetime | None = None
     windows = 0
@@ -129,9 +127,7 @@ def test_newer_model_is_only_in_the_limits(history: list[tuple[datetime, dict[st
     assert answer["seven_day_sonnet"] is None
 
 
-def test_account_does_not_depend_on_how_often_it_is_asked(
-    history: list[tuple[datetime, dict[str, Any]]],
-) -> None:
+def test_account_does_not_depend_on_how_often_it_is_asked(history: list[tuple[datetime, dict[str, Any]]]) -> None:
     """Two watchers of the same demo see the same numbers, however seldom one of them looks."""
     clock = Clock()
     account = SimulatedAccount(clock, seed=0)

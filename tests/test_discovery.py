@@ -126,14 +126,7 @@ def test_what_home_assistant_insists_on_is_there() -> None:
     assert set(made) == {"device", "origin", "qos", "components"}
     assert made["device"]["identifiers"] == ["claude_usage_default"]
     assert made["origin"]["name"] == "claude-usage-mqtt"
-    assert set(made["device"]) <= {
-        "identifiers",
-        "name",
-        "manufacturer",
-        "model",
-        "sw_version",
-        "configuration_url",
-    }
+    assert set(made["device"]) <= {"identifiers", "name", "manufacturer", "model", "sw_version", "configuration_url"}
     assert re.fullmatch(r"homeassistant/device/[a-zA-Z0-9_-]+/config", TOPICS.config)
 
 
@@ -185,8 +178,8 @@ def test_the_same_is_said_in_the_same_words() -> None:
 
 
 def test_money_has_its_currency_and_statistics_that_start_over() -> None:
-    """What is spent has statistics; yen have no cents; without a currency it is not money: no statistics."""
-    for currency, precision in (("EUR", 2), ("USD", 2), ("JPY", 0)):
+    """What is spent has statistics and its currency's decimals; without a currency it has no statistics."""
+    for currency, precision in (("EUR", 2), ("USD", 2), ("JPY", 0), ("KWD", 3)):
         money = components(currency=currency)["extra_usage_used"]
         assert (money["device_class"], money["unit_of_measurement"]) == ("monetary", currency)
         assert money["suggested_display_precision"] == precision

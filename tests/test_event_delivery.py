@@ -49,7 +49,7 @@ def event(minutes: int = 0, *, lasts: int = 60) -> Event:
 
 def taken(delivery: EventDelivery, now: dt.datetime = NOW, *, home_assistant: bool = True) -> list[str]:
     """Return the payloads that are delivered now."""
-    return [payload.decode() for _, payload in delivery.take(now, is_home_assistant_there=home_assistant)]
+    return [payload.decode() for _, payload in delivery.take(now, is_home_assistant_online=home_assistant)]
 
 
 def test_delivered_once_while_everybody_is_there() -> None:
@@ -67,10 +67,10 @@ def test_one_event_of_an_entity_at_a_time(home_assistant: bool) -> None:  # noqa
     delivery = EventDelivery()
     delivery.add([event(), event(1)])
     first = taken(delivery, home_assistant=home_assistant)
-    assert delivery.has_due(is_home_assistant_there=home_assistant)
+    assert delivery.has_due(is_home_assistant_online=home_assistant)
     assert taken(delivery, NOW + SPACING / 2, home_assistant=home_assistant) == []
     second = taken(delivery, NOW + SPACING, home_assistant=home_assistant)
-    assert not delivery.has_due(is_home_assistant_there=home_assistant)
+    assert not delivery.has_due(is_home_assistant_online=home_assistant)
     assert [each.count(event().id) + 2 * each.count(event(1).id) for each in (*first, *second)] == [1, 2]
     again = taken(delivery, NOW + 2 * SPACING) + taken(delivery, NOW + 3 * SPACING)
     assert again == ([] if home_assistant else first + second)

@@ -1,7 +1,9 @@
 """The library: one call, typed, light to import, and the token is forgotten."""
 
+import contextlib
 import doctest
 import functools
+import ssl
 import subprocess
 import sys
 import traceback
@@ -34,6 +36,7 @@ from parts.credentials import write_credentials, write_credentials_text
 from parts.documents import make_extra_usage, make_window, sample_usage
 from parts.endpoint import Endpoint, Exchange, Fault, Request
 from parts.faults import rate_limited
+from parts.garbage import no_garbage
 
 TOKEN = "sk-ant-oat01-very-secret"
 
@@ -157,6 +160,14 @@ def test_the_token_lives_for_one_call(endpoint: Endpoint, tmp_path: Path, fault:
     held = [value for frame, _ in traceback.walk_tb(error.__traceback__) for value in values(frame)]
     assert TOKEN not in held
     assert not {type(value).__name__ for value in held} & {"Credentials", "CredentialsFile", "GivenToken"}
+
+
+@pytest.mark.parametrize("fault", [None, faults.unauthorized(), faults.CloseAtOnce()])
+def test_nothing_is_left_of_a_call(endpoint: Endpoint, fault: Fault | None) -> None:
+    """A program that asks every five minutes does not grow in an outage: a call has its own certificates, 0.8 MB."""
+    endpoint.fault = fault
+    with no_garbage(ssl.SSLContext, FrameType), contextlib.suppress(ApiError):
+        library.get_usage(token=TOKEN, api_url=endpoint.url)
 
 
 class LateRefusal:

@@ -52,10 +52,7 @@ def start(folder: Path) -> Iterator[Callable[[], Instance]]:
 
         def begin() -> Instance:
             instance = subprocess.Popen(
-                [sys.executable, "-c", INSTANCE, str(folder)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
+                [sys.executable, "-c", INSTANCE, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             )
             stack.enter_context(instance)
             stack.callback(instance.kill)

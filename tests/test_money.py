@@ -76,10 +76,7 @@ def happened(simulation: Simulation) -> list[str]:
             ["extra_usage_threshold_reached 90", "extra_usage_limit_reached"],
         ),
         # An organization's cap blanks the amounts while it turns extra usage off: it is the same money afterward.
-        (
-            [answer(5, extra(1850)), answer(5, extra(0, None, is_enabled=False)), answer(5, extra(1860))],
-            [],
-        ),
+        ([answer(5, extra(1850)), answer(5, extra(0, None, is_enabled=False)), answer(5, extra(1860))], []),
         # A limit that was raised meanwhile arms the thresholds again.
         (
             [

@@ -302,10 +302,7 @@ def test_an_api_that_is_away_is_the_status_while_the_machines_wait(
     house: House, tmp_path: Path, running_broker: Broker, watcher: Watcher
 ) -> None:
     """If the network is what is wrong everywhere, the status says so, also between two attempts."""
-    with (
-        house(0.2),
-        running_reporter(running_broker.port, "http://127.0.0.1:1", login(tmp_path / "laptop")),
-    ):
+    with house(0.2), running_reporter(running_broker.port, "http://127.0.0.1:1", login(tmp_path / "laptop")):
         watcher.wait_topic(HEALTH, has_status("network_error"))
         mark = watcher.mark()
         watcher.publish(command("refresh"), "")

@@ -383,10 +383,7 @@ def test_without_a_broker_nothing_is_waited_for_at_the_end(
 ) -> None:
     """Stopped between two attempts to connect, it ends at once."""
     monkeypatch.setattr(publishing, "STOP_PATIENCE", 10 * service.END_TIMEOUT)
-    with (
-        contextlib.closing(HeldPort()) as port,
-        service.running_service(port.number, endpoint.url, home) as running,
-    ):
+    with contextlib.closing(HeldPort()) as port, service.running_service(port.number, endpoint.url, home) as running:
         running.log.wait_for("No connection to the broker")
 
 

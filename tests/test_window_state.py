@@ -26,7 +26,7 @@ class Story:
         self.events: list[Event] = []
 
     def read(self, *answers: tuple[float, float, datetime | None], thresholds: Iterable[float] = THRESHOLDS) -> None:
-        """Take in some answers."""
+        """Process some answers."""
         for minute, utilization, resets_at in answers:
             self.events += take(self.usage, make_answer(minutes(minute), utilization, resets_at), thresholds)
 

@@ -49,16 +49,11 @@ def local_time(instant: datetime) -> str:
     return f"{local:%H:%M} on {local:%a %b} {local.day}"
 
 
-def whole_minute(instant: datetime) -> datetime:
-    """Return the nearest whole minute."""
-    return (instant + timedelta(seconds=30)).replace(second=0, microsecond=0)
-
-
 def steady(known: datetime | None, new: datetime | None) -> datetime | None:
-    """Return the whole minute to publish for `new`, which is `known` itself where both mean the same instant."""
+    """Return the whole minute to publish for `new`, which is `known` itself if both mean the same instant."""
     if new is None:
         return None
-    new = whole_minute(new)
+    new = (new + timedelta(seconds=30)).replace(second=0, microsecond=0)
     return known if known is not None and abs(new - known) <= SAME_INSTANT else new
 
 

@@ -53,7 +53,7 @@ from claude_usage_mqtt.sources.in_order import in_order
 from claude_usage_mqtt.sources.local_login import LocalLogin, local_login
 from claude_usage_mqtt.sources.names import parse_source, selected_sources
 from claude_usage_mqtt.sources.select import polled_sources
-from claude_usage_mqtt.sources.source import PollResult, Source
+from claude_usage_mqtt.sources.source import Source
 from claude_usage_mqtt.usage.reading import Reading
 
 USER_AGENT = f"claude-usage-mqtt/{__version__}"
@@ -112,7 +112,12 @@ def get_usage(
     finally:
         api.close()
         del login, asked
-    return _usage(outcome)
+    if outcome.reading is not None:
+        return outcome.reading
+    try:
+        raise outcome.error or InvalidResponse("The usage could not be read; update this program.")
+    finally:
+        del outcome  # or the error and this frame hold each other, and the certificates, until garbage is collected
 
 
 def _names(source: str) -> tuple[str, ...]:
@@ -130,12 +135,3 @@ def _login(config_dir: str | os.PathLike[str] | None, token: str | None) -> Loca
     if config_dir is not None:
         return local_login(os.fspath(config_dir))
     return local_login(os.environ.get(CONFIG_DIR) or None, os.environ.get(SECURE_STORAGE_DIR))
-
-
-def _usage(outcome: PollResult) -> Reading:
-    if outcome.reading is not None:
-        return outcome.reading
-    error = outcome.error or InvalidResponse("The usage could not be read; update this program.")
-    # The frames and errors behind it hold the token, and whoever catches it may keep it or show it.
-    error.__cause__ = error.__context__ = None
-    raise error.with_traceback(None)

@@ -58,13 +58,13 @@ class Outage:
         self._reported: set[str] = set()
 
     def down(self, kind: str, sentence: str) -> None:
-        """Say that it is broken, unless that was said."""
+        """Log that it is broken, unless that was logged."""
         if kind not in self._reported:
             self._reported.add(kind)
             self._log.warning("%s", sentence)
 
     def up(self, sentence: str) -> None:
-        """Say that it is back, if it was broken."""
+        """Log that it works again, if it was broken."""
         if self._reported:
             self._reported.clear()
             self._log.info("%s", sentence)

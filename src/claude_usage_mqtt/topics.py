@@ -119,7 +119,7 @@ class ReporterTopics(NamedTuple):
 
     @property
     def presence(self) -> str:
-        """Whether the reporter is there, and which accounts it has a login for; also its last will."""
+        """Whether the reporter is online, and which accounts it has a login for; also its last will."""
         return f"{self.base}/reporter/{self.machine}"
 
     @property

@@ -95,12 +95,11 @@ class Mosquitto(Server):
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._exhausted = False
-        self._plain = HeldPort()
-        self._tls = HeldPort() if tls or server_certificate or require_client_certificate else None
-        self._websockets = HeldPort() if websockets else None
-        self._secure_websockets = HeldPort() if websockets and self._tls else None
+        has_tls = bool(tls or server_certificate or require_client_certificate)
+        kinds = {"plain": True, "tls": has_tls, "websockets": websockets, "secure websockets": websockets and has_tls}
+        self._ports = {kind: HeldPort() for kind, is_wanted in kinds.items() if is_wanted}
         self.socket_path = self.folder / "socket" if unix_socket else None
-        self.authority = Authority(self.folder / "tls") if self._tls else None
+        self.authority = Authority(self.folder / "tls") if has_tls else None
         lines = [
             *_general_lines(self.folder, persistence=persistence),
             f"allow_anonymous {_word(users is None)}",
@@ -122,27 +121,28 @@ class Mosquitto(Server):
     @property
     def port(self) -> int:
         """Return the port of the plain listener."""
-        return self._plain.number
+        return self._ports["plain"].number
 
     @property
     def tls_port(self) -> int:
         """Return the port of the TLS listener; its certificate is for localhost and 127.0.0.1."""
-        return _number(self._tls)
+        return self._ports["tls"].number
 
     @property
     def websockets_port(self) -> int:
         """Return the port of the websockets listener."""
-        return _number(self._websockets)
+        return self._ports["websockets"].number
 
     @property
     def secure_websockets_port(self) -> int:
         """Return the port of the websockets listener with TLS, which exists if both were asked for."""
-        return _number(self._secure_websockets)
+        return self._ports["secure websockets"].number
 
     @property
     def ca_path(self) -> Path:
         """Return the file that a client has to trust."""
-        return self._known_authority().ca_path
+        assert self.authority is not None, "this Mosquitto has no TLS listener"
+        return self.authority.ca_path
 
     @property
     def pid(self) -> int:
@@ -156,7 +156,8 @@ class Mosquitto(Server):
 
     def client_certificate(self) -> KeyPair:
         """Issue a client certificate that the broker accepts."""
-        return self._known_authority().issue("client.invalid", common_name="client")
+        assert self.authority is not None, "this Mosquitto has no TLS listener"
+        return self.authority.issue("client.invalid", common_name="client")
 
     # -- its life
 
@@ -217,9 +218,8 @@ class Mosquitto(Server):
     def close(self) -> None:
         """End it, without letting it save anything, and remove its folder and ports."""
         self.kill()
-        for port in (self._plain, self._tls, self._websockets, self._secure_websockets):
-            if port is not None:
-                port.close()
+        for port in self._ports.values():
+            port.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     # -- what it says
@@ -237,7 +237,6 @@ class Mosquitto(Server):
     # -- inside
 
     def _listener_lines(self, certificate: KeyPair | None, require_client_certificate: bool) -> list[str]:  # noqa: FBT001
-        lines = [f"listener {self.port} {LOOPBACK}"]
         secure: list[str] = []
         if self.authority:
             certificate = certificate or self.authority.issue()
@@ -247,24 +246,14 @@ class Mosquitto(Server):
                 f"cafile {self.authority.ca_path}",
                 f"require_certificate {_word(require_client_certificate)}",
             ]
-        if self._tls:
-            lines += [f"listener {self._tls.number} {LOOPBACK}", *secure]
-        if self._websockets:
-            lines += [f"listener {self._websockets.number} {LOOPBACK}", "protocol websockets"]
-        if self._secure_websockets:
-            lines += [
-                f"listener {self._secure_websockets.number} {LOOPBACK}",
-                "protocol websockets",
-                *secure,
-            ]
+        lines: list[str] = []
+        for kind, port in self._ports.items():
+            lines.append(f"listener {port.number} {LOOPBACK}")
+            lines += ["protocol websockets"] if "websockets" in kind else []
+            lines += secure if kind in ("tls", "secure websockets") else []
         if self.socket_path:
             lines.append(f"listener 0 {self.socket_path}")
         return lines
-
-    def _known_authority(self) -> Authority:
-        if self.authority is None:
-            raise RuntimeError("this Mosquitto has no TLS listener")
-        return self.authority
 
     def _running(self) -> subprocess.Popen[str]:
         if self._process is None or self._process.poll() is not None:
@@ -328,12 +317,6 @@ def write_passwords(path: Path, users: Mapping[str, str]) -> Path:
     _write_secret(path, "".join(f"{user}:{password}\n" for user, password in users.items()))
     subprocess.run([program, "-U", str(path)], check=True, capture_output=True)
     return path
-
-
-def _number(port: HeldPort | None) -> int:
-    if port is None:
-        raise RuntimeError("this Mosquitto has no such listener")
-    return port.number
 
 
 def _word(value: bool) -> str:  # noqa: FBT001

@@ -42,10 +42,7 @@ class Authority:
             *(names or SERVER_NAMES), common_name=common_name, not_before=not_before, not_after=not_after
         )
         self._issued += 1
-        pair = KeyPair(
-            self._folder / f"{self._issued}.pem",
-            self._folder / f"{self._issued}.key",
-        )
+        pair = KeyPair(self._folder / f"{self._issued}.pem", self._folder / f"{self._issued}.key")
         for blob in leaf.cert_chain_pems:
             blob.write_to_path(str(pair.certificate), append=True)
         leaf.private_key_pem.write_to_path(str(pair.key))

@@ -60,11 +60,7 @@ class Exchange:
     """One request and the wire to answer it on; every method raises `ClientGone` once nobody listens."""
 
     def __init__(
-        self,
-        request: Request,
-        connection: socket.socket,
-        gate: socket.socket,
-        usual: Callable[["Exchange"], None],
+        self, request: Request, connection: socket.socket, gate: socket.socket, usual: Callable[["Exchange"], None]
     ) -> None:
         self.request = request
         self.keep = False

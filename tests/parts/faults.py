@@ -42,12 +42,7 @@ class Answer:
 
 
 def refusal(
-    status: int,
-    kind: str,
-    message: str,
-    headers: Mapping[str, str] | None = None,
-    *,
-    outer_type: bool = True,
+    status: int, kind: str, message: str, headers: Mapping[str, str] | None = None, *, outer_type: bool = True
 ) -> Answer:
     """Refuse with a JSON error."""
     body = json.dumps(error_body(kind, message, outer_type=outer_type)).encode()

@@ -47,7 +47,7 @@ def make_account(stale_after: timedelta = timedelta(days=365)) -> AccountUsage:
 def take(
     usage: AccountUsage, reading: Reading, thresholds: Iterable[float] = (), *, partial: bool = False
 ) -> list[Event]:
-    """Take in a reading, or a partial one; return what happened."""
+    """Process a reading, or a partial one; return what happened."""
     usage.rules = usage.rules._replace(thresholds=tuple(thresholds))
     return usage.update(replace(reading, is_partial=partial), reading.read_at)
 

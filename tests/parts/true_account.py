@@ -155,8 +155,12 @@ class TrueAccount:
 
     def _has_jumped(self) -> bool:
         """Whether a response will be doubted: a fault in the one that follows would be believed instead."""
-        last = {said.key: said.utilization for said in self.said}
-        return any(abs(window.utilization - last.get(window.key, 0.0)) >= 40 for window in self.windows)
+        last = {said.key: said for said in self.said}
+        return any(
+            abs(window.utilization - (last[window.key].utilization if window.key in last else 0.0)) >= 40
+            or (window.utilization >= 50 and window.key in last and window.fill != last[window.key].fill)
+            for window in self.windows
+        )
 
     def _section(self, window: TrueWindow) -> dict[str, Any]:
         jitter = timedelta(seconds=self.rng.uniform(-1.5, 1.5))

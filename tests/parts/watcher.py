@@ -188,9 +188,7 @@ class Watcher(Server):
 
     def _make_client(self, version: Version) -> Client:
         client = Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=f"watcher-{uuid.uuid4().hex[:12]}",
-            protocol=VERSIONS[version],
+            CallbackAPIVersion.VERSION2, client_id=f"watcher-{uuid.uuid4().hex[:12]}", protocol=VERSIONS[version]
         )
         username, password = self._login
         if username is not None:

@@ -304,10 +304,6 @@ def version_1(which: str) -> dict[str, str]:
         return str(float(found[0]) + moved.total_seconds())
 
     return {
-        topic: re.sub(
-            r"\b1795\d{6}(\.\d+)?\b",
-            seconds,
-            re.sub(r"2026-\d\d-\d\dT[\d:]+\+00:00", instant, payload),
-        )
+        topic: re.sub(r"\b1795\d{6}(\.\d+)?\b", seconds, re.sub(r"2026-\d\d-\d\dT[\d:]+\+00:00", instant, payload))
         for topic, payload in VERSION_1[which].items()
     }

@@ -286,10 +286,7 @@ def test_dashboard_says_why_there_are_no_numbers(
     """The first card says what to do while the numbers are gone, and that the service is; no card fails."""
     write_credentials(tmp_path, expires_in=dt.timedelta(hours=1))
     clock = StepClock()
-    with (
-        Endpoint(sample_usage()) as endpoint,
-        running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock),
-    ):
+    with Endpoint(sample_usage()) as endpoint, running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock):
         home.wait_for(sensor__claude_session_usage="42.0")
         clock.advance(minutes=59)
         home.wait_for(sensor__claude_status="Token expired")

@@ -54,10 +54,7 @@ def test_the_activity_log_is_about_events_and_resets(
     """
     write_credentials(tmp_path, expires_in=dt.timedelta(days=30))
     clock = StepClock()
-    with (
-        SimulatedApi(Worker(clock.now, times)) as api,
-        running_service(mosquitto.port, api.url, tmp_path, clock=clock),
-    ):
+    with SimulatedApi(Worker(clock.now, times)) as api, running_service(mosquitto.port, api.url, tmp_path, clock=clock):
         home.wait(lambda states: states.get("sensor.claude_weekly_usage", {}).get("state") not in (None, "unknown"))
         home.wait_for(sensor__claude_plan="Max 5x")
 

@@ -33,12 +33,11 @@ def blocks(settings: Settings, accounts: Iterable[Account]) -> dict[str, RateLim
     except (BrokerError, SettingsError):
         return {}
     now = SystemClock().now()
-    retries = {wanted[topic]: _retry_at(payload) for topic, payload in found.items() if topic in wanted}
-    return {name: _refusal(at, now) for name, at in retries.items() if at is not None and at > now}
-
-
-def _retry_at(payload: bytes) -> datetime | None:
-    return parse_instant(json_object(payload).get("retry_at"))
+    retries = {
+        wanted[topic]: json_object(payload).get("retry_at") for topic, payload in found.items() if topic in wanted
+    }
+    known = {name: parse_instant(at) for name, at in retries.items()}
+    return {name: _refusal(at, now) for name, at in known.items() if at is not None and at > now}
 
 
 def _refusal(retry_at: datetime, now: datetime) -> RateLimited:

@@ -45,7 +45,7 @@ class Board:
     healths: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def take(self, message: Message) -> None:
-        """Take in a message; what is malformed is ignored, what is empty was taken away."""
+        """Process a message; what is malformed is ignored, what is empty was removed."""
         parts = message.topic.removeprefix(self.base + "/").split("/")
         if parts == ["status"]:
             self.is_online = message.payload == ONLINE

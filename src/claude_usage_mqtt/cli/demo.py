@@ -76,7 +76,7 @@ def _with_own_broker(api_url: str, parts: contextlib.ExitStack) -> Settings:
 
 
 def _clear(settings: Settings, account: str) -> None:
-    """Take the demo off a broker that was there before it."""
+    """Remove the demo from a broker that others use."""
     place = topics(settings, account)
     with Session(settings.broker()) as session:
         for topic in (place.config, place.state, place.health, place.memory, place.status):

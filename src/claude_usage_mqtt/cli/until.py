@@ -1,4 +1,4 @@
-"""What ends a program that runs until it is stopped: a signal, or the death of a thread."""
+"""What stops a long-running program: a signal, or the death of a thread."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import FrameType
 
 @contextlib.contextmanager
 def until_a_thread_dies(stop: Callable[[BaseException], None]) -> Iterator[None]:
-    """Call `stop` with the error that ended a thread: none may be missing unnoticed."""
+    """Call `stop` with the error that ended a thread: no thread may be missing unnoticed."""
 
     def on_death(died: threading.ExceptHookArgs) -> None:
         if died.exc_value is not None:

@@ -158,14 +158,7 @@ ACCOUNT_ENTITIES: tuple[Entity, ...] = (
         " 'summary': value_json.summary, 'updated_at': value_json.updated_at}",
     ),
     event("account_event", "Account event", "mdi:bell-badge-outline", ACCOUNT, ACCOUNT_EVENT_TYPES),
-    sensor(
-        "plan",
-        "Plan",
-        "mdi:card-account-details-outline",
-        _PLAN,
-        needs=PLAN,
-        **DIAGNOSTIC | {"topic": STATE},
-    ),
+    sensor("plan", "Plan", "mdi:card-account-details-outline", _PLAN, needs=PLAN, **DIAGNOSTIC | {"topic": STATE}),
     sensor(
         "status",
         "Status",
@@ -177,12 +170,7 @@ ACCOUNT_ENTITIES: tuple[Entity, ...] = (
         **DIAGNOSTIC,
     ),
     binary(
-        "problem",
-        "Problem",
-        _PROBLEM,
-        device_class="problem",
-        attributes="{'detail': value_json.detail}",
-        **DIAGNOSTIC,
+        "problem", "Problem", _PROBLEM, device_class="problem", attributes="{'detail': value_json.detail}", **DIAGNOSTIC
     ),
     timestamp(
         "login_expires_at",

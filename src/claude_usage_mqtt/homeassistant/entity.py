@@ -9,7 +9,7 @@ from typing import Any
 STATE, HEALTH, EVENT = "state", "health", "event"
 
 SERVICE, ALIVE, FRESH, MONEY = "service", "alive", "fresh", "money"
-"""What must hold for an entity to be available: the service is connected; and what is retained is not older than
+"""What must be true for an entity to be available: the service is connected; and what is retained is not older than
 `alive_until`; and the numbers of windows may be acted on, or the amounts of extra usage are known."""
 
 EXPIRE_AFTER = 420

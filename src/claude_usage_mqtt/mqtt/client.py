@@ -191,7 +191,7 @@ def make_tls_context(options: BrokerOptions) -> ssl.SSLContext | None:
     context.sslsocket_class = TlsSocket
     if options.tls_cert is not None:
         try:
-            # an encrypted key would ask on the terminal: nobody is there
+            # an encrypted key would prompt on the terminal, where nobody is
             context.load_cert_chain(options.tls_cert, options.tls_key, password="")
         except (OSError, ValueError):
             raise SettingsError(
@@ -201,12 +201,7 @@ def make_tls_context(options: BrokerOptions) -> ssl.SSLContext | None:
     return context
 
 
-def make_client(
-    options: BrokerOptions,
-    protocol: MQTTProtocolVersion,
-    *,
-    will: Message | None = None,
-) -> Client:
+def make_client(options: BrokerOptions, protocol: MQTTProtocolVersion, *, will: Message | None = None) -> Client:
     """Return a client that is not connected yet and never reconnects by itself."""
     client = Client(
         CallbackAPIVersion.VERSION2,

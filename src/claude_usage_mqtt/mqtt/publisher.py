@@ -32,7 +32,7 @@ OWN_KEPT = 64
 
 
 class Publisher:
-    """The program's side of the broker."""
+    """The program's connection to the broker, over all reconnects."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Publisher:
     # What happened
 
     def handle(self, notice: Connected | Disconnected | Acknowledged | Subscribed | Settled) -> None:
-        """Take in what happened; the loop passes it on in the order of arrival."""
+        """Process an event of the connection; the loop passes them on in the order of arrival."""
         delivery = self._delivery
         match notice:
             case Connected(client=client, max_packet=max_packet):

@@ -140,7 +140,7 @@ class Session:
         return self._answers.pop(mid)
 
     def _wait(self, has_come: Callable[[], bool], until: float) -> bool:
-        """Take in what arrives; return whether what is waited for came until then."""
+        """Process what arrives; return whether what is waited for came until then."""
         while not has_come():
             try:
                 notice = self._arrived.get(timeout=max(0.0, until - time.monotonic()))

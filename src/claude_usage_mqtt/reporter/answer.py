@@ -116,7 +116,7 @@ class Answering:
         self._outages = {account: Outage(log) for account in sources}
 
     def asked(self, payload: bytes) -> None:
-        """Take in an ask; a repeated or malformed one gets no answer."""
+        """Process an ask; a repeated or malformed one gets no answer."""
         ask = parse_ask(payload)
         if ask is not None and self._seen.add(ask.id):
             answer = self._at_once(ask)

@@ -70,7 +70,7 @@ class Budget:
             self._limits[answer.account].record_elsewhere(self._clock.steady(), answer.requests)
 
     def take(self, message: Message) -> None:
-        """Take in a health message, untrusted."""
+        """Process a health message, untrusted."""
         count = json_object(message.payload, MAX_HEALTH).get("requests_last_hour")
         if type(count) is int and count >= 0:
             self._counted[self._health[message.topic]] = count, self._clock.steady()

@@ -91,7 +91,7 @@ class LocalLogins:
         return {account: seen.login for account, seen in self._seen.items()}
 
     def take(self, seen: LoginSeen) -> None:
-        """Take in what is new."""
+        """Process what is new."""
         self._seen[seen.account] = seen
         if seen.problem:
             self._outages[seen.account].down(seen.login.status, f"Account {seen.account}: {seen.problem}")

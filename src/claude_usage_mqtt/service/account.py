@@ -34,7 +34,7 @@ NO_LIMITS_DETAIL = "The API reports no limits for this account; a plan without l
 
 
 class AccountState:
-    """Everything of one account that changes; what is published follows from it and the time alone."""
+    """The changing state of one account; what is published follows from it and the time alone."""
 
     def __init__(self, options: AccountOptions, rng: random.Random, reporters: AccountReporters | None = None) -> None:
         self.options = options
@@ -64,7 +64,8 @@ class AccountState:
         health, state, memory = (
             own_document(retained, topic, self.name) for topic in (topics.health, topics.state, topics.memory)
         )
-        memory = memory or _dict(health.get("memory"))  # version 1 kept it there
+        former = health.get("memory")  # version 1 kept it there
+        memory = memory or (former if isinstance(former, dict) else {})
         if health and not is_readable(memory.get("usage")):
             self.log.unsupported(topics.memory)
         restore(self.usage, memory.get("usage"), state or None, now)
@@ -107,7 +108,7 @@ class AccountState:
         return self.polling.begin(now)
 
     def finish_poll(self, result: PollResult, now: datetime) -> list[Event]:
-        """Take in what a poll brought; return what happened."""
+        """Apply the result of a poll; return what happened."""
         self.polling.end(now, result.requests)
         self.health.alive.renew(now)
         self.health.login.fingerprint = result.fingerprint
@@ -147,7 +148,7 @@ class AccountState:
         return events
 
     def take(self, reading: Reading, now: datetime) -> list[Event]:
-        """Take in what a pushed source sent; return what happened."""
+        """Apply what a pushed source sent; return what happened."""
         before = self.usage.read_times()
         events = self._update(reading, now)
         if self.usage.read_times() == before:
@@ -180,7 +181,7 @@ class AccountState:
         self.log.down(error)
 
     def on_login_changed(self, changed: LoginChanged, now: datetime) -> None:
-        """Take in a login that changed: what waited for another token waits no longer."""
+        """Process a login that changed: what waited for another token waits no longer."""
         self.health.login.fingerprint = changed.fingerprint
         login = changed.login or Login(mark=self.health.login.known.mark)
         is_other_token = self.health.login.is_other_token(login)
@@ -241,7 +242,3 @@ class AccountState:
         if step < timedelta(0):
             self.health.last_success = moved(self.health.last_success, step, self.usage.history.restored)
             self.health.other_instance.clock_stepped_back(step)
-
-
-def _dict(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

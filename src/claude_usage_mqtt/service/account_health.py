@@ -24,7 +24,7 @@ CREDENTIALS_STATUSES = frozenset(
 )
 
 MISSING = frozenset({CredentialsNotFound.status, NoReporter.status})
-"""Statuses of sources that are not there."""
+"""Statuses of sources that are missing."""
 
 NO_STATUS_LINE = "no_status_line"
 NO_STATUS_LINE_DETAIL = (

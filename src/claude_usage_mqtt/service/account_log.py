@@ -1,4 +1,4 @@
-"""What the log says about one account: what lasts is said once, and once when it is over."""
+"""The log of one account: a lasting problem is logged once, and once when it is over."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ ANOTHER_LOGIN = (
 
 
 def unlikely_sentence(suspect: Suspect) -> str:
-    """Return what is said of a reading that is not believed yet."""
+    """Return the sentence about a reading that is not believed yet."""
     window = suspect.window
     return f"{window.label} {window.utilization:g} % is unlikely; it is not shown until the next response confirms it."
 
 
 class AccountLog:
-    """Remembers what was said."""
+    """Remembers what was logged."""
 
     def __init__(self, account: str) -> None:
         self._account = account

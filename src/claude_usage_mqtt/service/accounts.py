@@ -96,13 +96,13 @@ class Accounts:
         return entry.state
 
     def note(self, state: AccountState, events: Iterable[Event]) -> None:
-        """Note what has happened to an account, to be delivered."""
+        """Queue what has happened to an account for delivery."""
         for event in events:
             log.info("Account %s: %s", state.name, event)
         state.delivery.add(events)
 
     def hangs(self, name: str) -> None:
-        """Show that an account's poll does not end."""
+        """Report that an account's poll hangs."""
         source = self._entries[name].source
         place = "The login" if source is None else source.place
         self.touch(name).report(hangs(place))
@@ -134,13 +134,13 @@ class Accounts:
         """Send an account's events, after the memory that holds them was published; return when to send more."""
         if not self._publisher.is_connected or self._listeners.settled_at is not None:
             return FAR_AWAY
-        is_there = self._listeners.is_home_assistant_there
-        sent = list(state.delivery.take(now, is_home_assistant_there=is_there))
+        is_there = self._listeners.is_home_assistant_online
+        sent = list(state.delivery.take(now, is_home_assistant_online=is_there))
         for level, payload in sent:
             self._publisher.send_event(state.options.topics.event(level), payload)
         if sent:
             self._publisher.retain(state.options.topics.memory, encode(memory_document(state)))
-        return now + SPACING if state.delivery.has_due(is_home_assistant_there=is_there) else FAR_AWAY
+        return now + SPACING if state.delivery.has_due(is_home_assistant_online=is_there) else FAR_AWAY
 
     def advance(self, now: datetime) -> bool:
         """Do what is due, and return whether a discovery message has changed."""

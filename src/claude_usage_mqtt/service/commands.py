@@ -16,7 +16,7 @@ Command = Callable[[AccountState, str, datetime], bool]
 
 
 def obey(state: AccountState, name: str, payload: bytes, now: datetime) -> None:
-    """Obey a command; an unknown or malformed one does no harm."""
+    """Obey a command; an unknown or malformed one is ignored."""
     if name not in COMMANDS:
         return
     if not state.options.is_polled:

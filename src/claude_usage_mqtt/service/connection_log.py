@@ -1,4 +1,4 @@
-"""What is logged about the connection to the broker: a line when it is lost, a line when it is back. No I/O."""
+"""Logs the connection to the broker: one line when it is lost, one when it is back. No I/O."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class DiscoveryMessage:
         self._basis: object = None
         self.stubs = Stubs()
         self.owner: str | None = None
-        """The status topic of the service whose device it is, None if nobody's: another one's, which is there, is left
+        """The status topic of the service whose device it is, None if nobody's; that of another running service is left
         to it."""
         self.entity_ids_of = options.topics.account
         """The account whose name the entity ids contain: that of a predecessor, whose history they continue."""
@@ -86,7 +86,7 @@ class DiscoveryMessage:
         self._features = frozenset(feature for feature, key in features if key in self.stubs.announced)
 
     def _meet(self, service: str, *, is_online: bool) -> None:
-        """Take over the device of a former base topic, but not that of a service which is there."""
+        """Take over the device of a former base topic, but not that of a service that is running."""
         base, topics = service.removesuffix("/status"), self._options.topics
         if is_online:
             log.warning(

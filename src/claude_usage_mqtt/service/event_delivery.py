@@ -57,10 +57,10 @@ class EventDelivery:
             self._waiting.append(Waiting(event.topic_level, event.document(), event.expires_at))
         del self._waiting[:-MAX_WAITING]
 
-    def take(self, now: datetime, *, is_home_assistant_there: bool) -> Iterator[tuple[str, bytes]]:
+    def take(self, now: datetime, *, is_home_assistant_online: bool) -> Iterator[tuple[str, bytes]]:
         """Yield the topic level and payload of what is to be delivered now, and forget what needs nothing more.
 
-        Call this while listeners are there: after the broker was connected for a while, and after each birth. One
+        Call this while listeners are connected: after the broker was connected for a while, and after each birth. One
         event per topic is delivered within `SPACING`; if another one is due, call it again after that.
         """
         waiting, self._waiting = self._waiting, []
@@ -68,18 +68,18 @@ class EventDelivery:
         for each in waiting:
             if now >= each.expires_at:
                 continue
-            is_due = is_home_assistant_there or not each.awaits_birth
+            is_due = is_home_assistant_online or not each.awaits_birth
             is_sent = is_due and each.level not in self._sent
             if is_sent:
                 self._sent[each.level] = now
                 yield each.level, encode(each.document)
-            if not (is_sent and is_home_assistant_there):
+            if not (is_sent and is_home_assistant_online):
                 each.awaits_birth = each.awaits_birth or is_sent
                 self._waiting.append(each)
 
-    def has_due(self, *, is_home_assistant_there: bool) -> bool:
+    def has_due(self, *, is_home_assistant_online: bool) -> bool:
         """Whether `take` would deliver something."""
-        return any(is_home_assistant_there or not each.awaits_birth for each in self._waiting)
+        return any(is_home_assistant_online or not each.awaits_birth for each in self._waiting)
 
     def save(self) -> list[dict[str, Any]]:
         """Return what waits as JSON."""

@@ -1,4 +1,4 @@
-"""Whether those who listen to events are there: they come back seconds after the broker, or after their own start."""
+"""Whether those who listen to events are connected: they return seconds after the broker, or after their own start."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ class Listeners:
         self._settled_after = settled_after
         self.settled_at: float | None = None
         """When the wait for them ends; None if nothing is waited for."""
-        self.is_home_assistant_there = False
+        self.is_home_assistant_online = False
 
     def connected(self, now: float) -> None:
         """Note a new connection to the broker."""
-        self.is_home_assistant_there = False
+        self.is_home_assistant_online = False
         self.settled_at = now + self._settled_after
 
     def home_assistant(self, now: float, *, is_online: bool) -> None:
         """Note Home Assistant's birth message or its last will."""
-        self.is_home_assistant_there = is_online
+        self.is_home_assistant_online = is_online
         if is_online:
             self.settled_at = now + self._settled_after
 

@@ -23,7 +23,7 @@ BEAT_EVERY = 10.0
 """Real seconds between signs of life; less if systemd's watchdog wants more."""
 
 STUCK_AFTER = 90.0
-"""Real seconds without one until the loop counts as stuck: it never works that long without looking up."""
+"""Real seconds without one until the loop counts as stuck: it never takes that long for one turn."""
 
 BEATS_PER_WATCHDOG = 3
 """Signs of life in systemd's `WatchdogSec`: one may be late."""

@@ -62,7 +62,7 @@ class ServiceOptions:
 
     @property
     def status(self) -> str:
-        """The topic that says whether the service is there."""
+        """The topic that says whether the service is online."""
         return self.accounts[0][0].topics.status
 
     def topics(self, account: str) -> Topics:

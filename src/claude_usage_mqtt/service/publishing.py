@@ -79,18 +79,18 @@ class Publishing:
         self._subscribe_late()
 
     def show_online(self) -> None:
-        """Say that the service is there."""
+        """Publish that the service is online."""
         self.publisher.retain(self._status, ONLINE)
 
     def stop(self) -> None:
-        """Say that it is not, and disconnect."""
+        """Publish that it is offline, and disconnect."""
         last = [Message(topic=self._status, payload=OFFLINE, retain=True)] if self.is_begun else []
         self.publisher.stop(last, STOP_PATIENCE)
 
     # Handlers of topics
 
     def _on_status(self, message: Message) -> None:
-        """Correct somebody else's offline message, or a late will of our own: while we are there, we are online."""
+        """Correct somebody else's offline message, or a late will of our own: while we run, we are online."""
         if message.payload != ONLINE:
             self.publisher.republish(self._status)
 

@@ -69,7 +69,7 @@ class ReporterExchange:
         ]
 
     def _announced(self, name: str, message: Message, now: datetime) -> set[str]:
-        """Take in what a reporter announced, or its last will; return the accounts whose machines changed."""
+        """Process what a reporter announced, or its last will; return the accounts whose machines changed."""
         presence = parse_presence(message.payload) if message.payload else Presence(online=False)
         concerned: set[str] = set()
         with self._registry.changed:

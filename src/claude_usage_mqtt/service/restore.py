@@ -1,7 +1,7 @@
 """Reading back at the start what an earlier run left on the broker: its retained topics, exactly those.
 
 Not by wildcard: not every broker replays retained messages to one. What is not there is not reported, so a message of
-our own, sent after the subscription and received again, says that everything that was there has come.
+our own, sent after the subscription and received again, says that everything retained has arrived.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class RetainedReader:
         self._wanted = set(self.topics)
 
     def take(self, message: Message, now: float) -> bool:
-        """Take in a message; return whether it was for us."""
+        """Process a message; return whether it was for us."""
         if message.topic == self.fence.topic:
             if message.payload == self.fence.payload:
                 self._rounds += 1
@@ -64,7 +64,7 @@ class RetainedReader:
         return True
 
     def is_over(self, now: float) -> bool:
-        """Whether everything that was there has come, or it is useless to wait longer."""
+        """Whether everything that was retained has arrived, or waiting longer is useless."""
         return not self._wanted or now >= self.ends_at
 
 

@@ -9,12 +9,12 @@ ALIVE_FOR = timedelta(minutes=8)
 RENEWED_EVERY = timedelta(minutes=5)
 
 POLL_WITHIN = timedelta(minutes=1)
-"""A renewal waits so long for a poll, which renews it too; Home Assistant waits for seven minutes in all."""
+"""A renewal waits this long for a poll, which also renews it; Home Assistant waits for seven minutes in all."""
 
 
 @dataclass(slots=True)
 class SignOfLife:
-    """The end of the trust; None before the first renewal."""
+    """`until` is when the trust ends; None before the first renewal."""
 
     until: datetime | None = None
 

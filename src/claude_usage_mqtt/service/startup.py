@@ -38,7 +38,7 @@ class Startup:
         self._found: dict[str, bytes] = {}
         self._is_online = False
         self.ends_at: float | None = None
-        """When `found` may have more to say: the wait for what was retained, or for another instance, is over."""
+        """When to call `found` again: the wait for what was retained, or for another instance, is over."""
 
     def connected(self, real: float) -> None:
         """Ask for what was retained."""
@@ -56,11 +56,11 @@ class Startup:
         self._send_fence(self._reader)
 
     def disconnected(self) -> None:
-        """Forget what has come: it will come again."""
+        """Forget what has arrived: it will arrive again."""
         self._reader = self.ends_at = None
 
     def take(self, message: Message, real: float) -> bool:
-        """Take in a message; return whether it was for us."""
+        """Process a message; return whether it was for us."""
         if message.topic == self._options.status:
             self._is_online = message.payload != OFFLINE and bool(message.payload)
             if self._reader is None and self.ends_at is not None and not self._is_online:

@@ -91,11 +91,7 @@ class UsageLog:
 
 def flat(document: Mapping[str, Any], now: datetime) -> dict[str, Any]:
     """Return a state document as one flat object: `<window>_<number>` and `extra_usage_<number>`, null for unknown."""
-    line: dict[str, Any] = {
-        "timestamp": format_instant(now),
-        "account": document["account"],
-        "plan": document["plan"],
-    }
+    line: dict[str, Any] = {"timestamp": format_instant(now), "account": document["account"], "plan": document["plan"]}
     for key, window in document["windows"].items():
         line |= {f"{key}_{name}": value for name, value in window.items() if name != "label"}
     money = document["extra_usage"] or {}

@@ -62,9 +62,7 @@ def named_accounts(folders: Mapping[str, str | None]) -> tuple[Account, ...]:
     """
     return tuple(
         Account(
-            id=slug(name),
-            label=name,
-            login=None if folder is None else local_login(folder, setting="CLAUDE_ACCOUNTS"),
+            id=slug(name), label=name, login=None if folder is None else local_login(folder, setting="CLAUDE_ACCOUNTS")
         )
         for name, folder in folders.items()
     )

@@ -55,12 +55,7 @@ Line = Annotated[str, AfterValidator(values.line)]
 class Settings(BaseSettings):
     """Every setting; the variable's name is the field's in capitals."""
 
-    model_config = SettingsConfigDict(
-        env_ignore_empty=True,
-        extra="ignore",
-        frozen=True,
-        hide_input_in_errors=True,
-    )
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True)
 
     mqtt_host: str | None = Field(None, description="The broker's name or address; a path with `unix`.")
     mqtt_port: Port = Field(None, ge=1, le=65535, description="The broker's port; 8883 with TLS, else 1883.")

@@ -1,4 +1,4 @@
-"""What may be a mistake in the settings but is not an error: a sentence for each."""
+"""Possible mistakes in the settings that are not errors: a sentence for each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Single values of settings as people write them: cleaned of what cannot belong to them, or refused with a reason.
+"""Single values of settings as people write them: cleaned up, or refused with a reason.
 
 Each function raises ValueError with our own words, which never hold the value.
 """
@@ -72,7 +72,7 @@ def line(value: str) -> str:
 
 
 def host(value: str) -> str:
-    """Return a name or an address, with nothing before or behind it."""
+    """Return a name or an address, with nothing before or after it."""
     bare = value[1:-1] if value.startswith("[") and value.endswith("]") else value
     try:
         ipaddress.ip_address(bare)

@@ -244,7 +244,7 @@ class AccountReporters:
             }
 
     def restore(self, document: object, now: datetime) -> None:
-        """Take in what an earlier run saved, untrusted: machines are away until they announce themselves."""
+        """Restore what an earlier run saved, untrusted: machines are away until they announce themselves."""
         if not isinstance(document, dict):
             return
         machines = document.get("machines")

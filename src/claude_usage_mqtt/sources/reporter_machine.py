@@ -73,7 +73,7 @@ class MachineLogin:
         return Owner() if self.announced is None else self.announced.login.owner
 
     def announce(self, announced: AnnouncedLogin | None, *, is_awake: bool) -> None:
-        """Take in an announcement; `is_awake` says that the machine is surely there now."""
+        """Process an announcement; `is_awake` says that the machine is surely online now."""
         if announced != self.announced or (is_awake and self.hold is not None and self.hold.reason == SILENT):
             self.hold = None
         if announced is None:
@@ -84,7 +84,7 @@ class MachineLogin:
 class Machine:
     """One reporter's, with its logins by their accounts.
 
-    `seen_at` is its last own sign of life, `away_since` when the broker said that it is gone, None while it is there.
+    `seen_at` is its last own sign of life, `away_since` when the broker said that it is gone, None while it is online.
     """
 
     def __init__(self, name: str, seen_at: datetime, away_since: datetime | None = None) -> None:
@@ -95,7 +95,7 @@ class Machine:
 
     @property
     def online(self) -> bool:
-        """Whether it is there, as far as the broker knows."""
+        """Whether it is online, as far as the broker knows."""
         return self.away_since is None
 
     @property
@@ -113,7 +113,7 @@ class Machine:
         return any(login.answered_at is not None for login in self.logins.values())
 
     def was_there(self, now: datetime, within: timedelta) -> bool:
-        """Whether it is there, or was lately."""
+        """Whether it is online, or was lately."""
         return self.away_since is None or now - self.away_since < within
 
     def status(self, login: MachineLogin, now: datetime, *, is_foreign: bool, is_patient: bool = False) -> str:

@@ -14,10 +14,8 @@ DOLLARS = "USD"
 def parse_statusline(payload: bytes, now: datetime) -> Reading | None:
     """Return what a message on `<base>/<account>/statusline` says; None if it says nothing usable. Never raises."""
     message = parse_message(payload, now)
-    return None if message is None else _reading(message)
-
-
-def _reading(message: Message) -> Reading | None:
+    if message is None:
+        return None
     windows = {
         key: _window(limit, message)
         for key, limit in message.limits.items()

@@ -26,14 +26,7 @@ from claude_usage_mqtt.usage.json_values import (
 from claude_usage_mqtt.usage.money import MoneyState
 from claude_usage_mqtt.usage.owner import Owner
 from claude_usage_mqtt.usage.plausibility import Suspect
-from claude_usage_mqtt.usage.reading import (
-    MAX_UTILIZATION,
-    OAUTH,
-    SOURCES,
-    WINDOW_KEY,
-    Window,
-    duration_of,
-)
+from claude_usage_mqtt.usage.reading import MAX_UTILIZATION, OAUTH, SOURCES, WINDOW_KEY, Window, duration_of
 from claude_usage_mqtt.usage.standing import AccountEvents
 from claude_usage_mqtt.usage.window_state import WindowState
 from claude_usage_mqtt.usage.windows import MAX_WINDOWS

@@ -64,7 +64,7 @@ class Windows(dict[str, WindowState]):
         return {key: state.suspect for key, state in self.items() if state.suspect is not None}
 
     def resets(self) -> list[datetime]:
-        """Return the resets of those that are there, soonest first."""
+        """Return the resets of those that exist, soonest first."""
         return sorted({state.resets_at for state in self.values() if state.present and state.resets_at is not None})
 
     def changes(self, stale_after: timedelta) -> list[datetime]:

@@ -1,0 +1,26 @@
+"""What waits in memory for the garbage collector, because it refers to itself in a circle."""
+
+import gc
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def no_garbage(*kinds: type) -> Iterator[None]:
+    """Fail if there are more objects of these kinds afterwards, though the collector did not run."""
+    gc.collect()
+    gc.disable()
+    try:
+        before = _count(kinds)
+        yield
+        for thread in threading.enumerate():
+            if thread.name == "usage-request":
+                thread.join(10)
+        assert _count(kinds) <= before
+    finally:
+        gc.enable()
+
+
+def _count(kinds: tuple[type, ...]) -> int:
+    return sum(isinstance(each, kinds) for each in gc.get_objects())
