@@ -160,6 +160,14 @@ def test_a_program_loads_only_what_it_uses() -> None:
     assert not loaded_by("import claude_usage_mqtt.cli.run") & sources
 
 
+def test_the_service_loads_hardly_more_than_its_libraries_do() -> None:
+    """On a small box its memory is that of its three libraries, and its own code: .github/PERFORMANCE.md."""
+    libraries = loaded_by("import paho.mqtt.client, httpx, pydantic_settings")
+    service = loaded_by("import claude_usage_mqtt.cli.commands, claude_usage_mqtt.cli.run")
+    others = {module for module in service - libraries if not module.startswith("claude_usage_mqtt")}
+    assert others <= {"mmap", "queue", "_queue"}
+
+
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_every_wait_ends(path: Path) -> None:
     """`queue.SimpleQueue` waits forever, up to Python 3.12, if its timeout ends while it is interrupted."""

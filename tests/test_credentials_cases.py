@@ -24,6 +24,7 @@ from claude_usage_mqtt.settings.load import load_settings
 from claude_usage_mqtt.sources.credentials import keychain, places
 from claude_usage_mqtt.sources.credentials.token import Credentials
 from claude_usage_mqtt.sources.local_login import local_login
+from parts.garbage import no_garbage
 
 CASES = {
     path.stem: case["input"]
@@ -215,6 +216,15 @@ def test_an_expired_file_does_not_hide_why_the_keychain_was_of_no_use(
     credentials = on_a_mac(monkeypatch, home, {ALEX: "cut {"}, content("f", -1))
     with pytest.raises(TokenExpired, match="Keychain cut it off"):
         credentials.require_unexpired(NOW)
+
+
+@pytest.mark.parametrize("items", [{}, {ALEX: "cut {"}])
+def test_no_token_is_left_on_a_mac_with_a_file(
+    home: Path, monkeypatch: pytest.MonkeyPatch, items: dict[tuple[str, str], str]
+) -> None:
+    """Where the Keychain is of no use, no poll leaves the file's token in memory, waiting for the garbage collector."""
+    with no_garbage(Credentials):
+        assert on_a_mac(monkeypatch, home, items, content("f", 1)).token == "f"
 
 
 def test_the_suffix_is_of_the_raw_text() -> None:

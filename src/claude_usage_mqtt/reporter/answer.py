@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 HOLD = 5.0
 """Seconds that an ask may wait for its turn instead of being refused."""
 
-MAX_WORKERS = 4
+MAX_WORKERS = 5
+"""As many as the publisher asks for at the same time."""
 
 HANGS_AFTER = 60.0
 """Real seconds after which a poll hangs, on a dead mount for example: it keeps its thread, and others get one."""

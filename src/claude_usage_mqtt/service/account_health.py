@@ -66,6 +66,11 @@ class AccountHealth:
         """Show that all is well."""
         self.status, self.detail = OK, detail
 
+    def show_nothing_new(self) -> None:
+        """Show that a machine can be asked, if none could: it answered that its numbers are the old ones."""
+        if self.status == NoReporter.status:
+            self.status, self.detail = STARTING if self.last_success is None else OK, None
+
     def show_error(self, error: ClaudeUsageError) -> None:
         """Show what is wrong."""
         self.status, self.detail = error.status, str(error)

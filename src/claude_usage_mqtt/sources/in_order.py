@@ -54,7 +54,7 @@ class InOrder:
             try:
                 return source.login()
             except CredentialsError as error:
-                first = first or error
+                first = first or error.without_history()
         raise first or CredentialsNotFound("No source is configured.")
 
     def fingerprint(self) -> object:

@@ -59,7 +59,7 @@ class Keychain:
         try:
             best = self._from_keychain()
         except CredentialsError as error:
-            best, refusal = None, error
+            best, refusal = None, error.without_history()
         try:
             other = self._file.read()
         except CredentialsError:
