@@ -79,7 +79,7 @@ def test_logins_are_compared_by_account_first(known: Login, other: Login, same: 
         (SILENT, "wake one up."),
         ("token_expired", "start Claude Code there once."),
         ("no_credentials", "log in with Claude Code there."),
-        ("network_error", "it is tried again by itself."),
+        ("network_error", "it will be tried again automatically."),
     ],
 )
 def test_the_advice_fits_what_is_wrong(status: str, advice: str) -> None:

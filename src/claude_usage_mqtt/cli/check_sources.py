@@ -23,7 +23,7 @@ USAGE_SCOPE = "user:profile"
 
 ELSEWHERE = {
     REPORTER: "the service asks the reporters; run 'claude-usage-mqtt check' on their machines",
-    STATUSLINE: "nothing to ask: Claude Code's status-line command sends by itself",
+    STATUSLINE: "nothing to ask: Claude Code's status-line command sends on its own",
 }
 
 

@@ -141,7 +141,7 @@ class Answering:
         wait = self._budget.wait(ask.account)
         if wait > HOLD or not self.polls.has_room(ask.account):
             retry_after = timedelta(seconds=max(wait, HOLD))
-            busy = Busy(detail="The reporter's own limit of requests is reached.", retry_after=retry_after)
+            busy = Busy(detail="The reporter's own request limit is reached.", retry_after=retry_after)
             return Answer(id=ask.id, account=ask.account, busy=busy)
         self._budget.record(ask.account, wait)
         self.polls.begin(ask, ask.account, wait)
