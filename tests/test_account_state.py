@@ -291,7 +291,7 @@ def test_another_logins_status_line_is_named_in_detail(caplog: pytest.LogCapture
     state.tick(SOON)
     detail = health_document(state, SOON)["detail"]
     assert detail is not None
-    assert "--account" in detail
+    assert "name both logins in CLAUDE_ACCOUNTS here, and pass --account ID" in detail
     assert caplog.messages == [f"Account default: {detail}"]
     assert health_document(state, SOON + timedelta(hours=2))["detail"] is None
 
