@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 
-from claude_usage_mqtt.errors import CredentialsNotFound, RateLimited, ServerError, TokenExpired, Unauthorized
+from claude_usage_mqtt.errors import (
+    CredentialsNotFound,
+    NoReporter,
+    RateLimited,
+    ServerError,
+    TokenExpired,
+    Unauthorized,
+)
 from claude_usage_mqtt.instants import local_time
 from claude_usage_mqtt.service.account import AccountState
 from claude_usage_mqtt.service.commands import obey
@@ -112,6 +119,23 @@ def test_what_is_not_there_is_not_missed_while_another_source_delivers() -> None
     assert (state.health.status, state.health.detail) == ("ok", None)
     assert poll(SOON + timedelta(minutes=5)) == "ok"
     assert poll(SOON + timedelta(hours=2)) == "no_credentials"
+
+
+@pytest.mark.parametrize("status", ["ok", "starting"])
+def test_a_machine_that_has_nothing_new_is_not_missing(status: str) -> None:
+    """A laptop that woke up and answers that its numbers are the old ones is there: the status says so."""
+    state = make_state(sources=(REPORTER,))
+
+    def poll(**found: Any) -> str:
+        state.begin_poll(NOW)
+        state.finish_poll(PollResult(account="default", source=REPORTER, **found), NOW)
+        return state.health.status
+
+    if status == "ok":
+        assert poll(reading=Reading(read_at=NOW, windows={})) == status
+    assert poll(error=NoReporter("No machine can be asked.")) == "no_reporter"
+    assert poll() == status
+    assert state.health.detail is None
 
 
 def test_a_memory_of_another_version_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -267,7 +291,7 @@ def test_another_logins_status_line_is_named_in_detail(caplog: pytest.LogCapture
     state.tick(SOON)
     detail = health_document(state, SOON)["detail"]
     assert detail is not None
-    assert "--account" in detail
+    assert "name both logins in CLAUDE_ACCOUNTS here, and pass --account ID" in detail
     assert caplog.messages == [f"Account default: {detail}"]
     assert health_document(state, SOON + timedelta(hours=2))["detail"] is None
 

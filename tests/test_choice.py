@@ -4,9 +4,11 @@ import datetime as dt
 
 import pytest
 
+from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.sources.account_reporters import AccountReporters
+from claude_usage_mqtt.sources.reporter import Asks, ReporterSource
 from claude_usage_mqtt.sources.reporter_machine import AWAY, OFFLINE, SILENT, Hold, Machine, sentence
-from claude_usage_mqtt.sources.reporter_messages import AnnouncedLogin
+from claude_usage_mqtt.sources.reporter_messages import BUSY, AnnouncedLogin
 from claude_usage_mqtt.sources.reporter_registry import MachineRegistry
 from claude_usage_mqtt.sources.source import Login
 from claude_usage_mqtt.usage.reading import OAUTH
@@ -77,13 +79,34 @@ def test_logins_are_compared_by_account_first(known: Login, other: Login, same: 
         (SILENT, "wake one up."),
         ("token_expired", "start Claude Code there once."),
         ("no_credentials", "log in with Claude Code there."),
-        ("network_error", "it is tried again by itself."),
+        ("network_error", "it will be tried again automatically."),
     ],
 )
 def test_the_advice_fits_what_is_wrong(status: str, advice: str) -> None:
     """Nobody is sent to wake a machine that is awake, or to log in again because the API is away."""
     machine = Machine(name="laptop", seen_at=dt.datetime(2026, 11, 20, tzinfo=dt.UTC))
     assert sentence([(machine, status)], (), ["default"]).endswith(f"; {advice}")
+
+
+@pytest.mark.parametrize(("minutes", "status"), [(1, None), (30, "no_reporter")])
+def test_a_machine_that_asked_a_moment_ago_is_not_missing(minutes: int, status: str | None) -> None:
+    """Whoever presses refresh again within the minute reads no error; that the hourly limit is reached is one."""
+    found, clock = reporters(("a", OURS, "ok")), SystemClock()
+    found.rejected("a", BUSY, NOW, clock.now() + minutes * MINUTE)
+    result = ReporterSource(found, Asks(lambda *_: None)).poll("default", clock, may_retry=True)
+    assert getattr(result.error, "status", None) == status
+
+
+def test_a_machine_that_has_nothing_new_is_asked_as_often_as_ever() -> None:
+    """Claude Code may repeat old numbers for an hour: that its reporter's minute is over is not news each time."""
+    found = reporters(("a", OURS, "ok"))
+    assert found.has_become_askable(NOW)
+    found.rejected("a", BUSY, NOW, NOW + MINUTE)
+    assert not any(found.has_become_askable(NOW + minutes * MINUTE) for minutes in (0.5, 1, 2))
+    found.rejected("a", BUSY, NOW, NOW + 30 * MINUTE)
+    found.poll_failed()
+    assert not any(found.has_become_askable(NOW + minutes * MINUTE) for minutes in (3, 29.5))
+    assert found.has_become_askable(NOW + 30 * MINUTE)
 
 
 @pytest.mark.parametrize("announced", ["ok", "token_expired"])

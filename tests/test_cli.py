@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from claude_usage_mqtt.instants import local_time
 from claude_usage_mqtt.settings import machine
 from claude_usage_mqtt.usage.account import AccountUsage
 from parts import faults
@@ -122,7 +123,8 @@ def test_the_api_is_not_asked_while_the_service_waits(home: Path) -> None:
         once, check = call_command(home, "once", **given), call_command(home, "check", **given)
         assert endpoint.count == 0
         assert (once.returncode, once.stdout) == (5, "")
-        assert f"must not be asked before {waits['retry_at']}" in once.stderr
+        until = local_time(datetime.fromisoformat(waits["retry_at"]))
+        assert f"must not be asked before {until}: the service was refused" in once.stderr
         assert re.search(r"^api +- +The API must not be asked before .*--force", check.stdout, re.MULTILINE)
         assert check.returncode == 0
         assert call_command(home, "once", "--force", **given).returncode == 0
@@ -275,7 +277,19 @@ def test_check_with_the_login_of_a_status_line(home: Path, protocol: str, rule: 
         assert [message.payload for message in watcher.messages(LINE)] == [""]
         assert watcher.retained() == {}
     assert (result.returncode, result.stderr) == (0, "")
-    assert said_of_publishing(result.stdout).startswith(f"ok    this user may send a status line ({LINE}); for ")
+    said = said_of_publishing(result.stdout)
+    assert said.startswith(f"ok    this user may send a status line ({LINE}); for 'claude-usage-mqtt run' it would")
+
+
+@needs_mosquitto
+def test_check_with_the_login_of_another_laptop(home: Path) -> None:
+    """A reporter whose name is not the one in the broker's rules is told which topics it would need."""
+    with allowed(f"readwrite {ANSWER}", f"write {LINE}") as settings:
+        result = call_command(home, "check", **settings, MACHINE_NAME="My-Laptop")
+    needed = (
+        "to report as my_laptop it would have to read and write claude-usage/reporter/my_laptop, …/ask and …/answer"
+    )
+    assert f"this user may send a status line ({LINE}); {needed};" in said_of_publishing(result.stdout)
 
 
 @needs_mosquitto

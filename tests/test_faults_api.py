@@ -150,7 +150,7 @@ def test_an_api_that_cannot_be_trusted_or_found(
         with running_service(running_broker.port, url, home, deadline=5) as running:
             shown = watcher.wait_topic(HEALTH, has_status("network_error")).json()
         assert stranger.count == 0
-    assert ("certificate" if where == "certificate" else "looked up") in shown["detail"]
+    assert ("certificate" if where == "certificate" else "cannot be resolved") in shown["detail"]
     assert shown["fresh"] is False
     assert STATE not in watcher.retained()
     assert running.log.count("WARNING") == 1

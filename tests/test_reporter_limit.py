@@ -5,6 +5,8 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
+from claude_usage_mqtt.clock import SystemClock
+from claude_usage_mqtt.reporter.budget import Budget
 from claude_usage_mqtt.reporter.limit import HOUR, MAX_IDS, REQUESTS_PER_HOUR, SPACING, RequestLimit, SeenIds
 
 
@@ -21,7 +23,7 @@ def allowed(limit: RequestLimit, asked_at: list[float]) -> list[float]:
 @given(st.lists(st.floats(0, 4 * HOUR), max_size=300).map(sorted))
 def test_never_more_than_the_limit_in_any_hour(asked_at: list[float]) -> None:
     """However it is asked, the API is not asked more than 20 times in any hour, nor twice within a minute."""
-    made = allowed(RequestLimit(limited=True), asked_at)
+    made = allowed(RequestLimit(), asked_at)
     assert all(later - earlier > SPACING - 0.001 for earlier, later in itertools.pairwise(made))
     assert all(sum(at <= other < at + 3600 for other in made) <= REQUESTS_PER_HOUR for at in made)
 
@@ -29,12 +31,12 @@ def test_never_more_than_the_limit_in_any_hour(asked_at: list[float]) -> None:
 def test_it_asks_as_often_as_it_may() -> None:
     """An honest service that asks every three minutes is never refused."""
     every_three_minutes = [181.5 * count for count in range(200)]
-    assert allowed(RequestLimit(limited=True), every_three_minutes) == every_three_minutes
+    assert allowed(RequestLimit(), every_three_minutes) == every_three_minutes
 
 
 def test_the_wait_is_what_it_says() -> None:
     """A refusal names the time after which the answer is not a refusal."""
-    limit = RequestLimit(limited=True)
+    limit = RequestLimit()
     allowed(limit, [60.0 * count for count in range(30)])
     wait = limit.wait(2000)
     assert wait > 0
@@ -43,7 +45,7 @@ def test_the_wait_is_what_it_says() -> None:
 
 def test_requests_of_other_machines_count() -> None:
     """Somebody who asks three reporters in turn gets no more out of them than out of one."""
-    limit = RequestLimit(limited=True)
+    limit = RequestLimit()
     for count in range(18):
         limit.record_elsewhere(60.0 * count, 1)
     assert limit.wait(18 * 60) == HOUR - 18 * 60
@@ -51,8 +53,10 @@ def test_requests_of_other_machines_count() -> None:
 
 def test_no_limit_on_loopback() -> None:
     """Tests and the demo, whose API is on loopback, may ask as often as they like."""
-    asked_at = [0.1 * count for count in range(100)]
-    assert allowed(RequestLimit(limited=False), asked_at) == asked_at
+    budget = Budget("claude-usage", ["default"], SystemClock(), limited=False)
+    for _ in range(100):
+        assert budget.wait("default") == 0
+        budget.record("default", 0)
 
 
 def test_an_id_is_answered_once() -> None:

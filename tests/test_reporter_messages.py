@@ -22,6 +22,7 @@ from claude_usage_mqtt.errors import (
 from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.sources.reading_json import error_from_json, error_to_json, reading_from_json, reading_to_json
 from claude_usage_mqtt.sources.reporter_messages import (
+    MAX_ACCOUNTS,
     AnnouncedLogin,
     Answer,
     Ask,
@@ -112,6 +113,14 @@ def test_messages_survive_the_trip() -> None:
     assert back is not None
     assert (back.id, back.requests, back.login) == ("0f", 1, LOGIN)
     assert back.reading is not None
+
+
+def test_a_machine_may_have_as_many_accounts_as_the_settings_allow() -> None:
+    """The largest presence that a reporter announces is read, not ignored as too large."""
+    login = AnnouncedLogin(source="claude_code", status="credentials_unreadable", login=LOGIN)
+    accounts = {f"a{number:039d}": login for number in range(MAX_ACCOUNTS)}
+    presence = Presence(online=True, instance="a" * 16, version="2.0", accounts=accounts)
+    assert parse_presence(encode_presence(presence)) == presence
 
 
 READING = {

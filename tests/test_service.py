@@ -447,7 +447,14 @@ def test_a_status_line_that_never_came_is_reported(start: Start, tmp_path: Path,
     with start(tmp_path, CLAUDE_SOURCE="statusline"):
         shown = watcher.wait_topic(HEALTH).json()
     assert shown["status"] == "no_status_line"
-    assert "status-line command" in shown["detail"]
+    assert "'claude-usage-mqtt statusline' as Claude Code's status-line command" in shown["detail"]
+
+
+def test_a_named_accounts_status_line_needs_its_name(start: Start, tmp_path: Path, watcher: Watcher) -> None:
+    """Without `--account` the numbers go to `default`, which nobody reads here: the detail has the whole command."""
+    with start(tmp_path, CLAUDE_SOURCE="statusline", CLAUDE_ACCOUNTS='{"My Work": null}'):
+        shown = watcher.wait_topic("claude-usage/my_work/health").json()
+    assert "'claude-usage-mqtt statusline --account my_work'" in shown["detail"]
 
 
 @pytest.mark.parametrize("hours", [3, -3])

@@ -347,7 +347,7 @@ def test_a_time_zone_that_the_system_does_not_know_is_reported(empty: Path, monk
     for name in ("Europe/Berln", "Berlin", "Europe", "CEST", "UTC+"):
         monkeypatch.setenv("TZ", name)
         assert doubts() == [
-            "TZ names no time zone of this system, so times are in UTC; a name looks like Europe/Berlin."
+            "TZ is not a time zone that this system knows, so times are in UTC; a name looks like Europe/Berlin."
         ]
     monkeypatch.delenv("TZ")
     (empty / ".env").write_text("TZ=Europe/Berlin\n")

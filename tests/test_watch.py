@@ -253,6 +253,21 @@ def test_a_wrong_login_ends_it(tmp_path: Path) -> None:
         assert "Traceback" not in terminal.raw
 
 
+def test_a_broker_that_lets_it_read_nothing_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If every subscription is refused, the sentence says what to allow; waiting would not help."""
+    amqtt = pytest.importorskip("amqtt.broker")
+    from claude_usage_mqtt.demo.broker import EmbeddedBroker
+
+    class BrokerWithRules(amqtt.Broker):  # type: ignore[misc]
+        async def _topic_filtering(self, _session: Any, _topic: str, _action: Any) -> bool:
+            return False
+
+    monkeypatch.setattr(amqtt, "Broker", BrokerWithRules)
+    with EmbeddedBroker(port=0) as broker, Terminal(broker.port, tmp_path, MQTT_PROTOCOL="3.1.1") as terminal:
+        assert terminal.end() == 8
+        assert "lets us read nothing; allow claude-usage/+/state" in " ".join(terminal.raw.split())
+
+
 def test_without_its_extra_it_says_how_to_get_it(tmp_path: Path) -> None:
     """Without rich there is one sentence with the command to type."""
     code = "import sys; sys.modules['rich'] = None\nfrom claude_usage_mqtt.cli import main; sys.exit(main(['watch']))"

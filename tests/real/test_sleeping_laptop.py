@@ -8,7 +8,8 @@ from parts.broker import Mosquitto
 from parts.credentials import write_credentials
 from parts.documents import sample_usage
 from parts.endpoint import Endpoint
-from parts.service import Clock, ServiceProcess, running_service
+from parts.service import HEALTH, Clock, ServiceProcess, running_service
+from parts.watcher import Watcher
 from real.home import HomeAssistant
 
 USAGE = "sensor.claude_session_usage"
@@ -16,7 +17,7 @@ LAPTOP = "binary_sensor.claude_reporter_laptop"
 
 
 def test_a_laptop_that_sleeps_and_wakes_up(
-    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path
+    home: HomeAssistant, mosquitto: Mosquitto, watcher: Watcher, endpoint: Endpoint, tmp_path: Path
 ) -> None:
     """A sleeping laptop is visible, the numbers stay until they are stale, and are right again once it is awake."""
     endpoint.document = sample_usage(five_hour=42.0)
@@ -29,6 +30,7 @@ def test_a_laptop_that_sleeps_and_wakes_up(
         with ServiceProcess(tmp_path / "laptop", ("report",), **settings) as process:
             home.wait_for(**{USAGE: "42.0", LAPTOP: "on"})
             process.process.kill()
+            watcher.wait_topic(HEALTH, lambda each: '"status":"away"' in each.payload)
         clock.sleep(dt.timedelta(minutes=11))
         states = home.wait_for(**{LAPTOP: "off"})
         assert states[USAGE]["state"] == "42.0"

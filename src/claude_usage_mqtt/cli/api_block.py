@@ -11,7 +11,7 @@ from datetime import datetime
 from claude_usage_mqtt.cli.run import topics
 from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import BrokerError, RateLimited, SettingsError
-from claude_usage_mqtt.instants import format_instant, parse_instant
+from claude_usage_mqtt.instants import local_time, parse_instant
 from claude_usage_mqtt.mqtt.session import Session
 from claude_usage_mqtt.settings.claude import Account
 from claude_usage_mqtt.settings.fields import Settings
@@ -42,7 +42,7 @@ def blocks(settings: Settings, accounts: Iterable[Account]) -> dict[str, RateLim
 
 def _refusal(retry_at: datetime, now: datetime) -> RateLimited:
     return RateLimited(
-        f"The API must not be asked before {format_instant(retry_at)}: the service was refused and waits; "
+        f"The API must not be asked before {local_time(retry_at)}: the service was refused and waits; "
         "--force asks anyway.",
         retry_after=retry_at - now,
     )

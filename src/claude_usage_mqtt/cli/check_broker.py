@@ -12,7 +12,7 @@ from claude_usage_mqtt.cli.check_rights import ANSWER_WITHIN, comes_back, lesser
 from claude_usage_mqtt.cli.run import topics
 from claude_usage_mqtt.errors import BrokerRefused, BrokerUnreachable, ClaudeUsageError
 from claude_usage_mqtt.homeassistant.discovery import announced_by
-from claude_usage_mqtt.instants import format_instant, parse_instant
+from claude_usage_mqtt.instants import local_time, parse_instant
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.session import Session
 from claude_usage_mqtt.settings.fields import Settings
@@ -210,4 +210,4 @@ def _state_of(payload: bytes) -> str:
         status, success = str(document["status"])[:40], parse_instant(document["last_success"])
     except (ValueError, TypeError, KeyError, RecursionError):
         return "no health"
-    return status if success is None else f"{status} at {format_instant(success)}"
+    return status if success is None else f"{status} at {local_time(success)}"

@@ -46,6 +46,7 @@ def lesser_rights(settings: Settings) -> str | None:
         )
     unclear = [topic for topic, may in sends.items() if may is None]
     exceptions = [
+        *([] if answer else _to_report(settings)),
         *(f"; for the status line it would have to write {topic}" for topic in refused),
         *(f"; MQTT 3.1.1 does not show whether it may write {topic}, for the status line" for topic in unclear),
     ]
@@ -66,6 +67,17 @@ def _reports_on(settings: Settings) -> str | None:
             return topic if comes_back(session, topic, nonce) else None
     except ClaudeUsageError:
         return None
+
+
+def _to_report(settings: Settings) -> list[str]:
+    """Return what this user would need to report, unless only the status line is wanted."""
+    if settings.claude_source == STATUSLINE:
+        return []
+    try:
+        place = ReporterTopics(base=settings.mqtt_base_topic, machine=settings.machine())
+    except SettingsError:
+        return ["; to report, set MACHINE_NAME"]
+    return [f"; to report as {place.machine} it would have to read and write {place.presence}, …/ask and …/answer"]
 
 
 def _may_send(settings: Settings, topic: str) -> bool | None:

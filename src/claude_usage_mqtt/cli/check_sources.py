@@ -7,7 +7,7 @@ from datetime import datetime
 from claude_usage_mqtt.cli.check_report import Report
 from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import ApiError, CredentialsNotFound, InvalidResponse, RateLimited
-from claude_usage_mqtt.instants import format_instant
+from claude_usage_mqtt.instants import local_time
 from claude_usage_mqtt.settings.claude import Account
 from claude_usage_mqtt.settings.fields import Settings
 from claude_usage_mqtt.sources.api.client import UsageApi
@@ -23,7 +23,7 @@ USAGE_SCOPE = "user:profile"
 
 ELSEWHERE = {
     REPORTER: "the service asks the reporters; run 'claude-usage-mqtt check' on their machines",
-    STATUSLINE: "nothing to ask: Claude Code's status-line command sends by itself",
+    STATUSLINE: "nothing to ask: Claude Code's status-line command sends on its own",
 }
 
 
@@ -81,7 +81,7 @@ def _read(place: CredentialSource, found: list[Credentials]) -> str:
     login = credentials.login
     parts = [f"found in {place.place}", _validity(login.token_expires_at, now)]
     if login.login_expires_at is not None:
-        parts.append(f"the login ends at {format_instant(login.login_expires_at)}")
+        parts.append(f"the login ends at {local_time(login.login_expires_at)}")
     if login.scopes:
         parts.append(f"scopes {', '.join(login.scopes)}")
         if USAGE_SCOPE not in login.scopes:
@@ -93,7 +93,7 @@ def _validity(expires_at: datetime | None, now: datetime) -> str:
     if expires_at is None:
         return "no expiry given"
     minutes = int((expires_at - now).total_seconds() // 60)
-    return f"valid until {format_instant(expires_at)} ({minutes // 60} h {minutes % 60} min)"
+    return f"valid until {local_time(expires_at)} ({minutes // 60} h {minutes % 60} min)"
 
 
 def _ask_api(settings: Settings, place: CredentialSource, credentials: Credentials, responses: list[object]) -> str:
@@ -115,7 +115,7 @@ def _ask_claude_code(settings: Settings, login: LocalLogin) -> str:
     api.close()
     if result.reading is None:
         raise result.error or InvalidResponse("Claude Code had no numbers; run `check` again in a minute.")
-    return f"{source.place}: {_windows(result.reading)}, read at {format_instant(result.reading.read_at)}"
+    return f"{source.place}: {_windows(result.reading)}, read at {local_time(result.reading.read_at)}"
 
 
 def _windows(reading: Reading) -> str:

@@ -106,9 +106,9 @@ def _answer(document: dict[str, Any]) -> list[str]:
 
 def _notes(key: str, window: dict[str, Any], document: dict[str, Any]) -> list[str]:
     """Return what is remarkable about a window."""
-    tightest = [each["window"] for each in (document["tightest"], document["tightest_model"]) if each is not None]
     severity = clean_text(window["severity"])
-    notes = ["tightest"] if key in tightest and len(document["windows"]) > 1 else []
+    is_tightest = key == (document["tightest"] or {}).get("window") and len(document["windows"]) > 1
+    notes = ["tightest"] if is_tightest else []
     notes += ["locked"] if window["locked"] else []
     return notes + ([severity] if severity and severity != "normal" else [])
 

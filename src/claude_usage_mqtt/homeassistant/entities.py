@@ -62,7 +62,7 @@ WINDOW_ENTITIES: tuple[Entity, ...] = (
     # A reset stays true while the numbers are not known: it is null as soon as it is not.
     timestamp("resets_at", "resets at", "mdi:timer-refresh-outline", "{window}.resets_at", trust=ALIVE),
     percent("projected", "projected at reset", "mdi:chart-line", "{window}.projected", needs=DURATION),
-    timestamp("limit_at", "limit reached at", "mdi:timer-alert-outline", _LIMIT_AT, needs=DURATION),
+    timestamp("limit_at", "limit expected at", "mdi:timer-alert-outline", _LIMIT_AT, needs=DURATION),
     binary("on_pace", "on pace", _ON_PACE, icon="mdi:speedometer", needs=DURATION),
     binary("limit_reached", "limit reached", "{window}.limit_reached", device_class="problem"),
     event("event", "event", "mdi:bell-outline", "{window}", EVENT_TYPES),

@@ -92,7 +92,7 @@ def _refused_upgrade(status: int | None, options: BrokerOptions) -> BrokerError:
                 "redirects are not followed: set MQTT_HOST, MQTT_PORT, MQTT_TLS and MQTT_WEBSOCKET_PATH to its target"
             )
         case 401 | 403 | 407:
-            hint = "allow this path without a login: MQTT_USERNAME and MQTT_PASSWORD are for the broker behind"
+            hint = "allow this path without a login: MQTT_USERNAME and MQTT_PASSWORD are for the broker behind it"
         case 404:
             hint = "check MQTT_WEBSOCKET_PATH (Mosquitto: /mqtt, RabbitMQ: /ws)"
         case _ if status >= 500:

@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 HOLD = 5.0
 """Seconds that an ask may wait for its turn instead of being refused."""
 
-MAX_WORKERS = 4
+MAX_WORKERS = 5
+"""As many as the publisher asks for at the same time."""
 
 HANGS_AFTER = 60.0
 """Real seconds after which a poll hangs, on a dead mount for example: it keeps its thread, and others get one."""
@@ -70,30 +71,24 @@ class Polls:
     def _work(self, ask: Ask, account: str, wait: float) -> None:
         if wait and self._stopping.wait(self._clock.to_real(wait)):
             return
-        source = self._sources[account]
-        is_recent = self._budget.is_recent(source.cached(self._clock.now()))
-        self._put(Answered(account, nothing_new(ask) if is_recent else answer_with(source, ask, self._clock)))
+        try:
+            answer = self._poll(ask, account)
+        except Exception as fault:  # noqa: BLE001 - a worker must always report; the text could hold outside data
+            sentence = f"The usage could not be read ({type(fault).__name__}); update this program."
+            answer = Answer(id=ask.id, account=account, requests=1, error=InvalidResponse(sentence))
+        self._put(Answered(account, answer))
 
-
-def nothing_new(ask: Ask, requests: int = 0) -> Answer:
-    """Return that an ask brought nothing, which is not an error."""
-    busy = Busy(detail="There is nothing new.", retry_after=timedelta(seconds=SPACING))
-    return Answer(id=ask.id, account=ask.account, requests=requests, busy=busy)
-
-
-def answer_with(source: Source, ask: Ask, clock: Clock) -> Answer:
-    """Poll the source and return the answer to an ask; bounded, never raises, runs in a worker thread."""
-    try:
-        result = source.poll(ask.account or "", clock, may_retry=False)
-    except Exception as fault:  # noqa: BLE001 - a worker must always report; the text could hold outside data
-        sentence = f"The usage could not be read ({type(fault).__name__}); update this program."
-        return Answer(id=ask.id, account=ask.account, requests=1, error=InvalidResponse(sentence))
-    requests = min(result.requests, MAX_REQUESTS)
-    if result.reading is not None:
-        return Answer(id=ask.id, account=ask.account, requests=requests, login=result.login, reading=result.reading)
-    if isinstance(result.error, ApiError | CredentialsError):
-        return Answer(id=ask.id, account=ask.account, requests=requests, error=result.error)
-    return nothing_new(ask, requests)
+    def _poll(self, ask: Ask, account: str) -> Answer:
+        source, requests = self._sources[account], 0
+        if not self._budget.is_recent(source):
+            result = source.poll(account, self._clock, may_retry=False)
+            requests = min(result.requests, MAX_REQUESTS)
+            if result.reading is not None:
+                return Answer(ask.id, account, requests, login=result.login, reading=result.reading)
+            if isinstance(result.error, ApiError | CredentialsError):
+                return Answer(ask.id, account, requests, error=result.error)
+        nothing_new = Busy(detail="There is nothing new.", retry_after=timedelta(seconds=SPACING))
+        return Answer(ask.id, account, requests, busy=nothing_new)
 
 
 class Answering:
@@ -146,7 +141,7 @@ class Answering:
         wait = self._budget.wait(ask.account)
         if wait > HOLD or not self.polls.has_room(ask.account):
             retry_after = timedelta(seconds=max(wait, HOLD))
-            busy = Busy(detail="The reporter's own limit of requests is reached.", retry_after=retry_after)
+            busy = Busy(detail="The reporter's own request limit is reached.", retry_after=retry_after)
             return Answer(id=ask.id, account=ask.account, busy=busy)
         self._budget.record(ask.account, wait)
         self.polls.begin(ask, ask.account, wait)

@@ -12,9 +12,9 @@ from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.reporter.limit import AFTER_START, REQUESTS_PER_HOUR, SIMULTANEOUS, RequestLimit
 from claude_usage_mqtt.sources.reporter_messages import parse_answer
+from claude_usage_mqtt.sources.source import Source
 from claude_usage_mqtt.topics import Topics
 from claude_usage_mqtt.untrusted import json_object
-from claude_usage_mqtt.usage.reading import Reading
 
 BELIEVED_FOR = 600.0
 """Seconds for which the publisher's count holds: it is published again every five minutes."""
@@ -26,13 +26,13 @@ MAX_HEALTH = 64 * 1024
 
 
 class Budget:
-    """The limits of all accounts."""
+    """The limits of all accounts; `limited` is False only if the API is on loopback."""
 
     def __init__(self, base: str, accounts: Iterable[str], clock: Clock, *, limited: bool) -> None:
         self._clock = clock
         self._limited = limited
         self._started_at = clock.steady()
-        self._limits = {account: RequestLimit(limited=limited) for account in accounts}
+        self._limits = {account: RequestLimit() for account in accounts}
         self._health = {Topics(base=base, account=account).health: account for account in self._limits}
         self._counted: dict[str, tuple[int, float]] = {}  # account -> the publisher's count, and when it came
 
@@ -43,21 +43,21 @@ class Budget:
 
     def wait(self, account: str) -> float:
         """Return how many seconds a request would have to wait, 0 if it may be made now."""
+        if not self._limited:
+            return 0.0
         now = self._clock.steady()
         wait = self._limits[account].wait(now)
         count, at = self._counted.get(account, (0, 0.0))
         is_full = count >= REQUESTS_PER_HOUR - SIMULTANEOUS and now - at < BELIEVED_FOR
-        return max(wait, ASK_AGAIN) if is_full and self._limited else wait
+        return max(wait, ASK_AGAIN) if is_full else wait
 
-    def is_recent(self, cached: Reading | None) -> bool:
+    def is_recent(self, source: Source) -> bool:
         """Whether Claude Code's own numbers may be of a request of the run before, which nobody remembers."""
-        is_new = self._clock.steady() - self._started_at < AFTER_START
-        return (
-            self._limited
-            and is_new
-            and cached is not None
-            and (self._clock.now() - cached.read_at).total_seconds() < AFTER_START
-        )
+        if not self._limited or self._clock.steady() - self._started_at >= AFTER_START:
+            return False
+        now = self._clock.now()
+        cached = source.cached(now)
+        return cached is not None and (now - cached.read_at).total_seconds() < AFTER_START
 
     def record(self, account: str, wait: float) -> None:
         """Note a request that is made after so many seconds."""

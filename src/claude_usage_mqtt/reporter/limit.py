@@ -28,20 +28,17 @@ MAX_IDS = 2000
 
 
 class RequestLimit:
-    """When the API may be asked for one account; `limited` is False only if the API is on loopback.
+    """When the API may be asked for one account.
 
     Requests of reporters on other machines count in the hour: their answers say how many there were.
     """
 
-    def __init__(self, *, limited: bool) -> None:
-        self._limited = limited
+    def __init__(self) -> None:
         self._own: list[float] = []
         self._others: list[float] = []
 
     def wait(self, now: float) -> float:
         """Return how many seconds a request would have to wait from `now` on; 0 if it is allowed."""
-        if not self._limited:
-            return 0.0
         self._own, self._others = ([at for at in times if at > now - HOUR] for times in (self._own, self._others))
         earliest = max(now, self._own[-1] + SPACING) if self._own else now
         allowed = REQUESTS_PER_HOUR - (SIMULTANEOUS if self._others else 0)
@@ -50,9 +47,9 @@ class RequestLimit:
             earliest = max(earliest, requests[-allowed] + HOUR)
         return earliest - now
 
-    def record(self, now: float, count: int = 1) -> None:
-        """Note requests that were made, or may have been."""
-        self._own = [*self._own, *[now] * count][-REQUESTS_PER_HOUR:]
+    def record(self, now: float) -> None:
+        """Note a request that was made, or may have been."""
+        self._own = [*self._own, now][-REQUESTS_PER_HOUR:]
 
     def record_elsewhere(self, now: float, count: int) -> None:
         """Note requests that another machine made for the account."""

@@ -119,7 +119,10 @@ class AccountState:
             return []
         if self.reporters is not None and result.reading is not None and result.source != REPORTER:
             self.reporters.used_here(result.login, now)
-        return [] if result.reading is None else self._succeed(result.reading, now)
+        if result.reading is not None:
+            return self._succeed(result.reading, now)
+        self.health.show_nothing_new()
+        return []
 
     def _fail(self, error: ClaudeUsageError, source: str, now: datetime) -> None:
         self.log.failed(error)
@@ -229,7 +232,7 @@ class AccountState:
             is_late = last_success is None or now - last_success >= policy.interval
             if is_late or self.health.lacks_login:
                 policy.poll_soon(now)
-        if self.health.status == NoReporter.status:
+        if self.health.status == NoReporter.status and not reporters.can_be_asked(now):
             self.health.detail = reporters.why_none(now) or self.health.detail
 
     def clock_stepped(self, step: timedelta, now: datetime) -> None:

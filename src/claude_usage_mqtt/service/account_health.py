@@ -17,7 +17,7 @@ from claude_usage_mqtt.instants import local_time, parse_instant
 from claude_usage_mqtt.service.account_login import AccountLogin
 from claude_usage_mqtt.service.other_instance import OtherInstance
 from claude_usage_mqtt.service.sign_of_life import SignOfLife
-from claude_usage_mqtt.topics import OK, STARTING, Topics
+from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, OK, STARTING, Topics
 
 CREDENTIALS_STATUSES = frozenset(
     kind.status for kind in (CredentialsNotFound, CredentialsUnreadable, TokenExpired, NoReporter)
@@ -28,7 +28,7 @@ MISSING = frozenset({CredentialsNotFound.status, NoReporter.status})
 
 NO_STATUS_LINE = "no_status_line"
 NO_STATUS_LINE_DETAIL = (
-    "No status line was seen yet; set 'claude-usage-mqtt statusline' as Claude Code's status-line command "
+    "No status line was seen yet; set 'claude-usage-mqtt statusline%s' as Claude Code's status-line command "
     "and send a message in its terminal program: the desktop app has no status line."
 )
 
@@ -48,6 +48,7 @@ class AccountHealth:
         self.detail: str | None = None
         self.hint: str | None = None
         self.last_success: datetime | None = None
+        self._option = "" if topics.account == DEFAULT_ACCOUNT else f" --account {topics.account}"
         self.wrong_clock_at: datetime | None = None
         self.login = AccountLogin()
         self.alive = SignOfLife()
@@ -66,6 +67,11 @@ class AccountHealth:
         """Show that all is well."""
         self.status, self.detail = OK, detail
 
+    def show_nothing_new(self) -> None:
+        """Show that a machine can be asked, if none could: it answered that its numbers are the old ones."""
+        if self.status == NoReporter.status:
+            self.status, self.detail = STARTING if self.last_success is None else OK, None
+
     def show_error(self, error: ClaudeUsageError) -> None:
         """Show what is wrong."""
         self.status, self.detail = error.status, str(error)
@@ -73,7 +79,7 @@ class AccountHealth:
     def show_silence(self, now: datetime) -> None:
         """Show that no status line comes."""
         last = self.last_success
-        self.detail = NO_STATUS_LINE_DETAIL
+        self.detail = NO_STATUS_LINE_DETAIL % self._option
         if last is None or now - last >= SILENT_AFTER:
             self.status = NO_STATUS_LINE
         if self.wrong_clock_at is not None and now - self.wrong_clock_at < SILENT_AFTER:

@@ -13,8 +13,8 @@ from claude_usage_mqtt.usage.reading import Reading
 log = logging.getLogger(__name__)
 
 ANOTHER_LOGIN = (
-    "Numbers of another login are ignored; pass --account ID to 'claude-usage-mqtt statusline' in the Claude Code "
-    "settings of each login."
+    "Numbers of another login are ignored; name both logins in CLAUDE_ACCOUNTS here, and pass --account ID to "
+    "'claude-usage-mqtt statusline' in the Claude Code settings of each."
 )
 
 

@@ -38,7 +38,7 @@ def _about_time_zone(effective: str | None, in_file: str | None) -> Iterator[str
     if effective is None and in_file is not None:
         yield f"TZ in {ENV_FILE} has no effect; set it in the environment."
     elif effective is not None and not _is_time_zone(effective.removeprefix(":")):
-        yield "TZ names no time zone of this system, so times are in UTC; a name looks like Europe/Berlin."
+        yield "TZ is not a time zone that this system knows, so times are in UTC; a name looks like Europe/Berlin."
 
 
 def _is_time_zone(name: str) -> bool:

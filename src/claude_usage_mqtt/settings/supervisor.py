@@ -114,7 +114,7 @@ def fetch_broker() -> dict[str, str]:
     if not isinstance(data, dict) or not data.get("host"):
         raise BrokerUnreachable(
             "Home Assistant has no MQTT broker yet; install and start the app Mosquitto broker, "
-            "or set mqtt_host to a broker of your own."
+            "or set mqtt_host to your own broker."
         )
     found = {
         "MQTT_HOST": data["host"],

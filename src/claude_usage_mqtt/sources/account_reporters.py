@@ -24,13 +24,16 @@ from claude_usage_mqtt.sources.reporter_machine import (
     restored_owner,
     sentence,
 )
-from claude_usage_mqtt.sources.reporter_messages import MACHINE, USABLE
+from claude_usage_mqtt.sources.reporter_messages import BUSY, MACHINE, USABLE
 from claude_usage_mqtt.sources.reporter_registry import MAX_MACHINES, MachineRegistry
 from claude_usage_mqtt.sources.source import Login
 from claude_usage_mqtt.usage.owner import Owner
 
 MAX_UNASKED = 40
 """Requests counted at once that we did not ask for: anybody can claim them, and more than the budget means nothing."""
+
+MOMENT = timedelta(minutes=1)
+"""A machine that may ask again within this time is not missing: it has just asked."""
 
 REPLACED_AFTER = timedelta(minutes=10)
 """After a restart the machines appear one by one."""
@@ -162,8 +165,11 @@ class AccountReporters:
 
     def has_become_askable(self, now: datetime) -> bool:
         """Whether a machine can be asked, and none could since the last call or the last failed poll."""
-        was_askable, self._was_askable = self._was_askable, self.can_be_asked(now)
-        return self._was_askable and not was_askable
+        is_askable = self.can_be_asked(now)
+        if not is_askable and self.is_waiting(now):
+            return False  # as soon as its turn comes, nothing has changed
+        was_askable, self._was_askable = self._was_askable, is_askable
+        return is_askable and not was_askable
 
     def poll_failed(self) -> None:
         """Note that a poll brought nothing: a machine that can be asked is worth another one."""
@@ -196,6 +202,16 @@ class AccountReporters:
                 }
                 for machine, login in sorted(self._registry.logins(self._account), key=lambda each: each[0].name)
             ]
+
+    def is_waiting(self, now: datetime) -> bool:
+        """Whether a machine only waits because it has asked a moment ago."""
+        with self._registry.changed:
+            return self._registry.is_connected and any(
+                login.hold is not None
+                and login.hold.until - now <= MOMENT
+                and self._status(machine, login, now, is_patient=False) == BUSY
+                for machine, login in self._registry.logins(self._account)
+            )
 
     def all_have(self, status: str, now: datetime) -> bool:
         """Whether this status, and nothing else, keeps all machines that are there from being asked."""

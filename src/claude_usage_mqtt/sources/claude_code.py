@@ -196,7 +196,7 @@ class ClaudeCode:
             if is_complete:
                 return self._once(body, now, plan), 1  # it could not note the fetch: its folder is read-only
         elif body is not None or "rate_limits" not in response:
-            raise self._not_understood("its answer has another form")
+            raise self._not_understood("its response has a different format")
         raise RateLimited(
             "Claude Code has no new numbers: the API limits the rate, refuses, or did not answer, which cannot be "
             "distinguished from here; waiting as after a 429."

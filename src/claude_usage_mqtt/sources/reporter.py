@@ -163,7 +163,12 @@ class ReporterSource:
         return PollResult(account=account, source=self.name, error=error, requests=requests)
 
     def _none(self, now: datetime) -> ApiError | CredentialsError | None:
-        """Return why no machine can be asked: machines that only wait after an error of the API still have that."""
+        """Return why no machine can be asked, None if one has asked a moment ago.
+
+        Machines that only wait after an error of the API still have that.
+        """
+        if self._reporters.is_waiting(now):
+            return None
         if self._last_error is not None and self._reporters.all_have(self._last_error.status, now):
             return self._last_error
         sentence = self._reporters.why_none(now)

@@ -29,7 +29,7 @@ MAX_LISTED = 5
 WORDS = {
     SILENT: "does not answer",
     FOREIGN: "logged in with another account",
-    BUSY: "asked its limit of requests already",
+    BUSY: "has reached its request limit",
     "no_credentials": "not logged in",
     "token_expired": "its token has expired",
     "unauthorized": "its login was refused",
@@ -170,7 +170,7 @@ def sentence(machines: list[tuple[Machine, str]], strangers: Collection[str], ac
 def advice(statuses: Iterable[str]) -> str:
     """Return what helps machines with these statuses."""
     found = dict.fromkeys(ADVICE[status] for status in statuses if status in ADVICE)
-    return ", or ".join(found) or "it is tried again by itself"
+    return ", or ".join(found) or "it will be tried again automatically"
 
 
 def restored(name: str, account: str, entry: object, now: datetime) -> Machine | None:

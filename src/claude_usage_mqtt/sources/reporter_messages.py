@@ -20,7 +20,7 @@ from claude_usage_mqtt.topics import ACCOUNT_ID, encode
 from claude_usage_mqtt.untrusted import HASH, clean_text, json_object, matching, number
 from claude_usage_mqtt.usage.reading import CLAUDE_CODE, OAUTH, Reading
 
-MAX_PRESENCE = 128 * 1024
+MAX_PRESENCE = 192 * 1024
 MAX_ANSWER = 64 * 1024
 MAX_ASK = 1024
 """Bytes; a presence with one account has about 400, an answer about 2,000, an ask about 60."""

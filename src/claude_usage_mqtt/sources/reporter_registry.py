@@ -40,7 +40,7 @@ class MachineRegistry:
             idle = [each for each in self.machines.values() if not each.has_answered]
             if not idle:
                 self.mention(
-                    "", "full", f"More than {MAX_MACHINES} reporters announced themselves; the rest is ignored."
+                    "", "full", f"More than {MAX_MACHINES} reporters announced themselves; the rest are ignored."
                 )
                 return False
             del self.machines[min(idle, key=lambda each: (each.online, each.seen_at)).name]

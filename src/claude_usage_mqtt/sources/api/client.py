@@ -174,7 +174,8 @@ def _explain(error: httpx.HTTPError, address: str) -> str:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"The API's certificate is not trusted ({cause.verify_message}); check proxies and SSL_CERT_FILE."
         if isinstance(cause, socket.gaierror):
-            return f"The name of {address} cannot be looked up; check CLAUDE_API_URL, the network and its DNS."
+            name = address.rpartition(":")[0]
+            return f"The name {name} cannot be resolved; check CLAUDE_API_URL, the network and its DNS."
         if isinstance(cause, OSError) and cause.strerror:
             reason = cause.strerror
         cause = cause.__cause__ or cause.__context__
@@ -182,4 +183,4 @@ def _explain(error: httpx.HTTPError, address: str) -> str:
         return f"The API at {address} cannot be reached ({reason}); check CLAUDE_API_URL and the network."
     if isinstance(error, httpx.ProxyError):
         return "The proxy refused the connection; check HTTPS_PROXY."
-    return f"The connection to the API broke; {AGAIN}."
+    return f"The connection to the API was lost; {AGAIN}."

@@ -21,7 +21,7 @@ from claude_usage_mqtt.errors import (
 )
 from claude_usage_mqtt.untrusted import clean_text
 
-AGAIN = "try again in a few minutes (the service does so by itself)"
+AGAIN = "try again in a few minutes (the service does so automatically)"
 
 LONGEST_RETRY = timedelta(hours=24)
 """A longer Retry-After is taken as this: nothing seen so far asked for more than an hour."""
@@ -105,7 +105,7 @@ def _forbidden(status: int, refusal: Refusal) -> ApiError:
         # A page of the API's own guard, or its refusal of a region, a VPN or a proxy: the token is not at fault.
         return NetworkError(
             f"The API refuses requests from this network (HTTP {status}: region, VPN or proxy); "
-            "check those if it lasts (the service tries again by itself)."
+            "check those if it lasts (the service tries again automatically)."
         )
     return Unauthorized(
         f"The API refuses the usage to this account (HTTP {status}); log in with Claude Code again, "
