@@ -25,6 +25,7 @@ from benchmarks.world import Counter, Reading, Run, World, endpoint, world
 from parts.broker import available
 
 IMPORTS = "import paho.mqtt.client, httpx, pydantic_settings"
+BARE_POLLS = 300
 WARM_UP = 100
 """Polls that are not counted: what is made once has been made after them."""
 
@@ -204,7 +205,7 @@ def _memory(what: str, resident: float, floor: float) -> Row:
 
 def polls(around: World, full: bool) -> Iterator[Row]:  # noqa: FBT001
     """Measure memory, CPU and messages over many polls of one account."""
-    floor, bare = _imports(), _bare_poll(around)
+    floor, (bare, bare_resident) = _imports(), _bare_polls(around)
     marks = (1_000, 10_000) if full else (1_000,)
     for kind, alike in (("changed", 1), ("unchanged", ALIKE)):
         with Run(around, alike=alike, polls_per_second=PACE) as run:
@@ -212,22 +213,30 @@ def polls(around: World, full: bool) -> Iterator[Row]:  # noqa: FBT001
             for mark in marks:
                 last = run.reading_after(mark)
                 yield _memory(f"resident memory after {mark:,} {kind} polls", last.resident, floor)
+        if kind == "changed":
+            yield Row(
+                what="the same",
+                ours=f"{last.resident:.1f} MB",
+                against=f"{BARE_POLLS} bare GETs and publishes: {bare_resident:.1f} MB",
+                value=last.resident / bare_resident,
+            )
         yield Row(
             what=f"growth from poll {first.polls} to {last.polls:,}", ours=f"{last.resident - first.resident:+.1f} MB"
         )
         yield from _per_poll(kind, first, last, bare)
 
 
-def _bare_poll(around: World) -> float:
-    count = 300
+def _bare_polls(around: World) -> tuple[float, float]:
+    """Return the CPU time of one, and the resident memory after all."""
     with endpoint() as url:
         used = []
-        for number in (0, count):
+        for number in (0, BARE_POLLS):
             arguments = (url, str(around.broker.port), "floor", str(number), str(1 / PACE))
             with running("-m", "benchmarks.floor", *arguments) as process:
                 first_line(process)
                 used.append(cpu_seconds(process))
-    return (used[1] - used[0]) / count
+                resident = resident_megabytes(process)
+    return (used[1] - used[0]) / BARE_POLLS, resident
 
 
 def _per_poll(kind: str, first: Reading, last: Reading, bare: float) -> Iterator[Row]:
