@@ -472,8 +472,11 @@ def test_without_a_broker_setting(home: Path, command: tuple[str, ...]) -> None:
     assert "MQTT_HOST is not set" in result.stderr
 
 
+LEFT_BEHIND = "ha_old/device/claude_usage_default/config"
+
+
 def test_remove_takes_ours_and_nothing_else(home: Path) -> None:
-    """`remove` removes everything we have retained, nothing of others, and says what; beside a publisher, nothing."""
+    """`remove` removes everything we have retained, nothing of others, and says what; beside a publisher, little."""
     others = {
         "claude-usage-other/status": "online",
         "homeassistant/device/claude_usage_foreign/config": '{"origin": {"name": "somebody else"}}',
@@ -491,6 +494,9 @@ def test_remove_takes_ours_and_nothing_else(home: Path) -> None:
         too_early = call_command(home, "remove", **settings)
         assert (too_early.returncode, too_early.stdout) == (2, "")
         assert "A publisher still runs (claude-usage/status says online)" in too_early.stderr
+        watcher.publish(LEFT_BEHIND, before["homeassistant/device/claude_usage_default/config"], retain=True)
+        left_behind = call_command(home, "remove", **settings, HOMEASSISTANT_PREFIX="ha_old")
+        assert (left_behind.returncode, left_behind.stdout) == (0, f"removed {LEFT_BEHIND}\n"), left_behind.stderr
         assert watcher.retained() == before
         service.terminate()
         assert service.wait(timeout=10) == 0
