@@ -68,6 +68,20 @@ def test_a_login_that_cannot_be_read_for_hanging(home: Path) -> None:
     os.close(os.open(file, os.O_WRONLY))  # the threads that still wait for a writer end
 
 
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="there are no files of descriptors here")
+@pytest.mark.parametrize("name", ["once", "check"])
+def test_a_token_from_a_command(tmp_path: Path, name: str) -> None:
+    """A shell's `CLAUDE_CODE_OAUTH_TOKEN_FILE=<(command)` is a pipe: its token is read once, and used."""
+    ours, its = os.pipe()
+    os.write(its, TOKEN.encode())
+    os.close(its)
+    with Endpoint() as endpoint:
+        settings = {"CLAUDE_API_URL": endpoint.url, "CLAUDE_CODE_OAUTH_TOKEN_FILE": f"/dev/fd/{ours}"}
+        call_command(tmp_path, name, **settings)
+        assert [request.bearer for request in endpoint.requests] == [TOKEN]
+    os.close(ours)
+
+
 def test_once_as_json_is_the_state_document_on_one_line(home: Path) -> None:
     """`once --json` prints what the state topic holds, for scripts."""
     with Endpoint(sample_usage(five_hour=42)) as endpoint:
