@@ -139,7 +139,7 @@ def test_a_machine_that_has_nothing_new_is_not_missing(status: str) -> None:
 
 
 def test_a_memory_of_another_version_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
-    """An upgrade that cannot read the saved state says so in one line, and continues from the last numbers."""
+    """If the saved state cannot be read, one line says why, and the last numbers are the beginning."""
     old = make_state()
     topics = old.options.topics
     retained = dict(documents(old, NOW))
@@ -148,8 +148,10 @@ def test_a_memory_of_another_version_is_reported_once(caplog: pytest.LogCaptureF
     with caplog.at_level(logging.INFO):
         make_state().restore(foreign | {topics.state: state}, NOW)
         make_state().restore(retained, NOW)
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "unsupported format" in caplog.text
+        make_state().restore({topic: each for topic, each in retained.items() if topic != topics.memory}, NOW)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+    assert "has an unsupported format" in caplog.messages[0]
+    assert "is missing, or this user may not read it" in caplog.messages[1]
 
 
 def test_the_end_of_a_login_is_notified_once_over_restarts() -> None:

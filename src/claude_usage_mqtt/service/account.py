@@ -67,7 +67,7 @@ class AccountState:
         former = health.get("memory")  # version 1 kept it there
         memory = memory or (former if isinstance(former, dict) else {})
         if health and not is_readable(memory.get("usage")):
-            self.log.unsupported(topics.memory)
+            self.log.unreadable(topics.memory, retained.get(topics.memory))
         restore(self.usage, memory.get("usage"), state or None, now)
         self.delivery.restore(memory.get("events"), now)
         self.health.login.restore(health if self.options.is_polled else {}, memory.get("login_notice"))
