@@ -121,6 +121,20 @@ def test_what_is_not_there_is_not_missed_while_another_source_delivers() -> None
     assert poll(SOON + timedelta(hours=2)) == "no_credentials"
 
 
+def test_a_reporter_that_cannot_be_asked_anymore_is_missed_although_its_numbers_are_fresh() -> None:
+    """Whoever has one laptop, whose login has ended, is told at once, not when its last numbers become stale."""
+    state = make_state(is_auto=True, sources=(REPORTER, STATUSLINE))
+    window = make_reading(NOW, 42, NOW + timedelta(hours=3), source=REPORTER)
+    reading = Reading(read_at=NOW, windows={window.key: window})
+    state.begin_poll(NOW)
+    state.finish_poll(PollResult(account="default", source=REPORTER, reading=reading), NOW)
+    assert state.health.status == "ok"
+    state.begin_poll(SOON)
+    error = NoReporter("No machine can be asked: laptop (its token has expired); start Claude Code there once.")
+    state.finish_poll(PollResult(account="default", source=REPORTER, error=error), SOON)
+    assert (state.health.status, state.health.detail) == ("no_reporter", str(error))
+
+
 @pytest.mark.parametrize("status", ["ok", "starting"])
 def test_a_machine_that_has_nothing_new_is_not_missing(status: str) -> None:
     """A laptop that woke up and answers that its numbers are the old ones is there: the status says so."""
