@@ -121,6 +121,20 @@ def test_what_is_not_there_is_not_missed_while_another_source_delivers() -> None
     assert poll(SOON + timedelta(hours=2)) == "no_credentials"
 
 
+def test_a_reporter_that_cannot_be_asked_anymore_is_missed_although_its_numbers_are_fresh() -> None:
+    """Whoever has one laptop, whose login has ended, is told at once, not when its last numbers become stale."""
+    state = make_state(is_auto=True, sources=(REPORTER, STATUSLINE))
+    window = make_reading(NOW, 42, NOW + timedelta(hours=3), source=REPORTER)
+    reading = Reading(read_at=NOW, windows={window.key: window})
+    state.begin_poll(NOW)
+    state.finish_poll(PollResult(account="default", source=REPORTER, reading=reading), NOW)
+    assert state.health.status == "ok"
+    state.begin_poll(SOON)
+    error = NoReporter("No machine can be asked: laptop (its token has expired); start Claude Code there once.")
+    state.finish_poll(PollResult(account="default", source=REPORTER, error=error), SOON)
+    assert (state.health.status, state.health.detail) == ("no_reporter", str(error))
+
+
 @pytest.mark.parametrize("status", ["ok", "starting"])
 def test_a_machine_that_has_nothing_new_is_not_missing(status: str) -> None:
     """A laptop that woke up and answers that its numbers are the old ones is there: the status says so."""
@@ -139,7 +153,7 @@ def test_a_machine_that_has_nothing_new_is_not_missing(status: str) -> None:
 
 
 def test_a_memory_of_another_version_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
-    """An upgrade that cannot read the saved state says so in one line, and continues from the last numbers."""
+    """If the saved state cannot be read, one line says why, and the last numbers are the beginning."""
     old = make_state()
     topics = old.options.topics
     retained = dict(documents(old, NOW))
@@ -148,8 +162,10 @@ def test_a_memory_of_another_version_is_reported_once(caplog: pytest.LogCaptureF
     with caplog.at_level(logging.INFO):
         make_state().restore(foreign | {topics.state: state}, NOW)
         make_state().restore(retained, NOW)
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "unsupported format" in caplog.text
+        make_state().restore({topic: each for topic, each in retained.items() if topic != topics.memory}, NOW)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+    assert "has an unsupported format" in caplog.messages[0]
+    assert "is missing, or this user may not read it" in caplog.messages[1]
 
 
 def test_the_end_of_a_login_is_notified_once_over_restarts() -> None:

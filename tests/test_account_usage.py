@@ -420,7 +420,8 @@ def test_another_accounts_status_line_is_ignored() -> None:
         assert usage.history.saw_foreign(minutes(minute + 1))
     assert shown(usage, minutes(120))["utilization"] == 10
     assert all(window.suspect is None for window in usage.windows.values())
-    assert not usage.history.saw_foreign(minutes(200))
+    assert usage.history.saw_foreign(minutes(130))
+    assert not usage.history.saw_foreign(minutes(135))
 
 
 def test_another_accounts_status_line_after_the_own_session() -> None:

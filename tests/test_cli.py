@@ -68,6 +68,20 @@ def test_a_login_that_cannot_be_read_for_hanging(home: Path) -> None:
     os.close(os.open(file, os.O_WRONLY))  # the threads that still wait for a writer end
 
 
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="there are no files of descriptors here")
+@pytest.mark.parametrize("name", ["once", "check"])
+def test_a_token_from_a_command(tmp_path: Path, name: str) -> None:
+    """A shell's `CLAUDE_CODE_OAUTH_TOKEN_FILE=<(command)` is a pipe: its token is read once, and used."""
+    ours, its = os.pipe()
+    os.write(its, TOKEN.encode())
+    os.close(its)
+    with Endpoint() as endpoint:
+        settings = {"CLAUDE_API_URL": endpoint.url, "CLAUDE_CODE_OAUTH_TOKEN_FILE": f"/dev/fd/{ours}"}
+        call_command(tmp_path, name, **settings)
+        assert [request.bearer for request in endpoint.requests] == [TOKEN]
+    os.close(ours)
+
+
 def test_once_as_json_is_the_state_document_on_one_line(home: Path) -> None:
     """`once --json` prints what the state topic holds, for scripts."""
     with Endpoint(sample_usage(five_hour=42)) as endpoint:
@@ -458,8 +472,11 @@ def test_without_a_broker_setting(home: Path, command: tuple[str, ...]) -> None:
     assert "MQTT_HOST is not set" in result.stderr
 
 
+LEFT_BEHIND = "ha_old/device/claude_usage_default/config"
+
+
 def test_remove_takes_ours_and_nothing_else(home: Path) -> None:
-    """`remove` removes everything we have retained, nothing of others, and says what; beside a publisher, nothing."""
+    """`remove` removes everything we have retained, nothing of others, and says what; beside a publisher, little."""
     others = {
         "claude-usage-other/status": "online",
         "homeassistant/device/claude_usage_foreign/config": '{"origin": {"name": "somebody else"}}',
@@ -477,6 +494,9 @@ def test_remove_takes_ours_and_nothing_else(home: Path) -> None:
         too_early = call_command(home, "remove", **settings)
         assert (too_early.returncode, too_early.stdout) == (2, "")
         assert "A publisher still runs (claude-usage/status says online)" in too_early.stderr
+        watcher.publish(LEFT_BEHIND, before["homeassistant/device/claude_usage_default/config"], retain=True)
+        left_behind = call_command(home, "remove", **settings, HOMEASSISTANT_PREFIX="ha_old")
+        assert (left_behind.returncode, left_behind.stdout) == (0, f"removed {LEFT_BEHIND}\n"), left_behind.stderr
         assert watcher.retained() == before
         service.terminate()
         assert service.wait(timeout=10) == 0

@@ -15,10 +15,11 @@ import pytest
 from claude_usage_mqtt.cli.run import instance_of
 from claude_usage_mqtt.settings.load import load_settings
 from claude_usage_mqtt.sources.credentials.file import CredentialsFile
-from parts.broker import Broker
+from parts.broker import Broker, Mosquitto, needs_mosquitto
 from parts.command import call_command
 from parts.endpoint import Endpoint
-from parts.service import BASE, CONFIG, HEALTH, STATE, STATUS, Clock, Serve, ServiceProcess, is_ok
+from parts.proxy import FaultyProxy
+from parts.service import BASE, CONFIG, HEALTH, STATE, STATUS, Clock, Serve, ServiceProcess, is_ok, running_service
 from parts.watcher import Watcher
 
 VERSION_1 = json.loads((Path(__file__).parent / "cases/version_1_retained.json").read_text(encoding="utf-8"))
@@ -76,6 +77,37 @@ def test_the_later_one_stands_by(serve: Serve, endpoint: Endpoint, watcher: Watc
             second.log.wait_for("Publishing at")
             watcher.settle()
             assert watcher.retained()[STATUS] == "online"
+
+
+@needs_mosquitto
+def test_the_later_one_stands_by_though_the_broker_forgot_the_other(home: Path, endpoint: Endpoint) -> None:
+    """A broker that keeps nothing restarts, and the later one is connected first: it publishes nothing yet."""
+    with (
+        Mosquitto(persistence=False) as mosquitto,
+        FaultyProxy(mosquitto.port) as proxy,
+        Watcher(mosquitto.port) as watcher,
+        running_service(proxy.port, endpoint.url, home, instance="first") as first,
+    ):
+        watcher.wait_topic(HEALTH, is_ok)
+        with running_service(mosquitto.port, endpoint.url, home, instance="second") as second:
+            second.log.wait_for("standing by")
+            mosquitto.kill()
+            first.log.wait_for("was lost")
+            proxy.refuse()
+            mosquitto.start()
+            mosquitto.wait_for_log(HAS_READ)
+            watcher.wait_connected()
+            watcher.settle()
+            assert watcher.retained() == {}
+            mark = watcher.mark()
+            proxy.heal()
+            watcher.wait_topic(HEALTH, is_ok, since=mark)
+            first.stop()
+            second.log.wait_for("Publishing at")
+
+
+HAS_READ = "Received UNSUBSCRIBE"
+"""What Mosquitto logs when a service has read what was retained."""
 
 
 def test_check_says_that_another_one_publishes(

@@ -290,3 +290,11 @@ def test_within_a_window_a_threshold_fires_exactly_if_it_is_reached_from_below(
     found = sorted(threshold for event in story.events for threshold in event.thresholds)
     assert drops or found == expected
     assert drops or story.names.count("limit_reached") == (first < 100 <= max(later))
+
+
+def test_the_log_does_not_say_of_a_window_what_happened_to_the_account() -> None:
+    """After the session has reset, the account is unblocked: not the week, which is only the tightest window then."""
+    event = Event(
+        event_type="unblocked", account="default", at=RESET, expires_at=RESET, label="Weekly", utilization=16.58
+    )
+    assert str(event) == "unblocked (closest to its limit: Weekly, 16.58 %)"

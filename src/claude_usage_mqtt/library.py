@@ -106,7 +106,7 @@ def get_usage(
         asked = in_order(polled_sources(names, login, api, claude_code_command))
         if asked is None:
             raise SettingsError(f"source: {source} cannot be asked; give oauth, claude-code, or both of them.")
-        if not answers(asked.login):
+        if asked.can_be_watched and not answers(asked.login):
             raise hangs(asked.place)
         outcome = asked.poll("", SystemClock(), may_retry=False)
     finally:

@@ -70,7 +70,7 @@ def _check_api(
 
 def _read(place: CredentialSource, found: list[Credentials]) -> str:
     now = SystemClock().now()
-    if not answers(place.read):
+    if place.can_be_watched and not answers(place.read):
         raise hangs(place.place)
     try:
         credentials = place.read()

@@ -59,7 +59,7 @@ def _ask(account: str, source: Source, clock: Clock, blocked: RateLimited | None
     """Return what a source has, None if that is nothing new; `blocked` says why it must not be asked."""
     if blocked is not None:
         raise blocked
-    if not answers(source.login):
+    if source.can_be_watched and not answers(source.login):
         raise hangs(source.place)
     result = source.poll(account, clock, may_retry=True)
     if result.error is not None:

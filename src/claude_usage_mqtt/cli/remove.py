@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 
 from claude_usage_mqtt.cli.run import topics
 from claude_usage_mqtt.clock import SystemClock
@@ -30,12 +31,19 @@ FILTERS_AT_ONCE = 50
 
 
 def remove() -> int:
-    """Empty our retained topics and say which; raises SettingsError while a publisher would fill them again."""
+    """Empty our retained topics and say which; raises SettingsError while a publisher would fill them again.
+
+    What it announced under a prefix that it does not use anymore is removed while it runs.
+    """
     settings = load_settings()
     with Session(settings.broker()) as session:
         found = _retained(session, settings)
         ours = sorted(topic for topic, payload in found.items() if _is_ours(topic, payload, settings))
-        _require_nobody_publishes(settings.mqtt_base_topic, found)
+        alive_until = _alive_until(settings.mqtt_base_topic, found)
+        if alive_until is not None:
+            ours = _left_behind(settings, found, ours)
+            if not ours:
+                raise _still_runs(settings.mqtt_base_topic, alive_until)
         reporting = [topic for topic in ours if "/reporter/" in topic and _is_online(found[topic])]
         for topic in reporting:
             print(
@@ -47,22 +55,36 @@ def remove() -> int:
             print(f"removed {topic}")
     if not ours:
         print("None of our topics were on the broker.")
-    elif not reporting:
+    elif not reporting and alive_until is None:
         print("None of our topics are left on the broker.")
     return 0
 
 
-def _require_nobody_publishes(base: str, found: Mapping[str, bytes]) -> None:
-    """Raise if a publisher is alive: after a power cut the broker alone still says `online`, but no sign of life."""
+def _alive_until(base: str, found: Mapping[str, bytes]) -> datetime | None:
+    """Return until when a publisher is alive: after a power cut the broker alone still says `online`."""
     health = re.compile(rf"{re.escape(base)}/[a-z0-9_]+/health")
     signs = [parse_instant(json_object(found[topic]).get("alive_until")) for topic in found if health.fullmatch(topic)]
     now = SystemClock().now()
     alive = [until for until in signs if until is not None and now < until <= now + LONGEST_WAIT]
-    if found.get(f"{base}/status") == ONLINE and alive:
-        raise SettingsError(
-            f"A publisher still runs ({base}/status says online) and would publish everything again; nothing was "
-            f"removed. Stop it first; if it was killed with the broker, wait until {clock_time(max(alive), now)}."
-        )
+    return max(alive, default=None) if found.get(f"{base}/status") == ONLINE else None
+
+
+def _left_behind(settings: Settings, found: Mapping[str, bytes], ours: list[str]) -> list[str]:
+    """Return the announcements under our prefix if the publisher that is alive has another one."""
+    memory = re.compile(rf"{re.escape(settings.mqtt_base_topic)}/[a-z0-9_]+/memory")
+    announced = [json_object(found[topic]).get("discovery_topic") for topic in found if memory.fullmatch(topic)]
+    prefix = f"{settings.homeassistant_prefix}/device/"
+    if not announced or any(not isinstance(topic, str) or topic.startswith(prefix) for topic in announced):
+        return []
+    return [topic for topic in ours if topic.startswith(prefix)]
+
+
+def _still_runs(base: str, alive_until: datetime) -> SettingsError:
+    until = clock_time(alive_until, SystemClock().now())
+    return SettingsError(
+        f"A publisher still runs ({base}/status says online) and would publish everything again; nothing was removed. "
+        f"Stop it first; if it was killed with the broker, wait until {until}."
+    )
 
 
 def _is_online(payload: bytes) -> bool:

@@ -24,7 +24,7 @@ from claude_usage_mqtt.sources.source import REPEATS_FOR, Login, PollResult
 from claude_usage_mqtt.topics import STARTING
 from claude_usage_mqtt.usage.account import AccountUsage
 from claude_usage_mqtt.usage.events import Event
-from claude_usage_mqtt.usage.reading import REPORTER, Reading
+from claude_usage_mqtt.usage.reading import REPORTER, STATUSLINE, Reading
 from claude_usage_mqtt.usage.saved_state import is_readable, restore
 
 LEAST_INTERVALS = 2.2
@@ -67,7 +67,7 @@ class AccountState:
         former = health.get("memory")  # version 1 kept it there
         memory = memory or (former if isinstance(former, dict) else {})
         if health and not is_readable(memory.get("usage")):
-            self.log.unsupported(topics.memory)
+            self.log.unreadable(topics.memory, retained.get(topics.memory))
         restore(self.usage, memory.get("usage"), state or None, now)
         self.delivery.restore(memory.get("events"), now)
         self.health.login.restore(health if self.options.is_polled else {}, memory.get("login_notice"))
@@ -129,7 +129,8 @@ class AccountState:
         self.polling.policy.failed(now, error)
         if self.reporters is not None:
             self.reporters.poll_failed()
-        if error.status in MISSING and self.options.is_auto and self.usage.is_fresh(now):
+        has_status_line = any(window.source == STATUSLINE for window in self.usage.known_windows(now))
+        if error.status in MISSING and self.options.is_auto and has_status_line:
             self.polling.policy.failures.count = 0  # what is not there is not missed: another source delivers
             self.health.show_ok()
         elif isinstance(error, RateLimited) and self.health.last_success is not None:

@@ -37,9 +37,10 @@ class AccountLog:
         self._has_answered = False
         self._sections: tuple[str, ...] = ()
 
-    def unsupported(self, topic: str) -> None:
-        """Log that another version wrote what was saved."""
-        log.warning("The saved state in %s has an unsupported format; only the last readings are restored.", topic)
+    def unreadable(self, topic: str, payload: bytes | None) -> None:
+        """Log that what was saved was written by another version, or is not there."""
+        why = "has an unsupported format" if payload else "is missing, or this user may not read it"
+        log.warning("The saved state in %s %s; only the last readings are restored.", topic, why)
 
     def sections(self, reading: Reading) -> None:
         """Name what is not understood in a response, unless it was in the one before."""

@@ -37,6 +37,7 @@ class Startup:
         self._reader: RetainedReader | None = None
         self._found: dict[str, bytes] = {}
         self._is_online = False
+        self._stands_by_until: datetime | None = None
         self.ends_at: float | None = None
         """When to call `found` again: the wait for what was retained, or for another instance, is over."""
 
@@ -90,10 +91,14 @@ class Startup:
             self._read(foreign, real)
             return None
         names, until = self._others(self._found, now)
-        if until is None or not self._is_online:
+        if until is None and not self._found.keys() & kept:
+            until = self._stands_by_until  # the broker forgot everything; the other instance is about to be back
+        if until is None or until <= now or not self._is_online:
             self.ends_at = None
             return self._found
-        log.warning(STANDING_BY, ", ".join(names), until.astimezone().strftime("%H:%M"))
+        if names:
+            log.warning(STANDING_BY, ", ".join(names), until.astimezone().strftime("%H:%M"))
+        self._stands_by_until = until
         self.ends_at = real + self._clock.to_real((until - now).total_seconds() + 1)
         return None
 

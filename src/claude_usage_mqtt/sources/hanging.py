@@ -13,7 +13,10 @@ PATIENCE = 15.0
 
 
 def answers(read: Callable[[], object]) -> bool:
-    """Whether reading something ends, well or not. What hangs is left to a thread that ends with the program."""
+    """Whether reading something ends, well or not. What hangs is left to a thread that ends with the program.
+
+    Only what can be watched may be read for that: a pipe can be read once.
+    """
     has_ended = threading.Event()
 
     def look() -> None:

@@ -75,6 +75,8 @@ class Event:
         return max(self.thresholds, default=None)
 
     def __str__(self) -> str:
+        if self.label and self.window is None and self.utilization is not None:
+            return f"{self.event_type} (closest to its limit: {self.label}, {self.utilization:g} %)"
         label = f"{self.label} " if self.label else ""
         threshold = "" if self.threshold is None else f" {self.threshold:g} %"
         numbers = "" if self.utilization is None else f": {self.utilization:g} %"

@@ -9,6 +9,9 @@ from claude_usage_mqtt.instants import moved
 UNSUPPORTED_AFTER = timedelta(hours=1)
 """A status line that contradicts the known resets is believed if no reading has agreed with them for this long."""
 
+FOREIGN_FOR = timedelta(minutes=15)
+"""So long after another account's status line it is said that there is one: its next response repeats that."""
+
 
 class ReadingHistory:
     """`last_complete` is when the last response came that also says what does not exist; a status line's do not.
@@ -33,7 +36,7 @@ class ReadingHistory:
 
     def saw_foreign(self, now: datetime) -> bool:
         """Whether another account's status line was ignored lately."""
-        return self.foreign_at is not None and now - self.foreign_at < UNSUPPORTED_AFTER
+        return self.foreign_at is not None and now - self.foreign_at < FOREIGN_FOR
 
     def clock_stepped_back(self, step: timedelta) -> None:
         """Follow a clock that was set back."""

@@ -36,8 +36,8 @@ class GivenToken:
 
     @property
     def can_be_watched(self) -> bool:
-        """A variable never changes; a file does."""
-        return self.file is not None
+        """A variable never changes; a file does, unless it is a pipe, such as a shell's `<(command)`."""
+        return self.file is not None and not self.file.is_fifo()
 
     def read(self) -> Credentials:
         """Return the token; nothing else is known about it."""
