@@ -166,7 +166,7 @@ def test_the_token_lives_for_one_call(endpoint: Endpoint, tmp_path: Path, fault:
 def test_nothing_is_left_of_a_call(endpoint: Endpoint, fault: Fault | None) -> None:
     """A program that asks every five minutes does not grow in an outage: a call has its own certificates, 0.8 MB."""
     endpoint.fault = fault
-    with no_garbage(ssl.SSLContext, FrameType), contextlib.suppress(ApiError):
+    with no_garbage(ssl.SSLContext), contextlib.suppress(ApiError):
         library.get_usage(token=TOKEN, api_url=endpoint.url)
 
 
