@@ -134,7 +134,9 @@ _PROBLEM = (
     f"value_json.status in {list(FIXED_BY_A_PERSON)!r}"
     f" or value_json.status in {list(FIXED_BY_TIME)!r} and value_json.consecutive_failures >= {FAILURES_TOLERATED}"
     f" or value_json.status in {list(ASLEEP)!r}"
-    f" and as_timestamp(value_json.last_success, 0) < as_timestamp(now()) - {ASLEEP_TOLERATED}"
+    f" and (as_timestamp(value_json.last_success, 0) < as_timestamp(now()) - {ASLEEP_TOLERATED}"
+    f" or value_json.reporters and not value_json.reporters"
+    f" | rejectattr('status', 'in', {list(FIXED_BY_A_PERSON)!r}) | list)"
 )
 
 
