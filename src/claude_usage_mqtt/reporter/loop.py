@@ -23,7 +23,7 @@ from claude_usage_mqtt.mqtt.connection import (
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.reporter.answer import Answered, Answering
 from claude_usage_mqtt.reporter.budget import Budget
-from claude_usage_mqtt.reporter.logins import ReportedLogins, LoginSeen
+from claude_usage_mqtt.reporter.logins import LoginSeen, ReportedLogins
 from claude_usage_mqtt.reporter.publishing import Publishing
 from claude_usage_mqtt.reporter.sleep import Sleep
 from claude_usage_mqtt.service.inbox import Inbox, Stop
