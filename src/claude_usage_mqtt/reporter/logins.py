@@ -58,11 +58,11 @@ class ReportedLogin(Watched[LoginSeen]):
         self._looks += 1
         is_blind = not self.source.can_be_watched and self._looks >= LOOKS_BLIND
         if self._last_read is None or fingerprint != self._fingerprint or is_blind:
-            self._fingerprint, self._looks = fingerprint, 0
             try:
                 self._last_read = self.source.login(), USABLE, ""
             except CredentialsError as error:
                 self._last_read = Login(), error.status, str(error)
+            self._fingerprint, self._looks = fingerprint, 0
         return self._last_read
 
 
