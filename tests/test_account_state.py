@@ -256,6 +256,20 @@ def test_a_silent_status_line_says_why() -> None:
     assert (state.health.status, state.health.detail) == ("ok", None)
 
 
+def test_a_clock_that_was_set_is_wrong_no_longer() -> None:
+    """Once a status line is accepted, a later silence has its own reasons, not the clock that was wrong before."""
+    state = make_state(sources=(STATUSLINE,))
+    state.ignore_status_line(NOW)
+    state.tick(NOW)
+    assert state.health.detail is not None
+    assert "set that clock" in state.health.detail
+    at = NOW + timedelta(minutes=10)
+    reading = make_reading(at, 42, at + timedelta(hours=3), source=STATUSLINE)
+    state.take(Reading(read_at=at, windows={reading.key: reading}, is_partial=True), at)
+    state.tick(at + timedelta(hours=2))
+    assert f"since {local_time(at)}" in state.health.detail
+
+
 def test_a_seat_that_has_only_a_spend_limit_is_well() -> None:
     """Its money is all that a status line reports of it: that is not a silent status line."""
     state = make_state(sources=(STATUSLINE,))
