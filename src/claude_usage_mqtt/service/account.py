@@ -72,6 +72,8 @@ class AccountState:
         self.delivery.restore(memory.get("events"), now)
         self.health.login.restore(health if self.options.is_polled else {}, memory.get("login_notice"))
         self.health.restore(health, is_known=self.usage.is_known)
+        if self.health.last_success is not None:
+            self.usage.history.restored |= {self.health.last_success}
         self._restore_polling(health, memory, now)
         if self.reporters is not None:
             self.reporters.restore(memory.get("reporters"), now)
@@ -145,7 +147,7 @@ class AccountState:
         self.health.succeeded(reading.read_at)
         has_limits = reading.windows or reading.extra_usage is not None
         self.health.show_ok(None if has_limits else NO_LIMITS_DETAIL)
-        self.polling.policy.succeeded(now, self.usage.history.last_change)
+        self.polling.policy.succeeded(now, self.usage.rules.stale_after, self.usage.history.last_change)
         return events
 
     def take(self, reading: Reading, now: datetime) -> list[Event]:
