@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from types import SimpleNamespace
@@ -15,6 +14,7 @@ from claude_usage_mqtt.homeassistant.discovery import discovery
 from claude_usage_mqtt.homeassistant.entities import EXTRA_USAGE, PLAN, POLLING
 from claude_usage_mqtt.homeassistant.inventory import Inventory, WindowName
 from parts.simulation import TOPICS, Simulation, make_state
+from parts.templates import template
 from parts.worker import Worker
 
 DAYS = timedelta(hours=50)
@@ -112,21 +112,3 @@ def announced(simulation: Simulation) -> dict[str, Any]:
     windows = {key: WindowName(window["label"]) for key, window in simulation.shown[-1].state["windows"].items()}
     features = frozenset({EXTRA_USAGE, PLAN, POLLING})
     return discovery(TOPICS, Inventory(windows=windows, features=features), label=None, version="1.0.0")
-
-
-def template(text: str) -> Callable[..., str]:
-    """Return a template as Home Assistant renders it."""
-    jinja2 = pytest.importorskip("jinja2")
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
-    environment.globals["as_timestamp"] = as_timestamp
-    render: Callable[..., str] = environment.from_string(text).render
-    return render
-
-
-def as_timestamp(value: str | None, default: float | None = None) -> float | None:
-    """Return seconds since 1970 as Home Assistant's function of this name does."""
-    try:
-        return datetime.fromisoformat(value or "").timestamp()
-    except ValueError:
-        assert default is not None, value
-        return default

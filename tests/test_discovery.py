@@ -2,7 +2,7 @@
 
 import json
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,9 +13,11 @@ from claude_usage_mqtt.homeassistant.discovery import REMOVABLE, announced, disc
 from claude_usage_mqtt.homeassistant.entities import EXTRA_USAGE, EXTRA_USAGE_ENABLED, LOGIN_EXPIRY, PLAN, POLLING
 from claude_usage_mqtt.homeassistant.inventory import Inventory, WindowName
 from claude_usage_mqtt.homeassistant.summary import SUMMARY, summary_discovery
+from claude_usage_mqtt.service.summary import is_problem
 from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.topics import Topics
 from parts.documents import sample_usage
+from parts.templates import template
 
 TOPICS = Topics(base="claude-usage", account="default")
 WORK = Topics(base="claude-usage", account="work")
@@ -237,6 +239,37 @@ def test_status_says_what_is_wrong_and_what_to_do() -> None:
         each = components()[key]
         assert each["json_attributes_topic"] == "claude-usage/default/health"
         assert "value_json.detail" in each["json_attributes_template"]
+
+
+@pytest.mark.parametrize(
+    ("status", "failures", "hours", "machines", "shown"),
+    [
+        ("ok", 0, 0, (), "OFF"),
+        ("token_expired", 1, 0, (), "ON"),
+        ("server_error", 2, 0, (), "OFF"),
+        ("server_error", 3, 0, (), "ON"),
+        ("no_reporter", 1, 1, ("offline",), "OFF"),
+        ("no_reporter", 1, 1, ("token_expired", "away"), "OFF"),
+        ("no_reporter", 1, 1, ("token_expired", "no_credentials"), "ON"),
+        ("no_reporter", 1, 1, (), "OFF"),
+        ("no_reporter", 1, 25, ("offline",), "ON"),
+    ],
+)
+def test_a_problem_is_what_a_person_must_fix_or_what_lasts(
+    status: str, failures: int, hours: int, machines: tuple[str, ...], shown: str
+) -> None:
+    """Nobody is disturbed by one failure or a sleeping laptop; a login that has ended is a problem at once."""
+    now = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
+    last_success = now - timedelta(hours=hours)
+    health = {
+        "status": status,
+        "consecutive_failures": failures,
+        "last_success": last_success.isoformat(),
+        "reporters": [{"machine": name, "status": each} for name, each in zip("abc", machines, strict=False)],
+    }
+    rendered = template(components()["problem"]["value_template"], lambda: now)(value_json=health)
+    assert rendered == shown
+    assert is_problem(status, failures, last_success, list(machines), now) is (shown == "ON")
 
 
 @given(label=st.text(min_size=1), window=st.text(min_size=1))

@@ -65,6 +65,12 @@ def test_a_value_stays_as_it_is_written(line: str, expected: str | None) -> None
         (f"\n\n  MQTT_PASSWORD: {CANARY}", 5),
         (f"# a comment\nMQTT_PASSWORD {CANARY}", 4),
         ("MQTT_PASSWORD", 3),
+        (f'"MQTT_PASSWORD"={CANARY}', 3),
+        (f"$env:MQTT_PASSWORD = '{CANARY}'", 3),
+        (f";MQTT_PASSWORD={CANARY}", 3),
+        (f"-MQTT_PASSWORD={CANARY}", 3),
+        (f"\u200bMQTT_PASSWORD={CANARY}", 3),
+        (f"MQTT_PASSWORD+={CANARY}", 3),
     ],
 )
 def test_a_line_that_is_not_understood_is_named(line: str, number: int) -> None:
@@ -79,9 +85,38 @@ def test_what_may_be_a_comment_or_not_is_reported(line: str) -> None:
     assert f"Line 3 of .env: a # in the value of {name}" in mistake(LOGIN + line)
 
 
+@pytest.mark.parametrize("second", [f"MQTT_PASSWORD={CANARY}2", f"export mqtt_password='{CANARY}'", "MQTT_PASSWORD="])
+def test_a_setting_that_is_there_twice_is_reported(second: str) -> None:
+    """Nobody has to guess which of two lines counts: docker, compose and systemd do not agree, and the old one may."""
+    said = mistake(f"{LOGIN}MQTT_PASSWORD={CANARY}\n\n# the new one\n{second}\n")
+    assert said.startswith("MQTT_PASSWORD is on lines 3 and 6 of .env; remove one of them.")
+
+
 def test_lines_of_others_are_left_alone() -> None:
     """What other programs read from the same file is theirs."""
-    assert load("POSTGRES_PASSWORD=a # b\nFOO=${BAR}\n" + LOGIN).mqtt_host == "broker"
+    theirs = "POSTGRES_PASSWORD=a # b\nFOO=${BAR}\nFOO=2\nspring.datasource-1.url=a\n"
+    assert load(theirs + LOGIN).mqtt_host == "broker"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32", "latin-1"])
+def test_a_file_in_another_encoding_is_not_taken_for_an_empty_one(empty: Path, encoding: str) -> None:
+    """UTF-16 without its mark is valid UTF-8 full of NULs: not one of its lines would count."""
+    (empty / ".env").write_bytes(f"{LOGIN}MQTT_PASSWORD=p\xe4ss\n".encode(encoding))
+    with pytest.raises(SettingsError, match=r"^The file \.env is not valid UTF-8 text; correct or remove it\.$"):
+        load_settings()
+
+
+@pytest.mark.parametrize("name", ["MQTT_USERNAME", "MQTT_PASSWORD"])
+def test_what_is_too_long_for_mqtt_is_named(name: str) -> None:
+    """A whole file where its name was meant is the setting's fault, not the connection's."""
+    assert f"{name}: longer than MQTT allows" in mistake(f"MQTT_HOST=broker\n{name}={'x' * 65536}\n")
+
+
+@pytest.mark.parametrize("host", ["broker\u200b", "bro\u00adker", "bro\x07ker", "b" * 256])
+def test_what_cannot_be_seen_in_a_host_is_reported(host: str) -> None:
+    """A name copied from a web page, with something invisible in it, looks right in "cannot be resolved"."""
+    with pytest.raises(SettingsError, match="MQTT_HOST: the name or address alone"):
+        load(f"MQTT_HOST={host}\n").broker()
 
 
 @pytest.mark.parametrize("mark", [codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE])
@@ -94,7 +129,11 @@ def test_a_byte_order_mark_is_not_part_of_a_name_or_a_secret(empty: Path, mark: 
     assert (broker.host, read_password(broker)) == ("broker", "pässword")
 
 
-@pytest.mark.parametrize("content", [b"", b"\r\n", b"one\ntwo\n", b"nul\0", "p\xe4ss".encode("latin-1")], ids=repr)
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\r\n", b"one\ntwo\n", b"nul\0", "p\xe4ss".encode("latin-1"), b"x" * 65536],
+    ids=lambda content: repr(content[:8]),
+)
 def test_a_password_file_that_holds_no_password(empty: Path, content: bytes) -> None:
     """What cannot be a password is reported when the program starts."""
     (empty / "password").write_bytes(content)

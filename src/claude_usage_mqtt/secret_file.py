@@ -8,8 +8,8 @@ from pathlib import Path
 
 from claude_usage_mqtt.errors import SettingsError
 
-LARGEST = 64 * 1024
-"""Bytes; the longest secrets are tokens of a few kilobytes."""
+LONGEST_STRING = 65535
+"""Bytes of a string in MQTT; the longest secrets are tokens of a few kilobytes."""
 
 
 def read_secret(path: Path, setting: str) -> str:
@@ -17,7 +17,8 @@ def read_secret(path: Path, setting: str) -> str:
     place = f"{setting} ({path})"
     try:
         with path.open("rb") as file:
-            secret = decode(file.read(LARGEST)).strip("\r\n")
+            content = file.read(LONGEST_STRING + 1)
+            secret = decode(content).strip("\r\n")
     except PermissionError as error:
         raise SettingsError(f"{place} {why_unreadable(error)}; allow that user to read it.") from None
     except OSError as error:
@@ -26,6 +27,8 @@ def read_secret(path: Path, setting: str) -> str:
         raise SettingsError(f"{place} is not valid UTF-8 text; save the password as UTF-8.") from None
     if not secret:
         raise SettingsError(f"{place} is empty; put the password there.")
+    if len(content) > LONGEST_STRING:
+        raise SettingsError(f"{place} is too large; it must hold the password alone.")
     if not secret.isprintable():
         raise SettingsError(f"{place} has line breaks or control characters; it must hold the password alone.")
     return secret
@@ -33,9 +36,11 @@ def read_secret(path: Path, setting: str) -> str:
 
 def decode(content: bytes) -> str:
     """Return text without the byte-order mark that Windows editors and PowerShell write; raises ValueError."""
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return content.decode("utf-16")
-    return content.decode("utf-8-sig")
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = content.decode("utf-16" if is_utf16 else "utf-8-sig")
+    if "\0" in text:  # UTF-16 without its mark
+        raise ValueError
+    return text
 
 
 def why_unreadable(error: OSError) -> str:

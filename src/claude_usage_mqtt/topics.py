@@ -55,7 +55,8 @@ FIXED_BY_TIME = ("rate_limited", "network_error", "server_error", "invalid_respo
 FAILURES_TOLERATED = 3
 
 ASLEEP = ("no_reporter",)
-"""These are a problem after `ASLEEP_TOLERATED` seconds without numbers: machines sleep at night."""
+"""These are a problem after `ASLEEP_TOLERATED` seconds without numbers: machines sleep at night. They are at once if
+all machines have a login that a person must fix."""
 
 ASLEEP_TOLERATED = 86400
 

@@ -13,7 +13,7 @@ from claude_usage_mqtt.settings.fields import Settings
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.sources.credentials.token import Credentials, CredentialSource
-from claude_usage_mqtt.sources.hanging import answers, hangs
+from claude_usage_mqtt.sources.hanging import require_answer
 from claude_usage_mqtt.sources.local_login import LocalLogin
 from claude_usage_mqtt.sources.names import AUTO
 from claude_usage_mqtt.sources.select import polled_sources, with_other_sources
@@ -70,8 +70,7 @@ def _check_api(
 
 def _read(place: CredentialSource, found: list[Credentials]) -> str:
     now = SystemClock().now()
-    if place.can_be_watched and not answers(place.read):
-        raise hangs(place.place)
+    require_answer(place, place.read)
     try:
         credentials = place.read()
     except CredentialsNotFound as error:

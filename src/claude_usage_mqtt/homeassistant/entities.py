@@ -40,11 +40,17 @@ DURATION = "duration"
 # Each change of these two is a line in somebody's activity log, so they do not follow each poll. Around 100 % there is
 # a band in which nothing changes, wide for a session, whose average varies a lot. A session is over pace only once half
 # of it is used, and has an expected time only close to its limit: an earlier prediction often does not come true.
+SESSION_BAND, WEEK_BAND = (90, 120), (98, 102)
+"""Percent projected at the reset: more than the second is over pace, no more than the first is on pace again."""
+
 _IS_SHORT = "{window}.duration_hours < 24"
+_BACK, _OVER = (
+    f"({session} if {_IS_SHORT} else {week})" for session, week in zip(SESSION_BAND, WEEK_BAND, strict=True)
+)
 _ON_PACE = (
     "none if {window}.utilization is none else false if {window}.limit_reached else true if {window}.projected is none"
-    f" else {{window}}.projected <= (90 if {_IS_SHORT} else 98) if this.state == 'off'"
-    f" else {{window}}.projected <= (120 if {_IS_SHORT} else 102) or {{window}}.utilization < 50 and {_IS_SHORT}"
+    f" else {{window}}.projected <= {_BACK} if this.state == 'off'"
+    f" else {{window}}.projected <= {_OVER} or {{window}}.utilization < 50 and {_IS_SHORT}"
 )
 # What is shown stays while the time expected now is close to it. If none is (nothing is being used), now is that time:
 # then it stays when it is near, for half an hour after it has passed.
@@ -128,7 +134,9 @@ _PROBLEM = (
     f"value_json.status in {list(FIXED_BY_A_PERSON)!r}"
     f" or value_json.status in {list(FIXED_BY_TIME)!r} and value_json.consecutive_failures >= {FAILURES_TOLERATED}"
     f" or value_json.status in {list(ASLEEP)!r}"
-    f" and as_timestamp(value_json.last_success, 0) < as_timestamp(now()) - {ASLEEP_TOLERATED}"
+    f" and (as_timestamp(value_json.last_success, 0) < as_timestamp(now()) - {ASLEEP_TOLERATED}"
+    f" or value_json.reporters and not value_json.reporters"
+    f" | rejectattr('status', 'in', {list(FIXED_BY_A_PERSON)!r}) | list)"
 )
 
 

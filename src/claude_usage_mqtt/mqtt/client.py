@@ -139,6 +139,10 @@ class Client(paho.Client):
         finally:
             self._opened = None
 
+    def send(self, message: Message) -> paho.MQTTMessageInfo:
+        """Publish a message: each that we publish except the last will, which the broker publishes."""
+        return self.publish(message.topic, message.payload, qos=1, retain=message.retain)
+
     def close(self, patience: float) -> None:
         """Disconnect, wait `patience` seconds for the network thread to end, then cut the connection."""
         self.disconnect()

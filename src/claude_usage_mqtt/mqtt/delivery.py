@@ -30,7 +30,7 @@ class Delivery:
 
     def publish(self, message: Message) -> bool:
         """Send a message; return False if the connection is slower than we send, or lost."""
-        info = self.client.publish(message.topic, message.payload, qos=1, retain=message.retain)
+        info = self.client.send(message)
         if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             return False
         self.under_way[info.mid] = message

@@ -213,7 +213,7 @@ class Publisher:
         if self._delivery is not None:
             until = time.monotonic() + patience
             for message in last:
-                info = self._delivery.client.publish(message.topic, message.payload, qos=1, retain=message.retain)
+                info = self._delivery.client.send(message)
                 try:
                     info.wait_for_publish(max(0.0, until - time.monotonic()))
                 except (ValueError, RuntimeError):

@@ -102,7 +102,7 @@ class Session:
 
         A broker that speaks 3.1.1 takes what it then discards for lack of permission: it has no way to say so.
         """
-        info = self._open().client.publish(message.topic, message.payload, qos=1, retain=message.retain)
+        info = self._open().client.send(message)
         answer = self._answer(info.mid, within)
         if isinstance(answer, Acknowledged) and answer.refusal is not None:
             raise BrokerRefused(

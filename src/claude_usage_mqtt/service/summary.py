@@ -40,6 +40,7 @@ def digest(state: AccountState, now: datetime) -> Digest:
     """Return the digest of an account as of `now`."""
     known, where = state.usage.known_windows(now), state.usage.standing(now)
     health, failures = state.health, state.polling.policy.failures.count
+    machines = [] if state.reporters is None else [each["status"] for each in state.reporters.documents(now)]
     return Digest(
         account=state.name,
         label=state.options.label or state.name,
@@ -47,16 +48,20 @@ def digest(state: AccountState, now: datetime) -> Digest:
         blocked=where.blocked,
         blocked_until=where.blocked_until,
         next_reset=min((w.resets_at for w in known if w.resets_at and w.resets_at > now), default=None),
-        has_problem=state.polling.is_on and is_problem(health.status, failures, health.last_success, now),
+        has_problem=state.polling.is_on and is_problem(health.status, failures, health.last_success, machines, now),
     )
 
 
-def is_problem(status: str, failures: int, last_success: datetime | None, now: datetime) -> bool:
-    """Whether a status is a problem yet; the template of the entity `problem` says the same."""
+def is_problem(status: str, failures: int, last_success: datetime | None, machines: list[str], now: datetime) -> bool:
+    """Whether a status is a problem yet; the template of the entity `problem` says the same.
+
+    `machines` are the statuses of the reporters.
+    """
     if status in FIXED_BY_TIME:
         return failures >= FAILURES_TOLERATED
     if status in ASLEEP:
-        return last_success is None or last_success < now - timedelta(seconds=ASLEEP_TOLERATED)
+        is_late = last_success is None or last_success < now - timedelta(seconds=ASLEEP_TOLERATED)
+        return is_late or (bool(machines) and set(machines) <= set(FIXED_BY_A_PERSON))
     return status in FIXED_BY_A_PERSON
 
 

@@ -23,6 +23,9 @@ ENV_FILE = ".env"
 FROM_ENVIRONMENT_ONLY = frozenset({"CLAUDE_API_URL", "CLAUDE_CODE_COMMAND", "CLAUDE_USER_AGENT"})
 """What decides where a token goes, as whose request, and which program runs."""
 
+NAME = re.compile(r"\w[\w.-]*", re.ASCII)
+"""Names of variables, also those of other programs: `$env:NAME`, `"NAME"` or `;NAME` would count as nobody's."""
+
 PASSWORDS = ("MQTT_PASSWORD", "MQTT_PASSWORD_FILE")
 
 
@@ -47,10 +50,15 @@ def read_env_file(known: Collection[str]) -> EnvFile:
         raise SettingsError(f"The file {ENV_FILE} is not valid UTF-8 text; correct or remove it.") from None
     values: dict[str, str] = {}
     mistakes: list[str] = []
+    lines: dict[str, int] = {}
     for binding in parse_stream(io.StringIO(text)):
         mistakes += [f"Line {_line(binding)} of {ENV_FILE}: {mistake}." for mistake in _mistakes(binding, known)]
-        if binding.key is not None and binding.value is not None:
-            values[binding.key.upper()] = binding.value
+        if binding.key is None or binding.value is None or not NAME.fullmatch(binding.key):
+            continue
+        name = binding.key.upper()
+        if name in known and lines.setdefault(name, _line(binding)) != _line(binding):
+            mistakes.append(f"{name} is on lines {lines[name]} and {_line(binding)} of {ENV_FILE}; remove one of them.")
+        values[name] = binding.value
     return EnvFile(values, tuple(mistakes))
 
 
@@ -62,7 +70,7 @@ def _line(binding: Binding) -> int:
 
 
 def _mistakes(binding: Binding, known: Collection[str]) -> Iterator[str]:
-    if binding.error or (binding.key is not None and binding.value is None):
+    if binding.error or (binding.key is not None and (binding.value is None or not NAME.fullmatch(binding.key))):
         yield "not understood; write NAME=value, and put a value with quotes or several lines in quotes"
         return
     name = (binding.key or "").upper()

@@ -8,7 +8,12 @@ from __future__ import annotations
 import ipaddress
 import re
 
+from claude_usage_mqtt.secret_file import LONGEST_STRING
+
 THRESHOLDS = "percentages above 0, for example 75,90"
+
+LONGEST_NAME = 255
+"""Characters of a name in the DNS."""
 
 
 def plain(value: object) -> object:
@@ -63,9 +68,11 @@ def token(value: object) -> object:
 def line(value: str) -> str:
     """Return text that is valid and fits on one line."""
     try:
-        value.encode()
+        size = len(value.encode())
     except UnicodeEncodeError:
         raise ValueError("must be valid UTF-8 text") from None
+    if size > LONGEST_STRING:
+        raise ValueError(f"longer than MQTT allows ({LONGEST_STRING} bytes)")
     if not value.isprintable():
         raise ValueError("has line breaks or control characters in it; it must be one line of text")
     return value
@@ -77,7 +84,7 @@ def host(value: str) -> str:
     try:
         ipaddress.ip_address(bare)
     except ValueError:
-        if not value or re.search(r"[:/@\[\]\s'\"]", value) is not None:
+        if not 0 < len(value) <= LONGEST_NAME or not value.isprintable() or re.search(r"[:/@\[\]\s'\"]", value):
             raise ValueError("MQTT_HOST: the name or address alone; the port goes into MQTT_PORT") from None
         return value
     return bare
