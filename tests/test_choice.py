@@ -111,6 +111,17 @@ def test_a_machine_that_has_nothing_new_is_asked_as_often_as_ever() -> None:
     assert found.has_become_askable(NOW + 30 * MINUTE)
 
 
+@pytest.mark.parametrize("status", ["network_error", "invalid_response"])
+def test_the_end_of_a_machines_wait_after_a_fault_is_not_news(status: str) -> None:
+    """While the house has no internet, each machine's five minutes end again and again; the back-off decides."""
+    found = reporters(("a", OURS, "ok"), ("b", OURS, "ok"))
+    assert found.has_become_askable(NOW)
+    for name in ("a", "b"):
+        found.rejected(name, status, NOW, NOW + 5 * MINUTE)
+    assert not any(found.has_become_askable(NOW + minutes * MINUTE) for minutes in (1, 5, 6))
+    assert found.to_ask(NOW + 6 * MINUTE) == ["a", "b"]
+
+
 def failing_polls(error: ClaudeUsageError, source: str, found: AccountReporters | None) -> list[dt.datetime]:
     """Return when an account is polled in an hour in which each poll fails."""
     state, polls, now = make_state(), [], NOW
