@@ -110,8 +110,9 @@ def _ask_api(settings: Settings, place: CredentialSource, credentials: Credentia
 def _ask_claude_code(settings: Settings, login: LocalLogin) -> str:
     api = UsageApi(settings.claude_api_url, settings.claude_user_agent)
     (source,) = polled_sources((CLAUDE_CODE,), login, api, settings.claude_code_command)
-    result = source.poll("", SystemClock(), may_retry=False)
     api.close()
+    require_answer(source, source.login)
+    result = source.poll("", SystemClock(), may_retry=False)
     if result.reading is None:
         raise result.error or InvalidResponse("Claude Code had no numbers; run `check` again in a minute.")
     return f"{source.place}: {_windows(result.reading)}, read at {local_time(result.reading.read_at)}"

@@ -18,6 +18,7 @@ from claude_usage_mqtt.service.polling import Polling
 from claude_usage_mqtt.service.restore import own_document
 from claude_usage_mqtt.sources.account_reporters import AccountReporters
 from claude_usage_mqtt.sources.credentials.watch import LoginChanged
+from claude_usage_mqtt.sources.in_order import UNUSABLE
 from claude_usage_mqtt.sources.policy import Policy
 from claude_usage_mqtt.sources.select import with_other_sources
 from claude_usage_mqtt.sources.source import REPEATS_FOR, Login, PollResult
@@ -129,8 +130,8 @@ class AccountState:
     def _fail(self, error: ClaudeUsageError, source: str, now: datetime) -> None:
         self.log.failed(error)
         self.polling.policy.failed(now, error)
-        if self.reporters is not None:
-            self.reporters.poll_failed()
+        if self.reporters is not None and isinstance(error, UNUSABLE):
+            self.reporters.login_failed()
         is_pushed = any(window.source in PUSHED for window in self.usage.known_windows(now))
         if error.status in MISSING and self.options.is_auto and is_pushed:
             self.polling.policy.failures.count = 0  # what is not there is not missed: another source delivers

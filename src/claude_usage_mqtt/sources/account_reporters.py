@@ -164,15 +164,15 @@ class AccountReporters:
             return self._registry.is_connected and bool(self.to_ask(now))
 
     def has_become_askable(self, now: datetime) -> bool:
-        """Whether a machine can be asked, and none could since the last call or the last failed poll."""
+        """Whether a machine can be asked, and none could at the last call, or a login could not be used since then."""
         is_askable = self.can_be_asked(now)
         if not is_askable and self.is_waiting(now):
             return False  # as soon as its turn comes, nothing has changed
         was_askable, self._was_askable = self._was_askable, is_askable
         return is_askable and not was_askable
 
-    def poll_failed(self) -> None:
-        """Note that a poll brought nothing: a machine that can be asked is worth another one."""
+    def login_failed(self) -> None:
+        """Note that a poll failed for want of a login: a machine that can be asked is worth another one."""
         self._was_askable = False
 
     def wait_for_one(self, now: datetime, within: float) -> bool:
