@@ -256,6 +256,20 @@ def test_a_silent_status_line_says_why() -> None:
     assert (state.health.status, state.health.detail) == ("ok", None)
 
 
+def test_a_clock_that_was_set_is_wrong_no_longer() -> None:
+    """Once a status line is accepted, a later silence has its own reasons, not the clock that was wrong before."""
+    state = make_state(sources=(STATUSLINE,))
+    state.ignore_status_line(NOW)
+    state.tick(NOW)
+    assert state.health.detail is not None
+    assert "set that clock" in state.health.detail
+    at = NOW + timedelta(minutes=10)
+    reading = make_reading(at, 42, at + timedelta(hours=3), source=STATUSLINE)
+    state.take(Reading(read_at=at, windows={reading.key: reading}, is_partial=True), at)
+    state.tick(at + timedelta(hours=2))
+    assert f"since {local_time(at)}" in state.health.detail
+
+
 def test_a_seat_that_has_only_a_spend_limit_is_well() -> None:
     """Its money is all that a status line reports of it: that is not a silent status line."""
     state = make_state(sources=(STATUSLINE,))
@@ -265,6 +279,31 @@ def test_a_seat_that_has_only_a_spend_limit_is_well() -> None:
     state.take(Reading(read_at=NOW, windows={}, extra_usage=money, is_partial=True), NOW)
     state.tick(NOW)
     assert (state.health.status, state.health.detail, state.health.last_success) == ("ok", None, NOW)
+
+
+def test_a_clock_that_is_set_back_leaves_what_was_restored() -> None:
+    """Who starts it on a machine whose clock is ahead, and is corrected, reads when the last success really was."""
+    polled_at = NOW + timedelta(milliseconds=400)
+    before = make_state()
+    before.begin_poll(polled_at)
+    reading = make_usage(polled_at, make_reading(polled_at, 20, NOW + timedelta(hours=3)))
+    before.finish_poll(PollResult(account="default", source=OAUTH, reading=reading, requests=1), polled_at)
+    after = make_state()
+    after.restore(dict(documents(before, SOON)), SOON + timedelta(hours=3))
+    after.clock_stepped(timedelta(hours=-3), SOON)
+    assert health_document(after, SOON)["last_success"] == NOW.isoformat()
+    assert after.usage.is_fresh(SOON)
+
+
+def test_what_was_not_understood_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Two servers of the API that differ in what they add do not fill the debug log by turns."""
+    caplog.set_level(logging.DEBUG, "claude_usage_mqtt")
+    state = make_state()
+    for minute in range(6):
+        at = NOW + timedelta(minutes=minute)
+        names = ("amber",) if minute % 2 else ("cedar", "birch")
+        state.log.sections(Reading(read_at=at, windows={}, ignored=names))
+    assert [message.rpartition(": ")[2] for message in caplog.messages] == ["cedar, birch", "amber"]
 
 
 def test_an_unlikely_status_line_is_named_until_it_is_confirmed(caplog: pytest.LogCaptureFixture) -> None:

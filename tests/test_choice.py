@@ -5,13 +5,15 @@ import datetime as dt
 import pytest
 
 from claude_usage_mqtt.clock import SystemClock
+from claude_usage_mqtt.errors import ClaudeUsageError, NetworkError, ServerError
 from claude_usage_mqtt.sources.account_reporters import AccountReporters
 from claude_usage_mqtt.sources.reporter import Asks, ReporterSource
 from claude_usage_mqtt.sources.reporter_machine import AWAY, OFFLINE, SILENT, Hold, Machine, sentence
 from claude_usage_mqtt.sources.reporter_messages import BUSY, AnnouncedLogin
 from claude_usage_mqtt.sources.reporter_registry import MachineRegistry
-from claude_usage_mqtt.sources.source import Login
-from claude_usage_mqtt.usage.reading import OAUTH
+from claude_usage_mqtt.sources.source import Login, PollResult
+from claude_usage_mqtt.usage.reading import OAUTH, REPORTER
+from parts.simulation import make_state
 
 NOW = dt.datetime(2026, 11, 20, 16, 0, tzinfo=dt.UTC)
 MINUTE = dt.timedelta(minutes=1)
@@ -104,9 +106,44 @@ def test_a_machine_that_has_nothing_new_is_asked_as_often_as_ever() -> None:
     found.rejected("a", BUSY, NOW, NOW + MINUTE)
     assert not any(found.has_become_askable(NOW + minutes * MINUTE) for minutes in (0.5, 1, 2))
     found.rejected("a", BUSY, NOW, NOW + 30 * MINUTE)
-    found.poll_failed()
+    found.login_failed()
     assert not any(found.has_become_askable(NOW + minutes * MINUTE) for minutes in (3, 29.5))
     assert found.has_become_askable(NOW + 30 * MINUTE)
+
+
+@pytest.mark.parametrize("status", ["network_error", "invalid_response"])
+def test_the_end_of_a_machines_wait_after_a_fault_is_not_news(status: str) -> None:
+    """While the house has no internet, each machine's five minutes end again and again; the back-off decides."""
+    found = reporters(("a", OURS, "ok"), ("b", OURS, "ok"))
+    assert found.has_become_askable(NOW)
+    for name in ("a", "b"):
+        found.rejected(name, status, NOW, NOW + 5 * MINUTE)
+    assert not any(found.has_become_askable(NOW + minutes * MINUTE) for minutes in (1, 5, 6))
+    assert found.to_ask(NOW + 6 * MINUTE) == ["a", "b"]
+
+
+def failing_polls(error: ClaudeUsageError, source: str, found: AccountReporters | None) -> list[dt.datetime]:
+    """Return when an account is polled in an hour in which each poll fails."""
+    state, polls, now = make_state(), [], NOW
+    state.reporters = found
+    while now < NOW + 60 * MINUTE:
+        state.tick(now)
+        due = state.due(now)
+        if due is not None and due <= now:
+            polls.append(now)
+            state.begin_poll(now)
+            state.finish_poll(PollResult(account="default", source=source, error=error, requests=1), now)
+        now += MINUTE / 6
+    return polls
+
+
+@pytest.mark.parametrize("source", [OAUTH, REPORTER])
+@pytest.mark.parametrize("error", [ServerError("out of order"), NetworkError("away")])
+def test_in_an_outage_the_waits_grow_though_a_reporter_is_online(source: str, error: ClaudeUsageError) -> None:
+    """Asked each minute, the API would have seen the whole hour's requests when it is back, and nobody could ask."""
+    polls = failing_polls(error, source, reporters(("a", OURS, "ok")))
+    assert polls == failing_polls(error, source, None)
+    assert len(polls) < 12
 
 
 @pytest.mark.parametrize("announced", ["ok", "token_expired"])

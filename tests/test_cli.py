@@ -16,6 +16,7 @@ import pytest
 
 from claude_usage_mqtt.instants import local_time
 from claude_usage_mqtt.settings import machine
+from claude_usage_mqtt.sources import hanging
 from claude_usage_mqtt.usage.account import AccountUsage
 from parts import faults
 from parts.broker import Mosquitto, any_broker, needs_mosquitto
@@ -56,15 +57,20 @@ def test_once_prints_a_table(home: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
-def test_a_login_that_cannot_be_read_for_hanging(home: Path) -> None:
+@pytest.mark.parametrize(("source", "name"), [("oauth", ".claude/.credentials.json"), ("claude-code", ".claude.json")])
+def test_a_login_that_cannot_be_read_for_hanging(
+    home: Path, monkeypatch: pytest.MonkeyPatch, source: str, name: str
+) -> None:
     """On a dead mount `once` and `check` say so and end; here it is a pipe, and opening it waits for a writer."""
-    file = home / ".claude/.credentials.json"
-    file.unlink()
+    monkeypatch.setattr(hanging, "PATIENCE", 1.0)
+    file = home / name
+    file.unlink(missing_ok=True)
     os.mkfifo(file)
-    once, check = (call_command(home, command) for command in ("once", "check"))
+    once, check = (call_command(home, command, CLAUDE_SOURCE=source) for command in ("once", "check"))
     assert (once.returncode, check.returncode) == (3, 3)
+    place = file if source == "oauth" else "Claude Code (claude)"
     for said in (once.stderr, check.stdout):
-        assert f"{file} cannot be read: reading it hangs." in said
+        assert f"{place} cannot be read: reading it hangs." in said
     os.close(os.open(file, os.O_WRONLY))  # the threads that still wait for a writer end
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from claude_usage_mqtt.errors import (
     TokenExpired,
     Unauthorized,
 )
+from claude_usage_mqtt.sources import hanging
 from claude_usage_mqtt.sources.credentials import keychain
 from claude_usage_mqtt.sources.credentials.environment import GivenToken
 from claude_usage_mqtt.sources.credentials.file import CredentialsFile
@@ -264,3 +266,20 @@ def test_a_given_token_that_may_have_expired(tmp_path: Path) -> None:
     assert str(hiding.explain(RateLimited("No."))).startswith("No. An expired token is answered in the same way")
     write_credentials(tmp_path)
     assert f"which hides the login in {tmp_path}" in str(hiding.explain(RateLimited("No.")))
+
+
+def test_a_place_that_hangs_already_when_it_is_looked_at_ends_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a dead mount even asking what kind of file there is does not return: the command says so, and ends."""
+    released = threading.Event()
+
+    class DeadMount:
+        place = "/mnt/token"
+
+        @property
+        def can_be_watched(self) -> bool:
+            return released.wait(30)
+
+    monkeypatch.setattr(hanging, "PATIENCE", 0.05)
+    with pytest.raises(CredentialsUnreadable, match="/mnt/token cannot be read: reading it hangs"):
+        hanging.require_answer(DeadMount(), lambda: None)
+    released.set()

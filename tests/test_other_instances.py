@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import signal
@@ -19,7 +20,20 @@ from parts.broker import Broker, Mosquitto, needs_mosquitto
 from parts.command import call_command
 from parts.endpoint import Endpoint
 from parts.proxy import FaultyProxy
-from parts.service import BASE, CONFIG, HEALTH, STATE, STATUS, Clock, Serve, ServiceProcess, is_ok, running_service
+from parts.service import (
+    BASE,
+    CONFIG,
+    HEALTH,
+    STATE,
+    STATUS,
+    Clock,
+    Log,
+    Serve,
+    ServiceProcess,
+    is_ok,
+    listen_to_log,
+    running_service,
+)
 from parts.watcher import Watcher
 
 VERSION_1 = json.loads((Path(__file__).parent / "cases/version_1_retained.json").read_text(encoding="utf-8"))
@@ -146,6 +160,16 @@ def test_the_later_one_takes_over_from_one_that_died(
         monkeypatch.setattr(second.program.inbox, "get", count_rounds)
         second.log.wait_for("Publishing at")
     assert len(rounds) < 100, "it kept the processor busy"
+
+
+def test_standing_by_is_logged_once(serve: Serve, watcher: Watcher) -> None:
+    """However long two instances run next to each other, the log of the later one has one line about it."""
+    clock = Clock(speed=300)
+    with serve(instance="first", clock=clock):
+        watcher.wait_topic(HEALTH, is_ok)
+        with serve(instance="second", clock=clock) as second, listen_to_log(Log(), logging.DEBUG) as log:
+            log.wait_for("Still standing by", count=2)
+    assert second.log.count("Another instance publishes") == 1
 
 
 @pytest.mark.skipif(os.name != "posix", reason="which processes are alive is known by their locks")

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tomllib
 from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,22 @@ def test_each_module_that_contributors_are_sent_to_exists() -> None:
         assert (package / each).is_file() or (ROOT / each).is_file(), each
     for folder in (path.parent.name for path in package.glob("*/__init__.py")):
         assert f"`{folder}/`" in text, folder
+
+
+def test_the_map_names_each_module() -> None:
+    """Contributors find every module in the map, or its folder or prefix (`reporter*`), and no constant that went."""
+    package = ROOT / "src/claude_usage_mqtt"
+    named = re.findall(r"`([^`\n]+)`", (ROOT / ".github/CONTRIBUTING.md").read_text(encoding="utf-8"))
+    folders = {"api/", "credentials/", "recipes/", "demo/"} & set(named)
+    for path in package.rglob("*.py"):
+        module = path.relative_to(package)
+        is_in_folder = any(f"{each}/" in folders for each in module.parts[:-1])
+        if module.parts[0] == "cli" or path.stem.startswith("__") or is_in_folder:
+            continue
+        assert any(fnmatch(path.stem, each.removesuffix(".py").rpartition("/")[2]) for each in named), module
+    source = "".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py"))
+    for constant in (each for each in named if re.fullmatch(r"_?[A-Z]+(_[A-Z]+)+", each)):
+        assert re.search(rf"\b{constant}\b", source) or constant.lower() in Settings.model_fields, constant
 
 
 def test_the_compose_file_and_the_deployment_are_whole() -> None:

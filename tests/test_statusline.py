@@ -215,6 +215,27 @@ def test_an_idle_session_does_not_take_the_numbers_back() -> None:
     assert shown(account, NOW + timedelta(hours=3))["utilization"] == 1
 
 
+@pytest.mark.parametrize("old", [(47, 44), (70, 71)])
+def test_only_a_new_response_decides_about_an_unlikely_number(old: tuple[int, int]) -> None:
+    """Terminals that were open before the command was set up show old numbers: together they make no refill of them."""
+    account = make_account(timedelta(hours=1))
+
+    def report(minute: int, utilization: float, *, is_response: bool) -> float:
+        at = NOW + timedelta(minutes=minute)
+        found = parse_statusline(
+            handed_over(limits(utilization, left=7865 - minute * 60, now=at), at, is_response=is_response).encode(), at
+        )
+        assert found is not None
+        assert take(account, found, partial=True) == []
+        return float(shown(account, at)["utilization"])
+
+    assert report(0, 62, is_response=True) == 62
+    assert [report(1 + index, utilization, is_response=False) for index, utilization in enumerate((45, *old))] == [
+        62
+    ] * 3
+    assert report(5, 63, is_response=True) == 63
+
+
 # -- the line
 
 

@@ -10,10 +10,12 @@ import pytest
 
 from claude_usage_mqtt.clock import Clock, SystemClock
 from claude_usage_mqtt.errors import CredentialsNotFound
+from claude_usage_mqtt.reporter.logins import LoginSeen, ReportedLogin
 from claude_usage_mqtt.service import workers
 from claude_usage_mqtt.service.workers import MAX_THREADS, Workers
 from claude_usage_mqtt.sources.credentials import watch
 from claude_usage_mqtt.sources.credentials.watch import CachedReading, LoginChanged, LoginWatch, WatchedLogin
+from claude_usage_mqtt.sources.reporter_messages import AnnouncedLogin
 from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.usage.reading import OAUTH, Reading
 from parts.broker import Broker
@@ -29,6 +31,7 @@ class Place:
 
     name = OAUTH
     can_be_watched = True
+    outlives_token = False
     place = "a place"
 
     def __init__(self, fingerprint: object = "a") -> None:
@@ -143,6 +146,26 @@ def test_one_place_that_hangs_does_not_stop_the_others(
     eventually(lambda: seen.saw("dead", "back"))
     dead.now = "again"
     eventually(lambda: seen.saw("dead", "again"))
+
+
+def test_a_reporter_reads_a_login_again_that_could_not_be_read() -> None:
+    """A file that was replaced in a bad moment is not announced as what it was before, until it changes once more."""
+
+    class Stumbling(Place):
+        stumbles = False
+
+        def login(self) -> Login:
+            if self.stumbles:
+                raise RuntimeError("in the middle of it")
+            return super().login()
+
+    place, seen = Stumbling("old"), LoginSeen("default", AnnouncedLogin(source=OAUTH, status="ok", login=Login()))
+    login = ReportedLogin("default", place, lambda: seen)
+    assert [each.login.login for each in login.look(NOW)] == [Login(mark=hash("old"))]
+    place.now, place.stumbles = "new", True
+    assert list(login.look(NOW)) == []
+    place.stumbles = False
+    assert [each.login.login for each in login.look(NOW)] == [Login(mark=hash("new"))]
 
 
 class Accounts:

@@ -3,7 +3,7 @@
 Nothing is imported before it is used: the container's health check and the status line start this package often.
 """
 
-__version__ = "0.1.0"
+__version__ = "2.0.0"
 
 __all__ = [
     "ApiError",

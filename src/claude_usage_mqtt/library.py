@@ -48,7 +48,7 @@ from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.url import API_URL, checked_url
 from claude_usage_mqtt.sources.credentials.environment import GivenToken
 from claude_usage_mqtt.sources.credentials.places import CONFIG_DIR, SECURE_STORAGE_DIR
-from claude_usage_mqtt.sources.hanging import answers, hangs
+from claude_usage_mqtt.sources.hanging import require_answer
 from claude_usage_mqtt.sources.in_order import in_order
 from claude_usage_mqtt.sources.local_login import LocalLogin, local_login
 from claude_usage_mqtt.sources.names import parse_source, selected_sources
@@ -106,8 +106,7 @@ def get_usage(
         asked = in_order(polled_sources(names, login, api, claude_code_command))
         if asked is None:
             raise SettingsError(f"source: {source} cannot be asked; give oauth, claude-code, or both of them.")
-        if asked.can_be_watched and not answers(asked.login):
-            raise hangs(asked.place)
+        require_answer(asked, asked.login)
         outcome = asked.poll("", SystemClock(), may_retry=False)
     finally:
         api.close()

@@ -95,7 +95,8 @@ def test_the_activity_log_is_about_events_and_resets(
     )
     assert counts["event.claude_session_event"] > HOURS / 10, counts
     assert noise.total() <= counts.total() / 10, (noise, counts)
-    assert max(rows.values()) <= polls + FIRST_LINES, rows
+    # On a busy machine a poll may come late, and the sign of life before it shows the time that has passed.
+    assert max(rows.values()) <= polls * 1.01 + FIRST_LINES, rows
     assert {entity for entity in rows if entity not in counts} <= NUMBERS, rows
 
 

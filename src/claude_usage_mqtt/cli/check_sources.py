@@ -13,7 +13,7 @@ from claude_usage_mqtt.settings.fields import Settings
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.sources.credentials.token import Credentials, CredentialSource
-from claude_usage_mqtt.sources.hanging import answers, hangs
+from claude_usage_mqtt.sources.hanging import require_answer
 from claude_usage_mqtt.sources.local_login import LocalLogin
 from claude_usage_mqtt.sources.names import AUTO
 from claude_usage_mqtt.sources.select import polled_sources, with_other_sources
@@ -70,8 +70,7 @@ def _check_api(
 
 def _read(place: CredentialSource, found: list[Credentials]) -> str:
     now = SystemClock().now()
-    if place.can_be_watched and not answers(place.read):
-        raise hangs(place.place)
+    require_answer(place, place.read)
     try:
         credentials = place.read()
     except CredentialsNotFound as error:
@@ -111,8 +110,9 @@ def _ask_api(settings: Settings, place: CredentialSource, credentials: Credentia
 def _ask_claude_code(settings: Settings, login: LocalLogin) -> str:
     api = UsageApi(settings.claude_api_url, settings.claude_user_agent)
     (source,) = polled_sources((CLAUDE_CODE,), login, api, settings.claude_code_command)
-    result = source.poll("", SystemClock(), may_retry=False)
     api.close()
+    require_answer(source, source.login)
+    result = source.poll("", SystemClock(), may_retry=False)
     if result.reading is None:
         raise result.error or InvalidResponse("Claude Code had no numbers; run `check` again in a minute.")
     return f"{source.place}: {_windows(result.reading)}, read at {local_time(result.reading.read_at)}"

@@ -18,7 +18,7 @@ EXIT_STATUSES = """\
 exit status:
   0 fine                      5 rate limited
   2 settings or usage         6 network or server error
-  3 no usable credentials     7 the answer was not understood
+  3 no usable credentials     7 the response was not understood
   4 refused by the API        8 the broker could not be reached or refused us
   9, 10  guard: wait, unknown
 

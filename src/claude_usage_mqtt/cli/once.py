@@ -10,7 +10,7 @@ from claude_usage_mqtt.errors import ClaudeUsageError, RateLimited, SettingsErro
 from claude_usage_mqtt.instants import parse_instant
 from claude_usage_mqtt.settings.load import load_settings
 from claude_usage_mqtt.sources.api.client import UsageApi
-from claude_usage_mqtt.sources.hanging import answers, hangs
+from claude_usage_mqtt.sources.hanging import require_answer
 from claude_usage_mqtt.sources.in_order import in_order
 from claude_usage_mqtt.sources.select import polled_sources, with_other_sources
 from claude_usage_mqtt.sources.source import Source
@@ -59,8 +59,7 @@ def _ask(account: str, source: Source, clock: Clock, blocked: RateLimited | None
     """Return what a source has, None if that is nothing new; `blocked` says why it must not be asked."""
     if blocked is not None:
         raise blocked
-    if source.can_be_watched and not answers(source.login):
-        raise hangs(source.place)
+    require_answer(source, source.login)
     result = source.poll(account, clock, may_retry=True)
     if result.error is not None:
         raise with_other_sources(result.error, result.source)  # this may be the first request that was ever made

@@ -32,14 +32,14 @@ class LoginSeen(NamedTuple):
     problem: str = ""
 
 
-class LocalLogin(Watched[LoginSeen]):
-    """One account's login; `known` returns what was seen last, and only what differs is news."""
+class ReportedLogin(Watched[LoginSeen]):
+    """One account's login; `last_seen` returns what was seen last, and only what differs is news."""
 
-    def __init__(self, account: str, source: Source, known: Callable[[], LoginSeen]) -> None:
+    def __init__(self, account: str, source: Source, last_seen: Callable[[], LoginSeen]) -> None:
         super().__init__(account, source)
-        self._last_seen = known
+        self._last_seen = last_seen
         self._fingerprint: object = None
-        self._known: tuple[Login, str, str] | None = None  # with its status, and its problem
+        self._last_read: tuple[Login, str, str] | None = None  # with its status, and its problem
         self._looks = 0
 
     def _news(self, now: datetime) -> Iterator[LoginSeen]:
@@ -57,16 +57,16 @@ class LocalLogin(Watched[LoginSeen]):
         fingerprint = self.source.fingerprint()
         self._looks += 1
         is_blind = not self.source.can_be_watched and self._looks >= LOOKS_BLIND
-        if self._known is None or fingerprint != self._fingerprint or is_blind:
-            self._fingerprint, self._looks = fingerprint, 0
+        if self._last_read is None or fingerprint != self._fingerprint or is_blind:
             try:
-                self._known = self.source.login(), USABLE, ""
+                self._last_read = self.source.login(), USABLE, ""
             except CredentialsError as error:
-                self._known = Login(), error.status, str(error)
-        return self._known
+                self._last_read = Login(), error.status, str(error)
+            self._fingerprint, self._looks = fingerprint, 0
+        return self._last_read
 
 
-class LocalLogins:
+class ReportedLogins:
     """All of a reporter's; `put` gets what is new, in another thread."""
 
     def __init__(self, sources: Mapping[str, Source], clock: Clock, put: Callable[[LoginSeen], None]) -> None:
@@ -82,8 +82,8 @@ class LocalLogins:
 
     def start(self) -> None:
         """Look at all of them, again and again."""
-        known = self._seen.__getitem__
-        self.watch.start([LocalLogin(name, source, partial(known, name)) for name, source in self._sources.items()])
+        seen = self._seen.__getitem__
+        self.watch.start([ReportedLogin(name, source, partial(seen, name)) for name, source in self._sources.items()])
 
     @property
     def announced(self) -> dict[str, AnnouncedLogin]:

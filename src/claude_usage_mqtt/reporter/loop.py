@@ -23,7 +23,7 @@ from claude_usage_mqtt.mqtt.connection import (
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.reporter.answer import Answered, Answering
 from claude_usage_mqtt.reporter.budget import Budget
-from claude_usage_mqtt.reporter.logins import LocalLogins, LoginSeen
+from claude_usage_mqtt.reporter.logins import LoginSeen, ReportedLogins
 from claude_usage_mqtt.reporter.publishing import Publishing
 from claude_usage_mqtt.reporter.sleep import Sleep
 from claude_usage_mqtt.service.inbox import Inbox, Stop
@@ -55,7 +55,7 @@ class Reporter:
         self._options = options
         topics = ReporterTopics(base=options.base_topic, machine=options.machine)
         self._publishing = Publishing(options.broker, topics, self.inbox.put)
-        self._logins = LocalLogins(options.sources, clock, self.inbox.put)
+        self._logins = ReportedLogins(options.sources, clock, self.inbox.put)
         self._budget = Budget(options.base_topic, options.sources, clock, limited=options.limited)
         self._answering = Answering(options.sources, clock, self._budget, self.inbox.put, self._publishing.answer)
         self._sleep = Sleep(clock)

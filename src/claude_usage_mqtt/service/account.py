@@ -18,13 +18,14 @@ from claude_usage_mqtt.service.polling import Polling
 from claude_usage_mqtt.service.restore import own_document
 from claude_usage_mqtt.sources.account_reporters import AccountReporters
 from claude_usage_mqtt.sources.credentials.watch import LoginChanged
+from claude_usage_mqtt.sources.in_order import UNUSABLE
 from claude_usage_mqtt.sources.policy import Policy
 from claude_usage_mqtt.sources.select import with_other_sources
 from claude_usage_mqtt.sources.source import REPEATS_FOR, Login, PollResult
 from claude_usage_mqtt.topics import STARTING
 from claude_usage_mqtt.usage.account import AccountUsage
 from claude_usage_mqtt.usage.events import Event
-from claude_usage_mqtt.usage.reading import REPORTER, STATUSLINE, Reading
+from claude_usage_mqtt.usage.reading import PUSHED, REPORTER, Reading
 from claude_usage_mqtt.usage.saved_state import is_readable, restore
 
 LEAST_INTERVALS = 2.2
@@ -72,6 +73,8 @@ class AccountState:
         self.delivery.restore(memory.get("events"), now)
         self.health.login.restore(health if self.options.is_polled else {}, memory.get("login_notice"))
         self.health.restore(health, is_known=self.usage.is_known)
+        if self.health.last_success is not None:
+            self.usage.history.restored |= {self.health.last_success}
         self._restore_polling(health, memory, now)
         if self.reporters is not None:
             self.reporters.restore(memory.get("reporters"), now)
@@ -127,10 +130,10 @@ class AccountState:
     def _fail(self, error: ClaudeUsageError, source: str, now: datetime) -> None:
         self.log.failed(error)
         self.polling.policy.failed(now, error)
-        if self.reporters is not None:
-            self.reporters.poll_failed()
-        has_status_line = any(window.source == STATUSLINE for window in self.usage.known_windows(now))
-        if error.status in MISSING and self.options.is_auto and has_status_line:
+        if self.reporters is not None and isinstance(error, UNUSABLE):
+            self.reporters.login_failed()
+        is_pushed = any(window.source in PUSHED for window in self.usage.known_windows(now))
+        if error.status in MISSING and self.options.is_auto and is_pushed:
             self.polling.policy.failures.count = 0  # what is not there is not missed: another source delivers
             self.health.show_ok()
         elif isinstance(error, RateLimited) and self.health.last_success is not None:
@@ -145,7 +148,7 @@ class AccountState:
         self.health.succeeded(reading.read_at)
         has_limits = reading.windows or reading.extra_usage is not None
         self.health.show_ok(None if has_limits else NO_LIMITS_DETAIL)
-        self.polling.policy.succeeded(now, self.usage.history.last_change)
+        self.polling.policy.succeeded(now, self.usage.rules.stale_after, self.usage.history.last_change)
         return events
 
     def take(self, reading: Reading, now: datetime) -> list[Event]:

@@ -48,8 +48,8 @@ class AccountHealth:
         self.detail: str | None = None
         self.hint: str | None = None
         self.last_success: datetime | None = None
-        self._option = "" if topics.account == DEFAULT_ACCOUNT else f" --account {topics.account}"
         self.wrong_clock_at: datetime | None = None
+        self._option = "" if topics.account == DEFAULT_ACCOUNT else f" --account {topics.account}"
         self.login = AccountLogin()
         self.alive = SignOfLife()
         self.other_instance = OtherInstance(topics)
@@ -62,6 +62,7 @@ class AccountHealth:
     def succeeded(self, read_at: datetime) -> None:
         """Note when numbers were read."""
         self.last_success = max(read_at, self.last_success or read_at)
+        self.wrong_clock_at = None
 
     def show_ok(self, detail: str | None = None) -> None:
         """Show that all is well."""

@@ -17,6 +17,9 @@ ANOTHER_LOGIN = (
     "'claude-usage-mqtt statusline' in the Claude Code settings of each."
 )
 
+MAX_SECTIONS = 200
+"""Names that are remembered as logged; an API that never ends to invent some does not fill the memory."""
+
 
 def unlikely_sentence(suspect: Suspect) -> str:
     """Return the sentence about a reading that is not believed yet."""
@@ -43,12 +46,12 @@ class AccountLog:
         log.warning("The saved state in %s %s; only the last readings are restored.", topic, why)
 
     def sections(self, reading: Reading) -> None:
-        """Name what is not understood in a response, unless it was in the one before."""
-        sections = (*reading.malformed, *reading.ignored)
-        new = ", ".join(section for section in sections if section not in self._sections)
+        """Name what is not understood in a response, each once."""
+        new = [section for section in (*reading.malformed, *reading.ignored) if section not in self._sections]
         if new:
-            self._sections = sections
-            log.debug("Account %s: sections of the response that are not understood: %s", self._account, new)
+            self._sections = (*self._sections, *new)[-MAX_SECTIONS:]
+            names = ", ".join(new)
+            log.debug("Account %s: sections of the response that are not understood: %s", self._account, names)
 
     def numbers(self, reading: Reading) -> None:
         """Log what a poll brought; the first time at level info."""

@@ -14,7 +14,6 @@ from claude_usage_mqtt.usage.money import ACCOUNT_EVENT_LASTS
 NOTICE = timedelta(days=3)
 """How long before its end: a weekend, and a day to act."""
 
-
 SAME_END = timedelta(days=1)
 """Two ends this close are of one login: what was saved has no milliseconds, and there is one event a day at most."""
 

@@ -12,7 +12,7 @@ from claude_usage_mqtt.service.usage_log import UsageLog
 from claude_usage_mqtt.sources.source import Source
 from claude_usage_mqtt.topics import LONGEST_INTERVAL, SHORTEST_INTERVAL, Topics
 from claude_usage_mqtt.usage.account import Rules
-from claude_usage_mqtt.usage.reading import OAUTH, STATUSLINE
+from claude_usage_mqtt.usage.reading import OAUTH, PUSHED
 
 
 class AccountOptions(NamedTuple):
@@ -33,8 +33,8 @@ class AccountOptions(NamedTuple):
 
     @property
     def is_polled(self) -> bool:
-        """Whether any source is polled; the status line only sends."""
-        return any(source != STATUSLINE for source in self.sources)
+        """Whether any source is polled."""
+        return not PUSHED.issuperset(self.sources)
 
     @property
     def shortest_interval(self) -> int:

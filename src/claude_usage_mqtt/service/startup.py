@@ -94,10 +94,12 @@ class Startup:
         if until is None and not self._found.keys() & kept:
             until = self._stands_by_until  # the broker forgot everything; the other instance is about to be back
         if until is None or until <= now or not self._is_online:
-            self.ends_at = None
+            self.ends_at = self._stands_by_until = None
             return self._found
-        if names:
+        if self._stands_by_until is None:
             log.warning(STANDING_BY, ", ".join(names), until.astimezone().strftime("%H:%M"))
+        else:
+            log.debug("Still standing by, until %s at least", until.astimezone().strftime("%H:%M"))
         self._stands_by_until = until
         self.ends_at = real + self._clock.to_real((until - now).total_seconds() + 1)
         return None

@@ -75,12 +75,14 @@ class Settings(BaseSettings):
     mqtt_keepalive: Seconds = Field(60, ge=5, le=3600, description="Seconds until a silent connection counts as dead.")
     mqtt_base_topic: Topic = Field("claude-usage", max_length=128, description="The first levels of our topics.")
     homeassistant_discovery: bool = Field(True, description="Announce entities to Home Assistant.")  # noqa: FBT003
-    homeassistant_prefix: Topic = Field("homeassistant", max_length=128, description="Its discovery prefix.")
+    homeassistant_prefix: Topic = Field(
+        "homeassistant", max_length=128, description="Home Assistant's discovery prefix."
+    )
     homeassistant_status_topic: Topic | None = Field(
-        None, max_length=128, description="Where its birth message appears: `<prefix>/status`."
+        None, max_length=128, description="The topic of its birth message; `<prefix>/status` if not set."
     )
     claude_config_dir: str | None = Field(
-        None, description="Claude Code's folder, with `.credentials.json`: `~/.claude`."
+        None, description="Claude Code's folder, with `.credentials.json`; `~/.claude` if not set."
     )
     claude_securestorage_config_dir: str | None = Field(
         None, description="Claude Code's own variable: the folder of `.credentials.json`, if it is a different one."
@@ -99,13 +101,13 @@ class Settings(BaseSettings):
         description=f"A list of {', '.join(f'`{name}`' for name in SOURCES)}, or `auto`: whatever is available.",
     )
     claude_code_command: Line | None = Field(
-        None, description="Claude Code's executable: `claude`; if set, it renews a token that has expired."
+        None, description="Claude Code's executable; if set, it also renews a token that has expired."
     )
     machine_name: str | None = Field(
         None,
         max_length=100,
-        description="A reporter's name, and what a container that was re-created is recognized by; the host name if "
-        "not set; required for a reporter in a container.",
+        description="The name of a reporter; also how a service is recognized after its container was re-created; "
+        "the host name if not set; required for a reporter in a container.",
     )
     claude_api_url: Annotated[str, AfterValidator(checked_url)] = Field(
         API_URL, description="https, or http on loopback (for tests; no request limit applies there)."
@@ -117,7 +119,10 @@ class Settings(BaseSettings):
         300, ge=1, le=LONGEST_INTERVAL, description="Seconds between polls, 180 to 3600."
     )
     stale_after: Seconds = Field(
-        3600, ge=300, le=86400, description="Seconds without a response until numbers are stale."
+        3600,
+        ge=300,
+        le=86400,
+        description="Seconds without a response until numbers are stale; at least 2.2 poll intervals.",
     )
     alert_thresholds: Percentages = Field(
         (75.0, 90.0), max_length=20, description="Percent at which an event fires, separated by commas."

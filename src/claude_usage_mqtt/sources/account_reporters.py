@@ -8,10 +8,12 @@ Safe from any thread: the loop feeds it, workers read it.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from claude_usage_mqtt.errors import InvalidResponse, NetworkError
 from claude_usage_mqtt.instants import format_instant, moved
 from claude_usage_mqtt.sources.reporter_machine import (
     ABSENT_AFTER,
@@ -31,6 +33,9 @@ from claude_usage_mqtt.usage.owner import Owner
 
 MAX_UNASKED = 40
 """Requests counted at once that we did not ask for: anybody can claim them, and more than the budget means nothing."""
+
+FAULTS = frozenset({NetworkError.status, InvalidResponse.status})
+"""Reasons that another machine may not have; whether they are gone only a poll can show."""
 
 MOMENT = timedelta(minutes=1)
 """A machine that may ask again within this time is not missing: it has just asked."""
@@ -164,15 +169,15 @@ class AccountReporters:
             return self._registry.is_connected and bool(self.to_ask(now))
 
     def has_become_askable(self, now: datetime) -> bool:
-        """Whether a machine can be asked, and none could since the last call or the last failed poll."""
+        """Whether a machine can be asked, and none could at the last call, or a login could not be used since then."""
         is_askable = self.can_be_asked(now)
-        if not is_askable and self.is_waiting(now):
+        if not is_askable and (self.is_waiting(now) or self._is_held(now, FAULTS)):
             return False  # as soon as its turn comes, nothing has changed
         was_askable, self._was_askable = self._was_askable, is_askable
         return is_askable and not was_askable
 
-    def poll_failed(self) -> None:
-        """Note that a poll brought nothing: a machine that can be asked is worth another one."""
+    def login_failed(self) -> None:
+        """Note that a poll failed for want of a login: a machine that can be asked is worth another one."""
         self._was_askable = False
 
     def wait_for_one(self, now: datetime, within: float) -> bool:
@@ -205,11 +210,15 @@ class AccountReporters:
 
     def is_waiting(self, now: datetime) -> bool:
         """Whether a machine only waits because it has asked a moment ago."""
+        return self._is_held(now, {BUSY}, MOMENT)
+
+    def _is_held(self, now: datetime, reasons: Collection[str], at_most: timedelta = timedelta.max) -> bool:
+        """Whether one of these reasons keeps a machine from being asked, for so long at most."""
         with self._registry.changed:
             return self._registry.is_connected and any(
                 login.hold is not None
-                and login.hold.until - now <= MOMENT
-                and self._status(machine, login, now, is_patient=False) == BUSY
+                and login.hold.until - now <= at_most
+                and self._status(machine, login, now, is_patient=False) in reasons
                 for machine, login in self._registry.logins(self._account)
             )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
 from claude_usage_mqtt.errors import CredentialsUnreadable
 
@@ -12,20 +13,35 @@ PATIENCE = 15.0
 """Seconds; the Keychain is given up after 10."""
 
 
-def answers(read: Callable[[], object]) -> bool:
-    """Whether reading something ends, well or not. What hangs is left to a thread that ends with the program.
+class Place(Protocol):
+    """Where a login is."""
 
-    Only what can be watched may be read for that: a pipe can be read once.
+    @property
+    def can_be_watched(self) -> bool:
+        """Whether a changed login is noticed without reading it."""
+
+    @property
+    def place(self) -> str:
+        """Where it is, in words."""
+
+
+def require_answer(login: Place, read: Callable[[], object]) -> None:
+    """Read a login beforehand, well or not; raises CredentialsUnreadable if that does not end.
+
+    What hangs is left to a thread that ends with the program; looking whether it can be watched may hang as well. Only
+    what can be watched is read: a pipe can be read once.
     """
     has_ended = threading.Event()
 
     def look() -> None:
         with contextlib.suppress(Exception):
-            read()
+            if login.can_be_watched:
+                read()
         has_ended.set()
 
     threading.Thread(target=look, name="login-look", daemon=True).start()
-    return has_ended.wait(PATIENCE)
+    if not has_ended.wait(PATIENCE):
+        raise hangs(login.place)
 
 
 def hangs(place: str) -> CredentialsUnreadable:

@@ -20,6 +20,12 @@ RESERVE = 4
 """Of the budget, kept at most for the polls that follow the resets of the next hour, so that each is seen in time
 whatever the interval and whoever asks by hand. No account was seen with more windows that reset apart."""
 
+CONFIRMING = 1
+"""Of the budget, kept for the poll that confirms an unlikely reading: at the shortest interval too it is in time."""
+
+SHORTEST = BUDGET_SPAN / (BUDGET - CONFIRMING)
+"""A shorter interval would use up the budget early in the hour, and end in a gap."""
+
 FLOOR = timedelta(seconds=60)
 """From any request to one that is asked for by hand: the answer does not change faster, and bursts are punished."""
 
@@ -66,7 +72,7 @@ class Policy:
     def due(self, now: datetime, resets: Iterable[datetime] = ()) -> datetime:
         """Return when to poll next, never before `now`."""
         after_resets = [] if self.failures.refusals else sorted(reset + AFTER_RESET for reset in resets)
-        budget = BUDGET - min(RESERVE, sum(now < after <= now + BUDGET_SPAN for after in after_resets))
+        budget = BUDGET - CONFIRMING - min(RESERVE, sum(now < after <= now + BUDGET_SPAN for after in after_resets))
         due = self._allowed(now, self.next_regular or now, budget, SPACING)
         for after in after_resets:
             # One so shortly before that it would delay the more useful poll becomes that poll.
@@ -105,7 +111,7 @@ class Policy:
         self.requests.record(now)
         self.refresh_wanted = False
         self.confirm_at = None
-        self.next_regular = now + self._jittered(self.interval)
+        self.next_regular = now + self._jittered(self._pace)
 
     def status_line_seen(self, now: datetime, stale_after: timedelta) -> None:
         """Note that the status line reported the main numbers: the request for them can wait, for a while.
@@ -120,13 +126,16 @@ class Policy:
         """Want one poll soon, as a reading was unlikely; the source repeats its last response for `repeats_for`."""
         self.confirm_at = now + max(CONFIRM_AFTER, repeats_for + CONFIRM_AFTER / 4)
 
-    def succeeded(self, now: datetime, last_change: datetime | None = None) -> None:
-        """Note a good answer; `last_change` is when an answer last differed from the one before it."""
+    def succeeded(self, now: datetime, stale_after: timedelta, last_change: datetime | None = None) -> None:
+        """Note a good answer, whose numbers become unknown after `stale_after`.
+
+        `last_change` is when an answer last differed from the one before it.
+        """
         self.failures = Failures()
         self.rate_limit.ended()
-        interval = self.interval
+        interval = self._pace
         if last_change is not None and now - last_change >= IDLE_AFTER:
-            interval = max(interval, IDLE_INTERVAL)
+            interval = max(interval, min(IDLE_INTERVAL, stale_after / 2))
         if self.rate_limit.is_slow(now):
             interval = max(interval, SLOW_INTERVAL)
         self.next_regular = now + self._jittered(interval)
@@ -175,6 +184,10 @@ class Policy:
         self.interval = interval
         if self.next_regular is not None and self.failures.count == 0:
             self.next_regular = min(self.next_regular, now + self._jittered(interval))
+
+    @property
+    def _pace(self) -> timedelta:
+        return max(self.interval, SHORTEST) if self.limited else self.interval
 
     def _jittered(self, interval: timedelta) -> timedelta:
         return interval * self._rng.uniform(1 - JITTER, 1 + JITTER)

@@ -34,7 +34,6 @@ JUST_BEGUN = timedelta(minutes=15)
 """For this long after a window began, a number above the old one also counts as the old one: the old window continued
 after its last reading."""
 
-
 SETTLED_AFTER = timedelta(seconds=90)
 """So long after a window began, two responses in a row may carry the old number: they confirm nothing."""
 

@@ -54,12 +54,12 @@ def next_reading(
     if window.read_at <= known.newest or _is_late(known, window):
         return known, []
     if window.source == STATUSLINE and is_same and known.present:
-        # Each open session shows the numbers of its own last response: of two numbers the lower one is older, unless
-        # there is a sign of a new response.
+        # Each open session shows the numbers of its own last response: of two numbers the lower one is older, and none
+        # confirms or refutes an unlikely one, unless there is a sign of a new response.
         drop = known.utilization - window.utilization
         if window.at_least and drop > 0:
-            window = replace(window, utilization=known.utilization)
-        elif window.may_be_old and 0 < drop < REFILL and not is_stale and known.suspect is None:
+            window, drop = replace(window, utilization=known.utilization), 0.0
+        if window.may_be_old and not is_stale and (known.suspect is not None or 0 < drop < REFILL):
             return known, []
     suspect = known.suspect
     lowest = window.utilization
