@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,17 @@ def test_an_authority_as_the_manual_of_mosquitto_makes_it(private_authority: tup
         assert "check MQTT_TLS_CA" in str(why_not(by_another))
         by_address = BrokerOptions(host=LOOPBACK, port=mosquitto.tls_port, tls=True, tls_ca=str(ca))
         assert "set MQTT_HOST to a name that the certificate is for" in str(why_not(by_address))
+
+
+@needs_mosquitto
+@needs_openssl
+def test_the_broker_s_own_certificate_may_be_what_is_trusted(private_authority: tuple[Path, KeyPair]) -> None:
+    """Somebody who has only the broker's certificate names that, on every Python; the name is verified all the same."""
+    _, pair = private_authority
+    with Mosquitto(server_certificate=pair) as mosquitto:
+        options = BrokerOptions(host="localhost", port=mosquitto.tls_port, tls=True, tls_ca=str(pair.certificate))
+        publish_once(options, Message(topic="t", payload=b"1"))
+        assert "set MQTT_HOST to a name" in str(why_not(replace(options, host=LOOPBACK)))
 
 
 def test_only_the_strict_checks_are_off() -> None:

@@ -205,7 +205,27 @@ def test_several_accounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert [account.label for account in load_settings().accounts()] == ["home", "work"]
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '"text"'])
+def test_no_account_of_the_form_is_lost(tmp_path: Path) -> None:
+    """Two accounts with one name are reported: neither may silently replace the other."""
+    accounts = [{"name": "work", "login_folder": "one"}, {"name": "work", "login_folder": "two"}]
+    with pytest.raises(SettingsError, match="the name work twice; give each"):
+        supervisor.read_options(options_file(tmp_path, DEFAULTS | {"accounts": accounts}))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{",
+        '"text"',
+        '{"login_folder": 5}',
+        '{"accounts": 5}',
+        '{"accounts": ["work"]}',
+        '{"accounts": [{}]}',
+        '{"accounts": [{"name": []}]}',
+    ],
+)
 def test_options_that_cannot_be_read_are_one_sentence(tmp_path: Path, content: str) -> None:
     """A damaged file is not an internal error."""
     path = tmp_path / "options.json"

@@ -150,6 +150,7 @@ WRONG: dict[str, tuple[Mapping[str, str], str]] = {
     "client id too long": ({"MQTT_CLIENT_ID": "x" * 129}, "MQTT_CLIENT_ID: at most 128 characters."),
     "too many thresholds": ({"ALERT_THRESHOLDS": "1," * 21}, "ALERT_THRESHOLDS: at most 20 percentages."),
     "accounts that would share a topic": ({"CLAUDE_ACCOUNTS": '{"My work": "/a", "my-work": "/b"}'}, "same topic"),
+    "an account that is there twice": ({"CLAUDE_ACCOUNTS": '{"work": "/a", "work": "/b"}'}, "same topic"),
     "accounts and a token": (
         {"CLAUDE_ACCOUNTS": '{"a": "/a", "b": "/b"}', "CLAUDE_CODE_OAUTH_TOKEN": CANARY},
         "CLAUDE_ACCOUNTS and CLAUDE_CODE_OAUTH_TOKEN",

@@ -192,6 +192,8 @@ def make_tls_context(options: BrokerOptions) -> ssl.SSLContext | None:
     # Python 3.13 and later also demand extensions that a private authority made with plain openssl (mosquitto-tls(7))
     # does not have. The chain, the dates and the name are verified nevertheless.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    # They also trust what is in the file without the authority above it: an intermediate one, the broker's certificate.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.sslsocket_class = TlsSocket
     if options.tls_cert is not None:
         try:

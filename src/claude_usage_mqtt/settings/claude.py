@@ -16,6 +16,7 @@ from claude_usage_mqtt.topics import DEFAULT_ACCOUNT
 from claude_usage_mqtt.untrusted import slug
 
 RESERVED_ACCOUNTS = frozenset({"all", DEFAULT_ACCOUNT, "reporter", "status"})
+SAME_TOPIC = "two account ids become the same topic; make them differ in letters or digits"
 ACCOUNTS = 'not valid JSON of names and folders; write {"personal": "/claude/personal", "work": "/claude/work"}'
 
 
@@ -33,9 +34,19 @@ class Account(NamedTuple):
 def parse_accounts(value: object) -> object:
     """Return the JSON of CLAUDE_ACCOUNTS; raises ValueError."""
     try:
-        return json.loads(value) if isinstance(value, str) else value
+        return json.loads(value, object_pairs_hook=_each_once) if isinstance(value, str) else value
+    except KeyError:
+        raise ValueError(SAME_TOPIC) from None
     except (ValueError, RecursionError):
         raise ValueError(ACCOUNTS) from None
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return an object of JSON; raises KeyError if a name is there twice, of which the last would silently win."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise KeyError
+    return found
 
 
 def distinct(folders: dict[str, str | None] | None) -> dict[str, str | None] | None:
@@ -48,7 +59,7 @@ def distinct(folders: dict[str, str | None] | None) -> dict[str, str | None] | N
                 "each account's id needs letters or digits; all, default, reporter and status are reserved"
             )
         if identifier in seen:
-            raise ValueError("two account ids become the same topic; make them differ in letters or digits")
+            raise ValueError(SAME_TOPIC)
         if folder is not None and not folder.strip():
             raise ValueError("each account needs the folder of its credentials, or null if another machine has it")
         seen.add(identifier)

@@ -65,7 +65,12 @@ def read_options(path: Path) -> dict[str, str]:
     if not isinstance(options, dict):
         raise SettingsError(f"The app's options ({path}) are not a JSON object; save them again and restart the app.")
     variables = {name.upper(): _text(options[name]) for name in PLAIN_OPTIONS if options.get(name) not in (None, "")}
-    return variables | _logins(options)
+    try:
+        return variables | _logins(options)
+    except (AttributeError, KeyError, TypeError):
+        raise SettingsError(
+            f"The app's options ({path}) have a login that is not one; save them again and restart the app."
+        ) from None
 
 
 def _text(value: object) -> str:
@@ -75,7 +80,11 @@ def _text(value: object) -> str:
 def _logins(options: Mapping[str, Any]) -> dict[str, str]:
     folder, accounts = options.get("login_folder"), options.get("accounts")
     if accounts:
-        folders = {each["name"]: _in_share(each.get("login_folder")) for each in accounts}
+        folders: dict[str, str | None] = {}
+        for each in accounts:
+            if each["name"] in folders:
+                raise SettingsError(f"accounts has the name {each['name']} twice; give each account its own.")
+            folders[each["name"]] = _in_share(each.get("login_folder"))
         source = WITH_LOGIN if any(folders.values()) else WITHOUT_LOGIN
         return {"CLAUDE_ACCOUNTS": json.dumps(folders), "CLAUDE_SOURCE": source}
     if folder:
