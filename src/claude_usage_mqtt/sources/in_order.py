@@ -14,7 +14,12 @@ from claude_usage_mqtt.usage.reading import Reading
 SKIP_REFUSED = timedelta(hours=1)
 """A login that the API refused is not sent again for this long while another source delivers, unless it changes."""
 
-UNUSABLE = (CredentialsError, Unauthorized, InsufficientScope)
+SKIP_MEANWHILE = timedelta(minutes=10)
+"""The same while none delivers: less than until the policy's second try, as a good login was seen refused once."""
+
+REFUSED = (Unauthorized, InsufficientScope)
+
+UNUSABLE = (CredentialsError, *REFUSED)
 """Errors of a login: another source may have a better one. Of any other error the API or the network is the cause."""
 
 
@@ -24,7 +29,7 @@ class InOrder:
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = sources
         self._first = sources[0]
-        self._refused: dict[str, tuple[object, datetime]] = {}  # source -> its login then, and until when to skip it
+        self._refused: dict[str, tuple[PollResult, datetime]] = {}  # source -> its refusal, and when
         self._has_delivered: set[str] = set()
 
     @property
@@ -72,6 +77,7 @@ class InOrder:
         requests = 0
         for source in self._sources:
             if self._is_refused(source, clock.now()):
+                results.append(self._refused[source.name][0])
                 continue
             if requests >= (2 if may_retry else 1):
                 break
@@ -82,32 +88,28 @@ class InOrder:
                 if result.reading is not None:
                     self._has_delivered.add(source.name)
                 break
-            if not isinstance(result.error, CredentialsError):
-                self._refused[source.name] = result.fingerprint, clock.now() + SKIP_REFUSED
-        chosen = self._best(results) if results else PollResult(account=account, source=self.name)
-        if results and results[0].source == self.name:
-            fingerprint = results[0].fingerprint
-        else:
-            fingerprint = self._refused.get(self.name, (None, None))[0]
-        return replace(chosen, requests=requests, fingerprint=fingerprint)
+            if isinstance(result.error, REFUSED):
+                self._refused[source.name] = result, clock.now()
+        return replace(self._best(results), requests=requests, fingerprint=results[0].fingerprint)
 
     def _best(self, results: list[PollResult]) -> PollResult:
         """Return the reading, or the error to show.
 
-        A login that is not here is not an error once another source has delivered.
+        A login that is not here, or was refused, is not an error once another source has delivered.
         """
         last = results[-1]
         if last.error is None or not isinstance(last.error, UNUSABLE):
             return last
-        is_missing = isinstance(results[0].error, CredentialsNotFound) and last.source in self._has_delivered
-        return last if is_missing else results[0]
+        is_replaced = isinstance(results[0].error, (CredentialsNotFound, *REFUSED))
+        return last if is_replaced and last.source in self._has_delivered else results[0]
 
     def _is_refused(self, source: Source, now: datetime) -> bool:
         """Whether a login was refused and is still the same; the last source is asked in any case."""
         if source is self._sources[-1] or source.name not in self._refused:
             return False
-        fingerprint, until = self._refused[source.name]
-        if now < until and _fingerprint(source) == fingerprint:
+        refusal, refused_at = self._refused[source.name]
+        skip_for = SKIP_REFUSED if self._has_delivered - {source.name} else SKIP_MEANWHILE
+        if now - refused_at < skip_for and _fingerprint(source) == refusal.fingerprint:
             return True
         del self._refused[source.name]
         return False
