@@ -266,6 +266,16 @@ def test_each_reason_to_wait_is_a_sentence(box: Supervisor, monkeypatch: pytest.
     assert not any("canary" in str(each.value) for each in (missing, gone, refused))
 
 
+def test_a_supervisor_with_an_error_of_its_own_is_no_missing_broker(
+    box: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is sent to install a broker that is there, because the Supervisor could not answer."""
+    for status in (302, 500, 503):
+        monkeypatch.setattr(box, "answer", lambda *_, status=status: (status, {"result": "error", "message": "busy"}))
+        with pytest.raises(BrokerUnreachable, match=rf"no usable response about its MQTT broker \(HTTP {status}\)"):
+            supervisor.fetch_broker()
+
+
 def test_a_broker_that_is_installed_later_is_found(
     box: Supervisor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -119,6 +119,8 @@ def fetch_broker() -> dict[str, str]:
     status, body = _get("/services/mqtt")
     if status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN):
         raise BrokerRefused(f"The Supervisor refused to name its MQTT broker (HTTP {status}); reinstall this app.")
+    if status not in (http.client.OK, http.client.BAD_REQUEST):  # 400: no broker is installed
+        raise BrokerUnreachable(f"The Supervisor gave no usable response about its MQTT broker (HTTP {status}).")
     data = body.get("data") if body.get("result") == "ok" else None
     if not isinstance(data, dict) or not data.get("host"):
         raise BrokerUnreachable(
