@@ -316,8 +316,10 @@ def test_a_user_without_a_home_can_name_the_folder(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(Path, "expanduser", _without_a_home)
     login = local_login(str(tmp_path))
     assert login.credentials.place.startswith(str(tmp_path))
-    with pytest.raises(SettingsError, match="home folder"):
+    with pytest.raises(SettingsError, match=r"not known; set HOME, or CLAUDE_CONFIG_DIR to the whole path"):
         local_login(None)
+    with pytest.raises(SettingsError, match="not known; write the whole path"):
+        local_login("~/work", setting="CLAUDE_ACCOUNTS")
 
 
 def _without_a_home(path: Path) -> Path:

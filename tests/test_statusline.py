@@ -61,7 +61,7 @@ def sections(document: Any, now: datetime = NOW) -> dict[str, Limit]:
     return parse_limits(document["rate_limits"], now, now)
 
 
-def handed_over(document: Any, at: datetime = NOW, *, is_response: bool = False) -> Message:
+def handed_over(document: Any, at: datetime = NOW, *, is_response: bool | None = False) -> Message:
     """Return what is handed over for Claude Code's object."""
     return Message(at, sections(document, at), is_response=is_response)
 
@@ -215,25 +215,32 @@ def test_an_idle_session_does_not_take_the_numbers_back() -> None:
     assert shown(account, NOW + timedelta(hours=3))["utilization"] == 1
 
 
-@pytest.mark.parametrize("old", [(47, 44), (70, 71)])
-def test_only_a_new_response_decides_about_an_unlikely_number(old: tuple[int, int]) -> None:
-    """Terminals that were open before the command was set up show old numbers: together they make no refill of them."""
-    account = make_account(timedelta(hours=1))
-
-    def report(minute: int, utilization: float, *, is_response: bool) -> float:
+@pytest.mark.parametrize(
+    ("given", "published"),
+    [
+        # Terminals that were open before the command was set up: together they make no refill of their old numbers,
+        # nor do they refute a true one.
+        ([(62, True), (45, False), (47, False), (44, False), (63, True)], [62, 62, 62, 62, 63]),
+        ([(62, True), (15, True), (17, False), (62, False), (16, True)], [62, 62, 62, 62, 16]),
+        # An old number and a single near-zero response confirm nothing either.
+        ([(62, True), (45, False), (0, True), (63, True)], [62, 62, 62, 63]),
+        # Without a session's id nobody can say what is new: two lower numbers are believed.
+        ([(60, None), (2, None), (8, None)], [60, 60, 8]),
+    ],
+)
+def test_what_a_terminal_shows_first_decides_nothing(
+    given: list[tuple[int, bool | None]], published: list[float]
+) -> None:
+    """Only a new response confirms or refutes an unlikely number."""
+    account, found = make_account(timedelta(hours=1)), []
+    for minute, (utilization, is_response) in enumerate(given):
         at = NOW + timedelta(minutes=minute)
-        found = parse_statusline(
-            handed_over(limits(utilization, left=7865 - minute * 60, now=at), at, is_response=is_response).encode(), at
-        )
-        assert found is not None
-        assert take(account, found, partial=True) == []
-        return float(shown(account, at)["utilization"])
-
-    assert report(0, 62, is_response=True) == 62
-    assert [report(1 + index, utilization, is_response=False) for index, utilization in enumerate((45, *old))] == [
-        62
-    ] * 3
-    assert report(5, 63, is_response=True) == 63
+        sent = handed_over(limits(utilization, left=7865 - minute * 60, now=at), at, is_response=is_response)
+        reading = parse_statusline(sent.encode(), at)
+        assert reading is not None
+        take(account, reading, partial=True)
+        found.append(shown(account, at)["utilization"])
+    assert found == published
 
 
 # -- the line
@@ -686,7 +693,7 @@ def test_numbers_that_nobody_takes_are_not_sent(tmp_path: Path) -> None:
 def test_without_a_session_id_nothing_is_certain(tmp_path: Path) -> None:
     """Several sessions may take turns without an id: a lower number is then never proof of a response."""
     seen(tmp_path, 0, 58, session_id=None, ms=1)
-    assert seen(tmp_path, 1, 54, session_id=None, ms=2) == (1, False)
+    assert seen(tmp_path, 1, 54, session_id=None, ms=2) == (1, None)
 
 
 def test_few_sessions_are_remembered(tmp_path: Path) -> None:

@@ -64,23 +64,23 @@ def write_file(file: Path, content: bytes) -> bool:
     return True
 
 
-def note_session(folder: Path, mark: Mark, limits: Mapping[str, Limit], now: datetime) -> tuple[datetime, bool]:
+def note_session(folder: Path, mark: Mark, limits: Mapping[str, Limit], now: datetime) -> tuple[datetime, bool | None]:
     """Return when a session's numbers were read, and whether it is certain that they are a response's of just now.
 
     When a session is first seen its numbers may be hours old, so that is not certain: after `/clear` a terminal has
-    another session, which begins with the numbers of the one before and is as old. Nor is it without a session's id:
-    then several may take turns.
+    another session, which begins with the numbers of the one before and is as old. Without a session's id it is not
+    known at all (None): several may take turns.
     """
     name = "".join(c for c in mark.session[:64] if c in NAME_CHARACTERS)
     file = folder / f"session-{name or 'unnamed'}.json"
     known = _record(read_file(file))
-    read_at, is_response = now, False
+    read_at, is_response = now, (False if name else None)
     if known is None:
         read_at = _last_shown(folder, limits, now)
     else:
         has_changed = _have_changed(limits, known.get("limits"))
         if has_changed or mark.is_other_than(known.get("duration"), known.get("prompt")):
-            is_response = bool(name)
+            is_response = True if name else None
         else:
             read_at = _read_at(known, now)
     record = {

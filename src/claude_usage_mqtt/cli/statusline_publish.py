@@ -94,9 +94,11 @@ def is_news(new: Message, known: Message | None, age: float) -> bool:
         return True
     if new.at < known.at + SAME_READING:
         return False
-    if any(_is_news(limit, known.limits.get(key), is_response=new.is_response) for key, limit in new.limits.items()):
+    if any(
+        _is_news(limit, known.limits.get(key), is_response=bool(new.is_response)) for key, limit in new.limits.items()
+    ):
         return True
-    return new.is_response and age >= CONFIRM_AFTER
+    return bool(new.is_response) and age >= CONFIRM_AFTER
 
 
 def _is_news(new: Limit, known: Limit | None, *, is_response: bool) -> bool:

@@ -108,11 +108,11 @@ def _limit(key: str, section: object, seen_at: datetime, now: datetime) -> Limit
 
 
 class Message:
-    """What was read at one moment, and whether it is certain that a response had just come."""
+    """What was read at one moment, and whether a response had just come; None if nobody can say that."""
 
     __slots__ = ("at", "is_response", "limits")
 
-    def __init__(self, at: datetime, limits: dict[str, Limit], *, is_response: bool) -> None:
+    def __init__(self, at: datetime, limits: dict[str, Limit], *, is_response: bool | None) -> None:
         self.at = at
         self.limits = limits
         self.is_response = is_response
@@ -133,8 +133,9 @@ def parse_message(payload: bytes, now: datetime) -> Message | None:
     at = from_epoch(document.get("at"))
     if at is None or not now - OLDEST <= at <= now + AHEAD:
         return None
-    limits = parse_limits(document.get("rate_limits"), at, now)
-    return Message(at, limits, is_response=document.get("response") is True) if limits else None
+    limits, response = parse_limits(document.get("rate_limits"), at, now), document.get("response")
+    is_response = response if isinstance(response, bool) else None
+    return Message(at, limits, is_response=is_response) if limits else None
 
 
 def is_from_another_time(payload: bytes, now: datetime) -> bool:

@@ -47,4 +47,5 @@ def _window(limit: Limit, message: Message) -> Window:
         source=STATUSLINE,
         at_least=limit.is_capped,
         may_be_old=not message.is_response,
+        is_first=message.is_response is False,
     )

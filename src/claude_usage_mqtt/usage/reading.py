@@ -113,12 +113,14 @@ class Window(WindowNumbers):
     """One usage window as it was read.
 
     `is_placeholder`: a section that exists for everybody and says nothing (0 %, no reset). `at_least`: the source does
-    not count beyond this number. `may_be_old`: nothing says that the number is from a response of just now.
+    not count beyond this number. `may_be_old`: nothing says that the number is from a response of just now; `is_first`:
+    it is what a terminal shows before its first response, perhaps for hours.
     """
 
     is_placeholder: bool = False
     at_least: bool = False
     may_be_old: bool = False
+    is_first: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

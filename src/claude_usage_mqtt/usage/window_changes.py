@@ -54,12 +54,13 @@ def next_reading(
     if window.read_at <= known.newest or _is_late(known, window):
         return known, []
     if window.source == STATUSLINE and is_same and known.present:
-        # Each open session shows the numbers of its own last response: of two numbers the lower one is older, and none
-        # confirms or refutes an unlikely one, unless there is a sign of a new response.
+        # Each open session shows the numbers of its own last response: of two numbers the lower one is older, unless
+        # there is a sign of a new response. What a terminal shows first decides nothing.
         drop = known.utilization - window.utilization
         if window.at_least and drop > 0:
             window, drop = replace(window, utilization=known.utilization), 0.0
-        if window.may_be_old and not is_stale and (known.suspect is not None or 0 < drop < REFILL):
+        is_lower = drop > 0 and (drop < REFILL or window.is_first)
+        if window.may_be_old and not is_stale and (is_lower if known.suspect is None else window.is_first):
             return known, []
     suspect = known.suspect
     lowest = window.utilization

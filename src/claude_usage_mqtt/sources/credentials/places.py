@@ -49,4 +49,6 @@ def expanded(folder: str) -> Path:
     try:
         return Path(folder).expanduser()
     except RuntimeError:
-        raise SettingsError(f"The home folder in {folder} is not known; write the whole path.") from None
+        is_ours = folder == DEFAULT_FOLDER  # then nobody may have written it
+        remedy = f"set HOME, or {CONFIG_DIR} to the whole path of that folder" if is_ours else "write the whole path"
+        raise SettingsError(f"The home folder in {folder} is not known; {remedy}.") from None
