@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from claude_usage_mqtt.cli import check_rights
 from claude_usage_mqtt.instants import local_time
 from claude_usage_mqtt.settings import machine
 from claude_usage_mqtt.sources import hanging
@@ -220,8 +221,11 @@ def allowed(*rules: str) -> Iterator[dict[str, object]]:
 
 @needs_mosquitto
 @pytest.mark.parametrize(("protocol", "lack"), [("5", "read"), ("3.1.1", "read or may not write")])
-def test_check_where_reading_is_not_allowed(home: Path, protocol: str, lack: str) -> None:
+def test_check_where_reading_is_not_allowed(
+    home: Path, protocol: str, lack: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One missing permission is reported once: what could not be tried for want of it is not called broken."""
+    monkeypatch.setattr(check_rights, "ANSWER_WITHIN", 0.5)
     with allowed("write claude-usage/#", "write homeassistant/#") as settings:
         result = call_command(home, "check", **settings, MQTT_PROTOCOL=protocol)
     assert result.returncode == 8

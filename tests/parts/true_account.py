@@ -65,6 +65,8 @@ class TrueAccount:
         self.pace = 0.0
         self.renamed_until = self.now
         self.old_session: tuple[datetime, float] | None = None
+        self.flips: list[float] = []
+        """The week's number before its refill, for each response that will still have it."""
 
     @property
     def windows(self) -> tuple[TrueWindow, ...]:
@@ -85,6 +87,7 @@ class TrueAccount:
             self.session.empty(0.0, None)
         for window in (self.week, self.opus):
             if window.resets_at is not None and self.now >= window.resets_at:
+                self.flips = []
                 window.empty(0.0, window.resets_at + self.rng.choice([5, 7, 7]) * DAY)
 
     def _work(self) -> None:
@@ -100,6 +103,7 @@ class TrueAccount:
     def _surprise(self) -> None:
         chance = self.rng.random()
         if chance < 1 / 2000 and self.week.utilization >= 30:
+            self.flips = [self.week.utilization] * self.rng.choice([0, 3])
             self.week.empty(
                 round(self.week.utilization * self.rng.choice([0.0, 0.2]), 2), self.week.resets_at, is_refill=True
             )
@@ -121,6 +125,8 @@ class TrueAccount:
         fault: Callable[[dict[str, Any]], set[str]] | None = None
         if self.quiet > 0:
             self.quiet -= 1
+        elif self.flips:
+            fault, self.quiet = self._flip, 3
         elif self.rng.random() < 0.08:
             self.quiet = 3
             fault = self.rng.choice(
@@ -172,6 +178,14 @@ class TrueAccount:
             return set()
         document["five_hour"]["utilization"] = 100.0
         return {"five_hour"}
+
+    def _flip(self, document: dict[str, Any]) -> set[str]:
+        """Show the number from before the refill once more, if that is unlikely."""
+        old = self.flips.pop()
+        if old - self.week.utilization < 45:
+            return set()
+        document["seven_day"]["utilization"] = old
+        return {"seven_day"}
 
     def _zero(self, document: dict[str, Any]) -> set[str]:
         if not self.is_clock_right:

@@ -26,7 +26,7 @@ Settings come from the environment and from a file .env in the working folder; s
 
 
 TRY_STATUSLINE = """\
-To try it by hand, where MQTT_HOST is not set (else these numbers are published):
+To try it by hand, if MQTT_HOST is not set (otherwise these numbers are published):
   echo '{"rate_limits": {"five_hour": {"used_percentage": 42}}}' | claude-usage-mqtt statusline"""
 
 UNWOUND = ("once", "check", "guard", "remove")
