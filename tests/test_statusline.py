@@ -131,6 +131,18 @@ def test_both_forms_of_a_reset_are_read() -> None:
     assert usage(left=7860).windows["five_hour"].resets_at == RESET
 
 
+@pytest.mark.parametrize(("said", "known"), [(100, 104), (99, 99), (106, 106)])
+def test_a_hundred_percent_means_at_least_that(said: float, known: float) -> None:
+    """Claude Code cuts the percentage off at 100, so it never lowers a number that the API gave; a lower one does."""
+    account = make_account()
+    take(account, usage(104.0), (75,))
+    response = Message(NOW + timedelta(minutes=2), sections(limits(said)), is_response=True)
+    found = parse_statusline(response.encode(), response.at)
+    assert found is not None
+    take(account, found, (75,))
+    assert shown(account, response.at)["utilization"] == known
+
+
 def test_a_message_says_what_was_seen() -> None:
     """What the command hands over is what the service reads, with the moment it was seen."""
     later = NOW + timedelta(minutes=2)
