@@ -71,7 +71,7 @@ def test_nine_lines_in_ten_of_an_ordinary_day_are_events_and_resets() -> None:
     assert sum(not key.endswith(NEWS) for key in keys) <= total / 10, (total, Counter(keys))
 
 
-@pytest.mark.parametrize("times", [0.3, 1.0, 1.7])
+@pytest.mark.parametrize("times", [1.0, 1.7])
 def test_at_most_one_line_in_ten_is_no_event_and_no_reset(times: float) -> None:
     """However hard somebody works, most of the log is news: what an event or a reset changes is part of it."""
     noise: Counter[str] = Counter()
