@@ -12,11 +12,10 @@ from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.homeassistant.discovery import announced_by
 from claude_usage_mqtt.homeassistant.summary import SUMMARY
-from claude_usage_mqtt.instants import parse_instant
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.session import Session
 from claude_usage_mqtt.service.former_devices import former_accounts
-from claude_usage_mqtt.service.restore import LONGEST_WAIT
+from claude_usage_mqtt.service.restore import alive_until
 from claude_usage_mqtt.settings.fields import Settings
 from claude_usage_mqtt.settings.load import load_settings
 from claude_usage_mqtt.sources.reporter_messages import MACHINE, parse_presence
@@ -39,11 +38,11 @@ def remove() -> int:
     with Session(settings.broker()) as session:
         found = _retained(session, settings)
         ours = sorted(topic for topic, payload in found.items() if _is_ours(topic, payload, settings))
-        alive_until = _alive_until(settings.mqtt_base_topic, found)
-        if alive_until is not None:
+        until = _published_until(settings.mqtt_base_topic, found)
+        if until is not None:
             ours = _left_behind(settings, found, ours)
             if not ours:
-                raise _still_runs(settings.mqtt_base_topic, alive_until)
+                raise _still_runs(settings.mqtt_base_topic, until)
         reporting = [topic for topic in ours if "/reporter/" in topic and _is_online(found[topic])]
         for topic in reporting:
             print(
@@ -55,17 +54,17 @@ def remove() -> int:
             print(f"removed {topic}")
     if not ours:
         print("None of our topics were on the broker.")
-    elif not reporting and alive_until is None:
+    elif not reporting and until is None:
         print("None of our topics are left on the broker.")
     return 0
 
 
-def _alive_until(base: str, found: Mapping[str, bytes]) -> datetime | None:
+def _published_until(base: str, found: Mapping[str, bytes]) -> datetime | None:
     """Return until when a publisher is alive: after a power cut the broker alone still says `online`."""
     health = re.compile(rf"{re.escape(base)}/[a-z0-9_]+/health")
-    signs = [parse_instant(json_object(found[topic]).get("alive_until")) for topic in found if health.fullmatch(topic)]
     now = SystemClock().now()
-    alive = [until for until in signs if until is not None and now < until <= now + LONGEST_WAIT]
+    signs = [alive_until(found[topic], now) for topic in found if health.fullmatch(topic)]
+    alive = [until for until in signs if until is not None]
     return max(alive, default=None) if found.get(f"{base}/status") == ONLINE else None
 
 
@@ -79,11 +78,10 @@ def _left_behind(settings: Settings, found: Mapping[str, bytes], ours: list[str]
     return [topic for topic in ours if topic.startswith(prefix)]
 
 
-def _still_runs(base: str, alive_until: datetime) -> SettingsError:
-    until = clock_time(alive_until, SystemClock().now())
+def _still_runs(base: str, until: datetime) -> SettingsError:
     return SettingsError(
         f"A publisher still runs ({base}/status says online) and would publish everything again; nothing was removed. "
-        f"Stop it first; if it was killed with the broker, wait until {until}."
+        f"Stop it first; if it was killed with the broker, wait until {clock_time(until, SystemClock().now())}."
     )
 
 

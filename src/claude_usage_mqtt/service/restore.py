@@ -82,7 +82,12 @@ def own_document(retained: Mapping[str, bytes], topic: str, account: str) -> dic
 
 def lives_elsewhere(found: Mapping[str, bytes], topics: Topics, instance: str, now: datetime) -> datetime | None:
     """Return until when another instance is alive by what it retained for an account; None if it is not."""
-    until = parse_instant(json_object(found.get(topics.health)).get("alive_until"))
-    if until is None or json_object(found.get(topics.memory)).get("instance") in (None, instance):
+    if json_object(found.get(topics.memory)).get("instance") in (None, instance):
         return None
-    return until if now < until <= now + LONGEST_WAIT else None
+    return alive_until(found.get(topics.health), now)
+
+
+def alive_until(health: bytes | None, now: datetime) -> datetime | None:
+    """Return until when whoever retained a health document, untrusted, is alive; None if it is not."""
+    until = parse_instant(json_object(health).get("alive_until"))
+    return until if until is not None and now < until <= now + LONGEST_WAIT else None
