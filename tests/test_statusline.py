@@ -100,6 +100,23 @@ class Program:
         assert (ran.returncode, ran.stderr) == (0, b"")
         return ran.stdout.decode()
 
+    def run_on_terminal(self, data: bytes, stream: str, **environment: str) -> tuple[bytes | None, str]:
+        """Pass it bytes while one of its streams is a terminal; return what it printed elsewhere, and there."""
+        ours, its = pty.openpty()
+        try:
+            ran = subprocess.run(
+                self.command(),
+                input=data,
+                env={**self.environment, **environment},
+                timeout=HUNG,
+                check=True,
+                **{"stdout": subprocess.PIPE, stream: its},
+            )
+            os.close(its)
+            return ran.stdout, os.read(ours, 1000).decode()
+        finally:
+            os.close(ours)
+
     def use(self, port: int, **more: str) -> None:
         """Let it hand its numbers to a broker."""
         self.environment |= {"MQTT_HOST": LOOPBACK, "MQTT_PORT": str(port), **more}
@@ -345,20 +362,8 @@ def test_colors_inside_claude_code(program: Program, environment: dict[str, str]
 @pytest.mark.parametrize(("environment", "has_colors"), COLORS)
 def test_colors_on_a_terminal(program: Program, environment: dict[str, str], has_colors: bool) -> None:  # noqa: FBT001
     """On a terminal high numbers have a color, unless NO_COLOR or the terminal says no."""
-    ours, its = pty.openpty()
-    try:
-        subprocess.run(
-            program.command(),
-            input=json.dumps(limits(95, now=datetime.now(UTC))).encode(),
-            stdout=its,
-            env={**program.environment, **environment},
-            timeout=HUNG,
-            check=True,
-        )
-        os.close(its)
-        shown = os.read(ours, 1000).decode()
-    finally:
-        os.close(ours)
+    data = json.dumps(limits(95, now=datetime.now(UTC))).encode()
+    _, shown = program.run_on_terminal(data, "stdout", **environment)
     assert "95%" in shown
     assert ("\x1b[31m95%\x1b[0m" in shown) == has_colors
 
@@ -374,22 +379,8 @@ def test_rubbish_never_shows_a_traceback(program: Program, rubbish: bytes) -> No
 @pytest.mark.parametrize(("rubbish", "line"), [(b"hello", b""), (b"{}", "5h – · 7d –\n".encode())])  # noqa: RUF001
 def test_who_tries_it_by_hand_is_told_what_is_missing(program: Program, rubbish: bytes, line: bytes) -> None:
     """On a terminal it says why it prints so little; Claude Code, which reads pipes, gets the line alone."""
-    ours, its = pty.openpty()
-    try:
-        ran = subprocess.run(
-            program.command(),
-            input=rubbish,
-            stdout=subprocess.PIPE,
-            stderr=its,
-            env=program.environment,
-            timeout=HUNG,
-            check=True,
-        )
-        os.close(its)
-        said = os.read(ours, 1000).decode()
-    finally:
-        os.close(ours)
-    assert ran.stdout == line
+    printed, said = program.run_on_terminal(rubbish, "stderr")
+    assert printed == line
     assert "no usable rate_limits" in said
     assert "statusline --help" in said
 
