@@ -21,7 +21,7 @@ from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.session import Session, publish_once
 from parts.broker import Mosquitto, needs_mosquitto
 from parts.certificates import Authority, KeyPair
-from parts.net import LOOPBACK, HeldPort
+from parts.net import LOOPBACK
 
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 
@@ -252,11 +252,7 @@ def test_a_name_that_only_the_local_network_knows() -> None:
     assert re.search(r"cannot be resolved.*\.local are often unknown in a container", str(error))
 
 
-def test_localhost_in_a_container() -> None:
+def test_localhost_in_a_container(closed_port: int) -> None:
     """If nothing listens on localhost, the most frequent mistake with containers is named."""
-    port = HeldPort()
-    try:
-        error = why_not(BrokerOptions(host="localhost", port=port.number))
-    finally:
-        port.close()
+    error = why_not(BrokerOptions(host="localhost", port=closed_port))
     assert "in a container, localhost is the container itself" in str(error)

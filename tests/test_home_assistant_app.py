@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import re
-import signal
 import socket
 import struct
 import subprocess
@@ -12,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from claude_usage_mqtt.settings import supervisor
 from claude_usage_mqtt.settings.load import load_settings
 from parts.broker import Mosquitto, needs_mosquitto
 from parts.command import clean_environment, run_command
+from parts.process import LoggedProcess
 from parts.supervisor import GOOD_TOKEN, PASSWORD, Supervisor
 from parts.watcher import Watcher
 
@@ -298,7 +297,7 @@ def test_a_broker_that_is_installed_later_is_found(
     assert len(caplog.records) == 1
 
 
-@contextmanager
+@contextlib.contextmanager
 def dripping(bytes_at_once: bytes) -> Iterator[str]:
     """Run a server that begins a response and never ends it, with something each moment; give its address."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -354,21 +353,13 @@ sys.exit(main(["run"]))
 """
 
 
-@contextmanager
-def running_app(home: Path, box: Supervisor, **options: object) -> Iterator["subprocess.Popen[str]"]:
-    """Start `run` with the Supervisor's variables and options; it is stopped as the Supervisor does."""
-    process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", START, str(options_file(home, DEFAULTS | options))],
+def running_app(home: Path, box: Supervisor, **options: object) -> LoggedProcess:
+    """Return `run` with the Supervisor's variables and options."""
+    return LoggedProcess(
+        [sys.executable, "-W", "error", "-c", START, options_file(home, DEFAULTS | options)],
         env=clean_environment(home, {supervisor.TOKEN: GOOD_TOKEN, supervisor.URL: box.url}),
         cwd=home,
-        stderr=subprocess.PIPE,
-        text=True,
     )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @needs_mosquitto
@@ -381,27 +372,21 @@ def test_an_app_waits_for_a_broker_publishes_and_stops(tmp_path: Path) -> None:
             box.install_broker(broker.port)
             with Watcher(broker.port, username="reader", password="reader") as watcher:
                 watcher.wait_topic("claude-usage/status", lambda message: message.payload == "online")
-                process.send_signal(signal.SIGTERM)
-                _, log = process.communicate(timeout=30)
-                assert process.returncode == 0
+                assert process.stop() == 0
                 watcher.wait_topic("claude-usage/status", lambda message: message.payload == "offline")
-        assert GOOD_TOKEN not in log + "".join(map(str, broker.log))
-        assert PASSWORD not in log
+        assert GOOD_TOKEN not in process.log.text + broker.log.text
+        assert PASSWORD not in process.log.text
 
 
 @pytest.mark.skipif(os.name != "posix", reason="an app is a Linux container")
 def test_an_app_that_waits_is_healthy_and_can_be_stopped(tmp_path: Path) -> None:
     """Home Assistant does not restart it while it waits for a broker, and stops it at once."""
     with Supervisor() as box, running_app(tmp_path, box) as process:
-        assert process.stderr is not None
-        first = process.stderr.readline()
-        assert "no MQTT broker yet" in first
+        process.log.wait_for("no MQTT broker yet")
         healthy = run_command(tmp_path, "healthcheck")
         assert (healthy.returncode, healthy.stderr) == (0, "")
-        process.send_signal(signal.SIGTERM)
-        _, rest = process.communicate(timeout=30)
-        assert process.returncode == 0
-        assert GOOD_TOKEN not in first + rest
+        assert process.stop() == 0
+        assert GOOD_TOKEN not in process.log.text
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can become another user")
