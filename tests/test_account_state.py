@@ -210,7 +210,7 @@ def test_what_a_person_reads_has_local_times(monkeypatch: pytest.MonkeyPatch) ->
         ending.health.login.known = Login(login_expires_at=NOW)
         silent = make_state(sources=(STATUSLINE,))
         silent.health.succeeded(NOW)
-        silent.health.show_silence(NOW)
+        silent.health.show_silence(silent.options.pushed, silent.name, NOW)
         pressed = refused(ServerError("out of order"))
         obey(pressed, "refresh", b"", NOW)
         with pytest.raises(TokenExpired) as expired:
@@ -259,7 +259,8 @@ def test_a_silent_status_line_says_why() -> None:
 def test_a_clock_that_was_set_is_wrong_no_longer() -> None:
     """Once a status line is accepted, a later silence has its own reasons, not the clock that was wrong before."""
     state = make_state(sources=(STATUSLINE,))
-    state.ignore_status_line(NOW)
+    (status_line,) = state.options.pushed
+    state.receive(status_line, json.dumps({"at": (NOW - timedelta(hours=3)).timestamp()}).encode(), NOW)
     state.tick(NOW)
     assert state.health.detail is not None
     assert "set that clock" in state.health.detail
