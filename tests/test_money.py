@@ -59,6 +59,16 @@ def happened(simulation: Simulation) -> list[str]:
             [answer(100, extra(100, balance=300)), answer(100, extra(400, balance=0))],
             ["extra_usage_limit_reached", "blocked"],
         ),
+        # A balance that is spent is the limit, whatever its percentage: one notification, not a threshold too.
+        (
+            [answer(100, extra(1400, balance=300)), answer(100, extra(1700, balance=0))],
+            ["extra_usage_limit_reached", "blocked"],
+        ),
+        # Rounding and corrections below 100 % are neither the end of a block nor the end of what costs money.
+        ([answer(n, extra(0, 0)) for n in (95, 100, 99, 100, 98.5, 100)], ["blocked"]),
+        ([answer(n, extra(100)) for n in (95, 100, 99, 100, 98.5, 100)], ["extra_usage_started"]),
+        # A refill is.
+        ([answer(n, extra(0, 0)) for n in (95, 100, 99, 60, 60)], ["blocked", "unblocked"]),
         # A new month, and a raised limit, arm the thresholds again.
         ([answer(5, extra(1900)), answer(5, extra(0)), answer(5, extra(1600))], ["extra_usage_threshold_reached 75"]),
         (
