@@ -352,7 +352,7 @@ def test_another_logins_status_line_is_named_in_detail(caplog: pytest.LogCapture
 
 
 def test_the_log_says_what_else_is_wrong_with_the_reporters(caplog: pytest.LogCaptureFixture) -> None:
-    """Why no machine can be asked is logged again once something else helps, and not if a machine was only seen later."""
+    """Why no machine can be asked is logged again once something else helps, not if one was only seen later."""
     state = make_state()
     asleep = "No machine can be asked: laptop (away, last seen Nov 20 10:0%s UTC); wake one up."
     expired = (
