@@ -352,6 +352,18 @@ def test_another_logins_status_line_is_named_in_detail(caplog: pytest.LogCapture
     assert health_document(state, SOON + timedelta(hours=2))["detail"] is None
 
 
+def test_the_log_says_what_else_is_wrong_with_the_reporters(caplog: pytest.LogCaptureFixture) -> None:
+    """Why no machine can be asked is logged again once something else helps, not if one was only seen later."""
+    state = make_state()
+    asleep = "No machine can be asked: laptop (away, last seen Nov 20 10:0%s UTC); wake one up."
+    expired = (
+        "No machine can be asked: laptop (its token has expired, last seen Nov 20 11:00 UTC); start Claude Code there."
+    )
+    for sentence in (asleep % 1, asleep % 2, expired, asleep % 3, expired):
+        state.report(NoReporter(sentence))
+    assert caplog.messages == [f"Account default: {sentence}" for sentence in (asleep % 1, expired)]
+
+
 def test_the_log_says_when_the_numbers_become_stale_and_when_they_are_back(caplog: pytest.LogCaptureFixture) -> None:
     """Somebody who looks later sees from when to when nothing was known: one line each, and one a poll to debug."""
     caplog.set_level(logging.DEBUG, "claude_usage_mqtt")

@@ -3,12 +3,10 @@
 import json
 import os
 import re
-import signal
 import struct
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from claude_usage_mqtt.settings import supervisor
 from claude_usage_mqtt.settings.load import load_settings
 from parts.broker import Mosquitto, needs_mosquitto
 from parts.command import clean_environment, run_command
+from parts.process import LoggedProcess
 from parts.supervisor import GOOD_TOKEN, PASSWORD, Supervisor
 from parts.watcher import Watcher
 
@@ -307,21 +306,13 @@ sys.exit(main(["run"]))
 """
 
 
-@contextmanager
-def running_app(home: Path, box: Supervisor, **options: object) -> Iterator["subprocess.Popen[str]"]:
-    """Start `run` with the Supervisor's variables and options; it is stopped as the Supervisor does."""
-    process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", START, str(options_file(home, DEFAULTS | options))],
+def running_app(home: Path, box: Supervisor, **options: object) -> LoggedProcess:
+    """Return `run` with the Supervisor's variables and options."""
+    return LoggedProcess(
+        [sys.executable, "-W", "error", "-c", START, options_file(home, DEFAULTS | options)],
         env=clean_environment(home, {supervisor.TOKEN: GOOD_TOKEN, supervisor.URL: box.url}),
         cwd=home,
-        stderr=subprocess.PIPE,
-        text=True,
     )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @needs_mosquitto
@@ -334,27 +325,21 @@ def test_an_app_waits_for_a_broker_publishes_and_stops(tmp_path: Path) -> None:
             box.install_broker(broker.port)
             with Watcher(broker.port, username="reader", password="reader") as watcher:
                 watcher.wait_topic("claude-usage/status", lambda message: message.payload == "online")
-                process.send_signal(signal.SIGTERM)
-                _, log = process.communicate(timeout=30)
-                assert process.returncode == 0
+                assert process.stop() == 0
                 watcher.wait_topic("claude-usage/status", lambda message: message.payload == "offline")
-        assert GOOD_TOKEN not in log + "".join(map(str, broker.log))
-        assert PASSWORD not in log
+        assert GOOD_TOKEN not in process.log.text + broker.log.text
+        assert PASSWORD not in process.log.text
 
 
 @pytest.mark.skipif(os.name != "posix", reason="an app is a Linux container")
 def test_an_app_that_waits_is_healthy_and_can_be_stopped(tmp_path: Path) -> None:
     """Home Assistant does not restart it while it waits for a broker, and stops it at once."""
     with Supervisor() as box, running_app(tmp_path, box) as process:
-        assert process.stderr is not None
-        first = process.stderr.readline()
-        assert "no MQTT broker yet" in first
+        process.log.wait_for("no MQTT broker yet")
         healthy = run_command(tmp_path, "healthcheck")
         assert (healthy.returncode, healthy.stderr) == (0, "")
-        process.send_signal(signal.SIGTERM)
-        _, rest = process.communicate(timeout=30)
-        assert process.returncode == 0
-        assert GOOD_TOKEN not in first + rest
+        assert process.stop() == 0
+        assert GOOD_TOKEN not in process.log.text
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can become another user")

@@ -18,7 +18,7 @@ from parts import faults, service
 from parts.broker import Mosquitto, needs_mosquitto
 from parts.credentials import FILE_NAME, write_credentials, write_credentials_text
 from parts.endpoint import Endpoint
-from parts.net import LOOPBACK, HeldPort
+from parts.net import LOOPBACK
 from parts.proxy import FaultyProxy
 from parts.service import (
     CONFIG,
@@ -379,11 +379,11 @@ def test_the_broker_may_come_later(home: Path, endpoint: Endpoint) -> None:
 
 @needs_mosquitto
 def test_without_a_broker_nothing_is_waited_for_at_the_end(
-    home: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+    home: Path, endpoint: Endpoint, closed_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped between two attempts to connect, it ends at once."""
     monkeypatch.setattr(publishing, "STOP_PATIENCE", 10 * service.END_TIMEOUT)
-    with contextlib.closing(HeldPort()) as port, service.running_service(port.number, endpoint.url, home) as running:
+    with service.running_service(closed_port, endpoint.url, home) as running:
         running.log.wait_for("No connection to the broker")
 
 
