@@ -518,7 +518,7 @@ def test_an_unlikely_reading_is_confirmed_within_ninety_seconds() -> None:
 @pytest.mark.parametrize("interval", [180, 190, 240])
 @pytest.mark.parametrize("has_resets", [False, True])
 def test_a_busy_hour_leaves_room_for_the_confirming_poll(interval: int, *, has_resets: bool) -> None:
-    """At the shortest interval too, whoever reaches a limit by a jump is told within 90 seconds."""
+    """At the shortest interval too, whoever reaches a limit by a jump is notified within 90 seconds."""
     house = House(make_policy(interval), resets=[START + number * 31 * MINUTE for number in range(20 * has_resets)])
     for _ in range(8):
         house.live(65 * MINUTE)

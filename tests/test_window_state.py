@@ -191,7 +191,7 @@ def test_two_old_numbers_right_after_a_reset_do_not_confirm_each_other() -> None
 
 
 def test_about_100_percent_after_a_sleep_over_the_reset_is_doubted() -> None:
-    """Whoever opens the laptop is not told that the limit is reached, however much was used in the window before."""
+    """Whoever opens the laptop does not read that the limit is reached, however much was used in the window before."""
     story = Story()
     story.read((200, 78, RESET), (500, 100, RESET + SESSION), (501, 57, RESET + SESSION))
     assert story.names == ["reset"]
