@@ -377,6 +377,35 @@ def test_check_where_announcing_is_not_allowed(home: Path, protocol: str) -> Non
 
 
 @needs_mosquitto
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+@pytest.mark.parametrize(
+    ("rules", "status"),
+    [
+        (("readwrite homeassistant/#", f"deny {CONFIG}"), 8),
+        ((f"readwrite {CONFIG}",), 0),
+    ],
+    ids=["only ours is forbidden", "only ours is allowed"],
+)
+def test_check_tries_to_announce_where_the_service_does(
+    home: Path, protocol: str, rules: tuple[str, ...], status: int
+) -> None:
+    """Before anything was announced too, the topic that counts is tried; nothing that is known under it is removed."""
+    with (
+        allowed("readwrite claude-usage/#", *rules) as settings,
+        Watcher(int(str(settings["MQTT_PORT"])), username="owner", password="o") as watcher,
+    ):
+        result = call_command(home, "check", **settings, MQTT_PROTOCOL=protocol)
+        watcher.settle()
+        assert watcher.retained() == {}
+        tried = watcher.messages(CONFIG)
+    assert (result.returncode, result.stderr) == (status, "")
+    assert verdicts(result.stdout)["discovery"] == ("FAIL" if status else "ok")
+    # an empty message removes the device in Home Assistant, and JSON could change it
+    assert all(re.fullmatch(r"claude-usage-mqtt check: \w.*", message.payload) for message in tried)
+    assert bool(tried) is not bool(status)
+
+
+@needs_mosquitto
 def test_check_with_the_client_id_of_the_service(home: Path, mosquitto: Mosquitto, api: dict[str, Any]) -> None:
     """`check` connects with MQTT_CLIENT_ID, as the service does, but never throws a running service out."""
     given = {"MQTT_HOST": LOOPBACK, "MQTT_PORT": mosquitto.port, "MQTT_CLIENT_ID": "attic", **api}

@@ -18,6 +18,7 @@ from claude_usage_mqtt.service import restore
 from parts import broker, service
 from parts.broker import Mosquitto, needs_mosquitto
 from parts.certificates import Authority
+from parts.command import call_command
 from parts.endpoint import Endpoint
 from parts.net import LOOPBACK
 from parts.process import Log
@@ -343,6 +344,10 @@ def test_a_subscription_that_is_refused(home: Path, endpoint: Endpoint, tmp_path
         proxy.drop()
         watcher.wait_topic(STATUS, is_online, since=since)
         assert running.log.count("refused the subscription") == 1
+        settings = {"MQTT_HOST": LOOPBACK, "MQTT_PORT": mosquitto.port, "MQTT_PROTOCOL": protocol}
+        checked = call_command(home, "check", "--force", CLAUDE_API_URL=endpoint.url, **settings).stdout
+        refused = "The broker refused the subscription to claude-usage/default/command/check; allow this user to read"
+        assert refused in checked or protocol == "3.1.1"  # then it may be a reporter's login, which does less
 
 
 LIMIT = 4500

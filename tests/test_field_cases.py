@@ -336,7 +336,7 @@ RENAMED = GONE | {"cinder_cove": OPUS["seven_day_opus"]}
         (OPUS | {"cinder_cove": None}, RENAMED, True),  # a code name may be there, as null, long before it is used
         (OPUS | {"cinder_cove": PLACEHOLDER}, RENAMED, True),
         (OPUS, RENAMED, True),
-        (OPUS, GONE | {"amber_gauge": None}, False),  # and one that still is not used is no other name of a window
+        (OPUS, GONE | {"amber_gauge": None}, False),  # and one that still is not used is not another name of a window
         (OPUS, GONE | {"amber_gauge": PLACEHOLDER}, False),
         (OPUS, GONE, False),
     ],

@@ -1,11 +1,15 @@
 """The Home Assistant app: a Supervisor starts it, it finds the broker by itself, and it needs no Claude login."""
 
+import contextlib
 import json
 import os
 import re
+import socket
 import struct
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -291,6 +295,49 @@ def test_a_broker_that_is_installed_later_is_found(
     monkeypatch.setattr(supervisor, "fetch_broker", fetch)
     assert home_assistant_app.wait_for_broker()["MQTT_PORT"] == "1884"
     assert len(caplog.records) == 1
+
+
+@contextlib.contextmanager
+def dripping(bytes_at_once: bytes) -> Iterator[str]:
+    """Run a server that begins a response and never ends it, with something each moment; give its address."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip() -> None:
+            client, _ = server.accept()
+            with client, contextlib.suppress(OSError):
+                client.recv(4096)
+                while True:
+                    client.sendall(bytes_at_once)
+                    time.sleep(0.01)
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        thread.join()
+
+
+@pytest.mark.parametrize("mode", ["headers", "body"])
+def test_a_supervisor_that_answers_slowly_is_asked_again(
+    box: Supervisor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, mode: str
+) -> None:
+    """A busy box does not leave the app waiting for the rest of one response, without a sign of life."""
+    box.install_broker(1884)
+    monkeypatch.setattr(supervisor, "TIMEOUT", 0.5)
+    endless = b"HTTP/1.1 100 Continue\r\n\r\n" if mode == "headers" else b"HTTP/1.1 200 OK\r\n\r\n" + b" " * 100
+    with dripping(endless) as slow:
+        monkeypatch.setenv(supervisor.URL, slow)
+        real = supervisor.fetch_broker
+
+        def fetch() -> dict[str, str]:
+            try:
+                return real()
+            finally:
+                monkeypatch.setenv(supervisor.URL, box.url)
+
+        monkeypatch.setattr(supervisor, "fetch_broker", fetch)
+        assert home_assistant_app.wait_for_broker()["MQTT_PORT"] == "1884"
+    [record] = caplog.records
+    assert record.getMessage().startswith("The Supervisor gave no usable response about its MQTT broker")
 
 
 # The whole: a process started like the Supervisor's. The place of the options and the user 1000 belong to the image,

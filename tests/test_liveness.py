@@ -305,8 +305,13 @@ def test_another_services_sign_is_not_ours(folder: Path, tmp_path: Path, monkeyp
     assert status == 1
     assert "No service with the base topic second runs here, only with claude-usage" in sentence
     monkeypatch.delenv("MQTT_BASE_TOPIC")
-    (tmp_path / ".env").write_text("MQTT_HOST=x\nMQTT_BASE_TOPIC='second'\n")
-    assert check()[0] == 1
+    for written in (
+        "MQTT_HOST=x\nMQTT_BASE_TOPIC='second'\n",
+        "\ufeffMQTT_BASE_TOPIC=second",
+        "mqtt_base_topic=second",
+    ):
+        (tmp_path / ".env").write_text(written, encoding="utf-8")
+        assert check()[0] == 1, written
     beats.stop()
     assert list(folder.iterdir()) == []
 

@@ -451,9 +451,15 @@ def test_a_status_line_that_never_came_is_reported(start: Start, tmp_path: Path,
     assert "'claude-usage-mqtt statusline' as Claude Code's status-line command" in shown["detail"]
 
 
-def test_a_named_accounts_status_line_needs_its_name(start: Start, tmp_path: Path, watcher: Watcher) -> None:
-    """Without `--account` the numbers go to `default`, which nobody reads here: the detail has the whole command."""
-    with start(tmp_path, CLAUDE_SOURCE="statusline", CLAUDE_ACCOUNTS='{"My Work": null}'):
+@pytest.mark.parametrize("sources", ["statusline", "oauth,statusline"])
+def test_a_named_accounts_status_line_needs_its_name(
+    start: Start, tmp_path: Path, watcher: Watcher, sources: str
+) -> None:
+    """Without `--account` the numbers go to `default`, which nobody reads here: the detail has the whole command.
+
+    An account without a folder cannot be polled here, whatever is selected for the others.
+    """
+    with start(tmp_path, CLAUDE_SOURCE=sources, CLAUDE_ACCOUNTS='{"My Work": null}'):
         shown = watcher.wait_topic("claude-usage/my_work/health").json()
     assert "'claude-usage-mqtt statusline --account my_work'" in shown["detail"]
 

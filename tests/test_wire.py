@@ -348,7 +348,7 @@ def test_what_is_no_usage_answer_is_refused(answer: Any) -> None:
 
 
 def test_limits_of_unknown_kinds_alone_are_no_account_without_limits() -> None:
-    """If the API renames all its limits, nobody is told that the plan has none."""
+    """If the API renames all its limits, nobody reads that the plan has none."""
     limits = [make_limit("session_v2", 5, RESET), make_limit("weekly_v2", 6, RESET)]
     with pytest.raises(InvalidResponse, match="limits of unknown kinds"):
         parse(sample_usage(now=NOW, five_hour=None, seven_day=None, limits=limits))

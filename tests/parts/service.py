@@ -22,9 +22,11 @@ from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.source import ApiSource
 from claude_usage_mqtt.sources.credentials.file import CredentialsFile
 from claude_usage_mqtt.sources.credentials.token import CredentialSource
+from claude_usage_mqtt.sources.reporter_exchange import ReporterExchange
+from claude_usage_mqtt.sources.select import pushed_sources
 from claude_usage_mqtt.topics import Topics
 from claude_usage_mqtt.usage.account import Rules
-from claude_usage_mqtt.usage.reading import OAUTH
+from claude_usage_mqtt.usage.reading import OAUTH, REPORTER
 from parts.command import QUICK_REPORTER, clean_environment, command_line
 from parts.net import LOOPBACK
 from parts.process import END_TIMEOUT, Log, LoggedProcess
@@ -212,19 +214,18 @@ def running_service(
     clock = clock or Clock()
     api = UsageApi(api_url, "tests", deadline)
     options = BrokerOptions(host=broker.pop("host", LOOPBACK), port=port, **broker)
+    reporters = ReporterExchange(base, sources if REPORTER in selected else ())
     accounts = tuple(
-        (
-            AccountOptions(
-                topics=Topics(base=base, account=name),
-                label=None if name == "default" else name,
-                interval=dt.timedelta(seconds=interval),
-                limited=limited,
-                rules=Rules(dt.timedelta(seconds=stale_after), (75.0, 90.0), (75.0, 90.0)),
-                discovery=discovery,
-                instance=instance,
-                sources=selected,
-            ),
-            (ApiSource(source, api),) if OAUTH in selected else (),
+        AccountOptions(
+            topics=Topics(base=base, account=name),
+            label=None if name == "default" else name,
+            interval=dt.timedelta(seconds=interval),
+            limited=limited,
+            rules=Rules(dt.timedelta(seconds=stale_after), (75.0, 90.0), (75.0, 90.0)),
+            discovery=discovery,
+            instance=instance,
+            polled=(*((ApiSource(source, api),) if OAUTH in selected else ()), *reporters.sources(name)),
+            pushed=pushed_sources(selected),
         )
         for name, source in sources.items()
     )
@@ -234,6 +235,7 @@ def running_service(
         base_topic=base,
         instance=instance,
         accounts=accounts,
+        reporters=reporters,
         settled_after=settled_after,
     )
     with contextlib.closing(api), in_a_thread(Service(settings, clock, rng), clock, log_kept) as running:

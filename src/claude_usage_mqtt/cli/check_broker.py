@@ -21,8 +21,8 @@ from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, ONLINE, Topics
 QUIET = 0.5
 """Seconds without a message after which all that was retained has come."""
 
-NOBODY = "check"
-"""The account of a discovery topic that no service uses: Home Assistant ignores an empty message there."""
+NO_ANNOUNCEMENT = b"claude-usage-mqtt check: may this user announce here? This message changes nothing."
+"""Home Assistant logs it once and does no more: an empty message would remove a device, and JSON could change it."""
 
 
 class _NothingCameBack(BrokerRefused):
@@ -124,13 +124,15 @@ class _Checker:
             is_back = not refused and comes_back(self.session, topic, nonce)
         except BrokerRefused as error:
             raise BrokerRefused(f"{str(error).partition(';')[0]}; {remedy(self._settings)}.") from None
-        except BrokerUnreachable as lost:  # older Mosquittos disconnect at what they do not allow
+        except BrokerUnreachable as error:  # older Mosquittos disconnect at what they do not allow
             raise BrokerUnreachable(
-                f"{str(lost).removesuffix('.')} as {topic} was published; {remedy(self._settings)}."
+                f"{str(error).removesuffix('.')} as {topic} was published; {remedy(self._settings)}."
             ) from None
         if is_back:
             return f"what is published under {self._base}/ arrives"
-        raise _NothingCameBack(f"What was published under {topic} did not come back; {remedy(self._settings)}.")
+        lost = f"What was published under {topic} did not come back"
+        what = f"The broker refused the subscription to {topic}" if refused else lost
+        raise _NothingCameBack(f"{what}; {remedy(self._settings)}.")
 
     def _lack(self, error: ClaudeUsageError) -> str:
         """Return what the failure to publish says of this user's permissions."""
@@ -173,8 +175,7 @@ class _Checker:
 
     def _may_announce(self) -> str:
         places = [topics(self._settings, account.id) for account in self._settings.accounts()]
-        nobody = topics(self._settings, NOBODY).config
-        found = self._retained([nobody, *(topic for place in places for topic in (place.config, place.health))])
+        found = self._retained([topic for place in places for topic in (place.config, place.health)])
         missing: list[Topics] = []
         for place in places:
             payload = found.get(place.config, b"")
@@ -182,9 +183,9 @@ class _Checker:
                 # What is retained already is published again, which changes nothing.
                 self._require_accepted(Message(topic=place.config, payload=payload, retain=True))
             else:
+                self._require_accepted(Message(topic=place.config, payload=NO_ANNOUNCEMENT))
                 missing.append(place)
         if missing:
-            self._require_accepted(Message(topic=nobody, payload=b""))
             names = ", ".join(place.account for place in missing)
             return f"{self._folder}/ is writable; nothing announced yet for {names}: 'claude-usage-mqtt run' does that"
         states = ", ".join(_state_of(found.get(place.health, b"")) for place in places)

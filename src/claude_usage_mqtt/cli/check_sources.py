@@ -17,13 +17,15 @@ from claude_usage_mqtt.sources.hanging import require_answer
 from claude_usage_mqtt.sources.local_login import LocalLogin
 from claude_usage_mqtt.sources.names import AUTO, LOCAL
 from claude_usage_mqtt.sources.select import polled_sources, with_other_sources
+from claude_usage_mqtt.sources.status_line import StatusLine
 from claude_usage_mqtt.usage.reading import CLAUDE_CODE, OAUTH, REPORTER, STATUSLINE, Reading
 
 USAGE_SCOPE = "user:profile"
 
 ELSEWHERE = {
     REPORTER: "the service asks the reporters; run 'claude-usage-mqtt check' on their machines",
-    STATUSLINE: "nothing to ask: Claude Code's status-line command sends on its own",
+    STATUSLINE: "nothing to ask: Claude Code's status-line command sends on its own; "
+    f"it does not have {StatusLine.lacks}",
 }
 
 

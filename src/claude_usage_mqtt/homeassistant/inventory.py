@@ -29,7 +29,8 @@ class Inventory(NamedTuple):
     """What an account has, which decides which entities there are.
 
     `currency` is the unit of the money, `first_currency` that of the entities whose keys name no currency.
-    `shortest_interval` are the seconds that the poll interval may not go below.
+    `shortest_interval` are the seconds that the poll interval may not go below. `without` are the keys of entities that
+    would be unknown forever: those about the limit of extra usage that has none.
     """
 
     windows: Mapping[str, WindowName]
@@ -38,6 +39,7 @@ class Inventory(NamedTuple):
     first_currency: str | None = None
     reporters: tuple[str, ...] = ()
     shortest_interval: int = SHORTEST_INTERVAL
+    without: frozenset[str] = frozenset()
 
 
 def entities(inventory: Inventory) -> Iterator[Entity]:
@@ -47,7 +49,7 @@ def entities(inventory: Inventory) -> Iterator[Entity]:
         yield from (_of_window(row, window, name.label) for row in WINDOW_ENTITIES if row.needs in (None, *features))
     rows = (*EXTRA_USAGE_ENTITIES, *ACCOUNT_ENTITIES)
     for row in rows:
-        if row.needs is None or row.needs in inventory.features:
+        if (row.needs is None or row.needs in inventory.features) and row.key not in inventory.without:
             yield _fitted(row, inventory)
     for machine in inventory.reporters:
         yield _of_machine(machine)

@@ -26,6 +26,8 @@ CERTIFICATE_HINTS = {
 }
 """By OpenSSL's X509_V_ERR codes: not yet valid, expired, another name, another address."""
 
+OWN_AUTHORITY = "if the authority is your own, set MQTT_TLS_CA to its certificate"
+
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -42,8 +44,10 @@ def failed_attempt(error: Exception, options: BrokerOptions) -> BrokerError:  # 
     where = f"the broker at {options.address}"
     match error:
         case ssl.SSLCertVerificationError():
-            hint = CERTIFICATE_HINTS.get(error.verify_code, "check MQTT_TLS_CA")
-            return BrokerRefused(f"The certificate of {where} is not trusted ({error.verify_message}); {hint}.")
+            own = "check MQTT_TLS_CA" if options.tls_ca else OWN_AUTHORITY
+            hint = CERTIFICATE_HINTS.get(error.verify_code, own)
+            reason = error.verify_message.rstrip(".")
+            return BrokerRefused(f"The certificate of {where} is not trusted ({reason}); {hint}.")
         case ssl.SSLError():
             kind = BrokerUnreachable if isinstance(error, ssl.SSLEOFError) else BrokerRefused
             reason = error.reason or "no reason given"
@@ -129,7 +133,8 @@ def refusal(reason: ReasonCode, options: BrokerOptions) -> BrokerError:
         return BrokerRefused(
             f"The broker at {options.address} refused the login ({name}); check MQTT_USERNAME and MQTT_PASSWORD."
         )
-    return BrokerRefused(f"The broker at {options.address} refused the connection ({name}).")
+    hint = "; check MQTT_CLIENT_ID" if name == "Client identifier not valid" else ""
+    return BrokerRefused(f"The broker at {options.address} refused the connection ({name}){hint}.")
 
 
 def loss(options: BrokerOptions, *, accepted: bool, reason: str | None) -> BrokerError:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.errors import CredentialsError, CredentialsNotFound, InsufficientScope, Unauthorized
-from claude_usage_mqtt.sources.source import Login, PollResult, Source
+from claude_usage_mqtt.sources.source import Login, PolledSource, PollResult
 from claude_usage_mqtt.usage.reading import Reading
 
 SKIP_REFUSED = timedelta(hours=1)
@@ -26,31 +26,18 @@ UNUSABLE = (CredentialsError, *REFUSED)
 class InOrder:
     """Asks the next source if a login cannot be used; what is watched is the first one's login."""
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[PolledSource]) -> None:
+        self.name, self.place, self.is_local = sources[0].name, sources[0].place, sources[0].is_local
+        """Those of the first source; a result names the one that was used."""
+        self.outlives_token = any(source.outlives_token for source in sources)
         self._sources = sources
-        self._first = sources[0]
         self._refused: dict[str, tuple[PollResult, datetime]] = {}  # source -> its refusal, and when
         self._has_delivered: set[str] = set()
 
     @property
-    def name(self) -> str:
-        """The first source's name; a result names the one that was used."""
-        return self._first.name
-
-    @property
     def can_be_watched(self) -> bool:
-        """Whether a changed login is noticed without a request."""
-        return self._first.can_be_watched
-
-    @property
-    def outlives_token(self) -> bool:
-        """Whether any source can be asked after its token has expired."""
-        return any(source.outlives_token for source in self._sources)
-
-    @property
-    def place(self) -> str:
-        """Where the login is, in words."""
-        return self._first.place
+        """Whether a change of the first login is noticed without a request."""
+        return self._sources[0].can_be_watched
 
     def login(self) -> Login:
         """Return what is known of the first login that is there; raises the first source's CredentialsError."""
@@ -64,7 +51,7 @@ class InOrder:
 
     def fingerprint(self) -> object:
         """Return something that changes when the first login does."""
-        return self._first.fingerprint()
+        return self._sources[0].fingerprint()
 
     def cached(self, now: datetime) -> Reading | None:
         """Return the newest numbers that any source has without a request."""
@@ -98,12 +85,12 @@ class InOrder:
         A login that is not here, or was refused, is not an error once another source has delivered.
         """
         last = results[-1]
-        if last.error is None or not isinstance(last.error, UNUSABLE):
+        if not isinstance(last.error, UNUSABLE):
             return last
         is_replaced = isinstance(results[0].error, (CredentialsNotFound, *REFUSED))
         return last if is_replaced and last.source in self._has_delivered else results[0]
 
-    def _is_refused(self, source: Source, now: datetime) -> bool:
+    def _is_refused(self, source: PolledSource, now: datetime) -> bool:
         """Whether a login was refused and is still the same; the last source is asked in any case."""
         if source is self._sources[-1] or source.name not in self._refused:
             return False
@@ -115,13 +102,13 @@ class InOrder:
         return False
 
 
-def _fingerprint(source: Source) -> object:
+def _fingerprint(source: PolledSource) -> object:
     try:
         return source.fingerprint()
     except (CredentialsError, OSError):
         return None
 
 
-def in_order(sources: Sequence[Source]) -> Source | None:
+def in_order(sources: Sequence[PolledSource]) -> PolledSource | None:
     """Return the sources of an account as one, None if there is none."""
     return InOrder(sources) if len(sources) > 1 else next(iter(sources), None)

@@ -1,4 +1,4 @@
-"""What a polled source is: something that can be asked for a reading, in a worker thread, and only reports."""
+"""What a source is: polled ones are asked for a reading, in a worker thread; pushed ones send. They only report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from claude_usage_mqtt.clock import Clock
-from claude_usage_mqtt.errors import ClaudeUsageError
+from claude_usage_mqtt.errors import ClaudeUsageError, CredentialsError
 from claude_usage_mqtt.usage.owner import Owner
 from claude_usage_mqtt.usage.reading import CLAUDE_CODE, REPORTER, Reading
 
@@ -59,11 +59,41 @@ class PollResult:
 
 
 class Source(Protocol):
-    """A polled source of one account."""
+    """Where an account's readings come from."""
 
     @property
     def name(self) -> str:
         """One of the names in `usage.reading`."""
+
+
+class PushedSource(Source, Protocol):
+    """Sends on `<base>/<account>/<level>`, when it wants."""
+
+    @property
+    def level(self) -> str:
+        """The last level of its topic."""
+
+    @property
+    def silent(self) -> str:
+        """The status of an account to which nothing is sent."""
+
+    def why_silent(self, account: str, last: datetime | None) -> str:
+        """Return the sentence about that; `last` is when numbers were read last, None if never."""
+
+    def receive(self, payload: bytes, now: datetime) -> Reading | None:
+        """Return what a message says, None if it says nothing usable; raises WrongClockError, and nothing else."""
+
+
+class WrongClockError(Exception):
+    """What was sent is dated so that its sender's clock, or ours, must be wrong; its text says so."""
+
+
+class PolledSource(Source, Protocol):
+    """One account's, which can be asked."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether its login is on this machine; another machine announces a login that changed."""
 
     @property
     def can_be_watched(self) -> bool:
@@ -88,3 +118,11 @@ class Source(Protocol):
 
     def poll(self, account: str, clock: Clock, *, may_retry: bool) -> PollResult:
         """Ask once; with `may_retry` a second time if the login was renewed meanwhile. Bounded, never raises."""
+
+
+def usable_login(source: PolledSource) -> Login | None:
+    """Return what is known of a source's login, None if it cannot be used."""
+    try:
+        return source.login()
+    except CredentialsError:
+        return None
