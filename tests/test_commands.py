@@ -2,15 +2,18 @@
 
 import datetime as dt
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from claude_usage_mqtt.instants import local_time
 from claude_usage_mqtt.usage.reading import STATUSLINE
+from parts.broker import Broker
 from parts.endpoint import Endpoint
 from parts.process import Log
-from parts.service import HEALTH, STATUS, Clock, Serve, command, is_ok, is_online
+from parts.proxy import FaultyProxy
+from parts.service import HEALTH, STATUS, Clock, Serve, command, is_ok, is_online, running_service
 from parts.watcher import Watcher
 
 
@@ -141,13 +144,19 @@ def test_what_was_set_by_hand_survives_a_restart(serve: Serve, watcher: Watcher,
     assert endpoint.count == 1
 
 
-def test_a_retained_command_is_not_obeyed(serve: Serve, watcher: Watcher) -> None:
-    """A `refresh` that somebody retained by mistake is not obeyed at each start and reconnect."""
+def test_a_retained_command_is_not_obeyed(
+    running_broker: Broker, endpoint: Endpoint, home: Path, watcher: Watcher
+) -> None:
+    """An `OFF` that somebody retained by mistake is not obeyed at each start and reconnect."""
     watcher.publish(command("polling"), "OFF", retain=True)
-    with serve():
+    with FaultyProxy(running_broker.port) as proxy, running_service(proxy.port, endpoint.url, home):
         watcher.wait_topic(HEALTH, is_ok)
-        watcher.settle()
-        assert watcher.json(HEALTH)["polling"] is True
+        mark = watcher.mark()
+        proxy.drop()
+        watcher.wait_topic(STATUS, is_online, since=mark)
+        watcher.publish(command("interval"), "900")
+        health = watcher.wait_topic(HEALTH, lambda m: m.json()["poll_interval"] == 900).json()
+        assert health["polling"] is True
 
 
 def test_the_status_line_alone_has_nothing_to_refresh(serve: Serve, watcher: Watcher, endpoint: Endpoint) -> None:

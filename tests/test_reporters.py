@@ -18,7 +18,7 @@ from claude_usage_mqtt.sources.credentials.file import CredentialsFile
 from claude_usage_mqtt.topics import ReporterTopics
 from claude_usage_mqtt.usage.reading import OAUTH, REPORTER
 from parts.broker import Broker, Mosquitto, needs_mosquitto
-from parts.credentials import FILE_NAME, write_credentials, write_credentials_text
+from parts.credentials import write_credentials
 from parts.documents import sample_usage
 from parts.endpoint import Endpoint
 from parts.reporter import LAPTOP, ask, is_online, running_reporter
@@ -43,12 +43,9 @@ CANARY = "sk-ant-oat01-canary-7d1f"
 DESKTOP = ReporterTopics(base=BASE, machine="desktop")
 
 
-def login(folder: Path, *, token: str = CANARY, organization: str = "6a3c1f0e", **more: Any) -> Path:
-    """Write a login of some organization and return its folder."""
-    write_credentials(folder, token, **more)
-    text = (folder / FILE_NAME).read_text(encoding="utf-8")
-    write_credentials_text(folder, text.replace("6a3c1f0e", organization))
-    return folder
+def login(folder: Path, *, token: str = CANARY, **more: Any) -> Path:
+    """Write a login and return its folder."""
+    return write_credentials(folder, token, **more).parent
 
 
 def machines(health: Any) -> dict[str, str]:

@@ -16,9 +16,10 @@ def write_credentials(
     token: str = "sk-ant-oat01-test",  # noqa: S107 - no secret
     expires_in: dt.timedelta | None = TOKEN_LIFE,
     now: dt.datetime | None = None,
+    organization: str = "6a3c1f0e",
     **overrides: Any,
 ) -> Path:
-    """Write the file with this access token and give its path.
+    """Write the file with this access token, of the organization whose id begins so, and give its path.
 
     `expires_in` None leaves `expiresAt` out, a negative one makes the token expired. `overrides` are keys of
     `claudeAiOauth`, for instance `expiresAt="soon"` or `subscriptionType=None`.
@@ -36,7 +37,7 @@ def write_credentials(
     document = {
         "claudeAiOauth": oauth | overrides,
         "mcpOAuth": {},
-        "organizationUuid": "6a3c1f0e-0000-4000-8000-000000000000",
+        "organizationUuid": f"{organization}-0000-4000-8000-000000000000",
     }
     return write_credentials_text(folder, json.dumps(document))
 
