@@ -110,16 +110,12 @@ def status_of(first_bytes: bytes) -> int | None:
 
 def refusal(reason: ReasonCode, options: BrokerOptions) -> BrokerError:
     """Return what the broker's refusal of the connection means."""
-    name = reason.getName()
-    if name in BAD_LOGIN and options.username is None:
-        return BrokerRefused(
-            f"The broker at {options.address} wants a login ({name}); set MQTT_USERNAME and MQTT_PASSWORD."
-        )
-    if name in BAD_LOGIN:
-        return BrokerRefused(
-            f"The broker at {options.address} refused the login ({name}); check MQTT_USERNAME and MQTT_PASSWORD."
-        )
-    return BrokerRefused(f"The broker at {options.address} refused the connection ({name}).")
+    name, where = reason.getName(), f"The broker at {options.address}"
+    if name not in BAD_LOGIN:
+        return BrokerRefused(f"{where} refused the connection ({name}).")
+    if options.username is None:
+        return BrokerRefused(f"{where} wants a login ({name}); set MQTT_USERNAME and MQTT_PASSWORD.")
+    return BrokerRefused(f"{where} refused the login ({name}); check MQTT_USERNAME and MQTT_PASSWORD.")
 
 
 def loss(options: BrokerOptions, *, accepted: bool, reason: str | None) -> BrokerError:
