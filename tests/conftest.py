@@ -18,6 +18,7 @@ from parts import patience
 from parts.broker import Broker, Mosquitto, any_broker
 from parts.credentials import write_credentials
 from parts.endpoint import Endpoint
+from parts.net import HeldPort
 from parts.service import Running, Serve, ServiceProcess, Start, running_service
 from parts.watcher import Watcher
 
@@ -56,6 +57,13 @@ def mosquitto() -> Iterator[Mosquitto]:
     """Run Mosquitto."""
     with Mosquitto() as found:
         yield found
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """Return a port of loopback on which nobody listens."""
+    with HeldPort() as port:
+        yield port.number
 
 
 @pytest.fixture

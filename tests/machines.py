@@ -18,7 +18,6 @@ import json
 import logging
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -44,6 +43,7 @@ from parts.command import clean_environment
 from parts.credentials import FILE_NAME, write_credentials, write_credentials_text
 from parts.documents import sample_usage
 from parts.endpoint import Endpoint, Request
+from parts.process import LoggedProcess
 from parts.proxy import FaultyProxy
 from parts.service import HEALTH, STATE
 from parts.watcher import Message, Watcher
@@ -131,21 +131,9 @@ class Machine:
         self._proxy = self._stack.enter_context(FaultyProxy(world.mosquitto.port))
         clock = world.clock
         arguments = [self._proxy.port, world.endpoint.url, self._folder, clock.origin, clock.start.timestamp()]
-        self._process = self._stack.enter_context(
-            subprocess.Popen(
-                [sys.executable, "-W", "error", __file__, "--serve", self.name, *map(str, arguments)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-                env=clean_environment(self._folder, {"PYTHONPATH": Path(__file__).parent}),
-            )
-        )
-        self.log = service.Log()
-        reader = threading.Thread(target=lambda: [self.log.add(line.rstrip()) for line in self._process.stderr or ()])
-        reader.start()
-        self._stack.callback(reader.join)
-        self._stack.callback(self._process.kill)
+        command = [sys.executable, "-W", "error", __file__, "--serve", self.name, *arguments]
+        environment = clean_environment(self._folder, {"PYTHONPATH": Path(__file__).parent})
+        self._process = self._stack.enter_context(LoggedProcess(command, env=environment)).process
         return self
 
     def __exit__(self, *_: object) -> None:

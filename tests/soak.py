@@ -32,6 +32,7 @@ from parts.command import clean_environment
 from parts.credentials import FILE_NAME, write_credentials, write_credentials_text
 from parts.documents import sample_usage
 from parts.endpoint import Endpoint
+from parts.process import LoggedProcess
 from parts.proxy import FaultyProxy
 from parts.service import is_ok, is_online
 from parts.watcher import Watcher
@@ -114,22 +115,11 @@ class World:
         self.endpoint = enter(Endpoint(lambda _: self.document()))
         self.elsewhere = enter(Endpoint())
         arguments = [self.proxy.port, self.endpoint.url, self.folder, self.clock.origin, self.clock.start.timestamp()]
-        self.process = enter(
-            subprocess.Popen(
-                [sys.executable, __file__, "--serve", *map(str, arguments)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-                env=clean_environment(self.folder, {"PYTHONPATH": Path(__file__).parent, **ALLOCATOR}),
-            )
+        environment = clean_environment(self.folder, {"PYTHONPATH": Path(__file__).parent, **ALLOCATOR})
+        soaked = LoggedProcess(
+            [sys.executable, __file__, "--serve", *arguments], env=environment, stdin=subprocess.PIPE
         )
-        self._stack.callback(self.process.kill)
-        self.log = service.Log()
-        reader = threading.Thread(target=lambda: [self.log.add(line.rstrip()) for line in self.process.stderr or ()])
-        reader.start()
-        self._stack.callback(reader.join)
-        self._stack.callback(self.process.kill)
+        self.process, self.log = enter(soaked).process, soaked.log
         return self
 
     def __exit__(self, *_: object) -> None:

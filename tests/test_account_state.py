@@ -210,7 +210,7 @@ def test_what_a_person_reads_has_local_times(monkeypatch: pytest.MonkeyPatch) ->
         ending.health.login.known = Login(login_expires_at=NOW)
         silent = make_state(sources=(STATUSLINE,))
         silent.health.succeeded(NOW)
-        silent.health.show_silence(NOW)
+        silent.health.show_silence(silent.options.pushed, silent.name, NOW)
         pressed = refused(ServerError("out of order"))
         obey(pressed, "refresh", b"", NOW)
         with pytest.raises(TokenExpired) as expired:
@@ -259,7 +259,8 @@ def test_a_silent_status_line_says_why() -> None:
 def test_a_clock_that_was_set_is_wrong_no_longer() -> None:
     """Once a status line is accepted, a later silence has its own reasons, not the clock that was wrong before."""
     state = make_state(sources=(STATUSLINE,))
-    state.ignore_status_line(NOW)
+    (status_line,) = state.options.pushed
+    state.receive(status_line, json.dumps({"at": (NOW - timedelta(hours=3)).timestamp()}).encode(), NOW)
     state.tick(NOW)
     assert state.health.detail is not None
     assert "set that clock" in state.health.detail
@@ -349,6 +350,18 @@ def test_another_logins_status_line_is_named_in_detail(caplog: pytest.LogCapture
     assert "name both logins in CLAUDE_ACCOUNTS here, and pass --account ID" in detail
     assert caplog.messages == [f"Account default: {detail}"]
     assert health_document(state, SOON + timedelta(hours=2))["detail"] is None
+
+
+def test_the_log_says_what_else_is_wrong_with_the_reporters(caplog: pytest.LogCaptureFixture) -> None:
+    """Why no machine can be asked is logged again once something else helps, not if one was only seen later."""
+    state = make_state()
+    asleep = "No machine can be asked: laptop (away, last seen Nov 20 10:0%s UTC); wake one up."
+    expired = (
+        "No machine can be asked: laptop (its token has expired, last seen Nov 20 11:00 UTC); start Claude Code there."
+    )
+    for sentence in (asleep % 1, asleep % 2, expired, asleep % 3, expired):
+        state.report(NoReporter(sentence))
+    assert caplog.messages == [f"Account default: {sentence}" for sentence in (asleep % 1, expired)]
 
 
 def test_the_log_says_when_the_numbers_become_stale_and_when_they_are_back(caplog: pytest.LogCaptureFixture) -> None:

@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,12 +21,14 @@ from claude_usage_mqtt.settings import machine
 from claude_usage_mqtt.sources import hanging
 from claude_usage_mqtt.usage.account import AccountUsage
 from parts import faults
-from parts.broker import Mosquitto, any_broker, needs_mosquitto
+from parts.broker import Broker, Mosquitto, needs_mosquitto
 from parts.command import call_command, clean_environment, command_line, run_command
 from parts.credentials import write_credentials
 from parts.documents import make_extra_usage, sample_usage
 from parts.endpoint import Endpoint
-from parts.service import ServiceProcess, is_online
+from parts.net import LOOPBACK
+from parts.process import LoggedProcess
+from parts.service import CONFIG, HEALTH, STATE, STATUS, ServiceProcess
 from parts.waiting import eventually
 from parts.watcher import Watcher
 
@@ -41,13 +44,30 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_once_prints_a_table(home: Path) -> None:
+@pytest.fixture
+def api(endpoint: Endpoint) -> dict[str, Any]:
+    """Return the setting that names this test's endpoint."""
+    return {"CLAUDE_API_URL": endpoint.url}
+
+
+@pytest.fixture
+def given(running_broker: Broker, api: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that name its broker, too."""
+    return {"MQTT_HOST": LOOPBACK, "MQTT_PORT": running_broker.port, **api}
+
+
+@pytest.fixture
+def published(home: Path, given: dict[str, Any], watcher: Watcher) -> None:
+    """Let a service have published everything, and be stopped."""
+    with ServiceProcess(home, CLAUDE_CONFIG_DIR=home / ".claude", **given) as process:
+        watcher.wait_topic(HEALTH, lambda message: message.json()["fresh"])
+        assert process.stop() == 0
+
+
+def test_once_prints_a_table(home: Path, endpoint: Endpoint, api: dict[str, Any]) -> None:
     """`once` says whether one can work, in one sentence how much is used, then each window and the money."""
-    document = sample_usage(
-        five_hour=42, seven_day=16.580000000000002, extra_usage=make_extra_usage(190.0, 1700, "EUR")
-    )
-    with Endpoint(document) as endpoint:
-        result = call_command(home, "once", CLAUDE_API_URL=endpoint.url)
+    endpoint.document = sample_usage(extra_usage=make_extra_usage(190.0, 1700, "EUR"))
+    result = call_command(home, "once", **api)
     assert result.returncode == 0, result.stderr
     assert re.search(
         r"^Not blocked, as of \w+ \d\d:\d\d\nSession 42 %, resets .*Week 17 %", result.stdout, re.MULTILINE
@@ -77,22 +97,19 @@ def test_a_login_that_cannot_be_read_for_hanging(
 
 @pytest.mark.skipif(not Path("/dev/fd").exists(), reason="there are no files of descriptors here")
 @pytest.mark.parametrize("name", ["once", "check"])
-def test_a_token_from_a_command(tmp_path: Path, name: str) -> None:
+def test_a_token_from_a_command(tmp_path: Path, endpoint: Endpoint, api: dict[str, Any], name: str) -> None:
     """A shell's `CLAUDE_CODE_OAUTH_TOKEN_FILE=<(command)` is a pipe: its token is read once, and used."""
     ours, its = os.pipe()
     os.write(its, TOKEN.encode())
     os.close(its)
-    with Endpoint() as endpoint:
-        settings = {"CLAUDE_API_URL": endpoint.url, "CLAUDE_CODE_OAUTH_TOKEN_FILE": f"/dev/fd/{ours}"}
-        call_command(tmp_path, name, **settings)
-        assert [request.bearer for request in endpoint.requests] == [TOKEN]
+    call_command(tmp_path, name, CLAUDE_CODE_OAUTH_TOKEN_FILE=f"/dev/fd/{ours}", **api)
     os.close(ours)
+    assert [request.bearer for request in endpoint.requests] == [TOKEN]
 
 
-def test_once_as_json_is_the_state_document_on_one_line(home: Path) -> None:
+def test_once_as_json_is_the_state_document_on_one_line(home: Path, api: dict[str, Any]) -> None:
     """`once --json` prints what the state topic holds, for scripts."""
-    with Endpoint(sample_usage(five_hour=42)) as endpoint:
-        result = call_command(home, "once", "--json", CLAUDE_API_URL=endpoint.url)
+    result = call_command(home, "once", "--json", **api)
     assert result.stdout.count("\n") == 1
     document = json.loads(result.stdout)
     assert document["account"] == "default"
@@ -113,11 +130,12 @@ def test_once_as_json_is_the_state_document_on_one_line(home: Path) -> None:
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, int) else str(value),
 )
-def test_once_ends_with_the_status_of_what_went_wrong(home: Path, fault: faults.Fault, status: int) -> None:
+def test_once_ends_with_the_status_of_what_went_wrong(
+    home: Path, endpoint: Endpoint, api: dict[str, Any], fault: faults.Fault, status: int
+) -> None:
     """Each failure of the API has its exit status and one sentence, without traceback and without the token."""
-    with Endpoint(sample_usage()) as endpoint:
-        endpoint.fault = fault
-        result = call_command(home, "once", CLAUDE_API_URL=endpoint.url)
+    endpoint.fault = fault
+    result = call_command(home, "once", **api)
     assert result.returncode == status
     assert result.stdout == ""
     assert result.stderr.startswith("claude-usage-mqtt: ")
@@ -125,45 +143,42 @@ def test_once_ends_with_the_status_of_what_went_wrong(home: Path, fault: faults.
     assert TOKEN not in result.stderr
 
 
-def test_once_without_credentials(tmp_path: Path) -> None:
+def test_once_without_credentials(tmp_path: Path, endpoint: Endpoint, api: dict[str, Any]) -> None:
     """Without a login `once` says so, asks nobody and ends with 3."""
-    with Endpoint(sample_usage()) as endpoint:
-        result = call_command(tmp_path, "once", CLAUDE_API_URL=endpoint.url)
-        assert endpoint.count == 0
-    assert result.returncode == 3
+    result = call_command(tmp_path, "once", **api)
+    assert (result.returncode, endpoint.count) == (3, 0)
     assert "log in with Claude Code" in result.stderr
 
 
-def test_the_api_is_not_asked_while_the_service_waits(home: Path) -> None:
+def test_the_api_is_not_asked_while_the_service_waits(
+    home: Path, endpoint: Endpoint, given: dict[str, Any], watcher: Watcher
+) -> None:
     """A request too many would lengthen the API's refusal: what the service has published is obeyed, unless forced."""
-    waits = {"retry_at": (datetime.now(UTC) + timedelta(minutes=40)).isoformat(timespec="seconds")}
-    over = {"retry_at": (datetime.now(UTC) - timedelta(minutes=1)).isoformat(timespec="seconds")}
-    with any_broker() as broker, Endpoint(sample_usage()) as endpoint, Watcher(broker.port) as watcher:
-        given = {"CLAUDE_API_URL": endpoint.url, "MQTT_HOST": "127.0.0.1", "MQTT_PORT": broker.port}
-        watcher.publish("claude-usage/default/health", json.dumps(waits), retain=True)
-        once, check = call_command(home, "once", **given), call_command(home, "check", **given)
-        assert endpoint.count == 0
-        assert (once.returncode, once.stdout) == (5, "")
-        until = local_time(datetime.fromisoformat(waits["retry_at"]))
-        assert f"must not be asked before {until}: the service was refused" in once.stderr
-        assert re.search(r"^api +- +The API must not be asked before .*--force", check.stdout, re.MULTILINE)
-        assert check.returncode == 0
-        assert call_command(home, "once", "--force", **given).returncode == 0
-        assert verdicts(call_command(home, "check", "--force", **given).stdout)["api"] == "ok"
-        assert endpoint.count == 2
-        for nothing in (json.dumps(over), "[1]", '{"retry_at": 5}', "no JSON"):
-            watcher.publish("claude-usage/default/health", nothing, retain=True)
-            assert call_command(home, "once", **given).returncode == 0
-        assert endpoint.count == 6
+    waits, over = (
+        {"retry_at": (datetime.now(UTC) + timedelta(minutes=minutes)).isoformat(timespec="seconds")}
+        for minutes in (40, -1)
+    )
+    watcher.publish(HEALTH, json.dumps(waits), retain=True)
+    once, check = call_command(home, "once", **given), call_command(home, "check", **given)
+    assert endpoint.count == 0
+    assert (once.returncode, once.stdout) == (5, "")
+    until = local_time(datetime.fromisoformat(waits["retry_at"]))
+    assert f"must not be asked before {until}: the service was refused" in once.stderr
+    assert re.search(r"^api +- +The API must not be asked before .*--force", check.stdout, re.MULTILINE)
+    assert check.returncode == 0
+    assert call_command(home, "once", "--force", **given).returncode == 0
+    assert verdicts(call_command(home, "check", "--force", **given).stdout)["api"] == "ok"
+    assert endpoint.count == 2
+    for nothing in (json.dumps(over), "[1]", '{"retry_at": 5}', "no JSON"):
+        watcher.publish(HEALTH, nothing, retain=True)
+        assert call_command(home, "once", **given).returncode == 0
+    assert endpoint.count == 6
 
 
-def test_check_shows_each_link_of_the_chain(home: Path) -> None:
+def test_check_shows_each_link_of_the_chain(home: Path, given: dict[str, Any], watcher: Watcher) -> None:
     """On a machine where all is well each line says ok, the token is not shown, and nothing stays on the broker."""
-    with any_broker() as broker, Endpoint(sample_usage(five_hour=42)) as endpoint:
-        given = {"CLAUDE_API_URL": endpoint.url, "MQTT_HOST": "127.0.0.1", "MQTT_PORT": broker.port}
-        result = call_command(home, "check", MACHINE_NAME="laptop", **given)
-        with Watcher(broker.port) as watcher:
-            assert watcher.retained() == {}
+    result = call_command(home, "check", MACHINE_NAME="laptop", **given)
+    assert watcher.retained() == {}
     links = ["settings", "credentials", "api", "broker", "publish", "retain", "discovery"]
     assert verdicts(result.stdout) == dict.fromkeys(links, "ok")
     assert "homeassistant/device/ is writable; nothing announced yet for default" in result.stdout
@@ -172,14 +187,12 @@ def test_check_shows_each_link_of_the_chain(home: Path) -> None:
     assert TOKEN not in result.stdout + result.stderr
 
 
-def test_variables_of_other_programs_are_shown(home: Path) -> None:
+def test_variables_of_other_programs_are_shown(home: Path, given: dict[str, Any]) -> None:
     """What looks like a setting of ours and may be another program's is a line of `check` and a warning of `run`."""
-    others = {"MQTT_TOPIC": "house/energy", "POLLING_INTERVAL": "10"}
-    with any_broker() as broker, Endpoint(sample_usage()) as endpoint:
-        given = {"CLAUDE_API_URL": endpoint.url, "MQTT_PORT": broker.port, **others}
-        result = call_command(home, "check", MQTT_HOST="127.0.0.1", **given)
-        with ServiceProcess(home, CLAUDE_CONFIG_DIR=home / ".claude", **given) as process:
-            process.log.wait_for("Publishing at")
+    given |= {"MQTT_TOPIC": "house/energy", "POLLING_INTERVAL": "10"}
+    result = call_command(home, "check", **given)
+    with ServiceProcess(home, CLAUDE_CONFIG_DIR=home / ".claude", **given) as process:
+        process.log.wait_for("Publishing at")
     for name, ours in {"MQTT_TOPIC": "MQTT_BASE_TOPIC", "POLLING_INTERVAL": "POLL_INTERVAL"}.items():
         sentence = f"{name} is not a setting of this program; if it is meant for it, its name is {ours}."
         assert re.search(rf"^variables +- +{re.escape(sentence)}$", result.stdout, re.MULTILINE), result.stdout
@@ -209,14 +222,9 @@ def verdicts(output: str) -> dict[str, str]:
 def allowed(*rules: str) -> Iterator[dict[str, object]]:
     """Run a broker whose user may do only this; give the settings of that user."""
     acl = "\n".join(["user us", *(f"topic {rule}" for rule in rules), "user owner", "topic readwrite #", ""])
-    with Mosquitto(users={"us": "u", "owner": "o"}, acl=acl) as broker, Endpoint(sample_usage()) as endpoint:
-        yield {
-            "CLAUDE_API_URL": endpoint.url,
-            "MQTT_HOST": "127.0.0.1",
-            "MQTT_PORT": broker.port,
-            "MQTT_USERNAME": "us",
-            "MQTT_PASSWORD": "u",
-        }
+    with Mosquitto(users={"us": "u", "owner": "o"}, acl=acl) as broker, Endpoint() as endpoint:
+        login = {"MQTT_HOST": LOOPBACK, "MQTT_PORT": broker.port, "MQTT_USERNAME": "us", "MQTT_PASSWORD": "u"}
+        yield {"CLAUDE_API_URL": endpoint.url, **login}
 
 
 @needs_mosquitto
@@ -279,16 +287,6 @@ def test_check_with_the_login_of_a_laptop(home: Path, protocol: str) -> None:
 
 
 @needs_mosquitto
-@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
-def test_check_with_the_login_of_another_machine(home: Path, protocol: str) -> None:
-    """A login that may neither publish nor report here nor send a status line fails, and what it needs is said."""
-    with allowed(f"readwrite {ANSWER}") as settings:
-        desktop = call_command(home, "check", **settings, MQTT_PROTOCOL=protocol, MACHINE_NAME="desktop")
-    assert desktop.returncode == 8
-    assert said_of_publishing(desktop.stdout).endswith("; allow this user to read and write claude-usage/#.")
-
-
-@needs_mosquitto
 @pytest.mark.parametrize(("protocol", "rule"), [("5", "write"), ("3.1.1", "readwrite")])
 def test_check_with_the_login_of_a_status_line(home: Path, protocol: str, rule: str) -> None:
     """A login that may send nothing but the status line is right for that, and trying it out leaves nothing behind."""
@@ -305,41 +303,53 @@ def test_check_with_the_login_of_a_status_line(home: Path, protocol: str, rule: 
     assert said.startswith(f"ok    this user may send a status line ({LINE}); for 'claude-usage-mqtt run' it would")
 
 
-@needs_mosquitto
-def test_check_with_the_login_of_another_laptop(home: Path) -> None:
-    """A reporter whose name is not the one in the broker's rules is told which topics it would need."""
-    with allowed(f"readwrite {ANSWER}", f"write {LINE}") as settings:
-        result = call_command(home, "check", **settings, MACHINE_NAME="My-Laptop")
-    needed = (
-        "to report as my_laptop it would have to read and write claude-usage/reporter/my_laptop, …/ask and …/answer"
-    )
-    assert f"this user may send a status line ({LINE}); {needed};" in said_of_publishing(result.stdout)
+NEEDS = "allow this user to read and write claude-usage/#"
+AS_MY_LAPTOP = "to report as my_laptop"
+OTHER_LOGINS = {
+    "of another machine": ([f"readwrite {ANSWER}"], {"MACHINE_NAME": "desktop"}, 8, f"; {NEEDS}."),
+    "of another machine, MQTT 3.1.1": (
+        [f"readwrite {ANSWER}"],
+        {"MACHINE_NAME": "desktop", "MQTT_PROTOCOL": "3.1.1"},
+        8,
+        f"; {NEEDS}.",
+    ),
+    "a laptop whose name is not the one in the rules": (
+        [f"readwrite {ANSWER}", f"write {LINE}"],
+        {"MACHINE_NAME": "My-Laptop"},
+        0,
+        f"; {AS_MY_LAPTOP} it would have to read and write claude-usage/reporter/my_laptop, …/ask and …/answer;",
+    ),
+    "a laptop whose status line would be lost": (
+        [f"readwrite {ANSWER}"],
+        {"MACHINE_NAME": "laptop", "CLAUDE_SOURCE": "statusline"},
+        8,
+        f"FAIL  The broker refused {LINE}, so no status line arrives; allow this user to write there.",
+    ),
+    "a laptop that need not send one": (
+        [f"readwrite {ANSWER}"],
+        {"MACHINE_NAME": "laptop", "CLAUDE_SOURCE": "auto"},
+        0,
+        f"; for the status line it would have to write {LINE};",
+    ),
+    "a reporter in a container that has no name": (
+        [f"readwrite {ANSWER}"],
+        {"container": "docker"},
+        8,
+        f"{NEEDS}, or set MACHINE_NAME if this is a reporter's login.",
+    ),
+}
 
 
 @needs_mosquitto
-def test_check_with_the_login_of_a_laptop_that_may_not_send_its_status_line(home: Path) -> None:
-    """Numbers that would be lost without a word are a failure if they were asked for, else a remark."""
-    with allowed(f"readwrite {ANSWER}") as settings:
-        asked_for, automatic = (
-            call_command(home, "check", **settings, MACHINE_NAME="laptop", CLAUDE_SOURCE=source)
-            for source in ("statusline", "auto")
-        )
-    assert asked_for.returncode == 8
-    said = said_of_publishing(asked_for.stdout)
-    assert said == f"FAIL  The broker refused {LINE}, so no status line arrives; allow this user to write there."
-    assert automatic.returncode == 0
-    assert f"; for the status line it would have to write {LINE};" in said_of_publishing(automatic.stdout)
-
-
-@needs_mosquitto
-def test_check_with_the_login_of_a_reporter_whose_name_is_missing(home: Path) -> None:
-    """In a container without MACHINE_NAME, `check` does not ask for more rights than a reporter needs."""
-    with allowed(f"readwrite {ANSWER}") as settings:
-        result = call_command(home, "check", **settings, container="docker")
-    assert result.returncode == 8
-    said = said_of_publishing(result.stdout)
-    needed = "allow this user to read and write claude-usage/#, or set MACHINE_NAME if this is a reporter's login."
-    assert said.endswith(needed)
+@pytest.mark.parametrize(("rules", "more", "status", "said"), OTHER_LOGINS.values(), ids=OTHER_LOGINS)
+def test_check_with_a_login_that_lacks_rights(
+    home: Path, rules: list[str], more: dict[str, Any], status: int, said: str
+) -> None:
+    """What would be lost without a word is a failure if it was asked for, else a remark; what to allow is named."""
+    with allowed(*rules) as settings:
+        result = call_command(home, "check", **settings, **more)
+    assert result.returncode == status
+    assert said in said_of_publishing(result.stdout)
 
 
 @needs_mosquitto
@@ -351,10 +361,9 @@ def test_check_where_announcing_is_not_allowed(home: Path, protocol: str) -> Non
         with Watcher(int(str(settings["MQTT_PORT"])), username="owner", password="o") as watcher:
             forbidden = [call_command(home, "check", **settings, MQTT_PROTOCOL=protocol)]
             assert watcher.retained() == {}
-            service = subprocess.Popen(command_line("run"), env=clean_environment(home, owner), cwd=home)
-            watcher.wait_topic("claude-usage/default/health", lambda message: message.json()["fresh"])
-            service.terminate()
-            assert service.wait(timeout=10) == 0
+            with ServiceProcess(home, **owner, CLAUDE_CONFIG_DIR=home / ".claude") as service:
+                watcher.wait_topic(HEALTH, lambda message: message.json()["fresh"])
+                assert service.stop() == 0
             before = watcher.retained()
             forbidden.append(call_command(home, "check", **settings, MQTT_PROTOCOL=protocol))
             permitted = call_command(home, "check", **owner, MQTT_PROTOCOL=protocol)
@@ -368,38 +377,62 @@ def test_check_where_announcing_is_not_allowed(home: Path, protocol: str) -> Non
 
 
 @needs_mosquitto
-def test_check_with_the_client_id_of_the_service(home: Path) -> None:
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+@pytest.mark.parametrize(
+    ("rules", "status"),
+    [
+        (("readwrite homeassistant/#", f"deny {CONFIG}"), 8),
+        ((f"readwrite {CONFIG}",), 0),
+    ],
+    ids=["only ours is forbidden", "only ours is allowed"],
+)
+def test_check_tries_to_announce_where_the_service_does(
+    home: Path, protocol: str, rules: tuple[str, ...], status: int
+) -> None:
+    """Before anything was announced too, the topic that counts is tried; nothing that is known under it is removed."""
+    with (
+        allowed("readwrite claude-usage/#", *rules) as settings,
+        Watcher(int(str(settings["MQTT_PORT"])), username="owner", password="o") as watcher,
+    ):
+        result = call_command(home, "check", **settings, MQTT_PROTOCOL=protocol)
+        watcher.settle()
+        assert watcher.retained() == {}
+        tried = watcher.messages(CONFIG)
+    assert (result.returncode, result.stderr) == (status, "")
+    assert verdicts(result.stdout)["discovery"] == ("FAIL" if status else "ok")
+    # an empty message removes the device in Home Assistant, and JSON could change it
+    assert all(re.fullmatch(r"claude-usage-mqtt check: \w.*", message.payload) for message in tried)
+    assert bool(tried) is not bool(status)
+
+
+@needs_mosquitto
+def test_check_with_the_client_id_of_the_service(home: Path, mosquitto: Mosquitto, api: dict[str, Any]) -> None:
     """`check` connects with MQTT_CLIENT_ID, as the service does, but never throws a running service out."""
-    with Mosquitto() as mosquitto, Endpoint(sample_usage()) as endpoint, Watcher(mosquitto.port) as watcher:
-        given = {"CLAUDE_API_URL": endpoint.url, "MQTT_HOST": "127.0.0.1", "MQTT_PORT": mosquitto.port}
-        given["MQTT_CLIENT_ID"] = "attic"
-        alone = call_command(home, "check", **given)
-        mosquitto.wait_for_log(" as attic (")
-        with ServiceProcess(home, CLAUDE_CONFIG_DIR=home / ".claude", **given) as process:
-            watcher.wait_topic("claude-usage/status", is_online)
-            second = call_command(home, "check", **given)
-            assert process.stop() == 0
-        assert "was lost" not in process.log.text
+    given = {"MQTT_HOST": LOOPBACK, "MQTT_PORT": mosquitto.port, "MQTT_CLIENT_ID": "attic", **api}
+    alone = call_command(home, "check", **given)
+    mosquitto.log.wait_for(" as attic (")
+    with ServiceProcess(home, CLAUDE_CONFIG_DIR=home / ".claude", **given) as process:
+        process.log.wait_for("Publishing at")
+        second = call_command(home, "check", **given)
+        assert process.stop() == 0
+    assert "was lost" not in process.log.text
     assert (alone.returncode, verdicts(alone.stdout)["client_id"]) == (0, "ok")
     assert (second.returncode, verdicts(second.stdout)["client_id"]) == (0, "-")
     assert "not checked: the service is online, and may be connected with it" in second.stdout
 
 
-def test_check_keeps_its_columns_with_several_accounts(home: Path) -> None:
+def test_check_keeps_its_columns_with_several_accounts(home: Path, api: dict[str, Any]) -> None:
     """However long the accounts' names are, the verdicts are below each other."""
-    work = home / "work"
-    work.mkdir()
-    write_credentials(work, token=TOKEN)
-    accounts = json.dumps({"the one at work": str(work), "me": str(home / ".claude")})
-    with Endpoint(sample_usage()) as endpoint:
-        result = call_command(home, "check", CLAUDE_API_URL=endpoint.url, CLAUDE_ACCOUNTS=accounts)
+    write_credentials(home / "work", token=TOKEN)
+    accounts = json.dumps({"the one at work": str(home / "work"), "me": str(home / ".claude")})
+    result = call_command(home, "check", CLAUDE_ACCOUNTS=accounts, **api)
     starts = {
         re.match(r"(?:settings|(?:credentials|api)(?: \w+)?|broker) +", line) for line in result.stdout.splitlines()
     }
     assert {found.end() for found in starts if found is not None} == {len("credentials the_one_at_work ")}
 
 
-def test_check_tries_the_log_of_the_numbers(home: Path) -> None:
+def test_check_tries_the_log_of_the_numbers(home: Path, given: dict[str, Any]) -> None:
     """A USAGE_LOG that could not be written is reported before the service loses its lines, and no file is made."""
     good, missing = home / "usage.jsonl", home / "nowhere" / "usage.jsonl"
     for path, verdict, said in (
@@ -407,21 +440,17 @@ def test_check_tries_the_log_of_the_numbers(home: Path) -> None:
         (missing, "FAIL", f"the folder {missing.parent} does not exist"),
         (home, "FAIL", "is a folder"),
     ):
-        with any_broker() as broker, Endpoint(sample_usage()) as endpoint:
-            settings = {"CLAUDE_API_URL": endpoint.url, "MQTT_HOST": "127.0.0.1", "MQTT_PORT": broker.port}
-            result = call_command(home, "check", **settings, USAGE_LOG=path)
+        result = call_command(home, "check", **given, USAGE_LOG=path)
         assert verdicts(result.stdout)["usage_log"] == verdict
         assert said in result.stdout
         assert result.returncode == (0 if verdict == "ok" else 2)
         assert not good.exists()
 
 
-def test_an_answer_of_which_nothing_is_understood(home: Path) -> None:
+def test_an_answer_of_which_nothing_is_understood(home: Path, endpoint: Endpoint, api: dict[str, Any]) -> None:
     """Sections that are all malformed are an error that names them, not an account without limits."""
-    broken = {"five_hour": {"utilization": "much"}, "seven_day": [], "extra_usage": 5}
-    with Endpoint(broken) as endpoint:
-        once = call_command(home, "once", CLAUDE_API_URL=endpoint.url)
-        check = call_command(home, "check", CLAUDE_API_URL=endpoint.url)
+    endpoint.document = {"five_hour": {"utilization": "much"}, "seven_day": [], "extra_usage": 5}
+    once, check = (call_command(home, command, **api) for command in ("once", "check"))
     assert (once.returncode, once.stdout, once.stderr.count("\n")) == (7, "", 1)
     assert check.returncode == 7
     assert re.search(r"^api +FAIL ", check.stdout, re.MULTILINE)
@@ -429,18 +458,17 @@ def test_an_answer_of_which_nothing_is_understood(home: Path) -> None:
         assert "(five_hour, seven_day, extra_usage)" in said
 
 
-def test_an_answer_that_is_understood_in_part(home: Path) -> None:
+def test_an_answer_that_is_understood_in_part(home: Path, endpoint: Endpoint, api: dict[str, Any]) -> None:
     """`check` names the sections that are missing from the numbers."""
-    with Endpoint(sample_usage(five_hour=42, extra_usage=5)) as endpoint:
-        result = call_command(home, "check", CLAUDE_API_URL=endpoint.url)
+    endpoint.document = sample_usage(extra_usage=5)
+    result = call_command(home, "check", **api)
     assert re.search(r"^api +ok +Session 42 %.*; not understood: extra_usage$", result.stdout, re.MULTILINE)
 
 
-def test_check_with_a_socket_that_is_not_there(home: Path) -> None:
+def test_check_with_a_socket_that_is_not_there(home: Path, api: dict[str, Any]) -> None:
     """A unix socket has no port, and none is spoken of."""
     path = home / "socket"
-    with Endpoint(sample_usage()) as endpoint:
-        result = call_command(home, "check", CLAUDE_API_URL=endpoint.url, MQTT_TRANSPORT="unix", MQTT_HOST=path)
+    result = call_command(home, "check", MQTT_TRANSPORT="unix", MQTT_HOST=path, **api)
     assert f"No connection to the broker at {path} (No such file" in result.stdout
     assert "MQTT_PORT" not in result.stdout
 
@@ -454,38 +482,30 @@ def test_check_goes_on_after_a_failure_and_ends_with_the_first(tmp_path: Path) -
     assert result.stdout.endswith("\nFix each FAIL, then run `check` again.\n")
 
 
-def test_check_says_at_its_end_what_to_do(home: Path) -> None:
+def test_check_says_at_its_end_what_to_do(home: Path, given: dict[str, Any]) -> None:
     """One mistake is to be fixed, in the settings too; a name that has no effect is a line; a good end is said."""
-    with any_broker() as broker, Endpoint(sample_usage()) as endpoint:
-        given = {"CLAUDE_API_URL": endpoint.url, "MQTT_HOST": "127.0.0.1", "MQTT_PORT": broker.port}
-        good = call_command(home, "check", **given, MQTT_HOTS="x")
-        bad = call_command(home, "check", POLL_INTERVAL="soon")
+    good = call_command(home, "check", **given, MQTT_HOTS="x")
+    bad = call_command(home, "check", POLL_INTERVAL="soon")
     assert (good.returncode, bad.returncode) == (0, 2)
     assert "- Unknown setting MQTT_HOTS is ignored; MQTT_HOST is set too.\n" in re.sub(" +", " ", good.stdout)
     assert good.stdout.endswith("\nEverything that was checked works.\n")
     assert bad.stdout.endswith("\nFix the FAIL, then run `check` again.\n")
 
 
-def test_check_without_a_broker_setting(home: Path) -> None:
-    """A missing MQTT_HOST is named."""
-    with Endpoint(sample_usage()) as endpoint:
-        result = call_command(home, "check", CLAUDE_API_URL=endpoint.url)
+@pytest.mark.parametrize("command", [(), ("report",), ("guard",), ("remove",), ("watch",), ("check",)])
+def test_without_a_broker_setting(home: Path, api: dict[str, Any], command: tuple[str, ...]) -> None:
+    """Whatever needs a broker says that none is set and ends with 2; `check` does so next to what else it found."""
+    result = call_command(home, *command, MACHINE_NAME="laptop", **api)
     assert result.returncode == 2
-    assert "MQTT_HOST is not set" in result.stdout
-
-
-@pytest.mark.parametrize("command", [(), ("report",), ("guard",), ("remove",), ("watch",)])
-def test_without_a_broker_setting(home: Path, command: tuple[str, ...]) -> None:
-    """Whatever needs a broker says that none is set and ends with 2."""
-    result = run_command(home, *command, MACHINE_NAME="laptop")
-    assert (result.returncode, result.stdout) == (2, "")
-    assert "MQTT_HOST is not set" in result.stderr
+    assert "MQTT_HOST is not set" in (result.stdout if command == ("check",) else result.stderr)
+    assert command == ("check",) or result.stdout == ""
 
 
 LEFT_BEHIND = "ha_old/device/claude_usage_default/config"
 
 
-def test_remove_takes_ours_and_nothing_else(home: Path) -> None:
+@pytest.mark.usefixtures("published")
+def test_remove_takes_ours_and_nothing_else(home: Path, given: dict[str, Any], watcher: Watcher) -> None:
     """`remove` removes everything we have retained, nothing of others, and says what; beside a publisher, little."""
     others = {
         "claude-usage-other/status": "online",
@@ -493,27 +513,22 @@ def test_remove_takes_ours_and_nothing_else(home: Path) -> None:
         "homeassistant/sensor/x/config": "{}",
         "claude-usage/notes": "a person's own",
     }
-    with any_broker() as broker, Endpoint(sample_usage()) as endpoint, Watcher(broker.port) as watcher:
-        settings = {"CLAUDE_API_URL": endpoint.url, "MQTT_HOST": "127.0.0.1", "MQTT_PORT": broker.port}
-        for topic, payload in others.items():
-            watcher.publish(topic, payload, retain=True)
-        service = subprocess.Popen(command_line("run"), env=clean_environment(home, settings), cwd=home)
-        watcher.wait_topic("claude-usage/default/health", lambda message: message.json()["fresh"])
-        watcher.settle()
-        before = watcher.retained()
-        too_early = call_command(home, "remove", **settings)
-        assert (too_early.returncode, too_early.stdout) == (2, "")
-        assert "A publisher still runs (claude-usage/status says online)" in too_early.stderr
-        watcher.publish(LEFT_BEHIND, before["homeassistant/device/claude_usage_default/config"], retain=True)
-        left_behind = call_command(home, "remove", **settings, HOMEASSISTANT_PREFIX="ha_old")
-        assert (left_behind.returncode, left_behind.stdout) == (0, f"removed {LEFT_BEHIND}\n"), left_behind.stderr
-        assert watcher.retained() == before
-        service.terminate()
-        assert service.wait(timeout=10) == 0
-        assert len(watcher.retained()) == len(others) + 5
-        result = call_command(home, "remove", **settings)
-        assert result.returncode == 0, result.stderr
-        assert watcher.retained() == others
+    for topic, payload in others.items():
+        watcher.publish(topic, payload, retain=True)
+    watcher.publish(STATUS, "online", retain=True)
+    before = watcher.retained()
+    assert len(before) == len(others) + 5
+    too_early = call_command(home, "remove", **given)
+    assert (too_early.returncode, too_early.stdout) == (2, "")
+    assert "A publisher still runs (claude-usage/status says online)" in too_early.stderr
+    watcher.publish(LEFT_BEHIND, before[CONFIG], retain=True)
+    left_behind = call_command(home, "remove", **given, HOMEASSISTANT_PREFIX="ha_old")
+    assert (left_behind.returncode, left_behind.stdout) == (0, f"removed {LEFT_BEHIND}\n"), left_behind.stderr
+    assert watcher.retained() == before
+    watcher.publish(STATUS, "offline", retain=True)
+    result = call_command(home, "remove", **given)
+    assert result.returncode == 0, result.stderr
+    assert watcher.retained() == others
     assert result.stdout.splitlines() == [
         "removed homeassistant/device/claude_usage_default/config",
         "removed claude-usage/default/health",
@@ -526,68 +541,41 @@ def test_remove_takes_ours_and_nothing_else(home: Path) -> None:
 
 def test_demo_shows_topics_changing_and_ends_with_ctrl_c(tmp_path: Path) -> None:
     """`demo` says where its broker is, any client sees the topics there, windows move, and Ctrl-C ends it cleanly."""
-    demo = subprocess.Popen(
-        command_line("demo"),
-        env=clean_environment(tmp_path, {"PYTHONUNBUFFERED": "1"}),
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert demo.stdout is not None
-    try:
-        where = re.search(r"127\.0\.0\.1:(\d+)", demo.stdout.readline())
+    environment = clean_environment(tmp_path, {"PYTHONUNBUFFERED": "1"})
+    with LoggedProcess(command_line("demo"), env=environment, cwd=tmp_path, stdout=subprocess.PIPE) as demo:
+        where = re.search(r"127\.0\.0\.1:(\d+)", demo.process.stdout.readline())
         assert where is not None
         with Watcher(int(where.group(1)), version="3.1.1") as watcher:
-            first = watcher.wait_topic("claude-usage/default/state").json()["windows"]["seven_day"]["utilization"]
+            first = watcher.wait_topic(STATE).json()["windows"]["seven_day"]["utilization"]
             watcher.wait_topic(
-                "claude-usage/default/state",
-                lambda message: message.json()["windows"]["seven_day"]["utilization"] not in (None, first),
+                STATE, lambda message: message.json()["windows"]["seven_day"]["utilization"] not in (None, first)
             )
-        demo.send_signal(signal.SIGINT)
-        output, errors = demo.communicate(timeout=10)
-    finally:
-        demo.kill()
-        demo.wait()
-    assert demo.returncode == 0, errors
+        demo.process.send_signal(signal.SIGINT)
+        output = demo.process.stdout.read()
+        assert demo.stop() == 0, demo.log.text
     assert "Session [" in output
-    assert errors == ""
+    assert demo.log.text == ""
 
 
-def test_demo_on_a_named_broker_leaves_it_as_it_was(home: Path) -> None:
+@pytest.mark.usefixtures("published")
+def test_demo_on_a_named_broker_leaves_it_as_it_was(home: Path, given: dict[str, Any], watcher: Watcher) -> None:
     """Pointed at the broker of the house, the demo touches nothing real, and takes its own away again."""
-    with any_broker() as broker, Endpoint(sample_usage()) as endpoint, Watcher(broker.port) as watcher:
-        named = {"MQTT_HOST": "127.0.0.1", "MQTT_PORT": broker.port, "CLAUDE_API_URL": endpoint.url}
-        service = subprocess.Popen(command_line("run"), env=clean_environment(home, named), cwd=home)
-        watcher.wait_topic("claude-usage/default/health", lambda message: message.json()["fresh"])
-        service.terminate()
-        service.wait(timeout=10)
-        before = watcher.retained()
-        demo = subprocess.Popen(
-            command_line("demo"), env=clean_environment(home, named), cwd=home, stdout=subprocess.DEVNULL
-        )
+    before = watcher.retained()
+    with ServiceProcess(home, ("demo",), **given) as demo:
         watcher.wait_topic("claude-usage-demo/demo/state")
-        demo.send_signal(signal.SIGINT)
-        assert demo.wait(timeout=10) == 0
-        assert watcher.retained() == before
+        assert demo.stop(signal.SIGINT) == 0
+    assert watcher.retained() == before
 
 
-def test_a_reader_who_leaves_ends_the_output_without_a_traceback(home: Path) -> None:
+def test_a_reader_who_leaves_ends_the_output_without_a_traceback(home: Path, api: dict[str, Any]) -> None:
     """`once | head -0` says nothing on standard error."""
-    with Endpoint(sample_usage()) as endpoint:
-        read_end, write_end = os.pipe()
-        os.close(read_end)
-        result = subprocess.run(
-            command_line("once"),
-            env=clean_environment(home, {"CLAUDE_API_URL": endpoint.url, "PYTHONUNBUFFERED": "1"}),
-            stdout=write_end,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    environment = clean_environment(home, {**api, "PYTHONUNBUFFERED": "1"})
+    with LoggedProcess(command_line("once"), env=environment, stdout=write_end) as once:
         os.close(write_end)
-    assert result.stderr == ""
+        once.process.wait(60)
+    assert once.log.text == ""
 
 
 def test_help_names_every_command_and_exit_status(tmp_path: Path) -> None:
@@ -619,15 +607,16 @@ def test_wrong_usage_ends_with_2(tmp_path: Path, arguments: list[str], said: str
     assert result.stderr.endswith(f": {said}\n")
 
 
-def test_an_error_of_our_own_shows_its_place_and_no_traceback(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_our_own_shows_its_place_and_no_traceback(
+    home: Path, api: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A fault nobody thought of is one line with a place to report, without what the error's text might hold."""
 
     def standing(*_: object) -> None:
         raise RuntimeError(TOKEN)
 
     monkeypatch.setattr(AccountUsage, "standing", standing)
-    with Endpoint(sample_usage()) as endpoint:
-        result = call_command(home, "once", CLAUDE_API_URL=endpoint.url)
+    result = call_command(home, "once", **api)
     assert result.returncode == 1
     assert result.stderr.count("\n") == 1
     assert "RuntimeError in test_cli.py:" in result.stderr
@@ -644,16 +633,8 @@ def test_a_signal_ends_a_command_without_a_trace(home: Path, command: str, by: s
     program.write_text(f"#!/bin/sh\nsleep 0.2; pwd > {started}.new; mv {started}.new {started}; sleep 600\n")
     program.chmod(0o755)
     settings = {"CLAUDE_SOURCE": "claude-code", "CLAUDE_CODE_COMMAND": program}
-    process = subprocess.Popen(
-        command_line(command),
-        env=clean_environment(home, settings),
-        cwd=home,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    eventually(started.exists)
-    process.send_signal(by)
-    _, errors = process.communicate(timeout=30)
-    assert (process.returncode, errors) == (status, "")
+    with ServiceProcess(home, (command,), **settings) as process:
+        eventually(started.exists)
+        assert process.stop(by) == status
+    assert process.log.text == ""
     eventually(lambda: not Path(started.read_text().strip()).exists())

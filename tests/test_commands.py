@@ -10,7 +10,8 @@ from claude_usage_mqtt.instants import local_time
 from claude_usage_mqtt.usage.reading import STATUSLINE
 from parts.broker import Broker
 from parts.endpoint import Endpoint
-from parts.service import HEALTH, STATUS, Clock, Log, Serve, command, is_ok, is_online
+from parts.process import Log
+from parts.service import HEALTH, STATUS, Clock, Serve, command, is_ok, is_online
 from parts.watcher import Watcher
 
 

@@ -21,7 +21,7 @@ from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.session import Session, publish_once
 from parts.broker import Mosquitto, needs_mosquitto
 from parts.certificates import Authority, KeyPair
-from parts.net import LOOPBACK, HeldPort
+from parts.net import LOOPBACK
 
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 
@@ -227,6 +227,23 @@ def test_an_ipv6_address_is_printed_in_brackets(host: str, address: str) -> None
     assert BrokerOptions(host=host).address == address
 
 
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        (
+            "fe80::1%no-such-interface",
+            "The address fe80::1%no-such-interface cannot be used on this machine; check MQTT_HOST",
+        ),
+        ("fe80::1", "an address that begins with fe80: needs the network interface behind it, as in fe80::1%eth0"),
+    ],
+)
+def test_an_address_of_another_network(host: str, words: str) -> None:
+    """An address is not looked up, so the DNS is not blamed; what is missing is its network interface."""
+    said = str(why_not(BrokerOptions(host=host)))
+    assert words in said
+    assert "DNS" not in said
+
+
 def test_a_name_that_only_the_local_network_knows() -> None:
     """A `.local` name that a container cannot resolve is explained."""
     error = why_not(BrokerOptions(host="no-such-host-here.local"), within=30)
@@ -235,11 +252,7 @@ def test_a_name_that_only_the_local_network_knows() -> None:
     assert re.search(r"cannot be resolved.*\.local are often unknown in a container", str(error))
 
 
-def test_localhost_in_a_container() -> None:
+def test_localhost_in_a_container(closed_port: int) -> None:
     """If nothing listens on localhost, the most frequent mistake with containers is named."""
-    port = HeldPort()
-    try:
-        error = why_not(BrokerOptions(host="localhost", port=port.number))
-    finally:
-        port.close()
+    error = why_not(BrokerOptions(host="localhost", port=closed_port))
     assert "in a container, localhost is the container itself" in str(error)

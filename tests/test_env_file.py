@@ -178,13 +178,16 @@ def test_a_password_of_the_environment_goes_to_no_host_of_a_file(monkeypatch: py
     assert load("MQTT_HOST=elsewhere.example\n").mqtt_host == "broker"
 
 
-def test_no_file_of_ours_is_sent_as_a_password(empty: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_no_file_of_ours_is_sent_as_a_password(
+    empty: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A file in somebody else's folder cannot have Claude Code's credentials sent to its own broker as a password."""
     ours = tmp_path_factory.mktemp("home") / ".credentials.json"
     ours.write_text(CANARY)
     link = empty / "password"
     link.symlink_to(ours)
-    for path in (ours, link):
+    monkeypatch.setenv("HOME", str(ours.parent))
+    for path in (ours, link, "~/.credentials.json", "~no-such-user/file"):
         said = mistake(f"{LOGIN}MQTT_PASSWORD_FILE={path}\n")
         assert "Line 3 of .env: MQTT_PASSWORD_FILE is outside the folder of .env; set it in the environment" in said
 

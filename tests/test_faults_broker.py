@@ -21,6 +21,7 @@ from parts.broker import Mosquitto, needs_mosquitto
 from parts.certificates import Authority
 from parts.endpoint import Endpoint
 from parts.net import LOOPBACK
+from parts.process import Log
 from parts.proxy import FaultyProxy
 from parts.service import (
     CONFIG,
@@ -28,7 +29,6 @@ from parts.service import (
     MEMORY,
     STATE,
     STATUS,
-    Log,
     Running,
     ServiceProcess,
     is_ok,
@@ -156,7 +156,7 @@ def test_the_client_id_is_taken(home: Path, endpoint: Endpoint) -> None:
         twin.reconnect_delay_set(0.1, 0.1)  # type: ignore[arg-type]  # no whole seconds
         twin.connect(LOOPBACK, mosquitto.port)
         twin.loop_start()
-        mosquitto.wait_for_log("twin already connected", count=6)
+        mosquitto.log.wait_for("twin already connected", count=6)
         twin.disconnect()
         twin.loop_stop()
         running.log.wait_for(AGAIN)

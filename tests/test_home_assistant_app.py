@@ -1,14 +1,16 @@
 """The Home Assistant app: a Supervisor starts it, it finds the broker by itself, and it needs no Claude login."""
 
+import contextlib
 import json
 import os
 import re
-import signal
+import socket
 import struct
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from claude_usage_mqtt.settings import supervisor
 from claude_usage_mqtt.settings.load import load_settings
 from parts.broker import Mosquitto, needs_mosquitto
 from parts.command import clean_environment, run_command
+from parts.process import LoggedProcess
 from parts.supervisor import GOOD_TOKEN, PASSWORD, Supervisor
 from parts.watcher import Watcher
 
@@ -294,6 +297,49 @@ def test_a_broker_that_is_installed_later_is_found(
     assert len(caplog.records) == 1
 
 
+@contextlib.contextmanager
+def dripping(bytes_at_once: bytes) -> Iterator[str]:
+    """Run a server that begins a response and never ends it, with something each moment; give its address."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip() -> None:
+            client, _ = server.accept()
+            with client, contextlib.suppress(OSError):
+                client.recv(4096)
+                while True:
+                    client.sendall(bytes_at_once)
+                    time.sleep(0.01)
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        thread.join()
+
+
+@pytest.mark.parametrize("mode", ["headers", "body"])
+def test_a_supervisor_that_answers_slowly_is_asked_again(
+    box: Supervisor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, mode: str
+) -> None:
+    """A busy box does not leave the app waiting for the rest of one response, without a sign of life."""
+    box.install_broker(1884)
+    monkeypatch.setattr(supervisor, "TIMEOUT", 0.5)
+    endless = b"HTTP/1.1 100 Continue\r\n\r\n" if mode == "headers" else b"HTTP/1.1 200 OK\r\n\r\n" + b" " * 100
+    with dripping(endless) as slow:
+        monkeypatch.setenv(supervisor.URL, slow)
+        real = supervisor.fetch_broker
+
+        def fetch() -> dict[str, str]:
+            try:
+                return real()
+            finally:
+                monkeypatch.setenv(supervisor.URL, box.url)
+
+        monkeypatch.setattr(supervisor, "fetch_broker", fetch)
+        assert home_assistant_app.wait_for_broker()["MQTT_PORT"] == "1884"
+    [record] = caplog.records
+    assert record.getMessage().startswith("The Supervisor gave no usable response about its MQTT broker")
+
+
 # The whole: a process started like the Supervisor's. The place of the options and the user 1000 belong to the image,
 # whose own test is below.
 
@@ -307,21 +353,13 @@ sys.exit(main(["run"]))
 """
 
 
-@contextmanager
-def running_app(home: Path, box: Supervisor, **options: object) -> Iterator["subprocess.Popen[str]"]:
-    """Start `run` with the Supervisor's variables and options; it is stopped as the Supervisor does."""
-    process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", START, str(options_file(home, DEFAULTS | options))],
+def running_app(home: Path, box: Supervisor, **options: object) -> LoggedProcess:
+    """Return `run` with the Supervisor's variables and options."""
+    return LoggedProcess(
+        [sys.executable, "-W", "error", "-c", START, options_file(home, DEFAULTS | options)],
         env=clean_environment(home, {supervisor.TOKEN: GOOD_TOKEN, supervisor.URL: box.url}),
         cwd=home,
-        stderr=subprocess.PIPE,
-        text=True,
     )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @needs_mosquitto
@@ -334,27 +372,21 @@ def test_an_app_waits_for_a_broker_publishes_and_stops(tmp_path: Path) -> None:
             box.install_broker(broker.port)
             with Watcher(broker.port, username="reader", password="reader") as watcher:
                 watcher.wait_topic("claude-usage/status", lambda message: message.payload == "online")
-                process.send_signal(signal.SIGTERM)
-                _, log = process.communicate(timeout=30)
-                assert process.returncode == 0
+                assert process.stop() == 0
                 watcher.wait_topic("claude-usage/status", lambda message: message.payload == "offline")
-        assert GOOD_TOKEN not in log + "".join(map(str, broker.log))
-        assert PASSWORD not in log
+        assert GOOD_TOKEN not in process.log.text + broker.log.text
+        assert PASSWORD not in process.log.text
 
 
 @pytest.mark.skipif(os.name != "posix", reason="an app is a Linux container")
 def test_an_app_that_waits_is_healthy_and_can_be_stopped(tmp_path: Path) -> None:
     """Home Assistant does not restart it while it waits for a broker, and stops it at once."""
     with Supervisor() as box, running_app(tmp_path, box) as process:
-        assert process.stderr is not None
-        first = process.stderr.readline()
-        assert "no MQTT broker yet" in first
+        process.log.wait_for("no MQTT broker yet")
         healthy = run_command(tmp_path, "healthcheck")
         assert (healthy.returncode, healthy.stderr) == (0, "")
-        process.send_signal(signal.SIGTERM)
-        _, rest = process.communicate(timeout=30)
-        assert process.returncode == 0
-        assert GOOD_TOKEN not in first + rest
+        assert process.stop() == 0
+        assert GOOD_TOKEN not in process.log.text
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can become another user")

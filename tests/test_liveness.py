@@ -15,8 +15,9 @@ import pytest
 from claude_usage_mqtt import cli
 from claude_usage_mqtt.service import liveness
 from claude_usage_mqtt.service.liveness import BEAT_EVERY, STUCK_AFTER, Liveness, check
+from parts.command import command_line
 from parts.credentials import write_credentials
-from parts.net import HeldPort
+from parts.process import LoggedProcess
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signs of life of other users and processes are POSIX")
 
@@ -268,35 +269,28 @@ def test_it_beats_more_than_twice_as_often_as_the_watchdog_wants(
 
 
 def test_the_service_notifies_systemd_though_no_broker_is_there(
-    folder: Path, tmp_path: Path, systemd: socket.socket
+    folder: Path, tmp_path: Path, systemd: socket.socket, closed_port: int
 ) -> None:
     """A broker that is away at boot does not make systemd give the service up, and the watchdog is fed meanwhile."""
     write_credentials(tmp_path / "claude")
-    closed = HeldPort()
-    service = subprocess.Popen(
-        [sys.executable, "-m", "claude_usage_mqtt"],
-        cwd=tmp_path,
-        env={
-            "MQTT_HOST": "127.0.0.1",
-            "MQTT_PORT": str(closed.number),
-            "CLAUDE_API_URL": f"http://127.0.0.1:{closed.number}",
-            "CLAUDE_CONFIG_DIR": str(tmp_path / "claude"),
-            "XDG_RUNTIME_DIR": str(folder),
-            "NOTIFY_SOCKET": systemd.getsockname(),
-            "WATCHDOG_USEC": "300000",
-        },
-        stderr=subprocess.PIPE,
-    )
-    with service:
+    environment = {
+        "MQTT_HOST": "127.0.0.1",
+        "MQTT_PORT": str(closed_port),
+        "CLAUDE_API_URL": f"http://127.0.0.1:{closed_port}",
+        "CLAUDE_CONFIG_DIR": str(tmp_path / "claude"),
+        "XDG_RUNTIME_DIR": str(folder),
+        "NOTIFY_SOCKET": systemd.getsockname(),
+        "WATCHDOG_USEC": "300000",
+    }
+    with LoggedProcess(command_line("run"), cwd=tmp_path, env=environment) as service:
         assert [systemd.recv(100) for _ in range(4)] == [b"READY=1", *[b"WATCHDOG=1"] * 3]
         assert check()[0] == 0
-        service.terminate()
+        service.process.terminate()
         while (said := systemd.recv(100)) == b"WATCHDOG=1":
             pass
         assert said == b"STOPPING=1"
-        assert service.wait(10) == 0
+        assert service.stop() == 0
     assert check()[0] == 1
-    closed.close()
 
 
 def test_another_services_sign_is_not_ours(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,8 +305,13 @@ def test_another_services_sign_is_not_ours(folder: Path, tmp_path: Path, monkeyp
     assert status == 1
     assert "No service with the base topic second runs here, only with claude-usage" in sentence
     monkeypatch.delenv("MQTT_BASE_TOPIC")
-    (tmp_path / ".env").write_text("MQTT_HOST=x\nMQTT_BASE_TOPIC='second'\n")
-    assert check()[0] == 1
+    for written in (
+        "MQTT_HOST=x\nMQTT_BASE_TOPIC='second'\n",
+        "\ufeffMQTT_BASE_TOPIC=second",
+        "mqtt_base_topic=second",
+    ):
+        (tmp_path / ".env").write_text(written, encoding="utf-8")
+        assert check()[0] == 1, written
     beats.stop()
     assert list(folder.iterdir()) == []
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from parts.simulation import Simulation, make_state
+from claude_usage_mqtt.service.documents import documents
+from parts.simulation import TOPICS, Simulation, make_state
 
 START = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 RESET = START + timedelta(hours=3)
@@ -59,6 +61,16 @@ def happened(simulation: Simulation) -> list[str]:
             [answer(100, extra(100, balance=300)), answer(100, extra(400, balance=0))],
             ["extra_usage_limit_reached", "blocked"],
         ),
+        # A balance that is spent is the limit, whatever its percentage: one notification, not a threshold too.
+        (
+            [answer(100, extra(1400, balance=300)), answer(100, extra(1700, balance=0))],
+            ["extra_usage_limit_reached", "blocked"],
+        ),
+        # Rounding and corrections below 100 % are neither the end of a block nor the end of what costs money.
+        ([answer(n, extra(0, 0)) for n in (95, 100, 99, 100, 98.5, 100)], ["blocked"]),
+        ([answer(n, extra(100)) for n in (95, 100, 99, 100, 98.5, 100)], ["extra_usage_started"]),
+        # A refill is.
+        ([answer(n, extra(0, 0)) for n in (95, 100, 99, 60, 60)], ["blocked", "unblocked"]),
         # A new month, and a raised limit, arm the thresholds again.
         ([answer(5, extra(1900)), answer(5, extra(0)), answer(5, extra(1600))], ["extra_usage_threshold_reached 75"]),
         (
@@ -136,6 +148,34 @@ def test_events_have_rounded_numbers() -> None:
     document = event.document()
     assert (document["utilization"], document["previous_utilization"]) == (99.5, 5.0)
     assert (document["threshold"], document["thresholds"]) == (90.0, [75.0, 90.0])
+
+
+@pytest.mark.parametrize(
+    ("money", "amounts"),
+    [
+        ([extra(100)], {"used", "limit", "remaining", "utilization"}),
+        ([extra(100, None)], {"used"}),
+        ([extra(100, 0)], {"used"}),
+        ([extra(100, None, balance=300)], {"used", "remaining"}),
+        ([extra(100, None), extra(100)], {"used", "limit", "remaining", "utilization"}),
+        ([extra(100), extra(100, None)], {"used"}),
+        # A response without it takes nothing away.
+        ([extra(100), None], {"used", "limit", "remaining", "utilization"}),
+        ([extra(100, None), None], {"used"}),
+        ([extra(100, is_enabled=False)], set()),
+    ],
+)
+def test_what_is_not_limited_has_no_rows_for_a_limit(money: list[object], amounts: set[str]) -> None:
+    """An account without a limit of its spending does not see three rows that are "Unknown" forever."""
+    responses: list[object] = []
+    simulation = Simulation(lambda _: answer(5, responses[-1]), START, make_state(0))
+    for each in (*money, money[-1]):
+        responses.append(each)
+        simulation.run(simulation.now + timedelta(minutes=12))
+        announced = json.loads(dict(documents(simulation.state, simulation.now))[TOPICS.config])["components"]
+        simulation.restart()
+    shown = {key.removeprefix("extra_usage_") for key, row in announced.items() if "unique_id" in row}
+    assert shown & {"used", "limit", "remaining", "utilization"} == amounts
 
 
 def test_a_malformed_section_keeps_the_amounts() -> None:

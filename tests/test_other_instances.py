@@ -19,6 +19,7 @@ from claude_usage_mqtt.sources.credentials.file import CredentialsFile
 from parts.broker import Broker, Mosquitto, needs_mosquitto
 from parts.command import call_command
 from parts.endpoint import Endpoint
+from parts.process import Log
 from parts.proxy import FaultyProxy
 from parts.service import (
     BASE,
@@ -27,7 +28,6 @@ from parts.service import (
     STATE,
     STATUS,
     Clock,
-    Log,
     Serve,
     ServiceProcess,
     is_ok,
@@ -109,7 +109,7 @@ def test_the_later_one_stands_by_though_the_broker_forgot_the_other(home: Path, 
             first.log.wait_for("was lost")
             proxy.refuse()
             mosquitto.start()
-            mosquitto.wait_for_log(HAS_READ)
+            mosquitto.log.wait_for(HAS_READ)
             watcher.wait_connected()
             watcher.settle()
             assert watcher.retained() == {}

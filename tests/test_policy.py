@@ -489,7 +489,7 @@ def test_the_status_line_saves_requests_but_not_all() -> None:
     """While the status line reports the numbers, three of four requests are spared."""
     house = House(make_policy(300))
     for _ in range(8 * 60):
-        house.policy.status_line_seen(house.now, HOUR)
+        house.policy.numbers_arrived(house.now, HOUR)
         house.live(MINUTE)
     assert 1100 <= min(house.gaps()[1:]) <= max(house.gaps()) <= 1300
 
@@ -498,7 +498,7 @@ def test_requests_saved_by_the_status_line_are_close_enough_for_what_it_lacks() 
     """Model windows and money come from requests alone; half the time in which they become unknown is the limit."""
     house = House(make_policy(300))
     for _ in range(8 * 60):
-        house.policy.status_line_seen(house.now, 30 * MINUTE)
+        house.policy.numbers_arrived(house.now, 30 * MINUTE)
         house.live(MINUTE)
     assert max(house.gaps()) <= 15 * 60 + 60
 

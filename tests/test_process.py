@@ -16,7 +16,8 @@ from parts.broker import any_broker
 from parts.command import clean_environment, command_line
 from parts.credentials import write_credentials
 from parts.endpoint import Endpoint
-from parts.net import LOOPBACK, HeldPort
+from parts.net import LOOPBACK
+from parts.process import LoggedProcess
 from parts.proxy import FaultyProxy
 from parts.service import running_service
 from parts.waiting import eventually
@@ -33,22 +34,18 @@ def may_make_namespaces() -> bool:
 
 
 @contextlib.contextmanager
-def process_1(folder: Path, *arguments: str, **settings: object) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def process_1(folder: Path, *arguments: str, **settings: object) -> Iterator[tuple[LoggedProcess, int]]:
     """Run a command as process 1 of a PID namespace; give the process outside, and its own id as seen from here."""
-    started = subprocess.Popen(
-        ["unshare", "-pf", "--kill-child", *command_line(*arguments)],
-        env=clean_environment(folder, settings),
-        cwd=folder,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        children = Path(f"/proc/{started.pid}/task/{started.pid}/children")
+    command = ["unshare", "-pf", "--kill-child", *command_line(*arguments)]
+    with LoggedProcess(command, env=clean_environment(folder, settings), cwd=folder) as started:
+        children = Path(f"/proc/{started.process.pid}/task/{started.process.pid}/children")
         eventually(lambda: bool(children.read_text()))
         yield started, int(children.read_text().split()[0])
-    finally:
-        started.kill()
-        started.communicate()
+
+
+WAITS = "open('imports', 'w').close()\nimport time\n{}time.sleep(3600)\n"
+CONVERTS = "try: time.sleep(3600)\nexcept KeyboardInterrupt: raise RuntimeError\n"
+"""What Python before 3.12 makes of Ctrl-C while a class is made."""
 
 
 @linux
@@ -56,25 +53,55 @@ def process_1(folder: Path, *arguments: str, **settings: object) -> Iterator[tup
 def test_process_1_ends_while_it_still_imports(tmp_path: Path) -> None:
     """`docker stop` right after the start need not wait ten seconds and kill: process 1 listens from the beginning."""
     (tmp_path / "paho").mkdir()
-    (tmp_path / "paho" / "__init__.py").write_text("open('imports', 'w').close()\nimport time\ntime.sleep(3600)\n")
+    (tmp_path / "paho" / "__init__.py").write_text(WAITS.format(""))
     with process_1(tmp_path, "run", MQTT_HOST=LOOPBACK, PYTHONPATH=tmp_path) as (started, pid):
         eventually((tmp_path / "imports").exists)
         os.kill(pid, signal.SIGTERM)
-        assert started.wait(20) == 143
+        assert started.process.wait(20) == 143
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+@pytest.mark.parametrize("module", ["argparse", "paho"])
+@pytest.mark.parametrize("arguments", [(), ("once",), ("check",), ("remove",)])
+def test_ctrl_c_while_it_still_imports(tmp_path: Path, module: str, arguments: tuple[str, ...]) -> None:
+    """Who changes their mind at once sees no traceback and no internal error, whatever is being imported then."""
+    (tmp_path / f"{module}.py").write_text(WAITS.format(CONVERTS))
+    started = subprocess.Popen(
+        command_line(*arguments),
+        env=clean_environment(tmp_path, {"MQTT_HOST": LOOPBACK, "PYTHONPATH": tmp_path}),
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    eventually((tmp_path / "imports").exists)
+    started.send_signal(signal.SIGINT)
+    _, stderr = started.communicate(timeout=20)
+    assert (started.returncode, stderr) == (130, "")
 
 
 @linux
 @pytest.mark.skipif(not may_make_namespaces(), reason="needs a PID namespace")
-def test_process_1_publishes_offline_when_it_is_stopped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
+def test_process_1_ends_while_it_reads_its_arguments(tmp_path: Path, by: signal.Signals) -> None:
+    """From its first moment on: `docker stop`, and Ctrl-C in `docker run -it`."""
+    (tmp_path / "argparse.py").write_text(WAITS.format(""))
+    with process_1(tmp_path, "run", PYTHONPATH=tmp_path) as (started, pid):
+        eventually((tmp_path / "imports").exists)
+        os.kill(pid, by)
+        assert started.process.wait(20) == 128 + by
+    assert started.log.text == ""
+
+
+@linux
+@pytest.mark.skipif(not may_make_namespaces(), reason="needs a PID namespace")
+def test_process_1_publishes_offline_when_it_is_stopped(tmp_path: Path, closed_port: int) -> None:
     """Later SIGTERM is the orderly end, with exit status 0."""
     write_credentials(tmp_path / ".claude")
-    port = HeldPort()
-    with process_1(tmp_path, "run", MQTT_HOST=LOOPBACK, MQTT_PORT=port.number) as (started, pid):
-        assert started.stderr is not None
-        assert "No connection to the broker" in started.stderr.readline()
+    settings = {"MQTT_HOST": LOOPBACK, "MQTT_PORT": closed_port}
+    with process_1(tmp_path, "run", **settings) as (started, pid):
+        started.log.wait_for("No connection to the broker")
         os.kill(pid, signal.SIGTERM)
-        assert started.wait(20) == 0
-    port.close()
+        assert started.process.wait(20) == 0
 
 
 @linux

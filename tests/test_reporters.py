@@ -132,15 +132,19 @@ def test_a_machine_that_sleeps_and_wakes_up(tmp_path: Path, endpoint: Endpoint) 
     ):
         settings = {"MQTT_PORT": mosquitto.port, "CLAUDE_API_URL": endpoint.url, "MACHINE_NAME": "laptop"}
         with ServiceProcess(login(tmp_path / "laptop"), ("report",), **settings) as process:
-            seen = watcher.wait_topic(HEALTH, is_ok).json()["reporters"]
+            watcher.wait_topic(HEALTH, is_ok)
+            process.process.send_signal(signal.SIGSTOP)
             service.clock.sleep(dt.timedelta(seconds=5))
+            killed_at = service.clock.now()
             process.process.send_signal(signal.SIGKILL)
             watcher.wait_topic(LAPTOP.presence, lambda each: each.payload and not is_online(each))
             mark = watcher.mark()
             watcher.publish(command("refresh"), "")
             health = watcher.wait_topic(HEALTH, has_status("no_reporter"), since=mark).json()
             assert "laptop (away, last seen" in health["detail"]
-            assert health["reporters"] == [seen[0] | {"status": "away"}]  # the last will is the broker's sign of life
+            assert machines(health) == {"laptop": "away"}
+            seen_at = dt.datetime.fromisoformat(health["reporters"][0]["seen_at"])
+            assert seen_at < killed_at - dt.timedelta(seconds=2)  # the last will is the broker's sign of life
             assert health["fresh"]
             assert watcher.json(STATE)["windows"]["five_hour"]["utilization"] == 42
         endpoint.document = sample_usage(five_hour=43.0)

@@ -18,7 +18,7 @@ from parts import faults, service
 from parts.broker import Mosquitto, needs_mosquitto
 from parts.credentials import FILE_NAME, write_credentials, write_credentials_text
 from parts.endpoint import Endpoint
-from parts.net import LOOPBACK, HeldPort
+from parts.net import LOOPBACK
 from parts.proxy import FaultyProxy
 from parts.service import (
     CONFIG,
@@ -379,11 +379,11 @@ def test_the_broker_may_come_later(home: Path, endpoint: Endpoint) -> None:
 
 @needs_mosquitto
 def test_without_a_broker_nothing_is_waited_for_at_the_end(
-    home: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+    home: Path, endpoint: Endpoint, closed_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped between two attempts to connect, it ends at once."""
     monkeypatch.setattr(publishing, "STOP_PATIENCE", 10 * service.END_TIMEOUT)
-    with contextlib.closing(HeldPort()) as port, service.running_service(port.number, endpoint.url, home) as running:
+    with service.running_service(closed_port, endpoint.url, home) as running:
         running.log.wait_for("No connection to the broker")
 
 
@@ -450,9 +450,15 @@ def test_a_status_line_that_never_came_is_reported(start: Start, tmp_path: Path,
     assert "'claude-usage-mqtt statusline' as Claude Code's status-line command" in shown["detail"]
 
 
-def test_a_named_accounts_status_line_needs_its_name(start: Start, tmp_path: Path, watcher: Watcher) -> None:
-    """Without `--account` the numbers go to `default`, which nobody reads here: the detail has the whole command."""
-    with start(tmp_path, CLAUDE_SOURCE="statusline", CLAUDE_ACCOUNTS='{"My Work": null}'):
+@pytest.mark.parametrize("sources", ["statusline", "oauth,statusline"])
+def test_a_named_accounts_status_line_needs_its_name(
+    start: Start, tmp_path: Path, watcher: Watcher, sources: str
+) -> None:
+    """Without `--account` the numbers go to `default`, which nobody reads here: the detail has the whole command.
+
+    An account without a folder cannot be polled here, whatever is selected for the others.
+    """
+    with start(tmp_path, CLAUDE_SOURCE=sources, CLAUDE_ACCOUNTS='{"My Work": null}'):
         shown = watcher.wait_topic("claude-usage/my_work/health").json()
     assert "'claude-usage-mqtt statusline --account my_work'" in shown["detail"]
 

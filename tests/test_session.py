@@ -10,7 +10,7 @@ from claude_usage_mqtt.mqtt.options import BrokerOptions, Protocol
 from claude_usage_mqtt.mqtt.session import Session, publish_once
 from parts import broker
 from parts.broker import Broker, Mosquitto, any_broker, needs_mosquitto
-from parts.net import LOOPBACK, HeldPort
+from parts.net import LOOPBACK
 from parts.watcher import Watcher
 
 ONE_WRITER = "user writer\ntopic write allowed/#\ntopic read allowed/#\nuser watcher\ntopic readwrite #\n"
@@ -62,14 +62,10 @@ def test_retained_messages_are_collected(running: Broker) -> None:
     assert all(message.retain for message in found)
 
 
-def test_nobody_there_is_said_at_once() -> None:
+def test_nobody_there_is_said_at_once(closed_port: int) -> None:
     """Where no broker listens the reason comes as a sentence, not as a wait."""
-    port = HeldPort()
-    try:
-        with pytest.raises(BrokerUnreachable, match="MQTT_PORT"), Session(options(port.number)):
-            pass
-    finally:
-        port.close()
+    with pytest.raises(BrokerUnreachable, match="MQTT_PORT"), Session(options(closed_port)):
+        pass
 
 
 @needs_mosquitto
@@ -107,10 +103,10 @@ def test_the_running_service_is_not_disconnected() -> None:
         Session(options(mosquitto.port, client_id="the-service")) as session,
     ):
         assert session.version == "5"
-        mosquitto.wait_for_log(" as the-service-claude-usage-")
-        assert not any(" as the-service " in line for line in mosquitto.log)
+        mosquitto.log.wait_for(" as the-service-claude-usage-")
+        assert not any(" as the-service " in line for line in mosquitto.log.lines)
         with Session(options(mosquitto.port, client_id="the-service"), as_service=True):
-            mosquitto.wait_for_log(" as the-service ")
+            mosquitto.log.wait_for(" as the-service ")
 
 
 @needs_mosquitto

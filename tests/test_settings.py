@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from claude_usage_mqtt.cli import main
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.mqtt.client import require_readable
+from claude_usage_mqtt.service.loop import Service
 from claude_usage_mqtt.settings.fields import Settings, variables
 from claude_usage_mqtt.settings.load import doubts, load_settings
 from claude_usage_mqtt.settings.typos import misspelled
@@ -156,6 +158,14 @@ WRONG: dict[str, tuple[Mapping[str, str], str]] = {
         "CLAUDE_ACCOUNTS and CLAUDE_CODE_OAUTH_TOKEN",
     ),
     "home of nobody": ({"CLAUDE_CONFIG_DIR": "~no-such-user/.claude"}, "home folder"),
+    "a file in the home of nobody": (
+        {"MQTT_TLS": "true", "MQTT_TLS_CA": "~no-such-user/ca.pem"},
+        "MQTT_TLS_CA: the home folder in it is not known; write the whole path.",
+    ),
+    "a socket in the home of nobody": (
+        {"MQTT_TRANSPORT": "unix", "MQTT_HOST": "~no-such-user/socket"},
+        "MQTT_HOST: the home folder in it is not known; write the whole path.",
+    ),
     "user agent of two lines": ({"CLAUDE_USER_AGENT": "me\nX-Other: header"}, "CLAUDE_USER_AGENT"),
 }
 
@@ -171,6 +181,7 @@ def test_a_wrong_setting_is_named_in_one_line(
     for name, value in {"MQTT_HOST": "127.0.0.1", "MQTT_PORT": "1", **environment}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Service, "run", lambda _: pytest.fail("this setting is not refused, and the service starts"))
     status = main(["run"])  # in this process: a process for each would take half a minute
     stdout, stderr = capsys.readouterr()
     assert status == 2, stderr
@@ -254,8 +265,19 @@ OTHER_WORDS = [
     ("CLAUDE_API_BASE", "CLAUDE_API_URL"),
     ("POLLING_INTERVAL", "POLL_INTERVAL"),
     ("LOG_FORMATTER", "LOG_FORMAT"),
+    ("MQTT_TLS_PORT", "MQTT_PORT"),
+    ("MQTT_SSL_PORT", "MQTT_PORT"),
+    ("MQTT_WEBSOCKET_PORT", "MQTT_PORT"),
+    ("MQTT_WEBSOCKETS", "MQTT_TRANSPORT"),
 ]
-VALID = {"HOMEASSISTANT_DISCOVERY": "true", "CLAUDE_API_URL": "https://x", "POLL_INTERVAL": "300", "LOG_FORMAT": "json"}
+VALID = {
+    "HOMEASSISTANT_DISCOVERY": "true",
+    "CLAUDE_API_URL": "https://x",
+    "POLL_INTERVAL": "300",
+    "LOG_FORMAT": "json",
+    "MQTT_PORT": "1884",
+    "MQTT_TRANSPORT": "websockets",
+}
 
 
 @pytest.mark.parametrize(("slip", "meant"), TYPOS)
@@ -385,6 +407,50 @@ def test_a_path_is_no_host_with_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MQTT_TRANSPORT", "unix")
     monkeypatch.setenv("MQTT_HOST", "/run/mosquitto:1/socket")
     assert load_settings().broker().host == "/run/mosquitto:1/socket"
+
+
+PATHS = sorted(name for name, field in Settings.model_fields.items() if "Path" in str(field.annotation))
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_path_may_begin_with_the_home_folder(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """No shell expands `~` in a .env file, in compose or in a quoted value."""
+    monkeypatch.setenv("HOME", "/home/me")
+    assert getattr(Settings(**{name: "~/file"}, **NEEDED.get(name, {})), name) == Path("/home/me/file")
+
+
+NEEDED: dict[str, dict[str, Any]] = {
+    "mqtt_password_file": {"mqtt_username": "me"},
+    "mqtt_tls_ca": {"mqtt_tls": True},
+    "mqtt_tls_cert": {"mqtt_tls": True},
+    "mqtt_tls_key": {"mqtt_tls": True, "mqtt_tls_cert": "/cert.pem"},
+}
+
+
+def test_a_socket_may_be_in_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `unix` the host is a path like any other."""
+    monkeypatch.setenv("HOME", "/home/me")
+    assert Settings(mqtt_transport="unix", mqtt_host="~/socket").broker().host == "/home/me/socket"
+
+
+@pytest.mark.parametrize("sources", ["reporter", "reporter,statusline", "statusline"])
+@pytest.mark.parametrize(
+    "login",
+    [{"CLAUDE_CONFIG_DIR": "~no-such-user/.claude"}, {"CLAUDE_ACCOUNTS": '{"work": "~no-such-user/.claude"}'}],
+    ids=["single", "named"],
+)
+def test_without_a_local_source_no_home_is_needed(
+    monkeypatch: pytest.MonkeyPatch, sources: str, login: dict[str, str]
+) -> None:
+    """A publisher that only receives starts as a user without a home, whatever folder is written somewhere."""
+    monkeypatch.setenv("CLAUDE_SOURCE", sources)
+    for name, value in login.items():
+        monkeypatch.setenv(name, value)
+    assert [account.login for account in load_settings().accounts()] == [None]
+    monkeypatch.setenv("CLAUDE_SOURCE", "auto")
+    with pytest.raises(SettingsError, match="home folder"):
+        load_settings().accounts()
+    assert len(load_settings().accounts(with_logins=False)) == 1
 
 
 @pytest.mark.parametrize(

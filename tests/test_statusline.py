@@ -21,7 +21,8 @@ from claude_usage_mqtt.sources.status_line import parse_statusline
 from claude_usage_mqtt.usage.document import state_document
 from claude_usage_mqtt.usage.reading import ExtraUsage, Reading
 from parts.broker import Broker, Mosquitto, any_broker, needs_mosquitto
-from parts.net import LOOPBACK, HeldPort
+from parts.net import LOOPBACK
+from parts.process import LoggedProcess
 from parts.readings import make_account, shown, take
 from parts.waiting import eventually
 from parts.watcher import Watcher
@@ -501,13 +502,11 @@ def test_a_broken_file_is_replaced(program: Program, running: Broker, content: b
     assert parse_statusline(program.stamp.read_bytes(), datetime.now(UTC)) is not None
 
 
-def test_nobody_listens(program: Program) -> None:
+def test_nobody_listens(program: Program, closed_port: int) -> None:
     """Without a broker the line comes all the same, and the process that tried is gone."""
-    port = HeldPort()
-    program.use(port.number)
+    program.use(closed_port)
     assert program.run(limits(now=datetime.now(UTC))).startswith("5h 42%")
     program.rest()
-    port.close()
 
 
 @needs_mosquitto
@@ -533,7 +532,7 @@ def test_a_refusing_broker_prints_nothing(program: Program) -> None:
     with Mosquitto(users={"me": "right"}) as mosquitto:
         program.use(mosquitto.port, MQTT_USERNAME="me", MQTT_PASSWORD="wrong")
         assert program.run(limits(now=datetime.now(UTC))).startswith("5h 42%")
-        mosquitto.wait_for_log("not authorised")
+        mosquitto.log.wait_for("not authorised")
         program.rest()
 
 
@@ -751,22 +750,15 @@ def test_another_command_ends_with_us(program: Program, tmp_path: Path) -> None:
     """Claude Code ends a status line that is still running: nothing that it started stays behind."""
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    process = subprocess.Popen(
-        program.command("--then", f"echo started; sleep 60 > {fifo}; true"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=program.environment,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(b"{}")
-    process.stdin.close()
-    with fifo.open("rb") as held:
-        assert process.stdout.readline() == b"started\n"
-        process.terminate()
-        assert process.wait(HUNG) == 143
-        assert held.read() == b""  # ends only when the last writer has ended
-    process.stdout.close()
+    command = program.command("--then", f"echo started; sleep 60 > {fifo}; true")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with LoggedProcess(command, env=program.environment, **pipes) as process:
+        process.process.stdin.write("{}")
+        process.process.stdin.close()
+        with fifo.open("rb") as held:
+            assert process.process.stdout.readline() == "started\n"
+            assert process.stop() == 143
+            assert held.read() == b""  # ends only when the last writer has ended
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:

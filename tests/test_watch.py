@@ -225,7 +225,7 @@ def test_a_broker_that_is_away_is_waited_for(tmp_path: Path) -> None:
             mosquitto.start()
             terminal.wait("No data under claude-usage/ yet")
             for topic in ("+/state", "+/health", "status", "default/state", "default/health"):
-                mosquitto.wait_for_log(f"claude-usage/{topic} (QoS 1)")
+                mosquitto.log.wait_for(f"claude-usage/{topic} (QoS 1)")
             mosquitto.stop()
             terminal.wait("^Connecting to")
             terminal.press(b"\x03")
@@ -237,7 +237,7 @@ def test_it_does_not_throw_the_service_out(mosquitto: Mosquitto, tmp_path: Path)
     """Started with the service's own settings, it is another client, whatever MQTT_CLIENT_ID says."""
     with Terminal(mosquitto.port, tmp_path, MQTT_CLIENT_ID="ours") as terminal:
         terminal.wait("No data under")
-        mosquitto.wait_for_log("as ours-claude-usage-")
+        mosquitto.log.wait_for("as ours-claude-usage-")
 
 
 @needs_mosquitto

@@ -1,5 +1,6 @@
 """One window followed over time: resets that stand still, and events that each fire once."""
 
+import dataclasses
 import random
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_usage_mqtt.usage.events import Event
-from claude_usage_mqtt.usage.reading import SESSION, WEEK
+from claude_usage_mqtt.usage.reading import OAUTH, SESSION, STATUSLINE, WEEK
 from parts.readings import RESET, make_account, make_answer, make_reading, make_usage, minutes, shown, take
 
 THRESHOLDS = (75.0, 90.0)
@@ -94,6 +95,36 @@ def test_a_jump_is_one_event_with_all_thresholds_that_it_reached() -> None:
     story.read((0, 65, RESET), (5, 100, RESET), thresholds=(90, 75, 75, 100))
     assert story.names == ["threshold_reached 100", "limit_reached"]
     assert story.events[0].thresholds == (75, 90, 100)
+
+
+def test_a_locked_window_has_reached_its_limit_and_no_threshold() -> None:
+    """What passes 90 % and is locked is one notification; a threshold counts again once the window is unlocked."""
+    usage, events = make_account(), []
+    for minute, utilization, locked in (
+        (0, 65, False),
+        (5, 91, True),
+        (10, 92, True),
+        (15, 92, False),
+        (20, 100, True),
+    ):
+        at = minutes(minute)
+        window = dataclasses.replace(make_reading(at, utilization, RESET), locked=locked)
+        events += take(usage, make_usage(at, window), THRESHOLDS)
+    names = [event.event_type for event in events if event.window]
+    assert names == ["limit_reached", "threshold_reached", "limit_reached"]
+    assert events[0].utilization == 91
+
+
+def test_a_status_line_does_not_unlock_a_window() -> None:
+    """It says nothing about locks: next to the API it neither shows the window as usable nor repeats the event."""
+    usage, events, blocked = make_account(), [], []
+    for minute, locked, source in ((0, False, OAUTH), (5, True, OAUTH), (8, False, STATUSLINE), (10, True, OAUTH)):
+        at = minutes(minute)
+        window = dataclasses.replace(make_reading(at, 60, RESET, source=source), locked=locked)
+        events += take(usage, make_usage(at, window), partial=source == STATUSLINE)
+        blocked.append(usage.standing(at).blocked)
+    assert [event.event_type for event in events] == ["limit_reached", "blocked"]
+    assert blocked == [False, True, True, True]
 
 
 def test_float_noise_reaches_no_mark_twice() -> None:

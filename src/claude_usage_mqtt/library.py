@@ -53,7 +53,7 @@ from claude_usage_mqtt.sources.in_order import in_order
 from claude_usage_mqtt.sources.local_login import LocalLogin, local_login
 from claude_usage_mqtt.sources.names import parse_source, selected_sources
 from claude_usage_mqtt.sources.select import polled_sources
-from claude_usage_mqtt.sources.source import Source
+from claude_usage_mqtt.sources.source import PolledSource
 from claude_usage_mqtt.usage.reading import Reading
 
 USER_AGENT = f"claude-usage-mqtt/{__version__}"
@@ -101,7 +101,7 @@ def get_usage(
         api = UsageApi(checked_url(api_url), user_agent)
     except ValueError as error:
         raise SettingsError(f"api_url: {error}.") from None
-    asked: Source | None = None
+    asked: PolledSource | None = None
     try:
         asked = in_order(polled_sources(names, login, api, claude_code_command))
         if asked is None:

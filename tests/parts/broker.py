@@ -8,21 +8,17 @@ import signal
 import socket
 import subprocess
 import tempfile
-import threading
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Final, Protocol, Self
+from typing import Final, Protocol, Self
 
 import pytest
 
 from parts.certificates import Authority, KeyPair
 from parts.net import LOOPBACK, HeldPort, Server
-from parts.waiting import REASONABLE
+from parts.process import END_TIMEOUT, Log, LoggedProcess
 
 START_TIMEOUT: Final = 10.0
-STOP_TIMEOUT: Final = 10.0
-REMEMBERED_LOG_LINES: Final = 20_000
 BEYOND_PATH: Final = ("/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/sbin", "/opt/homebrew/bin")
 
 
@@ -90,11 +86,7 @@ class Mosquitto(Server):
         mosquitto.conf.
         """
         self.folder = Path(tempfile.mkdtemp(prefix="mosquitto-"))
-        self.log: deque[str] = deque(maxlen=REMEMBERED_LOG_LINES)
-        self._changed = threading.Condition()
-        self._process: subprocess.Popen[str] | None = None
-        self._reader: threading.Thread | None = None
-        self._exhausted = False
+        self._process: LoggedProcess | None = None
         has_tls = bool(tls or server_certificate or require_client_certificate)
         kinds = {"plain": True, "tls": has_tls, "websockets": websockets, "secure websockets": websockets and has_tls}
         self._ports = {kind: HeldPort() for kind, is_wanted in kinds.items() if is_wanted}
@@ -145,14 +137,9 @@ class Mosquitto(Server):
         return self.authority.ca_path
 
     @property
-    def pid(self) -> int:
-        """Return the process id."""
-        return self._running().pid
-
-    @property
-    def running(self) -> bool:
-        """Return whether the process lives, frozen or not."""
-        return self._process is not None and self._process.poll() is None
+    def log(self) -> Log:
+        """Return its log since the last start."""
+        return self._running().log
 
     def client_certificate(self) -> KeyPair:
         """Issue a client certificate that the broker accepts."""
@@ -163,30 +150,15 @@ class Mosquitto(Server):
 
     def start(self) -> Self:
         """Start it; returns when it has accepted a connection, which is the first one in its log."""
-        if self.running:
-            raise RuntimeError("this Mosquitto runs already")
         program = _program("mosquitto")
-        if program is None:
-            raise RuntimeError("Mosquitto is not installed")
-        self.log.clear()
-        self._exhausted = False
-        self._process = subprocess.Popen(
-            [program, "-c", str(self._configuration)],
-            cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-        )
-        assert self._process.stderr is not None
-        self._reader = threading.Thread(target=self._read, args=(self._process.stderr,), name="mosquitto log")
-        self._reader.start()
+        assert program is not None, "Mosquitto is not installed"
+        assert self._process is None, "this Mosquitto runs already"
+        self._process = LoggedProcess([program, "-c", self._configuration], cwd=self.folder).__enter__()
         try:
-            self.wait_for_log(" running", START_TIMEOUT)
+            self.log.wait_for(" running", START_TIMEOUT)
             # it says so before its loop runs, and until then it would lose a signal: wait for what the loop does
             socket.create_connection((LOOPBACK, self.port), START_TIMEOUT).close()
-            self.wait_for_log("New connection from", START_TIMEOUT)
+            self.log.wait_for("New connection from", START_TIMEOUT)
         except BaseException:
             self.kill()
             raise
@@ -209,11 +181,11 @@ class Mosquitto(Server):
 
     def freeze(self) -> None:
         """Stop it in its tracks: connections stay open and nothing answers."""
-        self._running().send_signal(signal.SIGSTOP)
+        self._running().process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Let a frozen one go on."""
-        self._running().send_signal(signal.SIGCONT)
+        self._running().process.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
         """End it, without letting it save anything, and remove its folder and ports."""
@@ -221,18 +193,6 @@ class Mosquitto(Server):
         for port in self._ports.values():
             port.close()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    # -- what it says
-
-    def wait_for_log(self, text: str, timeout: float = REASONABLE, *, count: int = 1) -> None:
-        """Wait until `text` was in that many lines of its log since the last start."""
-        with self._changed:
-            found = self._changed.wait_for(
-                lambda: self._exhausted or sum(text in line for line in self.log) >= count, timeout
-            )
-            if not found or sum(text in line for line in self.log) < count:
-                end = "it ended" if self._exhausted else f"waited {timeout} s"
-                raise AssertionError(f"{end} without {text!r} in its log:\n" + "\n".join(list(self.log)[-30:]))
 
     # -- inside
 
@@ -255,34 +215,18 @@ class Mosquitto(Server):
             lines.append(f"listener 0 {self.socket_path}")
         return lines
 
-    def _running(self) -> subprocess.Popen[str]:
-        if self._process is None or self._process.poll() is not None:
-            raise RuntimeError("this Mosquitto does not run")
+    def _running(self) -> LoggedProcess:
+        assert self._process is not None, "this Mosquitto does not run"
         return self._process
 
     def _end(self, by: signal.Signals) -> None:
         process, self._process = self._process, None
-        if process is None:
-            return
-        process.send_signal(by)
-        process.send_signal(signal.SIGCONT)  # a frozen one could not end
-        try:
-            process.wait(STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        if self._reader is not None:
-            self._reader.join()
-
-    def _read(self, stream: IO[str]) -> None:
-        with stream:
-            for line in stream:
-                with self._changed:
-                    self.log.append(line.rstrip("\n"))
-                    self._changed.notify_all()
-        with self._changed:
-            self._exhausted = True
-            self._changed.notify_all()
+        if process is not None:
+            process.process.send_signal(by)
+            process.process.send_signal(signal.SIGCONT)  # a frozen one could not end
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.process.wait(END_TIMEOUT)
+            process.__exit__()
 
 
 def _general_lines(folder: Path, *, persistence: bool) -> list[str]:

@@ -35,7 +35,7 @@ class Server:
 
 
 class HeldPort:
-    """A loopback port that stays ours until `close()`, also while nobody listens on it.
+    """A loopback port that stays ours until `close()`, also while nobody listens on it; a context manager.
 
     Linux lets a second socket listen on a port that another one has only bound, so the number cannot be
     given to anybody else over restarts. Elsewhere it is a number that was free a moment ago.
@@ -64,6 +64,12 @@ class HeldPort:
     def close(self) -> None:
         """Let the port go."""
         self._holder.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def hang_up(connection: socket.socket) -> None:

@@ -14,7 +14,7 @@ from claude_usage_mqtt.reporter.loop import Reporter, ReporterOptions
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.source import ApiSource
 from claude_usage_mqtt.sources.credentials.file import CredentialsFile
-from claude_usage_mqtt.sources.source import Source
+from claude_usage_mqtt.sources.source import PolledSource
 from claude_usage_mqtt.topics import ReporterTopics
 from parts.net import LOOPBACK
 from parts.service import BASE, Clock, Running, in_a_thread
@@ -32,7 +32,7 @@ def running_reporter(
     machine: str = "laptop",
     clock: Any = None,
     limited: bool = False,
-    sources: Mapping[str, Source] | None = None,
+    sources: Mapping[str, PolledSource] | None = None,
     **broker: Any,
 ) -> Iterator[Running]:
     """Run a reporter inside this process; `credentials` is the folder of one account, or one for each."""

@@ -6,15 +6,12 @@ import contextlib
 import datetime as dt
 import logging
 import random
-import signal
-import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from claude_usage_mqtt.errors import ClaudeUsageError
 from claude_usage_mqtt.mqtt.options import BrokerOptions
@@ -25,12 +22,14 @@ from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.source import ApiSource
 from claude_usage_mqtt.sources.credentials.file import CredentialsFile
 from claude_usage_mqtt.sources.credentials.token import CredentialSource
+from claude_usage_mqtt.sources.reporter_exchange import ReporterExchange
+from claude_usage_mqtt.sources.select import pushed_sources
 from claude_usage_mqtt.topics import Topics
 from claude_usage_mqtt.usage.account import Rules
-from claude_usage_mqtt.usage.reading import OAUTH
+from claude_usage_mqtt.usage.reading import OAUTH, REPORTER
 from parts.command import QUICK_REPORTER, clean_environment, command_line
 from parts.net import LOOPBACK
-from parts.waiting import REASONABLE
+from parts.process import END_TIMEOUT, Log, LoggedProcess
 from parts.watcher import Message
 
 BASE: Final = "claude-usage"
@@ -40,8 +39,6 @@ MEMORY: Final = f"{BASE}/default/memory"
 STATUS: Final = f"{BASE}/status"
 CONFIG: Final = "homeassistant/device/claude_usage_default/config"
 BIRTH: Final = "homeassistant/status"
-END_TIMEOUT: Final = 10.0
-"""Seconds: container engines kill what has not ended by then."""
 
 
 def command(name: str, account: str = "default") -> str:
@@ -74,96 +71,17 @@ def _session(message: Message) -> dict[str, Any]:
     return window
 
 
-class Log:
-    """Lines as they come, to be waited for; the last `kept` of them."""
-
-    def __init__(self, kept: int = 20_000) -> None:
-        self._lines: deque[str] = deque(maxlen=kept)
-        self._changed = threading.Condition()
-
-    def add(self, line: str) -> None:
-        """Take a line in."""
-        with self._changed:
-            self._lines.append(line)
-            self._changed.notify_all()
-
-    @property
-    def lines(self) -> list[str]:
-        """Return all lines so far."""
-        with self._changed:
-            return list(self._lines)
-
-    @property
-    def text(self) -> str:
-        """Return all lines so far as one text."""
-        return "\n".join(self.lines)
-
-    def count(self, part: str) -> int:
-        """Return how many lines hold this."""
-        return sum(part in line for line in self.lines)
-
-    def wait_for(self, part: str, timeout: float = REASONABLE, *, count: int = 1) -> None:
-        """Wait until that many lines hold this."""
-        with self._changed:
-            found = self._changed.wait_for(lambda: sum(part in line for line in self._lines) >= count, timeout)
-        assert found, f"waited {timeout} s for {part!r} in the log:\n{self.text}"
-
-
-class ServiceProcess:
-    """`run` in its own process; a context manager that ends it, by SIGKILL if it must."""
+class ServiceProcess(LoggedProcess):
+    """`run`, or another command, in its own process with its own home."""
 
     def __init__(self, home: Path, arguments: tuple[str, ...] = ("run",), **settings: object) -> None:
-        self.home = home
-        self.log = Log()
-        self._arguments = arguments
-        self._settings = {"MQTT_HOST": LOOPBACK, "CLAUDE_CONFIG_DIR": home, **settings}
-        self._process: subprocess.Popen[str] | None = None
-        self._reader: threading.Thread | None = None
-
-    def __enter__(self) -> Self:
-        self.home.mkdir(parents=True, exist_ok=True)
-        is_reporter = self._arguments == ("report",)
-        self._process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", QUICK_REPORTER] if is_reporter else command_line(*self._arguments),
-            env=clean_environment(self.home, self._settings),
-            cwd=self.home,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
+        home.mkdir(parents=True, exist_ok=True)
+        is_reporter = arguments == ("report",)
+        super().__init__(
+            [sys.executable, "-W", "error", "-c", QUICK_REPORTER] if is_reporter else command_line(*arguments),
+            env=clean_environment(home, {"MQTT_HOST": LOOPBACK, "CLAUDE_CONFIG_DIR": home, **settings}),
+            cwd=home,
         )
-        self._reader = threading.Thread(target=self._read, name="service log")
-        self._reader.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait(END_TIMEOUT)
-        assert self._reader is not None
-        self._reader.join()
-
-    @property
-    def process(self) -> subprocess.Popen[str]:
-        """Return the process."""
-        assert self._process is not None
-        return self._process
-
-    def stop(self, by: signal.Signals = signal.SIGTERM) -> int:
-        """End it by a signal, as fast as a container engine wants it; give its exit status."""
-        self.process.send_signal(by)
-        status = self.process.wait(END_TIMEOUT)
-        assert self._reader is not None
-        self._reader.join()
-        return status
-
-    def _read(self) -> None:
-        stream = self.process.stderr
-        assert stream is not None
-        with stream:
-            for line in stream:
-                self.log.add(line.rstrip("\n"))
 
 
 class Clock:
@@ -296,19 +214,18 @@ def running_service(
     clock = clock or Clock()
     api = UsageApi(api_url, "tests", deadline)
     options = BrokerOptions(host=broker.pop("host", LOOPBACK), port=port, **broker)
+    reporters = ReporterExchange(base, sources if REPORTER in selected else ())
     accounts = tuple(
-        (
-            AccountOptions(
-                topics=Topics(base=base, account=name),
-                label=None if name == "default" else name,
-                interval=dt.timedelta(seconds=interval),
-                limited=limited,
-                rules=Rules(dt.timedelta(seconds=stale_after), (75.0, 90.0), (75.0, 90.0)),
-                discovery=discovery,
-                instance=instance,
-                sources=selected,
-            ),
-            (ApiSource(source, api),) if OAUTH in selected else (),
+        AccountOptions(
+            topics=Topics(base=base, account=name),
+            label=None if name == "default" else name,
+            interval=dt.timedelta(seconds=interval),
+            limited=limited,
+            rules=Rules(dt.timedelta(seconds=stale_after), (75.0, 90.0), (75.0, 90.0)),
+            discovery=discovery,
+            instance=instance,
+            polled=(*((ApiSource(source, api),) if OAUTH in selected else ()), *reporters.sources(name)),
+            pushed=pushed_sources(selected),
         )
         for name, source in sources.items()
     )
@@ -318,6 +235,7 @@ def running_service(
         base_topic=base,
         instance=instance,
         accounts=accounts,
+        reporters=reporters,
         settled_after=settled_after,
     )
     with contextlib.closing(api), in_a_thread(Service(settings, clock, rng), clock, log_kept) as running:

@@ -12,13 +12,18 @@ from claude_usage_mqtt.errors import ClaudeUsageError
 from claude_usage_mqtt.service.account import AccountState
 from claude_usage_mqtt.service.documents import documents
 from claude_usage_mqtt.service.options import AccountOptions
+from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.wire import parse_usage
+from claude_usage_mqtt.sources.credentials.environment import GivenToken
+from claude_usage_mqtt.sources.local_login import LocalLogin
+from claude_usage_mqtt.sources.reporter_exchange import ReporterExchange
+from claude_usage_mqtt.sources.select import polled_sources, pushed_sources
 from claude_usage_mqtt.sources.source import PollResult
 from claude_usage_mqtt.topics import Topics
 from claude_usage_mqtt.usage.account import Rules
 from claude_usage_mqtt.usage.document import state_document
 from claude_usage_mqtt.usage.events import Event
-from claude_usage_mqtt.usage.reading import OAUTH
+from claude_usage_mqtt.usage.reading import OAUTH, REPORTER
 
 TOPICS = Topics(base="claude-usage", account="default")
 
@@ -36,15 +41,25 @@ class Shown:
         return found
 
 
-def make_state(seed: int = 1, *, interval: float = 300, **more: Any) -> AccountState:
+NOT_ASKED = UsageApi("http://127.0.0.1:9/", "tests")
+"""The simulation answers in its place."""
+
+
+def make_state(
+    seed: int = 1, *, interval: float = 300, sources: tuple[str, ...] = (OAUTH,), is_auto: bool = False
+) -> AccountState:
     """Return an account as it is at a start, with the limits of the real API."""
+    login = LocalLogin(credentials=GivenToken("never-sent", name="token"))
+    reporters = ReporterExchange(TOPICS.base, [TOPICS.account] if REPORTER in sources else ())
     options = AccountOptions(
         topics=TOPICS,
         label=None,
         interval=timedelta(seconds=interval),
         limited=True,
         rules=Rules(timedelta(minutes=30), (75.0, 90.0), (75.0, 90.0)),
-        **more,
+        polled=(*polled_sources(sources, login, NOT_ASKED), *reporters.sources(TOPICS.account)),
+        pushed=pushed_sources(sources),
+        is_auto=is_auto,
     )
     return AccountState(options, random.Random(seed))
 

@@ -29,7 +29,7 @@ class Supervisor:
                 authorization = self.headers.get("Authorization", "")
                 supervisor.requests.append((self.path, authorization))
                 status, body = supervisor.answer(self.path, authorization)
-                content = json.dumps(body).encode()
+                content = (body if isinstance(body, str) else json.dumps(body)).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json; charset=utf-8")
                 self.send_header("Content-Length", str(len(content)))
@@ -56,12 +56,12 @@ class Supervisor:
             "username": "addons",
         }
 
-    def answer(self, path: str, authorization: str) -> tuple[int, dict[str, Any]]:
+    def answer(self, path: str, authorization: str) -> tuple[int, dict[str, Any] | str]:
         """Return what the Supervisor answers."""
         if authorization != f"Bearer {GOOD_TOKEN}":
-            return 401, {"result": "error", "message": "unauthorized"}
+            return 401, "401: Unauthorized"
         if path != "/services/mqtt":
-            return 403, {"result": "error", "message": "forbidden"}
+            return 403, "403: Forbidden"
         if self.broker is None:
             return 400, {"result": "error", "message": "Service not enabled"}
         return 200, {"result": "ok", "data": self.broker}

@@ -15,12 +15,12 @@ import pytest
 
 from claude_usage_mqtt.homeassistant.summary import SUMMARY, summary_discovery
 from claude_usage_mqtt.service.discovery_message import DiscoveryMessage
-from claude_usage_mqtt.service.options import AccountOptions
 from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.topics import Topics, encode
 from claude_usage_mqtt.usage.account import AccountUsage
 from parts.documents import make_extra_usage, make_limit, plans, sample_usage
 from parts.readings import take
+from parts.simulation import make_state
 
 NOW = dt.datetime(2026, 11, 20, 12, 30, tzinfo=dt.UTC)
 INSTALLED = {"newest": "hass", "oldest (2025.12)": "h2512"}
@@ -38,8 +38,7 @@ def announce(document: dict[str, Any], label: str | None, *, later: dict[str, An
     """Return the discovery message of an account that got this answer, and 24 hours later this one if there is one."""
     account = AccountUsage("default" if label is None else "account")
     topics = Topics(base="claude-usage", account=account.account)
-    options = AccountOptions(topics, label, dt.timedelta(minutes=5), limited=True, rules=account.rules)
-    message = DiscoveryMessage(options)
+    message = DiscoveryMessage(make_state().options._replace(topics=topics, label=label))
 
     def update(now: dt.datetime) -> bytes:
         return message.update(account, now, has_login_expiry=True, reporters=("laptop", "work_mac"))

@@ -22,8 +22,8 @@ from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, ONLINE, Topics
 QUIET = 0.5
 """Seconds without a message after which all that was retained has come."""
 
-NOBODY = "check"
-"""The account of a discovery topic that no service uses: Home Assistant ignores an empty message there."""
+NO_ANNOUNCEMENT = b"claude-usage-mqtt check: may this user announce here? This message changes nothing."
+"""Home Assistant logs it once and does no more: an empty message would remove a device, and JSON could change it."""
 
 
 class _NothingCameBack(BrokerRefused):
@@ -161,8 +161,7 @@ class _Checker:
 
     def _may_announce(self) -> str:
         places = [topics(self._settings, account.id) for account in self._settings.accounts()]
-        nobody = topics(self._settings, NOBODY).config
-        found = self._retained([nobody, *(topic for place in places for topic in (place.config, place.health))])
+        found = self._retained([topic for place in places for topic in (place.config, place.health)])
         missing: list[Topics] = []
         for place in places:
             payload = found.get(place.config, b"")
@@ -170,9 +169,9 @@ class _Checker:
                 # What is retained already is published again, which changes nothing.
                 self._require_accepted(Message(topic=place.config, payload=payload, retain=True))
             else:
+                self._require_accepted(Message(topic=place.config, payload=NO_ANNOUNCEMENT))
                 missing.append(place)
         if missing:
-            self._require_accepted(Message(topic=nobody, payload=b""))
             names = ", ".join(place.account for place in missing)
             return f"{self._folder}/ is writable; nothing announced yet for {names}: 'claude-usage-mqtt run' does that"
         states = ", ".join(_state_of(found.get(place.health, b"")) for place in places)

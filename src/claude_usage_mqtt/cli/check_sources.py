@@ -15,15 +15,17 @@ from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.sources.credentials.token import Credentials, CredentialSource
 from claude_usage_mqtt.sources.hanging import require_answer
 from claude_usage_mqtt.sources.local_login import LocalLogin
-from claude_usage_mqtt.sources.names import AUTO
+from claude_usage_mqtt.sources.names import AUTO, LOCAL
 from claude_usage_mqtt.sources.select import polled_sources, with_other_sources
+from claude_usage_mqtt.sources.status_line import StatusLine
 from claude_usage_mqtt.usage.reading import CLAUDE_CODE, OAUTH, REPORTER, STATUSLINE, Reading
 
 USAGE_SCOPE = "user:profile"
 
 ELSEWHERE = {
     REPORTER: "the service asks the reporters; run 'claude-usage-mqtt check' on their machines",
-    STATUSLINE: "nothing to ask: Claude Code's status-line command sends on its own",
+    STATUSLINE: "nothing to ask: Claude Code's status-line command sends on its own; "
+    f"it does not have {StatusLine.lacks}",
 }
 
 
@@ -34,18 +36,15 @@ def check_sources(
 
     What the API answers is added to `responses`, understood or not.
     """
-    login = account.login
     suffix = "" if account.label is None else f" {account.id}"
-    if login is None:
-        report.skip(f"account{suffix}", "its login is on another machine: a reporter or a status line supplies it")
-        return
     for source in settings.sources:
-        if source == OAUTH:
-            _check_api(report, settings, login, suffix, blocked, responses)
-        elif source == CLAUDE_CODE and blocked is not None:
-            report.skip(f"claude-code{suffix}", str(blocked))
-        elif source == CLAUDE_CODE:
-            report.link(f"claude-code{suffix}", lambda: _ask_claude_code(settings, login))
+        if source in LOCAL and account.login is None:
+            report.skip(f"account{suffix}", "its login is on another machine: a reporter or a status line supplies it")
+            return
+        if account.login is not None and source == OAUTH:
+            _check_api(report, settings, account.login, suffix, blocked, responses)
+        elif account.login is not None and source == CLAUDE_CODE:
+            _check_claude_code(report, settings, account.login, suffix, blocked)
         elif settings.claude_source != AUTO:
             report.skip(f"{source}{suffix}", ELSEWHERE[source])
 
@@ -105,6 +104,16 @@ def _ask_api(settings: Settings, place: CredentialSource, credentials: Credentia
         raise with_other_sources(place.explain(error), OAUTH) from None
     finally:
         api.close()
+
+
+def _check_claude_code(
+    report: Report, settings: Settings, login: LocalLogin, suffix: str, blocked: RateLimited | None
+) -> None:
+    name = f"claude-code{suffix}"
+    if blocked is not None:
+        report.skip(name, str(blocked))
+    else:
+        report.link(name, lambda: _ask_claude_code(settings, login))
 
 
 def _ask_claude_code(settings: Settings, login: LocalLogin) -> str:

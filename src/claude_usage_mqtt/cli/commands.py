@@ -11,7 +11,7 @@ import sys
 from types import FrameType
 
 from claude_usage_mqtt import __version__
-from claude_usage_mqtt.cli import TERMINATED
+from claude_usage_mqtt.cli import INTERRUPTED, TERMINATED, let_commands_end
 from claude_usage_mqtt.errors import NO_THREADS, ClaudeUsageError, is_lack_of_threads
 
 EXIT_STATUSES = """\
@@ -122,7 +122,7 @@ def dispatch(arguments: list[str]) -> int:
         print(f"claude-usage-mqtt: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt as end:
-        return TERMINATED if isinstance(end, Terminated) else 130
+        return TERMINATED if isinstance(end, Terminated) else INTERRUPTED
     except BrokenPipeError:
         # whoever read our output has left; nothing more can be said, not even when the interpreter ends
         with contextlib.suppress(OSError):
@@ -149,5 +149,6 @@ def _run(parsed: argparse.Namespace) -> int:
     options = vars(parsed)
     name = options.pop("command") or "run"
     module = importlib.import_module("claude_usage_mqtt.cli." + name)
+    let_commands_end()
     status: int = getattr(module, name)(**options)
     return status

@@ -71,7 +71,7 @@ def _others(session: Session, place: Topics) -> list[str]:
 def _account(settings: Settings, account: str | None) -> str:
     if account is not None:
         return slug(account) or account
-    accounts = settings.accounts()
+    accounts = settings.accounts(with_logins=False)
     if len(accounts) > 1:
         raise SettingsError(f"There are several accounts; pass --account {accounts[0].id}, for example.")
     return accounts[0].id

@@ -13,7 +13,7 @@ from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.hanging import require_answer
 from claude_usage_mqtt.sources.in_order import in_order
 from claude_usage_mqtt.sources.select import polled_sources, with_other_sources
-from claude_usage_mqtt.sources.source import Source
+from claude_usage_mqtt.sources.source import PolledSource
 from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, encode
 from claude_usage_mqtt.untrusted import clean_text
 from claude_usage_mqtt.usage.account import AccountUsage
@@ -55,7 +55,7 @@ def once(*, as_json: bool, force: bool = False) -> int:
     return 0
 
 
-def _ask(account: str, source: Source, clock: Clock, blocked: RateLimited | None) -> Reading | None:
+def _ask(account: str, source: PolledSource, clock: Clock, blocked: RateLimited | None) -> Reading | None:
     """Return what a source has, None if that is nothing new; `blocked` says why it must not be asked."""
     if blocked is not None:
         raise blocked

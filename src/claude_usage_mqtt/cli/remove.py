@@ -91,7 +91,7 @@ def _is_online(payload: bytes) -> bool:
 def _retained(session: Session, settings: Settings) -> dict[str, bytes]:
     """Return what is retained under our topics: by exact topic, and by wildcard if the broker supports it."""
     base, prefix = settings.mqtt_base_topic, settings.homeassistant_prefix
-    known = [account.id for account in settings.accounts()]
+    known = [account.id for account in settings.accounts(with_logins=False)]
     found = _collect(session, [f"{base}/#", f"{prefix}/device/+/config", f"{base}/status"])
     found |= _collect(session, _exact(settings, [*known, SUMMARY, DEFAULT_ACCOUNT]))
     former = former_accounts(found.get(topics(settings, SUMMARY).state))

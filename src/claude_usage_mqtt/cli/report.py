@@ -14,8 +14,9 @@ from claude_usage_mqtt.settings.fields import Settings
 from claude_usage_mqtt.settings.load import doubts, load_settings
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.in_order import in_order
+from claude_usage_mqtt.sources.names import LOCAL
 from claude_usage_mqtt.sources.select import polled_sources
-from claude_usage_mqtt.usage.reading import CLAUDE_CODE, OAUTH
+from claude_usage_mqtt.usage.reading import OAUTH
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +38,11 @@ def reporter_options(settings: Settings) -> ReporterOptions:
     """Return what the settings say; raises SettingsError."""
     broker = settings.broker()
     require_readable(broker)
-    local = [name for name in settings.sources if name in (OAUTH, CLAUDE_CODE)] or [OAUTH]
+    local = [name for name in settings.sources if name in LOCAL] or [OAUTH]
     api = UsageApi(settings.claude_api_url, settings.claude_user_agent)
     sources = {
         account.id: source
-        for account in settings.accounts()
+        for account in settings.accounts(with_logins=True)
         if (source := in_order(polled_sources(local, account.login, api, settings.claude_code_command))) is not None
     }
     if not sources:

@@ -22,7 +22,8 @@ from claude_usage_mqtt.settings.fields import Settings
 from claude_usage_mqtt.settings.load import doubts, load_settings
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.names import AUTO
-from claude_usage_mqtt.sources.select import polled_sources
+from claude_usage_mqtt.sources.reporter_exchange import ReporterExchange
+from claude_usage_mqtt.sources.select import polled_sources, pushed_sources
 from claude_usage_mqtt.topics import Topics
 from claude_usage_mqtt.usage.account import Rules
 from claude_usage_mqtt.usage.reading import REPORTER, STATUSLINE
@@ -52,34 +53,40 @@ def make_service(settings: Settings, clock: Clock, accounts: tuple[Account, ...]
     broker = settings.broker()
     require_readable(broker)
     instance = instance_of(settings, broker.address)
+    accounts = accounts or settings.accounts()
     api = UsageApi(settings.claude_api_url, settings.claude_user_agent)
+    reporters = ReporterExchange(
+        settings.mqtt_base_topic, [account.id for account in accounts if REPORTER in settings.sources]
+    )
     options = ServiceOptions(
         broker=broker,
         base_topic=settings.mqtt_base_topic,
+        reporters=reporters,
         instance=instance,
         discovery_prefix=settings.homeassistant_prefix,
         status_topic=settings.status_topic,
         usage_log=None if settings.usage_log is None else UsageLog(settings.usage_log),
         accounts=tuple(
-            (
-                AccountOptions(
-                    topics=topics(settings, account.id),
-                    label=account.label,
-                    interval=settings.interval,
-                    limited=not settings.api_is_local,
-                    rules=Rules(
-                        stale_after=timedelta(seconds=settings.stale_after),
-                        thresholds=settings.alert_thresholds,
-                        extra_thresholds=settings.extra_usage_thresholds,
-                    ),
-                    discovery=settings.homeassistant_discovery,
-                    sources=settings.sources,
-                    instance=instance,
-                    is_auto=settings.claude_source == AUTO or set(settings.sources) == {REPORTER, STATUSLINE},
+            AccountOptions(
+                topics=topics(settings, account.id),
+                label=account.label,
+                interval=settings.interval,
+                limited=not settings.api_is_local,
+                rules=Rules(
+                    stale_after=timedelta(seconds=settings.stale_after),
+                    thresholds=settings.alert_thresholds,
+                    extra_thresholds=settings.extra_usage_thresholds,
                 ),
-                polled_sources(settings.sources, account.login, api, settings.claude_code_command),
+                discovery=settings.homeassistant_discovery,
+                polled=(
+                    *polled_sources(settings.sources, account.login, api, settings.claude_code_command),
+                    *reporters.sources(account.id),
+                ),
+                pushed=pushed_sources(settings.sources),
+                instance=instance,
+                is_auto=settings.claude_source == AUTO or set(settings.sources) == {REPORTER, STATUSLINE},
             )
-            for account in accounts or settings.accounts()
+            for account in accounts
         ),
     )
     return Service(options, clock)

@@ -55,7 +55,7 @@ def watch() -> int:
 def _filters(settings: Settings) -> list[str]:
     """Return what to subscribe to; not every broker replays to a wildcard what it has retained."""
     base = settings.mqtt_base_topic
-    accounts = [topics(settings, account.id) for account in settings.accounts()]
+    accounts = [topics(settings, account.id) for account in settings.accounts(with_logins=False)]
     exact = [topic for each in accounts for topic in (each.state, each.health)]
     return [f"{base}/status", f"{base}/+/state", f"{base}/+/health", *exact]
 

@@ -29,7 +29,8 @@ class Inventory(NamedTuple):
     """What an account has, which decides which entities there are.
 
     `currency` is the unit of the money, `first_currency` that of the entities whose keys name no currency.
-    `shortest_interval` are the seconds that the poll interval may not go below.
+    `shortest_interval` are the seconds that the poll interval may not go below. `without` are the keys of entities that
+    would be unknown forever: those about the limit of extra usage that has none.
     """
 
     windows: Mapping[str, WindowName]
@@ -38,6 +39,7 @@ class Inventory(NamedTuple):
     first_currency: str | None = None
     reporters: tuple[str, ...] = ()
     shortest_interval: int = SHORTEST_INTERVAL
+    without: frozenset[str] = frozenset()
 
 
 def entities(inventory: Inventory) -> Iterator[Entity]:
@@ -46,7 +48,7 @@ def entities(inventory: Inventory) -> Iterator[Entity]:
         features = inventory.features | ({DURATION} if name.has_duration else frozenset())
         yield from (_of_window(row, window, name.label) for row in WINDOW_ENTITIES if row.needs in (None, *features))
     for row in (*EXTRA_USAGE_ENTITIES, *ACCOUNT_ENTITIES):
-        if row.needs is None or row.needs in inventory.features:
+        if (row.needs is None or row.needs in inventory.features) and row.key not in inventory.without:
             yield _fitted(row, inventory)
     yield from map(_of_machine, inventory.reporters)
 

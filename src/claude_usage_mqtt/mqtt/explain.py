@@ -52,6 +52,8 @@ def failed_attempt(error: Exception, options: BrokerOptions) -> BrokerError:  # 
             return _refused_upgrade(error.status, options)
         case socket.gaierror():
             hint = _about_host(options.host)
+            if ":" in options.host:  # no name: an address is not looked up
+                return _unusable_address(options.host)
             return BrokerUnreachable(f"The name {options.host} cannot be resolved; check MQTT_HOST and the DNS{hint}.")
         case TimeoutError():
             return BrokerUnreachable(f"No response from {where}; check MQTT_HOST, MQTT_PORT and the network.")
@@ -74,9 +76,17 @@ def _no_connection(error: Exception, options: BrokerOptions) -> BrokerError:
     )
 
 
+def _unusable_address(host: str) -> BrokerError:
+    interface = host.partition("%")[2]
+    remedy = f"there may be no network interface {interface}" if interface else "there may be no IPv6"
+    return BrokerUnreachable(f"The address {host} cannot be used on this machine; check MQTT_HOST, as {remedy}.")
+
+
 def _about_host(host: str) -> str:
     if host.lower().rstrip(".").endswith(".local"):
         return "; names that end in .local are often unknown in a container, an IP address always works"
+    if host.lower().startswith("fe80:") and "%" not in host:
+        return f"; an address that begins with fe80: needs the network interface behind it, as in {host}%eth0"
     if host.lower() in LOOPBACK_NAMES:
         return f"; in a container, {host} is the container itself"
     return ""

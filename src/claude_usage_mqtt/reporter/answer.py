@@ -16,7 +16,7 @@ from claude_usage_mqtt.reporter.budget import Budget
 from claude_usage_mqtt.reporter.limit import SPACING, SeenIds
 from claude_usage_mqtt.sources.credentials.watch import MAX_HANGING
 from claude_usage_mqtt.sources.reporter_messages import MAX_REQUESTS, Answer, Ask, Busy, encode_answer, parse_ask
-from claude_usage_mqtt.sources.source import Source
+from claude_usage_mqtt.sources.source import PolledSource
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Polls:
     """Begins polls until it is stopped, one at a time for each account; `put` gets the answers, in another thread."""
 
     def __init__(
-        self, sources: Mapping[str, Source], clock: Clock, budget: Budget, put: Callable[[Answered], None]
+        self, sources: Mapping[str, PolledSource], clock: Clock, budget: Budget, put: Callable[[Answered], None]
     ) -> None:
         self._sources = sources
         self._clock = clock
@@ -96,7 +96,7 @@ class Answering:
 
     def __init__(
         self,
-        sources: Mapping[str, Source],
+        sources: Mapping[str, PolledSource],
         clock: Clock,
         budget: Budget,
         put: Callable[[Answered], None],

@@ -12,7 +12,7 @@ from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.reporter.limit import AFTER_START, REQUESTS_PER_HOUR, SIMULTANEOUS, RequestLimit
 from claude_usage_mqtt.sources.reporter_messages import parse_answer
-from claude_usage_mqtt.sources.source import Source
+from claude_usage_mqtt.sources.source import PolledSource
 from claude_usage_mqtt.topics import Topics
 from claude_usage_mqtt.untrusted import json_object
 
@@ -51,7 +51,7 @@ class Budget:
         is_full = count >= REQUESTS_PER_HOUR - SIMULTANEOUS and now - at < BELIEVED_FOR
         return max(wait, ASK_AGAIN) if is_full else wait
 
-    def is_recent(self, source: Source) -> bool:
+    def is_recent(self, source: PolledSource) -> bool:
         """Whether Claude Code's own numbers may be of a request of the run before, which nobody remembers."""
         if not self._limited or self._clock.steady() - self._started_at >= AFTER_START:
             return False

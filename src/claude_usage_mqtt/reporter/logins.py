@@ -13,7 +13,7 @@ from claude_usage_mqtt.errors import CredentialsError, CredentialsUnreadable, To
 from claude_usage_mqtt.logs import Outage
 from claude_usage_mqtt.sources.credentials.watch import CHECK_EVERY, LoginWatch, Watched
 from claude_usage_mqtt.sources.reporter_messages import USABLE, AnnouncedLogin
-from claude_usage_mqtt.sources.source import Login, Source
+from claude_usage_mqtt.sources.source import Login, PolledSource
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class LoginSeen(NamedTuple):
 class ReportedLogin(Watched[LoginSeen]):
     """One account's login; `last_seen` returns what was seen last, and only what differs is news."""
 
-    def __init__(self, account: str, source: Source, last_seen: Callable[[], LoginSeen]) -> None:
+    def __init__(self, account: str, source: PolledSource, last_seen: Callable[[], LoginSeen]) -> None:
         super().__init__(account, source)
         self._last_seen = last_seen
         self._fingerprint: object = None
@@ -69,7 +69,7 @@ class ReportedLogin(Watched[LoginSeen]):
 class ReportedLogins:
     """All of a reporter's; `put` gets what is new, in another thread."""
 
-    def __init__(self, sources: Mapping[str, Source], clock: Clock, put: Callable[[LoginSeen], None]) -> None:
+    def __init__(self, sources: Mapping[str, PolledSource], clock: Clock, put: Callable[[LoginSeen], None]) -> None:
         self._sources = sources
         self._seen = {account: self._unread(account) for account in sources}
         self._outages = {account: Outage(log) for account in sources}
@@ -113,7 +113,7 @@ def what_helps(login: Login, now: datetime) -> str:
     return "start Claude Code once, or let it be asked (CLAUDE_SOURCE=claude-code)"
 
 
-def has_ended(source: Source, login: Login, now: datetime) -> bool:
+def has_ended(source: PolledSource, login: Login, now: datetime) -> bool:
     """Whether a login cannot be used anymore; Claude Code renews an expired token by itself, we do not."""
     ends = [login.login_expires_at, None if source.outlives_token else login.token_expires_at]
     return any(end is not None and now >= end - EXPIRY_MARGIN for end in ends)

@@ -30,7 +30,7 @@ from claude_usage_mqtt.service.inbox import Inbox, Stop
 from claude_usage_mqtt.service.liveness import Liveness
 from claude_usage_mqtt.service.routes import Route
 from claude_usage_mqtt.sources.reporter_messages import answer_id
-from claude_usage_mqtt.sources.source import Source
+from claude_usage_mqtt.sources.source import PolledSource
 from claude_usage_mqtt.topics import ReporterTopics
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class ReporterOptions:
     broker: BrokerOptions
     base_topic: str
     machine: str
-    sources: Mapping[str, Source]
+    sources: Mapping[str, PolledSource]
     limited: bool = True
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from claude_usage_mqtt.errors import ClaudeUsageError, NoReporter, RateLimited
 from claude_usage_mqtt.instants import moved
-from claude_usage_mqtt.service.account_health import CREDENTIALS_STATUSES, MISSING, WRONG_CLOCK, AccountHealth
+from claude_usage_mqtt.service.account_health import CREDENTIALS_STATUSES, MISSING, AccountHealth
 from claude_usage_mqtt.service.account_log import AccountLog
 from claude_usage_mqtt.service.discovery_message import DiscoveryMessage
 from claude_usage_mqtt.service.event_delivery import EventDelivery
@@ -21,11 +21,11 @@ from claude_usage_mqtt.sources.credentials.watch import LoginChanged
 from claude_usage_mqtt.sources.in_order import UNUSABLE
 from claude_usage_mqtt.sources.policy import Policy
 from claude_usage_mqtt.sources.select import with_other_sources
-from claude_usage_mqtt.sources.source import REPEATS_FOR, Login, PollResult
+from claude_usage_mqtt.sources.source import REPEATS_FOR, Login, PollResult, PushedSource, WrongClockError
 from claude_usage_mqtt.topics import STARTING
 from claude_usage_mqtt.usage.account import AccountUsage
 from claude_usage_mqtt.usage.events import Event
-from claude_usage_mqtt.usage.reading import PUSHED, REPORTER, Reading
+from claude_usage_mqtt.usage.reading import Reading
 from claude_usage_mqtt.usage.saved_state import is_readable, restore
 
 LEAST_INTERVALS = 2.2
@@ -120,8 +120,8 @@ class AccountState:
         if result.error is not None:
             self._fail(result.error, result.source, now)
             return []
-        if self.reporters is not None and result.reading is not None and result.source != REPORTER:
-            self.reporters.used_here(result.login, now)
+        if self.reporters is not None and result.reading is not None:
+            self.reporters.delivered(result, now)
         if result.reading is not None:
             return self._succeed(result.reading, now)
         self.health.show_nothing_new()
@@ -132,7 +132,8 @@ class AccountState:
         self.polling.policy.failed(now, error)
         if self.reporters is not None and isinstance(error, UNUSABLE):
             self.reporters.login_failed()
-        is_pushed = any(window.source in PUSHED for window in self.usage.known_windows(now))
+        pushed = {source.name for source in self.options.pushed}
+        is_pushed = any(window.source in pushed for window in self.usage.known_windows(now))
         if error.status in MISSING and self.options.is_auto and is_pushed:
             self.polling.policy.failures.count = 0  # what is not there is not missed: another source delivers
             self.health.show_ok()
@@ -151,23 +152,28 @@ class AccountState:
         self.polling.policy.succeeded(now, self.usage.rules.stale_after, self.usage.history.last_change)
         return events
 
-    def take(self, reading: Reading, now: datetime) -> list[Event]:
+    def receive(self, source: PushedSource, payload: bytes, now: datetime) -> list[Event]:
         """Apply what a pushed source sent; return what happened."""
+        try:
+            reading = source.receive(payload, now)
+        except WrongClockError as wrong:
+            self.health.wrong_clock = str(wrong), now
+            self.log.wrong_clock(str(wrong))
+            return []
+        return [] if reading is None else self.take(reading, now)
+
+    def take(self, reading: Reading, now: datetime) -> list[Event]:
+        """Apply what was read without our asking; return what happened."""
         before = self.usage.read_times()
         events = self._update(reading, now)
         if self.usage.read_times() == before:
             return events  # nothing newer: it neither saves a request nor makes anything fresh
-        self.polling.policy.status_line_seen(now, self.usage.rules.stale_after)
+        self.polling.policy.numbers_arrived(now, self.usage.rules.stale_after)
         self.health.succeeded(reading.read_at)
         if not self.options.is_polled or (self.options.is_auto and self.health.status in MISSING):
             self.health.show_ok()
             self.health.hint = None
         return events
-
-    def ignore_status_line(self, now: datetime) -> None:
-        """Note that one came whose time cannot be right."""
-        self.health.wrong_clock_at = now
-        self.log.wrong_clock(WRONG_CLOCK)
 
     def _update(self, reading: Reading, now: datetime) -> list[Event]:
         before = self.usage.windows.suspects()
@@ -218,7 +224,7 @@ class AccountState:
     def tick(self, now: datetime) -> None:
         """Renew the sign of life, forget what is over, and note what can be done again."""
         if not self.options.is_polled and not self.usage.has_numbers(now):
-            self.health.show_silence(now)
+            self.health.show_silence(self.options.pushed, self.name, now)
         if self.reporters is not None:
             self._look_at_reporters(self.reporters, now)
         self.health.alive.tick(now, self.due(now), is_polling=self.polling.is_busy)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,11 +13,12 @@ from claude_usage_mqtt.errors import (
     NoReporter,
     TokenExpired,
 )
-from claude_usage_mqtt.instants import local_time, parse_instant
+from claude_usage_mqtt.instants import parse_instant
 from claude_usage_mqtt.service.account_login import AccountLogin
 from claude_usage_mqtt.service.other_instance import OtherInstance
 from claude_usage_mqtt.service.sign_of_life import SignOfLife
-from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, OK, STARTING, Topics
+from claude_usage_mqtt.sources.source import PushedSource
+from claude_usage_mqtt.topics import OK, STARTING, Topics
 
 CREDENTIALS_STATUSES = frozenset(
     kind.status for kind in (CredentialsNotFound, CredentialsUnreadable, TokenExpired, NoReporter)
@@ -26,18 +27,8 @@ CREDENTIALS_STATUSES = frozenset(
 MISSING = frozenset({CredentialsNotFound.status, NoReporter.status})
 """Statuses of sources that are missing."""
 
-NO_STATUS_LINE = "no_status_line"
-NO_STATUS_LINE_DETAIL = (
-    "No status line was seen yet; set 'claude-usage-mqtt statusline%s' as Claude Code's status-line command "
-    "and send a message in its terminal program: the desktop app has no status line."
-)
-
-WRONG_CLOCK = (
-    "A status line was ignored: by the clock of its machine it was not sent just now; set that clock, or the one here."
-)
-
 SILENT_AFTER = timedelta(days=1)
-"""Without a status line for this long it is a status, and a problem: nights and meetings are shorter."""
+"""If nothing was sent for this long it is a status, and a problem: nights and meetings are shorter."""
 
 
 class AccountHealth:
@@ -48,8 +39,7 @@ class AccountHealth:
         self.detail: str | None = None
         self.hint: str | None = None
         self.last_success: datetime | None = None
-        self.wrong_clock_at: datetime | None = None
-        self._option = "" if topics.account == DEFAULT_ACCOUNT else f" --account {topics.account}"
+        self.wrong_clock: tuple[str, datetime] | None = None  # a sentence, and when it became true
         self.login = AccountLogin()
         self.alive = SignOfLife()
         self.other_instance = OtherInstance(topics)
@@ -62,7 +52,7 @@ class AccountHealth:
     def succeeded(self, read_at: datetime) -> None:
         """Note when numbers were read."""
         self.last_success = max(read_at, self.last_success or read_at)
-        self.wrong_clock_at = None
+        self.wrong_clock = None
 
     def show_ok(self, detail: str | None = None) -> None:
         """Show that all is well."""
@@ -77,20 +67,15 @@ class AccountHealth:
         """Show what is wrong."""
         self.status, self.detail = error.status, str(error)
 
-    def show_silence(self, now: datetime) -> None:
-        """Show that no status line comes."""
+    def show_silence(self, pushed: Iterable[PushedSource], account: str, now: datetime) -> None:
+        """Show that none of the pushed sources sends."""
         last = self.last_success
-        self.detail = NO_STATUS_LINE_DETAIL % self._option
-        if last is None or now - last >= SILENT_AFTER:
-            self.status = NO_STATUS_LINE
-        if self.wrong_clock_at is not None and now - self.wrong_clock_at < SILENT_AFTER:
-            self.detail = WRONG_CLOCK
-        elif last is not None:
-            self.detail = (
-                f"No status line has arrived since {local_time(last)}: a terminal that sits idle and the desktop "
-                "app send none, Claude Code reports no limits for an API key and for some plans, or its command cannot "
-                "reach the broker (run 'claude-usage-mqtt check' there)."
-            )
+        for source in pushed:
+            self.detail = source.why_silent(account, last)
+            if last is None or now - last >= SILENT_AFTER:
+                self.status = source.silent
+        if self.wrong_clock is not None and now - self.wrong_clock[1] < SILENT_AFTER:
+            self.detail = self.wrong_clock[0]
 
     def changes_at(self, now: datetime, poll_at: datetime | None, *, is_polling: bool) -> list[datetime | None]:
         """Return when time alone changes something; `poll_at` is when the next poll is due."""

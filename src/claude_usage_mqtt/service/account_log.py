@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from datetime import datetime
 
-from claude_usage_mqtt.errors import ClaudeUsageError
+from claude_usage_mqtt.errors import ClaudeUsageError, NoReporter
 from claude_usage_mqtt.logs import Outage
 from claude_usage_mqtt.usage.plausibility import Suspect
 from claude_usage_mqtt.usage.reading import Reading
@@ -80,8 +80,9 @@ class AccountLog:
         log.debug("Account %s: the poll failed: %s", self._account, error)
 
     def down(self, error: ClaudeUsageError) -> None:
-        """Log what is wrong."""
-        self._failure.down(error.status, f"Account {self._account}: {error}")
+        """Log what is wrong; of reporters again if something else helps, which is the end of the sentence."""
+        helps = str(error).rpartition("; ")[2] if isinstance(error, NoReporter) else ""
+        self._failure.down(error.status + helps, f"Account {self._account}: {error}")
 
     def switched(self) -> None:
         """Log that another account's login is used."""

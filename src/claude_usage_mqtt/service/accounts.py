@@ -16,13 +16,12 @@ from claude_usage_mqtt.service.documents import documents, memory_document
 from claude_usage_mqtt.service.event_delivery import SPACING
 from claude_usage_mqtt.service.listeners import Listeners
 from claude_usage_mqtt.service.options import ServiceOptions
-from claude_usage_mqtt.service.reporter_exchange import ReporterExchange
 from claude_usage_mqtt.service.succession import inherited
 from claude_usage_mqtt.service.summary import Digest, digest, summary_documents
 from claude_usage_mqtt.service.workers import Workers
 from claude_usage_mqtt.sources.hanging import hangs
 from claude_usage_mqtt.sources.in_order import in_order
-from claude_usage_mqtt.sources.source import Source
+from claude_usage_mqtt.sources.source import PolledSource
 from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, encode
 from claude_usage_mqtt.usage.events import Event
 
@@ -40,7 +39,7 @@ class Entry:
     """An account in the loop; `look_at` is when there is something to do for it by time alone."""
 
     state: AccountState
-    source: Source | None
+    source: PolledSource | None
     digest: Digest
     look_at: datetime
     has_polled: bool = False
@@ -58,7 +57,6 @@ class Accounts:
         rng: random.Random,
         publisher: Publisher,
         workers: Workers,
-        exchange: ReporterExchange,
         listeners: Listeners,
     ) -> None:
         self._options = options
@@ -68,12 +66,12 @@ class Accounts:
         self._listeners = listeners
         self._is_summed = False
         self._entries: dict[str, Entry] = {}
-        for account, sources in options.accounts:
+        for account in options.accounts:
             name = account.topics.account
-            state = AccountState(account, rng, exchange.reporters(name))
+            state = AccountState(account, rng, options.reporters.reporters(name))
             self._entries[name] = Entry(
                 state=state,
-                source=in_order([*sources, *exchange.source(name)]),
+                source=in_order(account.polled),
                 digest=digest(state, clock.now()),
                 look_at=clock.now(),
             )
@@ -178,7 +176,7 @@ class Accounts:
 
     def _sum(self, *, again: bool) -> None:
         """Publish the device of all accounts."""
-        first, _ = self._options.accounts[0]
+        first = self._options.accounts[0]
         announce, self._is_summed = not self._is_summed and first.discovery, True
         digests = [entry.digest for entry in self._entries.values()]
         topics = self._options.topics(SUMMARY)

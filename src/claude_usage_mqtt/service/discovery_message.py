@@ -24,6 +24,9 @@ KEPT_FEATURES = frozenset({PLAN, LOGIN_EXPIRY})
 """Once known, they keep their entities: a login that cannot be read for a while still has a plan."""
 
 
+AMOUNTS_OF_A_LIMIT = ("limit", "remaining", "utilization")
+
+
 class Stubs:
     """What was announced and is to be removed: for an hour the message holds the order to do so."""
 
@@ -158,7 +161,16 @@ class DiscoveryMessage:
             first_currency=self.first_currency,
             reporters=tuple(reporters),
             shortest_interval=self._options.shortest_interval,
+            without=frozenset(
+                f"extra_usage_{field}" for field in AMOUNTS_OF_A_LIMIT if not self._has_amount(usage, field)
+            ),
         )
+
+    def _has_amount(self, usage: AccountUsage, field: str) -> bool:
+        """Whether extra usage has this amount; if the last response lacked it all, whether it had."""
+        if usage.money is None or usage.money.money is None:
+            return any(key.startswith(f"extra_usage_{field}") for key in self.stubs.announced)
+        return getattr(usage.money.money, field) is not None
 
 
 def _unit(payload: bytes, key: str) -> object:

@@ -45,13 +45,13 @@ def _setting(variable: str) -> str:
     if given:
         return given
     try:
-        with open(".env", encoding="utf-8", errors="replace") as file:
+        with open(".env", encoding="utf-8-sig", errors="replace") as file:
             lines = file.read(MAX_ENV_FILE).splitlines()
     except OSError:
         return ""
     for line in lines:
         name, _, value = line.strip().removeprefix("export ").partition("=")
-        if name.strip() == variable:
+        if name.strip().upper() == variable:
             given = value.strip().strip("'\"")
     return given
 

@@ -24,16 +24,13 @@ from claude_usage_mqtt.service.listeners import Listeners
 from claude_usage_mqtt.service.liveness import Liveness
 from claude_usage_mqtt.service.options import ServiceOptions
 from claude_usage_mqtt.service.publishing import Publishing
-from claude_usage_mqtt.service.reporter_exchange import ReporterExchange
 from claude_usage_mqtt.service.routes import Route
 from claude_usage_mqtt.service.startup import Startup
 from claude_usage_mqtt.service.workers import Workers
 from claude_usage_mqtt.sources.credentials.watch import CachedReading, LoginChanged
-from claude_usage_mqtt.sources.rate_limits import is_from_another_time
+from claude_usage_mqtt.sources.reporter_exchange import Handler
 from claude_usage_mqtt.sources.source import PollResult
-from claude_usage_mqtt.sources.status_line import parse_statusline
 from claude_usage_mqtt.usage.document import state_document
-from claude_usage_mqtt.usage.reading import STATUSLINE
 
 log = logging.getLogger(__name__)
 
@@ -49,24 +46,28 @@ class Service:
         self._clock_steps = StepDetector(clock)
         self._liveness = Liveness(options.base_topic, options.broker.address)
         self._workers = Workers(clock, self.inbox.put)
-        self._reporters = ReporterExchange(options, self.inbox.put)
+        options.reporters.send = self._send
         listeners = Listeners(clock.to_real(options.settled_after))
         self._publishing = Publishing(options, listeners, rng, self.inbox.put)
         self._publisher = self._publishing.publisher
         self._startup = Startup(options, self._publisher, clock)
-        self._accounts = Accounts(options, clock, rng, self._publisher, self._workers, self._reporters, listeners)
+        self._accounts = Accounts(options, clock, rng, self._publisher, self._workers, listeners)
         self._publishing.routes.add(self._table())
 
     def _table(self) -> list[Route]:
         """Return the topics and their handlers; commands have their own table (`commands.COMMANDS`)."""
         base = self._options.base_topic
+        levels = {source.level for account in self._options.accounts for source in account.pushed}
         return [
-            *self._reporters.routes(self._accounts.touch, self._clock),
+            *(
+                Route(topic, partial(self._on_reporter, handle), is_early=True, takes_retained=True)
+                for topic, handle in self._options.reporters.topics().items()
+            ),
             Route(f"{base}/+/command/+", self._on_command),
-            Route(f"{base}/+/statusline", self._on_status_line),
+            *(Route(f"{base}/+/{level}", partial(self._on_pushed, level)) for level in sorted(levels)),
             *(
                 Route(each.health, partial(self._on_health, each.account), is_late=True, takes_retained=True)
-                for each in (account.topics for account, _ in self._options.accounts)
+                for each in (account.topics for account in self._options.accounts)
             ),
         ]
 
@@ -100,12 +101,12 @@ class Service:
     def _handle(self, item: Item) -> None:
         match item:
             case Connected():
-                self._publishing.connected(item, self._reporters.connected())
+                self._publishing.connected(item, self._options.reporters.connected())
                 self._connected()
             case Disconnected():
                 self._publishing.disconnected(item)
                 self._startup.disconnected()
-                self._reporters.disconnected()
+                self._options.reporters.disconnected()
             case Acknowledged() | Subscribed() | Settled():
                 self._publisher.handle(item)
             case Message():
@@ -118,6 +119,10 @@ class Service:
                 self._publisher.publish(message)
             case LoginChanged() | CachedReading():
                 self._noticed(item)
+
+    def _send(self, topic: str, payload: bytes) -> None:
+        """Send what a worker asks a reporter: only the loop talks to the broker."""
+        self.inbox.put(Outgoing(Message(topic=topic, payload=payload)))
 
     def _noticed(self, item: LoginChanged | CachedReading) -> None:
         state, now = self._accounts.touch(item.account), self._clock.now()
@@ -145,17 +150,17 @@ class Service:
         if account in self._accounts:
             obey(self._accounts.touch(account), name, message.payload, self._clock.now())
 
-    def _on_status_line(self, message: Message, account: str) -> None:
+    def _on_reporter(self, handle: Handler, message: Message, machine: str) -> None:
+        for account in handle(machine, message.payload, self._clock.now(), is_replayed=message.retain):
+            self._accounts.touch(account)
+
+    def _on_pushed(self, level: str, message: Message, account: str) -> None:
         if account not in self._accounts:
             return
         state, now = self._accounts.touch(account), self._clock.now()
-        if STATUSLINE not in state.options.sources:
-            return
-        reading = parse_statusline(message.payload, now)
-        if reading is not None:
-            self._accounts.note(state, state.take(reading, now))
-        elif is_from_another_time(message.payload, now):
-            state.ignore_status_line(now)
+        for source in state.options.pushed:
+            if source.level == level:
+                self._accounts.note(state, state.receive(source, message.payload, now))
 
     def _on_health(self, account: str, message: Message) -> None:
         if message.payload and not self._publisher.has_sent(message):
@@ -183,7 +188,7 @@ class Service:
 
     def _begin(self, found: Mapping[str, bytes], now: datetime) -> None:
         names = list(self._accounts)
-        first, _ = self._options.accounts[0]
+        first = self._options.accounts[0]
         former = FormerDevices(
             self._options.topics(SUMMARY),
             names,
@@ -213,5 +218,5 @@ class Service:
         if step is None:
             return
         log.info("The clock was set by %+.0f s.", step.total_seconds())
-        self._reporters.clock_stepped(step)
+        self._options.reporters.clock_stepped(step)
         self._accounts.clock_stepped(step, self._clock.now())

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import NamedTuple
 
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.service.listeners import SETTLED_AFTER
 from claude_usage_mqtt.service.usage_log import UsageLog
-from claude_usage_mqtt.sources.source import Source
+from claude_usage_mqtt.sources.reporter_exchange import ReporterExchange
+from claude_usage_mqtt.sources.source import PolledSource, PushedSource
 from claude_usage_mqtt.topics import LONGEST_INTERVAL, SHORTEST_INTERVAL, Topics
 from claude_usage_mqtt.usage.account import Rules
-from claude_usage_mqtt.usage.reading import OAUTH, PUSHED
 
 
 class AccountOptions(NamedTuple):
@@ -24,8 +24,9 @@ class AccountOptions(NamedTuple):
     limited: bool
     rules: Rules
     discovery: bool = True
-    sources: tuple[str, ...] = (OAUTH,)
-    """Names of the selected sources, polled and pushed ones."""
+    polled: tuple[PolledSource, ...] = ()
+    """The preferred one first."""
+    pushed: tuple[PushedSource, ...] = ()
     instance: str = ""
     """What distinguishes this installation from another that publishes the same account."""
     is_auto: bool = False
@@ -34,7 +35,7 @@ class AccountOptions(NamedTuple):
     @property
     def is_polled(self) -> bool:
         """Whether any source is polled."""
-        return not PUSHED.issuperset(self.sources)
+        return bool(self.polled)
 
     @property
     def shortest_interval(self) -> int:
@@ -53,17 +54,17 @@ class ServiceOptions:
     broker: BrokerOptions
     status_topic: str
     base_topic: str
+    accounts: tuple[AccountOptions, ...]
+    reporters: ReporterExchange
     discovery_prefix: str = "homeassistant"
     instance: str = ""
     usage_log: UsageLog | None = None
     settled_after: float = SETTLED_AFTER
-    accounts: tuple[tuple[AccountOptions, tuple[Source, ...]], ...] = field(default=())
-    """Each account with its polled sources on this machine, the preferred one first."""
 
     @property
     def status(self) -> str:
         """The topic that says whether the service is online."""
-        return self.accounts[0][0].topics.status
+        return self.accounts[0].topics.status
 
     def topics(self, account: str) -> Topics:
         """Return the topics of any account, one that is not in the settings too."""

@@ -43,7 +43,7 @@ class Startup:
 
     def connected(self, real: float) -> None:
         """Ask for what was retained."""
-        accounts = [account.topics for account, _ in self._options.accounts]
+        accounts = [account.topics for account in self._options.accounts]
         names = {each.account for each in accounts}
         devices = accounts + [self._options.topics(name) for name in (SUMMARY, DEFAULT_ACCOUNT) if name not in names]
         self._found = {}
@@ -51,7 +51,7 @@ class Startup:
         self._read([topic for each in devices for topic in (each.state, each.config, each.health, each.memory)], real)
 
     def _read(self, topics: list[str], real: float) -> None:
-        self._reader = RetainedReader(topics, self._options.accounts[0][0].topics.command(FENCE), real)
+        self._reader = RetainedReader(topics, self._options.accounts[0].topics.command(FENCE), real)
         self.ends_at = self._reader.ends_at
         self._publisher.subscribe(topics)
         self._send_fence(self._reader)
@@ -83,7 +83,7 @@ class Startup:
             return None
         reader, self._reader = self._reader, None
         # The health topics stay, to notice other instances: some brokers (aedes) take requests in any order.
-        kept = {account.topics.health for account, _ in self._options.accounts}
+        kept = {account.topics.health for account in self._options.accounts}
         self._publisher.unsubscribe(topic for topic in reader.topics if topic not in kept)
         self._found |= reader.found
         foreign = self._foreign_services()
@@ -106,7 +106,7 @@ class Startup:
 
     def _foreign_services(self) -> list[str]:
         """Return the status topics, not read yet, of services that announced our devices under another base topic."""
-        configs = [self._found.get(account.topics.config, b"") for account, _ in self._options.accounts]
+        configs = [self._found.get(account.topics.config, b"") for account in self._options.accounts]
         services = {announced_by(config) for config in configs} - {None, self._options.status}
         unread = sorted(
             service
@@ -120,7 +120,7 @@ class Startup:
         """Return which of our accounts another instance publishes, and until when its messages may be trusted."""
         alive = {
             account.topics.account: lives_elsewhere(found, account.topics, self._options.instance, now)
-            for account, _ in self._options.accounts
+            for account in self._options.accounts
         }
         known = {name: until for name, until in alive.items() if until is not None}
         return list(known), max(known.values(), default=None)

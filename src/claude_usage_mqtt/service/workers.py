@@ -22,8 +22,7 @@ from claude_usage_mqtt.sources.credentials.watch import (
     LoginWatch,
     WatchedLogin,
 )
-from claude_usage_mqtt.sources.source import PollResult, Source
-from claude_usage_mqtt.usage.reading import REPORTER
+from claude_usage_mqtt.sources.source import PolledSource, PollResult
 
 WORKER_DEADLINE = 60.0
 """Real seconds after which a poll counts as hanging: a request is cut at 20, a file on a dead mount is not."""
@@ -40,7 +39,7 @@ class Poll:
     """A poll that has not ended; `began` is when a thread took it."""
 
     account: str
-    source: Source
+    source: PolledSource
     may_retry: bool
     began: float | None = None
     hangs: bool = False
@@ -65,7 +64,7 @@ class Workers:
             for _ in range(self._threads):
                 self._queue.put(None)
 
-    def poll(self, account: str, source: Source, *, may_retry: bool) -> None:
+    def poll(self, account: str, source: PolledSource, *, may_retry: bool) -> None:
         """Poll an account's source, as soon as a thread of the pool is free."""
         poll = Poll(account, source, may_retry)
         with self._lock:
@@ -106,12 +105,12 @@ class Workers:
                 self._grow()
         return [poll.account for poll in found]
 
-    def watch_logins(self, accounts: Iterable[tuple[AccountState, Source | None]]) -> None:
+    def watch_logins(self, accounts: Iterable[tuple[AccountState, PolledSource | None]]) -> None:
         """Watch the logins that are on this machine: other machines announce one that changed."""
         self._logins.start(
             [
                 WatchedLogin(state.name, source, partial(getattr, state.health.login, "fingerprint"))
                 for state, source in accounts
-                if source is not None and source.name != REPORTER
+                if source is not None and source.is_local
             ]
         )

@@ -85,7 +85,7 @@ def _mistakes(binding: Binding, known: Collection[str]) -> Iterator[str]:
 def _is_next_to_it(path: Path) -> bool:
     """Whether a path leads into the working folder: else the file could have any of our files sent to its own host."""
     try:
-        return path.resolve().is_relative_to(Path.cwd().resolve())
+        return path.expanduser().resolve().is_relative_to(Path.cwd().resolve())
     except (OSError, ValueError, RuntimeError):
         return False
 

@@ -25,8 +25,8 @@ from claude_usage_mqtt.settings.env_file import environment
 from claude_usage_mqtt.settings.machine import machine_name
 from claude_usage_mqtt.settings.typos import Shape, misspelled
 from claude_usage_mqtt.sources.api.url import API_URL, checked_url, is_loopback
-from claude_usage_mqtt.sources.names import AUTO, SOURCES, parse_source, selected_sources
-from claude_usage_mqtt.topics import LONGEST_INTERVAL, SHORTEST_INTERVAL
+from claude_usage_mqtt.sources.names import AUTO, LOCAL, SOURCES, parse_source, selected_sources
+from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, LONGEST_INTERVAL, SHORTEST_INTERVAL
 from claude_usage_mqtt.usage.reading import REPORTER, STATUSLINE
 
 Seconds = Annotated[int, Shape(unit="seconds")]
@@ -50,6 +50,7 @@ Accounts = Annotated[
 ]
 Topic = Annotated[str, AfterValidator(values.topic)]
 Line = Annotated[str, AfterValidator(values.line)]
+File = Annotated[Path, AfterValidator(values.expanded)]
 
 
 class Settings(BaseSettings):
@@ -61,11 +62,11 @@ class Settings(BaseSettings):
     mqtt_port: Port = Field(None, ge=1, le=65535, description="The broker's port; 8883 with TLS, else 1883.")
     mqtt_username: Line | None = Field(None, description="Login name at the broker.")
     mqtt_password: SecretStr | None = Field(None, description="Password at the broker.")
-    mqtt_password_file: Path | None = Field(None, description="A file that contains the password.")
+    mqtt_password_file: File | None = Field(None, description="A file that contains the password.")
     mqtt_tls: bool = Field(False, description="Encrypt; certificates are always verified.")  # noqa: FBT003
-    mqtt_tls_ca: Path | None = Field(None, description="Certificates of your own authority, PEM.")
-    mqtt_tls_cert: Path | None = Field(None, description="Our certificate, if the broker requires one, PEM.")
-    mqtt_tls_key: Path | None = Field(None, description="The key of our certificate, PEM, unencrypted.")
+    mqtt_tls_ca: File | None = Field(None, description="Certificates of your own authority, PEM.")
+    mqtt_tls_cert: File | None = Field(None, description="Our certificate, if the broker requires one, PEM.")
+    mqtt_tls_key: File | None = Field(None, description="The key of our certificate, PEM, unencrypted.")
     mqtt_transport: Lower[Transport] = Field("tcp", description="`tcp`, `websockets` or `unix`.")
     mqtt_websocket_path: Annotated[str, AfterValidator(values.websocket_path)] = Field(
         "/mqtt", max_length=256, description="The path of a WebSocket connection."
@@ -88,7 +89,7 @@ class Settings(BaseSettings):
         None, description="Claude Code's own variable: the folder of `.credentials.json`, if it is a different one."
     )
     claude_code_oauth_token: SecretStr | None = Field(None, description="A token, instead of the folder.")
-    claude_code_oauth_token_file: Path | None = Field(None, description="A file that contains the token.")
+    claude_code_oauth_token_file: File | None = Field(None, description="A file that contains the token.")
     claude_accounts: Accounts = Field(
         None,
         min_length=1,
@@ -130,7 +131,7 @@ class Settings(BaseSettings):
     extra_usage_thresholds: Percentages = Field(
         (75.0, 90.0), max_length=20, description="The same for extra usage, in percent of its limit."
     )
-    usage_log: Path | None = Field(None, description="A file that gets one JSON line per successful poll.")
+    usage_log: File | None = Field(None, description="A file that gets one JSON line per successful poll.")
     log_level: Lower[Level] = Field("info", description="How much is logged.")
     log_format: Lower[Literal["text", "json"]] = Field("text", description="`text` or `json`, one object per line.")
 
@@ -156,8 +157,8 @@ class Settings(BaseSettings):
         if (self.mqtt_password or self.mqtt_password_file) and self.mqtt_username is None:
             given = "MQTT_PASSWORD" if self.mqtt_password else "MQTT_PASSWORD_FILE"
             raise ValueError(f"{given} is set without MQTT_USERNAME; set MQTT_USERNAME too")
-        if self.mqtt_host is not None and self.mqtt_transport != "unix":
-            values.host(self.mqtt_host)
+        if self.mqtt_host is not None:
+            self._host(self.mqtt_host)
         if self.mqtt_tls_key is not None and self.mqtt_tls_cert is None:
             raise ValueError("MQTT_TLS_KEY is set without MQTT_TLS_CERT; set MQTT_TLS_CERT too")
         if (self.mqtt_tls_ca or self.mqtt_tls_cert) and not self.mqtt_tls:
@@ -198,10 +199,17 @@ class Settings(BaseSettings):
         """Return the name of this machine in topics; raises SettingsError if it has none."""
         return machine_name(self.machine_name)
 
-    def accounts(self) -> tuple[Account, ...]:
-        """Return the configured accounts; a single one is called `default`."""
+    def accounts(self, *, with_logins: bool | None = None) -> tuple[Account, ...]:
+        """Return the configured accounts, a single one called `default`; raises SettingsError for a folder.
+
+        Where their logins are is found out only if that is needed: by default, if a selected source is a local one.
+        """
+        if with_logins is None:
+            with_logins = bool(LOCAL & set(self.sources))
         if self.claude_accounts is not None:
-            return named_accounts(self.claude_accounts)
+            return named_accounts(self.claude_accounts if with_logins else dict.fromkeys(self.claude_accounts))
+        if not with_logins:
+            return (Account(id=DEFAULT_ACCOUNT, label=None, login=None),)
         token = self.claude_code_oauth_token
         return (
             single_account(
@@ -212,6 +220,13 @@ class Settings(BaseSettings):
             ),
         )
 
+    def _host(self, given: str) -> str:
+        """Return a name, an address or a path as it is used; raises ValueError."""
+        try:
+            return str(values.expanded(Path(given))) if self.mqtt_transport == "unix" else values.host(given)
+        except ValueError as error:
+            raise ValueError(f"MQTT_HOST: {error}") from None
+
     def broker(self) -> BrokerOptions:
         """Return how to reach the broker; raises SettingsError if none is named."""
         if self.mqtt_host is None:
@@ -219,7 +234,7 @@ class Settings(BaseSettings):
             hint = f" ({', '.join(slips)}: not a setting of this program)" if slips else ""
             raise SettingsError(f"MQTT_HOST is not set; set it to the name or address of your MQTT broker{hint}.")
         return BrokerOptions(
-            host=self.mqtt_host if self.mqtt_transport == "unix" else values.host(self.mqtt_host),
+            host=self._host(self.mqtt_host),
             port=self.mqtt_port or (8883 if self.mqtt_tls else 1883),
             username=self.mqtt_username,
             password=self.mqtt_password.get_secret_value() if self.mqtt_password else None,

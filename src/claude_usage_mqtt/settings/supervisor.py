@@ -7,15 +7,19 @@ module works as in any other container. The token is sent to the Supervisor and 
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
+import socket
+import threading
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
 from claude_usage_mqtt.errors import BrokerRefused, BrokerUnreachable, SettingsError
+from claude_usage_mqtt.untrusted import json_object
 
 TOKEN = "SUPERVISOR_TOKEN"  # noqa: S105 - the name of a variable
 OTHER_TOKEN = "HASSIO_TOKEN"  # noqa: S105 - an older name of the same variable; the Supervisor still sets both
@@ -119,14 +123,14 @@ def fetch_broker() -> dict[str, str]:
     status, body = _get("/services/mqtt")
     if status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN):
         raise BrokerRefused(f"The Supervisor refused to name its MQTT broker (HTTP {status}); reinstall this app.")
-    if status not in (http.client.OK, http.client.BAD_REQUEST):  # 400: no broker is installed
-        raise BrokerUnreachable(f"The Supervisor gave no usable response about its MQTT broker (HTTP {status}).")
-    data = body.get("data") if body.get("result") == "ok" else None
-    if not isinstance(data, dict) or not data.get("host"):
+    if status == http.client.BAD_REQUEST:
         raise BrokerUnreachable(
             "Home Assistant has no MQTT broker yet; install and start the app Mosquitto broker, "
             "or set mqtt_host to your own broker."
         )
+    data = json_object(body).get("data")
+    if status != http.client.OK or not isinstance(data, dict) or not data.get("host"):
+        raise BrokerUnreachable(f"The Supervisor gave no usable response about its MQTT broker (HTTP {status}).")
     found = {
         "MQTT_HOST": data["host"],
         "MQTT_PORT": data.get("port"),
@@ -137,19 +141,28 @@ def fetch_broker() -> dict[str, str]:
     return {name: _text(value) for name, value in found.items() if value not in (None, "")}
 
 
-def _get(path: str) -> tuple[int, dict[str, Any]]:
-    """Return the status and the JSON of a response. No redirect is followed: it would take the token along."""
+def _get(path: str) -> tuple[int, bytes]:
+    """Return the status and the body of a response. No redirect is followed: it would take the token along."""
     address = urlsplit(os.environ.get(URL) or SUPERVISOR)
     connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=TIMEOUT)
+    # The connection's own limit starts anew with each byte.
+    deadline = threading.Timer(TIMEOUT, _cut, [connection])
+    deadline.daemon = True
+    deadline.start()
     try:
         connection.request("GET", path, headers={"Authorization": f"Bearer {os.environ.get(TOKEN, '')}"})
         response = connection.getresponse()
-        body = json.loads(response.read(LARGEST_RESPONSE) or b"{}")
-    except (OSError, http.client.HTTPException, ValueError, RecursionError):
+        return response.status, response.read(LARGEST_RESPONSE)
+    except (OSError, http.client.HTTPException, ValueError):
         raise BrokerUnreachable("The Supervisor gave no usable response about its MQTT broker.") from None
     finally:
+        deadline.cancel()
         connection.close()
-    return response.status, body if isinstance(body, dict) else {}
+
+
+def _cut(connection: http.client.HTTPConnection) -> None:
+    with contextlib.suppress(AttributeError, OSError):  # there is no connection yet, or not any longer
+        connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 def forget_token() -> None:

@@ -18,9 +18,13 @@ SLIPS = {
     "MQTT_PASSWD": "MQTT_PASSWORD",
     "MQTT_SERVER": "MQTT_HOST",
     "MQTT_SSL": "MQTT_TLS",
+    "MQTT_SSL_PORT": "MQTT_PORT",
+    "MQTT_TLS_PORT": "MQTT_PORT",
     "MQTT_TOPIC": "MQTT_BASE_TOPIC",
     "MQTT_URL": "MQTT_HOST",
     "MQTT_USER": "MQTT_USERNAME",
+    "MQTT_WEBSOCKETS": "MQTT_TRANSPORT",
+    "MQTT_WEBSOCKET_PORT": "MQTT_PORT",
 }
 """What other programs call the same thing."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from pathlib import Path
 
 from claude_usage_mqtt.secret_file import LONGEST_STRING
 
@@ -36,6 +37,14 @@ def password(value: object) -> object:
             "has blanks or quotes around it; remove them, or, if they belong to it, use MQTT_PASSWORD_FILE"
         )
     return line(text)
+
+
+def expanded(path: Path) -> Path:
+    """Return a path that may begin with `~`, which no shell expands in a `.env` or compose file."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError("the home folder in it is not known; write the whole path") from None
 
 
 def lower(value: object) -> object:
@@ -85,7 +94,7 @@ def host(value: str) -> str:
         ipaddress.ip_address(bare)
     except ValueError:
         if not 0 < len(value) <= LONGEST_NAME or not value.isprintable() or re.search(r"[:/@\[\]\s'\"]", value):
-            raise ValueError("MQTT_HOST: the name or address alone; the port goes into MQTT_PORT") from None
+            raise ValueError("the name or address alone; the port goes into MQTT_PORT") from None
         return value
     return bare
 

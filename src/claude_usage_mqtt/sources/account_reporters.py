@@ -28,8 +28,9 @@ from claude_usage_mqtt.sources.reporter_machine import (
 )
 from claude_usage_mqtt.sources.reporter_messages import BUSY, MACHINE, USABLE
 from claude_usage_mqtt.sources.reporter_registry import MAX_MACHINES, MachineRegistry
-from claude_usage_mqtt.sources.source import Login
+from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.usage.owner import Owner
+from claude_usage_mqtt.usage.reading import REPORTER
 
 MAX_UNASKED = 40
 """Requests counted at once that we did not ask for: anybody can claim them, and more than the budget means nothing."""
@@ -102,12 +103,12 @@ class AccountReporters:
                 self._registry.is_well(machine)
             self._learn(_owner(login))
 
-    def used_here(self, login: Login | None, now: datetime) -> None:
-        """Note that a login on this machine delivered: no reporter may replace it."""
-        if _owner(login) != Owner():
+    def delivered(self, result: PollResult, now: datetime) -> None:
+        """Note which source delivered: if it has a login on this machine, no reporter may replace that."""
+        if result.source != REPORTER and _owner(result.login) != Owner():
             with self._registry.changed:
                 self._used_here_at = now
-                self._learn(_owner(login))
+                self._learn(_owner(result.login))
 
     def _learn(self, owner: Owner) -> None:
         if owner == Owner():

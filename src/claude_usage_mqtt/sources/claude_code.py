@@ -73,6 +73,8 @@ class ClaudeCode:
     """Claude Code with one of its logins."""
 
     name = CLAUDE_CODE
+    lacks = ""
+    is_local = True
     outlives_token = True
 
     def __init__(

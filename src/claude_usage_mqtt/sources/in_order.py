@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.errors import CredentialsError, CredentialsNotFound, InsufficientScope, Unauthorized
-from claude_usage_mqtt.sources.source import Login, PollResult, Source
+from claude_usage_mqtt.sources.source import Login, PolledSource, PollResult
 from claude_usage_mqtt.usage.reading import Reading
 
 SKIP_REFUSED = timedelta(hours=1)
@@ -26,7 +26,7 @@ UNUSABLE = (CredentialsError, *REFUSED)
 class InOrder:
     """Asks the next source if a login cannot be used; what is watched is the first one's login."""
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[PolledSource]) -> None:
         self._sources = sources
         self._first = sources[0]
         self._refused: dict[str, tuple[PollResult, datetime]] = {}  # source -> its refusal, and when
@@ -36,6 +36,16 @@ class InOrder:
     def name(self) -> str:
         """The first source's name; a result names the one that was used."""
         return self._first.name
+
+    @property
+    def lacks(self) -> str:
+        """What the first source cannot deliver."""
+        return self._first.lacks
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the first login is on this machine."""
+        return self._first.is_local
 
     @property
     def can_be_watched(self) -> bool:
@@ -103,7 +113,7 @@ class InOrder:
         is_replaced = isinstance(results[0].error, (CredentialsNotFound, *REFUSED))
         return last if is_replaced and last.source in self._has_delivered else results[0]
 
-    def _is_refused(self, source: Source, now: datetime) -> bool:
+    def _is_refused(self, source: PolledSource, now: datetime) -> bool:
         """Whether a login was refused and is still the same; the last source is asked in any case."""
         if source is self._sources[-1] or source.name not in self._refused:
             return False
@@ -115,13 +125,13 @@ class InOrder:
         return False
 
 
-def _fingerprint(source: Source) -> object:
+def _fingerprint(source: PolledSource) -> object:
     try:
         return source.fingerprint()
     except (CredentialsError, OSError):
         return None
 
 
-def in_order(sources: Sequence[Source]) -> Source | None:
+def in_order(sources: Sequence[PolledSource]) -> PolledSource | None:
     """Return the sources of an account as one, None if there is none."""
     return InOrder(sources) if len(sources) > 1 else next(iter(sources), None)

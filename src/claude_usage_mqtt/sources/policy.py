@@ -113,8 +113,8 @@ class Policy:
         self.confirm_at = None
         self.next_regular = now + self._jittered(self._pace)
 
-    def status_line_seen(self, now: datetime, stale_after: timedelta) -> None:
-        """Note that the status line reported the main numbers: the request for them can wait, for a while.
+    def numbers_arrived(self, now: datetime, stale_after: timedelta) -> None:
+        """Note that the main numbers arrived without a request: the next one can wait, for a while.
 
         The others come from requests alone, and become unknown after `stale_after`.
         """

@@ -1,4 +1,4 @@
-"""From the names of the selected sources to the polled sources of an account, the preferred one first."""
+"""From the names of the selected sources to the sources of an account, the preferred one first."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.source import ApiSource
 from claude_usage_mqtt.sources.credentials.environment import GivenToken
 from claude_usage_mqtt.sources.local_login import LocalLogin
-from claude_usage_mqtt.sources.source import Source
-from claude_usage_mqtt.usage.reading import CLAUDE_CODE, OAUTH, REPORTER
+from claude_usage_mqtt.sources.source import PolledSource, PushedSource
+from claude_usage_mqtt.sources.status_line import StatusLine
+from claude_usage_mqtt.usage.reading import CLAUDE_CODE, OAUTH, REPORTER, STATUSLINE
 
 if TYPE_CHECKING:
     from claude_usage_mqtt.sources.claude_code import ClaudeCode
@@ -39,9 +40,15 @@ def with_other_sources(error: ClaudeUsageError, used: str) -> ClaudeUsageError:
     )
 
 
+def pushed_sources(selected: Iterable[str]) -> tuple[PushedSource, ...]:
+    """Return what sends on its own."""
+    known = {STATUSLINE: StatusLine()}
+    return tuple(known[name] for name in selected if name in known)
+
+
 def polled_sources(
     selected: Iterable[str], login: LocalLogin | None, api: UsageApi, command: str | None = None
-) -> tuple[Source, ...]:
+) -> tuple[PolledSource, ...]:
     """Return what can be polled on this machine; nothing without a login, which is then another machine's.
 
     `command` is Claude Code's executable, None if it is not configured: then it renews no token for the API.
@@ -52,7 +59,7 @@ def polled_sources(
     return tuple(make[name](login, api, command) for name in selected if name in make)
 
 
-def _oauth(login: LocalLogin, api: UsageApi, command: str | None) -> Source:
+def _oauth(login: LocalLogin, api: UsageApi, command: str | None) -> PolledSource:
     if isinstance(login.credentials, GivenToken):
         return ApiSource(login.credentials, api)  # whose it is is not known, nor does Claude Code renew it
     if command is None:

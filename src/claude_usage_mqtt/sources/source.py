@@ -1,4 +1,4 @@
-"""What a polled source is: something that can be asked for a reading, in a worker thread, and only reports."""
+"""What a source is: polled ones are asked for a reading, in a worker thread; pushed ones send. They only report."""
 
 from __future__ import annotations
 
@@ -59,11 +59,45 @@ class PollResult:
 
 
 class Source(Protocol):
-    """A polled source of one account."""
+    """Where an account's readings come from."""
 
     @property
     def name(self) -> str:
         """One of the names in `usage.reading`."""
+
+    @property
+    def lacks(self) -> str:
+        """What it cannot deliver, in words; empty if it delivers all that the API has."""
+
+
+class PushedSource(Source, Protocol):
+    """Sends on `<base>/<account>/<level>`, when it wants."""
+
+    @property
+    def level(self) -> str:
+        """The last level of its topic."""
+
+    @property
+    def silent(self) -> str:
+        """The status of an account to which nothing is sent."""
+
+    def why_silent(self, account: str, last: datetime | None) -> str:
+        """Return the sentence about that; `last` is when numbers were read last, None if never."""
+
+    def receive(self, payload: bytes, now: datetime) -> Reading | None:
+        """Return what a message says, None if it says nothing usable; raises WrongClockError, and nothing else."""
+
+
+class WrongClockError(Exception):
+    """What was sent is dated so that its sender's clock, or ours, must be wrong; its text says so."""
+
+
+class PolledSource(Source, Protocol):
+    """One account's, which can be asked."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether its login is on this machine; another machine announces a login that changed."""
 
     @property
     def can_be_watched(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -105,7 +106,7 @@ class AccountUsage:
             if self.money is not None and not reading.is_partial:
                 self.money = replace(self.money, seen_among=reading.ignored)
         history.last_read = max(read_at, history.last_read or read_at)
-        return events + self.events.update(self.account, self.standing(now), now)
+        return events + self.events.update(self.account, self._lasting(now), now)
 
     def _is_supported(self, now: datetime) -> bool:
         """Whether the known resets are some source's still: lately read, or the API's, which knows whose they are."""
@@ -162,10 +163,18 @@ class AccountUsage:
 
     def standing(self, now: datetime) -> Standing:
         """Return what all windows and the money mean together."""
+        return self._standing(self.windows.values(), now)
+
+    def _lasting(self, now: datetime) -> Standing:
+        """Return the same for events: 99 % for a moment is neither the end of a block nor its beginning."""
+        windows = self.windows.values()
+        return self._standing([replace(each, locked=each.locked or each.stays_used_up) for each in windows], now)
+
+    def _standing(self, windows: Iterable[WindowState], now: datetime) -> Standing:
         money = self.known_money(now)
         has_money = self.has_extra_usage and self.money is not None and self.money.enabled
         unusable = self.history.unusable
-        return standing(self.windows.values(), unusable, money, now, self.rules.stale_after, has_money=has_money)
+        return standing(windows, unusable, money, now, self.rules.stale_after, has_money=has_money)
 
     def is_fresh(self, now: datetime) -> bool:
         """Whether at least one window is known: the numbers may be acted on."""

@@ -10,6 +10,7 @@ from claude_usage_mqtt.usage import absence
 from claude_usage_mqtt.usage.events import (
     EXTRA_USAGE_LIMIT_REACHED,
     EXTRA_USAGE_THRESHOLD_REACHED,
+    LIMIT,
     Event,
     newly_reached,
 )
@@ -103,12 +104,14 @@ def next_money(
         )
 
     was_on = money.enabled or before.enabled  # the API turns it off when its limit is reached
-    reached = newly_reached(peak, utilization, thresholds) if was_on else ()
+    # A balance that is spent is the limit: a threshold below it is not news.
+    counted = 0.0 if money.is_used_up and utilization < LIMIT else utilization
+    reached = newly_reached(peak, counted, thresholds) if was_on else ()
     if reached:
         events.append(event(EXTRA_USAGE_THRESHOLD_REACHED, reached))
     if was_on and money.is_used_up and not before.is_used_up:
         events.append(event(EXTRA_USAGE_LIMIT_REACHED))
-    return replace(state, period_start=period_start, peak=max(peak, utilization)), events
+    return replace(state, period_start=period_start, peak=max(peak, counted)), events
 
 
 def no_money(known: MoneyState, passed: timedelta, ignored: tuple[str, ...]) -> MoneyState:

@@ -31,9 +31,6 @@ FIVE_HOUR, SEVEN_DAY, POOL = "five_hour", "seven_day", "pool_"
 OAUTH, CLAUDE_CODE, STATUSLINE, REPORTER = "oauth", "claude_code", "statusline", "reporter"
 SOURCES = (OAUTH, CLAUDE_CODE, STATUSLINE, REPORTER)
 
-PUSHED = frozenset({STATUSLINE})
-"""Sources that send by themselves; the others are polled."""
-
 
 WINDOW_KEY = re.compile(r"(?=.{1,60}$)(five_hour|seven_day(_[a-z0-9]+)*|pool(_[a-z0-9]+)+)")
 

@@ -53,6 +53,8 @@ def next_reading(
     is_same = same_reset(known.resets_at, window.resets_at)
     if window.read_at <= known.newest or _is_late(known, window):
         return known, []
+    if window.source == STATUSLINE and is_same:
+        window = replace(window, locked=known.locked)  # it does not say
     if window.source == STATUSLINE and is_same and known.present:
         # Each open session shows the numbers of its own last response: of two numbers the lower one is older, unless
         # there is a sign of a new response. What a terminal shows first decides nothing.
@@ -115,7 +117,9 @@ def _believed(
         peak = lowest if is_refill else 0.0
         was_limited, samples, limit_at = False, (), None
     was_limited = was_limited or peak >= LIMIT
-    reached = newly_reached(peak, state.utilization, thresholds)
+    # A lock is the limit: a threshold below it is not news, until the window is unlocked.
+    counted = 0.0 if state.locked and state.utilization < LIMIT else state.utilization
+    reached = newly_reached(peak, counted, thresholds)
     if reached:
         events.append(event(THRESHOLD_REACHED, thresholds=reached))
     if state.is_limit_reached and not was_limited:
@@ -124,7 +128,7 @@ def _believed(
     begun_after = known.begun_after
     if ended == RESET:
         begun_after = known.resets_at if state.read_at - known.read_at <= SEEN_WITHIN else None
-    state = replace(state, peak=max(peak, state.utilization), samples=samples, begun_after=begun_after)
+    state = replace(state, peak=max(peak, counted), samples=samples, begun_after=begun_after)
     return state.with_limit(limit_at), events
 
 

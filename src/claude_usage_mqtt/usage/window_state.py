@@ -9,7 +9,8 @@ from typing import Self
 from claude_usage_mqtt.instants import steady
 from claude_usage_mqtt.usage import absence, derived
 from claude_usage_mqtt.usage.derived import RECENT, Sample
-from claude_usage_mqtt.usage.plausibility import Suspect
+from claude_usage_mqtt.usage.events import LIMIT
+from claude_usage_mqtt.usage.plausibility import REFILL, Suspect
 from claude_usage_mqtt.usage.reading import WEEK, WindowNumbers
 
 UNKNOWN_AFTER_RESET = timedelta(minutes=2)
@@ -84,6 +85,11 @@ class WindowState(WindowNumbers):
         if self.resets_at is None:
             return None
         return self.resets_at + (timedelta(0) if self.suspect else UNKNOWN_AFTER_RESET)
+
+    @property
+    def stays_used_up(self) -> bool:
+        """Whether it was used up and has fallen since by no more than rounding and corrections make it fall."""
+        return self.peak >= LIMIT and self.peak - self.utilization < REFILL
 
     def differs_from(self, other: WindowState) -> bool:
         """Whether somebody has worked in between, or a window has begun."""

@@ -16,7 +16,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from claude_usage_mqtt.errors import CredentialsError
 from claude_usage_mqtt.logs import Outage
-from claude_usage_mqtt.sources.source import Login, Source
+from claude_usage_mqtt.sources.source import Login, PolledSource
 from claude_usage_mqtt.usage.reading import Reading
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ Found = TypeVar("Found")
 class Watched(ABC, Generic[Found]):
     """One account that is looked at."""
 
-    def __init__(self, account: str, source: Source) -> None:
+    def __init__(self, account: str, source: PolledSource) -> None:
         self.account = account
         self.source = source
         self.is_hanging = False
@@ -75,7 +75,7 @@ class Watched(ABC, Generic[Found]):
 class WatchedLogin(Watched[LoginChanged | CachedReading]):
     """A login as the service watches it; `known` returns the fingerprint of the login that its owner knows."""
 
-    def __init__(self, account: str, source: Source, known: Callable[[], object]) -> None:
+    def __init__(self, account: str, source: PolledSource, known: Callable[[], object]) -> None:
         super().__init__(account, source)
         self._known = known
         self._last_read_at: datetime | None = None

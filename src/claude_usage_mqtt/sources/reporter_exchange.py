@@ -1,84 +1,67 @@
-"""The service's side of the reporters' topics: what it subscribes to, what it sends there, who gets what arrives.
+"""The publisher's side of the reporters' topics: what to subscribe to, what is sent there, who gets what arrives.
 
 What arrives may come from anybody who may publish there: it is parsed, bounded, and believed only as far as it must be.
+It does not talk to the broker itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 
-from claude_usage_mqtt.clock import Clock
-from claude_usage_mqtt.mqtt.client import Message
-from claude_usage_mqtt.service.inbox import Outgoing
-from claude_usage_mqtt.service.options import ServiceOptions
-from claude_usage_mqtt.service.routes import Route
 from claude_usage_mqtt.sources.account_reporters import AccountReporters
 from claude_usage_mqtt.sources.reporter import Asks, ReporterSource
 from claude_usage_mqtt.sources.reporter_machine import Machine, sentence
 from claude_usage_mqtt.sources.reporter_messages import MACHINE, Presence, parse_answer, parse_presence
 from claude_usage_mqtt.sources.reporter_registry import MachineRegistry
 from claude_usage_mqtt.topics import ReporterTopics
-from claude_usage_mqtt.usage.reading import REPORTER
+
+Handler = Callable[..., set[str]]
+"""Takes the machine's name, the payload, and when it came; with `is_replayed` if it was retained. Returns the accounts
+that it concerns."""
 
 
 class ReporterExchange:
-    """Asks reporters for the accounts that have them as a source; does nothing if there are none.
+    """Asks reporters for the `accounts` that have them as a source; does nothing if there are none.
 
-    Workers ask through `put`: only the loop talks to the broker.
+    Workers ask through `send`, which the service sets: it gets a topic and a payload, from any thread.
     """
 
-    def __init__(self, options: ServiceOptions, put: Callable[[Outgoing], None]) -> None:
-        self._base = options.base_topic
-        self._put = put
+    def __init__(self, base_topic: str, accounts: Iterable[str] = ()) -> None:
+        self.send: Callable[[str, bytes], None] | None = None
+        self._base = base_topic
         self._asks = Asks(self._send)
-        self._registry = MachineRegistry(
-            each.topics.account for each, _ in options.accounts if REPORTER in each.sources
-        )
+        self._registry = MachineRegistry(accounts)
         self._accounts = {account: AccountReporters(account, self._registry) for account in self._registry.accounts}
 
     def _send(self, machine: str, payload: bytes) -> None:
-        self._put(Outgoing(Message(topic=ReporterTopics(base=self._base, machine=machine).ask, payload=payload)))
+        if self.send is not None:
+            self.send(ReporterTopics(base=self._base, machine=machine).ask, payload)
 
     def reporters(self, account: str) -> AccountReporters | None:
         """Return the reporters of an account, None if it does not have them as a source."""
         return self._accounts.get(account)
 
-    def source(self, account: str) -> list[ReporterSource]:
+    def sources(self, account: str) -> tuple[ReporterSource, ...]:
         """Return the reporters of an account as a source, if it has them."""
-        return [ReporterSource(self._accounts[account], self._asks)] if account in self._accounts else []
+        return (ReporterSource(self._accounts[account], self._asks),) if account in self._accounts else ()
 
-    def routes(self, touch: Callable[[str], object], clock: Clock) -> list[Route]:
-        """Return the topics of reporters; `touch` is called with each account that a message concerns."""
-
-        def announced(message: Message, machine: str) -> None:
-            for account in self._announced(machine, message, clock.now()):
-                touch(account)
-
-        def answered(message: Message, machine: str) -> None:
-            if not self._asks.deliver(machine, message.payload):
-                for account in self._somebody_asked(machine, message.payload, clock.now()):
-                    touch(account)
-
-        if not self._accounts:
-            return []
+    def topics(self) -> dict[str, Handler]:
+        """Return what to subscribe to, with its handlers."""
         any_reporter = ReporterTopics(base=self._base, machine="+")
-        return [
-            Route(any_reporter.presence, announced, is_early=True, takes_retained=True),
-            Route(any_reporter.answer, answered, is_early=True),
-        ]
+        return {any_reporter.presence: self._announced, any_reporter.answer: self._answered} if self._accounts else {}
 
-    def _announced(self, name: str, message: Message, now: datetime) -> set[str]:
-        """Process what a reporter announced, or its last will; return the accounts whose machines changed."""
-        presence = parse_presence(message.payload) if message.payload else Presence(online=False)
+    def _announced(self, name: str, payload: bytes, now: datetime, *, is_replayed: bool) -> set[str]:
+        """Process what a reporter announced, or its last will."""
+        presence = parse_presence(payload) if payload else Presence(online=False)
         concerned: set[str] = set()
         with self._registry.changed:
             machine = self._registry.machines.get(name)
             if presence is not None and presence.online and MACHINE.fullmatch(name):
-                concerned = self._arrived(name, machine, presence, now, is_replayed=message.retain)
+                concerned = self._arrived(name, machine, presence, now, is_replayed=is_replayed)
             elif presence is not None and machine is not None and machine.online:
                 machine.away_since = now
-                if not message.payload:  # a clean shutdown; a last will comes from the broker, long after it slept
+                if not payload:  # a clean shutdown; a last will comes from the broker, long after it slept
                     machine.seen_at = now
                 concerned = machine.accounts
             self._registry.changed.notify_all()
@@ -108,8 +91,10 @@ class ReporterExchange:
                 self._accounts[account].compare(login, now)
         return changed
 
-    def _somebody_asked(self, machine: str, payload: bytes, now: datetime) -> set[str]:
-        """Note the requests of an answer that is not for us; return its account, if it is one of ours."""
+    def _answered(self, machine: str, payload: bytes, now: datetime, *, is_replayed: bool) -> set[str]:
+        """Hand over an answer; of one that somebody else asked for, note the requests."""
+        if is_replayed or self._asks.deliver(machine, payload):
+            return set()
         answer = parse_answer(payload, now, machine)
         with self._registry.changed:
             known = self._registry.machines.get(machine)
