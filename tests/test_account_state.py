@@ -122,7 +122,7 @@ def test_what_is_not_there_is_not_missed_while_another_source_delivers() -> None
 
 
 def test_a_reporter_that_cannot_be_asked_anymore_is_missed_although_its_numbers_are_fresh() -> None:
-    """Whoever has one laptop, whose login has ended, is told at once, not when its last numbers become stale."""
+    """Whoever has one laptop, whose login has ended, reads so at once, not when its last numbers become stale."""
     state = make_state(is_auto=True, sources=(REPORTER, STATUSLINE))
     window = make_reading(NOW, 42, NOW + timedelta(hours=3), source=REPORTER)
     reading = Reading(read_at=NOW, windows={window.key: window})

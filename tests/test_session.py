@@ -1,6 +1,7 @@
 """A connection for one job ends within its deadline, with what it was for or with the reason why not."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -83,15 +84,6 @@ def test_a_broker_that_does_not_answer_is_left_in_time() -> None:
 
 
 @needs_mosquitto
-def test_a_broker_that_ends_is_noticed() -> None:
-    """A broker that goes away while something is waited for is reported, not waited for."""
-    with Mosquitto() as mosquitto, Session(options(mosquitto.port)) as session:
-        mosquitto.kill()
-        with pytest.raises(BrokerUnreachable, match="was lost"):
-            session.receive(within=HUNG)
-
-
-@needs_mosquitto
 def test_the_running_service_is_not_disconnected() -> None:
     """With MQTT_CLIENT_ID set, a command next to the service does not take its connection away.
 
@@ -131,10 +123,25 @@ def test_refusals_say_what_to_do() -> None:
 
 
 @needs_mosquitto
+def test_a_login_may_be_tied_to_the_client_id_of_the_service() -> None:
+    """A command next to the service has another id: then its refusal says so, and does not blame the password alone."""
+    tied = "; or the broker accepts this login only with the client id attic, which is left to the service."
+    with Mosquitto(users={"attic": "secret"}) as mosquitto:
+        wrong = options(mosquitto.port, username="attic", password="wrong", client_id="attic")
+        with pytest.raises(BrokerRefused) as beside, Session(wrong):
+            pass
+        with pytest.raises(BrokerRefused) as as_service, Session(wrong, as_service=True):
+            pass
+        with pytest.raises(BrokerRefused) as without, Session(replace(wrong, client_id="")):
+            pass
+    assert [str(error.value).endswith(tied) for error in (beside, as_service, without)] == [True, False, False]
+
+
+@needs_mosquitto
 def test_after_a_loss_nothing_waits() -> None:
-    """Once the connection is lost, whatever is tried next is refused as such, and not after waiting for a response."""
+    """A broker that ends while something is waited for is reported at once, and so is whatever is tried next."""
     with Mosquitto() as mosquitto, Session(options(mosquitto.port)) as session:
-        mosquitto.stop()
+        mosquitto.kill()
         with pytest.raises(BrokerUnreachable, match="was lost"):
             session.receive(HUNG)
         with pytest.raises(BrokerUnreachable, match="No connection"):

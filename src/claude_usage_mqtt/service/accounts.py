@@ -99,11 +99,15 @@ class Accounts:
             log.info("Account %s: %s", state.name, event)
         state.delivery.add(events)
 
-    def hangs(self, name: str) -> None:
-        """Report that an account's poll hangs."""
-        source = self._entries[name].source
-        place = "The login" if source is None else source.place
-        self.touch(name).report(hangs(place))
+    def report_hanging(self) -> None:
+        """Report each poll that hangs."""
+        for name in self._workers.hanging():
+            source = self._entries[name].source
+            self.touch(name).report(hangs("The login" if source is None else source.place))
+
+    def stop(self) -> None:
+        """Let the workers end."""
+        self._workers.stop()
 
     def restore(self, found: Mapping[str, bytes], now: datetime, *, is_moved: bool) -> None:
         """Continue from what was retained; if the device has moved (`is_moved`), from what was its predecessor's."""

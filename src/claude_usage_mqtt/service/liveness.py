@@ -1,10 +1,9 @@
 """Signs of life of the loop: a file for `healthcheck`, and systemd's notify socket if there is one.
 
-Imports little: `healthcheck` has to start in no time, and knows of the rest of the program only this module.
-A watchdog inside the process could restart it, but Docker and people ask from outside. Each process has its own file
-and keeps it locked, so that the kernel itself shows who has ended: the age of a file alone cannot distinguish a
-process that was killed from one that works, nor a second one. The folders are open to everybody, so nothing is
-followed, and nothing believed, that another user could have put there.
+Imports little: `healthcheck` has to start in no time, and knows of the rest of the program only this module. A watchdog
+inside the process could restart it, but Docker and people ask from outside. Each process has its own file (the time of
+its last sign of life, and whose it is) and keeps it locked: the kernel releases the lock of one that was killed. The
+folders are open to everybody, so nothing is followed, and nothing believed, that another user could have put there.
 """
 
 from __future__ import annotations
@@ -123,15 +122,17 @@ class Liveness:
             pass
 
     def _open(self) -> None:
+        """Open our file in the first folder that can be used, and remove those that killed processes left there."""
         for folder in _folders():
             path = os.path.join(folder, f"{NAME}-{_user()}-{os.getpid()}")
-            try:
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | SAFELY, 0o600)
-            except OSError:
+            descriptor = _opened(path, os.O_RDWR | os.O_CREAT)
+            if descriptor is None:
                 continue
-            if _is_ours(descriptor) and _lock(descriptor) is not False:
+            if _lock(descriptor) is not False:
                 self._descriptor, self._path = descriptor, path
-                _tidy_up(folder)
+                for sign in _signs([folder]):
+                    if sign.age is None:
+                        _unlink(sign.path)
                 return
             os.close(descriptor)
 
@@ -159,10 +160,17 @@ class Liveness:
             self._descriptor = None
 
 
-def _is_ours(descriptor: int) -> bool:
-    """Return whether it is a plain file of this user's, under this one name."""
+def _opened(path: str, flags: int) -> int | None:
+    """Return the descriptor of a plain file of this user's, under this one name; None if it is not one."""
+    try:
+        descriptor = os.open(path, flags | SAFELY, 0o600)
+    except OSError:
+        return None
     found = os.fstat(descriptor)
-    return stat.S_ISREG(found.st_mode) and found.st_uid == _user() and found.st_nlink == 1
+    if stat.S_ISREG(found.st_mode) and found.st_uid == _user() and found.st_nlink == 1:
+        return descriptor
+    os.close(descriptor)
+    return None
 
 
 def _lock(descriptor: int, *, shared: bool = False) -> bool | None:
@@ -193,49 +201,36 @@ class _Sign:
         self.base_topic, self.accounts, self.publishes_at = base_topic, accounts, publishes_at
 
 
-def _signs(folder: str) -> list[_Sign]:
-    """Return the signs of life in a folder, of this user's services."""
-    found: list[_Sign] = []
-    try:
-        names = os.listdir(folder)
-    except OSError:
-        return found
-    for name in names:
-        if not name.startswith(f"{NAME}-{_user()}-"):
-            continue
-        path = os.path.join(folder, name)
+def _signs(folders: list[str]) -> list[_Sign]:
+    """Return the signs of life of this user's services in some folders."""
+    paths: list[str] = []
+    for folder in folders:
         try:
-            descriptor = os.open(path, os.O_RDONLY | SAFELY)
+            names = os.listdir(folder)
         except OSError:
             continue
-        try:
-            if _is_ours(descriptor):
-                ended = _lock(descriptor, shared=True)  # the lock of one that lives cannot be had
-                moment, *identity = os.read(descriptor, MAX_SIGN).decode("utf-8", "replace").split("\n")
-                age = time.monotonic() - float(moment)
-                found.append(_Sign(path, None if ended else age, *identity[:3]))
-        except (OSError, TypeError, ValueError):
-            pass
-        finally:
-            os.close(descriptor)
-    return found
+        paths += [os.path.join(folder, name) for name in names if name.startswith(f"{NAME}-{_user()}-")]
+    return [sign for sign in map(_sign, paths) if sign is not None]
 
 
-def _tidy_up(folder: str) -> None:
-    """Remove the signs of processes that were killed."""
-    for sign in _signs(folder):
-        if sign.age is None:
-            _unlink(sign.path)
-
-
-def _all_signs() -> list[_Sign]:
-    return [sign for folder in _folders() for sign in _signs(folder)]
+def _sign(path: str) -> _Sign | None:
+    descriptor = _opened(path, os.O_RDONLY)
+    if descriptor is None:
+        return None
+    try:
+        has_ended = _lock(descriptor, shared=True)  # the lock of one that lives cannot be had
+        moment, *identity = os.read(descriptor, MAX_SIGN).decode("utf-8", "replace").split("\n")
+        return _Sign(path, None if has_ended else time.monotonic() - float(moment), *identity[:3])
+    except (OSError, TypeError, ValueError):
+        return None
+    finally:
+        os.close(descriptor)
 
 
 def publishes_here(base_topic: str, address: str) -> bool:
     """Whether a service of this user on this machine publishes under the base topic at that broker."""
     own = (base_topic, address)
-    return any(sign.age is not None and (sign.base_topic, sign.publishes_at) == own for sign in _all_signs())
+    return any(sign.age is not None and (sign.base_topic, sign.publishes_at) == own for sign in _signs(_folders()))
 
 
 def check() -> tuple[int, str]:
@@ -245,7 +240,7 @@ def check() -> tuple[int, str]:
     """
     own, accounts = own_base_topic(), own_accounts()
     is_app = bool(os.environ.get("SUPERVISOR_TOKEN"))  # it runs alone, with settings that the environment lacks
-    signs = _all_signs()
+    signs = _signs(_folders())
     ours = [
         sign for sign in signs if is_app or (sign.base_topic == own and (not accounts or sign.accounts == accounts))
     ]

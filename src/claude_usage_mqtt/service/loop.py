@@ -45,13 +45,12 @@ class Service:
         self._clock = clock
         self._clock_steps = StepDetector(clock)
         self._liveness = Liveness(options.base_topic, options.broker.address)
-        self._workers = Workers(clock, self.inbox.put)
         options.reporters.send = self._send
         listeners = Listeners(clock.to_real(options.settled_after))
         self._publishing = Publishing(options, listeners, rng, self.inbox.put)
-        self._publisher = self._publishing.publisher
-        self._startup = Startup(options, self._publisher, clock)
-        self._accounts = Accounts(options, clock, rng, self._publisher, self._workers, listeners)
+        publisher = self._publishing.publisher
+        self._startup = Startup(options, publisher, clock)
+        self._accounts = Accounts(options, clock, rng, publisher, Workers(clock, self.inbox.put), listeners)
         self._publishing.routes.add(self._table())
 
     def _table(self) -> list[Route]:
@@ -77,11 +76,12 @@ class Service:
 
     def run(self) -> None:
         """Run until stopped. The offline message takes less than 3 s, whatever the broker does."""
-        self._publisher.start()
+        publisher = self._publishing.publisher
+        publisher.start()
         self._liveness.notify("READY=1")
         try:
             while True:
-                self._liveness.beat(alive=self._publisher.is_alive)
+                self._liveness.beat(alive=publisher.is_alive)
                 item = self.inbox.get(self._patience())
                 if isinstance(item, Stop):
                     return item.obey()
@@ -90,7 +90,7 @@ class Service:
                     self._handle(item)
                 self._tick()
         finally:
-            self._workers.stop()
+            self._accounts.stop()
             self._liveness.stop()
             self._publishing.stop()
             if self._options.usage_log is not None:
@@ -108,17 +108,21 @@ class Service:
                 self._startup.disconnected()
                 self._options.reporters.disconnected()
             case Acknowledged() | Subscribed() | Settled():
-                self._publisher.handle(item)
+                self._publishing.publisher.handle(item)
             case Message():
-                is_begun = self._publishing.is_begun
-                if not (self._publisher.takes(item) or (not is_begun and self._startup.take(item, time.monotonic()))):
-                    self._publishing.routes.handle(item, is_early=not is_begun)
+                self._received(item)
             case PollResult():
                 self._finished(item)
             case Outgoing(message=message):
-                self._publisher.publish(message)
+                self._publishing.publisher.publish(message)
             case LoginChanged() | CachedReading():
                 self._noticed(item)
+
+    def _received(self, message: Message) -> None:
+        is_begun = self._publishing.is_begun
+        is_taken = self._publishing.publisher.takes(message)
+        if not is_taken and (is_begun or not self._startup.take(message, time.monotonic())):
+            self._publishing.routes.handle(message, is_early=not is_begun)
 
     def _send(self, topic: str, payload: bytes) -> None:
         """Send what a worker asks a reporter: only the loop talks to the broker."""
@@ -134,9 +138,9 @@ class Service:
     def _connected(self) -> None:
         if not self._publishing.is_begun:
             self._startup.connected(time.monotonic())
-            return
-        for account in self._accounts:
-            self._accounts.touch(account)
+        else:
+            for account in self._accounts:
+                self._accounts.touch(account)
 
     def _finished(self, result: PollResult) -> None:
         state, now = self._accounts.touch(result.account), self._clock.now()
@@ -163,7 +167,7 @@ class Service:
                 self._accounts.note(state, state.receive(source, message.payload, now))
 
     def _on_health(self, account: str, message: Message) -> None:
-        if message.payload and not self._publisher.has_sent(message):
+        if message.payload and not self._publishing.publisher.has_sent(message):
             self._accounts.touch(account).health.other_instance.seen(self._clock.now())
 
     # What time brings
@@ -178,8 +182,7 @@ class Service:
             self._begin(found, now)
         if have_settled:
             self._accounts.deliver(now)
-        for account in self._workers.hanging():
-            self._accounts.hangs(account)
+        self._accounts.report_hanging()
         self._advance(now)
 
     def _advance(self, now: datetime) -> None:

@@ -62,9 +62,9 @@ class AccountReporters:
         """Return the machines that can be asked, the one that answered last first."""
         with self._registry.changed:
             askable = [
-                (-(login.answered_at.timestamp() if login.answered_at is not None else 0.0), machine.name)
-                for machine, login in self._registry.logins(self._account)
-                if self._status(machine, login, now, is_patient=False) == USABLE
+                (-login.answered_at.timestamp() if login.answered_at is not None else 0.0, machine.name)
+                for machine, login, status in self._statuses(now)
+                if status == USABLE
             ]
             return [name for _, name in sorted(askable)]
 
@@ -201,12 +201,8 @@ class AccountReporters:
         with self._registry.changed:
             self._registry.forget_old(now)
             return [
-                {
-                    "machine": machine.name,
-                    "status": self._status(machine, login, now, is_patient=True),
-                    "seen_at": format_instant(machine.seen_at),
-                }
-                for machine, login in sorted(self._registry.logins(self._account), key=lambda each: each[0].name)
+                {"machine": machine.name, "status": status, "seen_at": format_instant(machine.seen_at)}
+                for machine, _, status in sorted(self._statuses(now, is_patient=True), key=lambda each: each[0].name)
             ]
 
     def is_waiting(self, now: datetime) -> bool:
@@ -217,17 +213,14 @@ class AccountReporters:
         """Whether one of these reasons keeps a machine from being asked, for so long at most."""
         with self._registry.changed:
             return self._registry.is_connected and any(
-                login.hold is not None
-                and login.hold.until - now <= at_most
-                and self._status(machine, login, now, is_patient=False) in reasons
-                for machine, login in self._registry.logins(self._account)
+                login.hold is not None and login.hold.until - now <= at_most and status in reasons
+                for _, login, status in self._statuses(now)
             )
 
     def all_have(self, status: str, now: datetime) -> bool:
         """Whether this status, and nothing else, keeps all machines that are there from being asked."""
         with self._registry.changed:
-            known = self._registry.logins(self._account)
-            statuses = {self._status(each, login, now, is_patient=False) for each, login in known if each.online}
+            statuses = {each for machine, _, each in self._statuses(now) if machine.online}
             return self._registry.is_connected and statuses == {status}
 
     def why_none(self, now: datetime) -> str | None:
@@ -235,13 +228,16 @@ class AccountReporters:
         with self._registry.changed:
             if not self._registry.is_connected:
                 return None
-            known = self._registry.logins(self._account)
-            statuses = [(each, self._status(each, login, now, is_patient=False)) for each, login in known]
+            statuses = [(machine, status) for machine, _, status in self._statuses(now)]
             return sentence(statuses, self._registry.strangers(), self._registry.accounts)
 
-    def _status(self, machine: Machine, login: MachineLogin, now: datetime, *, is_patient: bool) -> str:
-        is_foreign = self._is_foreign(machine.name, login.owner, now)
-        return machine.status(login, now, is_foreign=is_foreign, is_patient=is_patient)
+    def _statuses(self, now: datetime, *, is_patient: bool = False) -> list[tuple[Machine, MachineLogin, str]]:
+        """Return the machines that announced the account, each with its login and its status."""
+        found: list[tuple[Machine, MachineLogin, str]] = []
+        for machine, login in self._registry.logins(self._account):
+            is_foreign = self._is_foreign(machine.name, login.owner, now)
+            found.append((machine, login, machine.status(login, now, is_foreign=is_foreign, is_patient=is_patient)))
+        return found
 
     # Across restarts and clock steps
 

@@ -34,11 +34,7 @@ from claude_usage_mqtt.untrusted import clean_text
 from claude_usage_mqtt.usage.reading import CLAUDE_CODE, Reading
 
 REQUEST = json.dumps(
-    {
-        "type": "control_request",
-        "request_id": "usage",
-        "request": {"subtype": "get_usage", "skip_behaviors": True},
-    }
+    {"type": "control_request", "request_id": "usage", "request": {"subtype": "get_usage", "skip_behaviors": True}}
 )
 ARGUMENTS = (
     *("-p", "--safe-mode", "--setting-sources", "", "--strict-mcp-config", "--no-session-persistence"),
@@ -73,7 +69,6 @@ class ClaudeCode:
     """Claude Code with one of its logins."""
 
     name = CLAUDE_CODE
-    lacks = ""
     is_local = True
     outlives_token = True
 

@@ -5,27 +5,16 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
-from typing import Protocol
 
 from claude_usage_mqtt.errors import CredentialsUnreadable
+from claude_usage_mqtt.sources.credentials.token import CredentialSource
+from claude_usage_mqtt.sources.source import PolledSource
 
 PATIENCE = 15.0
 """Seconds; the Keychain is given up after 10."""
 
 
-class Place(Protocol):
-    """Where a login is."""
-
-    @property
-    def can_be_watched(self) -> bool:
-        """Whether a changed login is noticed without reading it."""
-
-    @property
-    def place(self) -> str:
-        """Where it is, in words."""
-
-
-def require_answer(login: Place, read: Callable[[], object]) -> None:
+def require_answer(login: PolledSource | CredentialSource, read: Callable[[], object]) -> None:
     """Read a login beforehand, well or not; raises CredentialsUnreadable if that does not end.
 
     What hangs is left to a thread that ends with the program; looking whether it can be watched may hang as well. Only

@@ -27,40 +27,17 @@ class InOrder:
     """Asks the next source if a login cannot be used; what is watched is the first one's login."""
 
     def __init__(self, sources: Sequence[PolledSource]) -> None:
+        self.name, self.place, self.is_local = sources[0].name, sources[0].place, sources[0].is_local
+        """Those of the first source; a result names the one that was used."""
+        self.outlives_token = any(source.outlives_token for source in sources)
         self._sources = sources
-        self._first = sources[0]
         self._refused: dict[str, tuple[PollResult, datetime]] = {}  # source -> its refusal, and when
         self._has_delivered: set[str] = set()
 
     @property
-    def name(self) -> str:
-        """The first source's name; a result names the one that was used."""
-        return self._first.name
-
-    @property
-    def lacks(self) -> str:
-        """What the first source cannot deliver."""
-        return self._first.lacks
-
-    @property
-    def is_local(self) -> bool:
-        """Whether the first login is on this machine."""
-        return self._first.is_local
-
-    @property
     def can_be_watched(self) -> bool:
-        """Whether a changed login is noticed without a request."""
-        return self._first.can_be_watched
-
-    @property
-    def outlives_token(self) -> bool:
-        """Whether any source can be asked after its token has expired."""
-        return any(source.outlives_token for source in self._sources)
-
-    @property
-    def place(self) -> str:
-        """Where the login is, in words."""
-        return self._first.place
+        """Whether a change of the first login is noticed without a request."""
+        return self._sources[0].can_be_watched
 
     def login(self) -> Login:
         """Return what is known of the first login that is there; raises the first source's CredentialsError."""
@@ -74,7 +51,7 @@ class InOrder:
 
     def fingerprint(self) -> object:
         """Return something that changes when the first login does."""
-        return self._first.fingerprint()
+        return self._sources[0].fingerprint()
 
     def cached(self, now: datetime) -> Reading | None:
         """Return the newest numbers that any source has without a request."""
@@ -108,7 +85,7 @@ class InOrder:
         A login that is not here, or was refused, is not an error once another source has delivered.
         """
         last = results[-1]
-        if last.error is None or not isinstance(last.error, UNUSABLE):
+        if not isinstance(last.error, UNUSABLE):
             return last
         is_replaced = isinstance(results[0].error, (CredentialsNotFound, *REFUSED))
         return last if is_replaced and last.source in self._has_delivered else results[0]

@@ -25,11 +25,7 @@ if TYPE_CHECKING:
 
 SPEND_LIMIT = "spend_limit"
 
-LONGEST = {
-    "five_hour": timedelta(hours=5),
-    "seven_day": timedelta(days=7),
-    SPEND_LIMIT: timedelta(days=366),
-}
+LONGEST = {"five_hour": timedelta(hours=5), "seven_day": timedelta(days=7), SPEND_LIMIT: timedelta(days=366)}
 """The sections that are read, and how far ahead each one's reset can be: 2030 has been seen where none was known."""
 
 SLACK = timedelta(hours=1)

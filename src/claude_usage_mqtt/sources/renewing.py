@@ -9,13 +9,13 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from claude_usage_mqtt.clock import Clock
-from claude_usage_mqtt.errors import CredentialsError, TokenExpired
+from claude_usage_mqtt.errors import TokenExpired
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.source import ApiSource
 from claude_usage_mqtt.sources.claude_code import ClaudeCode
 from claude_usage_mqtt.sources.claude_code_cache import UsageCache
 from claude_usage_mqtt.sources.credentials.token import CredentialSource
-from claude_usage_mqtt.sources.source import Login, PollResult
+from claude_usage_mqtt.sources.source import PollResult, usable_login
 
 ASK_AGAIN = timedelta(hours=1)
 """From one question for the same expired token to the next: each costs a request, and a login that is over stays so."""
@@ -43,16 +43,10 @@ class RenewingSource(ApiSource):
             return result
         self._asked = mark, now
         answer = self._claude_code.poll(account, clock, may_retry=False)
-        login = self._login_now() or result.login
+        login = usable_login(self) or result.login
         is_renewed = login is not None and login.mark != mark
         if answer.error is not None and not is_renewed:
             text = f"{result.error} Claude Code was asked to renew it, without success: {answer.error}"
             answer = replace(answer, error=TokenExpired(text))
         requests = result.requests + answer.requests
         return replace(answer, login=login, requests=requests, fingerprint=self.fingerprint())
-
-    def _login_now(self) -> Login | None:
-        try:
-            return self.login()
-        except CredentialsError:
-            return None

@@ -15,17 +15,10 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from claude_usage_mqtt.clock import Clock
-from claude_usage_mqtt.errors import (
-    ApiError,
-    CredentialsError,
-    InsufficientScope,
-    InvalidResponse,
-    NetworkError,
-    NoReporter,
-    Unauthorized,
-)
+from claude_usage_mqtt.errors import ApiError, CredentialsError, InvalidResponse, NetworkError, NoReporter
 from claude_usage_mqtt.sources.account_reporters import AccountReporters
-from claude_usage_mqtt.sources.reporter_machine import SILENT
+from claude_usage_mqtt.sources.in_order import UNUSABLE
+from claude_usage_mqtt.sources.reporter_machine import SILENT, Hold
 from claude_usage_mqtt.sources.reporter_messages import BUSY, Answer, Ask, answer_id, encode_ask, parse_answer
 from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.usage.reading import REPORTER, Reading
@@ -98,7 +91,6 @@ class ReporterSource:
     """The reporters of one account."""
 
     name = REPORTER
-    lacks = ""
     is_local = False
     can_be_watched = False
     outlives_token = True
@@ -154,11 +146,12 @@ class ReporterSource:
                 self._reporters.is_somebody_elses(machine, answer.login, now)
                 continue
             is_busy = is_busy or (answer is not None and answer.busy is not None)
-            found = self._no_reading(machine, answer, asked_at, now)
-            if found is not None and not isinstance(found, CredentialsError | Unauthorized | InsufficientScope):
-                error = found
-                if not isinstance(found, NetworkError | InvalidResponse):
-                    break  # the API answers so to every machine of the account
+            if answer is not None and answer.error is not None and not isinstance(answer.error, UNUSABLE):
+                error = answer.error
+            hold = _hold(answer, now)
+            if hold is None:
+                break
+            self._reporters.rejected(machine, hold.reason, asked_at, hold.until)
         self._last_error = error
         if error is None and not is_busy:
             error = self._none(clock.now())
@@ -176,21 +169,15 @@ class ReporterSource:
         sentence = self._reporters.why_none(now)
         return None if sentence is None else NoReporter(sentence)
 
-    def _no_reading(
-        self, machine: str, answer: Answer | None, asked_at: datetime, now: datetime
-    ) -> ApiError | CredentialsError | None:
-        """Note why a machine had no reading; return its error, if it is one."""
-        error = None if answer is None else answer.error
-        status = "" if error is None else error.status
-        if answer is None:
-            status, hold = SILENT, HOLD_SILENT
-        elif answer.busy is not None:
-            status, hold = BUSY, answer.busy.retry_after
-        elif isinstance(error, CredentialsError | Unauthorized | InsufficientScope):
-            hold = HOLD_REFUSED
-        elif isinstance(error, NetworkError | InvalidResponse):
-            hold = HOLD_SILENT
-        else:
-            return error  # the API answers so to every machine of the account
-        self._reporters.rejected(machine, status, asked_at, now + hold)
-        return error
+
+def _hold(answer: Answer | None, now: datetime) -> Hold | None:
+    """Return why a machine had no reading and until when it is left alone; None if every machine would answer so."""
+    if answer is None:
+        return Hold(SILENT, now + HOLD_SILENT)
+    if answer.busy is not None:
+        return Hold(BUSY, now + answer.busy.retry_after)
+    if isinstance(answer.error, UNUSABLE):
+        return Hold(answer.error.status, now + HOLD_REFUSED)
+    if isinstance(answer.error, NetworkError | InvalidResponse):
+        return Hold(answer.error.status, now + HOLD_SILENT)
+    return None

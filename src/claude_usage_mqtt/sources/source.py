@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from claude_usage_mqtt.clock import Clock
-from claude_usage_mqtt.errors import ClaudeUsageError
+from claude_usage_mqtt.errors import ClaudeUsageError, CredentialsError
 from claude_usage_mqtt.usage.owner import Owner
 from claude_usage_mqtt.usage.reading import CLAUDE_CODE, REPORTER, Reading
 
@@ -65,10 +65,6 @@ class Source(Protocol):
     def name(self) -> str:
         """One of the names in `usage.reading`."""
 
-    @property
-    def lacks(self) -> str:
-        """What it cannot deliver, in words; empty if it delivers all that the API has."""
-
 
 class PushedSource(Source, Protocol):
     """Sends on `<base>/<account>/<level>`, when it wants."""
@@ -122,3 +118,11 @@ class PolledSource(Source, Protocol):
 
     def poll(self, account: str, clock: Clock, *, may_retry: bool) -> PollResult:
         """Ask once; with `may_retry` a second time if the login was renewed meanwhile. Bounded, never raises."""
+
+
+def usable_login(source: PolledSource) -> Login | None:
+    """Return what is known of a source's login, None if it cannot be used."""
+    try:
+        return source.login()
+    except CredentialsError:
+        return None

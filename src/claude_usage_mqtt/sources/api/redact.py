@@ -10,34 +10,21 @@ import re
 from typing import Any
 
 KNOWN = frozenset(
-    {
-        "amount_minor",
-        "balance",
-        "currency",
-        "decimal_places",
-        "disabled_reason",
-        "enabled",
-        "exponent",
-        "group",
-        "is_active",
-        "is_enabled",
-        "kind",
-        "limit",
-        "limit_dollars",
-        "locked_reason",
-        "monthly_limit",
-        "percent",
-        "remaining_dollars",
-        "resets_at",
-        "severity",
-        "status",
-        "surface",
-        "unlimited",
-        "used",
-        "used_credits",
-        "used_dollars",
-        "utilization",
-    }
+    [
+        *(
+            "amount_minor",
+            "balance",
+            "currency",
+            "decimal_places",
+            "exponent",
+            "limit",
+            "limit_dollars",
+            "monthly_limit",
+        ),
+        *("percent", "remaining_dollars", "unlimited", "used", "used_credits", "used_dollars", "utilization"),
+        *("disabled_reason", "enabled", "group", "is_active", "is_enabled", "kind", "locked_reason", "resets_at"),
+        *("severity", "status", "surface"),
+    ]
 )
 """Keys whose values are shown: numbers of the usage, and words of the API's own."""
 

@@ -17,7 +17,7 @@ from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.sources.claude_code_cache import UsageCache
 from claude_usage_mqtt.sources.credentials.token import Credentials, CredentialSource
-from claude_usage_mqtt.sources.source import Login, PollResult
+from claude_usage_mqtt.sources.source import Login, PollResult, usable_login
 from claude_usage_mqtt.usage.reading import OAUTH, Reading
 
 
@@ -25,7 +25,6 @@ class ApiSource:
     """The endpoint, asked directly with the token of the login in one place."""
 
     name = OAUTH
-    lacks = ""
     is_local = True
     outlives_token = False
 
@@ -58,12 +57,10 @@ class ApiSource:
         """Return the newest numbers that Claude Code keeps, if they are of the same login; never raises."""
         if self._cache is None or (reading := self._cache.newest(now)) is None:
             return None
-        try:
-            login = self._last_login or self.login()
-        except CredentialsError:
+        login, cached = self._last_login or usable_login(self), self._cache.login
+        if login is None or (cached is not None and cached.owner.is_same(login.owner) is False):
             return None
-        cached = self._cache.login
-        return None if cached is not None and cached.owner.is_same(login.owner) is False else reading
+        return reading
 
     def poll(self, account: str, clock: Clock, *, may_retry: bool) -> PollResult:
         """Ask once; with `may_retry` a second time if the token was renewed meanwhile. Never raises."""

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from claude_usage_mqtt.errors import ApiError, CredentialsNotFound, CredentialsUnreadable
+from claude_usage_mqtt.errors import CredentialsNotFound, CredentialsUnreadable
 from claude_usage_mqtt.secret_file import decode, why_unreadable
-from claude_usage_mqtt.sources.credentials.token import Credentials, parse_credentials
+from claude_usage_mqtt.sources.credentials.token import Credentials, CredentialSource, parse_credentials
 
 FILE_NAME = ".credentials.json"
 MAX_FILE = 1024 * 1024
 
 
 @dataclass(frozen=True)
-class CredentialsFile:
+class CredentialsFile(CredentialSource):
     """The file, opened by path each time: Claude Code replaces it by rename. `setting` is what named its folder."""
 
     folder: Path
@@ -61,10 +61,6 @@ class CredentialsFile:
     def fingerprint(self) -> object:
         """Return the file's identity, size and time."""
         return identity(self.path)
-
-    def explain(self, error: ApiError) -> ApiError:
-        """Return the error: the file is all there is to say about it."""
-        return error
 
 
 def identity(path: Path) -> tuple[int, int, int, int] | None:

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from pathlib import Path
 
-from claude_usage_mqtt.errors import ApiError, CredentialsError, CredentialsNotFound, CredentialsUnreadable
+from claude_usage_mqtt.errors import CredentialsError, CredentialsNotFound, CredentialsUnreadable
 from claude_usage_mqtt.sources.credentials.file import CredentialsFile
-from claude_usage_mqtt.sources.credentials.token import Credentials, parse_credentials
+from claude_usage_mqtt.sources.credentials.token import Credentials, CredentialSource, parse_credentials
 
 ITEM = "Claude Code-credentials"
 SECURITY = "/usr/bin/security"
@@ -37,7 +37,7 @@ CUT_OFF = (
 
 
 @dataclass(frozen=True)
-class Keychain:
+class Keychain(CredentialSource):
     """The items that may hold one login, and the file."""
 
     folder: Path
@@ -74,10 +74,6 @@ class Keychain:
     def fingerprint(self) -> object:
         """Return the identity of the file; the Keychain cannot be asked cheaply."""
         return self._file.fingerprint()
-
-    def explain(self, error: ApiError) -> ApiError:
-        """Return the error: there is nothing more to say about it."""
-        return error
 
     def _from_keychain(self) -> Credentials:
         found: list[Credentials] = []

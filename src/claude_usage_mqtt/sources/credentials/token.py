@@ -66,6 +66,7 @@ class CredentialSource(Protocol):
 
     def explain(self, error: ApiError) -> ApiError:
         """Return an error that says more about a refusal of this login, or the error itself."""
+        return error
 
 
 def parse_credentials(text: str, place: str, invalid: str = BEING_WRITTEN) -> Credentials:

@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Generic, NamedTuple, TypeVar
 
-from claude_usage_mqtt.errors import CredentialsError
 from claude_usage_mqtt.logs import Outage
-from claude_usage_mqtt.sources.source import Login, PolledSource
+from claude_usage_mqtt.sources.source import Login, PolledSource, usable_login
 from claude_usage_mqtt.usage.reading import Reading
 
 log = logging.getLogger(__name__)
@@ -83,17 +82,11 @@ class WatchedLogin(Watched[LoginChanged | CachedReading]):
     def _news(self, now: datetime) -> Iterator[LoginChanged | CachedReading]:
         fingerprint = self.source.fingerprint()
         if fingerprint != self._known():
-            yield LoginChanged(account=self.account, fingerprint=fingerprint, login=self._login())
+            yield LoginChanged(account=self.account, fingerprint=fingerprint, login=usable_login(self.source))
         reading = self.source.cached(now)
         if reading is not None and reading.read_at != self._last_read_at:
             self._last_read_at = reading.read_at
             yield CachedReading(account=self.account, reading=reading)
-
-    def _login(self) -> Login | None:
-        try:
-            return self.source.login()
-        except CredentialsError:
-            return None
 
 
 class LoginWatch(Generic[Found]):
@@ -103,8 +96,7 @@ class LoginWatch(Generic[Found]):
         self._now = now
         self._report = report
         self._every = every
-        self._logins: Sequence[Watched[Found]] = ()
-        self._is_stopping = False
+        self._logins: Sequence[Watched[Found]] = ()  # none anymore once it is stopped
         self._wake = threading.Event()
         self._lock = threading.Lock()
         self._looking: tuple[Watched[Found], float] | None = None
@@ -118,7 +110,7 @@ class LoginWatch(Generic[Found]):
 
     def stop(self) -> None:
         """Let the thread end; it is not waited for."""
-        self._is_stopping = True
+        self._logins = ()
         self._wake.set()
 
     def look_now(self) -> None:
@@ -143,7 +135,7 @@ class LoginWatch(Generic[Found]):
         threading.Thread(target=self._run, args=(self._turn,), name="login-watch", daemon=True).start()
 
     def _run(self, turn: int) -> None:
-        while True:
+        while self._logins:
             for login in self._logins:
                 if login.is_hanging:
                     continue
@@ -158,5 +150,3 @@ class LoginWatch(Generic[Found]):
                     self._looking = None
             self._wake.wait(self._every)
             self._wake.clear()
-            if self._is_stopping:
-                return
