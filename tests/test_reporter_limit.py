@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_usage_mqtt.clock import SystemClock
-from claude_usage_mqtt.reporter.budget import Budget
-from claude_usage_mqtt.reporter.limit import HOUR, MAX_IDS, REQUESTS_PER_HOUR, SPACING, RequestLimit, SeenIds
+from claude_usage_mqtt.reporter.answer import MAX_IDS, SeenIds
+from claude_usage_mqtt.reporter.budget import HOUR, REQUESTS_PER_HOUR, SPACING, Budget, RequestLimit
 
 
 def allowed(limit: RequestLimit, asked_at: list[float]) -> list[float]:
