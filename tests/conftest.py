@@ -3,9 +3,9 @@
 At a desk they look for new ones, in CI they run the same ones each time.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ import pytest
 from hypothesis import settings
 
 from claude_usage_mqtt.settings.fields import variables
+from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.credentials.token import CredentialSource
 from parts import patience
 from parts.broker import Broker, Mosquitto, any_broker
 from parts.credentials import write_credentials
-from parts.endpoint import Endpoint
+from parts.endpoint import Connect, Endpoint
 from parts.net import HeldPort
 from parts.service import Running, Serve, ServiceProcess, Start, running_service
 from parts.watcher import Watcher
@@ -81,6 +82,17 @@ def endpoint() -> Iterator[Endpoint]:
 
 
 @pytest.fixture
+def connect(endpoint: Endpoint) -> Iterator[Connect]:
+    """Return what makes a client of it, or of another address."""
+    with contextlib.ExitStack() as stack:
+
+        def connect(url: str = "", deadline: float = 10.0) -> UsageApi:
+            return stack.enter_context(contextlib.closing(UsageApi(url or endpoint.url, "tests/1", deadline)))
+
+        yield connect
+
+
+@pytest.fixture
 def home(tmp_path: Path) -> Path:
     """Return a folder with a login of Claude Code that does not expire."""
     write_credentials(tmp_path / "home", expires_in=None)
@@ -98,10 +110,11 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def start(running_broker: Broker, endpoint: Endpoint, home: Path) -> Start:
-    """Return what starts the service as a process."""
+    """Return what starts the service as a process, or another command."""
 
-    def start(folder: Path = home, **settings: Any) -> ServiceProcess:
-        return ServiceProcess(folder, **{"MQTT_PORT": running_broker.port, "CLAUDE_API_URL": endpoint.url, **settings})
+    def start(folder: Path = home, *arguments: str, **settings: Any) -> ServiceProcess:
+        here = {"MQTT_PORT": running_broker.port, "CLAUDE_API_URL": endpoint.url}
+        return ServiceProcess(folder, arguments or ("run",), **here | settings)
 
     return start
 
@@ -110,7 +123,9 @@ def start(running_broker: Broker, endpoint: Endpoint, home: Path) -> Start:
 def serve(running_broker: Broker, endpoint: Endpoint, home: Path) -> Serve:
     """Return what runs the service inside the test."""
 
-    def serve(login: Path | Mapping[str, CredentialSource] = home, **more: Any) -> AbstractContextManager[Running]:
+    def serve(
+        login: Path | Mapping[str, CredentialSource] = home, **more: Any
+    ) -> contextlib.AbstractContextManager[Running]:
         return running_service(running_broker.port, endpoint.url, login, **more)
 
     return serve

@@ -307,14 +307,6 @@ def test_after_a_forward_step_readings_age_by_it() -> None:
     assert usage.is_fresh(START + 8 * HOUR + timedelta(minutes=2))
 
 
-def test_an_older_reading_never_replaces_a_newer_one() -> None:
-    """Whatever its source, and however long it took."""
-    usage = make_account()
-    take(usage, make_answer(minutes(100), 10))
-    take(usage, make_answer(minutes(45), 12))
-    assert shown(usage, minutes(100))["utilization"] == 10
-
-
 def test_each_number_has_its_own_age() -> None:
     """A talkative status line does not make the model's week and the money of ten hours ago look fresh."""
     usage = make_account(stale_after=HOUR)

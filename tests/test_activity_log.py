@@ -43,14 +43,10 @@ def live(seed: int, times: float) -> Simulation:
     return simulation
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_the_expected_time_of_a_limit_moves_only_by_much(seed: int) -> None:
-    """On its topic it moves by more than a twentieth of the time until it, five minutes at least.
-
-    A week on pace has none.
-    """
+def assert_expected_time_moves_only_by_much(life: Simulation) -> None:
+    """See that `limit_at` moves by a twentieth of the time until it, five minutes at least; a week on pace has none."""
     moves = 0
-    for before, after in pairwise(shown.state["windows"] for shown in live(seed, 1.0).shown):
+    for before, after in pairwise(shown.state["windows"] for shown in life.shown):
         for key in before.keys() & after.keys():
             window, known = after[key], before[key]["limit_at"]
             assert key == "five_hour" or not (window["limit_at"] and window["on_pace"]), window
@@ -78,6 +74,7 @@ def test_at_most_one_line_in_ten_is_no_event_and_no_reset(times: float) -> None:
     total = 0
     for seed in SEEDS:
         life = live(seed, times)
+        assert_expected_time_moves_only_by_much(life)
         changes = lines(life)
         moments = [event.at for event in life.events] + [at for at, key in changes if key.endswith(NEWS)]
         noise.update(key for at, key in changes if not any(abs(at - moment) <= MOMENT for moment in moments))

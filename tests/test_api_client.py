@@ -5,7 +5,6 @@ import gc
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -36,28 +35,23 @@ from parts import faults
 from parts.certificates import Authority
 from parts.credentials import write_credentials, write_credentials_text
 from parts.documents import sample_usage
-from parts.endpoint import Endpoint, Fault
-from parts.garbage import no_garbage
-from parts.net import HeldPort
+from parts.endpoint import Connect, Endpoint, Fault
+from parts.garbage import end_of_requests, no_garbage
 
 TOKEN = "sk-ant-oat01-canary"
 DEADLINE = 0.5
 
 
 @pytest.fixture
-def api(endpoint: Endpoint) -> Iterator[UsageApi]:
+def api(connect: Connect) -> UsageApi:
     """Return a client of it."""
-    client = UsageApi(endpoint.url, "tests/1", 10.0)
-    yield client
-    client.close()
+    return connect()
 
 
 @pytest.fixture
-def hasty(endpoint: Endpoint) -> Iterator[UsageApi]:
+def hasty(connect: Connect) -> UsageApi:
     """Return a client of it with a short deadline."""
-    client = UsageApi(endpoint.url, "tests/1", DEADLINE)
-    yield client
-    client.close()
+    return connect(deadline=DEADLINE)
 
 
 def test_one_get_with_the_token_and_an_honest_introduction(endpoint: Endpoint, api: UsageApi) -> None:
@@ -72,14 +66,11 @@ def test_one_get_with_the_token_and_an_honest_introduction(endpoint: Endpoint, a
     assert "cookie" not in request.headers
 
 
-def test_a_path_in_the_url_is_kept() -> None:
+def test_a_path_in_the_url_is_kept(endpoint: Endpoint, connect: Connect) -> None:
     """A gateway that has the API under a path is asked under that path."""
-    with Endpoint() as endpoint:
-        api = UsageApi(endpoint.url + "/gateway/", "tests", DEADLINE)
-        with pytest.raises(InvalidResponse, match="404"):
-            api.fetch(TOKEN)
-        assert endpoint.requests[0].path == "/gateway/api/oauth/usage"
-        api.close()
+    with pytest.raises(InvalidResponse, match="404"):
+        connect(endpoint.url + "/gateway/").fetch(TOKEN)
+    assert endpoint.requests[0].path == "/gateway/api/oauth/usage"
 
 
 REFUSALS: list[tuple[Fault, type[ApiError], str]] = [
@@ -108,6 +99,9 @@ REFUSALS: list[tuple[Fault, type[ApiError], str]] = [
     (faults.invalid_json(b"\xff\xfe\x00"), InvalidResponse, "JSON"),
     (faults.invalid_json(b"1" * 5000), InvalidResponse, "JSON"),
     (faults.deep_json(), InvalidResponse, "JSON"),
+    (faults.deep_json(5000), InvalidResponse, "JSON"),
+    # what no usage can be is not parsed: the memory that this takes would stay with the service for months
+    (faults.invalid_json(b"[" + b"[]," * 5000 + b"[]]"), InvalidResponse, "JSON"),
     (faults.HugeBody(), ServerError, "too long"),
     (faults.GzipBomb(16 * faults.MEGABYTE), ServerError, "compressed"),
     (faults.CutBody(), NetworkError, "was lost"),
@@ -170,20 +164,6 @@ def test_the_bound_on_a_body_is_exact(endpoint: Endpoint, api: UsageApi) -> None
         api.fetch(TOKEN)
 
 
-def test_deep_json_is_refused(endpoint: Endpoint, api: UsageApi) -> None:
-    """Nesting that no parser survives is an error with a sentence."""
-    endpoint.fault_next(faults.invalid_json(b"[" * 5000 + b"]" * 5000))
-    with pytest.raises(InvalidResponse, match="JSON"):
-        api.fetch(TOKEN)
-
-
-def test_json_of_far_too_many_parts_is_refused(endpoint: Endpoint, api: UsageApi) -> None:
-    """What no usage can be is not parsed: the memory that this takes would stay with the service for months."""
-    endpoint.fault_next(faults.invalid_json(b"[" + b"[]," * 5000 + b"[]]"))
-    with pytest.raises(InvalidResponse, match="JSON"):
-        api.fetch(TOKEN)
-
-
 @pytest.mark.parametrize(
     "fault", [faults.Hang(), faults.DripHeaders(0.05), faults.DripBody(0.05)], ids=lambda fault: type(fault).__name__
 )
@@ -203,10 +183,7 @@ def test_no_thread_and_no_socket_is_left(endpoint: Endpoint, hasty: UsageApi) ->
         endpoint.fault_next(fault)
         with pytest.raises(ApiError):
             hasty.fetch(TOKEN)
-    for thread in threading.enumerate():
-        if thread.name == "usage-request":
-            thread.join(10)
-            assert not thread.is_alive()
+    end_of_requests()
     gc.collect()  # a socket that was left would warn here, and warnings are errors
 
 
@@ -262,27 +239,22 @@ def test_a_redirect_is_not_followed(endpoint: Endpoint, api: UsageApi, status: i
         assert elsewhere.count == 0
 
 
-def test_nobody_there() -> None:
+def test_nobody_there(connect: Connect, closed_port: int) -> None:
     """A refused connection is a network error that says so."""
-    port = HeldPort()
-    api = UsageApi(f"http://127.0.0.1:{port.number}", "tests", DEADLINE)
-    with pytest.raises(
-        NetworkError, match=rf"127\.0\.0\.1:{port.number} cannot be reached \(.*refused.*CLAUDE_API_URL"
-    ):
-        api.fetch(TOKEN)
-    api.close()
-    port.close()
+    said = rf"127\.0\.0\.1:{closed_port} cannot be reached \(.*refused.*CLAUDE_API_URL"
+    with pytest.raises(NetworkError, match=said):
+        connect(f"http://127.0.0.1:{closed_port}").fetch(TOKEN)
 
 
-def test_no_such_name() -> None:
+def test_no_such_name(connect: Connect) -> None:
     """DNS that does not know the API is distinguished from an API that is down."""
-    api = UsageApi("https://api.claude.invalid", "tests", 10)
     with pytest.raises(NetworkError, match="cannot be resolved"):
-        api.fetch(TOKEN)
-    api.close()
+        connect("https://api.claude.invalid").fetch(TOKEN)
 
 
-def test_a_name_lookup_that_hangs_ends_with_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_lookup_that_hangs_ends_with_the_deadline(
+    endpoint: Endpoint, hasty: UsageApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A dead name server holds nothing up, and what it says too late sends no token."""
     may_answer, answered = threading.Event(), threading.Event()
     real = socket.getaddrinfo
@@ -292,92 +264,78 @@ def test_a_name_lookup_that_hangs_ends_with_the_deadline(monkeypatch: pytest.Mon
         answered.set()
         return real(*arguments, **more)  # type: ignore[arg-type]
 
-    with Endpoint() as endpoint:
-        monkeypatch.setattr(socket, "getaddrinfo", hang)
-        api = UsageApi(endpoint.url, "tests", DEADLINE)
-        with pytest.raises(NetworkError, match="within"):
-            api.fetch(TOKEN)
-        may_answer.set()
-        assert answered.wait(10)
-        for thread in threading.enumerate():
-            if thread.name == "usage-request":
-                thread.join(10)
-        assert endpoint.count == 0
-        api.close()
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    with pytest.raises(NetworkError, match="within"):
+        hasty.fetch(TOKEN)
+    may_answer.set()
+    assert answered.wait(10)
+    end_of_requests()
+    assert endpoint.count == 0
 
 
-def test_an_untrusted_certificate_is_refused(tmp_path: Path) -> None:
+def test_an_untrusted_certificate_is_refused(tmp_path: Path, connect: Connect) -> None:
     """Somebody in the middle gets no token: the handshake ends before anything is said."""
-    authority = Authority(tmp_path)
-    with Endpoint(ssl_context=authority.server_context()) as endpoint:
-        api = UsageApi(endpoint.url, "tests", 5)
+    with Endpoint(ssl_context=Authority(tmp_path).server_context()) as endpoint:
         with pytest.raises(NetworkError, match="certificate is not trusted"):
-            api.fetch(TOKEN)
+            connect(endpoint.url).fetch(TOKEN)
         assert endpoint.count == 0
-        api.close()
+
+
+@pytest.fixture
+def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
+    """Return an authority that is trusted."""
+    found = Authority(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(found.ca_path))
+    return found
 
 
 @pytest.mark.parametrize("wrong", ["name", "expired"])
-def test_a_certificate_for_another_name_or_time_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
-) -> None:
+def test_a_certificate_for_another_name_or_time_is_refused(authority: Authority, connect: Connect, wrong: str) -> None:
     """A certificate of a trusted authority counts only for its name and time."""
-    authority = Authority(tmp_path)
-    monkeypatch.setenv("SSL_CERT_FILE", str(authority.ca_path))
     past = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
     context = authority.server_context("api.example") if wrong == "name" else authority.server_context(not_after=past)
-    with Endpoint(ssl_context=context) as endpoint:
-        api = UsageApi(endpoint.url, "tests", 5)
-        with pytest.raises(NetworkError, match="certificate is not trusted"):
-            api.fetch(TOKEN)
-        api.close()
+    with Endpoint(ssl_context=context) as endpoint, pytest.raises(NetworkError, match="certificate is not trusted"):
+        connect(endpoint.url).fetch(TOKEN)
     with Endpoint(ssl_context=authority.server_context()) as endpoint:
-        api = UsageApi(endpoint.url, "tests", 5)
-        assert isinstance(api.fetch(TOKEN), dict)
-        api.close()
+        assert isinstance(connect(endpoint.url).fetch(TOKEN), dict)
 
 
-def test_a_tls_request_that_hangs_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tls_request_that_hangs_is_cut(authority: Authority, connect: Connect) -> None:
     """The deadline holds inside TLS too."""
-    authority = Authority(tmp_path)
-    monkeypatch.setenv("SSL_CERT_FILE", str(authority.ca_path))
     with Endpoint(ssl_context=authority.server_context()) as endpoint:
         endpoint.fault = faults.DripBody(0.05)
-        api = UsageApi(endpoint.url, "tests", DEADLINE)
         with pytest.raises(NetworkError, match="within"):
-            api.fetch(TOKEN)
+            connect(endpoint.url, DEADLINE).fetch(TOKEN)
         endpoint.wait_for_clients_gone(1)
-        api.close()
 
 
-def test_a_proxy_of_the_environment_is_used_for_https_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_of_the_environment_is_used_for_https_only(
+    endpoint: Endpoint, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Behind a corporate proxy the API is reached through it; loopback never is, its token would travel openly."""
-    with Endpoint() as proxy, Endpoint() as local:
+    with Endpoint() as proxy:
         for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"):
             monkeypatch.setenv(name, proxy.url)
-        api = UsageApi("https://api.claude.invalid", "tests", 5)
         with pytest.raises(NetworkError, match="HTTPS_PROXY"):
-            api.fetch(TOKEN)
+            connect("https://api.claude.invalid").fetch(TOKEN)
         (request,) = proxy.wait_for_requests(1)
         assert request.method == "CONNECT"
         assert "authorization" not in request.headers
-        api.close()
-        api = UsageApi(local.url, "tests", 5)
-        api.fetch(TOKEN)
-        assert (proxy.count, local.count) == (1, 1)
-        api.close()
+        connect().fetch(TOKEN)
+        assert (proxy.count, endpoint.count) == (1, 1)
 
 
-def test_certificates_are_loaded_once_however_many_proxies_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_certificates_are_loaded_once_however_many_proxies_there_are(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A machine with the usual three proxy variables starts as fast and as small as one without: 0.8 MB each time."""
     for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     gc.collect()
     before = [each for each in gc.get_objects() if isinstance(each, ssl.SSLContext)]
-    api = UsageApi("https://api.claude.invalid", "tests")
+    connect("https://api.claude.invalid")
     made = [each for each in gc.get_objects() if isinstance(each, ssl.SSLContext) and each not in before]
     assert len(made) == 1
-    api.close()
 
 
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "SSL_CERT_FILE"])
@@ -469,10 +427,9 @@ def test_no_answer_breaks_it(status: int, body: bytes) -> None:
     assert len(sentence) < 300
 
 
-def test_close_ends_what_hangs(endpoint: Endpoint) -> None:
+def test_close_ends_what_hangs(endpoint: Endpoint, api: UsageApi) -> None:
     """The client can be closed at any time, and takes no time for it."""
     endpoint.fault = faults.Hang()
-    api = UsageApi(endpoint.url, "tests", 1)
 
     def ask() -> None:
         with pytest.raises(ApiError):

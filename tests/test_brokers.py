@@ -9,7 +9,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -24,11 +24,11 @@ from parts.service import (
     MEMORY,
     STATE,
     STATUS,
-    ServiceProcess,
+    Serve,
+    Start,
     command,
     is_ok,
     is_online,
-    running_service,
 )
 from parts.watcher import Watcher
 
@@ -37,19 +37,18 @@ LATENCY = 20.0
 """Seconds: NATS and RabbitMQ may need some for the first message of a kind."""
 
 
-class Named:
+class Named(NamedTuple):
     """A running broker."""
 
-    def __init__(self, name: str, port: int) -> None:
-        self.name = name
-        self.port = port
+    name: str
+    port: int
 
 
 @pytest.fixture(
     scope="module",
     params=["mosquitto", "embedded", *(pytest.param(name, marks=pytest.mark.real_parts) for name in OTHERS)],
 )
-def running(request: pytest.FixtureRequest) -> Iterator[Named]:
+def running_broker(request: pytest.FixtureRequest) -> Iterator[Named]:
     """Return each broker in turn."""
     name = request.param
     if name == "mosquitto":
@@ -67,6 +66,12 @@ def running(request: pytest.FixtureRequest) -> Iterator[Named]:
         yield Named(name, int(OTHERS[name]))
 
 
+@pytest.fixture
+def protocol(running_broker: Named) -> str:
+    """Return `auto`, but for the brokers that never answer in MQTT 5: that takes two seconds, and one test sees it."""
+    return "3.1.1" if running_broker.name in ("embedded", "amqtt") else "auto"
+
+
 def clear(watcher: Watcher) -> None:
     """Take everything away; RabbitMQ refuses a message while the queue of somebody who has just left is ending."""
     for topic in (STATE, HEALTH, MEMORY, STATUS, CONFIG, LAPTOP.presence):
@@ -79,25 +84,15 @@ def clear(watcher: Watcher) -> None:
 
 
 @pytest.fixture
-def watcher(running: Named) -> Iterator[Watcher]:
+def watcher(running_broker: Named) -> Iterator[Watcher]:
     """Watch our topics by their names, because not every broker replays to a wildcard; and leave nothing behind."""
     topics = (STATE, HEALTH, MEMORY, STATUS, CONFIG, "claude-usage/default/event/five_hour", service.BIRTH)
     topics += (LAPTOP.presence, LAPTOP.ask, LAPTOP.answer)
-    with Watcher(running.port, topics) as found:
+    with Watcher(running_broker.port, topics) as found:
         clear(found)
         found.settle(LATENCY)
         yield found
         clear(found)
-
-
-def settings(running: Named, endpoint: Endpoint, **more: Any) -> dict[str, Any]:
-    """Return the settings that name these two."""
-    return {"MQTT_PORT": running.port, "CLAUDE_API_URL": endpoint.url, "MQTT_PROTOCOL": protocol(running), **more}
-
-
-def protocol(running: Named) -> str:
-    """Return `auto`, but for the brokers that never answer in MQTT 5: that takes two seconds, and one test sees it."""
-    return "3.1.1" if running.name in ("embedded", "amqtt") else "auto"
 
 
 def retained(watcher: Watcher) -> dict[str, Any]:
@@ -110,9 +105,9 @@ def retained(watcher: Watcher) -> dict[str, Any]:
     return {topic: json.loads(text) if text[0] == "{" else text for topic, text in found.items()}
 
 
-def test_memory_survives_a_restart(home: Path, running: Named, endpoint: Endpoint, watcher: Watcher) -> None:
+def test_memory_survives_a_restart(start: Start, protocol: str, endpoint: Endpoint, watcher: Watcher) -> None:
     """The numbers are retained, and read back at the next start: no request, no event, no flicker."""
-    with ServiceProcess(home, **settings(running, endpoint, MQTT_PROTOCOL="auto")) as process:
+    with start(MQTT_PROTOCOL="auto") as process:
         watcher.wait_topic(HEALTH, is_ok, LATENCY)
         watcher.wait_topic(STATUS, is_online, LATENCY)
         assert process.stop() == 0
@@ -120,7 +115,7 @@ def test_memory_survives_a_restart(home: Path, running: Named, endpoint: Endpoin
     before, since = retained(watcher), watcher.mark()
     assert set(before) == {STATE, HEALTH, MEMORY, STATUS, CONFIG}
     assert before[STATUS] == "offline"
-    with ServiceProcess(home, **settings(running, endpoint)) as process:
+    with start(MQTT_PROTOCOL=protocol) as process:
         watcher.wait_topic(STATUS, is_online, LATENCY, since=since)
         watcher.settle(LATENCY)
         after = retained(watcher)
@@ -134,17 +129,17 @@ def test_memory_survives_a_restart(home: Path, running: Named, endpoint: Endpoin
     assert "WARNING" not in process.log.text
 
 
-def test_a_first_start_is_quick(home: Path, running: Named, endpoint: Endpoint, watcher: Watcher) -> None:
+def test_a_first_start_is_quick(serve: Serve, protocol: str, endpoint: Endpoint, watcher: Watcher) -> None:
     """If nothing is retained on it, that is known at once and not only after the longest wait."""
-    with running_service(running.port, endpoint.url, home, protocol=protocol(running)) as found:
+    with serve(protocol=protocol) as found:
         watcher.wait_topic(HEALTH, is_ok, LATENCY)
         assert "not ours" not in found.log.text
     assert endpoint.count == 1
 
 
-def test_commands_and_events(home: Path, running: Named, endpoint: Endpoint, watcher: Watcher) -> None:
+def test_commands_and_events(serve: Serve, protocol: str, endpoint: Endpoint, watcher: Watcher) -> None:
     """A button press arrives, and an event goes out once, not retained."""
-    with running_service(running.port, endpoint.url, home, protocol=protocol(running)) as _:
+    with serve(protocol=protocol) as _:
         watcher.wait_topic(HEALTH, is_ok, LATENCY)
         endpoint.document = endpoint.document | {"five_hour": endpoint.document["five_hour"] | {"utilization": 80}}
         watcher.publish(command("refresh"), "PRESS")
@@ -157,9 +152,9 @@ def test_commands_and_events(home: Path, running: Named, endpoint: Endpoint, wat
     assert set(retained(watcher)) == {STATE, HEALTH, MEMORY, STATUS, CONFIG}
 
 
-def test_birth(home: Path, running: Named, endpoint: Endpoint, watcher: Watcher) -> None:
+def test_birth(serve: Serve, protocol: str, endpoint: Endpoint, watcher: Watcher) -> None:
     """Home Assistant's birth message brings everything again, a little later, without a request to the API."""
-    with running_service(running.port, endpoint.url, home, protocol=protocol(running), rng=service.Impatient()):
+    with serve(protocol=protocol, rng=service.Impatient()):
         watcher.wait_topic(HEALTH, is_ok, LATENCY)
         since = watcher.mark()
         watcher.publish(service.BIRTH, "online")
@@ -168,9 +163,9 @@ def test_birth(home: Path, running: Named, endpoint: Endpoint, watcher: Watcher)
     assert endpoint.count == 1
 
 
-def test_the_will(home: Path, running: Named, endpoint: Endpoint, watcher: Watcher) -> None:
+def test_the_will(start: Start, protocol: str, watcher: Watcher) -> None:
     """When the process is killed the broker says `offline`."""
-    with ServiceProcess(home, **settings(running, endpoint)) as process:
+    with start(MQTT_PROTOCOL=protocol) as process:
         watcher.wait_topic(STATUS, is_online, LATENCY)
         since = watcher.mark()
         process.process.kill()
@@ -178,14 +173,14 @@ def test_the_will(home: Path, running: Named, endpoint: Endpoint, watcher: Watch
     assert retained(watcher)[STATUS] == "offline"
 
 
-def test_two_instances(home: Path, running: Named, endpoint: Endpoint, watcher: Watcher) -> None:
+def test_two_instances(serve: Serve, protocol: str, endpoint: Endpoint, watcher: Watcher) -> None:
     """Two programs that publish the same account say so in log and health; a single one never does."""
-    said, how = "Another instance publishes under claude-usage/default too", {"protocol": protocol(running)}
-    with running_service(running.port, endpoint.url, home, interval=0.2, **how) as first:
+    said, how = "Another instance publishes under claude-usage/default too", {"protocol": protocol}
+    with serve(interval=0.2, **how) as first:
         watcher.wait_topic(HEALTH, is_ok, LATENCY)
         endpoint.wait_for_requests(3)
         assert first.log.count(said) == 0
-        with running_service(running.port, endpoint.url, home, interval=0.2, **how):
+        with serve(interval=0.2, **how):
             first.log.wait_for(said, count=2)  # the log is one for both
             watcher.wait_topic(
                 HEALTH, lambda m: m.payload and "another instance" in (m.json()["detail"] or "").lower(), LATENCY
@@ -193,15 +188,17 @@ def test_two_instances(home: Path, running: Named, endpoint: Endpoint, watcher: 
         assert first.log.count(said) == 2
 
 
-def test_the_older_protocol(home: Path, running: Named, endpoint: Endpoint, watcher: Watcher) -> None:
+def test_the_older_protocol(serve: Serve, watcher: Watcher) -> None:
     """Whoever sets 3.1.1 gets 3.1.1, everywhere."""
-    with running_service(running.port, endpoint.url, home, protocol="3.1.1", client_id=uuid.uuid4().hex[:20]) as found:
+    with serve(protocol="3.1.1", client_id=uuid.uuid4().hex[:20]) as found:
         watcher.wait_topic(HEALTH, is_ok, LATENCY)
         watcher.wait_topic(STATUS, is_online, LATENCY)
         assert "WARNING" not in found.log.text
 
 
-def test_a_reporter(tmp_path: Path, home: Path, running: Named, endpoint: Endpoint, watcher: Watcher) -> None:
+def test_a_reporter(
+    tmp_path: Path, home: Path, start: Start, serve: Serve, protocol: str, endpoint: Endpoint, watcher: Watcher
+) -> None:
     """A service without a login gets its numbers from a machine, after restarts too, and sees that it is gone."""
 
     def from_laptop(message: Any) -> bool:
@@ -210,13 +207,13 @@ def test_a_reporter(tmp_path: Path, home: Path, running: Named, endpoint: Endpoi
     def is_away(message: Any) -> bool:
         return bool(message.payload) and message.json()["online"] is False
 
-    nothing, more = tmp_path / "nothing", {"protocol": protocol(running), "selected": (REPORTER,), "interval": 600.0}
-    with ServiceProcess(home, ("report",), **settings(running, endpoint, MACHINE_NAME="laptop")) as process:
-        with running_service(running.port, "http://127.0.0.1:1", nothing, **more):
+    nothing, more = tmp_path / "nothing", {"protocol": protocol, "selected": (REPORTER,), "interval": 600.0}
+    with start(home, "report", MQTT_PROTOCOL=protocol, MACHINE_NAME="laptop") as process:
+        with serve(nothing, **more):
             watcher.wait_topic(STATE, from_laptop, LATENCY)
         process.log.wait_for("Reporting as laptop")
         since = watcher.mark()
-        with running_service(running.port, "http://127.0.0.1:1", nothing, **more):
+        with serve(nothing, **more):
             watcher.wait_topic(STATUS, is_online, LATENCY, since=since)
             watcher.publish(command("refresh"), "PRESS")
             endpoint.wait_for_requests(2, LATENCY)
@@ -227,7 +224,7 @@ def test_a_reporter(tmp_path: Path, home: Path, running: Named, endpoint: Endpoi
             watcher.wait_topic(
                 HEALTH, lambda each: bool(each.payload) and each.json()["status"] == "no_reporter", LATENCY, since=since
             )
-            with ServiceProcess(home, ("report",), **settings(running, endpoint, MACHINE_NAME="laptop")) as again:
+            with start(home, "report", MQTT_PROTOCOL=protocol, MACHINE_NAME="laptop") as again:
                 endpoint.wait_for_requests(3, LATENCY)
                 watcher.wait_topic(HEALTH, is_ok, LATENCY, since=since)
                 assert again.stop() == 0

@@ -9,7 +9,6 @@ from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import ClaudeUsageError, NetworkError, ServerError, Unauthorized
 from claude_usage_mqtt.sources import reporter
 from claude_usage_mqtt.sources.account_reporters import AccountReporters
-from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.source import ApiSource
 from claude_usage_mqtt.sources.credentials.file import CredentialsFile
 from claude_usage_mqtt.sources.in_order import in_order
@@ -20,7 +19,7 @@ from claude_usage_mqtt.sources.reporter_registry import MachineRegistry
 from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.usage.reading import OAUTH, REPORTER
 from parts import faults
-from parts.endpoint import Endpoint
+from parts.endpoint import Connect, Endpoint
 from parts.service import Clock
 from parts.simulation import make_state
 
@@ -156,19 +155,17 @@ def test_in_an_outage_the_waits_grow_though_a_reporter_is_online(source: str, er
 
 
 def test_a_refused_login_stays_the_reason_while_no_machine_delivers(
-    home: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+    home: Path, endpoint: Endpoint, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Most people have no reporter: they read that the token was refused, and it is sent again in time."""
     monkeypatch.setattr(reporter, "FIRST_WITHIN", 0.0)
     endpoint.fault = faults.unauthorized()
-    api = UsageApi(endpoint.url, "tests")
-    source = in_order([ApiSource(CredentialsFile(home), api), ReporterSource(reporters(), Asks(lambda *_: None))])
+    source = in_order([ApiSource(CredentialsFile(home), connect()), ReporterSource(reporters(), Asks(lambda *_: None))])
     assert source is not None
     clock, results = Clock(), []
     for minutes in (0, 5, 9, 13):  # the policy's second try comes after 13.5 minutes at the earliest
         clock.sleep(minutes * MINUTE - dt.timedelta(seconds=clock.steady()))
         results.append(source.poll("default", clock, may_retry=False))
-    api.close()
     assert {type(each.error) for each in results} == {Unauthorized}
     assert [each.requests for each in results] == [1, 0, 0, 1]
     assert len({each.fingerprint for each in results}) == 1

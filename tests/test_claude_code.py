@@ -24,7 +24,6 @@ from claude_usage_mqtt.errors import (
     TokenExpired,
 )
 from claude_usage_mqtt.sources import child
-from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.claude_code import REQUEST, ClaudeCode
 from claude_usage_mqtt.sources.claude_code_cache import UsageCache
 from claude_usage_mqtt.sources.credentials.file import CredentialsFile
@@ -34,7 +33,7 @@ from claude_usage_mqtt.usage.reading import CLAUDE_CODE, OAUTH
 from parts.claude_code import ACCOUNT, FakeClaudeCode, control_response
 from parts.credentials import write_credentials
 from parts.documents import sample_usage
-from parts.endpoint import Endpoint
+from parts.endpoint import Connect, Endpoint
 from parts.waiting import eventually
 
 BODY = sample_usage(scoped={"Fable": 33}, extra_usage={"is_enabled": True, "used_credits": 190.0, "currency": "EUR"})
@@ -303,11 +302,10 @@ def test_what_it_keeps_is_read_if_it_is_its_own_accounts(program: FakeClaudeCode
 
 
 @pytest.fixture
-def renewing(program: FakeClaudeCode, endpoint: Endpoint) -> RenewingSource:
+def renewing(program: FakeClaudeCode, connect: Connect) -> RenewingSource:
     """Return the API's source, with an expired token and a Claude Code that could renew it."""
     write_credentials(program.folder, token="old", expires_in=dt.timedelta(minutes=-5))
-    api = UsageApi(endpoint.url, "tests", 5)
-    return RenewingSource(CredentialsFile(program.folder), api, UsageCache((program.cache,)), source(program))
+    return RenewingSource(CredentialsFile(program.folder), connect(), UsageCache((program.cache,)), source(program))
 
 
 def renews(program: FakeClaudeCode, tmp_path: Path) -> None:

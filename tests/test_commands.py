@@ -8,7 +8,6 @@ import pytest
 
 from claude_usage_mqtt.instants import local_time
 from claude_usage_mqtt.usage.reading import STATUSLINE
-from parts.broker import Broker
 from parts.endpoint import Endpoint
 from parts.process import Log
 from parts.service import HEALTH, STATUS, Clock, Serve, command, is_ok, is_online
@@ -43,12 +42,12 @@ class Panel:
 
 
 @pytest.fixture
-def panel(serve: Serve, request: pytest.FixtureRequest, running_broker: Broker) -> Iterator[Panel]:
+def panel(serve: Serve, request: pytest.FixtureRequest, watcher: Watcher) -> Iterator[Panel]:
     """Run the service with the limits of the real API, until its first numbers are there."""
     limited = getattr(request, "param", True)
     # The sample's resets are at full hours, and a poll waits for a reset that is a moment away.
     half_past = dt.datetime.now(dt.UTC).replace(minute=30)
-    with Watcher(running_broker.port) as watcher, serve(clock=Clock(start=half_past), limited=limited) as running:
+    with serve(clock=Clock(start=half_past), limited=limited) as running:
         watcher.wait_topic(HEALTH, is_ok)
         yield Panel(watcher, running.log, running.clock)
 
@@ -126,36 +125,34 @@ def test_polling_off_and_on(panel: Panel, endpoint: Endpoint) -> None:
     endpoint.wait_for_requests(3)
 
 
-def test_what_was_set_by_hand_survives_a_restart(serve: Serve, running_broker: Broker, endpoint: Endpoint) -> None:
+def test_what_was_set_by_hand_survives_a_restart(serve: Serve, watcher: Watcher, endpoint: Endpoint) -> None:
     """An interval and a switch that were set in Home Assistant are still set after an update of the container."""
-    with Watcher(running_broker.port) as watcher:
-        with serve():
-            watcher.wait_topic(HEALTH, is_ok)
-            watcher.publish(command("interval"), "900")
-            watcher.publish(command("polling"), "OFF")
-            watcher.wait_topic(HEALTH, lambda m: m.json()["status"] == "paused" and m.json()["poll_interval"] == 900)
-        since = watcher.mark()
-        with serve():
-            watcher.wait_topic(STATUS, is_online, since=since)
-            watcher.settle()
-            health = watcher.json(HEALTH)
+    with serve():
+        watcher.wait_topic(HEALTH, is_ok)
+        watcher.publish(command("interval"), "900")
+        watcher.publish(command("polling"), "OFF")
+        watcher.wait_topic(HEALTH, lambda m: m.json()["status"] == "paused" and m.json()["poll_interval"] == 900)
+    since = watcher.mark()
+    with serve():
+        watcher.wait_topic(STATUS, is_online, since=since)
+        watcher.settle()
+        health = watcher.json(HEALTH)
     assert (health["poll_interval"], health["polling"], health["status"]) == (900, False, "paused")
     assert endpoint.count == 1
 
 
-def test_a_retained_command_is_not_obeyed(serve: Serve, running_broker: Broker) -> None:
+def test_a_retained_command_is_not_obeyed(serve: Serve, watcher: Watcher) -> None:
     """A `refresh` that somebody retained by mistake is not obeyed at each start and reconnect."""
-    with Watcher(running_broker.port) as watcher:
-        watcher.publish(command("polling"), "OFF", retain=True)
-        with serve():
-            watcher.wait_topic(HEALTH, is_ok)
-            watcher.settle()
-            assert watcher.json(HEALTH)["polling"] is True
+    watcher.publish(command("polling"), "OFF", retain=True)
+    with serve():
+        watcher.wait_topic(HEALTH, is_ok)
+        watcher.settle()
+        assert watcher.json(HEALTH)["polling"] is True
 
 
-def test_the_status_line_alone_has_nothing_to_refresh(serve: Serve, running_broker: Broker, endpoint: Endpoint) -> None:
+def test_the_status_line_alone_has_nothing_to_refresh(serve: Serve, watcher: Watcher, endpoint: Endpoint) -> None:
     """Where no request is ever made, the button says so."""
-    with Watcher(running_broker.port) as watcher, serve(selected=(STATUSLINE,)):
+    with serve(selected=(STATUSLINE,)):
         watcher.wait_topic(STATUS, is_online)
         watcher.publish(command("refresh"), "")
         shown = watcher.wait_topic(HEALTH, lambda m: m.json()["detail"])

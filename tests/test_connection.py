@@ -90,7 +90,9 @@ def test_an_authority_as_the_manual_of_mosquitto_makes_it(private_authority: tup
         by_another = BrokerOptions(host="localhost", port=mosquitto.tls_port, tls=True, tls_ca=mosquitto_ca)
         assert "check MQTT_TLS_CA" in str(why_not(by_another))
         by_address = BrokerOptions(host=LOOPBACK, port=mosquitto.tls_port, tls=True, tls_ca=str(ca))
-        assert "set MQTT_HOST to a name that the certificate is for" in str(why_not(by_address))
+        assert "for '127.0.0.1'); set MQTT_HOST to a name that the certificate is for" in str(why_not(by_address))
+        by_none = replace(options, tls_ca=None)
+        assert "if the authority is your own, set MQTT_TLS_CA to its certificate" in str(why_not(by_none))
 
 
 @needs_mosquitto

@@ -52,15 +52,6 @@ def taken(delivery: EventDelivery, now: dt.datetime = NOW, *, home_assistant: bo
     return [payload.decode() for _, payload in delivery.take(now, is_home_assistant_online=home_assistant)]
 
 
-def test_delivered_once_while_everybody_is_there() -> None:
-    """An event that found its listeners is over."""
-    delivery = EventDelivery()
-    delivery.add([event()])
-    assert len(taken(delivery)) == 1
-    assert taken(delivery) == []
-    assert delivery.save() == []
-
-
 @pytest.mark.parametrize("home_assistant", [True, False])
 def test_one_event_of_an_entity_at_a_time(home_assistant: bool) -> None:  # noqa: FBT001 - a parameter of the test
     """Two in the same millisecond are one change for a Home Assistant before 2026.8: automations miss the second."""
@@ -74,6 +65,7 @@ def test_one_event_of_an_entity_at_a_time(home_assistant: bool) -> None:  # noqa
     assert [each.count(event().id) + 2 * each.count(event(1).id) for each in (*first, *second)] == [1, 2]
     again = taken(delivery, NOW + 2 * SPACING) + taken(delivery, NOW + 3 * SPACING)
     assert again == ([] if home_assistant else first + second)
+    assert delivery.save() == []
 
 
 def test_a_jump_to_the_limit_is_two_events_one_after_the_other(
@@ -86,24 +78,6 @@ def test_a_jump_to_the_limit_is_two_events_one_after_the_other(
         raise_session(endpoint, 100)
         watcher.wait_topic(EVENT, lambda message: message.json()["event_type"] == "limit_reached")
     assert [each.json()["event_type"] for each in watcher.messages(EVENT)] == ["threshold_reached", "limit_reached"]
-
-
-def test_delivered_again_when_home_assistant_is_back() -> None:
-    """Node-RED gets it at once, Home Assistant after its start, both with the same id."""
-    delivery = EventDelivery()
-    delivery.add([event()])
-    first = taken(delivery, home_assistant=False)
-    assert taken(delivery, home_assistant=False) == []
-    assert taken(delivery, NOW + SPACING) == first
-    assert taken(delivery, NOW + 2 * SPACING) == []
-
-
-def test_what_waits_survives_a_restart() -> None:
-    """What reached nobody before the service ended is delivered by its next run, with the same id."""
-    before, after = EventDelivery(), EventDelivery()
-    before.add([event()])
-    after.restore(before.save(), NOW)
-    assert taken(after) == taken(before)
 
 
 def test_an_event_of_a_window_that_ended_is_dropped() -> None:

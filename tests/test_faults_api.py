@@ -11,11 +11,9 @@ import pytest
 
 from claude_usage_mqtt.service import liveness, workers
 from parts import faults
-from parts.broker import Broker
-from parts.certificates import Authority
 from parts.credentials import FILE_NAME, write_credentials
 from parts.endpoint import Endpoint, Fault
-from parts.service import HEALTH, STATE, Clock, Running, Serve, command, has_status, is_ok, running_service, session_is
+from parts.service import HEALTH, STATE, Clock, Running, Serve, command, has_status, is_ok, session_is
 from parts.watcher import Watcher
 
 DEADLINE = 0.4
@@ -128,32 +126,6 @@ def test_a_token_renewed_meanwhile_is_tried_at_once(
     watcher.wait_topic(HEALTH, is_ok, since=since)
     assert running.log.count("WARNING") == 0
     assert "renewed" in {request.bearer for request in endpoint.requests}
-
-
-def test_redirects_carry_the_token_nowhere(endpoint: Endpoint, watcher: Watcher, running: Running) -> None:
-    """An API that redirects us is reported, and the redirect is not followed."""
-    with Endpoint() as elsewhere:
-        endpoint.fault = faults.redirect(elsewhere)
-        shown = watcher.wait_topic(HEALTH, has_status("invalid_response")).json()
-        assert "redirects" in shown["detail"]
-        assert elsewhere.count == 0
-    assert running.log.count("WARNING") == 1
-
-
-@pytest.mark.parametrize("where", ["certificate", "name"])
-def test_an_api_that_cannot_be_trusted_or_found(
-    running_broker: Broker, watcher: Watcher, home: Path, tmp_path: Path, where: str
-) -> None:
-    """A wrong certificate and a dead DNS each have their own sentence; nothing unknown is published."""
-    with Endpoint(ssl_context=Authority(tmp_path / "ca").server_context()) as stranger:
-        url = stranger.url if where == "certificate" else "https://api.claude.invalid"
-        with running_service(running_broker.port, url, home, deadline=5) as running:
-            shown = watcher.wait_topic(HEALTH, has_status("network_error")).json()
-        assert stranger.count == 0
-    assert ("certificate" if where == "certificate" else "cannot be resolved") in shown["detail"]
-    assert shown["fresh"] is False
-    assert STATE not in watcher.retained()
-    assert running.log.count("WARNING") == 1
 
 
 def test_a_file_that_cannot_be_opened(

@@ -18,7 +18,6 @@ import claude_usage_mqtt
 from claude_usage_mqtt import library
 from claude_usage_mqtt.errors import (
     ApiError,
-    ClaudeUsageError,
     CredentialsNotFound,
     CredentialsUnreadable,
     InsufficientScope,
@@ -82,38 +81,36 @@ def test_the_login_of_this_machine(endpoint: Endpoint, tmp_path: Path) -> None:
     assert (request.bearer, request.headers["user-agent"]) == (TOKEN, "my-tool/1")
 
 
-def test_a_token(endpoint: Endpoint) -> None:
-    """With a token no file is read, and one request is made."""
-    usage = library.get_usage(token=TOKEN, api_url=endpoint.url)
-    assert usage["five_hour"].utilization == 42
-    assert [request.bearer for request in endpoint.requests] == [TOKEN]
+REFUSALS = [
+    (faults.unauthorized(), Unauthorized),
+    (faults.insufficient_scope(), InsufficientScope),
+    (faults.server_error(), ServerError),
+    (faults.invalid_json(), InvalidResponse),
+    (faults.CloseAtOnce(), NetworkError),
+    (faults.rate_limited(), RateLimited),
+]
 
 
-@pytest.mark.parametrize(
-    ("fault", "error"),
-    [
-        (faults.unauthorized(), Unauthorized),
-        (faults.insufficient_scope(), InsufficientScope),
-        (faults.server_error(), ServerError),
-        (faults.invalid_json(), InvalidResponse),
-        (faults.CloseAtOnce(), NetworkError),
-        (faults.rate_limited(), RateLimited),
-    ],
-)
-def test_each_failure_is_an_error_of_its_own(endpoint: Endpoint, fault: Fault, error: type[ApiError]) -> None:
-    """Whoever calls can see what went wrong, and no failure makes a second request."""
+@pytest.mark.parametrize(("fault", "kind"), REFUSALS)
+def test_each_failure_is_an_error_of_its_own(
+    endpoint: Endpoint, tmp_path: Path, fault: Fault, kind: type[ApiError]
+) -> None:
+    """Whoever calls sees what went wrong, no failure makes a second request, and the token is forgotten.
+
+    After the call no error holds it: not in its text, not in its causes, not in the frames it passed.
+    """
+    write_credentials(tmp_path, TOKEN)
     endpoint.fault = fault
-    with pytest.raises(error):
-        library.get_usage(token=TOKEN, api_url=endpoint.url)
+    with pytest.raises(kind) as caught:
+        library.get_usage(tmp_path, api_url=endpoint.url)
     assert len(endpoint.requests) == 1
-
-
-def test_the_error_says_when_to_ask_again(endpoint: Endpoint) -> None:
-    """How long the API wants to be left alone is known to the caller."""
-    endpoint.fault = rate_limited(3600)
-    with pytest.raises(RateLimited) as caught:
-        library.get_usage(token=TOKEN, api_url=endpoint.url)
-    assert caught.value.retry_after == timedelta(hours=1)
+    error = caught.value
+    assert TOKEN not in "".join(traceback.format_exception(error))
+    assert error.__cause__ is None
+    assert error.__context__ is None
+    held = [value for frame, _ in traceback.walk_tb(error.__traceback__) for value in values(frame)]
+    assert TOKEN not in held
+    assert not {type(value).__name__ for value in held} & {"Credentials", "CredentialsFile", "GivenToken"}
 
 
 def test_without_usable_credentials_nothing_is_sent(endpoint: Endpoint, tmp_path: Path) -> None:
@@ -144,30 +141,16 @@ def test_two_sources_are_one_too_many(tmp_path: Path) -> None:
         library.get_usage(tmp_path, TOKEN)
 
 
-@pytest.mark.parametrize(
-    "fault", [faults.unauthorized(), faults.server_error(), faults.CloseAtOnce(), faults.rate_limited()]
-)
-def test_the_token_lives_for_one_call(endpoint: Endpoint, tmp_path: Path, fault: Fault) -> None:
-    """After the call no error holds the token: not in its text, not in its causes, not in the frames it passed."""
-    write_credentials(tmp_path, TOKEN)
-    endpoint.fault = fault
-    with pytest.raises(ClaudeUsageError) as caught:
-        library.get_usage(tmp_path, api_url=endpoint.url)
-    error = caught.value
-    assert TOKEN not in "".join(traceback.format_exception(error))
-    assert error.__cause__ is None
-    assert error.__context__ is None
-    held = [value for frame, _ in traceback.walk_tb(error.__traceback__) for value in values(frame)]
-    assert TOKEN not in held
-    assert not {type(value).__name__ for value in held} & {"Credentials", "CredentialsFile", "GivenToken"}
-
-
 @pytest.mark.parametrize("fault", [None, faults.unauthorized(), faults.CloseAtOnce()])
 def test_nothing_is_left_of_a_call(endpoint: Endpoint, fault: Fault | None) -> None:
-    """A program that asks every five minutes does not grow in an outage: a call has its own certificates, 0.8 MB."""
+    """A program that asks every five minutes does not grow in an outage: a call has its own certificates, 0.8 MB.
+
+    With a token no file is read.
+    """
     endpoint.fault = fault
     with no_garbage(ssl.SSLContext), contextlib.suppress(ApiError):
         library.get_usage(token=TOKEN, api_url=endpoint.url)
+    assert [request.bearer for request in endpoint.requests] == [TOKEN]
 
 
 class LateRefusal:

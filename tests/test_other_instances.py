@@ -29,7 +29,7 @@ from parts.service import (
     STATUS,
     Clock,
     Serve,
-    ServiceProcess,
+    Start,
     is_ok,
     listen_to_log,
     running_service,
@@ -173,14 +173,11 @@ def test_standing_by_is_logged_once(serve: Serve, watcher: Watcher) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="which processes are alive is known by their locks")
-def test_a_second_one_on_the_same_machine_stands_by(
-    home: Path, running_broker: Broker, endpoint: Endpoint, watcher: Watcher
-) -> None:
+def test_a_second_one_on_the_same_machine_stands_by(start: Start, endpoint: Endpoint, watcher: Watcher) -> None:
     """Whoever starts it by hand while it also runs as a service does not double the requests."""
-    settings = {"MQTT_PORT": running_broker.port, "CLAUDE_API_URL": endpoint.url}
-    with ServiceProcess(home, **settings) as first:
+    with start() as first:
         watcher.wait_topic(HEALTH, is_ok)
-        with ServiceProcess(home, **settings) as second:
+        with start() as second:
             second.log.wait_for("standing by")
             watcher.settle()
             assert endpoint.count == 1

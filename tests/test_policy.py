@@ -26,6 +26,7 @@ from claude_usage_mqtt.errors import (
 from claude_usage_mqtt.sources.backoff import ACCOUNT, LONGEST_BLOCK, SHUT_OUT_MARGIN, SLOW_INTERVAL, TOKEN
 from claude_usage_mqtt.sources.policy import FLOOR, SPACING, Policy
 from claude_usage_mqtt.sources.request_log import BUDGET, HOUR
+from parts.hostile import values
 
 START = datetime(2026, 11, 20, 10, 0, tzinfo=UTC)
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
@@ -565,11 +566,6 @@ def test_a_back_off_survives_a_restart() -> None:
     assert len(house.requests) - count <= 8
 
 
-JUNK = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=30) | st.just("2999-01-01T00:00:00Z"),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=8,
-)
 SOON = st.floats(-(10**6), 10**6).map(lambda s: (START + seconds(s)).isoformat())
 
 
@@ -577,17 +573,17 @@ SOON = st.floats(-(10**6), 10**6).map(lambda s: (START + seconds(s)).isoformat()
     st.fixed_dictionaries(
         {},
         optional={
-            "requests": st.lists(st.floats(START.timestamp() - 10**4, START.timestamp() + 10**6) | JUNK) | JUNK,
-            "next_regular": SOON | JUNK,
-            "blocked_until": SOON | JUNK,
-            "blocked_by": JUNK,
-            "slow_until": SOON | JUNK,
-            "window_full": JUNK,
-            "failures": JUNK,
-            "faults": JUNK,
+            "requests": st.lists(st.floats(START.timestamp() - 10**4, START.timestamp() + 10**6) | values) | values,
+            "next_regular": SOON | values,
+            "blocked_until": SOON | values,
+            "blocked_by": values,
+            "slow_until": SOON | values,
+            "window_full": values,
+            "failures": values,
+            "faults": values,
         },
     )
-    | JUNK
+    | values
 )
 def test_no_memory_can_stop_the_polls_or_break_them(memory: Any) -> None:
     """What others wrote to the broker delays by no more than a block may last, and nothing breaks."""

@@ -68,7 +68,8 @@ def test_recipes_for_another_account_name_its_entities_and_topics(entity_ids: se
         named = re.findall(r"\b(?:sensor|binary_sensor|event|button|switch)\.claude_\w+", text)
         assert {entity_id.replace("claude_work_", "claude_") for entity_id in named} - UNFINISHED <= entity_ids
         assert all(".claude_work_" in entity_id for entity_id in named)
-    assert "title: Claude Work" in RECIPES["dashboard"].text("work")
+    assert "title: Claude Work\n" in RECIPES["dashboard"].text("work")
+    assert "title: Claude Work mac\n" in RECIPES["dashboard"].text("work_mac")
     flow = json.loads(RECIPES["nodered"].text("work"))
     topics = {node["topic"] for node in flow if node["type"] == "mqtt in"}
     assert topics == {TOPICS.status, *(f"claude-usage/work/{each}" for each in ("state", "health", "event/+"))}

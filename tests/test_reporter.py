@@ -3,10 +3,9 @@
 import datetime as dt
 import json
 import os
-import signal
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from parts.credentials import FILE_NAME, write_credentials, write_credentials_te
 from parts.documents import sample_usage
 from parts.endpoint import Endpoint
 from parts.reporter import LAPTOP, ask, is_online, running_reporter
-from parts.service import BASE, HEALTH, STATUS, Clock, Running, ServiceProcess
+from parts.service import BASE, HEALTH, STATUS, Clock, Running, ServiceProcess, Start
 from parts.watcher import Message, Watcher
 
 CANARY = "sk-ant-oat01-canary-7d1f"
@@ -50,14 +49,19 @@ def home(tmp_path: Path) -> Path:
 
 
 Report = Callable[..., AbstractContextManager[Running]]
+"""Runs a reporter with this test's broker and endpoint, and its login or others; it is online."""
 
 
 @pytest.fixture
-def report(running_broker: Broker, endpoint: Endpoint, home: Path) -> Report:
-    """Return what runs a reporter with this test's broker and endpoint, and its login or others."""
+def report(running_broker: Broker, endpoint: Endpoint, home: Path, watcher: Watcher) -> Report:
+    """Return what runs a reporter."""
 
-    def report(folders: Path | Mapping[str, Path] = home, **more: Any) -> AbstractContextManager[Running]:
-        return running_reporter(running_broker.port, endpoint.url, folders, **more)
+    @contextmanager
+    def report(folders: Path | Mapping[str, Path] = home, **more: Any) -> Iterator[Running]:
+        since = watcher.mark()
+        with running_reporter(running_broker.port, endpoint.url, folders, **more) as running:
+            watcher.wait_topic(LAPTOP.presence, is_online, since=since)
+            yield running
 
     return report
 
@@ -83,7 +87,6 @@ def test_it_makes_no_request_unless_asked(report: Report, watcher: Watcher, endp
     """A reporter that nobody asks costs the account nothing."""
     clock = Clock(speed=100)
     with report(clock=clock):
-        watcher.wait_topic(LAPTOP.presence, is_online)
         clock.sleep(dt.timedelta(hours=5))
         watcher.publish(STATUS, "online", retain=True)
         watcher.settle()
@@ -93,33 +96,26 @@ def test_it_makes_no_request_unless_asked(report: Report, watcher: Watcher, endp
 def test_a_clean_stop_leaves_nothing(report: Report, watcher: Watcher) -> None:
     """After a clean shutdown there is nothing of the reporter on the broker."""
     with report():
-        watcher.wait_topic(LAPTOP.presence, is_online)
         ask(watcher)
     watcher.settle()
     assert not [topic for topic in watcher.retained() if "reporter" in topic]
 
 
-def test_a_killed_process_is_seen_as_gone(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
-) -> None:
+def test_a_killed_process_is_seen_as_gone(start: Start, watcher: Watcher, home: Path) -> None:
     """A laptop that loses its power is shown as away by the last will."""
-    settings = {"MQTT_PORT": running_broker.port, "CLAUDE_API_URL": endpoint.url, "MACHINE_NAME": "laptop"}
-    with ServiceProcess(home, ("report",), **settings) as process:
+    with start(home, "report", MACHINE_NAME="laptop") as process:
         watcher.wait_topic(LAPTOP.presence, is_online)
         process.process.kill()
         watcher.wait_topic(LAPTOP.presence, lambda each: each.payload and not each.json()["online"])
 
 
-def test_the_command_ends_at_once_and_tidily(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
-) -> None:
+def test_the_command_ends_at_once_and_tidily(start: Start, watcher: Watcher, home: Path) -> None:
     """The command runs like the service: its log says what it does, a signal ends it with status 0, leaving nothing."""
-    settings = {"MQTT_PORT": running_broker.port, "CLAUDE_API_URL": endpoint.url, "MACHINE_NAME": "My Laptop"}
-    with ServiceProcess(home, ("report",), **settings) as process:
+    with start(home, "report", MACHINE_NAME="My Laptop") as process:
         watcher.wait_topic("claude-usage/reporter/my_laptop", is_online)
         process.log.wait_for("Reporting as my_laptop")
         assert run_command(home, "healthcheck").returncode == 0
-        assert process.stop(signal.SIGTERM) == 0
+        assert process.stop() == 0
         assert CANARY not in process.log.text
     watcher.settle()
     assert "claude-usage/reporter/my_laptop" not in watcher.retained()
@@ -128,7 +124,6 @@ def test_the_command_ends_at_once_and_tidily(
 def test_the_same_id_is_answered_once(report: Report, watcher: Watcher, endpoint: Endpoint) -> None:
     """A request that arrives twice (QoS 1) is answered once."""
     with report():
-        watcher.wait_topic(LAPTOP.presence, is_online)
         ask(watcher, id="one")
         watcher.publish(LAPTOP.ask, json.dumps({"id": "one", "account": "default"}))
         ask(watcher, id="two")
@@ -139,7 +134,6 @@ def test_a_retained_request_is_never_answered(report: Report, watcher: Watcher, 
     """A request that somebody retained would be repeated at every connection; it is ignored."""
     watcher.publish(LAPTOP.ask, json.dumps({"id": "old", "account": "default"}), retain=True)
     with report():
-        watcher.wait_topic(LAPTOP.presence, is_online)
         ask(watcher, id="new")
     assert len(endpoint.requests) == 1
 
@@ -148,7 +142,6 @@ def test_its_own_limit_holds_whatever_it_is_asked(report: Report, watcher: Watch
     """Whoever asks, however often: 20 requests an hour, a minute apart, and a refusal that says how long it takes."""
     clock = Clock()
     with report(clock=clock, limited=True):
-        watcher.wait_topic(LAPTOP.presence, is_online)
         refused = 0
         for _ in range(40):
             answer = ask(watcher)
@@ -162,7 +155,6 @@ def test_requests_that_others_made_while_it_slept_count(report: Report, watcher:
     """A machine that was away reads in the service's retained health how many requests the others made meanwhile."""
     watcher.publish(HEALTH, '{"status": "ok", "requests_last_hour": 19}', retain=True)
     with report(limited=True):
-        watcher.wait_topic(LAPTOP.presence, is_online)
         assert ask(watcher)["error"]["status"] == "busy"
         for payload in ("", "[]", "{", '{"requests_last_hour": true}', '{"requests_last_hour": 12}'):
             watcher.publish(HEALTH, payload, retain=True)
@@ -176,6 +168,7 @@ def test_right_after_a_restart_it_waits_if_claude_code_has_just_asked(
     """A reporter that is restarted over and over makes no request in the minute after one that it cannot remember."""
     program = FakeClaudeCode(home / "claude")
     program.cache.write_text(program.keeps(sample_usage(), dt.datetime.now(dt.UTC) - dt.timedelta(seconds=20)))
+    # no address of an API on loopback: a reporter's own limit would not apply
     settings = {"CLAUDE_CODE_COMMAND": program.command, "CLAUDE_CONFIG_DIR": program.folder, "MACHINE_NAME": "laptop"}
     settings |= {"CLAUDE_SOURCE": "claude-code", "MQTT_PORT": running_broker.port}
     with ServiceProcess(home, ("report",), **settings):
@@ -208,7 +201,6 @@ def test_what_was_sent_to_a_sleeping_machine_is_not_answered_at_its_waking(
     monkeypatch.setattr(sleep, "DEAF_FOR", 0.5)
     clock = Clock()
     with report(clock=clock):
-        watcher.wait_topic(LAPTOP.presence, is_online)
         mark = watcher.mark()
         clock.sleep(dt.timedelta(hours=1))
         watcher.publish(LAPTOP.ask, json.dumps({"id": "stale", "account": "default"}))
@@ -240,7 +232,6 @@ def test_a_machine_that_lost_its_connection_asleep_answers_at_once(
 def test_errors_come_from_the_tree(report: Report, watcher: Watcher, endpoint: Endpoint, home: Path) -> None:
     """What goes wrong on the laptop is what the service shows, with its sentence; unknown accounts are named."""
     with report():
-        watcher.wait_topic(LAPTOP.presence, is_online)
         assert ask(watcher, account="work")["error"]["status"] == "no_credentials"
         write_credentials(home, CANARY, expires_in=dt.timedelta(hours=-1))
         answer = ask(watcher)
@@ -254,7 +245,6 @@ def test_a_login_that_changes_is_announced(report: Report, watcher: Watcher, hom
     clock = Clock(speed=60)
     write_credentials(home, CANARY, expires_in=dt.timedelta(minutes=6), now=clock.now())
     with report(clock=clock):
-        watcher.wait_topic(LAPTOP.presence, is_online)
         watcher.wait_topic(
             LAPTOP.presence, lambda each: each.json()["accounts"]["default"]["status"] == "token_expired", 15
         )
@@ -312,9 +302,7 @@ def test_polls_that_hang_keep_no_other_account_waiting(
         assert "reading" in ask(watcher, account="personal")
 
 
-def test_it_starts_and_stops_whatever_hangs(
-    running_broker: Broker, watcher: Watcher, endpoint: Endpoint, tmp_path: Path
-) -> None:
+def test_it_starts_and_stops_whatever_hangs(start: Start, watcher: Watcher, tmp_path: Path) -> None:
     """A dead mount with one account's login and Claude Code's own numbers keeps neither the start nor the stop."""
     folders = {name: tmp_path / name for name in ("personal", "mounted")}
     write_credentials(folders["personal"])
@@ -322,9 +310,8 @@ def test_it_starts_and_stops_whatever_hangs(
     for name in (FILE_NAME, CACHE_NAME):
         os.mkfifo(folders["mounted"] / name)
     accounts = json.dumps({name: str(folder) for name, folder in folders.items()})
-    settings = {"MQTT_PORT": running_broker.port, "CLAUDE_API_URL": endpoint.url, "MACHINE_NAME": "laptop"}
-    settings |= {"CLAUDE_ACCOUNTS": accounts, "CLAUDE_CONFIG_DIR": ""}
-    with ServiceProcess(tmp_path, ("report",), **settings) as process:
+    settings = {"CLAUDE_ACCOUNTS": accounts, "CLAUDE_CONFIG_DIR": "", "MACHINE_NAME": "laptop"}
+    with start(tmp_path, "report", **settings) as process:
         watcher.wait_topic(LAPTOP.presence, announces("personal", "ok"))
         watcher.publish(LAPTOP.ask, '{"id": "hangs", "account": "mounted"}')
         assert ask(watcher, account="personal")["reading"]
@@ -344,22 +331,19 @@ def test_it_corrects_what_others_say_of_it(report: Report, watcher: Watcher, pay
 def test_it_announces_itself_when_the_service_comes_online(report: Report, watcher: Watcher) -> None:
     """A service whose broker does not replay to wildcards knows every reporter a second after its start."""
     with report():
-        watcher.wait_topic(LAPTOP.presence, is_online)
         mark = watcher.mark()
         watcher.publish(STATUS, "online", retain=True)
         watcher.wait_topic(LAPTOP.presence, is_online, since=mark)
 
 
 def test_a_second_reporter_of_the_same_name_is_refused(
-    report: Report, running_broker: Broker, watcher: Watcher, endpoint: Endpoint, home: Path
+    report: Report, start: Start, watcher: Watcher, home: Path
 ) -> None:
     """Two machines of one name would answer twice; the second ends with a message, and the first stays online."""
-    settings = {"MQTT_PORT": running_broker.port, "CLAUDE_API_URL": endpoint.url, "MACHINE_NAME": "laptop"}
     with report():
-        watcher.wait_topic(LAPTOP.presence, is_online)
-        second = run_command(home, "report", MQTT_HOST="127.0.0.1", CLAUDE_CONFIG_DIR=home, **settings)
-        assert second.returncode == 2
-        assert "MACHINE_NAME" in second.stderr
+        with start(home, "report", MACHINE_NAME="laptop") as second:
+            assert second.process.wait(30) == 2
+        assert "MACHINE_NAME" in second.log.text
         watcher.settle()
         assert json.loads(watcher.retained()[LAPTOP.presence])["online"] is True
 
@@ -368,7 +352,6 @@ def test_a_second_reporter_of_the_same_name_is_refused(
 def test_of_two_that_start_at_the_same_moment_one_is_refused(report: Report, watcher: Watcher, other: str) -> None:
     """Both asked for the name before either could answer: the same one of them ends on both machines."""
     with report() as running:
-        watcher.wait_topic(LAPTOP.presence, is_online)
         mark = watcher.mark()
         watcher.publish(LAPTOP.presence, json.dumps({"online": True, "instance": other, "accounts": {}}), retain=True)
         if other == "z":
@@ -386,7 +369,6 @@ def test_the_requests_of_another_one_of_the_same_name_count(
 ) -> None:
     """Two machines of one name both answer each ask: together they stay within the hourly limit all the same."""
     with report(limited=True):
-        watcher.wait_topic(LAPTOP.presence, is_online)
         for number in range(20):
             answer = {"id": str(number), "account": "default", "requests": 1, "error": {"status": "network_error"}}
             watcher.publish(LAPTOP.answer, json.dumps(answer))
@@ -401,7 +383,6 @@ def test_a_reporter_that_comes_back_under_a_name_that_was_taken_says_so(
     """If the name was taken while this machine was away, nobody refuses it; both are there, and the log says so."""
     monkeypatch.setattr(announcement, "BOTH_NEW", 0.0)
     with report() as running:
-        watcher.wait_topic(LAPTOP.presence, is_online)
         watcher.publish(LAPTOP.presence, '{"online": true, "instance": "another", "accounts": {}}', retain=True)
         running.log.wait_for("Another reporter named laptop is running; set MACHINE_NAME")
 
@@ -432,7 +413,6 @@ def test_check_lists_the_reporters(report: Report, running_broker: Broker, watch
     assert "reporters    -     none has announced itself" in call_command(home, "check", **settings).stdout
     watcher.publish(f"{BASE}/reporter/desktop", '{"online": false}', retain=True)
     with report():
-        watcher.wait_topic(LAPTOP.presence, is_online)
         checked = call_command(home, "check", **settings)
     assert checked.returncode == 0
     assert "reporters    ok    desktop (offline), laptop (default oauth ok)" in checked.stdout
@@ -491,7 +471,6 @@ def test_a_login_that_cannot_be_used_is_logged_here_too(report: Report, home: Pa
 def test_requests_that_fail_are_logged_here_too(report: Report, watcher: Watcher, endpoint: Endpoint) -> None:
     """Whoever reads the log of this machine sees why the API gave nothing, once, and once that it works again."""
     with report() as running:
-        watcher.wait_topic(LAPTOP.presence, is_online)
         ask(watcher)
         assert "again" not in running.log.text
         endpoint.fault = faults.unauthorized()
@@ -553,7 +532,6 @@ HOSTILE = [
 def test_nonsense_on_its_topics_is_ignored(report: Report, watcher: Watcher, endpoint: Endpoint) -> None:
     """Whatever anybody sends: no request, no answer, and the next honest request is answered."""
     with report():
-        watcher.wait_topic(LAPTOP.presence, is_online)
         for payload in HOSTILE:
             for topic in (LAPTOP.ask, LAPTOP.answer, STATUS):
                 watcher.publish(topic, payload)

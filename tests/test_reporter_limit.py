@@ -5,9 +5,8 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.reporter.answer import MAX_IDS, SeenIds
-from claude_usage_mqtt.reporter.budget import HOUR, REQUESTS_PER_HOUR, SPACING, Budget, RequestLimit
+from claude_usage_mqtt.reporter.budget import HOUR, REQUESTS_PER_HOUR, SPACING, RequestLimit
 
 
 def allowed(limit: RequestLimit, asked_at: list[float]) -> list[float]:
@@ -49,14 +48,6 @@ def test_requests_of_other_machines_count() -> None:
     for count in range(18):
         limit.record_elsewhere(60.0 * count, 1)
     assert limit.wait(18 * 60) == HOUR - 18 * 60
-
-
-def test_no_limit_on_loopback() -> None:
-    """Tests and the demo, whose API is on loopback, may ask as often as they like."""
-    budget = Budget("claude-usage", ["default"], SystemClock(), limited=False)
-    for _ in range(100):
-        assert budget.wait("default") == 0
-        budget.record("default", 0)
 
 
 def test_an_id_is_answered_once() -> None:

@@ -19,6 +19,7 @@ from claude_usage_mqtt.usage.owner import Owner
 from claude_usage_mqtt.usage.reading import SESSION, WEEK, ExtraUsage
 from claude_usage_mqtt.usage.saved_state import WINDOW_KEY, restore, save
 from claude_usage_mqtt.usage.windows import MAX_WINDOWS
+from parts.hostile import values
 from parts.readings import RESET, START, make_account, make_answer, make_reading, make_usage, minutes, shown, take
 
 NOW = minutes(121)
@@ -59,15 +60,6 @@ def test_a_restart_changes_no_number() -> None:
     assert shown(fresh, later)["burn_rate"] == 30
     assert shown(fresh, later)["limit_at"] is not None
     assert (fresh.owner, fresh.currency) == (usage.owner, usage.currency)
-    assert save(fresh) == save(usage)
-
-
-def test_a_restart_of_a_restart_is_no_different() -> None:
-    """Restarts do not wear the memory down."""
-    usage = lived()
-    fresh = usage
-    for _ in range(5):
-        fresh = restarted(fresh)
     assert save(fresh) == save(usage)
 
 
@@ -261,18 +253,6 @@ def check(usage: AccountUsage, now: datetime) -> None:
         assert window["utilization"] is None or 0 <= window["utilization"] <= 200
 
 
-JUNK = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text(max_size=60)
-    | st.sampled_from(["9999-12-31T23:59:59Z", "2026-11-20T13:00:30+00:00", "\ud800", 1e308, 10**400]),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
-    max_leaves=10,
-)
-
-
 def places(document: Any) -> list[tuple[Any, Any]]:
     """Return every place in a JSON document where something else could be."""
     found: list[tuple[Any, Any]] = []
@@ -295,7 +275,7 @@ def test_no_damage_breaks_the_start(data: st.DataObject, has_memory: bool) -> No
     for _ in range(data.draw(st.integers(1, 4))):
         container, key = data.draw(st.sampled_from(places([memory or {}, state])))
         if isinstance(container, list) or key in container:
-            container[key] = data.draw(JUNK)
+            container[key] = data.draw(values)
     usage = make_account()
     restore(usage, memory, state, NOW)
     check(usage, NOW)
@@ -306,7 +286,7 @@ def test_no_damage_breaks_the_start(data: st.DataObject, has_memory: bool) -> No
     assert shown(usage, later + timedelta(minutes=1))["utilization"] == 41
 
 
-@given(JUNK, JUNK)
+@given(values, values)
 def test_no_document_at_all_breaks_the_start(memory: Any, state: Any) -> None:
     """What somebody else put on our topics is not ours."""
     usage = make_account()

@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime as dt
-import gc
 import json
 import logging
 import traceback
@@ -15,7 +14,6 @@ import pytest
 from claude_usage_mqtt.errors import ClaudeUsageError
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.settings.fields import Settings
-from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.credentials.environment import GivenToken
 from claude_usage_mqtt.sources.credentials.file import CredentialsFile
 from claude_usage_mqtt.sources.credentials.token import parse_credentials
@@ -23,7 +21,7 @@ from parts import faults, service
 from parts.broker import Mosquitto, needs_mosquitto
 from parts.command import call_command
 from parts.credentials import FILE_NAME, write_credentials, write_credentials_text
-from parts.endpoint import Endpoint, Exchange
+from parts.endpoint import Connect, Endpoint, Exchange
 from parts.proxy import FaultyProxy
 from parts.service import HEALTH, ServiceProcess, is_ok, running_service
 from parts.watcher import Watcher
@@ -186,20 +184,17 @@ def _is_ours(frame: Any) -> bool:
 
 
 @pytest.mark.parametrize("fault", API_FAULTS, ids=lambda fault: type(fault).__name__)
-def test_errors_of_a_request(fault: Any) -> None:
+def test_errors_of_a_request(endpoint: Endpoint, connect: Connect, fault: Any) -> None:
     """A traceback in a bug report holds no token."""
-    with Endpoint() as endpoint:
-        api = UsageApi(endpoint.url, "tests", 0.3 if isinstance(fault, faults.DripBody) else 10.0)
-        endpoint.fault = fault
-        if isinstance(fault, Echo) and fault.status == 200:
-            api.fetch(TOKEN)  # valid JSON: what is wrong with it is for others to find
-        else:
-            with expected_error() as shown:
-                api.fetch(TOKEN)
-            assert_nowhere(*shown)
-        assert_nowhere(repr(api), repr(vars(api)))
-        api.close()
-    gc.collect()
+    api = connect(deadline=0.3 if isinstance(fault, faults.DripBody) else 10.0)
+    endpoint.fault = fault
+    if isinstance(fault, Echo) and fault.status == 200:
+        api.fetch(TOKEN)  # valid JSON: what is wrong with it is for others to find
+    else:
+        with expected_error() as shown:
+            api.fetch(TOKEN)
+        assert_nowhere(*shown)
+    assert_nowhere(repr(api), repr(vars(api)))
 
 
 @pytest.mark.parametrize("token", [TOKEN + " \n", TOKEN + "\x00", TOKEN + "é", TOKEN * 1000, [TOKEN], {"t": TOKEN}])

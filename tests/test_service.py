@@ -164,6 +164,7 @@ def test_a_crash_loop_stays_within_the_budget(start: Start, endpoint: Endpoint, 
             watcher.wait_topic(STATUS, lambda message: message.payload == "offline", since=since)
     assert endpoint.count == 1
     assert documents(watcher)[HEALTH]["requests_last_hour"] == 1
+    assert STATE not in watcher.retained()  # nothing is known yet
 
 
 def test_a_block_survives_a_restart(start: Start, endpoint: Endpoint, watcher: Watcher) -> None:

@@ -1,6 +1,7 @@
 """A connection for one job ends within its deadline, with what it was for or with the reason why not."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -128,6 +129,21 @@ def test_refusals_say_what_to_do() -> None:
             session.publish(Message(topic="allowed/a", payload=b"1"))
             with pytest.raises(BrokerRefused, match="refused other/a"):
                 session.publish(Message(topic="other/a", payload=b"1"))
+
+
+@needs_mosquitto
+def test_a_login_may_be_tied_to_the_client_id_of_the_service() -> None:
+    """A command next to the service has another id: then its refusal says so, and does not blame the password alone."""
+    tied = "; or the broker accepts this login only with the client id attic, which is left to the service."
+    with Mosquitto(users={"attic": "secret"}) as mosquitto:
+        wrong = options(mosquitto.port, username="attic", password="wrong", client_id="attic")
+        with pytest.raises(BrokerRefused) as beside, Session(wrong):
+            pass
+        with pytest.raises(BrokerRefused) as as_service, Session(wrong, as_service=True):
+            pass
+        with pytest.raises(BrokerRefused) as without, Session(replace(wrong, client_id="")):
+            pass
+    assert [str(error.value).endswith(tied) for error in (beside, as_service, without)] == [True, False, False]
 
 
 @needs_mosquitto

@@ -52,6 +52,8 @@ WRONG: dict[str, tuple[Mapping[str, str], str]] = {
     "a broker with its scheme": ({"MQTT_HOST": "mqtt://broker"}, "MQTT_HOST: the name or address alone; the port goes"),
     "a broker with its port": ({"MQTT_HOST": "broker:1883"}, "MQTT_HOST: the name or address alone; the port goes"),
     "an address with its port": ({"MQTT_HOST": "[::1]:1883"}, "MQTT_HOST: the name or address alone; the port goes"),
+    "a broker that is a variable": ({"MQTT_HOST": "${BROKER}"}, "MQTT_HOST: the name or address alone"),
+    "a broker of a line in a script": ({"MQTT_HOST": "broker;"}, "MQTT_HOST: the name or address alone"),
     "no broker": ({"MQTT_HOST": ""}, "MQTT_HOST is not set"),
     "port is not a number": ({"MQTT_PORT": "mqtt"}, "MQTT_PORT: a whole number from 1 to 65535."),
     "port of a Kubernetes service": (
@@ -395,7 +397,7 @@ def test_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> 
     assert list(misspelled([*FOREIGN.split(), *variables()], variables())) == []
 
 
-@pytest.mark.parametrize("host", ["broker", "broker.local", "192.0.2.1", "::1", "fe80::1%eth0"])
+@pytest.mark.parametrize("host", ["broker", "my_broker-2.local.", "bröker", "192.0.2.1", "::1", "fe80::1%eth0"])
 def test_a_name_or_address_of_any_kind(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     """An IPv6 address has colons, and is not a host with a port."""
     monkeypatch.setenv("MQTT_HOST", host)

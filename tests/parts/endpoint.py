@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from typing import Any, BinaryIO, Final, Protocol, Self, runtime_checkable
 
+from claude_usage_mqtt.sources.api.client import UsageApi
 from parts.documents import Document, sample_usage
 from parts.net import LOOPBACK, Acceptor, HeldPort, Server, hang_up
 from parts.waiting import REASONABLE
@@ -25,6 +26,10 @@ from parts.waiting import REASONABLE
 USAGE_PATH: Final = "/api/oauth/usage"
 BETA: Final = "oauth-2025-04-20"
 REMEMBERED_REQUESTS: Final = 5000
+
+
+Connect = Callable[..., UsageApi]
+"""Makes a client of a test's endpoint, or of another URL, with another deadline."""
 
 
 class ClientGone(Exception):  # noqa: N818 - an event, not an error of ours

@@ -14,12 +14,18 @@ def no_garbage(*kinds: type) -> Iterator[None]:
     try:
         before = _count(kinds)
         yield
-        for thread in threading.enumerate():
-            if thread.name == "usage-request":
-                thread.join(10)
+        end_of_requests()
         assert _count(kinds) <= before
     finally:
         gc.enable()
+
+
+def end_of_requests() -> None:
+    """Wait until no thread is left of a request to the API."""
+    for thread in threading.enumerate():
+        if thread.name == "usage-request":
+            thread.join(10)
+            assert not thread.is_alive()
 
 
 def _count(kinds: tuple[type, ...]) -> int:

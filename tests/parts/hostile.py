@@ -1,5 +1,6 @@
 """What somebody may send who means no good: values of any kind, and documents in which anything may be anything."""
 
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from hypothesis import strategies as st
@@ -16,8 +17,16 @@ INJECTIONS: Final = (
     "x" * 5000,
 )
 
+EXTREMES: Final = ("9999-12-31T23:59:59Z", "2026-11-20T13:00:30+00:00", 1e308, 10**400)
+
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=30) | st.sampled_from(INJECTIONS),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=30)
+    | st.datetimes(timezones=st.just(UTC)).map(datetime.isoformat)
+    | st.sampled_from([*INJECTIONS, *EXTREMES]),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
     max_leaves=12,
 )

@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import re
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,46 @@ def test_a_power_cut_leaves_no_number_for_long(
         with running_service(mosquitto.port, endpoint.url, tmp_path):
             home.wait_for(sensor__claude_session_usage="42.5", sensor__claude_status="OK")
         remove_all(home, watcher)
+
+
+class StuckClock(StepClock):
+    """A clock that does not answer while the test holds it: whoever asks for the time hangs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs = threading.Event()
+        self.runs.set()
+
+    def now(self) -> dt.datetime:
+        """Return the time, as soon as the clock runs."""
+        self.runs.wait()
+        return super().now()
+
+
+def test_a_service_that_hangs_leaves_no_number_for_long(
+    home: HomeAssistant,
+    mosquitto: Mosquitto,
+    endpoint: Endpoint,
+    watcher: Watcher,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is connected, so there is no will, and it renews nothing: the numbers go; they are back when it goes on."""
+    monkeypatch.setattr(discovery, "EXPIRE_AFTER", SPAN)
+    write_credentials(tmp_path)
+    clock = StuckClock()
+    with running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock):
+        home.wait_for(sensor__claude_session_usage="42.5")
+        clock.runs.clear()
+        home.wait_for(
+            sensor__claude_session_usage="unavailable",
+            sensor__claude_status="unavailable",
+            binary_sensor__claude_blocked="unavailable",
+        )
+        assert watcher.last(STATUS).payload == "online"
+        clock.runs.set()
+        clock.advance(minutes=6)
+        home.wait_for(sensor__claude_session_usage="42.5", sensor__claude_status="OK")
 
 
 @pytest.mark.usefixtures("watcher")
@@ -169,6 +210,37 @@ def test_a_named_account_of_version_1_keeps_its_entity_ids(
             after = home.wait_entities(lambda entries: set(before) <= set(entries), "claude_usage_studio")
             states = home.states()
     assert not [entity for entity in (*after, *states) if re.search(r"claude_(.*_2|studio_.*)$", entity)]
+
+
+def test_two_accounts_of_version_1_are_upgraded_in_place(
+    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path
+) -> None:
+    """Both devices and the one for all keep all their entities, and their statistics are not objected to."""
+    devices = ("claude_usage_personal", "claude_usage_work", "claude_usage_all")
+    with Watcher(mosquitto.port) as watcher:
+        for topic, payload in version_1("several").items():
+            watcher.publish(topic, payload, retain=True)
+        watcher.publish(STATUS, "online", retain=True)
+        home.wait_for(sensor__claude_all_highest_usage="61.0", sensor__claude_work_session_usage="42.5")
+        before = {device: home.wait_entities(bool, device) for device in devices}
+        for name in ("home", "work"):
+            write_credentials(tmp_path / name)
+        accounts = f'{{"personal": "{tmp_path / "home"}", "work": "{tmp_path / "work"}"}}'
+        with service(mosquitto, endpoint, tmp_path, CLAUDE_ACCOUNTS=accounts, CLAUDE_CONFIG_DIR=""):
+            states = home.wait_for(
+                binary_sensor__claude_all_blocked="off",
+                binary_sensor__claude_personal_blocked="off",
+                binary_sensor__claude_work_blocked="off",
+                sensor__claude_all_highest_usage="61.0",
+            )
+            after = {device: home.entities(device) for device in devices}
+            objections = home.ask("recorder/validate_statistics")
+        for device in devices:
+            kept = {entity: after[device][entity]["id"] for entity in before[device]}
+            assert kept == {entity: entry["id"] for entity, entry in before[device].items()}
+        assert not [entity for entity in states if re.search(r"claude_.*_2$", entity)]
+        assert not [entity for entity in objections if "claude" in entity]
+        remove_all(home, watcher)
 
 
 def test_accounts_of_version_1_that_are_no_longer_configured_are_removed(

@@ -234,12 +234,20 @@ def test_blueprint_notifies_of_paid_usage_once(home: HomeAssistant, session: Ses
     home.rest("DELETE", "/api/config/automation/config/extra-usage")
 
 
-def test_blueprint_notifies_before_the_login_ends(home: HomeAssistant, session: Session, watcher: Watcher) -> None:
-    """It finds nothing to complain about, and waits for its moment."""
-    home.wait_for(sensor__claude_session_usage="0.0")
-    from_blueprint(home, "login", actions=publishing("{{ title }}"))
+def test_blueprint_notifies_before_the_login_ends(
+    home: HomeAssistant, session: Session, watcher: Watcher, tmp_path: Path
+) -> None:
+    """Three days before the end it says once when that is, however often the service polls until then."""
+    ends = (dt.datetime.now(dt.UTC) + dt.timedelta(days=3, minutes=1)).replace(second=0, microsecond=0)
+    write_credentials(tmp_path, expires_in=dt.timedelta(days=9), refreshTokenExpiresAt=round(ends.timestamp() * 1000))
+    session.later(0, minutes=6)
+    home.wait_for(sensor__claude_login_expires_at=ends.isoformat(timespec="seconds"))
+    from_blueprint(home, "login", actions=publishing("{{ title }} | {{ message }}"))
     session.later(1, minutes=6)
-    assert ran(watcher, 0) == []
+    watcher.wait_topic(RAN, timeout=70)
+    session.later(2, minutes=6)
+    (sent,) = ran(watcher, 1)
+    assert sent.startswith("Claude: the login ends soon | It ends ")
     home.rest("DELETE", "/api/config/automation/config/login")
 
 
@@ -323,6 +331,22 @@ def test_dashboard_of_a_seat_with_nothing_but_a_budget(
         shown = dashboard(scripts, tmp_path)
     assert not [tile for tile in shown["tiles"] if "xtra usage" in tile or "limit" in tile]
     assert "Paid extra usage is active As of" in shown["markdown"][0]
+
+
+def test_dashboard_of_an_account_that_is_not_polled(
+    home: HomeAssistant, mosquitto: Mosquitto, watcher: Watcher, scripts: Path, tmp_path: Path
+) -> None:
+    """With the status line alone there is no refresh, no plan and no money: no card misses its entity."""
+    now = dt.datetime.now(dt.UTC)
+    limits = {"five_hour": {"used_percentage": 23.5, "resets_at": int(now.timestamp()) + 7200}}
+    with ServiceProcess(tmp_path, MQTT_PORT=mosquitto.port, CLAUDE_SOURCE="statusline"):
+        watcher.wait_topic(STATUS, lambda message: message.payload == "online")
+        sent = json.dumps({"at": now.timestamp(), "rate_limits": limits})
+        watcher.publish("claude-usage/default/statusline", sent)
+        home.wait_for(sensor__claude_session_usage="23.5", sensor__claude_tightest="23.5")
+        shown = dashboard(scripts, tmp_path)
+    assert not [tile for tile in shown["tiles"] if "Refresh" in tile]
+    assert "You can work now" in shown["markdown"][0] or "The usage is not known" in shown["markdown"][0]
 
 
 def dashboard(scripts: Path, folder: Path) -> Any:

@@ -124,13 +124,15 @@ class _Checker:
             is_back = not refused and comes_back(self.session, topic, nonce)
         except BrokerRefused as error:
             raise BrokerRefused(f"{str(error).partition(';')[0]}; {remedy(self._settings)}.") from None
-        except BrokerUnreachable as lost:  # older Mosquittos disconnect at what they do not allow
+        except BrokerUnreachable as error:  # older Mosquittos disconnect at what they do not allow
             raise BrokerUnreachable(
-                f"{str(lost).removesuffix('.')} as {topic} was published; {remedy(self._settings)}."
+                f"{str(error).removesuffix('.')} as {topic} was published; {remedy(self._settings)}."
             ) from None
         if is_back:
             return f"what is published under {self._base}/ arrives"
-        raise _NothingCameBack(f"What was published under {topic} did not come back; {remedy(self._settings)}.")
+        lost = f"What was published under {topic} did not come back"
+        what = f"The broker refused the subscription to {topic}" if refused else lost
+        raise _NothingCameBack(f"{what}; {remedy(self._settings)}.")
 
     def _lack(self, error: ClaudeUsageError) -> str:
         """Return what the failure to publish says of this user's permissions."""

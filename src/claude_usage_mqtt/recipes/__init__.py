@@ -41,7 +41,9 @@ class Recipe:
 def _of_account(text: str, account: str) -> str:
     text = re.sub(r"\b(sensor|binary_sensor|event|button)\.claude_", rf"\1.claude_{account}_", text)
     text = text.replace("claude-usage/default/", f"claude-usage/{account}/")
-    text = re.sub(r"^( *-? ?title): Claude$", rf"\1: Claude {account.capitalize()}", text, flags=re.MULTILINE)
+    text = re.sub(
+        r"^( *-? ?title): Claude$", rf"\1: Claude {account.replace('_', ' ').capitalize()}", text, flags=re.MULTILINE
+    )
     return text.replace("path: claude\n", f"path: claude-{account.replace('_', '-')}\n")
 
 

@@ -79,7 +79,7 @@ def summarize(digests: Iterable[Digest]) -> dict[str, Any]:
     """Return the summary's state document."""
     digests = list(digests)
     tightest = {each.label: each.tightest for each in digests if each.tightest is not None}
-    free = [each.label for each in digests if each.label in tightest and not each.blocked]
+    free = [each.label for each in digests if each.label in tightest and each.blocked is False]
     highest = max(tightest, key=tightest.__getitem__, default=None)
     blocked = [each for each in digests if each.blocked]
     is_blocked = len(blocked) == len(digests)

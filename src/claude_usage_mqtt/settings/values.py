@@ -93,7 +93,7 @@ def host(value: str) -> str:
     try:
         ipaddress.ip_address(bare)
     except ValueError:
-        if not 0 < len(value) <= LONGEST_NAME or not value.isprintable() or re.search(r"[:/@\[\]\s'\"]", value):
+        if len(value) > LONGEST_NAME or not re.fullmatch(r"[\w.-]+", value):
             raise ValueError("the name or address alone; the port goes into MQTT_PORT") from None
         return value
     return bare
