@@ -427,18 +427,18 @@ def test_no_answer_breaks_it(status: int, body: bytes) -> None:
     assert len(sentence) < 300
 
 
-def test_close_ends_what_hangs(endpoint: Endpoint, api: UsageApi) -> None:
+def test_close_ends_what_hangs(endpoint: Endpoint, hasty: UsageApi) -> None:
     """The client can be closed at any time, and takes no time for it."""
     endpoint.fault = faults.Hang()
 
     def ask() -> None:
         with pytest.raises(ApiError):
-            api.fetch(TOKEN)
+            hasty.fetch(TOKEN)
 
     thread = threading.Thread(target=ask)
     thread.start()
     endpoint.wait_for_requests(1)
-    api.close()
+    hasty.close()
     endpoint.release()
     thread.join(10)
     assert not thread.is_alive()

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from claude_usage_mqtt.errors import BrokerError, BrokerRefused, BrokerUnreachable
-from claude_usage_mqtt.mqtt.client import Message, make_tls_context
+from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.session import Session, publish_once
 from parts.broker import Mosquitto, needs_mosquitto
@@ -104,14 +104,6 @@ def test_the_broker_s_own_certificate_may_be_what_is_trusted(private_authority: 
         options = BrokerOptions(host="localhost", port=mosquitto.tls_port, tls=True, tls_ca=str(pair.certificate))
         publish_once(options, Message(topic="t", payload=b"1"))
         assert "set MQTT_HOST to a name" in str(why_not(replace(options, host=LOOPBACK)))
-
-
-def test_only_the_strict_checks_are_off() -> None:
-    """Chain and name are verified whatever the version of Python."""
-    context = make_tls_context(BrokerOptions(host="h", tls=True))
-    assert context is not None
-    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
-    assert not context.verify_flags & ssl.VERIFY_X509_STRICT
 
 
 @needs_mosquitto

@@ -4,12 +4,11 @@ import contextlib
 import itertools
 import json
 import logging
-import math
 import random
+import re
 import socket
 import sys
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -59,17 +58,6 @@ def history() -> list[tuple[datetime, dict[str, Any]]]:
     return ten_days(seed=0)
 
 
-def numbers(document: Any) -> Iterator[float]:
-    """Every number in a JSON document."""
-    if isinstance(document, dict):
-        document = list(document.values())
-    if isinstance(document, list):
-        for value in document:
-            yield from numbers(value)
-    elif isinstance(document, int | float) and not isinstance(document, bool):
-        yield document
-
-
 @pytest.mark.parametrize("window", ["five_hour", "seven_day"])
 def test_windows_fill_and_reset(history: list[tuple[datetime, dict[str, Any]]], window: str) -> None:
     """Somebody who watches the demo sees both windows get nearly full and start again."""
@@ -80,20 +68,20 @@ def test_windows_fill_and_reset(history: list[tuple[datetime, dict[str, Any]]], 
 
 def test_every_answer_is_json_with_sane_numbers(history: list[tuple[datetime, dict[str, Any]]]) -> None:
     """The demo never shows a number that no account could have."""
-    for _, answer in history:
-        assert json.loads(json.dumps(answer, allow_nan=False)) == answer
-        assert all(math.isfinite(number) and number >= 0 for number in numbers(answer))
+    text = json.dumps([answer for _, answer in history], allow_nan=False)  # which refuses what is not finite
+    assert not re.search(r"(: |, |\[)-", text)
 
 
 def test_session_resets_five_hours_after_its_first_use(history: list[tuple[datetime, dict[str, Any]]]) -> None:
-    """The session's reset does not move while the window runs, and is five hours after the window began."""
+    """The session's reset does not move while the window runs, five hours after it began; at times it is idle."""
     began: datetime | None = None
-    windows = 0
+    windows = idle = 0
     for now, answer in history:
         session = answer["five_hour"]
         if session["resets_at"] is None:
             assert session["utilization"] == 0
             began = None
+            idle += 1
             continue
         resets_at = datetime.fromisoformat(session["resets_at"])
         if began is None or now >= began + timedelta(hours=5):
@@ -101,11 +89,7 @@ def test_session_resets_five_hours_after_its_first_use(history: list[tuple[datet
             windows += 1
         assert abs(resets_at - (began + timedelta(hours=5))) <= JITTER
     assert windows > 10
-
-
-def test_session_is_idle_at_times(history: list[tuple[datetime, dict[str, Any]]]) -> None:
-    """The demo shows what an idle session looks like, too: nothing used, and no reset."""
-    assert any(answer["five_hour"]["resets_at"] is None for _, answer in history)
+    assert idle
 
 
 def test_extra_usage_drains_only_without_quota(history: list[tuple[datetime, dict[str, Any]]]) -> None:

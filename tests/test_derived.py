@@ -51,15 +51,11 @@ def test_what_is_an_average_is_unknown_in_the_first_twentieth() -> None:
 
 
 def test_on_pace_is_a_projection_within_a_hundred() -> None:
-    """At half time 50 % lasts exactly to the reset, and a little more does not."""
+    """A fifth gone and 30 % used is 150 % at the reset; at half time 50 % lasts exactly, and a little more does not."""
+    assert after([(60, 30)])["projected"] == 150
     assert after([(150, 50)])["on_pace"] is True
     assert after([(150, 50.01)])["on_pace"] is False
     assert after([(150, 120)])["on_pace"] is False
-
-
-def test_projected_is_the_average_pace_to_the_reset() -> None:
-    """A fifth of the window gone and 30 % used is 150 % at the reset."""
-    assert after([(60, 30)])["projected"] == 150
 
 
 def test_idle_is_a_state_of_its_own() -> None:
@@ -117,22 +113,26 @@ def test_time_remaining_has_one_place_and_never_falls_below_nothing() -> None:
     assert shown(usage, minutes(301))["time_remaining_hours"] == 0
 
 
-def test_burn_rate_needs_three_samples_over_ten_minutes() -> None:
-    """Two readings, or three within a few minutes, are noise."""
-    assert after([(20, 10), (40, 20)])["burn_rate"] is None
-    assert after([(20, 10), (25, 12), (29.9, 14)])["burn_rate"] is None
-    assert after([(20, 10), (25, 12), (30, 14)])["burn_rate"] == 24
-
-
-def test_burn_rate_is_of_the_last_hour() -> None:
-    """What was burnt before that does not count."""
-    quiet = [(float(minute), 50.0) for minute in range(70, 131, 5)]
-    assert after([(0.0, 0.0), (60.0, 50.0), *quiet])["burn_rate"] == 0
-
-
-def test_burn_rate_is_never_negative() -> None:
-    """A correction downwards does not gain quota."""
-    assert after([(20, 50), (25, 45), (30, 40)])["burn_rate"] == 0
+@pytest.mark.parametrize(
+    ("readings", "rate"),
+    [
+        # Two readings, or three within a few minutes, are noise.
+        ([(20, 10), (40, 20)], None),
+        ([(20, 10), (25, 12), (29.9, 14)], None),
+        ([(20, 10), (25, 12), (30, 14)], 24),
+        # What was burnt more than an hour ago does not count, and a correction downwards does not gain quota.
+        ([(0, 0), (60, 50), *((minute, 50) for minute in range(70, 131, 5))], 0),
+        ([(20, 50), (25, 45), (30, 40)], 0),
+        # At one poll an hour the last three readings serve, and two failed hours change nothing.
+        *(([(m, m / 4) for m in range(20, 290, interval)], 15) for interval in (61, 66)),
+        ([(m, m / 4) for m in (20, 25, 30, 31, 32, 33, 48, 63, 185, 190, 191.5)], 15),
+        # However often it is asked, status line included.
+        *(([(m, m / 4) for m in range(100, 281, interval)], 15) for interval in (1, 3, 5, 10, 20, 29)),
+    ],
+)
+def test_burn_rate(readings: list[tuple[float, float]], rate: float | None) -> None:
+    """It is that of the last hour, known from three readings over ten minutes on, and never negative."""
+    assert after(readings)["burn_rate"] == (None if rate is None else pytest.approx(rate, abs=0.01))
 
 
 def test_burn_rate_forgets_everything_before_a_reset() -> None:
@@ -188,24 +188,6 @@ def test_limit_that_has_passed_unseen_is_unknown() -> None:
         take(usage, make_answer(minutes(minute), minute / 1.25), ())
     assert shown(usage, minutes(124))["limit_at"] == "2026-11-20T12:05:00+00:00"
     assert shown(usage, minutes(125))["limit_at"] is None
-
-
-@pytest.mark.parametrize("interval", [1, 3, 5, 10, 20, 29])
-def test_rates_do_not_depend_on_the_interval(interval: int) -> None:
-    """The same work shows the same burn rate, however often it is asked about, status line included."""
-    assert after([(m, m / 4) for m in range(100, 281, interval)])["burn_rate"] == pytest.approx(15, abs=0.01)
-
-
-@pytest.mark.parametrize("interval", [61, 66])
-def test_rates_are_known_at_the_longest_interval(interval: int) -> None:
-    """At one poll an hour the last three readings serve."""
-    assert after([(m, m / 4) for m in range(20, 290, interval)])["burn_rate"] == pytest.approx(15, abs=0.01)
-
-
-def test_rates_survive_a_changed_interval_and_failed_polls() -> None:
-    """Readings at uneven distances, with two failed hours among them, still give the true rate."""
-    at = [20, 25, 30, 31, 32, 33, 48, 63, 185, 190, 191.5]
-    assert after([(m, m / 4) for m in at])["burn_rate"] == pytest.approx(15, abs=0.01)
 
 
 @given(st.lists(st.floats(0, 290), min_size=3, max_size=400), st.floats(0.01, 3))

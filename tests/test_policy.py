@@ -426,18 +426,6 @@ def test_missing_credentials_cost_no_request_and_no_haste() -> None:
         assert house.policy.requests.last_hour(house.now) == 0
 
 
-def test_a_new_token_lifts_what_belongs_to_the_token_only() -> None:
-    """A full window is the token's; being shut out is the account's."""
-    full, shut_out = make_policy(), make_policy()
-    for policy, retry_after in ((full, None), (shut_out, HOUR)):
-        policy.record_request(START)
-        policy.failed(START, RateLimited("x", retry_after=retry_after))
-        policy.credentials_changed(START + MINUTE)
-    assert full.due(START + MINUTE) == START + MINUTE
-    assert full.rate_limit.blocked_until is None
-    assert shut_out.due(START + MINUTE) == START + HOUR + SHUT_OUT_MARGIN
-
-
 def test_a_new_token_is_still_within_the_budget() -> None:
     """A file that is written again every half minute does not open the gates."""
     house = House(make_policy(), answer=lambda _: RateLimited("x"))
@@ -473,17 +461,6 @@ def test_idle_is_no_slower_than_the_numbers_last() -> None:
     house = House(make_policy(240), last_change=START, stale_after=seconds(528))
     house.live(5 * HOUR)
     assert max(house.gaps()) <= 1.1 * 264
-
-
-def test_a_shorter_interval_is_felt_at_once() -> None:
-    """Moving the slider from an hour to five minutes needs no hour to show."""
-    policy = make_policy(3600)
-    policy.record_request(START)
-    policy.succeeded(START, HOUR)
-    policy.set_interval(START + MINUTE, seconds(300))
-    due = policy.due(START + MINUTE)
-    assert due is not None
-    assert due - START <= seconds(60 + 330)
 
 
 def test_the_status_line_saves_requests_but_not_all() -> None:

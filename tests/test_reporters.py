@@ -242,7 +242,7 @@ def test_one_reporter_for_two_accounts(house: House, tmp_path: Path, watcher: Wa
             "home": login(tmp_path / "one", token="sk-ant-oat01-one"),
             "work": login(tmp_path / "two", token="sk-ant-oat01-two", organization="77777777"),
         }
-        report("statusline", folders)  # a machine may be named like one of our topics
+        report("laptop", folders)
         watcher.wait_topic(f"{BASE}/home/state", session_is(10))
         watcher.wait_topic("claude-usage/work/state", session_is(20))
 

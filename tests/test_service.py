@@ -255,14 +255,6 @@ def test_wrong_credentials_are_reported_and_recovered_from(
             assert [line for line in lines if "the usage is known again" in line], what
 
 
-def test_unreadable_and_foreign_files(start: Start, tmp_path: Path, watcher: Watcher) -> None:
-    """A folder in place of the file is reported as what it is."""
-    (tmp_path / FILE_NAME).mkdir()
-    with start(tmp_path, CLAUDE_SOURCE="oauth"):
-        shown = watcher.wait_topic(HEALTH, has_status("credentials_unreadable")).json()
-    assert "is a folder" in shown["detail"]
-
-
 def accounts(tmp_path: Path, *names: str) -> dict[str, Any]:
     """Return the setting for several accounts, each with its own credentials."""
     for name in names:

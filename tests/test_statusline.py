@@ -646,38 +646,47 @@ def seen(folder: Path, minutes: float, percent: float = 42, **mark: Any) -> tupl
     return (read_at - NOW) / timedelta(minutes=1), is_response
 
 
-def test_a_rerun_keeps_the_time_of_the_response(tmp_path: Path) -> None:
-    """Claude Code repeats old numbers every minute: they are as old as the response that had them."""
-    assert seen(tmp_path, 0, ms=10, prompt_id="p") == (0, False)
-    assert seen(tmp_path, 9, ms=10, prompt_id="p") == (0, False)
-    assert seen(tmp_path, 10, ms=10, prompt_id="q") == (0, False)  # sent, and not answered yet
-    assert seen(tmp_path, 11, ms=20, prompt_id="q") == (11, True)
-    assert seen(tmp_path, 12, ms=20, prompt_id="q") == (11, False)
-    assert seen(tmp_path, 13, 41, ms=20, prompt_id="q") == (13, True)
+SHOWN: dict[str, list[tuple[float, float, dict[str, Any], tuple[float, bool | None]]]] = {
+    "a rerun is as old as the response that had its numbers": [
+        (0, 42, {"ms": 10, "prompt_id": "p"}, (0, False)),
+        (9, 42, {"ms": 10, "prompt_id": "p"}, (0, False)),
+        (10, 42, {"ms": 10, "prompt_id": "q"}, (0, False)),  # sent, and not answered yet
+        (11, 42, {"ms": 20, "prompt_id": "q"}, (11, True)),
+        (12, 42, {"ms": 20, "prompt_id": "q"}, (11, False)),
+        (13, 41, {"ms": 20, "prompt_id": "q"}, (13, True)),
+    ],
+    "a rerun is not a response, whatever other sessions showed in between": [
+        (0, 58, {"ms": 10}, (0, False)),
+        (1, 54, {"ms": 99, "session_id": "b"}, (1, False)),
+        (2, 58, {"ms": 10}, (0, False)),
+        (3, 54, {"ms": 99, "session_id": "b"}, (1, False)),
+    ],
+    "after /clear the last numbers come under another session id, as old as before": [
+        (0, 47, {"ms": 222}, (0, False)),
+        (1, 50, {"ms": 9, "session_id": "other"}, (1, False)),
+        (50, 47, {"ms": 0, "session_id": "cleared"}, (0, False)),
+        (51, 47, {"ms": 0, "session_id": "cleared"}, (0, False)),
+        (52, 47, {"ms": 21, "session_id": "cleared"}, (52, True)),
+        (53, 47, {"ms": 0, "session_id": "cleared again"}, (52, False)),
+    ],
+    "several sessions without an id may take turns: a lower number proves no response": [
+        (0, 58, {"session_id": None, "ms": 1}, (0, None)),
+        (1, 54, {"session_id": None, "ms": 2}, (1, None)),
+    ],
+}
 
 
-def test_sessions_are_distinguished(tmp_path: Path) -> None:
-    """A session's rerun is not a response, whatever the others showed in between."""
-    assert seen(tmp_path, 0, 58, ms=10) == (0, False)
-    assert seen(tmp_path, 1, 54, ms=99, session_id="b") == (1, False)
-    assert seen(tmp_path, 2, 58, ms=10) == (0, False)
-    assert seen(tmp_path, 3, 54, ms=99, session_id="b") == (1, False)
+@pytest.mark.parametrize("shown", SHOWN.values(), ids=SHOWN)
+def test_when_numbers_were_read(tmp_path: Path, shown: list[Any]) -> None:
+    """Claude Code repeats old numbers every minute, in each session: they are as old as their response."""
+    for minute, percent, mark, expected in shown:
+        assert seen(tmp_path, minute, percent, **mark) == expected
 
 
 def test_a_session_known_before_its_first_response(tmp_path: Path) -> None:
     """Claude Code runs the command before the first response too: then the first numbers are certainly new."""
     note_session(tmp_path, Mark({"session_id": "a"}), {}, NOW)
     assert seen(tmp_path, 1, ms=10) == (1, True)
-
-
-def test_a_cleared_session_shows_old_numbers(tmp_path: Path) -> None:
-    """After /clear Claude Code repeats the last numbers under another session id: they are as old as before."""
-    assert seen(tmp_path, 0, 47, ms=222) == (0, False)
-    assert seen(tmp_path, 1, 50, ms=9, session_id="other") == (1, False)
-    assert seen(tmp_path, 50, 47, ms=0, session_id="cleared") == (0, False)
-    assert seen(tmp_path, 51, 47, ms=0, session_id="cleared") == (0, False)
-    assert seen(tmp_path, 52, 47, ms=21, session_id="cleared") == (52, True)
-    assert seen(tmp_path, 53, 47, ms=0, session_id="cleared again") == (52, False)
 
 
 def test_numbers_that_nobody_takes_are_not_sent(tmp_path: Path) -> None:
@@ -690,12 +699,6 @@ def test_numbers_that_nobody_takes_are_not_sent(tmp_path: Path) -> None:
         make_older(tmp_path / "statusline-default.json", 60)
     assert started[0] == 0
     assert started[-1] in range(55, 61)
-
-
-def test_without_a_session_id_nothing_is_certain(tmp_path: Path) -> None:
-    """Several sessions may take turns without an id: a lower number is then never proof of a response."""
-    seen(tmp_path, 0, 58, session_id=None, ms=1)
-    assert seen(tmp_path, 1, 54, session_id=None, ms=2) == (1, None)
 
 
 def test_few_sessions_are_remembered(tmp_path: Path) -> None:

@@ -62,11 +62,46 @@ def test_a_real_move_shows_at_once(moved: timedelta) -> None:
     assert shown(story.usage, minutes(5))["resets_at"] == (RESET + moved).isoformat()
 
 
-def test_the_first_sight_of_a_window_is_no_event() -> None:
-    """A fresh start at 95 % alarms nobody about what was reached long ago."""
+STORIES: dict[str, tuple[list[tuple[float, float, datetime | None]], list[str]]] = {
+    "a fresh start alarms nobody about what was reached long ago": ([(0, 100, RESET), (5, 100, RESET)], []),
+    "a reset into an idle window fires once, and not again when the window starts": (
+        [(200, 80, RESET), (301, 0, None), (306, 0, None), (400, 1, minutes(700)), (405, 2, minutes(700))],
+        ["reset"],
+    ),
+    "the published minute may be half a minute after the true reset: that is not an early one": (
+        [(200, 80, RESET + timedelta(seconds=31)), (300.6, 0, None), (302, 0, None)],
+        ["reset"],
+    ),
+    "what was used between a refill and its confirmation hides neither it nor a threshold": (
+        [(0, 60, RESET), (50, 92, RESET), (100, 74, RESET), (106, 82, RESET), (112, 93, RESET)],
+        ["threshold_reached 90", "reset_early", "threshold_reached 75", "threshold_reached 90"],
+    ),
+    "a window that is prolonged or corrected upwards has not reset, nor one that dips": (
+        [(50, 10, RESET), (100, 12, minutes(320)), (110, 11, minutes(320)), (321, 12, minutes(325))],
+        [],
+    ),
+    "correcting a first reset that was read by a clock hours behind is not an event": (
+        [(-180, 20, None), (1, 50, RESET), (6, 80, RESET)],
+        ["threshold_reached 75"],
+    ),
+    "a window of which only the next one's reset is known has reset": (
+        [(0, 80, None), (700, 81, minutes(800))],
+        ["reset", "threshold_reached 75"],
+    ),
+    "an idle window is not woken by what was before it": (
+        [(290, 70, RESET), (301, 0, None), (301.5, 80, RESET), (310, 80, RESET), (315, 0, None)],
+        ["reset"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("answers", "names"), STORIES.values(), ids=STORIES)
+def test_what_happened(answers: list[tuple[float, float, datetime | None]], names: list[str]) -> None:
+    """Each thing that happened to the window is one event, and nothing else is."""
     story = Story()
-    story.read((0, 100, RESET), (5, 100, RESET))
-    assert story.events == []
+    story.read(*answers)
+    assert story.names == names
+    assert names or story.events == []
 
 
 def test_each_threshold_fires_once_in_a_window() -> None:
@@ -145,13 +180,6 @@ def test_a_reset_fires_once_and_arms_the_thresholds_again() -> None:
     assert (reset.utilization, reset.previous_utilization, reset.resets_at) == (3, 80, RESET)
 
 
-def test_a_reset_into_idle_fires_once() -> None:
-    """Where nothing is sent after the reset the window is idle; when it starts again nothing has reset."""
-    story = Story()
-    story.read((200, 80, RESET), (301, 0, None), (306, 0, None), (400, 1, minutes(700)), (405, 2, minutes(700)))
-    assert story.names == ["reset"]
-
-
 def test_a_reset_during_a_gap_fires_once_late_with_its_due_time() -> None:
     """After hours without an answer the reset is reported once, and what the new window has reached too."""
     story = Story()
@@ -161,13 +189,6 @@ def test_a_reset_during_a_gap_fires_once_late_with_its_due_time() -> None:
     assert story.events[0].resets_at == RESET
     assert story.events[1].resets_at == minutes(1100)
     assert [event.previous_utilization for event in story.events] == [80, 0]
-
-
-def test_a_reset_that_comes_a_little_before_its_minute_is_no_early_one() -> None:
-    """The published minute may lie up to half a minute after the true reset; the reading after it confirms that."""
-    story = Story()
-    story.read((200, 80, RESET + timedelta(seconds=31)), (300.6, 0, None), (302, 0, None))
-    assert story.names == ["reset"]
 
 
 def test_a_near_zero_reading_just_before_the_reset_is_doubted_too() -> None:
@@ -198,13 +219,6 @@ def test_about_100_percent_after_a_sleep_over_the_reset_is_doubted() -> None:
     assert shown(story.usage, minutes(501))["utilization"] == 57
 
 
-def test_what_was_used_between_a_refill_and_its_confirmation_hides_neither_it_nor_a_threshold() -> None:
-    """The event is about the whole drop, and what is reached since then is reached anew."""
-    story = Story()
-    story.read((0, 60, RESET), (50, 92, RESET), (100, 74, RESET), (106, 82, RESET), (112, 93, RESET))
-    assert story.names == ["threshold_reached 90", "reset_early", "threshold_reached 75", "threshold_reached 90"]
-
-
 @pytest.mark.parametrize("new_reset", [minutes(400), minutes(302), minutes(150), None])
 def test_an_early_reset_fires_once(new_reset: datetime | None) -> None:
     """Use falls and the reset moves before it was due."""
@@ -215,29 +229,12 @@ def test_an_early_reset_fires_once(new_reset: datetime | None) -> None:
     assert story.events[0].previous_utilization == 80
 
 
-def test_a_reset_that_moves_without_less_use_is_no_event() -> None:
-    """A window that is prolonged, or corrected upwards, has not reset; nor one that dips."""
-    story = Story()
-    story.read((50, 10, RESET), (100, 12, minutes(320)), (110, 11, minutes(320)), (321, 12, minutes(325)))
-    assert story.events == []
-
-
 def test_no_reset_known_and_then_idle_is_a_reset() -> None:
     """Where the answers never said when, an idle window, or one begun since, still shows that the old one is over."""
     story = Story()
     story.read((0, 80, None), (5, 0, None), (10, 0, None), (20, 39, None), (30, 78, None), (400, 5, minutes(600)))
     assert story.names == ["reset", "threshold_reached 75", "reset"]
     assert story.events[0].resets_at is None
-
-
-def test_a_first_reading_by_a_clock_that_is_behind_is_no_reset() -> None:
-    """If a computer boots with its clock hours behind, correcting the first reset later is not an event."""
-    story = Story()
-    story.read((-180, 20, None), (1, 50, RESET), (6, 80, RESET))
-    assert story.names == ["threshold_reached 75"]
-    story = Story()
-    story.read((0, 80, None), (700, 81, minutes(800)))
-    assert story.names == ["reset", "threshold_reached 75"]
 
 
 def test_a_missing_reset_does_not_end_a_window() -> None:
@@ -257,13 +254,6 @@ def test_an_old_answer_changes_nothing() -> None:
     assert story.names == ["reset"]
     story.read((307, 80, RESET))
     assert shown(story.usage, minutes(307))["utilization"] == 4
-
-
-def test_an_old_answer_while_idle_changes_nothing() -> None:
-    """An idle window is not woken by what was before it, however often it comes."""
-    story = Story()
-    story.read((290, 70, RESET), (301, 0, None), (301.5, 80, RESET), (310, 80, RESET), (315, 0, None))
-    assert story.names == ["reset"]
 
 
 def test_a_window_that_is_over_when_first_seen_is_not_shown() -> None:

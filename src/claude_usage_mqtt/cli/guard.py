@@ -42,11 +42,8 @@ def guard(*, account: str | None, window: str | None, below: float | None) -> in
     name = _account(settings, account)
     place = topics(settings, name)
     wanted = (place.status, place.health, place.state)
-    found: dict[str, bytes] = {}
     with Session(settings.broker(), WITHIN) as session:
-        session.subscribe(wanted)
-        while found.keys() != set(wanted) and (message := session.receive(QUIET)) is not None:
-            found[message.topic] = message.payload
+        found = session.read(wanted, QUIET)
         others = _others(session, place) if found.keys() == {place.status} else []
     if others:
         print(f"No account {place.account} on the broker, only {', '.join(others)}; pass one with --account.")

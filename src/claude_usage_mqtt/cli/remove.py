@@ -26,8 +26,6 @@ from claude_usage_mqtt.usage.standing import clock_time
 QUIET, WITHIN = 1.0, 15.0
 """Seconds without a message after which all retained ones have come, and at most for all of them."""
 
-FILTERS_AT_ONCE = 50
-
 
 def remove() -> int:
     """Empty our retained topics and say which; raises SettingsError while a publisher would fill them again.
@@ -123,8 +121,7 @@ def _exact(settings: Settings, accounts: Iterable[str]) -> list[str]:
 
 
 def _collect(session: Session, filters: list[str]) -> dict[str, bytes]:
-    for start in range(0, len(filters), FILTERS_AT_ONCE):
-        session.subscribe(filters[start : start + FILTERS_AT_ONCE])
+    session.subscribe(filters)
     messages = session.collect(QUIET, WITHIN) if filters else []
     return {message.topic: message.payload for message in messages if message.retain and message.payload}
 
