@@ -5,7 +5,8 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_usage_mqtt.reporter.limit import HOUR, MAX_IDS, REQUESTS_PER_HOUR, SPACING, RequestLimit, SeenIds
+from claude_usage_mqtt.reporter.answer import MAX_IDS, SeenIds
+from claude_usage_mqtt.reporter.budget import HOUR, REQUESTS_PER_HOUR, SPACING, RequestLimit
 
 
 def allowed(limit: RequestLimit, asked_at: list[float]) -> list[float]:

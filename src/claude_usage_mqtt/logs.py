@@ -15,7 +15,8 @@ class _OneLine(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
-        return "".join(c if c.isprintable() else "?" for c in super().format(_without_traceback(record)))
+        record.exc_info = record.exc_text = record.stack_info = None  # a traceback would show whatever the frames hold
+        return "".join(c if c.isprintable() else "?" for c in super().format(record))
 
 
 class _JsonLine(logging.Formatter):
@@ -29,12 +30,6 @@ class _JsonLine(logging.Formatter):
                 "message": record.getMessage(),
             }
         )
-
-
-def _without_traceback(record: logging.LogRecord) -> logging.LogRecord:
-    # a traceback would show whatever the frames hold
-    record.exc_info = record.exc_text = record.stack_info = None
-    return record
 
 
 def set_up_logging(level: str, form: str) -> None:

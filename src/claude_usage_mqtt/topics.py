@@ -19,24 +19,6 @@ ONLINE, OFFLINE = b"online", b"offline"
 """The payloads of the status topic."""
 
 STARTING, OK, PAUSED = "starting", "ok", "paused"
-STATUSES = (
-    STARTING,
-    OK,
-    PAUSED,
-    "rate_limited",
-    "no_credentials",
-    "credentials_unreadable",
-    "token_expired",
-    "unauthorized",
-    "insufficient_scope",
-    "no_reporter",
-    "no_status_line",
-    "network_error",
-    "server_error",
-    "invalid_response",
-)
-"""The values of `status`; those of errors are the `status` of the error's class."""
-
 NO_PROBLEM = (STARTING, OK, PAUSED)
 
 FIXED_BY_A_PERSON = (
@@ -59,6 +41,9 @@ ASLEEP = ("no_reporter",)
 all machines have a login that a person must fix."""
 
 ASLEEP_TOLERATED = 86400
+
+STATUSES = (*NO_PROBLEM, *FIXED_BY_A_PERSON, *FIXED_BY_TIME, *ASLEEP)
+"""The values of `status`; those of errors are the `status` of the error's class."""
 
 
 class Topics(NamedTuple):

@@ -24,12 +24,9 @@ WITHIN, QUIET = 3.0, 0.5
 def blocks(settings: Settings, accounts: Iterable[Account]) -> dict[str, RateLimited]:
     """Return the accounts that must not be asked about now; none if the broker cannot be read."""
     wanted = {topics(settings, account.id).health: account.id for account in accounts}
-    found: dict[str, bytes] = {}
     try:
         with Session(settings.broker(), WITHIN) as session:
-            session.subscribe(wanted, WITHIN)
-            while found.keys() != wanted.keys() and (message := session.receive(QUIET)) is not None:
-                found[message.topic] = message.payload
+            found = session.read(wanted, QUIET, WITHIN)
     except (BrokerError, SettingsError):
         return {}
     now = SystemClock().now()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 from typing import Any
@@ -31,32 +32,22 @@ class _NothingCameBack(BrokerRefused):
 
 def check_broker(report: Report, settings: Settings) -> None:
     """Examine the broker; later links are skipped if an earlier one fails."""
-    checker = _Checker(report, settings)
-    try:
-        checker.check()
-    finally:
-        checker.close()
+    with contextlib.ExitStack() as sessions:
+        _Checker(report, settings, sessions).check()
 
 
 class _Checker:
-    def __init__(self, report: Report, settings: Settings) -> None:
+    session: Session
+    """The connection that is open."""
+
+    def __init__(self, report: Report, settings: Settings, sessions: contextlib.ExitStack) -> None:
         self._report = report
         self._settings = settings
         self._base = settings.mqtt_base_topic
         self._folder = f"{settings.homeassistant_prefix}/device"
         self._probe = topics(settings, DEFAULT_ACCOUNT).command("check")
-        self._sessions: list[Session] = []
+        self._sessions = sessions
         self._is_publisher = True
-
-    @property
-    def session(self) -> Session:
-        """The connection that is open."""
-        return self._sessions[-1]
-
-    def close(self) -> None:
-        """Disconnect."""
-        for session in self._sessions:
-            session.close()
 
     def check(self) -> None:
         """Examine each link."""
@@ -80,8 +71,7 @@ class _Checker:
 
     def _connects(self) -> str:
         options = self._settings.broker()
-        self._sessions.append(Session(options))
-        self.session.open()
+        self.session = self._sessions.enter_context(Session(options))
         login = "without a login" if options.username is None else f"as {options.username}"
         return f"connected to {options.address} with MQTT {self.session.version} {login}"
 
@@ -96,9 +86,7 @@ class _Checker:
         status = f"{self._base}/status"
         if self._retained([status]).get(status) == ONLINE:
             raise NotChecked("not checked: the service is online, and may be connected with it")
-        session = Session(self._settings.broker(), as_service=True)
-        session.open()
-        self._sessions.append(session)
+        self.session = self._sessions.enter_context(Session(self._settings.broker(), as_service=True))
         return f"connected as {self._settings.mqtt_client_id}"
 
     # What this user may do

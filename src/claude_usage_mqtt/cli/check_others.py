@@ -30,9 +30,8 @@ def check_instance(report: Report, settings: Settings, retained: Retained) -> No
     if publishes_here(settings.mqtt_base_topic, address):
         return
     places = [topics(settings, account.id) for account in settings.accounts()]
-    wanted = [places[0].status, *(topic for place in places for topic in (place.health, place.memory))]
     try:
-        found = retained(wanted)
+        found = retained([places[0].status, *(topic for place in places for topic in (place.health, place.memory))])
     except (NotChecked, BrokerUnreachable):
         return  # `retain` and `discovery` have said why
     if found.get(places[0].status) != ONLINE:

@@ -30,7 +30,6 @@ from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, Topics
 SPEED = 600
 """Seconds of the account's life per real second: a session takes half a minute, a week a quarter of an hour."""
 
-POLL_INTERVAL = 300
 BAR = 20
 
 
@@ -41,7 +40,7 @@ def demo() -> int:
         api = parts.enter_context(SimulatedApi(SimulatedAccount(clock.now, seed=7)))
         named = load_settings()
         if named.mqtt_host is None:
-            settings, account = _with_own_broker(api.url, parts), DEFAULT_ACCOUNT
+            settings, account = _with_own_broker(api.url, named, parts), DEFAULT_ACCOUNT
         else:
             # A broker that others use: nothing real may be overwritten, and nothing may stay.
             settings, account = _settings(api.url, named, mqtt_base_topic=f"{named.mqtt_base_topic}-demo"), "demo"
@@ -60,19 +59,19 @@ def _settings(api_url: str, named: Settings, **more: Any) -> Settings:
         "claude_code_oauth_token_file": None,
         "claude_accounts": None,
         "claude_source": "oauth",
-        "poll_interval": POLL_INTERVAL,
+        "poll_interval": 300,
         "usage_log": None,
     }
     return Settings(**{**named.model_dump(), **given, **more})
 
 
-def _with_own_broker(api_url: str, parts: contextlib.ExitStack) -> Settings:
+def _with_own_broker(api_url: str, named: Settings, parts: contextlib.ExitStack) -> Settings:
     broker = parts.enter_context(EmbeddedBroker())
     given: dict[str, Any] = dict.fromkeys(["mqtt_username", "mqtt_password", "mqtt_password_file"])
     given |= dict.fromkeys(["mqtt_tls_ca", "mqtt_tls_cert", "mqtt_tls_key"])
     given |= {"mqtt_host": "127.0.0.1", "mqtt_port": broker.port, "mqtt_tls": False, "mqtt_transport": "tcp"}
     given["mqtt_protocol"] = "3.1.1"  # all it speaks; to 5 it says nothing, and we would wait
-    return _settings(api_url, load_settings(), **given)
+    return _settings(api_url, named, **given)
 
 
 def _clear(settings: Settings, account: str) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from claude_usage_mqtt.cli.run import topics
 from claude_usage_mqtt.clock import SystemClock
@@ -28,8 +27,7 @@ YES, WAIT, UNKNOWN = 0, 9, 10
 """Exit statuses."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """An exit status and one sentence."""
 
     status: int
@@ -42,11 +40,8 @@ def guard(*, account: str | None, window: str | None, below: float | None) -> in
     name = _account(settings, account)
     place = topics(settings, name)
     wanted = (place.status, place.health, place.state)
-    found: dict[str, bytes] = {}
     with Session(settings.broker(), WITHIN) as session:
-        session.subscribe(wanted)
-        while found.keys() != set(wanted) and (message := session.receive(QUIET)) is not None:
-            found[message.topic] = message.payload
+        found = session.read(wanted, QUIET)
         others = _others(session, place) if found.keys() == {place.status} else []
     if others:
         print(f"No account {place.account} on the broker, only {', '.join(others)}; pass one with --account.")
@@ -106,7 +101,9 @@ def decide(
     looked_at = {key: each for key, each in windows.items() if (key == window if window else stops_all_work(key))}
     full = [each for each in looked_at.values() if _is_full(each, 100.0 if window and below is None else below)]
     if full:
-        names = ", ".join(f"{_label(each)} {_percent(each):g} %" for each in full)
+        names = ", ".join(
+            f"{clean_text(each.get('label')) or 'a window'} {_utilization(each) or 0.0:g} %" for each in full
+        )
         return _wait(names, [parse_instant(each.get("resets_at")) for each in full], now)
     is_certain = window is not None or state.get("blocked") is False
     if window is not None or below is not None:
@@ -152,14 +149,6 @@ def _is_full(window: dict[str, Any], below: float | None) -> bool:
 
 def _utilization(window: dict[str, Any]) -> float | None:
     return number(window.get("utilization"), maximum=MAX_UTILIZATION)
-
-
-def _percent(window: dict[str, Any]) -> float:
-    return _utilization(window) or 0.0
-
-
-def _label(window: dict[str, Any]) -> str:
-    return clean_text(window.get("label")) or "a window"
 
 
 def _wait(why: str, resets: list[datetime | None], now: datetime) -> Verdict:

@@ -83,14 +83,12 @@ def table(document: dict[str, Any]) -> str:
     plan = f" ({plan})" if plan else ""
     title = f"Claude{plan}" if document["account"] == DEFAULT_ACCOUNT else f"Claude {document['account']}{plan}"
     lines = [
-        "  ".join(
-            [row[0].ljust(widths[0]), row[1].rjust(widths[1]), row[2].ljust(widths[2]), row[3].rjust(widths[3]), row[4]]
-        )
-        for row in rows
+        f"{label:<{widths[0]}}  {used:>{widths[1]}}  {resets:<{widths[2]}}  {projected:>{widths[3]}}  {notes}".rstrip()
+        for label, used, resets, projected, notes in rows
     ]
     if not document["windows"] and money is None:
         lines = ["The API reports no limits for this account."]
-    return "\n".join([title, *_answer(document), *(line.rstrip() for line in lines)])
+    return "\n".join([title, *_answer(document), *lines])
 
 
 def _answer(document: dict[str, Any]) -> list[str]:
@@ -104,7 +102,6 @@ def _answer(document: dict[str, Any]) -> list[str]:
 
 
 def _notes(key: str, window: dict[str, Any], document: dict[str, Any]) -> list[str]:
-    """Return what is remarkable about a window."""
     severity = clean_text(window["severity"])
     is_tightest = key == (document["tightest"] or {}).get("window") and len(document["windows"]) > 1
     notes = ["tightest"] if is_tightest else []

@@ -13,11 +13,9 @@ from claude_usage_mqtt.untrusted import slug
 
 def recipe(name: str | None, folder: str | None = None, account: str | None = None) -> int:
     """Print a recipe as it is, or a line about each; raises SettingsError for an unknown name."""
+    abouts = {each: known.about for each, known in RECIPES.items()} | {app_folder.NAME: app_folder.ABOUT}
     if name is None:
-        for each, about in [
-            *((each, known.about) for each, known in RECIPES.items()),
-            (app_folder.NAME, app_folder.ABOUT),
-        ]:
+        for each, about in abouts.items():
             print(f"{each:<22} {about}")
         return 0
     if name == app_folder.NAME:
@@ -25,9 +23,8 @@ def recipe(name: str | None, folder: str | None = None, account: str | None = No
     if folder is not None:
         raise SettingsError(f"Only {app_folder.NAME} is written to a folder; redirect the others into a file.")
     if name not in RECIPES:
-        names = [*RECIPES, app_folder.NAME]
-        near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.6)
-        near = near or [each for each in names if name and name.lower() in each]
+        near = difflib.get_close_matches(name.lower(), abouts, n=3, cutoff=0.6)
+        near = near or [each for each in abouts if name and name.lower() in each]
         remedy = f"did you mean {_either(near)}?" if near else "'claude-usage-mqtt recipe' lists them."
         raise SettingsError(f"Unknown recipe {name}; {remedy}")
     if account is not None and not RECIPES[name].is_of_an_account:

@@ -26,8 +26,6 @@ from claude_usage_mqtt.usage.standing import clock_time
 QUIET, WITHIN = 1.0, 15.0
 """Seconds without a message after which all retained ones have come, and at most for all of them."""
 
-FILTERS_AT_ONCE = 50
-
 
 def remove() -> int:
     """Empty our retained topics and say which; raises SettingsError while a publisher would fill them again.
@@ -61,17 +59,21 @@ def remove() -> int:
 
 def _published_until(base: str, found: Mapping[str, bytes]) -> datetime | None:
     """Return until when a publisher is alive: after a power cut the broker alone still says `online`."""
-    health = re.compile(rf"{re.escape(base)}/[a-z0-9_]+/health")
     now = SystemClock().now()
-    signs = [alive_until(found[topic], now) for topic in found if health.fullmatch(topic)]
+    signs = [alive_until(payload, now) for payload in _of_accounts(base, "health", found)]
     alive = [until for until in signs if until is not None]
     return max(alive, default=None) if found.get(f"{base}/status") == ONLINE else None
 
 
+def _of_accounts(base: str, kind: str, found: Mapping[str, bytes]) -> list[bytes]:
+    topic_of_kind = re.compile(rf"{re.escape(base)}/[a-z0-9_]+/{kind}")
+    return [payload for topic, payload in found.items() if topic_of_kind.fullmatch(topic)]
+
+
 def _left_behind(settings: Settings, found: Mapping[str, bytes], ours: list[str]) -> list[str]:
     """Return the announcements under our prefix if the publisher that is alive has another one."""
-    memory = re.compile(rf"{re.escape(settings.mqtt_base_topic)}/[a-z0-9_]+/memory")
-    announced = [json_object(found[topic]).get("discovery_topic") for topic in found if memory.fullmatch(topic)]
+    memories = _of_accounts(settings.mqtt_base_topic, "memory", found)
+    announced = [json_object(memory).get("discovery_topic") for memory in memories]
     prefix = f"{settings.homeassistant_prefix}/device/"
     if not announced or any(not isinstance(topic, str) or topic.startswith(prefix) for topic in announced):
         return []
@@ -123,8 +125,7 @@ def _exact(settings: Settings, accounts: Iterable[str]) -> list[str]:
 
 
 def _collect(session: Session, filters: list[str]) -> dict[str, bytes]:
-    for start in range(0, len(filters), FILTERS_AT_ONCE):
-        session.subscribe(filters[start : start + FILTERS_AT_ONCE])
+    session.subscribe(filters)
     messages = session.collect(QUIET, WITHIN) if filters else []
     return {message.topic: message.payload for message in messages if message.retain and message.payload}
 

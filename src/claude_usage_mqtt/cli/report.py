@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import logging
-
-from claude_usage_mqtt.cli.until import until_a_thread_dies, until_signal
+from claude_usage_mqtt.cli.until import run_until_stopped
 from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import SettingsError
-from claude_usage_mqtt.logs import set_up_logging
 from claude_usage_mqtt.mqtt.client import require_readable
 from claude_usage_mqtt.reporter.loop import Reporter, ReporterOptions
 from claude_usage_mqtt.settings.fields import Settings
-from claude_usage_mqtt.settings.load import doubts, load_settings
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.in_order import in_order
 from claude_usage_mqtt.sources.names import LOCAL
 from claude_usage_mqtt.sources.select import polled_sources
 from claude_usage_mqtt.usage.reading import OAUTH
 
-log = logging.getLogger(__name__)
-
 
 def report() -> int:
     """Report until SIGTERM or SIGINT."""
-    settings = load_settings()
-    set_up_logging(settings.log_level, settings.log_format)
-    for sentence in doubts():
-        log.warning("%s", sentence)
-    reporter = Reporter(reporter_options(settings), SystemClock())
-    with until_signal(reporter.stop), until_a_thread_dies(reporter.stop):
-        reporter.run()
-    log.info("Stopped")
-    return 0
+    return run_until_stopped(lambda settings: Reporter(reporter_options(settings), SystemClock()))
 
 
 def reporter_options(settings: Settings) -> ReporterOptions:

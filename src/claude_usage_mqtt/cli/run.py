@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import platform
 from datetime import timedelta
 
-from claude_usage_mqtt.cli.until import until_a_thread_dies, until_signal
+from claude_usage_mqtt.cli.until import run_until_stopped
 from claude_usage_mqtt.clock import Clock, SystemClock
-from claude_usage_mqtt.logs import set_up_logging
 from claude_usage_mqtt.mqtt.client import require_readable
 from claude_usage_mqtt.service.liveness import publishes_here
 from claude_usage_mqtt.service.loop import Service
 from claude_usage_mqtt.service.options import AccountOptions, ServiceOptions
 from claude_usage_mqtt.service.usage_log import UsageLog
-from claude_usage_mqtt.settings import supervisor
 from claude_usage_mqtt.settings.claude import Account
 from claude_usage_mqtt.settings.fields import Settings
-from claude_usage_mqtt.settings.load import doubts, load_settings
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.names import AUTO
 from claude_usage_mqtt.sources.reporter_exchange import ReporterExchange
@@ -28,24 +24,14 @@ from claude_usage_mqtt.topics import Topics
 from claude_usage_mqtt.usage.account import Rules
 from claude_usage_mqtt.usage.reading import REPORTER, STATUSLINE
 
-log = logging.getLogger(__name__)
-
 
 def run() -> int:
     """Publish the usage until SIGTERM or SIGINT."""
-    if supervisor.is_present():
-        from claude_usage_mqtt.cli.home_assistant_app import prepare  # noqa: PLC0415 - only there
+    if os.environ.get("SUPERVISOR_TOKEN"):
+        from claude_usage_mqtt.cli.home_assistant_app import prepare  # noqa: PLC0415 - only in Home Assistant's app
 
         prepare()
-    settings = load_settings()
-    set_up_logging(settings.log_level, settings.log_format)
-    for sentence in doubts():
-        log.warning("%s", sentence)
-    service = make_service(settings, SystemClock())
-    with until_signal(service.stop), until_a_thread_dies(service.stop):
-        service.run()
-    log.info("Stopped")
-    return 0
+    return run_until_stopped(lambda settings: make_service(settings, SystemClock()))
 
 
 def make_service(settings: Settings, clock: Clock, accounts: tuple[Account, ...] | None = None) -> Service:

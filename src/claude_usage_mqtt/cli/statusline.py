@@ -17,7 +17,7 @@ from claude_usage_mqtt.sources.rate_limits import SPEND_LIMIT, Limit, Mark, pars
 TYPE_CHECKING = False  # typing itself is not worth importing here
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from typing import TextIO
 
 MAX_STDIN = 1024 * 1024
@@ -51,7 +51,9 @@ def statusline(account: str | None = None, then: str | None = None) -> int:
     except (ValueError, RecursionError):
         document = None
     if then is not None:
-        return _run_other(then, data, lambda: _hand_over(document, account, now))
+        from claude_usage_mqtt.cli.statusline_then import run_other  # noqa: PLC0415 - rarely needed
+
+        return run_other(then, data, lambda: _hand_over(document, account, now))
     limits = parse_limits(document.get("rate_limits") if isinstance(document, dict) else None, now, now)
     if not limits and sys.stderr is not None and sys.stderr.isatty():  # a person tries it: Claude Code reads a pipe
         print(f"claude-usage-mqtt: the input has no usable rate_limits; {TRY}.", file=sys.stderr)
@@ -70,13 +72,6 @@ def _hand_over(document: object, account: str | None, now: datetime) -> None:
 
     limits = parse_limits(document.get("rate_limits"), now, now)
     hand_over(Mark(document), limits, slug(account or DEFAULT_ACCOUNT) or DEFAULT_ACCOUNT, now)
-
-
-def _run_other(command: str, data: bytes, meanwhile: Callable[[], None]) -> int:
-    """Run a shell command with our input and our output; return its exit status."""
-    from claude_usage_mqtt.cli.statusline_then import run_other  # noqa: PLC0415 - rarely needed
-
-    return run_other(command, data, meanwhile)
 
 
 def line(limits: Mapping[str, Limit], now: datetime, *, in_color: bool) -> str:

@@ -68,8 +68,9 @@ def _show(arrived: queue.Queue[ConnectionEvent], filters: list[str], board: Boar
     with Live(console=Console(), screen=True, auto_refresh=False) as live:
         while True:
             live.update(board.view(datetime.now(UTC)), refresh=True)
+            left_of_this_second = 1 - datetime.now(UTC).microsecond / 1_000_000
             with contextlib.suppress(queue.Empty):
-                _take(board, arrived.get(timeout=_until_next_second()), filters)
+                _take(board, arrived.get(timeout=left_of_this_second), filters)
                 while True:
                     _take(board, arrived.get_nowait(), filters)
 
@@ -93,8 +94,3 @@ def _lose(board: Board, error: BrokerError) -> None:
     if isinstance(error, BrokerRefused) and not board.is_connected and not (board.states or board.healths):
         raise error
     board.is_connected, board.is_online, board.problem = False, None, str(error)
-
-
-def _until_next_second() -> float:
-    """Return how many seconds are left of this one."""
-    return 1 - datetime.now(UTC).microsecond / 1_000_000

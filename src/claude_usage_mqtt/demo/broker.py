@@ -33,14 +33,15 @@ _CLOSE_TIMEOUT = 3.0  # s for all of `close()`
 class EmbeddedBroker:
     """A broker for everybody who can reach it: with the default host, programs on this machine.
 
-    It listens from the moment it is made until `close()`: on `port`, or on a free one if that is taken or 0.
+    It listens from the moment it is made until `close()`: on `port`, or on a free one if that is taken or 0; then the
+    attribute `port` is that one.
     Raises `SettingsError` if the `demo` extra is not installed.
     """
 
     def __init__(self, port: int = 1883, host: str = "127.0.0.1") -> None:
         self._amqtt = _import_amqtt()
         self._socket = _listen(host, port)
-        self._port = int(self._socket.getsockname()[1])
+        self.port = int(self._socket.getsockname()[1])
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
         self._connections: set[asyncio.StreamWriter] = set()
@@ -52,11 +53,6 @@ class EmbeddedBroker:
         except BaseException:
             self.close()
             raise
-
-    @property
-    def port(self) -> int:
-        """The port that it listens on, which need not be the one that was asked for."""
-        return self._port
 
     def close(self) -> None:
         """Drop every client, stop listening and wait for the thread to end; a second call does nothing."""
@@ -129,7 +125,6 @@ def _import_amqtt() -> ModuleType:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket on this port, or on a free one if this port cannot be had."""
     try:
         return socket.create_server((host, port))
     except OSError:

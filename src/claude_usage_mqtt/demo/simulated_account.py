@@ -141,7 +141,6 @@ class SimulatedAccount:
             self._step(self._now + _STEP)
 
     def _step(self, now: datetime) -> None:
-        """Live through one minute."""
         if now.month != self._now.month:
             self._extra_used = 0.0
         self._now = now

@@ -52,7 +52,8 @@ def discovery(
     components = make_components(topics, entities(inventory), entity_ids_of=entity_ids_of)
     for key, platform in sorted((removed or {}).items()):
         components.setdefault(key, {"platform": platform})
-    return make_message(topics, _device_name(label), version, components)
+    name = "Claude" if label is None else f"Claude {label[:1].upper()}{label[1:]}"
+    return make_message(topics, name, version, components)
 
 
 def make_message(topics: Topics, name: str, version: str, components: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,10 +68,6 @@ def make_message(topics: Topics, name: str, version: str, components: Mapping[st
     }
     origin = {"name": ORIGIN_NAME, "sw_version": version, "support_url": PROJECT_URL}
     return {"device": device, "origin": origin, "qos": 1, "components": components}
-
-
-def _device_name(label: str | None) -> str:
-    return "Claude" if label is None else f"Claude {label[:1].upper()}{label[1:]}"
 
 
 def make_components(

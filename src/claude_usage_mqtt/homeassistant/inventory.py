@@ -47,12 +47,10 @@ def entities(inventory: Inventory) -> Iterator[Entity]:
     for window, name in inventory.windows.items():
         features = inventory.features | ({DURATION} if name.has_duration else frozenset())
         yield from (_of_window(row, window, name.label) for row in WINDOW_ENTITIES if row.needs in (None, *features))
-    rows = (*EXTRA_USAGE_ENTITIES, *ACCOUNT_ENTITIES)
-    for row in rows:
+    for row in (*EXTRA_USAGE_ENTITIES, *ACCOUNT_ENTITIES):
         if (row.needs is None or row.needs in inventory.features) and row.key not in inventory.without:
             yield _fitted(row, inventory)
-    for machine in inventory.reporters:
-        yield _of_machine(machine)
+    yield from map(_of_machine, inventory.reporters)
 
 
 def _of_window(row: Entity, window: str, label: str) -> Entity:
@@ -69,12 +67,11 @@ def _of_window(row: Entity, window: str, label: str) -> Entity:
 
 
 def _of_machine(machine: str) -> Entity:
-    row = REPORTER
     return replace(
-        row,
-        key=row.key.replace("{machine}", machine),
-        name=row.name.replace("{machine}", machine),
-        value=row.value and row.value.replace("{machine}", machine),
+        REPORTER,
+        key=REPORTER.key.replace("{machine}", machine),
+        name=REPORTER.name.replace("{machine}", machine),
+        value=REPORTER.value and REPORTER.value.replace("{machine}", machine),
     )
 
 

@@ -57,7 +57,6 @@ class _FirstBytes:
     first_bytes = b""
 
     def recv(self, size: int = 1024, flags: int = 0) -> bytes:
-        """Receive."""
         received: bytes = super().recv(size, flags)  # type: ignore[misc]
         if len(self.first_bytes) < STATUS_LENGTH:
             self.first_bytes += received
@@ -174,9 +173,8 @@ def require_readable(options: BrokerOptions) -> None:
 
 def read_password(options: BrokerOptions) -> str | None:
     """Return the password as it is now; raises SettingsError."""
-    return (
-        options.password if options.password_file is None else read_secret(options.password_file, "MQTT_PASSWORD_FILE")
-    )
+    file = options.password_file
+    return options.password if file is None else read_secret(file, "MQTT_PASSWORD_FILE")
 
 
 def make_tls_context(options: BrokerOptions) -> ssl.SSLContext | None:

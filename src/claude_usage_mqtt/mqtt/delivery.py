@@ -69,7 +69,7 @@ class Subscriptions:
 
     def subscribe(self, filters: Iterable[str], *, no_local: bool = False) -> None:
         """Ask for topics; the answer arrives as Subscribed."""
-        for some in _portions(filters):
+        for some in portions(filters):
             if self._client.protocol == V5:
                 if no_local:
                     self._client.unsubscribe(some)  # Mosquitto keeps the options of a topic's first subscription
@@ -85,10 +85,11 @@ class Subscriptions:
 
     def unsubscribe(self, topics: Iterable[str]) -> None:
         """Ask no longer for topics."""
-        for some in _portions(topics):
+        for some in portions(topics):
             self._client.unsubscribe(some)
 
 
-def _portions(topics: Iterable[str]) -> list[list[str]]:
+def portions(topics: Iterable[str]) -> list[list[str]]:
+    """Return topics in groups that a broker takes in one SUBSCRIBE."""
     wanted = list(topics)
     return [wanted[start : start + FILTERS_PER_SUBSCRIBE] for start in range(0, len(wanted), FILTERS_PER_SUBSCRIBE)]

@@ -127,18 +127,14 @@ def status_of(first_bytes: bytes) -> int | None:
 
 def refusal(reason: ReasonCode, options: BrokerOptions) -> BrokerError:
     """Return what the broker's refusal of the connection means."""
-    name = reason.getName()
-    if name in BAD_LOGIN and options.username is None:
-        return BrokerRefused(
-            f"The broker at {options.address} wants a login ({name}); set MQTT_USERNAME and MQTT_PASSWORD."
-        )
-    if name in BAD_LOGIN:
-        return BrokerRefused(
-            f"The broker at {options.address} refused the login ({name}); check MQTT_USERNAME and MQTT_PASSWORD"
-            f"{_about_client_id(options.client_id)}."
-        )
-    hint = "; check MQTT_CLIENT_ID" if name == "Client identifier not valid" else ""
-    return BrokerRefused(f"The broker at {options.address} refused the connection ({name}){hint}.")
+    name, where = reason.getName(), f"The broker at {options.address}"
+    if name not in BAD_LOGIN:
+        hint = "; check MQTT_CLIENT_ID" if name == "Client identifier not valid" else ""
+        return BrokerRefused(f"{where} refused the connection ({name}){hint}.")
+    if options.username is None:
+        return BrokerRefused(f"{where} wants a login ({name}); set MQTT_USERNAME and MQTT_PASSWORD.")
+    hint = _about_client_id(options.client_id)
+    return BrokerRefused(f"{where} refused the login ({name}); check MQTT_USERNAME and MQTT_PASSWORD{hint}.")
 
 
 def _about_client_id(used: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Self
 
 from claude_usage_mqtt.errors import BrokerRefused, BrokerUnreachable
@@ -19,6 +19,7 @@ from claude_usage_mqtt.mqtt.connection import (
     Disconnected,
     Subscribed,
 )
+from claude_usage_mqtt.mqtt.delivery import portions
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.protocols import Protocols
 
@@ -54,19 +55,12 @@ class Session:
         self._answers: dict[int, Acknowledged | Subscribed] = {}
         self._messages: list[Message] = []
 
-    def __enter__(self) -> Self:
-        self.open()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     @property
     def version(self) -> str:
         """The protocol's version, for people."""
         return self._open().version
 
-    def open(self) -> None:
+    def __enter__(self) -> Self:
         """Connect and log in, with MQTT 3.1.1 if the broker does not know 5; raises SettingsError for files."""
         until = time.monotonic() + self._within
         require_readable(self._options)
@@ -78,7 +72,7 @@ class Session:
             threading.Thread(target=self._run, args=(connection, patience), name="broker", daemon=True).start()
             has_ended = self._wait(lambda: bool(self._connected or self._failures), until)
             if self._connected is not None:
-                return
+                return self
             if not has_ended:
                 self._stopping.set()
                 raise explain.failed_attempt(TimeoutError(), self._options)
@@ -90,8 +84,7 @@ class Session:
         # In a thread, because a name lookup cannot be given a deadline.
         self._arrived.put(connection.run(self._stopping, patience))
 
-    def close(self) -> None:
-        """Disconnect."""
+    def __exit__(self, *_: object) -> None:
         self._stopping.set()
         connected, self._connected = self._connected, None
         if connected is not None:
@@ -112,11 +105,21 @@ class Session:
 
     def subscribe(self, filters: Iterable[str], within: float = WITHIN) -> list[str]:
         """Ask for topics and wait for the answer; return those that were refused."""
-        wanted = list(filters)
-        _, mid = self._open().client.subscribe([(topic, 1) for topic in wanted])
-        answer = self._answer(mid or 0, within)
-        refused = answer.refused if isinstance(answer, Subscribed) else ()
-        return [topic for topic, is_refused in zip(wanted, refused, strict=False) if is_refused]
+        refused: list[str] = []
+        for some in portions(filters):
+            _, mid = self._open().client.subscribe([(topic, 1) for topic in some])
+            answer = self._answer(mid or 0, within)
+            verdicts = answer.refused if isinstance(answer, Subscribed) else ()
+            refused += [topic for topic, is_refused in zip(some, verdicts, strict=False) if is_refused]
+        return refused
+
+    def read(self, topics: Collection[str], quiet: float, within: float = WITHIN) -> dict[str, bytes]:
+        """Return what is retained under these topics: until all have come, or none has for `quiet` seconds."""
+        self.subscribe(topics, within)
+        found: dict[str, bytes] = {}
+        while found.keys() != set(topics) and (message := self.receive(quiet)) is not None:
+            found[message.topic] = message.payload
+        return found
 
     def receive(self, within: float) -> Message | None:
         """Return the next message that arrived, None if none came in time."""

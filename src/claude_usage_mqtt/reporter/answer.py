@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import NamedTuple
@@ -12,8 +13,7 @@ from typing import NamedTuple
 from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.errors import ApiError, CredentialsError, CredentialsNotFound, InvalidResponse
 from claude_usage_mqtt.logs import Outage
-from claude_usage_mqtt.reporter.budget import Budget
-from claude_usage_mqtt.reporter.limit import SPACING, SeenIds
+from claude_usage_mqtt.reporter.budget import SPACING, Budget
 from claude_usage_mqtt.sources.credentials.watch import MAX_HANGING
 from claude_usage_mqtt.sources.reporter_messages import MAX_REQUESTS, Answer, Ask, Busy, encode_answer, parse_ask
 from claude_usage_mqtt.sources.source import PolledSource
@@ -28,6 +28,10 @@ MAX_WORKERS = 5
 
 HANGS_AFTER = 60.0
 """Real seconds after which a poll hangs, on a dead mount for example: it keeps its thread, and others get one."""
+
+
+MAX_IDS = 2000
+"""Remembered ids of requests: more than can be honestly asked in a week."""
 
 
 class Answered(NamedTuple):
@@ -89,6 +93,22 @@ class Polls:
                 return Answer(ask.id, account, requests, error=result.error)
         nothing_new = Busy(detail="There is nothing new.", retry_after=timedelta(seconds=SPACING))
         return Answer(ask.id, account, requests, busy=nothing_new)
+
+
+class SeenIds:
+    """The ids of the requests that were answered or refused, so that none is answered twice; the oldest are dropped."""
+
+    def __init__(self) -> None:
+        self._ids: OrderedDict[str, None] = OrderedDict()
+
+    def add(self, request: str) -> bool:
+        """Note an id; return whether it is new."""
+        if request in self._ids:
+            return False
+        self._ids[request] = None
+        if len(self._ids) > MAX_IDS:
+            self._ids.popitem(last=False)
+        return True
 
 
 class Answering:

@@ -1,7 +1,8 @@
-"""What all machines together may request for each of a reporter's accounts, as far as one of them can know it.
+"""A reporter's own limits, which hold whatever it is asked, and by whom: anybody who may publish on the broker can ask.
 
-A reporter counts its own requests, hears what the others answer, and reads how many the publisher counted, which was
-there while this machine slept. It can only make this machine ask less often; it is not trusted beyond that.
+A reporter counts its own requests, hears what other machines answer, and reads how many the publisher counted, which
+was there while this machine slept. What it hears and reads can only make it ask less often. The publisher has its own
+budget, and asks less often than this allows. Instants are seconds of one steady clock.
 """
 
 from __future__ import annotations
@@ -10,11 +11,25 @@ from collections.abc import Iterable
 
 from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.mqtt.client import Message
-from claude_usage_mqtt.reporter.limit import AFTER_START, REQUESTS_PER_HOUR, SIMULTANEOUS, RequestLimit
 from claude_usage_mqtt.sources.reporter_messages import parse_answer
 from claude_usage_mqtt.sources.source import PolledSource
 from claude_usage_mqtt.topics import Topics
 from claude_usage_mqtt.untrusted import json_object
+
+REQUESTS_PER_HOUR = 20
+"""Two thirds of what the API was seen to allow; the rest is Claude Code's own."""
+
+HOUR = 3630.0
+"""Seconds in which they are counted: a request may take half a minute to arrive where the API counts it."""
+
+SIMULTANEOUS = 2
+"""Left free if other machines are asked too: they may be making requests that are not known here yet."""
+
+SPACING = 60.0
+"""Seconds between two requests: the numbers do not change faster, and bursts are punished."""
+
+AFTER_START = 60.0
+"""Seconds after the start in which a request of the run before, which nobody remembers, may still be recent."""
 
 BELIEVED_FOR = 600.0
 """Seconds for which the publisher's count holds: it is published again every five minutes."""
@@ -23,6 +38,35 @@ ASK_AGAIN = 60.0
 """Seconds until the next try if the publisher's count is too high: it falls as time passes, nobody knows when."""
 
 MAX_HEALTH = 64 * 1024
+
+
+class RequestLimit:
+    """When the API may be asked for one account.
+
+    Requests of reporters on other machines count in the hour: their answers say how many there were.
+    """
+
+    def __init__(self) -> None:
+        self._own: list[float] = []
+        self._others: list[float] = []
+
+    def wait(self, now: float) -> float:
+        """Return how many seconds a request would have to wait from `now` on; 0 if it is allowed."""
+        self._own, self._others = ([at for at in times if at > now - HOUR] for times in (self._own, self._others))
+        earliest = max(now, self._own[-1] + SPACING) if self._own else now
+        allowed = REQUESTS_PER_HOUR - (SIMULTANEOUS if self._others else 0)
+        requests = sorted(self._own + self._others)
+        if len(requests) >= allowed:
+            earliest = max(earliest, requests[-allowed] + HOUR)
+        return earliest - now
+
+    def record(self, now: float) -> None:
+        """Note a request that was made, or may have been."""
+        self._own = [*self._own, now][-REQUESTS_PER_HOUR:]
+
+    def record_elsewhere(self, now: float, count: int) -> None:
+        """Note requests that another machine made for the account."""
+        self._others = [*self._others, *[now] * count][-REQUESTS_PER_HOUR:]
 
 
 class Budget:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.mqtt.client import Message
@@ -36,8 +36,7 @@ from claude_usage_mqtt.topics import ReporterTopics
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReporterOptions:
+class ReporterOptions(NamedTuple):
     """What the settings say."""
 
     broker: BrokerOptions

@@ -13,10 +13,9 @@ from claude_usage_mqtt.homeassistant.summary import SUMMARY
 from claude_usage_mqtt.mqtt.publisher import Publisher
 from claude_usage_mqtt.service.account import AccountState
 from claude_usage_mqtt.service.documents import documents, memory_document
-from claude_usage_mqtt.service.event_delivery import SPACING
-from claude_usage_mqtt.service.listeners import Listeners
+from claude_usage_mqtt.service.event_delivery import SPACING, Listeners
 from claude_usage_mqtt.service.options import ServiceOptions
-from claude_usage_mqtt.service.succession import inherited
+from claude_usage_mqtt.service.restore import inherited
 from claude_usage_mqtt.service.summary import Digest, digest, summary_documents
 from claude_usage_mqtt.service.workers import Workers
 from claude_usage_mqtt.sources.hanging import hangs

@@ -30,6 +30,39 @@ MAX_EVENT = 1000
 """Characters of a saved event; ours have about 300."""
 
 
+SETTLED_AFTER = 15.0
+"""Seconds from a connection, or from Home Assistant's birth message, until an event finds its listeners: Node-RED was
+seen to subscribe one second after the broker was back, Home Assistant six."""
+
+
+class Listeners:
+    """What is known of those who listen. Home Assistant counts as away until its birth message; instants are real."""
+
+    def __init__(self, settled_after: float = SETTLED_AFTER) -> None:
+        self._settled_after = settled_after
+        self.settled_at: float | None = None
+        """When the wait for them ends; None if nothing is waited for."""
+        self.is_home_assistant_online = False
+
+    def connected(self, now: float) -> None:
+        """Note a new connection to the broker."""
+        self.is_home_assistant_online = False
+        self.settled_at = now + self._settled_after
+
+    def home_assistant(self, now: float, *, is_online: bool) -> None:
+        """Note Home Assistant's birth message or its last will."""
+        self.is_home_assistant_online = is_online
+        if is_online:
+            self.settled_at = now + self._settled_after
+
+    def have_settled(self, now: float) -> bool:
+        """Whether the wait ends now; true once for each wait."""
+        if self.settled_at is None or now < self.settled_at:
+            return False
+        self.settled_at = None
+        return True
+
+
 @dataclass(slots=True)
 class Waiting:
     """An event that waits; `level` is the last of its topic. If it `awaits_birth`, only Home Assistant lacks it."""
@@ -54,7 +87,7 @@ class EventDelivery:
     def add(self, events: Iterable[Event]) -> None:
         """Note what happened."""
         for event in events:
-            self._waiting.append(Waiting(event.topic_level, event.document(), event.expires_at))
+            self._waiting.append(Waiting(event.window or ACCOUNT, event.document(), event.expires_at))
         del self._waiting[:-MAX_WAITING]
 
     def take(self, now: datetime, *, is_home_assistant_online: bool) -> Iterator[tuple[str, bytes]]:

@@ -18,9 +18,9 @@ from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, Disconnected, Settled, Subscribed
 from claude_usage_mqtt.service.accounts import Accounts
 from claude_usage_mqtt.service.commands import obey
+from claude_usage_mqtt.service.event_delivery import Listeners
 from claude_usage_mqtt.service.former_devices import FormerDevices
 from claude_usage_mqtt.service.inbox import Inbox, Item, Outgoing, Stop
-from claude_usage_mqtt.service.listeners import Listeners
 from claude_usage_mqtt.service.liveness import Liveness
 from claude_usage_mqtt.service.options import ServiceOptions
 from claude_usage_mqtt.service.publishing import Publishing

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import NamedTuple
 
 from claude_usage_mqtt.mqtt.options import BrokerOptions
-from claude_usage_mqtt.service.listeners import SETTLED_AFTER
+from claude_usage_mqtt.service.event_delivery import SETTLED_AFTER
 from claude_usage_mqtt.service.usage_log import UsageLog
 from claude_usage_mqtt.sources.reporter_exchange import ReporterExchange
 from claude_usage_mqtt.sources.source import PolledSource, PushedSource
@@ -47,8 +46,7 @@ class AccountOptions(NamedTuple):
         return self.shortest_interval <= seconds <= LONGEST_INTERVAL
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceOptions:
+class ServiceOptions(NamedTuple):
     """What the loop needs to know apart from its accounts."""
 
     broker: BrokerOptions

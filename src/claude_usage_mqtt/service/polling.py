@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from claude_usage_mqtt.sources.policy import Policy
-from claude_usage_mqtt.sources.request_log import BUDGET
 
 
 class Polling:
@@ -27,7 +26,7 @@ class Polling:
         """Note that a poll begins; return whether a second request would be within the budget."""
         self.policy.record_request(now)
         self.is_busy = True
-        return self.policy.requests.last_hour(now) < BUDGET or not self.policy.limited
+        return self.policy.requests.allows_another(now)
 
     def end(self, now: datetime, requests: int) -> None:
         """Note that it has ended."""

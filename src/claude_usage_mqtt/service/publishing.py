@@ -6,14 +6,13 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable
-from functools import partial
 
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.connection import Connected, ConnectionEvent, Disconnected
 from claude_usage_mqtt.mqtt.publisher import Publisher
 from claude_usage_mqtt.service.connection_log import ConnectionLog
+from claude_usage_mqtt.service.event_delivery import Listeners
 from claude_usage_mqtt.service.former_devices import FormerDevices
-from claude_usage_mqtt.service.listeners import Listeners
 from claude_usage_mqtt.service.options import ServiceOptions
 from claude_usage_mqtt.service.routes import Route, Routes
 from claude_usage_mqtt.topics import OFFLINE, ONLINE
@@ -73,7 +72,10 @@ class Publishing:
         """Publish from now on; what is left of former devices is removed."""
         self.is_begun = True
         self._remove(former.gone)
-        on_former_device = partial(self._on_former_device, former)
+
+        def on_former_device(message: Message) -> None:
+            self._remove(former.found(message))
+
         self.routes.add(Route(topic, on_former_device, takes_retained=True) for topic in former.suspects)
         self.publisher.subscribe(former.suspects)
         self._subscribe_late()
@@ -99,9 +101,6 @@ class Publishing:
         self._listeners.home_assistant(time.monotonic(), is_online=is_online)
         if is_online and self.is_begun:
             self._resend_at = time.monotonic() + self._rng.uniform(1, 10)
-
-    def _on_former_device(self, former: FormerDevices, message: Message) -> None:
-        self._remove(former.found(message))
 
     def _remove(self, topics: Iterable[str]) -> None:
         for topic in topics:

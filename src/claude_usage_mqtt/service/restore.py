@@ -14,7 +14,7 @@ from typing import Any
 
 from claude_usage_mqtt.instants import parse_instant
 from claude_usage_mqtt.mqtt.client import Message
-from claude_usage_mqtt.topics import Topics
+from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, Topics, encode
 from claude_usage_mqtt.untrusted import json_object
 
 log = logging.getLogger(__name__)
@@ -91,3 +91,19 @@ def alive_until(health: bytes | None, now: datetime) -> datetime | None:
     """Return until when whoever retained a health document, untrusted, is alive; None if it is not."""
     until = parse_instant(json_object(health).get("alive_until"))
     return until if until is not None and now < until <= now + LONGEST_WAIT else None
+
+
+def inherited(found: Mapping[str, bytes], own: Topics) -> dict[str, bytes]:
+    """Return what was retained for `default` as if it were the own account's; empty if there is nothing to continue.
+
+    `found` holds retained messages by topic. Version 1 called the only account `default` even if it had a name: its
+    numbers, events and limits go on under the name, and its entities keep their ids, to which Home Assistant's history
+    belongs. An account that has its own topics continues those. What version 2 retained for `default` belongs to
+    another service, one whose account has no name.
+    """
+    former = Topics(base=own.base, account=DEFAULT_ACCOUNT, prefix=own.prefix)
+    if own.account == DEFAULT_ACCOUNT or found.get(own.health) or found.get(own.state) or found.get(former.memory):
+        return {}
+    pairs = ((former.state, own.state), (former.health, own.health))
+    documents = {new: json_object(found.get(old)) for old, new in pairs}
+    return {topic: encode(document | {"account": own.account}) for topic, document in documents.items() if document}

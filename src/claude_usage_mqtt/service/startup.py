@@ -90,14 +90,15 @@ class Startup:
         if foreign:
             self._read(foreign, real)
             return None
-        names, until = self._others(self._found, now)
+        others = self._others(now)
+        until = max(others.values(), default=None)
         if until is None and not self._found.keys() & kept:
             until = self._stands_by_until  # the broker forgot everything; the other instance is about to be back
         if until is None or until <= now or not self._is_online:
             self.ends_at = self._stands_by_until = None
             return self._found
         if self._stands_by_until is None:
-            log.warning(STANDING_BY, ", ".join(names), until.astimezone().strftime("%H:%M"))
+            log.warning(STANDING_BY, ", ".join(others), until.astimezone().strftime("%H:%M"))
         else:
             log.debug("Still standing by, until %s at least", until.astimezone().strftime("%H:%M"))
         self._stands_by_until = until
@@ -116,14 +117,11 @@ class Startup:
         self._found |= dict.fromkeys(unread, b"")
         return unread
 
-    def _others(self, found: Mapping[str, bytes], now: datetime) -> tuple[list[str], datetime | None]:
+    def _others(self, now: datetime) -> dict[str, datetime]:
         """Return which of our accounts another instance publishes, and until when its messages may be trusted."""
-        alive = {
-            account.topics.account: lives_elsewhere(found, account.topics, self._options.instance, now)
-            for account in self._options.accounts
-        }
-        known = {name: until for name, until in alive.items() if until is not None}
-        return list(known), max(known.values(), default=None)
+        topics = [account.topics for account in self._options.accounts]
+        alive = {each.account: lives_elsewhere(self._found, each, self._options.instance, now) for each in topics}
+        return {name: until for name, until in alive.items() if until is not None}
 
     def _send_fence(self, reader: RetainedReader) -> None:
         if reader.wants_fence:

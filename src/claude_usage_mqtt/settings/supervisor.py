@@ -53,11 +53,6 @@ WITH_LOGIN, WITHOUT_LOGIN = "auto", "reporter,statusline"
 """`CLAUDE_SOURCE`: an app without its own login must not report that it has none."""
 
 
-def is_present() -> bool:
-    """Whether a Supervisor started this process."""
-    return bool(os.environ.get(TOKEN))
-
-
 def read_options(path: Path) -> dict[str, str]:
     """Return the user's options as environment variables; raises SettingsError."""
     try:

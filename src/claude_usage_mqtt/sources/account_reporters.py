@@ -9,7 +9,6 @@ Safe from any thread: the loop feeds it, workers read it.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -135,7 +134,7 @@ class AccountReporters:
             if entry is None or entry.announced is None:
                 return
             # The login that made the request is newer than the one that was announced.
-            entry.announced = replace(entry.announced, login=login or entry.announced.login)
+            entry.announced = entry.announced._replace(login=login or entry.announced.login)
             entry.foreign_since = entry.foreign_since or now
             entry.hold = Hold(FOREIGN, now + REPLACED_AFTER)
             self._registry.mention(

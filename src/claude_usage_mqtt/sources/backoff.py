@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -79,6 +79,7 @@ class RateLimit:
         self.blocked_by: str | None = None
         self.slow_until: datetime | None = None
         self.window_full = 0
+        self._restored: frozenset[datetime] = frozenset()
 
     def is_slow(self, now: datetime) -> bool:
         """Whether requests must still be rarer than usual."""
@@ -106,10 +107,10 @@ class RateLimit:
         self.ended()
         self.slow_until = None
 
-    def clock_stepped(self, step: timedelta, restored: Collection[datetime]) -> None:
+    def clock_stepped(self, step: timedelta) -> None:
         """Follow a clock that was set, so that no block becomes longer or shorter; what was restored stays."""
-        self.blocked_until = moved(self.blocked_until, step, restored)
-        self.slow_until = moved(self.slow_until, step, restored)
+        self.blocked_until = moved(self.blocked_until, step, self._restored)
+        self.slow_until = moved(self.slow_until, step, self._restored)
 
     def save(self) -> dict[str, Any]:
         """Return what must survive a restart, as a JSON object."""
@@ -129,6 +130,7 @@ class RateLimit:
             self.blocked_until = None
         self.slow_until = within(saved.get("slow_until"), now, LONGEST_BLOCK + SLOW_FOR)
         self.window_full = _count(saved.get("window_full"))
+        self._restored = frozenset(at for at in (self.blocked_until, self.slow_until) if at is not None)
 
 
 def _count(value: object) -> int:

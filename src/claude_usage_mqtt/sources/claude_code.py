@@ -27,7 +27,7 @@ from claude_usage_mqtt.errors import (
 )
 from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.sources.child import Ended, run_child
-from claude_usage_mqtt.sources.claude_code_cache import UsageCache
+from claude_usage_mqtt.sources.claude_code_cache import CachedUsage, UsageCache
 from claude_usage_mqtt.sources.credentials.file import identity
 from claude_usage_mqtt.sources.source import REPEATS_FOR, Login, PollResult
 from claude_usage_mqtt.untrusted import clean_text
@@ -110,7 +110,7 @@ class ClaudeCode:
         """Ask once. Bounded, never raises."""
         result = PollResult(account=account, source=self.name)
         try:
-            before = self._fetched_at()
+            before = self._cache.usage
             reading, requests = self._interpret(self._ask(), before, clock.now())
             result = replace(result, reading=reading, requests=requests, login=self.login())
         except CredentialsError as unusable:
@@ -121,10 +121,6 @@ class ClaudeCode:
             reason = f"Claude Code could not be asked ({type(unknown).__name__}); update this program."
             result = replace(result, error=InvalidResponse(reason), requests=1)
         return replace(result, fingerprint=self.fingerprint())
-
-    def _fetched_at(self) -> datetime | None:
-        usage = self._cache.usage
-        return None if usage is None else usage.fetched_at
 
     def _ask(self) -> Mapping[str, object]:
         """Return the response to the request; raises a ClaudeUsageError."""
@@ -164,11 +160,11 @@ class ClaudeCode:
         )
 
     def _interpret(
-        self, response: Mapping[str, object], before: datetime | None, now: datetime
+        self, response: Mapping[str, object], before: CachedUsage | None, now: datetime
     ) -> tuple[Reading | None, int]:
         """Return the reading, None if there is nothing new, and how many requests were made.
 
-        `before` is when Claude Code had fetched what it had before it was asked. Raises a ClaudeUsageError.
+        `before` is what Claude Code had before it was asked. Raises a ClaudeUsageError.
         """
         if response.get("rate_limits_available") is False:
             raise _no_usage(response)
@@ -181,7 +177,7 @@ class ClaudeCode:
                 return self._once(body, now, plan), 1
             if not is_complete:
                 body = usage.body
-            if usage.fetched_at != before:
+            if before is None or usage.fetched_at != before.fetched_at:
                 return self._once(body, min(usage.fetched_at, now), plan), 1
             if not usage.is_believable(now):
                 raise InvalidResponse(

@@ -38,10 +38,6 @@ class CachedUsage(NamedTuple):
         """Whether it was not fetched in the future."""
         return self.fetched_at <= now + AHEAD
 
-    def reading(self) -> Reading:
-        """Return it as a reading, dated by its fetch; raises InvalidResponse."""
-        return parse_usage(self.body, self.fetched_at, source=CLAUDE_CODE)
-
 
 class _Content(NamedTuple):
     login: Login | None = None
@@ -71,7 +67,7 @@ class UsageCache:
         if usage is None or not usage.is_believable(now):
             return None
         try:
-            return usage.reading()
+            return parse_usage(usage.body, usage.fetched_at, source=CLAUDE_CODE)
         except InvalidResponse:
             return None
 

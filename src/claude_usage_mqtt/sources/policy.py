@@ -58,16 +58,13 @@ class Policy:
 
     def __init__(self, interval: timedelta, rng: random.Random, *, limited: bool = True) -> None:
         self.interval = interval
-        self.limited = limited
-        self.requests = RequestLog()
+        self.requests = RequestLog(limited=limited)
         self.rate_limit = RateLimit()
         self.failures = Failures()
         self.next_regular: datetime | None = None
         self.confirm_at: datetime | None = None
         self.refresh_wanted = False
         self._rng = rng
-        self._restored: frozenset[datetime] = frozenset()
-        """Instants restored from the broker: a step of this machine's clock does not concern them."""
 
     def due(self, now: datetime, resets: Iterable[datetime] = ()) -> datetime:
         """Return when to poll next, never before `now`."""
@@ -99,12 +96,12 @@ class Policy:
         last = self.requests.last_sent_at
         if last is not None and self.rate_limit.is_slow(now):
             earliest = max(earliest, last + SLOW_INTERVAL)
-        return self.requests.earliest(earliest, budget, spacing) if self.limited else earliest
+        return self.requests.earliest(earliest, budget, spacing)
 
     def _spacing(self, now: datetime) -> timedelta:
         if self.rate_limit.is_slow(now):
             return SLOW_INTERVAL
-        return FLOOR if self.limited else timedelta(0)
+        return FLOOR if self.requests.limited else timedelta(0)
 
     def record_request(self, now: datetime) -> None:
         """Note that a request is being made."""
@@ -166,7 +163,7 @@ class Policy:
 
     def poll_soon(self, now: datetime) -> None:
         """Want the next request as soon as one by hand is allowed."""
-        last = self.requests.last_sent_at if self.limited else None
+        last = self.requests.last_sent_at if self.requests.limited else None
         self.next_regular = now if last is None else max(now, last + FLOOR)
 
     def was_cut_short(self) -> None:
@@ -187,7 +184,7 @@ class Policy:
 
     @property
     def _pace(self) -> timedelta:
-        return max(self.interval, SHORTEST) if self.limited else self.interval
+        return max(self.interval, SHORTEST) if self.requests.limited else self.interval
 
     def _jittered(self, interval: timedelta) -> timedelta:
         return interval * self._rng.uniform(1 - JITTER, 1 + JITTER)
@@ -197,8 +194,8 @@ class Policy:
 
         What was recorded moves with the clock, so that neither the budget nor a block becomes longer or shorter.
         """
-        self.requests.clock_stepped(step, self._restored)
-        self.rate_limit.clock_stepped(step, self._restored)
+        self.requests.clock_stepped(step)
+        self.rate_limit.clock_stepped(step)
         self.confirm_at = None if self.confirm_at is None else now
         self.next_regular = now
 
@@ -226,8 +223,6 @@ class Policy:
         self.failures.restore(saved)
         if self.rate_limit.blocked_until is None:
             self._count_lost(now, resets)
-        known_instants = (*self.requests.times, self.rate_limit.blocked_until, self.rate_limit.slow_until)
-        self._restored = frozenset(instant for instant in known_instants if instant not in (None, now))
         self.requests.forget(now)
 
     def _count_lost(self, now: datetime, resets: Iterable[datetime]) -> None:

@@ -40,8 +40,7 @@ BUSY = "busy"
 USABLE = "ok"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnnouncedLogin:
+class AnnouncedLogin(NamedTuple):
     """A login as its reporter announced it; `status` is `ok`, or why it cannot be used now."""
 
     source: str

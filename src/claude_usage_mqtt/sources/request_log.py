@@ -7,7 +7,6 @@ of refusals, for Claude Code on the same account too.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
 from datetime import datetime, timedelta
 
 from claude_usage_mqtt.instants import from_epoch, moved
@@ -24,10 +23,13 @@ BUDGET_SPAN = HOUR + timedelta(seconds=30)
 class RequestLog:
     """`times` are those of requests that were sent, or may have been: they count in the budget.
 
-    `last_sent_at` is when one was last sent, `last_attempt_at` when one was last tried, sent or not.
+    `last_sent_at` is when one was last sent, `last_attempt_at` when one was last tried, sent or not. A step of this
+    machine's clock does not concern what was restored from the broker. If it is not `limited`, there is no budget.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, limited: bool = True) -> None:
+        self.limited = limited
+        self._restored: frozenset[datetime] = frozenset()
         self.times: list[datetime] = []
         self.last_attempt_at: datetime | None = None
         self.last_sent_at: datetime | None = None
@@ -55,17 +57,23 @@ class RequestLog:
         """Return how many requests the last 60 minutes saw."""
         return sum(now - at < HOUR for at in self.times)
 
+    def allows_another(self, now: datetime) -> bool:
+        """Whether another one would be within the budget."""
+        return self.last_hour(now) < BUDGET or not self.limited
+
     def earliest(self, wanted: datetime, budget: int, spacing: timedelta) -> datetime:
         """Return the first instant from `wanted` on at which another one is within the budget, and not too close."""
+        if not self.limited:
+            return wanted
         if self.last_sent_at is not None:
             wanted = max(wanted, self.last_sent_at + spacing)
         return max(wanted, sorted(self.times)[-budget] + BUDGET_SPAN) if len(self.times) >= budget else wanted
 
-    def clock_stepped(self, step: timedelta, restored: Collection[datetime]) -> None:
+    def clock_stepped(self, step: timedelta) -> None:
         """Follow a clock that was set, except for what was restored."""
-        self.times = [at if at in restored else at + step for at in self.times]
-        self.last_attempt_at = moved(self.last_attempt_at, step, restored)
-        self.last_sent_at = moved(self.last_sent_at, step, restored)
+        self.times = [at if at in self._restored else at + step for at in self.times]
+        self.last_attempt_at = moved(self.last_attempt_at, step, self._restored)
+        self.last_sent_at = moved(self.last_sent_at, step, self._restored)
 
     def save(self) -> list[int]:
         """Return what must survive a restart, for JSON."""
@@ -75,4 +83,5 @@ class RequestLog:
         """Continue from what was saved, untrusted."""
         known = [from_epoch(at) for at in saved[-2 * BUDGET :]] if isinstance(saved, list) else []
         self.times = sorted(min(at, now) for at in known if at is not None)
+        self._restored = frozenset(self.times) - {now}
         self.last_attempt_at = self.last_sent_at = max(self.times, default=None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.errors import ClaudeUsageError, CredentialsError
@@ -15,8 +15,7 @@ REPEATS_FOR = dict.fromkeys((CLAUDE_CODE, REPORTER), timedelta(seconds=60))
 """For how long a source makes no request and repeats what it has; a reporter may ask Claude Code."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Login:
+class Login(NamedTuple):
     """What is known of a login apart from its token, which is never part of it.
 
     `account` and `organization` are short hashes. `mark` distinguishes tokens, in this process only.

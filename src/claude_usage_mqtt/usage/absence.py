@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import timedelta
 
 ENTITIES_KEPT = timedelta(hours=24)
@@ -12,17 +13,31 @@ STUB_KEPT = timedelta(hours=1)
 restarting gets it too."""
 
 
-def is_retired(absent_for: timedelta) -> bool:
-    """Whether the entities are being removed."""
-    return absent_for >= ENTITIES_KEPT
+class MayBeAbsent:
+    """What good responses may lack: `absent_for` says for how long they have lacked it, as far as that counts.
 
+    `seen_among` are the unknown sections that came with it when it was last seen.
+    """
 
-def is_gone(absent_for: timedelta) -> bool:
-    """Whether nothing needs to be kept anymore."""
-    return absent_for >= ENTITIES_KEPT + STUB_KEPT
+    __slots__ = ()
 
+    absent_for: timedelta
+    seen_among: tuple[str, ...]
 
-def longer(absent_for: timedelta, passed: timedelta) -> timedelta:
-    """Return the absence after another response; the order to remove is never skipped."""
-    longest = absent_for + passed
-    return longest if is_retired(absent_for) else min(longest, ENTITIES_KEPT)
+    @property
+    def is_retired(self) -> bool:
+        """Whether its entities are being removed."""
+        return self.absent_for >= ENTITIES_KEPT
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether none of it needs to be kept anymore."""
+        return self.absent_for >= ENTITIES_KEPT + STUB_KEPT
+
+    def absence_after(self, passed: timedelta, ignored: Iterable[str]) -> timedelta:
+        """Return `absent_for` after another response that lacks it; the order to remove its entities is never skipped.
+
+        If one of the unknown (`ignored`) sections was not there when it was last seen, it may have been renamed.
+        """
+        longest = self.absent_for + (passed if set(ignored) <= set(self.seen_among) else timedelta(0))
+        return longest if self.is_retired else min(longest, ENTITIES_KEPT)

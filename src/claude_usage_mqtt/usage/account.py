@@ -60,7 +60,7 @@ class AccountUsage:
     @property
     def has_extra_usage(self) -> bool:
         """Whether extra usage has entities now."""
-        return self.money is not None and self.money.has_entities
+        return self.money is not None and not self.money.is_retired
 
     @property
     def currency(self) -> str | None:
@@ -121,7 +121,8 @@ class AccountUsage:
             window, now, account=self.account, stale_after=self.rules.stale_after, thresholds=self.rules.thresholds
         )
         after = self.windows.get(window.key)
-        if after is not None and (before is None or after.differs_from(before)):
+        shown = [None if each is None else (each.utilization, each.resets_at) for each in (before, after)]
+        if shown[0] != shown[1]:
             self.history.last_change = window.read_at
         return events
 

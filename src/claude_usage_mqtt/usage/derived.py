@@ -147,3 +147,8 @@ def steady_limit_at(known: datetime | None, new: datetime | None, now: datetime)
 def time_remaining(resets_at: datetime | None, now: datetime) -> timedelta | None:
     """Return the time until the reset, never below zero."""
     return None if resets_at is None else max(timedelta(0), resets_at - now)
+
+
+def rounded(value: float | None, digits: int = 2) -> float | None:
+    """Return the value as it is published; None stays None."""
+    return None if value is None else round(value, digits)

@@ -9,6 +9,7 @@ from typing import Any
 from claude_usage_mqtt.instants import format_instant
 from claude_usage_mqtt.usage import derived
 from claude_usage_mqtt.usage.account import AccountUsage
+from claude_usage_mqtt.usage.derived import rounded
 from claude_usage_mqtt.usage.money import MoneyState
 from claude_usage_mqtt.usage.reading import WEEK, ExtraUsage
 from claude_usage_mqtt.usage.standing import Standing, summary
@@ -72,12 +73,12 @@ def _numbers(window: WindowState, now: datetime) -> dict[str, Any]:
     is_expected = window.rate(now) is not None and not (window.duration == WEEK and on_pace)
     return {
         "utilization": window.utilization,
-        "remaining": _round(window.remaining),
-        "elapsed": _round(window.elapsed(now)),
-        "pace": _round(window.pace(now)),
-        "projected": _round(window.projected(now)),
+        "remaining": rounded(window.remaining),
+        "elapsed": rounded(window.elapsed(now)),
+        "pace": rounded(window.pace(now)),
+        "projected": rounded(window.projected(now)),
         "on_pace": on_pace,
-        "burn_rate": None if window.is_idle else _round(derived.burn_rate(window.samples, now)),
+        "burn_rate": None if window.is_idle else rounded(derived.burn_rate(window.samples, now)),
         "limit_at": format_instant(limit_at if is_expected and limit_at is not None and limit_at > now else None),
         "limit_reached": window.is_limit_reached,
         "time_remaining_hours": None if left is None else round(left / timedelta(hours=1), 1),
@@ -94,19 +95,11 @@ def _extra_usage(state: MoneyState | None, money: ExtraUsage | None, where: Stan
     if money is not None:
         document |= {
             "enabled": money.enabled,
-            "used": _amount(money.used),
-            "limit": _amount(money.limit),
-            "remaining": _amount(money.remaining),
-            "utilization": _round(money.utilization),
+            "used": rounded(money.used, 8),
+            "limit": rounded(money.limit, 8),
+            "remaining": rounded(money.remaining, 8),
+            "utilization": rounded(money.utilization),
             "active": where.active,
             "disabled_reason": money.disabled_reason,
         }
     return document | {"period_start": format_instant(state.period_start), "read_at": format_instant(state.read_at)}
-
-
-def _round(value: float | None) -> float | None:
-    return None if value is None else round(value, 2)
-
-
-def _amount(value: float | None) -> float | None:
-    return None if value is None else round(value, 8)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from claude_usage_mqtt.instants import format_instant
+from claude_usage_mqtt.usage.derived import rounded
 
 RESET = "reset"
 RESET_EARLY = "reset_early"
@@ -38,8 +38,7 @@ ACCOUNT = "account"
 LIMIT = 100.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(NamedTuple):
     """Something that happened: to a window, or to the account if `window` is None.
 
     `at` is when it was noticed, `expires_at` when it is no longer worth delivering. `resets_at` belongs to the window
@@ -65,11 +64,6 @@ class Event:
         return f"{self.account}-{self.window or ACCOUNT}-{self.event_type}-{round(self.at.timestamp() * 1000)}"
 
     @property
-    def topic_level(self) -> str:
-        """The last level of the event's topic."""
-        return self.window or ACCOUNT
-
-    @property
     def threshold(self) -> float | None:
         """The highest threshold reached."""
         return max(self.thresholds, default=None)
@@ -91,16 +85,12 @@ class Event:
             "at": self.at.isoformat(timespec="milliseconds"),
             "window": self.window,
             "label": self.label,
-            "utilization": _rounded(self.utilization),
-            "previous_utilization": _rounded(self.previous_utilization),
+            "utilization": rounded(self.utilization),
+            "previous_utilization": rounded(self.previous_utilization),
             "resets_at": format_instant(self.resets_at),
             "threshold": self.threshold,
             "thresholds": list(self.thresholds),
         }
-
-
-def _rounded(percent: float | None) -> float | None:
-    return None if percent is None else round(percent, 2)
 
 
 def newly_reached(peak: float, utilization: float, thresholds: Iterable[float]) -> tuple[float, ...]:

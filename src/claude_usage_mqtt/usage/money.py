@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from claude_usage_mqtt.usage import absence
+from claude_usage_mqtt.usage.absence import MayBeAbsent
 from claude_usage_mqtt.usage.events import (
     EXTRA_USAGE_LIMIT_REACHED,
     EXTRA_USAGE_THRESHOLD_REACHED,
@@ -23,12 +23,11 @@ ACCOUNT_EVENT_LASTS = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MoneyState:
+class MoneyState(MayBeAbsent):
     """What is remembered of extra usage.
 
     `period_start` is when the amount last started over, for statistics that must not count a new month as a refund.
-    `money` is None after responses without extra usage, `absent_for` says for how long they have lacked it, and
-    `seen_among` which unknown sections came with it when it was last seen.
+    `money` is None after responses without extra usage.
     """
 
     money: ExtraUsage | None
@@ -39,16 +38,6 @@ class MoneyState:
     peak: float = 0.0
     absent_for: timedelta = timedelta(0)
     seen_among: tuple[str, ...] = field(default=(), repr=False)
-
-    @property
-    def has_entities(self) -> bool:
-        """Whether the API reports extra usage for this account, recently enough to keep its entities."""
-        return not absence.is_retired(self.absent_for)
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether none of it needs to be kept anymore."""
-        return absence.is_gone(self.absent_for)
 
     def known(self, now: datetime, stale_after: timedelta) -> ExtraUsage | None:
         """Return the amounts if they may be shown."""
@@ -69,7 +58,7 @@ def next_money(
     state = MoneyState(
         money=money,
         read_at=read_at,
-        period_start=read_at.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0),
+        period_start=month_of(read_at),
         currency=money.currency or (known.currency if known else None),
         enabled=money.enabled,
         peak=utilization,
@@ -115,13 +104,14 @@ def next_money(
 
 
 def no_money(known: MoneyState, passed: timedelta, ignored: tuple[str, ...]) -> MoneyState:
-    """Follow `known` with a good response without extra usage, `passed` after the one before it.
+    """Follow `known` with a good response without extra usage, `passed` after the one before it."""
+    counted = passed if known.money is None else timedelta(0)
+    return replace(known, money=None, absent_for=known.absence_after(counted, ignored))
 
-    If there is an unknown section that was not there when it was last seen, it may have been renamed.
-    """
-    counts = known.money is None and set(ignored) <= set(known.seen_among)
-    absent_for = absence.longer(known.absent_for, passed if counts else timedelta(0))
-    return replace(known, money=None, absent_for=absent_for)
+
+def month_of(instant: datetime) -> datetime:
+    """Return when the month began."""
+    return instant.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
 def _starts_over(before: ExtraUsage, new: ExtraUsage, read_before: datetime, read_at: datetime) -> bool:

@@ -5,13 +5,14 @@ Everything restored here was on a broker that others may write to: what is not e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from claude_usage_mqtt.instants import format_instant, from_epoch, parse_instant, steady
 from claude_usage_mqtt.untrusted import CURRENCY, HASH, clean_text, matching, number
+from claude_usage_mqtt.usage.absence import MayBeAbsent
 from claude_usage_mqtt.usage.account import AccountUsage, Plan
 from claude_usage_mqtt.usage.derived import MAX_SAMPLES, Sample
 from claude_usage_mqtt.usage.json_values import (
@@ -23,7 +24,7 @@ from claude_usage_mqtt.usage.json_values import (
     saved_absence,
     saved_instant,
 )
-from claude_usage_mqtt.usage.money import MoneyState
+from claude_usage_mqtt.usage.money import MoneyState, month_of
 from claude_usage_mqtt.usage.owner import Owner
 from claude_usage_mqtt.usage.plausibility import Suspect
 from claude_usage_mqtt.usage.reading import MAX_UTILIZATION, OAUTH, SOURCES, WINDOW_KEY, Window, duration_of
@@ -74,12 +75,10 @@ def _save_window(window: WindowState, ignored: tuple[str, ...]) -> dict[str, Any
         "limit_at": format_instant(window.limit_at),
         "begun_after": format_instant(window.begun_after),
         "present": window.present,
-        "absent_for": int(window.absent_for.total_seconds()),
         "blank": window.blank,
         "samples": [[int(sample.at.timestamp()), sample.utilization] for sample in window.samples],
+        **_save_absence(window, ignored),
     }
-    if window.seen_among != ignored:
-        saved["seen_among"] = list(window.seen_among)
     if window.suspect is not None:
         suspect = window.suspect.window
         saved["suspect"] = {
@@ -92,18 +91,20 @@ def _save_window(window: WindowState, ignored: tuple[str, ...]) -> dict[str, Any
 
 
 def _save_money(state: MoneyState, ignored: tuple[str, ...]) -> dict[str, Any]:
-    saved: dict[str, Any] = {
+    return {
         "amounts": None if state.money is None else amounts_to_json(state.money),
         "currency": state.currency,
         "enabled": state.enabled,
         "read_at": epoch(state.read_at),
         "period_start": epoch(state.period_start),
         "peak": state.peak,
-        "absent_for": int(state.absent_for.total_seconds()),
+        **_save_absence(state, ignored),
     }
-    if state.seen_among != ignored:
-        saved["seen_among"] = list(state.seen_among)
-    return saved
+
+
+def _save_absence(known: MayBeAbsent, ignored: tuple[str, ...]) -> dict[str, Any]:
+    saved: dict[str, Any] = {"absent_for": int(known.absent_for.total_seconds())}
+    return saved if known.seen_among == ignored else saved | {"seen_among": list(known.seen_among)}
 
 
 def is_readable(saved: object) -> bool:
@@ -139,14 +140,9 @@ def restore(usage: AccountUsage, saved: object, state: object, now: datetime) ->
         usage.money = _money_of_document({}, document, usage, now)
         if usage.windows or usage.money is not None:
             history.last_read = now
-    history.restored = frozenset(instant for instant in _instants(usage) if instant is not None)
+    instants = (history.last_read, history.last_complete, history.last_change, *usage.read_times().values())
+    history.restored = frozenset(instant for instant in instants if instant is not None)
     return usage.is_known
-
-
-def _instants(usage: AccountUsage) -> Iterator[datetime | None]:
-    yield from (usage.history.last_read, usage.history.last_complete, usage.history.last_change)
-    yield from (window.read_at for window in usage.windows.values())
-    yield None if usage.money is None else usage.money.read_at
 
 
 def _restore_windows(usage: AccountUsage, windows: object, now: datetime, *, is_document: bool) -> None:
@@ -267,11 +263,10 @@ def _money_of_document(
     if money is None and saved.get("extra_usage_absent_for") is None:
         return None
     read_at = saved_instant(details.get("read_at"), now) or usage.history.last_complete or now
-    month = read_at.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     return MoneyState(
         money=money,
         read_at=read_at,
-        period_start=saved_instant(details.get("period_start"), now) or month,
+        period_start=saved_instant(details.get("period_start"), now) or month_of(read_at),
         currency=(money.currency if money else None) or matching(CURRENCY, saved.get("currency")),
         enabled=money is not None and money.enabled,
         peak=(money.utilization if money else None) or 0.0,

@@ -7,7 +7,6 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from claude_usage_mqtt.instants import SAME_INSTANT, steady
-from claude_usage_mqtt.usage import absence
 from claude_usage_mqtt.usage.derived import sampled
 from claude_usage_mqtt.usage.events import (
     LIMIT,
@@ -78,12 +77,10 @@ def next_reading(
 def no_reading(known: WindowState, passed: timedelta, ignored: tuple[str, ...], *, is_kept: bool) -> WindowState:
     """Follow `known` with a good response that lacks the window, `passed` after the good response before it.
 
-    If there is an unknown section that was not there when the window was last seen, the window may have been renamed:
-    then, and if `is_kept`, its entities stay.
+    If `is_kept`, its entities stay.
     """
-    counts = not known.present and not is_kept and set(ignored) <= set(known.seen_among)
-    absent_for = absence.longer(known.absent_for, passed if counts else timedelta(0))
-    return replace(known, present=False, absent_for=absent_for, suspect=None)
+    counted = timedelta(0) if known.present or is_kept else passed
+    return replace(known, present=False, absent_for=known.absence_after(counted, ignored), suspect=None)
 
 
 def _believed(

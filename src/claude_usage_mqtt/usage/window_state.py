@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 from typing import Self
 
 from claude_usage_mqtt.instants import steady
-from claude_usage_mqtt.usage import absence, derived
+from claude_usage_mqtt.usage import derived
+from claude_usage_mqtt.usage.absence import MayBeAbsent
 from claude_usage_mqtt.usage.derived import RECENT, Sample
 from claude_usage_mqtt.usage.events import LIMIT
 from claude_usage_mqtt.usage.plausibility import REFILL, Suspect
@@ -21,15 +22,14 @@ AHEAD = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WindowState(WindowNumbers):
+class WindowState(WindowNumbers, MayBeAbsent):
     """What is remembered of one window.
 
     `resets_at` is the published one: a whole minute, the same object of time from reading to reading.
     `peak` is the highest utilization since the last reset or drop. `present` says whether the last good response
-    had the window, `absent_for` for how long good responses have lacked it, and `seen_among` which unknown sections
-    came with it when it was last seen. Of a `blank` one only the entities are kept: its numbers are another
-    account's, or were never good, and the next reading is a first one. `suspect` is an unlikely reading that waits
-    for the next one. `begun_after` is when the window before it ended: it cannot have begun earlier.
+    had the window. Of a `blank` one only the entities are kept: its numbers are another account's, or were never good,
+    and the next reading is a first one. `suspect` is an unlikely reading that waits for the next one. `begun_after` is
+    when the window before it ended: it cannot have begun earlier.
     """
 
     peak: float = 0.0
@@ -58,16 +58,6 @@ class WindowState(WindowNumbers):
         return derived.elapsed(self.resets_at, self.length, now or self.read_at)
 
     @property
-    def is_retired(self) -> bool:
-        """Whether its entities are being removed."""
-        return absence.is_retired(self.absent_for)
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether none of it needs to be kept anymore."""
-        return absence.is_gone(self.absent_for)
-
-    @property
     def newest(self) -> datetime:
         """When the newest reading was made, believed or not: only a later one can say more."""
         return self.read_at if self.suspect is None else max(self.read_at, self.suspect.window.read_at)
@@ -90,10 +80,6 @@ class WindowState(WindowNumbers):
     def stays_used_up(self) -> bool:
         """Whether it was used up and has fallen since by no more than rounding and corrections make it fall."""
         return self.peak >= LIMIT and self.peak - self.utilization < REFILL
-
-    def differs_from(self, other: WindowState) -> bool:
-        """Whether somebody has worked in between, or a window has begun."""
-        return (self.utilization, self.resets_at) != (other.utilization, other.resets_at)
 
     def known_reset(self, now: datetime) -> datetime | None:
         """Return the reset if it is still ahead: it stays true when the numbers are not known anymore."""
