@@ -124,7 +124,8 @@ def _ask_claude_code(settings: Settings, login: LocalLogin) -> str:
     result = source.poll("", SystemClock(), may_retry=False)
     if result.reading is None:
         raise result.error or InvalidResponse("Claude Code had no numbers; run `check` again in a minute.")
-    return f"{source.place}: {_windows(result.reading)}, read at {local_time(result.reading.read_at)}"
+    read_at = local_time(result.reading.read_at)
+    return f"{source.place}: {_windows(result.reading)}, read at {read_at}; it does not have {source.lacks}"
 
 
 def _windows(reading: Reading) -> str:

@@ -69,6 +69,7 @@ class ClaudeCode:
     """Claude Code with one of its logins."""
 
     name = CLAUDE_CODE
+    lacks = "the end of the token and of the login"
     is_local = True
     outlives_token = True
 

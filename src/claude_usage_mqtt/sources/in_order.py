@@ -27,7 +27,8 @@ class InOrder:
     """Asks the next source if a login cannot be used; what is watched is the first one's login."""
 
     def __init__(self, sources: Sequence[PolledSource]) -> None:
-        self.name, self.place, self.is_local = sources[0].name, sources[0].place, sources[0].is_local
+        first = sources[0]
+        self.name, self.lacks, self.place, self.is_local = first.name, first.lacks, first.place, first.is_local
         """Those of the first source; a result names the one that was used."""
         self.outlives_token = any(source.outlives_token for source in sources)
         self._sources = sources

@@ -91,6 +91,7 @@ class ReporterSource:
     """The reporters of one account."""
 
     name = REPORTER
+    lacks = ""
     is_local = False
     can_be_watched = False
     outlives_token = True

@@ -64,6 +64,10 @@ class Source(Protocol):
     def name(self) -> str:
         """One of the names in `usage.reading`."""
 
+    @property
+    def lacks(self) -> str:
+        """What it cannot deliver, in words; empty if it has all that the API has."""
+
 
 class PushedSource(Source, Protocol):
     """Sends on `<base>/<account>/<level>`, when it wants."""

@@ -25,6 +25,7 @@ class ApiSource:
     """The endpoint, asked directly with the token of the login in one place."""
 
     name = OAUTH
+    lacks = ""
     is_local = True
     outlives_token = False
 
