@@ -187,6 +187,14 @@ def test_check_shows_each_link_of_the_chain(home: Path, given: dict[str, Any], w
     assert TOKEN not in result.stdout + result.stderr
 
 
+def test_check_names_what_is_not_asked_here(home: Path, given: dict[str, Any]) -> None:
+    """A selected source that sends, or is on another machine, is a line of its own that says so, and what it lacks."""
+    output = call_command(home, "check", CLAUDE_SOURCE="oauth,statusline,reporter", **given).stdout
+    lines = {line.split()[0].strip(":"): line for line in output.splitlines()}
+    assert "it sends on its own; it does not have a model's week" in lines["statusline"]
+    assert "run 'claude-usage-mqtt check' on their machines" in lines["reporter"]
+
+
 def test_variables_of_other_programs_are_shown(home: Path, given: dict[str, Any]) -> None:
     """What looks like a setting of ours and may be another program's is a line of `check` and a warning of `run`."""
     given |= {"MQTT_TOPIC": "house/energy", "POLLING_INTERVAL": "10"}

@@ -16,17 +16,12 @@ from claude_usage_mqtt.sources.credentials.token import Credentials, CredentialS
 from claude_usage_mqtt.sources.hanging import require_answer
 from claude_usage_mqtt.sources.local_login import LocalLogin
 from claude_usage_mqtt.sources.names import AUTO, LOCAL
-from claude_usage_mqtt.sources.select import polled_sources, with_other_sources
-from claude_usage_mqtt.sources.status_line import StatusLine
-from claude_usage_mqtt.usage.reading import CLAUDE_CODE, OAUTH, REPORTER, STATUSLINE, Reading
+from claude_usage_mqtt.sources.select import polled_sources, pushed_sources, with_other_sources
+from claude_usage_mqtt.usage.reading import OAUTH, Reading
 
 USAGE_SCOPE = "user:profile"
 
-ELSEWHERE = {
-    REPORTER: "the service asks the reporters; run 'claude-usage-mqtt check' on their machines",
-    STATUSLINE: "nothing to ask: Claude Code's status-line command sends on its own; "
-    f"it does not have {StatusLine.lacks}",
-}
+NOT_HERE = "the service asks the reporters; run 'claude-usage-mqtt check' on their machines"
 
 
 def check_sources(
@@ -37,16 +32,19 @@ def check_sources(
     What the API answers is added to `responses`, understood or not.
     """
     suffix = "" if account.label is None else f" {account.id}"
+    pushed = {source.name: source.lacks for source in pushed_sources(settings.sources)}
     for source in settings.sources:
         if source in LOCAL and account.login is None:
             report.skip(f"account{suffix}", "its login is on another machine: a reporter or a status line supplies it")
             return
         if account.login is not None and source == OAUTH:
             _check_api(report, settings, account.login, suffix, blocked, responses)
-        elif account.login is not None and source == CLAUDE_CODE:
-            _check_claude_code(report, settings, account.login, suffix, blocked)
+        elif account.login is not None and source in LOCAL:
+            _check_polled(report, settings, account.login, source, suffix, blocked)
+        elif settings.claude_source != AUTO and source in pushed:
+            report.skip(f"{source}{suffix}", f"nothing to ask: it sends on its own; it does not have {pushed[source]}")
         elif settings.claude_source != AUTO:
-            report.skip(f"{source}{suffix}", ELSEWHERE[source])
+            report.skip(f"{source}{suffix}", NOT_HERE)
 
 
 def _check_api(
@@ -106,24 +104,24 @@ def _ask_api(settings: Settings, place: CredentialSource, credentials: Credentia
         api.close()
 
 
-def _check_claude_code(
-    report: Report, settings: Settings, login: LocalLogin, suffix: str, blocked: RateLimited | None
+def _check_polled(
+    report: Report, settings: Settings, login: LocalLogin, source: str, suffix: str, blocked: RateLimited | None
 ) -> None:
-    name = f"claude-code{suffix}"
+    name = source.replace("_", "-") + suffix
     if blocked is not None:
         report.skip(name, str(blocked))
     else:
-        report.link(name, lambda: _ask_claude_code(settings, login))
+        report.link(name, lambda: _ask(settings, login, source))
 
 
-def _ask_claude_code(settings: Settings, login: LocalLogin) -> str:
+def _ask(settings: Settings, login: LocalLogin, name: str) -> str:
     api = UsageApi(settings.claude_api_url, settings.claude_user_agent)
-    (source,) = polled_sources((CLAUDE_CODE,), login, api, settings.claude_code_command)
+    (source,) = polled_sources((name,), login, api, settings.claude_code_command)
     api.close()
     require_answer(source, source.login)
     result = source.poll("", SystemClock(), may_retry=False)
     if result.reading is None:
-        raise result.error or InvalidResponse("Claude Code had no numbers; run `check` again in a minute.")
+        raise result.error or InvalidResponse(f"{source.place} had no numbers; run `check` again in a minute.")
     read_at = local_time(result.reading.read_at)
     return f"{source.place}: {_windows(result.reading)}, read at {read_at}; it does not have {source.lacks}"
 
