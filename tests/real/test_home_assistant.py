@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from parts.broker import Mosquitto
+from parts.command import run_command
 from parts.credentials import write_credentials
 from parts.documents import make_extra_usage, make_window, plans, sample_usage
 from parts.endpoint import Endpoint
+from parts.net import LOOPBACK
 from parts.service import CONFIG, HEALTH, STATE, running_service
 from parts.watcher import Watcher
 from real.account import EUR, document, service, value
@@ -202,6 +204,34 @@ def test_restarts_leave_everything_as_it_was(
     since = began.isoformat(timespec="seconds").replace("+00:00", "Z")
     (history,) = home.rest("GET", f"/api/history/period/{since}?filter_entity_id={USAGE}&no_attributes")
     assert {state["state"] for state in history if state["state"]} <= {"42.5", *AWAY}
+
+
+@pytest.mark.usefixtures("watcher")
+def test_check_changes_nothing(home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path) -> None:
+    """Before anything was announced, and if the broker has forgotten what was: no line in the log, no entity lost."""
+    write_credentials(tmp_path)
+    settings = {
+        "MQTT_HOST": LOOPBACK,
+        "MQTT_PORT": mosquitto.port,
+        "CLAUDE_API_URL": endpoint.url,
+        "CLAUDE_CONFIG_DIR": tmp_path,
+    }
+
+    def check() -> None:
+        done = run_command(tmp_path, "check", **settings)
+        assert done.returncode == 0, done.stdout
+
+    check()
+    with service(mosquitto, endpoint, tmp_path):
+        home.wait(is_complete)
+    entities = registered(home)
+    mosquitto.kill()
+    (mosquitto.folder / "mosquitto.db").unlink()
+    mosquitto.start()
+    check()
+    with service(mosquitto, endpoint, tmp_path):
+        home.wait(is_complete)
+    assert registered(home) == entities
 
 
 def stable(states: dict[str, State]) -> dict[str, str]:

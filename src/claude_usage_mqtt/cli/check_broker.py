@@ -22,8 +22,9 @@ from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, ONLINE, Topics
 QUIET = 0.5
 """Seconds without a message after which all that was retained has come."""
 
-NO_ANNOUNCEMENT = b"claude-usage-mqtt check: may this user announce here? This message changes nothing."
-"""Home Assistant logs it once and does no more: an empty message would remove a device, and JSON could change it."""
+NO_ANNOUNCEMENT = b'{"migrate_discovery": true}'
+"""Home Assistant ignores it, without a line in its log, if it knows no such device; else its entities wait for the
+announcement that is to come. An empty message would remove them, and anything else is logged."""
 
 
 class _NothingCameBack(BrokerRefused):
