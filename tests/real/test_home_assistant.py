@@ -453,6 +453,8 @@ def test_automations_run_exactly_once_over_a_day_with_three_restarts(
             home.restart()  # before it happens
             home.wait(is_settled)
             day(running, 12, 15)
+            for name in ("on_event", "on_number"):  # Home Assistant shows the number before it runs what it triggers
+                watcher.wait_topic(RAN, lambda message, name=name: message.payload == name)
             assert ran() == ["on_event", "on_number"]
             home.restart()  # and after it, while the number is still up there
             home.wait(is_settled)
