@@ -17,6 +17,7 @@ from claude_usage_mqtt.sources.hanging import require_answer
 from claude_usage_mqtt.sources.local_login import LocalLogin
 from claude_usage_mqtt.sources.names import AUTO, LOCAL
 from claude_usage_mqtt.sources.select import polled_sources, pushed_sources, with_other_sources
+from claude_usage_mqtt.sources.source import Source
 from claude_usage_mqtt.usage.reading import OAUTH, Reading
 
 USAGE_SCOPE = "user:profile"
@@ -32,7 +33,7 @@ def check_sources(
     What the API answers is added to `responses`, understood or not.
     """
     suffix = "" if account.label is None else f" {account.id}"
-    pushed = {source.name: source.lacks for source in pushed_sources(settings.sources)}
+    pushed = {source.name: source for source in pushed_sources(settings.sources)}
     for source in settings.sources:
         if source in LOCAL and account.login is None:
             report.skip(f"account{suffix}", "its login is on another machine: a reporter or a status line supplies it")
@@ -42,7 +43,7 @@ def check_sources(
         elif account.login is not None and source in LOCAL:
             _check_polled(report, settings, account.login, source, suffix, blocked)
         elif settings.claude_source != AUTO and source in pushed:
-            report.skip(f"{source}{suffix}", f"nothing to ask: it sends on its own; it does not have {pushed[source]}")
+            report.skip(f"{source}{suffix}", f"nothing to ask: it sends on its own{_lack(pushed[source])}")
         elif settings.claude_source != AUTO:
             report.skip(f"{source}{suffix}", NOT_HERE)
 
@@ -123,7 +124,11 @@ def _ask(settings: Settings, login: LocalLogin, name: str) -> str:
     if result.reading is None:
         raise result.error or InvalidResponse(f"{source.place} had no numbers; run `check` again in a minute.")
     read_at = local_time(result.reading.read_at)
-    return f"{source.place}: {_windows(result.reading)}, read at {read_at}; it does not have {source.lacks}"
+    return f"{source.place}: {_windows(result.reading)}, read at {read_at}{_lack(source)}"
+
+
+def _lack(source: Source) -> str:
+    return f"; it does not have {source.lacks}" if source.lacks else ""
 
 
 def _windows(reading: Reading) -> str:
