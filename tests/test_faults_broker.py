@@ -213,9 +213,9 @@ ACL = "user us\n{}\nuser watcher\ntopic readwrite #\n"
 
 def wait_until_settled(running: Running) -> None:
     """Wait for another connection, until nothing can be late on it anymore."""
-    running.log.wait_for(AGAIN)
     with listen_to_log(Log(), logging.DEBUG) as log:
         log.wait_for("Announcements that have not come back")
+    running.log.wait_for(AGAIN)
 
 
 @contextlib.contextmanager

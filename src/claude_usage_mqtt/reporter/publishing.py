@@ -13,13 +13,9 @@ from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.publisher import Publisher
 from claude_usage_mqtt.reporter.announcement import Announcement
 from claude_usage_mqtt.reporter.name_check import NameCheck
-from claude_usage_mqtt.service.connection_log import ConnectionLog
 from claude_usage_mqtt.service.routes import Route, Routes
 from claude_usage_mqtt.sources.reporter_messages import OFFLINE, AnnouncedLogin, encode_ask
 from claude_usage_mqtt.topics import ONLINE, ReporterTopics
-
-STOP_PATIENCE = 1.2
-"""Real seconds for the last message; stopping takes at most about twice that."""
 
 
 class Publishing:
@@ -39,15 +35,12 @@ class Publishing:
         )
         self.name_check = NameCheck(topics.machine)
         self.announcement = Announcement(topics, self.publisher)
-        self._log = ConnectionLog(broker.address)
 
     def connected(self, event: Connected) -> None:
         """Subscribe; announce everything again, or check the name first."""
         self.publisher.handle(event)
-        now = time.monotonic()
-        self._log.connected(event, now)
         self.publisher.subscribe(self.routes.topics())
-        ask = self.name_check.connected(now)
+        ask = self.name_check.connected(time.monotonic())
         if self.name_check.is_passed:
             self.publisher.subscribe(self.routes.topics(late=True))
             self.announcement.connected()
@@ -57,7 +50,6 @@ class Publishing:
     def disconnected(self, event: Disconnected) -> None:
         """Note that there is no connection."""
         self.publisher.handle(event)
-        self._log.disconnected(event, time.monotonic())
         self.name_check.disconnected()
 
     def announce(self, accounts: Mapping[str, AnnouncedLogin]) -> None:
@@ -73,7 +65,7 @@ class Publishing:
     def stop(self) -> None:
         """Remove the announcement, and disconnect."""
         last = Message(topic=self.topics.presence, payload=b"", retain=True)
-        self.publisher.stop([last] if self.name_check.is_passed else [], STOP_PATIENCE)
+        self.publisher.stop(last if self.name_check.is_passed else None)
 
     # Handlers of topics
 
@@ -93,7 +85,6 @@ class Publishing:
     def tick(self) -> bool:
         """Do what is due; return whether the name is ours from now on."""
         now = time.monotonic()
-        self._log.tick(now)
         self.announcement.tick(now)
         is_named = self.name_check.passes(now, is_connected=self.publisher.is_connected)
         if is_named:
@@ -102,5 +93,5 @@ class Publishing:
 
     def moments(self) -> list[float]:
         """Return when something is due."""
-        moments = (self._log.steady_at, self.announcement.due_at, self.name_check.ends_at)
+        moments = (self.announcement.due_at, self.name_check.ends_at)
         return [moment for moment in moments if moment is not None]
