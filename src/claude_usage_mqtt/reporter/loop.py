@@ -21,7 +21,7 @@ from claude_usage_mqtt.mqtt.connection import (
     Subscribed,
 )
 from claude_usage_mqtt.mqtt.options import BrokerOptions
-from claude_usage_mqtt.reporter.answer import Answered, Answering
+from claude_usage_mqtt.reporter.answer import Answering
 from claude_usage_mqtt.reporter.budget import Budget
 from claude_usage_mqtt.reporter.logins import LoginSeen, ReportedLogins
 from claude_usage_mqtt.reporter.publishing import Publishing
@@ -29,7 +29,7 @@ from claude_usage_mqtt.reporter.sleep import Sleep
 from claude_usage_mqtt.service.inbox import Inbox, Stop
 from claude_usage_mqtt.service.liveness import Liveness
 from claude_usage_mqtt.service.routes import Route
-from claude_usage_mqtt.sources.reporter_messages import answer_id
+from claude_usage_mqtt.sources.reporter_messages import Answer, answer_id
 from claude_usage_mqtt.sources.source import PolledSource
 from claude_usage_mqtt.topics import ReporterTopics
 
@@ -50,7 +50,7 @@ class Reporter:
     """Answers for some accounts until it is stopped."""
 
     def __init__(self, options: ReporterOptions, clock: Clock) -> None:
-        self.inbox: Inbox[ConnectionEvent | LoginSeen | Answered | Stop] = Inbox()
+        self.inbox: Inbox[ConnectionEvent | LoginSeen | Answer | Stop] = Inbox()
         self._options = options
         topics = ReporterTopics(base=options.base_topic, machine=options.machine)
         self._publishing = Publishing(options.broker, topics, self.inbox.put)
@@ -99,7 +99,7 @@ class Reporter:
 
     # What arrived
 
-    def _handle(self, item: ConnectionEvent | LoginSeen | Answered) -> None:
+    def _handle(self, item: ConnectionEvent | LoginSeen | Answer) -> None:
         match item:
             case Connected():
                 self._sleep.deaf_until = 0.0  # nothing that was sent before reaches a new connection
@@ -113,7 +113,7 @@ class Reporter:
             case LoginSeen():
                 self._logins.take(item)
                 self._publishing.announce(self._logins.announced)
-            case Answered():
+            case Answer():
                 self._answering.finished(item)
                 self._logins.watch.look_now()  # it may have been renewed, or refused
 
