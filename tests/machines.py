@@ -34,7 +34,7 @@ from claude_usage_mqtt.reporter import announcement, loop, publishing
 from claude_usage_mqtt.sources import reporter as source
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.source import ApiSource
-from claude_usage_mqtt.sources.credentials.places import CredentialsFile
+from claude_usage_mqtt.sources.credentials.file import CredentialsFile
 from claude_usage_mqtt.sources.source import PollResult
 from claude_usage_mqtt.usage.reading import REPORTER
 from parts import reporter, service

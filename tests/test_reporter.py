@@ -37,7 +37,7 @@ def make_source(program: FakeClaudeCode) -> ClaudeCode:
     """Return a program as a source."""
     secrets = program.folder / FILE_NAME
     return ClaudeCode(
-        str(program.command), {"CLAUDE_CONFIG_DIR": str(program.folder)}, UsageCache((program.cache,)), secrets
+        str(program.command), {"CLAUDE_CONFIG_DIR": str(program.folder)}, UsageCache(program.cache), secrets
     )
 
 
