@@ -8,6 +8,7 @@ import re
 import subprocess
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,12 +24,11 @@ from claude_usage_mqtt.errors import (
     TokenExpired,
     Unauthorized,
 )
-from claude_usage_mqtt.sources import hanging
+from claude_usage_mqtt.sources import hanging, local_login
 from claude_usage_mqtt.sources.credentials import keychain
 from claude_usage_mqtt.sources.credentials.environment import GivenToken
 from claude_usage_mqtt.sources.credentials.file import CredentialsFile
 from claude_usage_mqtt.sources.credentials.keychain import Keychain
-from claude_usage_mqtt.sources.credentials.places import find_source
 from claude_usage_mqtt.sources.credentials.token import parse_credentials
 from parts.credentials import FILE_NAME, write_credentials, write_credentials_text
 
@@ -224,13 +224,14 @@ def test_the_keychain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     security = Security(output=json.dumps({"claudeAiOauth": {"accessToken": "t"}}) + "\n")
     monkeypatch.setattr(keychain.subprocess, "run", security.run)
     monkeypatch.setenv("USER", "me")
-    source = find_source(None, platform="darwin")
+    monkeypatch.setattr(local_login, "sys", SimpleNamespace(platform="darwin"))
+    source = local_login.local_login(None).credentials
     assert isinstance(source, Keychain)
     assert source.read().token == "t"
     assert {command[-1] for command in security.asked} == {"Claude Code-credentials"}
     assert "me" in security.asked[0]
     security.asked.clear()
-    find_source(str(tmp_path), platform="darwin").read()
+    local_login.local_login(str(tmp_path)).credentials.read()
     suffix = hashlib.sha256(str(tmp_path).encode()).hexdigest()[:8]
     assert security.asked[0][-1] == f"Claude Code-credentials-{suffix}"
 

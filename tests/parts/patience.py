@@ -7,7 +7,7 @@ from typing import Final
 
 from claude_usage_mqtt.cli import api_block, check_broker, guard, home_assistant_app, remove
 from claude_usage_mqtt.mqtt import connection, connector, protocols
-from claude_usage_mqtt.reporter import announcement, name_check
+from claude_usage_mqtt.reporter import announcement, publishing
 from claude_usage_mqtt.sources import child, hanging
 from claude_usage_mqtt.sources import reporter as source
 
@@ -22,7 +22,7 @@ SHORT: Final[tuple[tuple[ModuleType, str, float], ...]] = (
     (guard, "QUIET", 0.2),
     (remove, "QUIET", 0.2),
     (home_assistant_app, "ASK_EVERY", 0.05),
-    (name_check, "NAME_CHECK", 0.3),
+    (publishing, "NAME_CHECK", 0.3),
     (announcement, "REASSERT_AFTER", 0.5),
     (source, "ANSWER_WITHIN", 2.0),
     (source, "FIRST_WITHIN", 0.3),
