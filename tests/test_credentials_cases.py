@@ -20,7 +20,8 @@ from claude_usage_mqtt.errors import (
     TokenExpired,
 )
 from claude_usage_mqtt.settings.load import load_settings
-from claude_usage_mqtt.sources.credentials import keychain, places
+from claude_usage_mqtt.sources import local_login as login_module
+from claude_usage_mqtt.sources.credentials import keychain
 from claude_usage_mqtt.sources.credentials.token import Credentials
 from claude_usage_mqtt.sources.local_login import local_login
 from parts.credentials import write_credentials_text
@@ -103,7 +104,7 @@ def build(case: dict[str, Any], home: Path, monkeypatch: pytest.MonkeyPatch) -> 
         elif key == "security -w prints":
             items[case["env"]["USER"], keychain.ITEM] = value
     if case["platform"] == "darwin":
-        monkeypatch.setattr(places, "sys", SimpleNamespace(platform="darwin"))
+        monkeypatch.setattr(login_module, "sys", SimpleNamespace(platform="darwin"))
         monkeypatch.setattr(keychain, "subprocess", SimpleNamespace(run=Mac(items).run, DEVNULL=-3))
 
 
