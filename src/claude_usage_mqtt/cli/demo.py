@@ -11,7 +11,7 @@ import threading
 from datetime import UTC, datetime
 from typing import Any
 
-from claude_usage_mqtt.cli.run import make_service, topics
+from claude_usage_mqtt.cli.run import make_service
 from claude_usage_mqtt.cli.until import until_signal
 from claude_usage_mqtt.clock import Clock, FastClock
 from claude_usage_mqtt.demo.broker import EmbeddedBroker
@@ -76,7 +76,7 @@ def _with_own_broker(api_url: str, named: Settings, parts: contextlib.ExitStack)
 
 def _clear(settings: Settings, account: str) -> None:
     """Remove the demo from a broker that others use."""
-    place = topics(settings, account)
+    place = settings.topics(account)
     with Session(settings.broker()) as session:
         for topic in (place.config, place.state, place.health, place.memory, place.status):
             session.publish(Message(topic=topic, payload=b"", retain=True))
@@ -93,7 +93,7 @@ def _run(settings: Settings, account: str, clock: Clock) -> None:
     with until_signal(ended.set):
         worker.start()
         try:
-            _show(settings, topics(settings, account), clock, ended, worker)
+            _show(settings, settings.topics(account), clock, ended, worker)
         finally:
             service.stop()
             worker.join(timeout=5)

@@ -10,7 +10,6 @@ import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NoReturn
 
-from claude_usage_mqtt.cli.run import topics
 from claude_usage_mqtt.cli.until import on_signals
 from claude_usage_mqtt.errors import BrokerError, BrokerRefused, SettingsError
 from claude_usage_mqtt.mqtt.client import Message, require_readable, with_own_id
@@ -55,7 +54,7 @@ def watch() -> int:
 def _filters(settings: Settings) -> list[str]:
     """Return what to subscribe to; not every broker replays to a wildcard what it has retained."""
     base = settings.mqtt_base_topic
-    accounts = [topics(settings, account.id) for account in settings.accounts(with_logins=False)]
+    accounts = [settings.topics(account.id) for account in settings.accounts(with_logins=False)]
     exact = [topic for each in accounts for topic in (each.state, each.health)]
     return [f"{base}/status", f"{base}/+/state", f"{base}/+/health", *exact]
 

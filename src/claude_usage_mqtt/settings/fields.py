@@ -26,7 +26,7 @@ from claude_usage_mqtt.settings.machine import machine_name
 from claude_usage_mqtt.settings.typos import Shape, misspelled
 from claude_usage_mqtt.sources.api.url import API_URL, checked_url, is_loopback
 from claude_usage_mqtt.sources.names import AUTO, LOCAL, SOURCES, parse_source, selected_sources
-from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, LONGEST_INTERVAL, SHORTEST_INTERVAL
+from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, LONGEST_INTERVAL, SHORTEST_INTERVAL, Topics
 from claude_usage_mqtt.usage.reading import REPORTER, STATUSLINE
 
 Seconds = Annotated[int, Shape(unit="seconds")]
@@ -194,6 +194,10 @@ class Settings(BaseSettings):
     def interval(self) -> timedelta:
         """The poll interval."""
         return timedelta(seconds=self.poll_interval)
+
+    def topics(self, account: str) -> Topics:
+        """Return the topics of an account."""
+        return Topics(base=self.mqtt_base_topic, account=account, prefix=self.homeassistant_prefix)
 
     def machine(self) -> str:
         """Return the name of this machine in topics; raises SettingsError if it has none."""
