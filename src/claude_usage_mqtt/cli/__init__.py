@@ -37,12 +37,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def handle_signals(handler: Callable[[int, FrameType | None], object]) -> None:
-    """Handle SIGTERM and Ctrl-C from now on, unless they are ignored, as Ctrl-C is in the background of a shell."""
+    """Handle SIGTERM and Ctrl-C from now on; in the background of a shell Ctrl-C was ignored."""
     import signal  # noqa: PLC0415 - `healthcheck` and `statusline` do not wait for this
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, handler)
+        signal.signal(number, handler)
 
 
 def _end_at_once(number: int, _frame: FrameType | None) -> None:

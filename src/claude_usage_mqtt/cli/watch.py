@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import queue
-import signal
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NoReturn
 
-from claude_usage_mqtt.cli.until import on_signals
 from claude_usage_mqtt.errors import BrokerError, BrokerRefused, SettingsError
 from claude_usage_mqtt.mqtt.client import Message, require_readable, with_own_id
 from claude_usage_mqtt.mqtt.connection import Connected, ConnectionEvent, Disconnected, Subscribed
@@ -41,14 +39,13 @@ def watch() -> int:
     require_readable(options)
     arrived: queue.Queue[ConnectionEvent] = queue.Queue()
     connector = Connector(with_own_id(options), arrived.put)
-    with on_signals(signal.default_int_handler):  # started in the background by a shell it would ignore Ctrl-C
-        connector.start()
-        try:
-            _show(arrived, _filters(settings), Board(settings.mqtt_base_topic, options.address))
-        except KeyboardInterrupt:
-            return 0
-        finally:
-            connector.stop(CLOSE_WITHIN)
+    connector.start()
+    try:
+        _show(arrived, _filters(settings), Board(settings.mqtt_base_topic, options.address))
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        connector.stop(CLOSE_WITHIN)
 
 
 def _filters(settings: Settings) -> list[str]:
