@@ -31,8 +31,8 @@ def command_line(*arguments: str) -> list[str]:
 
 QUICK_REPORTER = """
 from claude_usage_mqtt.cli import main
-from claude_usage_mqtt.reporter import name_check
-name_check.NAME_CHECK = 0.3
+from claude_usage_mqtt.reporter import publishing
+publishing.NAME_CHECK = 0.3
 raise SystemExit(main(["report"]))
 """
 """`report` that does not wait two seconds for another one of its name."""
