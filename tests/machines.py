@@ -30,11 +30,11 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from claude_usage_mqtt.clock import Clock
-from claude_usage_mqtt.reporter import announcement, name_check, sleep
+from claude_usage_mqtt.reporter import announcement, loop, publishing
 from claude_usage_mqtt.sources import reporter as source
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.source import ApiSource
-from claude_usage_mqtt.sources.credentials.places import CredentialsFile
+from claude_usage_mqtt.sources.credentials.file import CredentialsFile
 from claude_usage_mqtt.sources.source import PollResult
 from claude_usage_mqtt.usage.reading import REPORTER
 from parts import reporter, service
@@ -73,7 +73,7 @@ CACHED_FOR: Final = {"laptop": 0.0, "desktop": 200.0, "stranger": 0.0}
 
 def be_quick() -> None:
     """Shorten what is waited for in real seconds: a second is half an hour here."""
-    name_check.NAME_CHECK, sleep.DEAF_FOR, announcement.REASSERT_AFTER = 0.2, 0.05, 0.5
+    publishing.NAME_CHECK, loop.DEAF_FOR, announcement.REASSERT_AFTER = 0.2, 0.05, 0.5
     source.ANSWER_WITHIN, source.FIRST_WITHIN = 1.0, 0.5
 
 

@@ -12,16 +12,17 @@ from claude_usage_mqtt.sources.account_reporters import AccountReporters
 from claude_usage_mqtt.sources.api.source import ApiSource
 from claude_usage_mqtt.sources.credentials.file import CredentialsFile
 from claude_usage_mqtt.sources.in_order import in_order
+from claude_usage_mqtt.sources.reading_json import Busy
 from claude_usage_mqtt.sources.reporter import Asks, ReporterSource
 from claude_usage_mqtt.sources.reporter_machine import AWAY, OFFLINE, SILENT, Hold, Machine, sentence
-from claude_usage_mqtt.sources.reporter_messages import BUSY, AnnouncedLogin
+from claude_usage_mqtt.sources.reporter_messages import AnnouncedLogin
 from claude_usage_mqtt.sources.reporter_registry import MachineRegistry
-from claude_usage_mqtt.sources.source import Login, PollResult
+from claude_usage_mqtt.sources.source import Login
 from claude_usage_mqtt.usage.reading import OAUTH, REPORTER
 from parts import faults
 from parts.endpoint import Connect, Endpoint
 from parts.service import Clock
-from parts.simulation import make_state
+from parts.simulation import make_state, poll
 
 NOW = dt.datetime(2026, 11, 20, 16, 0, tzinfo=dt.UTC)
 MINUTE = dt.timedelta(minutes=1)
@@ -102,7 +103,7 @@ def test_the_advice_fits_what_is_wrong(status: str, advice: str) -> None:
 def test_a_machine_that_asked_a_moment_ago_is_not_missing(minutes: int, status: str | None) -> None:
     """Whoever presses refresh again within the minute reads no error; that the hourly limit is reached is one."""
     found, clock = reporters(("a", OURS, "ok")), SystemClock()
-    found.rejected("a", BUSY, NOW, clock.now() + minutes * MINUTE)
+    found.rejected("a", Busy.status, NOW, clock.now() + minutes * MINUTE)
     result = ReporterSource(found, Asks(lambda *_: None)).poll("default", clock, may_retry=True)
     assert getattr(result.error, "status", None) == status
 
@@ -111,9 +112,9 @@ def test_a_machine_that_has_nothing_new_is_asked_as_often_as_ever() -> None:
     """Claude Code may repeat old numbers for an hour: that its reporter's minute is over is not news each time."""
     found = reporters(("a", OURS, "ok"))
     assert found.has_become_askable(NOW)
-    found.rejected("a", BUSY, NOW, NOW + MINUTE)
+    found.rejected("a", Busy.status, NOW, NOW + MINUTE)
     assert not any(found.has_become_askable(NOW + minutes * MINUTE) for minutes in (0.5, 1, 2))
-    found.rejected("a", BUSY, NOW, NOW + 30 * MINUTE)
+    found.rejected("a", Busy.status, NOW, NOW + 30 * MINUTE)
     found.login_failed()
     assert not any(found.has_become_askable(NOW + minutes * MINUTE) for minutes in (3, 29.5))
     assert found.has_become_askable(NOW + 30 * MINUTE)
@@ -139,8 +140,7 @@ def failing_polls(error: ClaudeUsageError, source: str, found: AccountReporters 
         due = state.due(now)
         if due is not None and due <= now:
             polls.append(now)
-            state.begin_poll(now)
-            state.finish_poll(PollResult(account="default", source=source, error=error, requests=1), now)
+            poll(state, now, source, error=error)
         now += MINUTE / 6
     return polls
 

@@ -52,7 +52,7 @@ def source(program: FakeClaudeCode, deadline: float = 20.0, command: str | None 
     return ClaudeCode(
         command or str(program.command),
         {"CLAUDE_CONFIG_DIR": str(program.folder)},
-        UsageCache((program.cache,)),
+        UsageCache(program.cache),
         program.folder / ".credentials.json",
         deadline,
     )
@@ -248,7 +248,7 @@ from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.sources.claude_code import ClaudeCode
 from claude_usage_mqtt.sources.claude_code_cache import UsageCache
 variables = {{"CLAUDE_CONFIG_DIR": {str(program.folder)!r}}}
-asked = ClaudeCode({str(program.command)!r}, variables, UsageCache(()), Path({str(tmp_path)!r}), 600.0)
+asked = ClaudeCode({str(program.command)!r}, variables, UsageCache(), Path({str(tmp_path)!r}), 600.0)
 asked.poll("default", SystemClock(), may_retry=True)
 """
     with subprocess.Popen([sys.executable, "-c", code]) as process:
@@ -305,7 +305,7 @@ def test_what_it_keeps_is_read_if_it_is_its_own_accounts(program: FakeClaudeCode
 def renewing(program: FakeClaudeCode, connect: Connect) -> RenewingSource:
     """Return the API's source, with an expired token and a Claude Code that could renew it."""
     write_credentials(program.folder, token="old", expires_in=dt.timedelta(minutes=-5))
-    return RenewingSource(CredentialsFile(program.folder), connect(), UsageCache((program.cache,)), source(program))
+    return RenewingSource(CredentialsFile(program.folder), connect(), UsageCache(program.cache), source(program))
 
 
 def renews(program: FakeClaudeCode, tmp_path: Path) -> None:

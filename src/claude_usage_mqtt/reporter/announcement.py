@@ -11,7 +11,6 @@ from claude_usage_mqtt import __version__
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.publisher import Publisher
-from claude_usage_mqtt.reporter.name_check import same_name
 from claude_usage_mqtt.sources.reporter_messages import AnnouncedLogin, Presence, encode_presence, parse_presence
 from claude_usage_mqtt.topics import ReporterTopics
 
@@ -26,6 +25,14 @@ REASSERT_AFTER = 10.0
 
 ECHO = 5.0
 """Real seconds in which an older announcement of ours may still come back."""
+
+
+def same_name(machine: str) -> str:
+    """Return what to do if two reporters have one name."""
+    return (
+        f"Another reporter named {machine} is running; "
+        "set MACHINE_NAME to a different name here, or stop the other one."
+    )
 
 
 class Announcement:
@@ -54,7 +61,7 @@ class Announcement:
 
     def connected(self) -> None:
         """Announce everything again on a new connection."""
-        self._publisher.send_all(last=self._topics.presence)
+        self._publisher.send_all()
         self._sent_at = time.monotonic()
 
     def plan(self, at: float) -> None:

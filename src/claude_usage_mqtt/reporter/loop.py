@@ -21,19 +21,25 @@ from claude_usage_mqtt.mqtt.connection import (
     Subscribed,
 )
 from claude_usage_mqtt.mqtt.options import BrokerOptions
-from claude_usage_mqtt.reporter.answer import Answered, Answering
+from claude_usage_mqtt.reporter.answer import Answering
 from claude_usage_mqtt.reporter.budget import Budget
 from claude_usage_mqtt.reporter.logins import LoginSeen, ReportedLogins
 from claude_usage_mqtt.reporter.publishing import Publishing
-from claude_usage_mqtt.reporter.sleep import Sleep
 from claude_usage_mqtt.service.inbox import Inbox, Stop
 from claude_usage_mqtt.service.liveness import Liveness
 from claude_usage_mqtt.service.routes import Route
-from claude_usage_mqtt.sources.reporter_messages import answer_id
+from claude_usage_mqtt.sources.reporter_messages import Answer
 from claude_usage_mqtt.sources.source import PolledSource
 from claude_usage_mqtt.topics import ReporterTopics
 
 log = logging.getLogger(__name__)
+
+
+SLEPT = 30.0
+"""Seconds without a turn of the loop after which the machine was asleep: what was sent to it meanwhile is old."""
+
+DEAF_FOR = 2.0
+"""Real seconds after that in which asks are ignored: they come out of buffers, and their senders have given up."""
 
 
 class ReporterOptions(NamedTuple):
@@ -46,11 +52,33 @@ class ReporterOptions(NamedTuple):
     limited: bool = True
 
 
+class Sleep:
+    """When the machine was awake last; until `deaf_until`, an instant of `time.monotonic`, asks are ignored."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._turned_at = self._moment()
+        self.deaf_until = 0.0
+
+    def has_ended(self) -> bool:
+        """Whether the machine has slept since the last call."""
+        before, self._turned_at = self._turned_at, self._moment()
+        # Not every system's steady clock runs on while it sleeps, but its wall clock does.
+        gap = max(now - then for now, then in zip(self._turned_at, before, strict=True))
+        has_slept = self._clock.to_real(gap) > SLEPT
+        if has_slept:
+            self.deaf_until = time.monotonic() + DEAF_FOR
+        return has_slept
+
+    def _moment(self) -> tuple[float, float]:
+        return self._clock.steady(), self._clock.now().timestamp()
+
+
 class Reporter:
     """Answers for some accounts until it is stopped."""
 
     def __init__(self, options: ReporterOptions, clock: Clock) -> None:
-        self.inbox: Inbox[ConnectionEvent | LoginSeen | Answered | Stop] = Inbox()
+        self.inbox: Inbox[ConnectionEvent | LoginSeen | Answer | Stop] = Inbox()
         self._options = options
         topics = ReporterTopics(base=options.base_topic, machine=options.machine)
         self._publishing = Publishing(options.broker, topics, self.inbox.put)
@@ -81,7 +109,7 @@ class Reporter:
         self._liveness.notify("READY=1")
         try:
             while True:
-                self._liveness.beat(alive=self._publishing.publisher.is_alive)
+                self._liveness.beat(alive=self._publishing.publisher.is_alive())
                 item = self.inbox.get(self._patience())
                 if isinstance(item, Stop):
                     return item.obey()
@@ -99,7 +127,7 @@ class Reporter:
 
     # What arrived
 
-    def _handle(self, item: ConnectionEvent | LoginSeen | Answered) -> None:
+    def _handle(self, item: ConnectionEvent | LoginSeen | Answer) -> None:
         match item:
             case Connected():
                 self._sleep.deaf_until = 0.0  # nothing that was sent before reaches a new connection
@@ -113,17 +141,17 @@ class Reporter:
             case LoginSeen():
                 self._logins.take(item)
                 self._publishing.announce(self._logins.announced)
-            case Answered():
+            case Answer():
                 self._answering.finished(item)
                 self._logins.watch.look_now()  # it may have been renewed, or refused
 
     def _on_ask(self, message: Message) -> None:
-        if self._publishing.name_check.is_passed and time.monotonic() >= self._sleep.deaf_until:
+        if self._publishing.is_named and time.monotonic() >= self._sleep.deaf_until:
             self._answering.asked(message.payload)
 
     def _on_answer(self, message: Message, machine: str) -> None:
         if machine == self._options.machine:
-            self._publishing.name_check.answered(answer_id(message.payload))
+            self._publishing.answered(message.payload)
         if not self._publishing.publisher.has_sent(message):
             self._budget.hear(message.payload)
 

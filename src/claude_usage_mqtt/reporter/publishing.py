@@ -1,8 +1,12 @@
-"""The reporter's presence on the broker: its connection, its name, and what it announces once the name is its own."""
+"""The reporter's presence on the broker: its connection, its name, and what it announces once the name is its own.
+
+Before anything is announced, an ask is sent that nobody may answer: whoever does has our name.
+"""
 
 from __future__ import annotations
 
 import random
+import secrets
 import time
 from collections.abc import Callable, Mapping
 
@@ -11,15 +15,16 @@ from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.connection import Connected, ConnectionEvent, Disconnected
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.publisher import Publisher
-from claude_usage_mqtt.reporter.announcement import Announcement
-from claude_usage_mqtt.reporter.name_check import NameCheck
-from claude_usage_mqtt.service.connection_log import ConnectionLog
+from claude_usage_mqtt.reporter.announcement import Announcement, same_name
 from claude_usage_mqtt.service.routes import Route, Routes
-from claude_usage_mqtt.sources.reporter_messages import OFFLINE, AnnouncedLogin, encode_ask
+from claude_usage_mqtt.sources.reporter_messages import OFFLINE, AnnouncedLogin, Ask, answer_id, encode_ask
 from claude_usage_mqtt.topics import ONLINE, ReporterTopics
 
-STOP_PATIENCE = 1.2
-"""Real seconds for the last message; stopping takes at most about twice that."""
+NAME_CHECK = 2.0
+"""Real seconds in which another reporter of the same name would answer."""
+
+MOST_LOST = 2
+"""Connections that may end during the name check before it is left out: our login may not be allowed to write there."""
 
 
 class Publishing:
@@ -37,33 +42,40 @@ class Publishing:
                 Route(f"{topics.base}/status", self._on_service, takes_retained=True),
             ]
         )
-        self.name_check = NameCheck(topics.machine)
+        self.is_named = False
+        """Whether the name is ours: until then, each connection begins to check it again."""
+        self._name_ask: str | None = None
+        self._named_at: float | None = None  # when nobody has answered for long enough
+        self._lost = 0
         self.announcement = Announcement(topics, self.publisher)
-        self._log = ConnectionLog(broker.address)
 
     def connected(self, event: Connected) -> None:
         """Subscribe; announce everything again, or check the name first."""
         self.publisher.handle(event)
-        now = time.monotonic()
-        self._log.connected(event, now)
         self.publisher.subscribe(self.routes.topics())
-        ask = self.name_check.connected(now)
-        if self.name_check.is_passed:
+        if self.is_named:
             self.publisher.subscribe(self.routes.topics(late=True))
             self.announcement.connected()
-        elif ask is not None:
+            return
+        self._name_ask, self._named_at = secrets.token_hex(8), time.monotonic() + NAME_CHECK
+        if self._lost < MOST_LOST:
+            ask = Ask(id=self._name_ask, account=None)
             self.publisher.publish(Message(topic=self.topics.ask, payload=encode_ask(ask)))
 
     def disconnected(self, event: Disconnected) -> None:
         """Note that there is no connection."""
         self.publisher.handle(event)
-        self._log.disconnected(event, time.monotonic())
-        self.name_check.disconnected()
+        self._lost += not self.is_named  # some brokers disconnect whoever sends what is not allowed
 
     def announce(self, accounts: Mapping[str, AnnouncedLogin]) -> None:
         """Announce these logins, if the name is ours."""
-        if self.name_check.is_passed:
+        if self.is_named:
             self.announcement.update(accounts)
+
+    def answered(self, payload: bytes) -> None:
+        """Note an answer under our name; raises SettingsError if it is to our ask."""
+        if not self.is_named and self._name_ask is not None and answer_id(payload) == self._name_ask:
+            raise SettingsError(same_name(self.topics.machine))
 
     def answer(self, payload: bytes) -> None:
         """Send an answer."""
@@ -73,15 +85,15 @@ class Publishing:
     def stop(self) -> None:
         """Remove the announcement, and disconnect."""
         last = Message(topic=self.topics.presence, payload=b"", retain=True)
-        self.publisher.stop([last] if self.name_check.is_passed else [], STOP_PATIENCE)
+        self.publisher.stop(last if self.is_named else None)
 
     # Handlers of topics
 
     def _on_presence(self, message: Message) -> None:
         try:
-            self.announcement.seen(message, is_named=self.name_check.is_passed)
+            self.announcement.seen(message, is_named=self.is_named)
         except SettingsError:
-            self.name_check.is_passed = False  # what is retained there is the other one's
+            self.is_named = False  # what is retained there is the other one's
             raise
 
     def _on_service(self, message: Message) -> None:
@@ -93,14 +105,16 @@ class Publishing:
     def tick(self) -> bool:
         """Do what is due; return whether the name is ours from now on."""
         now = time.monotonic()
-        self._log.tick(now)
         self.announcement.tick(now)
-        is_named = self.name_check.passes(now, is_connected=self.publisher.is_connected)
-        if is_named:
+        if self._named_at is None or now < self._named_at:
+            return False
+        self._named_at = None  # without a connection it begins again with the next one
+        self.is_named = self.publisher.is_connected
+        if self.is_named:
             self.publisher.subscribe(self.routes.topics(late=True))
-        return is_named
+        return self.is_named
 
     def moments(self) -> list[float]:
         """Return when something is due."""
-        moments = (self._log.steady_at, self.announcement.due_at, self.name_check.ends_at)
+        moments = (self.announcement.due_at, self._named_at)
         return [moment for moment in moments if moment is not None]

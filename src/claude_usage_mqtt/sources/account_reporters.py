@@ -14,6 +14,7 @@ from typing import Any
 
 from claude_usage_mqtt.errors import InvalidResponse, NetworkError
 from claude_usage_mqtt.instants import format_instant, moved
+from claude_usage_mqtt.sources.reading_json import Busy
 from claude_usage_mqtt.sources.reporter_machine import (
     ABSENT_AFTER,
     FOREIGN,
@@ -25,7 +26,7 @@ from claude_usage_mqtt.sources.reporter_machine import (
     restored_owner,
     sentence,
 )
-from claude_usage_mqtt.sources.reporter_messages import BUSY, MACHINE, USABLE
+from claude_usage_mqtt.sources.reporter_messages import MACHINE, USABLE
 from claude_usage_mqtt.sources.reporter_registry import MAX_MACHINES, MachineRegistry
 from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.usage.owner import Owner
@@ -206,7 +207,7 @@ class AccountReporters:
 
     def is_waiting(self, now: datetime) -> bool:
         """Whether a machine only waits because it has asked a moment ago."""
-        return self._is_held(now, {BUSY}, MOMENT)
+        return self._is_held(now, {Busy.status}, MOMENT)
 
     def _is_held(self, now: datetime, reasons: Collection[str], at_most: timedelta = timedelta.max) -> bool:
         """Whether one of these reasons keeps a machine from being asked, for so long at most."""

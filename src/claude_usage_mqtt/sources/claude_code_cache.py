@@ -6,7 +6,6 @@ The same file holds an e-mail address and what people typed: only usage and hash
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +14,6 @@ from claude_usage_mqtt.errors import CredentialsError, InvalidResponse
 from claude_usage_mqtt.instants import from_epoch
 from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.sources.credentials.file import identity, read_text
-from claude_usage_mqtt.sources.credentials.places import DEFAULT_FOLDER, expanded, is_default
 from claude_usage_mqtt.sources.credentials.token import hashed
 from claude_usage_mqtt.sources.source import Login
 from claude_usage_mqtt.usage.reading import CLAUDE_CODE, Reading
@@ -45,10 +43,10 @@ class _Content(NamedTuple):
 
 
 class UsageCache:
-    """The file of one account; safe to use from several threads."""
+    """The file of one account, the first of these that is there; safe to use from several threads."""
 
-    def __init__(self, paths: Iterable[Path]) -> None:
-        self._paths = tuple(paths)
+    def __init__(self, *paths: Path) -> None:
+        self._paths = paths
         self._seen: tuple[object, _Content] = (None, _Content())
 
     @property
@@ -101,15 +99,3 @@ def _read(path: Path) -> _Content:
     if fetched_at is None:
         return _Content(login=login)
     return _Content(login=login, usage=CachedUsage(fetched_at=fetched_at, body=cached.get("utilization")))
-
-
-def cache_of(folder: str | None) -> UsageCache:
-    """Return the cache of a folder named as a person wrote it, None for the default; raises SettingsError.
-
-    In the default folder it is next to the folder, unless Claude Code's own variable names that folder outright.
-    """
-    path = expanded(folder or DEFAULT_FOLDER)
-    inside = path / FILE_NAME
-    if folder is None:
-        return UsageCache((path.parent / FILE_NAME,))
-    return UsageCache((inside, path.parent / FILE_NAME) if is_default(path) else (inside,))

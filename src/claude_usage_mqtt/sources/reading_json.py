@@ -49,6 +49,13 @@ LONGEST_WAIT = timedelta(hours=25)
 
 LONGEST_POOL = timedelta(days=366)
 
+
+class Busy(RateLimited):
+    """The reporter would not ask the API now, but after `retry_after`: its own limit, or another request under way."""
+
+    status = "busy"
+
+
 ERRORS: Mapping[str, type[ApiError | CredentialsError]] = {
     kind.status: kind
     for kind in (
@@ -61,6 +68,7 @@ ERRORS: Mapping[str, type[ApiError | CredentialsError]] = {
         NetworkError,
         ServerError,
         InvalidResponse,
+        Busy,
     )
 }
 
@@ -137,9 +145,9 @@ def error_from_json(document: object, machine: str) -> ApiError | CredentialsErr
     if kind is None or detail is None:
         return InvalidResponse(_sentence(machine))
     sentence = f"{machine}: {detail}"
-    if kind is RateLimited:
+    if issubclass(kind, RateLimited):
         wait = number(section.get("retry_after"), maximum=LONGEST_WAIT.total_seconds())
-        return RateLimited(sentence, retry_after=timedelta(seconds=wait) if wait else None)
+        return kind(sentence, retry_after=timedelta(seconds=wait) if wait else None)
     return kind(sentence)
 
 

@@ -18,8 +18,9 @@ from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.errors import ApiError, CredentialsError, InvalidResponse, NetworkError, NoReporter
 from claude_usage_mqtt.sources.account_reporters import AccountReporters
 from claude_usage_mqtt.sources.in_order import UNUSABLE
+from claude_usage_mqtt.sources.reading_json import Busy
 from claude_usage_mqtt.sources.reporter_machine import SILENT, Hold
-from claude_usage_mqtt.sources.reporter_messages import BUSY, Answer, Ask, answer_id, encode_ask, parse_answer
+from claude_usage_mqtt.sources.reporter_messages import Answer, Ask, answer_id, encode_ask, parse_answer
 from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.usage.reading import REPORTER, Reading
 
@@ -146,8 +147,8 @@ class ReporterSource:
                     )
                 self._reporters.is_somebody_elses(machine, answer.login, now)
                 continue
-            is_busy = is_busy or (answer is not None and answer.busy is not None)
-            if answer is not None and answer.error is not None and not isinstance(answer.error, UNUSABLE):
+            is_busy = is_busy or (answer is not None and isinstance(answer.error, Busy))
+            if answer is not None and not isinstance(answer.error, (*UNUSABLE, Busy)):
                 error = answer.error
             hold = _hold(answer, now)
             if hold is None:
@@ -175,8 +176,8 @@ def _hold(answer: Answer | None, now: datetime) -> Hold | None:
     """Return why a machine had no reading and until when it is left alone; None if every machine would answer so."""
     if answer is None:
         return Hold(SILENT, now + HOLD_SILENT)
-    if answer.busy is not None:
-        return Hold(BUSY, now + answer.busy.retry_after)
+    if isinstance(answer.error, Busy):
+        return Hold(Busy.status, now + min(answer.error.retry_after or HOLD_SILENT, HOLD_REFUSED))
     if isinstance(answer.error, UNUSABLE):
         return Hold(answer.error.status, now + HOLD_REFUSED)
     if isinstance(answer.error, NetworkError | InvalidResponse):

@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from claude_usage_mqtt.instants import format_instant, moved, parse_instant
-from claude_usage_mqtt.sources.reporter_messages import BUSY, USABLE, AnnouncedLogin
+from claude_usage_mqtt.sources.reading_json import Busy
+from claude_usage_mqtt.sources.reporter_messages import USABLE, AnnouncedLogin
 from claude_usage_mqtt.sources.source import Login
 from claude_usage_mqtt.untrusted import HASH, matching
 from claude_usage_mqtt.usage.owner import Owner
@@ -29,7 +30,7 @@ MAX_LISTED = 5
 WORDS = {
     SILENT: "does not answer",
     FOREIGN: "logged in with another account",
-    BUSY: "has reached its request limit",
+    Busy.status: "has reached its request limit",
     "no_credentials": "not logged in",
     "token_expired": "its token has expired",
     "unauthorized": "its login was refused",
@@ -126,7 +127,7 @@ class Machine:
             return FOREIGN
         if announced is not None and not announced.is_usable:
             return announced.status
-        return USABLE if is_patient and reason == BUSY else reason
+        return USABLE if is_patient and reason == Busy.status else reason
 
     def save(self, login: MachineLogin) -> dict[str, Any]:
         """Return what must survive a restart of the service, as a JSON object."""

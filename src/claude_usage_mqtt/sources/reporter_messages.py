@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from claude_usage_mqtt.errors import ApiError, CredentialsError
@@ -33,9 +33,6 @@ MAX_REQUESTS = 2
 
 MACHINE = re.compile(r"[a-z0-9](?:[a-z0-9_]{0,38}[a-z0-9])?")
 IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,64}")
-
-BUSY = "busy"
-"""The status of a refusal by the reporter itself: its own limit, or another request under way."""
 
 USABLE = "ok"
 
@@ -70,13 +67,6 @@ class Ask(NamedTuple):
     account: str | None
 
 
-class Busy(NamedTuple):
-    """The reporter would not ask the API now, but after `retry_after`."""
-
-    detail: str
-    retry_after: timedelta
-
-
 class Answer(NamedTuple):
     """The answer to an ask: a reading, or why there is none, and how many requests to the API that took."""
 
@@ -86,7 +76,6 @@ class Answer(NamedTuple):
     login: Login | None = None
     reading: Reading | None = None
     error: ApiError | CredentialsError | None = None
-    busy: Busy | None = None
 
 
 OFFLINE = encode({"online": False})
@@ -154,9 +143,6 @@ def encode_answer(answer: Answer, now: datetime) -> bytes:
         document["reading"] = reading_to_json(answer.reading, now)
     elif answer.error is not None:
         document["error"] = error_to_json(answer.error)
-    elif answer.busy is not None:
-        wait = round(answer.busy.retry_after.total_seconds())
-        document["error"] = {"status": BUSY, "detail": answer.busy.detail, "retry_after": wait}
     return encode(document)
 
 
@@ -178,13 +164,12 @@ def parse_answer(payload: bytes, now: datetime, machine: str) -> Answer | None:
     login = document.get("login")
     reading: Reading | None = None
     error: ApiError | CredentialsError | None = None
-    busy = _busy(document.get("error"))
     if document.get("reading") is not None:
         try:
             reading = reading_from_json(document["reading"], now, machine)
         except ApiError as unreadable:
             error = unreadable
-    elif busy is None:
+    else:
         error = error_from_json(document.get("error"), machine)
     return Answer(
         id=identifier,
@@ -193,15 +178,7 @@ def parse_answer(payload: bytes, now: datetime, machine: str) -> Answer | None:
         login=_parse_login(login) if isinstance(login, dict) else None,
         reading=reading,
         error=error,
-        busy=busy,
     )
-
-
-def _busy(section: object) -> Busy | None:
-    if not isinstance(section, dict) or section.get("status") != BUSY:
-        return None
-    wait = number(section.get("retry_after"), maximum=3660)
-    return Busy(detail=clean_text(section.get("detail"), 200) or BUSY, retry_after=timedelta(seconds=wait or 60))
 
 
 def _login(login: Login) -> dict[str, Any]:
