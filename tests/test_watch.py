@@ -178,8 +178,8 @@ def test_accounts_are_shown_and_ctrl_c_leaves_no_trace(
         STATUS: "online",
         f"{BASE}/personal/state": state(scoped={"Fable": 31}, extra_usage=make_extra_usage(190.0, 1700, "EUR")),
         f"{BASE}/personal/health": health(),
-        f"{BASE}/work/state": state(95),
-        f"{BASE}/work/health": health("token_expired", fresh=False, detail="Open Claude Code once on its machine."),
+        f"{BASE}/office/state": state(95),
+        f"{BASE}/office/health": health("token_expired", fresh=False, detail="Open Claude Code once on its machine."),
     }
     for topic, payload in retained.items():
         watcher.publish(topic, payload, retain=True)
@@ -191,7 +191,7 @@ def test_accounts_are_shown_and_ctrl_c_leaves_no_trace(
         terminal.wait(r"^Weekly Fable .*31%$")
         terminal.wait(r"^Extra usage  1.90 of 17.00 EUR \(11%\)$")
         terminal.wait(r"^ok, updated")
-        terminal.wait(r"^Claude work")
+        terminal.wait(r"^Claude office")
         terminal.wait(r"^token expired")
         assert max(map(len, terminal.lines)) <= COLUMNS
         terminal.press(b"\x03")
