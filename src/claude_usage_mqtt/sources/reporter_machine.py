@@ -179,11 +179,11 @@ def restored(name: str, account: str, entry: object, now: datetime) -> Machine |
 
     It is away until it announces itself.
     """
-    seen_at = parse_instant(entry.get("seen_at")) if isinstance(entry, dict) else None
-    if not isinstance(entry, dict) or seen_at is None:
+    saved = entry if isinstance(entry, dict) else {}
+    seen_at, away_since = parse_instant(saved.get("seen_at")), parse_instant(saved.get("away_since"))
+    if seen_at is None:
         return None
-    seen_at, answered_at = min(seen_at, now), parse_instant(entry.get("answered_at"))
-    away_since = parse_instant(entry.get("away_since"))
+    seen_at, answered_at = min(seen_at, now), parse_instant(saved.get("answered_at"))
     if now - (away_since or seen_at) >= FORGOTTEN_AFTER:
         return None
     away_since = away_since or max(seen_at, now - ABSENT_AFTER + HEARD_WITHIN)
