@@ -14,9 +14,8 @@ from claude_usage_mqtt.sources.credentials.file import CredentialsFile
 from claude_usage_mqtt.sources.in_order import in_order
 from claude_usage_mqtt.sources.reading_json import Busy
 from claude_usage_mqtt.sources.reporter import Asks, ReporterSource
-from claude_usage_mqtt.sources.reporter_machine import AWAY, OFFLINE, SILENT, Hold, Machine, sentence
+from claude_usage_mqtt.sources.reporter_machines import AWAY, OFFLINE, SILENT, Hold, Machine, MachineRegistry, sentence
 from claude_usage_mqtt.sources.reporter_messages import AnnouncedLogin
-from claude_usage_mqtt.sources.reporter_registry import MachineRegistry
 from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.usage.reading import OAUTH, REPORTER
 from parts import faults

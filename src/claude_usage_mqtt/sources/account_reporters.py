@@ -15,19 +15,20 @@ from typing import Any
 from claude_usage_mqtt.errors import InvalidResponse, NetworkError
 from claude_usage_mqtt.instants import format_instant, moved
 from claude_usage_mqtt.sources.reading_json import Busy
-from claude_usage_mqtt.sources.reporter_machine import (
+from claude_usage_mqtt.sources.reporter_machines import (
     ABSENT_AFTER,
     FOREIGN,
     FORGOTTEN_AFTER,
+    MAX_MACHINES,
     Hold,
     Machine,
     MachineLogin,
+    MachineRegistry,
     restored,
     restored_owner,
     sentence,
 )
 from claude_usage_mqtt.sources.reporter_messages import MACHINE, USABLE
-from claude_usage_mqtt.sources.reporter_registry import MAX_MACHINES, MachineRegistry
 from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.usage.owner import Owner
 from claude_usage_mqtt.usage.reading import REPORTER

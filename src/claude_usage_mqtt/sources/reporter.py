@@ -19,7 +19,7 @@ from claude_usage_mqtt.errors import ApiError, CredentialsError, InvalidResponse
 from claude_usage_mqtt.sources.account_reporters import AccountReporters
 from claude_usage_mqtt.sources.in_order import UNUSABLE
 from claude_usage_mqtt.sources.reading_json import Busy
-from claude_usage_mqtt.sources.reporter_machine import SILENT, Hold
+from claude_usage_mqtt.sources.reporter_machines import SILENT, Hold
 from claude_usage_mqtt.sources.reporter_messages import Answer, Ask, answer_id, encode_ask, parse_answer
 from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.usage.reading import REPORTER, Reading

@@ -11,9 +11,8 @@ from datetime import datetime, timedelta
 
 from claude_usage_mqtt.sources.account_reporters import AccountReporters
 from claude_usage_mqtt.sources.reporter import Asks, ReporterSource
-from claude_usage_mqtt.sources.reporter_machine import Machine, sentence
+from claude_usage_mqtt.sources.reporter_machines import Machine, MachineRegistry, sentence
 from claude_usage_mqtt.sources.reporter_messages import MACHINE, Presence, parse_answer, parse_presence
-from claude_usage_mqtt.sources.reporter_registry import MachineRegistry
 from claude_usage_mqtt.topics import ReporterTopics
 
 Handler = Callable[..., set[str]]
