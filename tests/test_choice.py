@@ -16,12 +16,12 @@ from claude_usage_mqtt.sources.reading_json import Busy
 from claude_usage_mqtt.sources.reporter import Asks, ReporterSource
 from claude_usage_mqtt.sources.reporter_machines import AWAY, OFFLINE, SILENT, Hold, Machine, MachineRegistry, sentence
 from claude_usage_mqtt.sources.reporter_messages import AnnouncedLogin
-from claude_usage_mqtt.sources.source import Login, PollResult
+from claude_usage_mqtt.sources.source import Login
 from claude_usage_mqtt.usage.reading import OAUTH, REPORTER
 from parts import faults
 from parts.endpoint import Connect, Endpoint
 from parts.service import Clock
-from parts.simulation import make_state
+from parts.simulation import make_state, poll
 
 NOW = dt.datetime(2026, 11, 20, 16, 0, tzinfo=dt.UTC)
 MINUTE = dt.timedelta(minutes=1)
@@ -139,8 +139,7 @@ def failing_polls(error: ClaudeUsageError, source: str, found: AccountReporters 
         due = state.due(now)
         if due is not None and due <= now:
             polls.append(now)
-            state.begin_poll(now)
-            state.finish_poll(PollResult(account="default", source=source, error=error, requests=1), now)
+            poll(state, now, source, error=error)
         now += MINUTE / 6
     return polls
 

@@ -52,7 +52,7 @@ class Loop:
                 self.received.add(notice.payload)
             if isinstance(notice, Connected):
                 self.publisher.subscribe([ECHO])
-                self.publisher.send_all(last=WILL.topic)
+                self.publisher.send_all()
 
     def run_until_calm(self) -> None:
         """Pass things on until the broker has everything: of each topic one message is sent, then the newest."""
@@ -75,8 +75,8 @@ def loop(proxy: FaultyProxy) -> Iterator[Loop]:
     """Run a publisher behind the proxy."""
     found = Loop(proxy.port)
     yield found
-    found.publisher.stop([WILL], 0.5)
-    assert not found.publisher.is_alive
+    found.publisher.stop(WILL)
+    assert not found.publisher.is_alive()
 
 
 def payloads(watcher: Watcher, topic: str) -> list[str]:
@@ -191,7 +191,7 @@ def test_a_fault_that_nobody_thought_of_is_followed_by_another_attempt(
     loop = Loop(mosquitto.port)
     loop.publisher.retain("t/state", b"1")
     loop.run_until_calm()
-    loop.publisher.stop([], 1)
+    loop.publisher.stop(None)
     with Watcher(mosquitto.port) as watcher:
         assert watcher.retained()["t/state"] == "1"
 

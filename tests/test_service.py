@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from claude_usage_mqtt.instants import local_time
-from claude_usage_mqtt.service import publishing
+from claude_usage_mqtt.mqtt import publisher
 from parts import faults, service
 from parts.broker import Mosquitto, needs_mosquitto
 from parts.credentials import FILE_NAME, write_credentials, write_credentials_text
@@ -375,7 +375,7 @@ def test_without_a_broker_nothing_is_waited_for_at_the_end(
     home: Path, endpoint: Endpoint, closed_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped between two attempts to connect, it ends at once."""
-    monkeypatch.setattr(publishing, "STOP_PATIENCE", 10 * service.END_TIMEOUT)
+    monkeypatch.setattr(publisher, "STOP_PATIENCE", 10 * service.END_TIMEOUT)
     with service.running_service(closed_port, endpoint.url, home) as running:
         running.log.wait_for("No connection to the broker")
 

@@ -6,17 +6,15 @@ from types import ModuleType
 from typing import Final
 
 from claude_usage_mqtt.cli import api_block, check_broker, guard, home_assistant_app, remove
-from claude_usage_mqtt.mqtt import connector, protocols
+from claude_usage_mqtt.mqtt import connection, connector, protocols
 from claude_usage_mqtt.reporter import announcement, publishing
-from claude_usage_mqtt.service import connection_log
 from claude_usage_mqtt.sources import child, hanging
 from claude_usage_mqtt.sources import reporter as source
 
 SHORT: Final[tuple[tuple[ModuleType, str, float], ...]] = (
     (connector, "FIRST_DELAY", 0.05),
     (connector, "LONGEST_DELAY", 0.2),
-    (connector, "STABLE_AFTER", 0.5),
-    (connection_log, "STEADY_AFTER", 0.5),
+    (connection, "SETTLED_AFTER", 0.5),
     (protocols, "SILENT_AFTER", 1.0),
     (api_block, "QUIET", 0.2),
     (check_broker, "QUIET", 0.2),

@@ -64,19 +64,11 @@ class _FirstBytes:
 
 
 class PlainSocket(_FirstBytes, socket.socket):
-    """The socket under a WebSocket connection without TLS."""
+    """The socket of a TCP connection."""
 
 
 class TlsSocket(_FirstBytes, ssl.SSLSocket):
-    """A TLS socket that is closed if its handshake fails: paho leaves it to the garbage collector."""
-
-    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 - the signature is the library's
-        """Do the handshake."""
-        try:
-            super().do_handshake(block)
-        except BaseException:
-            self.close()
-            raise
+    """The one over it, with TLS."""
 
 
 class Client(paho.Client):
@@ -84,7 +76,7 @@ class Client(paho.Client):
 
     ended: threading.Event
     on_end: Callable[[], None] | None = None
-    _opened: PlainSocket | TlsSocket | None = None
+    _opened: socket.socket | None = None
 
     def loop_forever(self, timeout: float = 1.0, retry_first_connection: bool = False) -> MQTTErrorCode:  # noqa: FBT001, FBT002 - the signature is paho's
         """Run the network loop; called by the thread that `loop_start` makes."""
@@ -103,37 +95,36 @@ class Client(paho.Client):
                 self.on_end()
 
     def _create_unix_socket_connection(self) -> socket.socket:
-        """Open a unix socket, as paho does, but with a timeout, and closed if that fails."""
-        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            channel.settimeout(self.connect_timeout)
-            channel.connect(self.host)
-        except BaseException:
-            channel.close()
-            raise
+        """Open a unix socket, as paho does, but with a timeout."""
+        self._opened = channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        channel.settimeout(self.connect_timeout)
+        channel.connect(self.host)
         return channel
 
     def _create_socket_connection(self) -> socket.socket:
-        opened = super()._create_socket_connection()
-        if self.transport == "websockets" and not self._ssl:
-            opened = self._opened = PlainSocket(fileno=opened.detach())
-        return opened
+        self._opened = PlainSocket(fileno=super()._create_socket_connection().detach())
+        return self._opened
 
     def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> ssl.SSLSocket:
-        wrapped = super()._ssl_wrap_socket(tcp_sock)
-        self._opened = wrapped if isinstance(wrapped, TlsSocket) else None
+        self._opened = wrapped = self._ssl_context.wrap_socket(  # type: ignore[union-attr]
+            tcp_sock, server_hostname=self.host, do_handshake_on_connect=False
+        )
+        wrapped.settimeout(self.connect_timeout)
+        wrapped.do_handshake()
         return wrapped
 
     def _create_socket(self) -> paho.SocketLike:
-        """Open the connection, and close it if that fails; raises UpgradeRefused for a refused WebSocket."""
+        """Open the connection, and close what was opened if that fails: paho leaves it to the garbage collector.
+
+        Raises UpgradeRefused for a refused WebSocket.
+        """
         try:
             return super()._create_socket()
         except BaseException as error:
-            opened = self._opened
-            if opened is not None:
-                opened.close()
+            if self._opened is not None:
+                self._opened.close()
             if isinstance(error, paho.WebsocketConnectionError):
-                raise explain.UpgradeRefused(explain.status_of(opened.first_bytes if opened else b"")) from None
+                raise explain.UpgradeRefused(getattr(self._opened, "first_bytes", b"")) from None
             raise
         finally:
             self._opened = None

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from paho.mqtt.client import MQTTMessage
 from paho.mqtt.enums import MQTTProtocolVersion
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
 
 from claude_usage_mqtt.errors import BrokerError, BrokerRefused
 from claude_usage_mqtt.mqtt import client as mqtt_client
@@ -18,16 +20,12 @@ from claude_usage_mqtt.mqtt import explain
 from claude_usage_mqtt.mqtt.client import V5, Client, Message
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 
-if TYPE_CHECKING:
-    from paho.mqtt.client import MQTTMessage
-    from paho.mqtt.properties import Properties
-    from paho.mqtt.reasoncodes import ReasonCode
-
 LONGEST_MESSAGE = 256 * 1024
 """Bytes of an incoming payload; no reader here accepts more."""
 
 SETTLED_AFTER = 10.0
-"""Seconds after which what the broker has not sent back is not late but missing."""
+"""Seconds from which on a connection lasts, and what the broker has not sent back is not late but missing. One that
+ends sooner may do so each time: a client id that somebody else has too, a message that the broker does not accept."""
 
 CLOSE_WITHIN = 0.2
 """Seconds for the end of a connection that the broker has not accepted."""
@@ -49,11 +47,13 @@ class Disconnected(NamedTuple):
     """No connection: an attempt failed, or the connection that was there ended.
 
     `refused`: the broker itself gave the reason, so that trying again alone will not help. `wrong_protocol`: the reason
-    is the version of MQTT. `silent`: it gave none, as do some brokers that do not know the version.
+    is the version of MQTT. `silent`: it gave none, as do some brokers that do not know the version. `settled`: it had
+    lasted for `SETTLED_AFTER`.
     """
 
     error: BrokerError
     accepted: bool = False
+    settled: bool = False
     refused: bool = False
     wrong_protocol: bool = False
     silent: bool = False
@@ -73,9 +73,8 @@ class Subscribed(NamedTuple):
     refused: tuple[bool, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """The connection has lasted so long that nothing is late anymore."""
+class Settled(NamedTuple):
+    """The connection has lasted for `SETTLED_AFTER`."""
 
 
 ConnectionEvent = Connected | Disconnected | Acknowledged | Subscribed | Settled | Message
@@ -131,10 +130,12 @@ class Connection:
     def _stay(self, stopping: threading.Event, patience: float) -> Disconnected:
         has_answered = not stopping.is_set() and self._answered.wait(patience)
         if self._is_accepted:
-            if not self.client.ended.wait(SETTLED_AFTER):
+            has_settled = not self.client.ended.wait(SETTLED_AFTER)
+            if has_settled:
                 self._notify(Settled())
             self.client.ended.wait()  # paho ends a connection that is silent for longer than the keepalive
-            return Disconnected(explain.loss(self._options, accepted=True, reason=self._reason), accepted=True)
+            error = explain.loss(self._options, accepted=True, reason=self._reason)
+            return Disconnected(error, accepted=True, settled=has_settled)
         self.client.close(CLOSE_WITHIN)
         if self._is_accepted:  # just now, and that was reported: so its end must be reported
             return Disconnected(explain.loss(self._options, accepted=True, reason=None), accepted=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Callable
 
 from claude_usage_mqtt.mqtt.client import Message
@@ -13,11 +12,7 @@ from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.protocols import Protocols
 
 FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0
-"""Seconds between attempts to connect, doubling."""
-
-STABLE_AFTER = 10.0
-"""Seconds a connection must last until the delay starts from the first again: one that ends at once
-(a taken client id, a message that the broker does not accept) must not become a storm."""
+"""Seconds between attempts to connect, doubling until a connection has settled."""
 
 
 class Connector:
@@ -51,14 +46,13 @@ class Connector:
         delay = FIRST_DELAY
         while not self.stopping.is_set():
             self._connection = Connection(self._options, protocols.current, self._notify, will=self._will)
-            began = time.monotonic()
             ended = self._connection.run(self.stopping, protocols.patience)
             if self.stopping.is_set():
                 return
             if protocols.retries_at_once_after(ended):
                 continue
             self._notify(ended)
-            if ended.accepted and time.monotonic() - began > STABLE_AFTER:
+            if ended.settled:
                 delay = FIRST_DELAY
             self.stopping.wait(delay * random.uniform(0.75, 1.25))
             delay = min(2 * delay, LONGEST_DELAY)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 import socket
 import ssl
-from typing import TYPE_CHECKING
+
+from paho.mqtt.reasoncodes import ReasonCode
 
 from claude_usage_mqtt.errors import NO_THREADS, BrokerError, BrokerRefused, BrokerUnreachable, is_lack_of_threads
 from claude_usage_mqtt.mqtt.options import BrokerOptions
-
-if TYPE_CHECKING:
-    from paho.mqtt.reasoncodes import ReasonCode
 
 # CONNACK reasons by their names, which paho uses for both protocol versions.
 WRONG_PROTOCOL = frozenset({"Unsupported protocol version"})
@@ -37,9 +35,9 @@ LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 class UpgradeRefused(Exception):  # noqa: N818 - named by what happened
     """A server answered a WebSocket request, but not with an upgrade; `status` is None if it was not HTTP."""
 
-    def __init__(self, status: int | None) -> None:
-        super().__init__()
-        self.status = status
+    def __init__(self, first_bytes: bytes) -> None:
+        found = re.match(rb"HTTP/\d(?:\.\d)? (\d{3})\b", first_bytes)
+        self.status = int(found[1]) if found else None
 
 
 def failed_attempt(error: Exception, options: BrokerOptions) -> BrokerError:  # noqa: PLR0911 - one for each cause
@@ -117,12 +115,6 @@ def _refused_upgrade(status: int | None, options: BrokerOptions) -> BrokerError:
         case _:
             hint = "check MQTT_TRANSPORT, MQTT_PORT and MQTT_WEBSOCKET_PATH"
     return BrokerRefused(f"{where} refused the WebSocket connection (HTTP {status}); {hint}.")
-
-
-def status_of(first_bytes: bytes) -> int | None:
-    """Return the status that an HTTP response begins with, None if it is not one."""
-    found = re.match(rb"HTTP/\d(?:\.\d)? (\d{3})\b", first_bytes)
-    return int(found[1]) if found else None
 
 
 def refusal(reason: ReasonCode, options: BrokerOptions) -> BrokerError:

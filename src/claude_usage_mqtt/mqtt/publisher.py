@@ -6,10 +6,12 @@ the newest only. Every method is for the loop's thread; the connector's thread a
 
 from __future__ import annotations
 
-import time
+import contextlib
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 
+from claude_usage_mqtt.logs import Outage
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.connection import (
     Acknowledged,
@@ -23,6 +25,11 @@ from claude_usage_mqtt.mqtt.connector import Connector
 from claude_usage_mqtt.mqtt.delivery import Delivery
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.restrictions import FOR_GOOD, Restrictions
+
+log = logging.getLogger(__name__)
+
+STOP_PATIENCE = 1.2
+"""Real seconds for the last messages; stopping takes at most about twice that."""
 
 MAX_EVENTS = 500
 """Events that wait for the broker; the oldest are dropped, weeks of them would fit."""
@@ -44,6 +51,11 @@ class Publisher:
     ) -> None:
         """Prepare; `announcements` is how topics begin whose messages are verified, and may be left out."""
         self._connector = Connector(options, notify, will)
+        self._will = will
+        self._address = options.address
+        self._outage = Outage(log)
+        self._is_shaky = False
+        """Whether the last connection did not settle: then the next one is logged only once it has."""
         self._restrictions = Restrictions(announcements)
         self._delivery: Delivery | None = None  # over the connection that the loop was notified of
         self._retained: dict[str, bytes] = {}
@@ -51,16 +63,12 @@ class Publisher:
         self._own: dict[str, deque[int]] = {}
         self._events: deque[Message] = deque(maxlen=MAX_EVENTS)
         self.start = self._connector.start
+        self.is_alive = self._connector.is_alive
 
     @property
     def is_connected(self) -> bool:
         """Whether there is a connection, as far as the loop knows."""
         return self._delivery is not None
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the connecting thread runs: without it nothing is ever published again."""
-        return self._connector.is_alive()
 
     # What happened
 
@@ -69,23 +77,32 @@ class Publisher:
         delivery = self._delivery
         match notice:
             case Connected(client=client, max_packet=max_packet):
+                log.debug("Connected with MQTT %s", notice.version)
                 self._delivery = Delivery(client, max_packet)
+                if not self._is_shaky:
+                    self._log_up()
+                self._is_shaky = True
+            case Disconnected(error=error, refused=is_refused):
+                self._outage.down("refused" if is_refused else "lost", str(error))
+                if delivery is not None:
+                    self._disconnected(delivery)
             case _ if delivery is None:
                 return
-            case Disconnected():
-                self._disconnected(delivery)
             case Acknowledged(mid=mid, refusal=refusal):
                 message = delivery.acknowledged(mid)
                 if message is not None:
                     self._answered(delivery, message, refusal)
                 self._send_waiting(delivery)
             case Subscribed(mid=mid, refused=refused):
-                denied = delivery.subscriptions.refused(mid, refused)
-                if denied:
-                    self._restrictions.not_subscribed(denied)
+                self._restrictions.not_subscribed(delivery.subscriptions.refused(mid, refused))
             case Settled():
+                self._is_shaky = False
+                self._log_up()
                 delivery.subscriptions.is_settled = True
                 self._restrictions.settled(delivery.subscriptions.unverified)
+
+    def _log_up(self) -> None:
+        self._outage.up(f"Connected to the broker at {self._address} again.")
 
     def _disconnected(self, delivery: Delivery) -> None:
         open_topics = [*delivery.subscriptions.unverified, *(message.topic for message in delivery.under_way.values())]
@@ -155,8 +172,8 @@ class Publisher:
         self._events.append(message)
         self.publish(message)
 
-    def send_all(self, last: str) -> None:
-        """Send everything again: what was removed, the events that wait, what is retained; `last` comes last."""
+    def send_all(self) -> None:
+        """Send everything again: what was removed, the events that wait, what is retained; the will's topic is last."""
         if self._delivery is None:
             return
         self._delivery.sent.clear()
@@ -166,7 +183,7 @@ class Publisher:
             self.publish(Message(topic=topic, payload=b"", retain=True))
         for event in [event for event in self._events if event not in under_way]:
             self.publish(event)
-        for topic, payload in sorted(self._retained.items(), key=lambda item: item[0] == last):
+        for topic, payload in sorted(self._retained.items(), key=lambda item: item[0] == self._will.topic):
             self.publish(Message(topic=topic, payload=payload, retain=True))
 
     def _send_waiting(self, delivery: Delivery) -> None:
@@ -207,16 +224,11 @@ class Publisher:
         if self._delivery is not None:
             self._delivery.subscriptions.unsubscribe(topics)
 
-    def stop(self, last: Iterable[Message], patience: float) -> None:
-        """Deliver the `last` messages, disconnect and end, all within about twice `patience` seconds."""
+    def stop(self, last: Message | None) -> None:
+        """Deliver the `last` message, disconnect and end."""
         self._connector.stopping.set()
-        if self._delivery is not None:
-            until = time.monotonic() + patience
-            for message in last:
-                info = self._delivery.client.send(message)
-                try:
-                    info.wait_for_publish(max(0.0, until - time.monotonic()))
-                except (ValueError, RuntimeError):
-                    break
+        if self._delivery is not None and last is not None:
+            with contextlib.suppress(ValueError, RuntimeError):
+                self._delivery.client.send(last).wait_for_publish(STOP_PATIENCE)
         self._delivery = None
-        self._connector.stop(patience / 2)
+        self._connector.stop(STOP_PATIENCE / 2)

@@ -61,7 +61,7 @@ class Announcement:
 
     def connected(self) -> None:
         """Announce everything again on a new connection."""
-        self._publisher.send_all(last=self._topics.presence)
+        self._publisher.send_all()
         self._sent_at = time.monotonic()
 
     def plan(self, at: float) -> None:

@@ -109,7 +109,7 @@ class Reporter:
         self._liveness.notify("READY=1")
         try:
             while True:
-                self._liveness.beat(alive=self._publishing.publisher.is_alive)
+                self._liveness.beat(alive=self._publishing.publisher.is_alive())
                 item = self.inbox.get(self._patience())
                 if isinstance(item, Stop):
                     return item.obey()

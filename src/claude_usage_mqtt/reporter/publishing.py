@@ -16,7 +16,6 @@ from claude_usage_mqtt.mqtt.connection import Connected, ConnectionEvent, Discon
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.publisher import Publisher
 from claude_usage_mqtt.reporter.announcement import Announcement, same_name
-from claude_usage_mqtt.service.connection_log import ConnectionLog
 from claude_usage_mqtt.service.routes import Route, Routes
 from claude_usage_mqtt.sources.reporter_messages import OFFLINE, AnnouncedLogin, Ask, answer_id, encode_ask
 from claude_usage_mqtt.topics import ONLINE, ReporterTopics
@@ -26,9 +25,6 @@ NAME_CHECK = 2.0
 
 MOST_LOST = 2
 """Connections that may end during the name check before it is left out: our login may not be allowed to write there."""
-
-STOP_PATIENCE = 1.2
-"""Real seconds for the last message; stopping takes at most about twice that."""
 
 
 class Publishing:
@@ -52,19 +48,16 @@ class Publishing:
         self._named_at: float | None = None  # when nobody has answered for long enough
         self._lost = 0
         self.announcement = Announcement(topics, self.publisher)
-        self._log = ConnectionLog(broker.address)
 
     def connected(self, event: Connected) -> None:
         """Subscribe; announce everything again, or check the name first."""
         self.publisher.handle(event)
-        now = time.monotonic()
-        self._log.connected(event, now)
         self.publisher.subscribe(self.routes.topics())
         if self.is_named:
             self.publisher.subscribe(self.routes.topics(late=True))
             self.announcement.connected()
             return
-        self._name_ask, self._named_at = secrets.token_hex(8), now + NAME_CHECK
+        self._name_ask, self._named_at = secrets.token_hex(8), time.monotonic() + NAME_CHECK
         if self._lost < MOST_LOST:
             ask = Ask(id=self._name_ask, account=None)
             self.publisher.publish(Message(topic=self.topics.ask, payload=encode_ask(ask)))
@@ -72,7 +65,6 @@ class Publishing:
     def disconnected(self, event: Disconnected) -> None:
         """Note that there is no connection."""
         self.publisher.handle(event)
-        self._log.disconnected(event, time.monotonic())
         self._lost += not self.is_named  # some brokers disconnect whoever sends what is not allowed
 
     def announce(self, accounts: Mapping[str, AnnouncedLogin]) -> None:
@@ -93,7 +85,7 @@ class Publishing:
     def stop(self) -> None:
         """Remove the announcement, and disconnect."""
         last = Message(topic=self.topics.presence, payload=b"", retain=True)
-        self.publisher.stop([last] if self.is_named else [], STOP_PATIENCE)
+        self.publisher.stop(last if self.is_named else None)
 
     # Handlers of topics
 
@@ -113,7 +105,6 @@ class Publishing:
     def tick(self) -> bool:
         """Do what is due; return whether the name is ours from now on."""
         now = time.monotonic()
-        self._log.tick(now)
         self.announcement.tick(now)
         if self._named_at is None or now < self._named_at:
             return False
@@ -125,5 +116,5 @@ class Publishing:
 
     def moments(self) -> list[float]:
         """Return when something is due."""
-        moments = (self._log.steady_at, self.announcement.due_at, self._named_at)
+        moments = (self.announcement.due_at, self._named_at)
         return [moment for moment in moments if moment is not None]

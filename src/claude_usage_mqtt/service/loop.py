@@ -81,7 +81,7 @@ class Service:
         self._liveness.notify("READY=1")
         try:
             while True:
-                self._liveness.beat(alive=publisher.is_alive)
+                self._liveness.beat(alive=publisher.is_alive())
                 item = self.inbox.get(self._patience())
                 if isinstance(item, Stop):
                     return item.obey()
@@ -104,7 +104,7 @@ class Service:
                 self._publishing.connected(item, self._options.reporters.connected())
                 self._connected()
             case Disconnected():
-                self._publishing.disconnected(item)
+                self._publishing.publisher.handle(item)
                 self._startup.disconnected()
                 self._options.reporters.disconnected()
             case Acknowledged() | Subscribed() | Settled():

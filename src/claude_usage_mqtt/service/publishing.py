@@ -8,9 +8,8 @@ import time
 from collections.abc import Callable, Iterable
 
 from claude_usage_mqtt.mqtt.client import Message
-from claude_usage_mqtt.mqtt.connection import Connected, ConnectionEvent, Disconnected
+from claude_usage_mqtt.mqtt.connection import Connected, ConnectionEvent
 from claude_usage_mqtt.mqtt.publisher import Publisher
-from claude_usage_mqtt.service.connection_log import ConnectionLog
 from claude_usage_mqtt.service.event_delivery import Listeners
 from claude_usage_mqtt.service.former_devices import FormerDevices
 from claude_usage_mqtt.service.options import ServiceOptions
@@ -21,9 +20,6 @@ log = logging.getLogger(__name__)
 
 RESEND_AFTER_DISCOVERY = 1.0
 """Real seconds: an entity whose announcement has changed is unavailable in Home Assistant until its next message."""
-
-STOP_PATIENCE = 1.2
-"""Real seconds for the offline message; stopping takes at most about twice that."""
 
 
 class Publishing:
@@ -37,9 +33,9 @@ class Publishing:
         notify: Callable[[ConnectionEvent], None],
     ) -> None:
         self._status = options.status
-        will = Message(topic=self._status, payload=OFFLINE, retain=True)
+        self._will = Message(topic=self._status, payload=OFFLINE, retain=True)
         devices = f"{options.discovery_prefix}/device/"
-        self.publisher = Publisher(options.broker, will=will, notify=notify, announcements=devices)
+        self.publisher = Publisher(options.broker, will=self._will, notify=notify, announcements=devices)
         self.routes = Routes(
             [
                 Route(self._status, self._on_status),
@@ -49,24 +45,17 @@ class Publishing:
         self.is_begun = False
         self._listeners = listeners
         self._rng = rng
-        self._log = ConnectionLog(options.broker.address)
         self._resend_at: float | None = None
 
     def connected(self, event: Connected, topics: Iterable[str]) -> None:
         """Subscribe to what the routes name, and to `topics`; send everything again."""
         now = time.monotonic()
         self.publisher.handle(event)
-        self._log.connected(event, now)
         self._listeners.connected(now)
         self.publisher.subscribe([*self.routes.topics(), *topics])
         if self.is_begun:
             self._subscribe_late()
-            self._send_all()
-
-    def disconnected(self, event: Disconnected) -> None:
-        """Note that there is no connection."""
-        self.publisher.handle(event)
-        self._log.disconnected(event, time.monotonic())
+            self.publisher.send_all()
 
     def begin(self, former: FormerDevices) -> None:
         """Publish from now on; what is left of former devices is removed."""
@@ -86,8 +75,7 @@ class Publishing:
 
     def stop(self) -> None:
         """Publish that it is offline, and disconnect."""
-        last = [Message(topic=self._status, payload=OFFLINE, retain=True)] if self.is_begun else []
-        self.publisher.stop(last, STOP_PATIENCE)
+        self.publisher.stop(self._will if self.is_begun else None)
 
     # Handlers of topics
 
@@ -110,9 +98,6 @@ class Publishing:
     def _subscribe_late(self) -> None:
         self.publisher.subscribe(self.routes.topics(late=True), no_local=True)
 
-    def _send_all(self) -> None:
-        self.publisher.send_all(last=self._status)
-
     # What time brings
 
     def resend_after_discovery(self) -> None:
@@ -122,13 +107,12 @@ class Publishing:
     def tick(self) -> bool:
         """Do what is due; return whether the wait for those who listen to events ends now."""
         now = time.monotonic()
-        self._log.tick(now)
         if self._resend_at is not None and now >= self._resend_at:
             self._resend_at = None
-            self._send_all()
+            self.publisher.send_all()
         return self._listeners.have_settled(now)
 
     def moments(self) -> list[float]:
         """Return when something is due."""
-        moments = (self._log.steady_at, self._resend_at, self._listeners.settled_at)
+        moments = (self._resend_at, self._listeners.settled_at)
         return [moment for moment in moments if moment is not None]
