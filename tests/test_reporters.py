@@ -13,7 +13,7 @@ import pytest
 
 from claude_usage_mqtt.service.account import AccountState
 from claude_usage_mqtt.sources import reporter as source
-from claude_usage_mqtt.sources import reporter_registry
+from claude_usage_mqtt.sources import reporter_machines
 from claude_usage_mqtt.sources.credentials.file import CredentialsFile
 from claude_usage_mqtt.topics import ReporterTopics
 from claude_usage_mqtt.usage.reading import OAUTH, REPORTER
@@ -402,7 +402,7 @@ def test_nonsense_on_all_topics_changes_no_number(
 ) -> None:
     """Anybody who may publish can pretend to be a machine; nobody's number is shown who was not asked."""
     monkeypatch.setattr(source, "ANSWER_WITHIN", 0.3)
-    monkeypatch.setattr(reporter_registry, "MAX_MACHINES", 5)
+    monkeypatch.setattr(reporter_machines, "MAX_MACHINES", 5)
     with house() as (service, report):
         report("laptop")
         watcher.wait_topic(STATE, session_is(42))

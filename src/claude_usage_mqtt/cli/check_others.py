@@ -14,7 +14,7 @@ from claude_usage_mqtt.service.liveness import publishes_here
 from claude_usage_mqtt.service.restore import lives_elsewhere
 from claude_usage_mqtt.settings.fields import Settings
 from claude_usage_mqtt.sources.names import AUTO
-from claude_usage_mqtt.sources.reporter_machine import advice
+from claude_usage_mqtt.sources.reporter_machines import advice
 from claude_usage_mqtt.sources.reporter_messages import USABLE, Presence, parse_presence
 from claude_usage_mqtt.topics import ONLINE
 from claude_usage_mqtt.untrusted import clean_text, json_object
