@@ -126,11 +126,11 @@ def start(running_broker: Broker, endpoint: Endpoint, home: Path) -> Start:
 
 @pytest.fixture
 def serve(running_broker: Broker, endpoint: Endpoint, home: Path) -> Serve:
-    """Return what runs the service inside the test."""
+    """Return what runs the service inside the test; another `port` is for a proxy or another listener."""
 
     def serve(
-        login: Path | Mapping[str, CredentialSource] = home, **more: Any
+        login: Path | Mapping[str, CredentialSource] = home, *, port: int = running_broker.port, **more: Any
     ) -> contextlib.AbstractContextManager[Running]:
-        return running_service(running_broker.port, endpoint.url, login, **more)
+        return running_service(port, endpoint.url, login, **more)
 
     return serve

@@ -188,15 +188,6 @@ def test_the_same_under_tls(tmp_path: Path) -> None:
         assert "(HTTP 503)" in str(why_not(options))
 
 
-@needs_mosquitto
-def test_a_server_that_speaks_no_http() -> None:
-    """WebSockets to a port that speaks plain MQTT are explained as such."""
-    with Mosquitto() as mosquitto:
-        error = why_not(BrokerOptions(host=LOOPBACK, port=mosquitto.port, transport="websockets"))
-    assert isinstance(error, BrokerRefused)
-    assert "does not accept WebSocket connections; check MQTT_TRANSPORT and MQTT_PORT" in str(error)
-
-
 @pytest.mark.real_parts
 @pytest.mark.skipif("RABBITMQ_WEBSOCKETS" not in os.environ, reason="RABBITMQ_WEBSOCKETS is not set")
 def test_the_path_of_rabbitmq() -> None:

@@ -1,12 +1,11 @@
 """Whatever the broker does: one line when it is lost, one when it is back, and everything is published again."""
 
 import contextlib
-import datetime as dt
 import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import paho.mqtt.client as paho
 import pytest
@@ -17,7 +16,6 @@ from claude_usage_mqtt.mqtt import connection
 from claude_usage_mqtt.service import restore
 from parts import broker, service
 from parts.broker import Mosquitto, needs_mosquitto
-from parts.certificates import Authority
 from parts.command import call_command
 from parts.endpoint import Endpoint
 from parts.net import LOOPBACK
@@ -30,10 +28,10 @@ from parts.service import (
     STATE,
     STATUS,
     Running,
+    Serve,
     is_ok,
     is_online,
     listen_to_log,
-    running_service,
 )
 from parts.watcher import Watcher
 
@@ -51,14 +49,13 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(restore, "LONGEST", 0.5)
 
 
-class Scene:
+class Scene(NamedTuple):
     """A broker, a proxy before it, the service behind that, and somebody who watches the broker itself."""
 
-    def __init__(self, mosquitto: Mosquitto, proxy: FaultyProxy, watcher: Watcher, running: Running) -> None:
-        self.mosquitto = mosquitto
-        self.proxy = proxy
-        self.watcher = watcher
-        self.running = running
+    mosquitto: Mosquitto
+    proxy: FaultyProxy
+    watcher: Watcher
+    running: Running
 
     def wait_for_all(self, since: int) -> None:
         """Wait until everything was sent again."""
@@ -74,19 +71,40 @@ class Scene:
         assert (log.count("WARNING"), log.count(AGAIN)) == (1, 1), log.text
 
 
+@pytest.fixture
+def running_broker(mosquitto: Mosquitto) -> Mosquitto:
+    """Return the broker of `watcher` and `serve`."""
+    return mosquitto
+
+
+@pytest.fixture
+def proxy(mosquitto: Mosquitto) -> Iterator[FaultyProxy]:
+    """Run a proxy before the broker."""
+    with FaultyProxy(mosquitto.port) as found:
+        yield found
+
+
 @pytest.fixture(params=["auto", "3.1.1"])
-def scene(request: pytest.FixtureRequest, home: Path, endpoint: Endpoint) -> Iterator[Scene]:
+def scene(
+    request: pytest.FixtureRequest,
+    mosquitto: Mosquitto,
+    proxy: FaultyProxy,
+    watcher: Watcher,
+    serve: Serve,
+    endpoint: Endpoint,
+) -> Iterator[Scene]:
     """Set everything up and wait until the numbers are retained on the broker."""
-    with (
-        Mosquitto() as mosquitto,
-        FaultyProxy(mosquitto.port) as proxy,
-        Watcher(mosquitto.port) as watcher,
-        running_service(proxy.port, endpoint.url, home, keepalive=1, protocol=request.param) as running,
-    ):
+    with serve(port=proxy.port, keepalive=1, protocol=request.param) as running:
         watcher.wait_topic(HEALTH, is_ok)
         watcher.settle()
         yield Scene(mosquitto, proxy, watcher, running)
         assert endpoint.count == 1, "an outage of the broker must not be a reason to ask the API"
+
+
+def assert_numbers_go_on(watcher: Watcher) -> None:
+    """See that the service still obeys, and publishes."""
+    watcher.publish(service.command("interval"), "400")
+    watcher.wait_topic(HEALTH, lambda message: message.json()["poll_interval"] == 400)
 
 
 def test_refused_for_a_while(scene: Scene) -> None:
@@ -144,13 +162,9 @@ def test_cut_in_the_middle_of_a_packet(scene: Scene, count: int) -> None:
     assert scene.watcher.json(CONFIG)["components"]
 
 
-def test_the_client_id_is_taken(home: Path, endpoint: Endpoint) -> None:
+def test_the_client_id_is_taken(mosquitto: Mosquitto, watcher: Watcher, serve: Serve) -> None:
     """Two programs with one id throw each other out: said once, not at each round, and over when one leaves."""
-    with (
-        Mosquitto() as mosquitto,
-        Watcher(mosquitto.port) as watcher,
-        running_service(mosquitto.port, endpoint.url, home, client_id="twin") as running,
-    ):
+    with serve(client_id="twin") as running:
         watcher.wait_topic(HEALTH, is_ok)
         twin = paho.Client(CallbackAPIVersion.VERSION2, client_id="twin")
         twin.reconnect_delay_set(0.1, 0.1)  # type: ignore[arg-type]  # no whole seconds
@@ -166,20 +180,31 @@ def test_the_client_id_is_taken(home: Path, endpoint: Endpoint) -> None:
         assert running.log.count(AGAIN) <= 2, running.log.text
 
 
-def test_a_login_that_is_revoked(home: Path, endpoint: Endpoint) -> None:
+USERS = {"us": "right", "watcher": "w"}
+
+
+@contextlib.contextmanager
+def guarded(acl: str = "topic readwrite #") -> Iterator[tuple[Mosquitto, Watcher]]:
+    """Run a broker that lets us in with a password, to do only so much; and watch it as somebody who may do all."""
+    rules = f"user us\n{acl}\nuser watcher\ntopic readwrite #\n"
+    with (
+        Mosquitto(users=USERS, acl=rules) as mosquitto,
+        Watcher(mosquitto.port, username="watcher", password="w") as watcher,
+    ):
+        yield mosquitto, watcher
+
+
+def test_a_login_that_is_revoked(serve: Serve) -> None:
     """A password that was changed is reported as such, once, and when it is right again so is everything."""
     with (
-        Mosquitto(users={"us": "right", "watcher": "w"}) as mosquitto,
-        Watcher(mosquitto.port, username="watcher", password="w") as watcher,
-        running_service(mosquitto.port, endpoint.url, home, username="us", password="right") as running,
+        guarded() as (mosquitto, watcher),
+        serve(port=mosquitto.port, username="us", password="right") as running,
     ):
         watcher.wait_topic(HEALTH, is_ok)
-        passwords = mosquitto.folder / "passwords"
-        known = passwords.read_text()
-        passwords.write_text("".join(line for line in known.splitlines(keepends=True) if line.startswith("watcher")))
+        broker.write_passwords(mosquitto.folder / "passwords", {"watcher": "w"})
         mosquitto.restart()
         running.log.wait_for("refused the login")
-        passwords.write_text(known)
+        broker.write_passwords(mosquitto.folder / "passwords", USERS)
         since = watcher.mark()
         mosquitto.restart()
         running.log.wait_for(AGAIN)
@@ -190,25 +215,21 @@ def test_a_login_that_is_revoked(home: Path, endpoint: Endpoint) -> None:
         assert "right" not in running.log.text
 
 
-def test_a_password_that_was_renewed_in_its_file(home: Path, endpoint: Endpoint, tmp_path: Path) -> None:
+def test_a_password_that_was_renewed_in_its_file(serve: Serve, tmp_path: Path) -> None:
     """The file with the password is read at each connection: a renewed one needs no restart."""
     secret = tmp_path / "password"
-    secret.write_text("old\n")
+    secret.write_text("right\n")
     with (
-        Mosquitto(users={"us": "old", "watcher": "w"}) as mosquitto,
-        Watcher(mosquitto.port, username="watcher", password="w") as watcher,
-        running_service(mosquitto.port, endpoint.url, home, username="us", password_file=secret) as running,
+        guarded() as (mosquitto, watcher),
+        serve(port=mosquitto.port, username="us", password_file=secret) as running,
     ):
         watcher.wait_topic(STATUS, is_online)
-        broker.write_passwords(mosquitto.folder / "passwords", {"us": "new", "watcher": "w"})
+        broker.write_passwords(mosquitto.folder / "passwords", USERS | {"us": "new"})
         secret.unlink()
         mosquitto.restart()
         running.log.wait_for(f"MQTT_PASSWORD_FILE ({secret}) does not exist")
         secret.write_text("new\n")
         running.log.wait_for(AGAIN)
-
-
-ACL = "user us\n{}\nuser watcher\ntopic readwrite #\n"
 
 
 def wait_until_settled(running: Running) -> None:
@@ -219,47 +240,41 @@ def wait_until_settled(running: Running) -> None:
 
 
 @contextlib.contextmanager
-def restricted(acl: str, home: Path, endpoint: Endpoint, **more: Any) -> Iterator[tuple[Running, Watcher, FaultyProxy]]:
+def restricted(acl: str, serve: Serve, **more: Any) -> Iterator[tuple[Running, Watcher, FaultyProxy]]:
     """Run with a broker that lets us do only so much, behind a proxy."""
-    users = {"us": "u", "watcher": "w"}
     with (
-        Mosquitto(users=users, acl=ACL.format(acl)) as mosquitto,
-        Watcher(mosquitto.port, username="watcher", password="w") as watcher,
+        guarded(acl) as (mosquitto, watcher),
         FaultyProxy(mosquitto.port) as proxy,
-        running_service(proxy.port, endpoint.url, home, username="us", password="u", **more) as running,
+        serve(port=proxy.port, username="us", password="right", **more) as running,
     ):
         yield running, watcher, proxy
 
 
-def test_publishing_is_not_allowed(home: Path, endpoint: Endpoint) -> None:
+def test_publishing_is_not_allowed(serve: Serve) -> None:
     """A topic that the broker does not let us write is named once, with MQTT 5; the rest is published."""
     acl = "topic readwrite claude-usage/#\ntopic read homeassistant/status"
-    with restricted(acl, home, endpoint) as (running, watcher, _):
+    with restricted(acl, serve) as (running, watcher, _):
         watcher.wait_topic(HEALTH, is_ok)
         watcher.wait_topic(STATUS, is_online)
         running.log.wait_for(CONFIG)
-        watcher.publish(service.command("interval"), "400")
-        watcher.wait_topic(HEALTH, lambda message: message.json()["poll_interval"] == 400)
+        assert_numbers_go_on(watcher)
         log = running.log
         assert log.count(CONFIG) == 1, log.text
         assert log.count("WARNING") <= 2, log.text  # Mosquitto 2.0 disconnects after what it refuses, 2.1 does not
 
 
-def test_announcing_is_not_allowed(home: Path, endpoint: Endpoint) -> None:
+def test_announcing_is_not_allowed(serve: Serve) -> None:
     """Mosquitto 2.0.11 disconnects after what it refuses: the announcement is left out, and the numbers go on."""
     acl = "topic readwrite claude-usage/#\ntopic read homeassistant/#"
-    with restricted(acl, home, endpoint, protocol="3.1.1") as (running, watcher, _):
+    with restricted(acl, serve, protocol="3.1.1") as (running, watcher, _):
         running.log.wait_for(f"The broker disconnects every time we publish {CONFIG}")
         running.log.wait_for(AGAIN)
-        watcher.publish(service.command("interval"), "400")
-        watcher.wait_topic(HEALTH, lambda message: message.json()["poll_interval"] == 400)
+        assert_numbers_go_on(watcher)
         assert running.log.count("allow this user to write there") == 1
         assert CONFIG not in watcher.retained()
 
 
-def test_an_announcement_that_is_discarded_in_silence(
-    home: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_announcement_that_is_discarded_in_silence(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """MQTT 3.1.1 has no word for a refusal: that no entity appears in Home Assistant is logged all the same, once."""
     amqtt = pytest.importorskip("amqtt.broker")
     from claude_usage_mqtt.demo.broker import EmbeddedBroker
@@ -272,7 +287,7 @@ def test_an_announcement_that_is_discarded_in_silence(
     with (
         EmbeddedBroker(port=0) as embedded,
         FaultyProxy(embedded.port) as proxy,
-        running_service(proxy.port, endpoint.url, home, protocol="3.1.1") as running,
+        serve(port=proxy.port, protocol="3.1.1") as running,
     ):
         sentence = f"the broker did not return {CONFIG}. Allow this user to read and write there"
         running.log.wait_for(sentence)
@@ -283,14 +298,14 @@ def test_an_announcement_that_is_discarded_in_silence(
 
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
 def test_an_announcement_that_is_retained_is_verified(
-    home: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, protocol: str
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, protocol: str
 ) -> None:
     """With the permissions that the README names nothing is reported, at the first start and at the next."""
     monkeypatch.setattr(connection, "SETTLED_AFTER", 2.0)
     acl = (
         "topic readwrite claude-usage/#\ntopic readwrite homeassistant/device/+/config\ntopic read homeassistant/status"
     )
-    with restricted(acl, home, endpoint, protocol=protocol) as (running, watcher, proxy):
+    with restricted(acl, serve, protocol=protocol) as (running, watcher, proxy):
         watcher.wait_topic(CONFIG)
         proxy.drop()
         wait_until_settled(running)
@@ -298,19 +313,19 @@ def test_an_announcement_that_is_retained_is_verified(
         assert "refused" not in running.log.text
 
 
-def test_nothing_may_be_published(home: Path, endpoint: Endpoint) -> None:
+def test_nothing_may_be_published(serve: Serve, endpoint: Endpoint) -> None:
     """With a user who may write nothing, each topic is named once, and the program goes on."""
-    with restricted("topic read claude-usage/#", home, endpoint) as (running, _, _):
+    with restricted("topic read claude-usage/#", serve) as (running, _, _):
         endpoint.wait_for_requests(1)
         for topic in EVERYTHING:
             running.log.wait_for(topic)
 
 
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
-def test_reading_is_not_allowed(home: Path, endpoint: Endpoint, protocol: str) -> None:
+def test_reading_is_not_allowed(serve: Serve, protocol: str) -> None:
     """Without the right to read, memory and commands are missing, and the numbers still come."""
     acl = "topic write claude-usage/#\ntopic write homeassistant/#"
-    with restricted(acl, home, endpoint, protocol=protocol) as (_, watcher, _):
+    with restricted(acl, serve, protocol=protocol) as (_, watcher, _):
         watcher.wait_topic(HEALTH, is_ok)
         watcher.wait_topic(STATUS, is_online)
 
@@ -327,16 +342,16 @@ DYNAMIC_SECURITY = next(Path("/usr/lib").glob("*/mosquitto_dynamic_security.so")
 
 @pytest.mark.skipif(DYNAMIC_SECURITY is None, reason="Mosquitto's plugin for dynamic security is not installed")
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
-def test_a_subscription_that_is_refused(home: Path, endpoint: Endpoint, tmp_path: Path, protocol: str) -> None:
+def test_a_subscription_that_is_refused(home: Path, endpoint: Endpoint, serve: Serve, protocol: str) -> None:
     """A subscription that the broker refuses is named, and no other, once however often we connect."""
-    rules = tmp_path / "rules.json"
+    rules = home / "rules.json"
     rules.write_text(json.dumps(DENY_COMMANDS))
     plugin = (f"plugin {DYNAMIC_SECURITY}", f"plugin_opt_config_file {rules}")
     with (
         Mosquitto(extra_lines=plugin) as mosquitto,
         Watcher(mosquitto.port, ("claude-usage/#",)) as watcher,
         FaultyProxy(mosquitto.port) as proxy,
-        running_service(proxy.port, endpoint.url, home, protocol=protocol) as running,
+        serve(port=proxy.port, protocol=protocol) as running,
     ):
         watcher.wait_topic(HEALTH, is_ok)
         running.log.wait_for("refused the subscription to claude-usage/+/command/+; allow this user to read that")
@@ -354,11 +369,11 @@ LIMIT = 4500
 """Bytes: more than the numbers need, less than the entities."""
 
 
-def test_a_limit_that_the_broker_announces(home: Path, endpoint: Endpoint) -> None:
+def test_a_limit_that_the_broker_announces(serve: Serve) -> None:
     """With MQTT 5 the broker says how large a packet may be: what is larger is named, and not sent."""
     with (
         Mosquitto(max_packet_size=LIMIT) as mosquitto,
-        running_service(mosquitto.port, endpoint.url, home) as running,
+        serve(port=mosquitto.port) as running,
         Watcher(mosquitto.port) as watcher,
     ):
         watcher.wait_topic(HEALTH, is_ok)
@@ -370,24 +385,21 @@ def test_a_limit_that_the_broker_announces(home: Path, endpoint: Endpoint) -> No
 @pytest.mark.parametrize(
     ("protocol", "limit"), [("3.1.1", {"max_packet_size": LIMIT}), ("5", {"message_size_limit": LIMIT})]
 )
-def test_a_limit_that_the_broker_does_not_announce(
-    home: Path, endpoint: Endpoint, protocol: str, limit: dict[str, int]
-) -> None:
+def test_a_limit_that_the_broker_does_not_announce(serve: Serve, protocol: str, limit: dict[str, int]) -> None:
     """If the broker disconnects at a large message, that message is left out, and the numbers are published."""
     with (
         Mosquitto(**limit) as mosquitto,  # type: ignore[arg-type]
-        running_service(mosquitto.port, endpoint.url, home, protocol=protocol) as running,
+        serve(port=mosquitto.port, protocol=protocol) as running,
         Watcher(mosquitto.port) as watcher,
     ):
         running.log.wait_for(f"disconnects every time we publish {CONFIG}")
         running.log.wait_for(AGAIN)
-        watcher.publish(service.command("interval"), "400")
-        watcher.wait_topic(HEALTH, lambda message: message.json()["poll_interval"] == 400)
+        assert_numbers_go_on(watcher)
         assert set(watcher.retained()) == EVERYTHING - {CONFIG}
         assert running.log.count("WARNING") <= 3, running.log.text
 
 
-# TLS, websockets, unix
+# TLS, websockets, unix; why a certificate is refused is in `test_connection`
 
 
 @pytest.fixture(scope="module")
@@ -397,74 +409,55 @@ def secure() -> Iterator[Mosquitto]:
         yield mosquitto
 
 
-def reaches(home: Path, endpoint: Endpoint, port: int, watched: Mosquitto, **how: Any) -> str:
-    """Run the service until it has published, and give its log."""
+def reaches(serve: Serve, watched: Mosquitto, **how: Any) -> None:
+    """See that the service publishes, without a warning."""
     with Watcher(watched.port) as watcher:
         since = watcher.mark()
-        with running_service(port, endpoint.url, home, **how) as running:
+        with serve(**how) as running:
             watcher.wait_topic(STATUS, lambda m: m.payload == "online" and not m.retain, since=since)
-        return running.log.text
+    assert "WARNING" not in running.log.text
 
 
-def fails(home: Path, endpoint: Endpoint, port: int, sentence: str, **how: Any) -> None:
+def fails(serve: Serve, endpoint: Endpoint, sentence: str, **how: Any) -> None:
     """See that the service cannot connect, says why in one line, and does not ask the API meanwhile."""
-    with running_service(port, endpoint.url, home, **how) as running:
+    with serve(**how) as running:
         running.log.wait_for(sentence)
     assert len(running.log.lines) == 1, running.log.text
     assert endpoint.count == 0
 
 
 @pytest.mark.parametrize(("transport", "tls"), [("tcp", True), ("websockets", True), ("websockets", False)])
-def test_tls_and_websockets(home: Path, endpoint: Endpoint, secure: Mosquitto, transport: str, *, tls: bool) -> None:
+def test_tls_and_websockets(serve: Serve, secure: Mosquitto, transport: str, *, tls: bool) -> None:
     """With the broker's own authority named, TLS works, bare and under websockets; these work without it, too."""
     secure_port = secure.tls_port if transport == "tcp" else secure.secure_websockets_port
     port = secure_port if tls else secure.websockets_port
     ca = str(secure.ca_path) if tls else None
-    assert "WARNING" not in reaches(home, endpoint, port, secure, tls=tls, tls_ca=ca, transport=transport)
+    reaches(serve, secure, port=port, tls=tls, tls_ca=ca, transport=transport)
 
 
-def test_an_unknown_authority(home: Path, endpoint: Endpoint, secure: Mosquitto, tmp_path: Path) -> None:
-    """A certificate of nobody we trust is refused; no setting allows trusting it."""
-    other = Authority(tmp_path / "other")
-    for ca in (None, str(other.ca_path)):
-        fails(home, endpoint, secure.tls_port, "is not trusted", tls=True, tls_ca=ca)
-
-
-@pytest.mark.parametrize("wrong", ["name", "time"])
-def test_a_certificate_that_is_not_the_brokers(home: Path, endpoint: Endpoint, tmp_path: Path, wrong: str) -> None:
-    """The authority is right, but the certificate is for another name or has expired."""
-    authority = Authority(tmp_path / "ca")
-    past = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
-    pair = authority.issue("elsewhere.example") if wrong == "name" else authority.issue(not_after=past)
-    with Mosquitto(server_certificate=pair) as mosquitto:
-        reason = "mismatch" if wrong == "name" else "expired"
-        fails(home, endpoint, mosquitto.tls_port, reason, tls=True, tls_ca=str(authority.ca_path))
-
-
-def test_a_client_certificate(home: Path, endpoint: Endpoint) -> None:
+def test_a_client_certificate(serve: Serve, endpoint: Endpoint) -> None:
     """A broker that wants our certificate gets it; without one the log says what may be missing."""
     with Mosquitto(require_client_certificate=True) as mosquitto:
-        ca, pair = str(mosquitto.ca_path), mosquitto.client_certificate()
-        fails(home, endpoint, mosquitto.tls_port, "client certificate", tls=True, tls_ca=ca)
-        certificate = {"tls_cert": str(pair.certificate), "tls_key": str(pair.key)}
-        reaches(home, endpoint, mosquitto.tls_port, mosquitto, tls=True, tls_ca=ca, **certificate)
+        pair = mosquitto.client_certificate()
+        how: dict[str, Any] = {"port": mosquitto.tls_port, "tls": True, "tls_ca": str(mosquitto.ca_path)}
+        fails(serve, endpoint, "client certificate", **how)
+        reaches(serve, mosquitto, **how, tls_cert=str(pair.certificate), tls_key=str(pair.key))
 
 
-def test_the_wrong_port(home: Path, endpoint: Endpoint, secure: Mosquitto) -> None:
+def test_the_wrong_port(serve: Serve, endpoint: Endpoint, secure: Mosquitto) -> None:
     """Plain to a TLS port, TLS to a plain port, and websockets or not end in a sentence that names the settings."""
-    fails(home, endpoint, secure.tls_port, "MQTT_TLS")
-    fails(home, endpoint, secure.port, "MQTT_TLS", tls=True, tls_ca=str(secure.ca_path))
-    fails(home, endpoint, secure.websockets_port, "MQTT_TRANSPORT")
-    fails(home, endpoint, secure.port, "MQTT_TRANSPORT", transport="websockets")
+    fails(serve, endpoint, "MQTT_TLS", port=secure.tls_port)
+    fails(serve, endpoint, "MQTT_TLS", port=secure.port, tls=True, tls_ca=str(secure.ca_path))
+    fails(serve, endpoint, "MQTT_TRANSPORT", port=secure.websockets_port)
+    sentence = "does not accept WebSocket connections; check MQTT_TRANSPORT and MQTT_PORT"
+    fails(serve, endpoint, sentence, port=secure.port, transport="websockets")
 
 
-def test_a_unix_socket(home: Path, endpoint: Endpoint) -> None:
+def test_a_unix_socket(serve: Serve, endpoint: Endpoint) -> None:
     """A broker on the same machine can be reached by its socket."""
     with Mosquitto(unix_socket=True) as mosquitto:
-        reaches(home, endpoint, 0, mosquitto, host=str(mosquitto.socket_path), transport="unix")
+        how = {"host": str(mosquitto.socket_path), "transport": "unix"}
         mosquitto.stop()
-        host = str(mosquitto.socket_path)
-        with Endpoint() as unasked:
-            with running_service(0, unasked.url, home, host=host, transport="unix") as running:
-                running.log.wait_for("No connection to the broker")
-            assert unasked.count == 0
+        fails(serve, endpoint, "No connection to the broker", **how)
+        mosquitto.start()
+        reaches(serve, mosquitto, **how)

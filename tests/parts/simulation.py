@@ -65,6 +65,12 @@ def make_state(
     return AccountState(options, random.Random(seed))
 
 
+def poll(state: AccountState, at: datetime, source: str = OAUTH, **found: Any) -> list[Event]:
+    """Let an account be polled, and find a reading, an error or nothing new; return what happened."""
+    state.begin_poll(at)
+    return state.finish_poll(PollResult(account=state.name, source=source, **{"requests": 1, **found}), at)
+
+
 @dataclass
 class Simulation:
     """One account; `world` gives the response's document, or the error, of each instant."""
@@ -98,15 +104,13 @@ class Simulation:
             self.now = max(following, self.now)
 
     def _poll(self) -> None:
-        self.state.begin_poll(self.now)
         self.polls.append(self.now)
-        reading, error = None, None
+        found: dict[str, Any] = {}
         try:
-            reading = parse_usage(self.world(self.now), self.now)
+            found["reading"] = parse_usage(self.world(self.now), self.now)
         except ClaudeUsageError as refused:
-            error = refused
-        result = PollResult(account=self.state.name, source=OAUTH, reading=reading, error=error, requests=1)
-        self.events += self.state.finish_poll(result, self.now)
+            found["error"] = refused
+        self.events += poll(self.state, self.now, **found)
 
     def _show(self) -> None:
         state = state_document(self.state.usage, self.now)

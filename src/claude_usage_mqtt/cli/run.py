@@ -21,7 +21,6 @@ from claude_usage_mqtt.sources.in_order import in_order
 from claude_usage_mqtt.sources.names import AUTO
 from claude_usage_mqtt.sources.reporter_exchange import ReporterExchange
 from claude_usage_mqtt.sources.select import polled_sources, pushed_sources
-from claude_usage_mqtt.topics import Topics
 from claude_usage_mqtt.usage.account import Rules
 from claude_usage_mqtt.usage.reading import REPORTER, STATUSLINE
 
@@ -52,7 +51,7 @@ def make_service(settings: Settings, clock: Clock, accounts: tuple[Account, ...]
         usage_log=None if settings.usage_log is None else UsageLog(settings.usage_log),
         accounts=tuple(
             AccountOptions(
-                topics=topics(settings, account.id),
+                topics=settings.topics(account.id),
                 label=account.label,
                 interval=settings.interval,
                 limited=not settings.api_is_local,
@@ -88,8 +87,3 @@ def instance_of(settings: Settings, broker: str) -> str:
     if publishes_here(settings.mqtt_base_topic, broker):
         name += f" {os.getpid()}"
     return hashlib.sha256(name.encode()).hexdigest()[:8]
-
-
-def topics(settings: Settings, account: str) -> Topics:
-    """Return the topics of an account."""
-    return Topics(base=settings.mqtt_base_topic, account=account, prefix=settings.homeassistant_prefix)
