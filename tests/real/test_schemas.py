@@ -63,7 +63,7 @@ def messages() -> Iterator[tuple[str, bytes]]:
     yield "hostile", announce(sample_usage(now=NOW, limits=limits), None)
     yield (
         "summary",
-        encode(summary_discovery(Topics(base="claude-usage", account=SUMMARY), "1.0.0", "claude-usage/work/health")),
+        encode(summary_discovery(Topics(base="claude-usage", account=SUMMARY), "claude-usage/work/health")),
     )
 
 
