@@ -167,6 +167,7 @@ def test_healthcheck_starts_light() -> None:
     assert {module for module in loaded if module.startswith("claude_usage_mqtt")} == {
         "claude_usage_mqtt",
         "claude_usage_mqtt.cli",
+        "claude_usage_mqtt.cli.healthcheck",
         "claude_usage_mqtt.service",
         "claude_usage_mqtt.service.liveness",
     }

@@ -14,9 +14,8 @@ from claude_usage_mqtt.sources.credentials.file import CredentialsFile
 from claude_usage_mqtt.sources.in_order import in_order
 from claude_usage_mqtt.sources.reading_json import Busy
 from claude_usage_mqtt.sources.reporter import Asks, ReporterSource
-from claude_usage_mqtt.sources.reporter_machine import AWAY, OFFLINE, SILENT, Hold, Machine, sentence
+from claude_usage_mqtt.sources.reporter_machines import AWAY, OFFLINE, SILENT, Hold, Machine, MachineRegistry, sentence
 from claude_usage_mqtt.sources.reporter_messages import AnnouncedLogin
-from claude_usage_mqtt.sources.reporter_registry import MachineRegistry
 from claude_usage_mqtt.sources.source import Login
 from claude_usage_mqtt.usage.reading import OAUTH, REPORTER
 from parts import faults
@@ -46,8 +45,8 @@ def reporters(*machines: tuple[str, Login, str], is_online: bool = True) -> Acco
 def test_whoever_answered_last_is_asked_first() -> None:
     """The machine that works is not changed without need; then the others, in an order that does not jump."""
     found = reporters(*((name, OURS, "ok") for name in ("d", "a", "c", "b")))
-    found.accepted("a", OURS, NOW - 60 * MINUTE)
-    found.accepted("b", OURS, NOW - MINUTE)
+    assert found.accepts("a", OURS, NOW - 60 * MINUTE)
+    assert found.accepts("b", OURS, NOW - MINUTE)
     assert found.to_ask(NOW) == ["b", "a", "c", "d"]
 
 
@@ -55,7 +54,7 @@ def test_who_cannot_answer_is_not_asked() -> None:
     """Without a usable login, or logged in with another account, or asleep: not asked."""
     machines = (("a", OURS, "token_expired"), ("b", OURS, "ok"), ("c", OTHER, "ok"))
     found = reporters(*machines)
-    found.accepted("b", OURS, NOW)
+    assert found.accepts("b", OURS, NOW)
     assert found.to_ask(NOW) == ["b"]
     assert reporters(*machines, is_online=False).to_ask(NOW) == []
 
@@ -63,7 +62,7 @@ def test_who_cannot_answer_is_not_asked() -> None:
 def test_a_silent_machine_is_tried_again() -> None:
     """A machine that did not answer is asked again after a while."""
     found = reporters(("a", OURS, "ok"), ("b", OURS, "ok"))
-    found.rejected("a", SILENT, NOW, NOW + MINUTE)
+    found.rejected("a", Hold(SILENT, NOW + MINUTE), NOW)
     assert found.to_ask(NOW) == ["b"]
     assert found.to_ask(NOW + MINUTE) == ["a", "b"]
 
@@ -103,7 +102,7 @@ def test_the_advice_fits_what_is_wrong(status: str, advice: str) -> None:
 def test_a_machine_that_asked_a_moment_ago_is_not_missing(minutes: int, status: str | None) -> None:
     """Whoever presses refresh again within the minute reads no error; that the hourly limit is reached is one."""
     found, clock = reporters(("a", OURS, "ok")), SystemClock()
-    found.rejected("a", Busy.status, NOW, clock.now() + minutes * MINUTE)
+    found.rejected("a", Hold(Busy.status, clock.now() + minutes * MINUTE), NOW)
     result = ReporterSource(found, Asks(lambda *_: None)).poll("default", clock, may_retry=True)
     assert getattr(result.error, "status", None) == status
 
@@ -112,9 +111,9 @@ def test_a_machine_that_has_nothing_new_is_asked_as_often_as_ever() -> None:
     """Claude Code may repeat old numbers for an hour: that its reporter's minute is over is not news each time."""
     found = reporters(("a", OURS, "ok"))
     assert found.has_become_askable(NOW)
-    found.rejected("a", Busy.status, NOW, NOW + MINUTE)
+    found.rejected("a", Hold(Busy.status, NOW + MINUTE), NOW)
     assert not any(found.has_become_askable(NOW + minutes * MINUTE) for minutes in (0.5, 1, 2))
-    found.rejected("a", Busy.status, NOW, NOW + 30 * MINUTE)
+    found.rejected("a", Hold(Busy.status, NOW + 30 * MINUTE), NOW)
     found.login_failed()
     assert not any(found.has_become_askable(NOW + minutes * MINUTE) for minutes in (3, 29.5))
     assert found.has_become_askable(NOW + 30 * MINUTE)
@@ -126,7 +125,7 @@ def test_the_end_of_a_machines_wait_after_a_fault_is_not_news(status: str) -> No
     found = reporters(("a", OURS, "ok"), ("b", OURS, "ok"))
     assert found.has_become_askable(NOW)
     for name in ("a", "b"):
-        found.rejected(name, status, NOW, NOW + 5 * MINUTE)
+        found.rejected(name, Hold(status, NOW + 5 * MINUTE), NOW)
     assert not any(found.has_become_askable(NOW + minutes * MINUTE) for minutes in (1, 5, 6))
     assert found.to_ask(NOW + 6 * MINUTE) == ["a", "b"]
 
@@ -187,9 +186,9 @@ def test_a_machine_that_is_gone_has_one_status(announced: str, hold: Hold | None
 def test_a_cause_that_all_machines_share_stays_the_status() -> None:
     """While the network is away, machines that wait for their next turn are not called missing."""
     found = reporters(("a", OURS, "ok"), ("b", OURS, "ok"))
-    found.rejected("a", "network_error", NOW, NOW + 5 * MINUTE)
+    found.rejected("a", Hold("network_error", NOW + 5 * MINUTE), NOW)
     assert not found.all_have("network_error", NOW)
-    found.rejected("b", "network_error", NOW, NOW + 5 * MINUTE)
+    found.rejected("b", Hold("network_error", NOW + 5 * MINUTE), NOW)
     assert found.all_have("network_error", NOW + MINUTE)
     assert not found.all_have("network_error", NOW + 5 * MINUTE)
     assert not reporters().all_have("network_error", NOW)

@@ -3,8 +3,8 @@
 import sys
 
 from benchmarks.moment import fast_now
+from claude_usage_mqtt.cli import handle_signals
 from claude_usage_mqtt.cli.run import make_service
-from claude_usage_mqtt.cli.until import until_signal
 from claude_usage_mqtt.clock import FastClock
 from claude_usage_mqtt.settings.load import load_settings
 
@@ -13,8 +13,8 @@ def main(origin: float, speed: float) -> None:
     """Run until SIGTERM."""
     clock = FastClock(speed, fast_now(origin, speed))
     service = make_service(load_settings(), clock)
-    with until_signal(service.stop):
-        service.run()
+    handle_signals(lambda _number, _frame: service.stop())
+    service.run()
 
 
 if __name__ == "__main__":

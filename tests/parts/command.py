@@ -70,7 +70,8 @@ def call_command(home: Path, *arguments: str, **settings: object) -> subprocess.
 @contextlib.contextmanager
 def _in_place_of_ours(home: Path, settings: Mapping[str, object]) -> Iterator[None]:
     """Give this process a command's environment, folder and signal handlers, and then its own again."""
-    environment, folder, on_sigterm = dict(os.environ), Path.cwd(), signal.getsignal(signal.SIGTERM)
+    environment, folder = dict(os.environ), Path.cwd()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     wanted = clean_environment(home, settings)
     try:
         os.environ.clear()
@@ -81,4 +82,5 @@ def _in_place_of_ours(home: Path, settings: Mapping[str, object]) -> Iterator[No
         os.chdir(folder)
         os.environ.clear()
         os.environ.update(environment)
-        signal.signal(signal.SIGTERM, on_sigterm)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
-from claude_usage_mqtt.cli.run import topics
 from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import BrokerError, RateLimited, SettingsError
 from claude_usage_mqtt.instants import local_time, parse_instant
@@ -23,7 +22,7 @@ WITHIN, QUIET = 3.0, 0.5
 
 def blocks(settings: Settings, accounts: Iterable[Account]) -> dict[str, RateLimited]:
     """Return the accounts that must not be asked about now; none if the broker cannot be read."""
-    wanted = {topics(settings, account.id).health: account.id for account in accounts}
+    wanted = {settings.topics(account.id).health: account.id for account in accounts}
     try:
         with Session(settings.broker(), WITHIN) as session:
             found = session.read(wanted, QUIET, WITHIN)

@@ -10,7 +10,6 @@ from typing import Any
 from claude_usage_mqtt.cli.check_others import check_instance, check_reporters
 from claude_usage_mqtt.cli.check_report import NotChecked, Report
 from claude_usage_mqtt.cli.check_rights import ANSWER_WITHIN, comes_back, lesser_rights, remedy
-from claude_usage_mqtt.cli.run import topics
 from claude_usage_mqtt.errors import BrokerRefused, BrokerUnreachable, ClaudeUsageError
 from claude_usage_mqtt.homeassistant.discovery import announced_by
 from claude_usage_mqtt.instants import local_time, parse_instant
@@ -46,7 +45,7 @@ class _Checker:
         self._settings = settings
         self._base = settings.mqtt_base_topic
         self._folder = f"{settings.homeassistant_prefix}/device"
-        self._probe = topics(settings, DEFAULT_ACCOUNT).command("check")
+        self._probe = settings.topics(DEFAULT_ACCOUNT).command("check")
         self._sessions = sessions
         self._is_publisher = True
 
@@ -163,7 +162,7 @@ class _Checker:
         self._report.link("discovery", self._may_announce)
 
     def _may_announce(self) -> str:
-        places = [topics(self._settings, account.id) for account in self._settings.accounts()]
+        places = [self._settings.topics(account.id) for account in self._settings.accounts()]
         found = self._retained([topic for place in places for topic in (place.config, place.health)])
         missing: list[Topics] = []
         for place in places:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from claude_usage_mqtt.cli.check_report import NotChecked, Report
-from claude_usage_mqtt.cli.run import instance_of, topics
+from claude_usage_mqtt.cli.run import instance_of
 from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import BrokerUnreachable, NoReporter
 from claude_usage_mqtt.instants import parse_instant
@@ -14,7 +14,7 @@ from claude_usage_mqtt.service.liveness import publishes_here
 from claude_usage_mqtt.service.restore import lives_elsewhere
 from claude_usage_mqtt.settings.fields import Settings
 from claude_usage_mqtt.sources.names import AUTO
-from claude_usage_mqtt.sources.reporter_machine import advice
+from claude_usage_mqtt.sources.reporter_machines import advice
 from claude_usage_mqtt.sources.reporter_messages import USABLE, Presence, parse_presence
 from claude_usage_mqtt.topics import ONLINE
 from claude_usage_mqtt.untrusted import clean_text, json_object
@@ -29,7 +29,7 @@ def check_instance(report: Report, settings: Settings, retained: Retained) -> No
     address = settings.broker().address
     if publishes_here(settings.mqtt_base_topic, address):
         return
-    places = [topics(settings, account.id) for account in settings.accounts()]
+    places = [settings.topics(account.id) for account in settings.accounts()]
     try:
         found = retained([places[0].status, *(topic for place in places for topic in (place.health, place.memory))])
     except (NotChecked, BrokerUnreachable):
@@ -50,7 +50,7 @@ def check_reporters(report: Report, settings: Settings, retained: Retained) -> N
     """List the reporters; without any that is worth a line only if they were asked for."""
     if REPORTER not in settings.sources:
         return
-    places = [topics(settings, account.id) for account in settings.accounts()]
+    places = [settings.topics(account.id) for account in settings.accounts()]
     try:
         found = retained([f"{settings.mqtt_base_topic}/reporter/+", *(place.health for place in places)])
     except NotChecked as why:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 
-from claude_usage_mqtt.cli.run import topics
 from claude_usage_mqtt.errors import BrokerRefused, BrokerUnreachable, ClaudeUsageError, SettingsError
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.session import Session
@@ -31,7 +30,7 @@ def lesser_rights(settings: Settings) -> str | None:
     Raises BrokerRefused if it may not send the status line, and `CLAUDE_SOURCE` selects that.
     """
     answer = _reports_on(settings)
-    lines = [topics(settings, account.id).statusline for account in settings.accounts()]
+    lines = [settings.topics(account.id).statusline for account in settings.accounts()]
     sends = {topic: _may_send(settings, topic) for topic in lines}
     refused = [topic for topic, may in sends.items() if may is False]
     may = [

@@ -6,12 +6,11 @@ import argparse
 import contextlib
 import importlib
 import os
-import signal
 import sys
 from types import FrameType
 
 from claude_usage_mqtt import __version__
-from claude_usage_mqtt.cli import INTERRUPTED, TERMINATED, let_commands_end
+from claude_usage_mqtt.cli import handle_signals
 from claude_usage_mqtt.errors import NO_THREADS, ClaudeUsageError, is_lack_of_threads
 
 EXIT_STATUSES = """\
@@ -28,14 +27,6 @@ Settings come from the environment and from a file .env in the working folder; s
 TRY_STATUSLINE = """\
 To try it by hand, if MQTT_HOST is not set (otherwise these numbers are published):
   echo '{"rate_limits": {"five_hour": {"used_percentage": 42}}}' | claude-usage-mqtt statusline"""
-
-UNWOUND = ("once", "check", "guard", "remove")
-"""Commands that SIGTERM ends like Ctrl-C: connections are closed, and what they started ends. The others have their own
-handler."""
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -104,25 +95,19 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _on_sigterm(_number: int, _frame: FrameType | None) -> None:
-    raise Terminated
-
-
 def dispatch(arguments: list[str]) -> int:
     """Run the command that `arguments` name and return its exit status; no error ever shows a traceback."""
     try:
         parsed = _parse(arguments)
     except SystemExit as end:
         return int(end.code or 0)
-    if parsed.command in UNWOUND:
-        signal.signal(signal.SIGTERM, _on_sigterm)
     try:
         return _run(parsed)
     except ClaudeUsageError as error:
         print(f"claude-usage-mqtt: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt as end:
-        return TERMINATED if isinstance(end, Terminated) else INTERRUPTED
+        return 128 + int(end.args[0])
     except BrokenPipeError:
         # whoever read our output has left; nothing more can be said, not even when the interpreter ends
         with contextlib.suppress(OSError):
@@ -144,11 +129,16 @@ def _place(fault: Exception) -> str:
     return f"{type(fault).__name__} in {os.path.basename(where.tb_frame.f_code.co_filename)}:{where.tb_lineno}"  # noqa: PTH119
 
 
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    """Unwind: connections are closed, and what the command started ends. What runs for long has its own handler."""
+    raise KeyboardInterrupt(number)
+
+
 def _run(parsed: argparse.Namespace) -> int:
     """Call the function of the command, which its module is named like; its options are the function's arguments."""
     options = vars(parsed)
     name = options.pop("command") or "run"
     module = importlib.import_module("claude_usage_mqtt.cli." + name)
-    let_commands_end()
+    handle_signals(_interrupt)
     status: int = getattr(module, name)(**options)
     return status

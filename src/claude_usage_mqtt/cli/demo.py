@@ -11,8 +11,8 @@ import threading
 from datetime import UTC, datetime
 from typing import Any
 
-from claude_usage_mqtt.cli.run import make_service, topics
-from claude_usage_mqtt.cli.until import until_signal
+from claude_usage_mqtt.cli import handle_signals
+from claude_usage_mqtt.cli.run import make_service
 from claude_usage_mqtt.clock import Clock, FastClock
 from claude_usage_mqtt.demo.broker import EmbeddedBroker
 from claude_usage_mqtt.demo.simulated_account import SimulatedAccount
@@ -76,7 +76,7 @@ def _with_own_broker(api_url: str, named: Settings, parts: contextlib.ExitStack)
 
 def _clear(settings: Settings, account: str) -> None:
     """Remove the demo from a broker that others use."""
-    place = topics(settings, account)
+    place = settings.topics(account)
     with Session(settings.broker()) as session:
         for topic in (place.config, place.state, place.health, place.memory, place.status):
             session.publish(Message(topic=topic, payload=b"", retain=True))
@@ -90,13 +90,13 @@ def _run(settings: Settings, account: str, clock: Clock) -> None:
     )
     worker = threading.Thread(target=service.run, name="service", daemon=True)
     ended = threading.Event()
-    with until_signal(ended.set):
-        worker.start()
-        try:
-            _show(settings, topics(settings, account), clock, ended, worker)
-        finally:
-            service.stop()
-            worker.join(timeout=5)
+    handle_signals(lambda _number, _frame: ended.set())
+    worker.start()
+    try:
+        _show(settings, settings.topics(account), clock, ended, worker)
+    finally:
+        service.stop()
+        worker.join(timeout=5)
 
 
 def _show(settings: Settings, place: Topics, clock: Clock, ended: threading.Event, worker: threading.Thread) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from claude_usage_mqtt.cli.run import topics
 from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.instants import parse_instant
@@ -38,7 +37,7 @@ def guard(*, account: str | None, window: str | None, below: float | None) -> in
     """Print whether heavy work may start, and return that as the exit status."""
     settings = load_settings()
     name = _account(settings, account)
-    place = topics(settings, name)
+    place = settings.topics(name)
     wanted = (place.status, place.health, place.state)
     with Session(settings.broker(), WITHIN) as session:
         found = session.read(wanted, QUIET)

@@ -1,10 +1,14 @@
-"""Say whether the service on this machine is alive."""
+"""`healthcheck`: whether the service on this machine is alive."""
 
 from __future__ import annotations
 
-from claude_usage_mqtt.cli import main
+import sys
+
+from claude_usage_mqtt.service.liveness import check
 
 
 def healthcheck() -> int:
     """Print a sentence; the status is 0 if it is alive."""
-    return main(["healthcheck"])
+    status, sentence = check()
+    sys.stdout.write(sentence + "\n")
+    return status

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import time
 from types import FrameType
 
+from claude_usage_mqtt.cli import handle_signals
 from claude_usage_mqtt.errors import BrokerError
 from claude_usage_mqtt.logs import set_up_logging
 from claude_usage_mqtt.service.liveness import BEAT_EVERY, Liveness
@@ -22,11 +22,9 @@ log = logging.getLogger(__name__)
 def prepare() -> None:
     """Put the app's options and the broker's login into the environment, as the image's user.
 
-    Waits for a broker as long as it takes. SIGTERM and SIGINT end the process meanwhile; process 1 would ignore them
-    otherwise. Raises SettingsError.
+    Waits for a broker as long as it takes; SIGTERM and SIGINT are an orderly end meanwhile. Raises SettingsError.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop)
+    handle_signals(_stop)
     options = supervisor.read_options(supervisor.OPTIONS)
     supervisor.drop_privileges()
     set_up_logging(options.get("LOG_LEVEL", "info"), "text")

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
-from claude_usage_mqtt.cli.run import topics
 from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.homeassistant.discovery import announced_by
@@ -98,11 +97,9 @@ def _retained(session: Session, settings: Settings) -> dict[str, bytes]:
     known = [account.id for account in settings.accounts(with_logins=False)]
     found = _collect(session, [f"{base}/#", f"{prefix}/device/+/config", f"{base}/status"])
     found |= _collect(session, _exact(settings, [*known, SUMMARY, DEFAULT_ACCOUNT]))
-    former = former_accounts(found.get(topics(settings, SUMMARY).state))
+    former = former_accounts(found.get(settings.topics(SUMMARY).state))
     found |= _collect(session, _exact(settings, [name for name in former if name not in known]))
-    machines = {
-        machine for name in [*known, *former] for machine in _machines(found.get(topics(settings, name).health))
-    }
+    machines = {machine for name in [*known, *former] for machine in _machines(found.get(settings.topics(name).health))}
     return found | _collect(session, [ReporterTopics(base=base, machine=machine).presence for machine in machines])
 
 
@@ -119,7 +116,7 @@ def _exact(settings: Settings, accounts: Iterable[str]) -> list[str]:
     return [
         topic
         for name in dict.fromkeys(accounts)
-        for place in [topics(settings, name)]
+        for place in [settings.topics(name)]
         for topic in (place.config, place.state, place.health, place.memory, place.statusline)
     ]
 

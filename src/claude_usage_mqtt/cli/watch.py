@@ -5,13 +5,10 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import queue
-import signal
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NoReturn
 
-from claude_usage_mqtt.cli.run import topics
-from claude_usage_mqtt.cli.until import on_signals
 from claude_usage_mqtt.errors import BrokerError, BrokerRefused, SettingsError
 from claude_usage_mqtt.mqtt.client import Message, require_readable, with_own_id
 from claude_usage_mqtt.mqtt.connection import Connected, ConnectionEvent, Disconnected, Subscribed
@@ -42,20 +39,19 @@ def watch() -> int:
     require_readable(options)
     arrived: queue.Queue[ConnectionEvent] = queue.Queue()
     connector = Connector(with_own_id(options), arrived.put)
-    with on_signals(signal.default_int_handler):  # started in the background by a shell it would ignore Ctrl-C
-        connector.start()
-        try:
-            _show(arrived, _filters(settings), Board(settings.mqtt_base_topic, options.address))
-        except KeyboardInterrupt:
-            return 0
-        finally:
-            connector.stop(CLOSE_WITHIN)
+    connector.start()
+    try:
+        _show(arrived, _filters(settings), Board(settings.mqtt_base_topic, options.address))
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        connector.stop(CLOSE_WITHIN)
 
 
 def _filters(settings: Settings) -> list[str]:
     """Return what to subscribe to; not every broker replays to a wildcard what it has retained."""
     base = settings.mqtt_base_topic
-    accounts = [topics(settings, account.id) for account in settings.accounts(with_logins=False)]
+    accounts = [settings.topics(account.id) for account in settings.accounts(with_logins=False)]
     exact = [topic for each in accounts for topic in (each.state, each.health)]
     return [f"{base}/status", f"{base}/+/state", f"{base}/+/health", *exact]
 

@@ -6,8 +6,8 @@ import json
 import socketserver
 import threading
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
 from urllib.parse import urlsplit
 
 from claude_usage_mqtt.demo.simulated_account import SimulatedAccount
@@ -16,18 +16,19 @@ USAGE_PATH = "/api/oauth/usage"
 BETA_HEADER = "oauth-2025-04-20"
 
 
-class SimulatedApi:
-    """The usage endpoint on this machine, answering for one simulated account from its own threads.
+class SimulatedApi(HTTPServer):
+    """The usage endpoint on this machine, answering for one simulated account from its own thread.
 
-    It listens from the moment it is made until `close()`, after which its thread has ended. It wants the headers
-    that the real endpoint wants, takes any token, and keeps and logs none.
+    It listens from the moment it is made until the end of a `with`, after which its thread has ended. It wants the
+    headers that the real endpoint wants, takes any token, and keeps and logs none.
     """
 
-    def __init__(self, account: SimulatedAccount, port: int = 0) -> None:
-        self._server = _Server(account, port)
+    def __init__(self, account: SimulatedAccount) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.account = account
         self._thread = threading.Thread(
-            target=self._server.serve_forever,
-            kwargs={"poll_interval": 0.05},  # s: this is how long `close()` may take
+            target=self.serve_forever,
+            kwargs={"poll_interval": 0.05},  # s: this is how long the end may take
             name="simulated-api",
             daemon=True,
         )
@@ -36,69 +37,35 @@ class SimulatedApi:
     @property
     def url(self) -> str:
         """The base URL, to be used where the real one is `https://api.anthropic.com`."""
-        return f"http://127.0.0.1:{self._server.server_port}"
-
-    @property
-    def requests(self) -> int:
-        """How many requests have come in, whatever was answered."""
-        return self._server.requests
-
-    def close(self) -> None:
-        """Stop listening and wait for the thread to end; a second call does nothing."""
-        if self._thread.is_alive():
-            self._server.shutdown()
-            self._thread.join()
-        self._server.server_close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class _Server(ThreadingHTTPServer):
-    """Counts the requests and lets only one thread at a time ask the account."""
-
-    daemon_threads = True
-
-    def __init__(self, account: SimulatedAccount, port: int) -> None:
-        self.requests = 0
-        self._account = account
-        self._lock = threading.Lock()
-        super().__init__(("127.0.0.1", port), _Handler)
+        return f"http://127.0.0.1:{self.server_port}"
 
     def server_bind(self) -> None:
-        # Not HTTPServer's own, which looks up the name of 127.0.0.1 in the DNS: that takes seconds on some machines.
+        """Bind without HTTPServer's look-up of 127.0.0.1 in the DNS, which takes seconds on some machines."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = "127.0.0.1", int(self.server_address[1])
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Say nothing of a client that hung up in the middle."""
 
-    def count(self) -> None:
-        with self._lock:
-            self.requests += 1
-
-    def answer(self) -> dict[str, Any]:
-        with self._lock:
-            return self._account.answer()
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers one request and closes the connection, so that no thread outlives the server waiting for more."""
+    """Answers one request and closes the connection."""
 
-    server: _Server
-    timeout = 10  # s: a client that connects and says nothing does not hold a thread forever
+    server: SimulatedApi
+    timeout = 10  # s: a client that connects and says nothing does not hold the thread forever
 
     def do_GET(self) -> None:
-        self.server.count()
         if urlsplit(self.path).path != USAGE_PATH:
             self._send(HTTPStatus.NOT_FOUND, _error("not_found_error", "Not found"))
         elif not self._is_authorized():
             self._send(HTTPStatus.UNAUTHORIZED, _error("authentication_error", "Invalid authentication"))
         else:
-            self._send(HTTPStatus.OK, self.server.answer())
+            self._send(HTTPStatus.OK, self.server.account.answer())
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name that http.server gives it
         """Log nothing."""

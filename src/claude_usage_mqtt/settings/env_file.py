@@ -9,8 +9,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from dotenv.parser import Binding, parse_stream
@@ -29,20 +28,15 @@ NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 PASSWORDS = ("MQTT_PASSWORD", "MQTT_PASSWORD_FILE")
 
 
-@dataclass(frozen=True, slots=True)
-class EnvFile:
-    """What the file holds: values by names in capitals, and a sentence for each mistake."""
+def read_env_file(known: Collection[str]) -> tuple[dict[str, str], list[str]]:
+    """Return what the file in the working folder sets, and a sentence for each mistake; names are in capitals.
 
-    values: Mapping[str, str] = field(default_factory=dict)
-    mistakes: tuple[str, ...] = ()
-
-
-def read_env_file(known: Collection[str]) -> EnvFile:
-    """Return what the file in the working folder holds; raises SettingsError if it cannot be read."""
+    What is empty, or set in the environment, is not set there. Raises SettingsError if the file cannot be read.
+    """
     try:
         text = decode(Path(ENV_FILE).read_bytes())
     except FileNotFoundError:
-        return EnvFile()
+        return {}, []
     except OSError as error:
         remedy = "let that user read it" if isinstance(error, PermissionError) else "correct"
         raise SettingsError(f"The file {ENV_FILE} {why_unreadable(error)}; {remedy} or remove it.") from None
@@ -59,7 +53,15 @@ def read_env_file(known: Collection[str]) -> EnvFile:
         if name in known and lines.setdefault(name, _line(binding)) != _line(binding):
             mistakes.append(f"{name} is on lines {lines[name]} and {_line(binding)} of {ENV_FILE}; remove one of them.")
         values[name] = binding.value
-    return EnvFile(values, tuple(mistakes))
+    outside = environment()
+    values = {name: value for name, value in values.items() if value and name not in outside}
+    if "MQTT_HOST" in values:
+        mistakes += [
+            f"{name} is set in the environment, but MQTT_HOST in {ENV_FILE}; set both in the same place."
+            for name in PASSWORDS
+            if name in outside
+        ]
+    return values, mistakes
 
 
 def _line(binding: Binding) -> int:
@@ -93,12 +95,3 @@ def _is_next_to_it(path: Path) -> bool:
 def environment() -> dict[str, str]:
     """Return the variables of the environment that are not empty, by their names in capitals."""
     return {name.upper(): value for name, value in os.environ.items() if value}
-
-
-def mixed_origins(file: EnvFile, outside: Collection[str]) -> Iterator[str]:
-    """Yield a sentence if a password of the environment would go to a host that the file names."""
-    if "MQTT_HOST" in outside or not file.values.get("MQTT_HOST"):
-        return
-    for name in PASSWORDS:
-        if name in outside:
-            yield f"{name} is set in the environment, but MQTT_HOST in {ENV_FILE}; set both in the same place."

@@ -23,13 +23,16 @@ from claude_usage_mqtt.settings.claude import (
 )
 from claude_usage_mqtt.settings.env_file import environment
 from claude_usage_mqtt.settings.machine import machine_name
-from claude_usage_mqtt.settings.typos import Shape, misspelled
+from claude_usage_mqtt.settings.typos import misspelled
 from claude_usage_mqtt.sources.api.url import API_URL, checked_url, is_loopback
 from claude_usage_mqtt.sources.names import AUTO, LOCAL, SOURCES, parse_source, selected_sources
-from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, LONGEST_INTERVAL, SHORTEST_INTERVAL
+from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, LONGEST_INTERVAL, SHORTEST_INTERVAL, Topics
 from claude_usage_mqtt.usage.reading import REPORTER, STATUSLINE
 
-Seconds = Annotated[int, Shape(unit="seconds")]
+Seconds = Annotated[int, values.Shape(unit="seconds")]
+Interval = Annotated[
+    int, values.Shape(words=f"a whole number of seconds from {SHORTEST_INTERVAL} to {LONGEST_INTERVAL}")
+]
 Port = Annotated[int | None, BeforeValidator(values.port)]
 Level = Literal["debug", "info", "warning", "error"]
 T = TypeVar("T")
@@ -37,18 +40,26 @@ Lower = Annotated[T, BeforeValidator(values.lower)]
 Percentages = Annotated[
     tuple[float, ...],
     NoDecode,
-    Shape(unit="percentages", words=values.THRESHOLDS),
+    values.Shape(unit="percentages", words=values.THRESHOLDS),
     BeforeValidator(values.split),
     AfterValidator(values.percentages),
 ]
 Accounts = Annotated[
     dict[str, str | None] | None,
     NoDecode,
-    Shape(unit="accounts", words=ACCOUNTS),
+    values.Shape(unit="accounts", words=ACCOUNTS),
     BeforeValidator(parse_accounts),
     AfterValidator(distinct),
 ]
-Topic = Annotated[str, AfterValidator(values.topic)]
+Topic = Annotated[
+    str,
+    values.matching(
+        r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*",
+        "a topic is made of letters, digits, - and _, with single / between: no wildcard, dot or space",
+    ),
+]
+UrlPath = Annotated[str, values.matching(r"/[!-~]*", "a path that begins with /, without spaces, for example /mqtt")]
+Header = Annotated[str, values.matching(r"[!-~][ -~]*", "plain ASCII text only")]
 Line = Annotated[str, AfterValidator(values.line)]
 File = Annotated[Path, AfterValidator(values.expanded)]
 
@@ -68,9 +79,7 @@ class Settings(BaseSettings):
     mqtt_tls_cert: File | None = Field(None, description="Our certificate, if the broker requires one, PEM.")
     mqtt_tls_key: File | None = Field(None, description="The key of our certificate, PEM, unencrypted.")
     mqtt_transport: Lower[Transport] = Field("tcp", description="`tcp`, `websockets` or `unix`.")
-    mqtt_websocket_path: Annotated[str, AfterValidator(values.websocket_path)] = Field(
-        "/mqtt", max_length=256, description="The path of a WebSocket connection."
-    )
+    mqtt_websocket_path: UrlPath = Field("/mqtt", max_length=256, description="The path of a WebSocket connection.")
     mqtt_protocol: Lower[Protocol] = Field("auto", description="`5`, `3.1.1`, or `auto`: 5 first, then 3.1.1.")
     mqtt_client_id: Line | None = Field(None, max_length=128, description="Client id at the broker; unique if not set.")
     mqtt_keepalive: Seconds = Field(60, ge=5, le=3600, description="Seconds until a silent connection counts as dead.")
@@ -113,12 +122,10 @@ class Settings(BaseSettings):
     claude_api_url: Annotated[str, AfterValidator(checked_url)] = Field(
         API_URL, description="https, or http on loopback (for tests; no request limit applies there)."
     )
-    claude_user_agent: Annotated[str, AfterValidator(values.printable_ascii)] = Field(
+    claude_user_agent: Header = Field(
         f"claude-usage-mqtt/{__version__}", max_length=200, description="The User-Agent sent to the API."
     )
-    poll_interval: Annotated[int, Shape(unit="seconds", least=SHORTEST_INTERVAL)] = Field(
-        300, ge=1, le=LONGEST_INTERVAL, description="Seconds between polls, 180 to 3600."
-    )
+    poll_interval: Interval = Field(300, ge=1, le=LONGEST_INTERVAL, description="Seconds between polls, 180 to 3600.")
     stale_after: Seconds = Field(
         3600,
         ge=300,
@@ -194,6 +201,10 @@ class Settings(BaseSettings):
     def interval(self) -> timedelta:
         """The poll interval."""
         return timedelta(seconds=self.poll_interval)
+
+    def topics(self, account: str) -> Topics:
+        """Return the topics of an account."""
+        return Topics(base=self.mqtt_base_topic, account=account, prefix=self.homeassistant_prefix)
 
     def machine(self) -> str:
         """Return the name of this machine in topics; raises SettingsError if it has none."""

@@ -5,27 +5,39 @@ pydantic reads the environment only; the `.env` file is read by us, so that ever
 
 from __future__ import annotations
 
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal, get_args, get_origin
+
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from claude_usage_mqtt.errors import SettingsError
-from claude_usage_mqtt.settings.env_file import EnvFile, environment, mixed_origins, read_env_file
+from claude_usage_mqtt.settings.env_file import ENV_FILE, PASSWORDS, environment, read_env_file
 from claude_usage_mqtt.settings.fields import Settings, variables
-from claude_usage_mqtt.settings.hints import hints
-from claude_usage_mqtt.settings.typos import expected, misspelled
+from claude_usage_mqtt.settings.typos import misspelled
+from claude_usage_mqtt.settings.values import Shape
+
+TIME_ZONES = ("/usr/share/zoneinfo", "/usr/lib/zoneinfo", "/usr/share/lib/zoneinfo", "/etc/zoneinfo")
+"""The folders that may hold the system's time zones, if TZDIR does not name it."""
+
+RULE = r"(<[-+\w]{3,}>|[A-Za-z]{3,})[-+]?\d.*|UTC|GMT"
+"""A time zone without a file: its name and its distance from UTC, for example `CET-1CEST,M3.5.0,M10.5.0/3`."""
 
 
 def load_settings(*, with_env_file: bool = True) -> Settings:
     """Return the settings; raises SettingsError with one sentence per mistake, and no secret in it."""
-    file = read_env_file(variables()) if with_env_file else EnvFile()
     outside = environment()
-    given = {name: value for name, value in file.values.items() if value and name not in outside}
-    known = {name.lower(): value for name, value in given.items() if name in variables()}
-    mistakes = [*file.mistakes, *mixed_origins(file, outside)]
+    file, mistakes = read_env_file(variables()) if with_env_file else ({}, [])
     mistakes += [
         f"Unknown setting {found.name}; did you mean {found.meant}?"
-        for found in misspelled(outside | given, variables())
-        if not found.is_set and (found.is_typo or found.name in given)
+        for found in misspelled(outside | file, variables())
+        if not found.is_set and (found.is_typo or found.name in file)
     ]
+    known = {name.lower(): value for name, value in file.items() if name in variables()}
     try:
         settings = Settings(**known)  # type: ignore[arg-type]
     except ValidationError as error:
@@ -36,23 +48,69 @@ def load_settings(*, with_env_file: bool = True) -> Settings:
     else:
         if not mistakes:
             return settings
-    raise SettingsError(" ".join(dict.fromkeys([*mistakes, *hints(outside, given, variables())])))
-
-
-def doubts() -> list[str]:
-    """Return a sentence for each variable that may be a mistake but is not an error."""
-    file = {name: value for name, value in read_env_file(variables()).values.items() if value}
-    return list(hints(environment(), file, variables()))
+    raise SettingsError(" ".join(dict.fromkeys([*mistakes, *_hints(outside, file)])))
 
 
 def _describe(location: tuple[int | str, ...], kind: str, message: str) -> str:
     """Return our sentence for an error of pydantic, whose own words are for programmers."""
-    if kind == "value_error":
-        message = message.removeprefix("Value error, ")
+    message = message.removeprefix("Value error, ")
     if not location:
         return f"{message}."
     name = str(location[0])
     if kind != "value_error":
-        field = Settings.model_fields[name]
-        message = expected(field.annotation, field.metadata, is_too_long=kind in ("too_long", "string_too_long"))
+        message = _expected(Settings.model_fields[name], is_too_long=kind in ("too_long", "string_too_long"))
     return f"{name.upper()}: {message}."
+
+
+def _expected(field: FieldInfo, *, is_too_long: bool) -> str:
+    """Return what a setting should be."""
+    shape = next((each for each in field.metadata if isinstance(each, Shape)), Shape())
+    limits = {
+        name: getattr(each, name)
+        for each in field.metadata
+        for name in ("ge", "le", "max_length")
+        if hasattr(each, name)
+    }
+    kinds = [field.annotation, *get_args(field.annotation)]
+    if is_too_long:
+        return f"at most {limits['max_length']} {shape.unit or 'characters'}"
+    if shape.words:
+        return shape.words
+    if bool in kinds:
+        return "true or false"
+    if get_origin(field.annotation) is Literal:
+        return f"one of {', '.join(get_args(field.annotation))}"
+    if int in kinds:
+        unit = f" of {shape.unit}" if shape.unit else ""
+        return f"a whole number{unit} from {limits['ge']} to {limits['le']}"
+    return "must be valid UTF-8 text"
+
+
+def doubts() -> list[str]:
+    """Return a sentence for each variable that may be a mistake but is not an error."""
+    file, _ = read_env_file(variables())
+    return list(_hints(environment(), file))
+
+
+def _hints(outside: Mapping[str, str], file: Mapping[str, str]) -> Iterator[str]:
+    """Yield the sentences about the variables of the environment and of the `.env` file."""
+    given = {**outside, **file}
+    for found in misspelled(given, variables()):
+        if found.is_set:
+            yield f"Unknown setting {found.name} is ignored; {found.meant} is set too."
+        elif not found.is_typo and found.name not in file:  # there, nobody else reads it: a mistake
+            yield f"{found.name} is not a setting of this program; if it is meant for it, its name is {found.meant}."
+    if "MQTT_USERNAME" in given and not given.keys() & {*PASSWORDS, "MQTT_TLS_CERT"}:
+        yield "MQTT_USERNAME is set without MQTT_PASSWORD; most brokers refuse a login without a password."
+    # The C library reads TZ, and not we: it takes a name unknown to it for UTC.
+    if hasattr(time, "tzset"):
+        if "TZ" in file:
+            yield f"TZ in {ENV_FILE} has no effect; set it in the environment."
+        elif not _is_time_zone(outside.get("TZ", "UTC").removeprefix(":")):
+            yield "TZ is not a time zone that this system knows, so times are in UTC; a name looks like Europe/Berlin."
+
+
+def _is_time_zone(name: str) -> bool:
+    return re.fullmatch(RULE, name) is not None or any(
+        Path(folder, name).is_file() for folder in (os.environ.get("TZDIR") or TIME_ZONES[0], *TIME_ZONES[1:])
+    )

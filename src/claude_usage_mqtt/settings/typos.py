@@ -1,11 +1,10 @@
-"""Mistakes in settings, in words: what a setting should be, and which one a misspelled name was meant for."""
+"""Misspelled names of settings: which one each was meant for, and whether it can be another program's."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from types import NoneType
-from typing import Literal, NamedTuple, get_args, get_origin
+from typing import NamedTuple
 
 SLIPS = {
     "CLAUDE_API_BASE": "CLAUDE_API_URL",
@@ -31,8 +30,6 @@ SLIPS = {
 FAMILIES = ("MQTT", "HOMEASSISTANT", "CLAUDE_", "POLL", "STALE", "ALERT", "EXTRA_USAGE", "MACHINE", "USAGE", "LOG_")
 """How our names begin. Names that begin differently are not reported."""
 
-OTHER_SPELLINGS = {"HOME_ASSISTANT": "HOMEASSISTANT", "HASS": "HOMEASSISTANT"}
-
 NOT_OURS = "CLAUDE_CODE"
 """Claude Code has many variables that begin so, and more with each version: none of them is a slip."""
 
@@ -41,38 +38,6 @@ ALIKE = 0.75
 
 TYPO = 2
 """Letters that a typo changes at most. What differs by more is probably another program's variable."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """What a field's type and limits do not say: its unit, the lower limit to show, or all of it in words."""
-
-    unit: str = ""
-    least: int | None = None
-    words: str = ""
-
-
-def expected(kind: object, limits: Iterable[object], *, is_too_long: bool = False) -> str:
-    """Return what a setting of this type, with these limits, should be."""
-    shape = next((limit for limit in limits if isinstance(limit, Shape)), Shape())
-    if NoneType in get_args(kind):
-        kind = next(part for part in get_args(kind) if part is not NoneType)
-    if is_too_long:
-        return f"at most {_limit(limits, 'max_length')} {shape.unit or 'characters'}"
-    if shape.words:
-        return shape.words
-    if kind is bool:
-        return "true or false"
-    if get_origin(kind) is Literal:
-        return f"one of {', '.join(get_args(kind))}"
-    if kind is int:
-        unit = f" of {shape.unit}" if shape.unit else ""
-        return f"a whole number{unit} from {shape.least or _limit(limits, 'ge')} to {_limit(limits, 'le')}"
-    return "must be valid UTF-8 text"
-
-
-def _limit(limits: Iterable[object], name: str) -> object:
-    return next((getattr(limit, name) for limit in limits if hasattr(limit, name)), None)
 
 
 class Misspelled(NamedTuple):
@@ -102,7 +67,12 @@ def misspelled(given: Iterable[str], known: Iterable[str]) -> Iterator[Misspelle
 
 
 def _is_typo(name: str, meant: str) -> bool:
-    return name not in SLIPS and _letters_changed(name, meant) <= TYPO
+    import difflib  # noqa: PLC0415 - rarely needed, and start-up time counts
+
+    if name in SLIPS:
+        return False
+    pair = difflib.SequenceMatcher(None, _tail(_our_spelling(name), ""), _tail(meant, ""), autojunk=False)
+    return sum(max(i2 - i1, j2 - j1) for tag, i1, i2, j1, j2 in pair.get_opcodes() if tag != "equal") <= TYPO
 
 
 def _meant(name: str, missing: list[str]) -> str | None:
@@ -124,17 +94,7 @@ def _meant(name: str, missing: list[str]) -> str | None:
 
 
 def _our_spelling(name: str) -> str:
-    for other, ours in OTHER_SPELLINGS.items():
-        if name.startswith(f"{other}_"):
-            return ours + name.removeprefix(other)
-    return name
-
-
-def _letters_changed(name: str, meant: str) -> int:
-    import difflib  # noqa: PLC0415 - rarely needed, and start-up time counts
-
-    pair = difflib.SequenceMatcher(None, _tail(_our_spelling(name), ""), _tail(meant, ""), autojunk=False)
-    return sum(max(i2 - i1, j2 - j1) for tag, i1, i2, j1, j2 in pair.get_opcodes() if tag != "equal")
+    return re.sub(r"^(HOME_ASSISTANT|HASS)(?=_)", "HOMEASSISTANT", name)
 
 
 def _tail(name: str, family: str) -> str:

@@ -7,9 +7,21 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import AfterValidator
+
 from claude_usage_mqtt.secret_file import LONGEST_STRING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What a field's type and limits do not say: its unit, or all of it in words."""
+
+    unit: str = ""
+    words: str = ""
+
 
 THRESHOLDS = "percentages above 0, for example 75,90"
 
@@ -59,11 +71,15 @@ def split(value: object) -> object:
     return [part.strip().removesuffix("%") for part in value.split(",") if part.strip()]
 
 
-def printable_ascii(value: str) -> str:
-    """Return text that can be sent in a header."""
-    if re.fullmatch(r"[!-~][ -~]*", value):
-        return value
-    raise ValueError("plain ASCII text only")
+def matching(pattern: str, otherwise: str) -> AfterValidator:
+    """Return what takes text that matches all of a pattern, and says `otherwise` what is expected."""
+
+    def checked(value: str) -> str:
+        if re.fullmatch(pattern, value):
+            return value
+        raise ValueError(otherwise)
+
+    return AfterValidator(checked)
 
 
 def token(value: object) -> object:
@@ -107,20 +123,6 @@ def port(value: object) -> object:
             "or set enableServiceLinks to false"
         )
     return value
-
-
-def topic(value: str) -> str:
-    """Return a topic without wildcards."""
-    if re.fullmatch(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*", value):
-        return value
-    raise ValueError("a topic is made of letters, digits, - and _, with single / between: no wildcard, dot or space")
-
-
-def websocket_path(value: str) -> str:
-    """Return a path of an HTTP request."""
-    if re.fullmatch(r"/[!-~]*", value):
-        return value
-    raise ValueError("a path that begins with /, without spaces, for example /mqtt")
 
 
 def percentages(value: tuple[float, ...]) -> tuple[float, ...]:

@@ -15,19 +15,20 @@ from typing import Any
 from claude_usage_mqtt.errors import InvalidResponse, NetworkError
 from claude_usage_mqtt.instants import format_instant, moved
 from claude_usage_mqtt.sources.reading_json import Busy
-from claude_usage_mqtt.sources.reporter_machine import (
+from claude_usage_mqtt.sources.reporter_machines import (
     ABSENT_AFTER,
     FOREIGN,
     FORGOTTEN_AFTER,
+    MAX_MACHINES,
     Hold,
     Machine,
     MachineLogin,
+    MachineRegistry,
     restored,
     restored_owner,
     sentence,
 )
 from claude_usage_mqtt.sources.reporter_messages import MACHINE, USABLE
-from claude_usage_mqtt.sources.reporter_registry import MAX_MACHINES, MachineRegistry
 from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.usage.owner import Owner
 from claude_usage_mqtt.usage.reading import REPORTER
@@ -68,20 +69,11 @@ class AccountReporters:
             ]
             return [name for _, name in sorted(askable)]
 
-    def is_foreign(self, machine: str, login: Login | None, now: datetime) -> bool:
-        """Whether a login that a machine used is not the account's, and may not replace it either."""
-        with self._registry.changed:
-            return self._is_foreign(machine, _owner(login), now)
-
-    def _login(self, machine: str) -> MachineLogin | None:
-        known = self._registry.machines.get(machine)
-        return None if known is None else known.logins.get(self._account)
-
-    def _is_foreign(self, machine: str, owner: Owner, now: datetime) -> bool:
+    def _is_foreign(self, machine: Machine, owner: Owner, now: datetime) -> bool:
+        """Whether a login that a machine has, or used, is not the account's, and may not replace it either."""
         if self._owner.is_same(owner) is not False:
             return False
-        entry = self._login(machine)
-        since = entry.foreign_since if entry is not None else None
+        since = machine.login(self._account).foreign_since
         if since is None or now - since < REPLACED_AFTER:
             return True
         if self._used_here_at is not None and now - self._used_here_at < FORGOTTEN_AFTER:
@@ -89,26 +81,39 @@ class AccountReporters:
         return any(
             self._owner.is_same(login.owner)
             for other, login in self._registry.logins(self._account)
-            if other.name != machine and other.was_there(now, FORGOTTEN_AFTER)
+            if other is not machine and other.was_there(now, FORGOTTEN_AFTER)
         )
 
-    def accepted(self, machine: str, login: Login | None, now: datetime) -> None:
-        """Note that a machine's reading was taken; its login is the account's from now on."""
+    def accepts(self, name: str, login: Login, now: datetime) -> bool:
+        """Whether the reading is taken that a machine made with a login, which is the account's from now on."""
         with self._registry.changed:
-            known = self._registry.machines.get(machine)
-            if known is not None:
-                known.seen_at = now
-                entry = known.login(self._account)
-                entry.answered_at, entry.hold = now, None
-                self._registry.is_well(machine)
-            self._learn(_owner(login))
+            machine = self._registry.machines.get(name) or Machine(name, now)
+            entry = machine.login(self._account)
+            if not self._is_foreign(machine, login.owner, now):
+                machine.seen_at = entry.answered_at = now
+                entry.hold = None
+                self._registry.is_well(name)
+                self._learn(login.owner)
+                return True
+            if entry.announced is not None:
+                # The login that made the request is newer than the one that was announced.
+                entry.announced = entry.announced._replace(login=login)
+                entry.foreign_since = entry.foreign_since or now
+                entry.hold = Hold(FOREIGN, now + REPLACED_AFTER)
+                self._registry.mention(
+                    name,
+                    self._account,
+                    f"Account {self._account}: the reading of {name} is rejected: its login "
+                    "belongs to a different account than that of the other machines.",
+                )
+            return False
 
     def delivered(self, result: PollResult, now: datetime) -> None:
         """Note which source delivered: if it has a login on this machine, no reporter may replace that."""
-        if result.source != REPORTER and _owner(result.login) != Owner():
+        if result.source != REPORTER and result.login is not None and result.login.owner != Owner():
             with self._registry.changed:
                 self._used_here_at = now
-                self._learn(_owner(result.login))
+                self._learn(result.login.owner)
 
     def _learn(self, owner: Owner) -> None:
         if owner == Owner():
@@ -118,32 +123,15 @@ class AccountReporters:
             if self._owner.is_same(login.owner) is not False:
                 login.foreign_since = None
 
-    def rejected(self, machine: str, status: str, asked_at: datetime, hold_until: datetime) -> None:
+    def rejected(self, name: str, hold: Hold, asked_at: datetime) -> None:
         """Note why a machine had no reading, and until when it is not asked again.
 
         If it has announced itself since it was asked, the reason is gone, or the request was lost.
         """
         with self._registry.changed:
-            known = self._registry.machines.get(machine)
-            if known is not None and (not known.online or known.seen_at <= asked_at):
-                known.login(self._account).hold = Hold(status, hold_until)
-
-    def is_somebody_elses(self, machine: str, login: Login | None, now: datetime) -> None:
-        """Note that a machine's reading was rejected, because it was made with another account's login."""
-        with self._registry.changed:
-            entry = self._login(machine)
-            if entry is None or entry.announced is None:
-                return
-            # The login that made the request is newer than the one that was announced.
-            entry.announced = entry.announced._replace(login=login or entry.announced.login)
-            entry.foreign_since = entry.foreign_since or now
-            entry.hold = Hold(FOREIGN, now + REPLACED_AFTER)
-            self._registry.mention(
-                machine,
-                self._account,
-                f"Account {self._account}: the reading of {machine} is rejected: its login "
-                "belongs to a different account than that of the other machines.",
-            )
+            machine = self._registry.machines.get(name)
+            if machine is not None and (not machine.online or machine.seen_at <= asked_at):
+                machine.login(self._account).hold = hold
 
     # What arrives
 
@@ -235,7 +223,7 @@ class AccountReporters:
         """Return the machines that announced the account, each with its login and its status."""
         found: list[tuple[Machine, MachineLogin, str]] = []
         for machine, login in self._registry.logins(self._account):
-            is_foreign = self._is_foreign(machine.name, login.owner, now)
+            is_foreign = self._is_foreign(machine, login.owner, now)
             found.append((machine, login, machine.status(login, now, is_foreign=is_foreign, is_patient=is_patient)))
         return found
 
@@ -260,18 +248,12 @@ class AccountReporters:
                 found = restored(name, self._account, entry, now) if MACHINE.fullmatch(name) else None
                 if found is None:
                     continue
-                known = self._registry.machines.get(name)
+                known, saved = self._registry.machines.get(name), found.logins[self._account]
                 if known is None:
                     self._registry.add(found, now)
-                    continue
-                login, saved = known.login(self._account), found.logins[self._account]
-                login.announced = login.announced or saved.announced
-                login.answered_at = login.answered_at or saved.answered_at
+                else:  # it has another account of ours, or has announced itself already
+                    known.logins.setdefault(self._account, saved).answered_at = saved.answered_at
 
     def clock_stepped(self, step: timedelta) -> None:
         """Follow a clock that was set."""
         self._used_here_at = moved(self._used_here_at, step)
-
-
-def _owner(login: Login | None) -> Owner:
-    return Owner() if login is None else login.owner

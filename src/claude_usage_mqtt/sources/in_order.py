@@ -42,13 +42,13 @@ class InOrder:
 
     def login(self) -> Login:
         """Return what is known of the first login that is there; raises the first source's CredentialsError."""
-        first: CredentialsError | None = None
+        errors: list[CredentialsError] = []
         for source in self._sources:
             try:
                 return source.login()
             except CredentialsError as error:
-                first = first or error.without_history()
-        raise first or CredentialsNotFound("No source is configured.")
+                errors.append(error.without_history())
+        raise errors[0]
 
     def fingerprint(self) -> object:
         """Return something that changes when the first login does."""
@@ -97,17 +97,10 @@ class InOrder:
             return False
         refusal, refused_at = self._refused[source.name]
         skip_for = SKIP_REFUSED if self._has_delivered - {source.name} else SKIP_MEANWHILE
-        if now - refused_at < skip_for and _fingerprint(source) == refusal.fingerprint:
+        if now - refused_at < skip_for and source.fingerprint() == refusal.fingerprint:
             return True
         del self._refused[source.name]
         return False
-
-
-def _fingerprint(source: PolledSource) -> object:
-    try:
-        return source.fingerprint()
-    except (CredentialsError, OSError):
-        return None
 
 
 def in_order(sources: Sequence[PolledSource]) -> PolledSource | None:

@@ -105,18 +105,15 @@ def reading_from_json(document: object, now: datetime, machine: str) -> Reading:
     Raises InvalidResponse if it is not one, or if any window of it is not right: a number could belong to another.
     """
     if not isinstance(document, dict):
-        raise InvalidResponse(_sentence(machine))
+        raise _not_understood(machine)
     age = number(document.get("age"), maximum=OLDEST.total_seconds())
     windows, money = document.get("windows"), document.get("extra_usage")
     if age is None or not isinstance(windows, dict) or len(windows) > MAX_WINDOWS:
-        raise InvalidResponse(_sentence(machine))
+        raise _not_understood(machine)
     read_at = now - timedelta(seconds=age)
-    parsed = {key: _window(key, section, read_at, machine) for key, section in windows.items()}
-    if not all(parsed.values()):
-        raise InvalidResponse(_sentence(machine))
     return Reading(
         read_at=read_at,
-        windows={window.key: window for window in parsed.values() if window is not None},
+        windows={key: _window(key, section, read_at, machine) for key, section in windows.items()},
         extra_usage=None if money is None else _money(money, machine),
         plan=clean_text(document.get("plan")),
         tier=clean_text(document.get("tier")),
@@ -143,7 +140,7 @@ def error_from_json(document: object, machine: str) -> ApiError | CredentialsErr
     kind = ERRORS.get(status) if isinstance(status, str) else None
     detail = clean_text(section.get("detail"), MAX_DETAIL)
     if kind is None or detail is None:
-        return InvalidResponse(_sentence(machine))
+        return _not_understood(machine)
     sentence = f"{machine}: {detail}"
     if issubclass(kind, RateLimited):
         wait = number(section.get("retry_after"), maximum=LONGEST_WAIT.total_seconds())
@@ -151,21 +148,21 @@ def error_from_json(document: object, machine: str) -> ApiError | CredentialsErr
     return kind(sentence)
 
 
-def _sentence(machine: str) -> str:
-    return f"The answer of the reporter on {machine} was not understood; update it, or this service."
+def _not_understood(machine: str) -> InvalidResponse:
+    return InvalidResponse(f"The answer of the reporter on {machine} was not understood; update it, or this service.")
 
 
-def _window(key: object, section: object, read_at: datetime, machine: str) -> Window | None:
-    if not isinstance(key, str) or not WINDOW_KEY.fullmatch(key) or not isinstance(section, dict):
-        return None
+def _window(key: str, section: object, read_at: datetime, machine: str) -> Window:
+    if not WINDOW_KEY.fullmatch(key) or not isinstance(section, dict):
+        raise _not_understood(machine)
     label = clean_text(section.get("label"))
     utilization = number(section.get("utilization"), maximum=MAX_UTILIZATION)
     resets_at = parse_instant(section.get("resets_at"))
     if label is None or utilization is None or (resets_at is None and section.get("resets_at") is not None):
-        return None
+        raise _not_understood(machine)
     duration = duration_of(key)
     if resets_at is not None and resets_at - read_at > (2 * duration if duration else LONGEST_POOL):
-        return None
+        raise _not_understood(machine)
     return Window(
         key=key,
         label=label,
@@ -187,5 +184,5 @@ def _money(section: object, machine: str) -> ExtraUsage:
     money = amounts_from_json(section, known.get("currency"), most=MAX_UTILIZATION)
     numbers = ("used", "limit", "balance", "utilization", "currency")
     if money is None or any(getattr(money, each) is None and known.get(each) is not None for each in numbers):
-        raise InvalidResponse(_sentence(machine))
+        raise _not_understood(machine)
     return money

@@ -19,7 +19,7 @@ from claude_usage_mqtt.errors import ApiError, CredentialsError, InvalidResponse
 from claude_usage_mqtt.sources.account_reporters import AccountReporters
 from claude_usage_mqtt.sources.in_order import UNUSABLE
 from claude_usage_mqtt.sources.reading_json import Busy
-from claude_usage_mqtt.sources.reporter_machine import SILENT, Hold
+from claude_usage_mqtt.sources.reporter_machines import SILENT, Hold
 from claude_usage_mqtt.sources.reporter_messages import Answer, Ask, answer_id, encode_ask, parse_answer
 from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.usage.reading import REPORTER, Reading
@@ -140,12 +140,10 @@ class ReporterSource:
             answer = parse_answer(payload, now, machine) if payload is not None else None
             requests += 1 if answer is None else answer.requests
             if answer is not None and answer.reading is not None:
-                if not self._reporters.is_foreign(machine, answer.login, now):
-                    self._reporters.accepted(machine, answer.login, now)
+                if self._reporters.accepts(machine, answer.login or Login(), now):
                     return PollResult(
                         account=account, source=self.name, reading=answer.reading, requests=requests, login=answer.login
                     )
-                self._reporters.is_somebody_elses(machine, answer.login, now)
                 continue
             is_busy = is_busy or (answer is not None and isinstance(answer.error, Busy))
             if answer is not None and not isinstance(answer.error, (*UNUSABLE, Busy)):
@@ -153,7 +151,7 @@ class ReporterSource:
             hold = _hold(answer, now)
             if hold is None:
                 break
-            self._reporters.rejected(machine, hold.reason, asked_at, hold.until)
+            self._reporters.rejected(machine, hold, asked_at)
         self._last_error = error
         if error is None and not is_busy:
             error = self._none(clock.now())

@@ -11,9 +11,8 @@ from datetime import datetime, timedelta
 
 from claude_usage_mqtt.sources.account_reporters import AccountReporters
 from claude_usage_mqtt.sources.reporter import Asks, ReporterSource
-from claude_usage_mqtt.sources.reporter_machine import Machine, sentence
+from claude_usage_mqtt.sources.reporter_machines import Machine, MachineRegistry, sentence
 from claude_usage_mqtt.sources.reporter_messages import MACHINE, Presence, parse_answer, parse_presence
-from claude_usage_mqtt.sources.reporter_registry import MachineRegistry
 from claude_usage_mqtt.topics import ReporterTopics
 
 Handler = Callable[..., set[str]]
@@ -54,21 +53,19 @@ class ReporterExchange:
     def _announced(self, name: str, payload: bytes, now: datetime, *, is_replayed: bool) -> set[str]:
         """Process what a reporter announced, or its last will."""
         presence = parse_presence(payload) if payload else Presence(online=False)
-        concerned: set[str] = set()
         with self._registry.changed:
             machine = self._registry.machines.get(name)
             if presence is not None and presence.online and MACHINE.fullmatch(name):
                 concerned = self._arrived(name, machine, presence, now, is_replayed=is_replayed)
-            elif presence is not None and machine is not None and machine.online:
-                machine.away_since = now
-                if not payload:  # a clean shutdown; a last will comes from the broker, long after it slept
-                    machine.seen_at = now
-                concerned = machine.accounts
-            self._registry.changed.notify_all()
-            machine = self._registry.machines.get(name)
-            if machine is None or not machine.online:
-                self._asks.give_up(name)
-        return concerned
+                self._registry.changed.notify_all()
+                return concerned
+            if presence is None or machine is None or not machine.online:
+                return set()
+            machine.away_since = now
+            if not payload:  # a clean shutdown; a last will comes from the broker, long after it slept
+                machine.seen_at = now
+            self._asks.give_up(name)
+            return machine.accounts
 
     def _arrived(
         self, name: str, machine: Machine | None, presence: Presence, now: datetime, *, is_replayed: bool

@@ -60,25 +60,19 @@ class PollResult:
 class Source(Protocol):
     """Where an account's readings come from."""
 
-    @property
-    def name(self) -> str:
-        """One of the names in `usage.reading`."""
-
-    @property
-    def lacks(self) -> str:
-        """What it cannot deliver, in words; empty if it has all that the API has."""
+    name: str
+    """One of the names in `usage.reading`."""
+    lacks: str
+    """What it cannot deliver, in words; empty if it has all that the API has."""
 
 
 class PushedSource(Source, Protocol):
     """Sends on `<base>/<account>/<level>`, when it wants."""
 
-    @property
-    def level(self) -> str:
-        """The last level of its topic."""
-
-    @property
-    def silent(self) -> str:
-        """The status of an account to which nothing is sent."""
+    level: str
+    """The last level of its topic."""
+    silent: str
+    """The status of an account to which nothing is sent."""
 
     def why_silent(self, account: str, last: datetime | None) -> str:
         """Return the sentence about that; `last` is when numbers were read last, None if never."""
@@ -94,17 +88,14 @@ class WrongClockError(Exception):
 class PolledSource(Source, Protocol):
     """One account's, which can be asked."""
 
-    @property
-    def is_local(self) -> bool:
-        """Whether its login is on this machine; another machine announces a login that changed."""
+    is_local: bool
+    """Whether its login is on this machine; another machine announces a login that changed."""
+    outlives_token: bool
+    """Whether it can be asked after its token has expired."""
 
     @property
     def can_be_watched(self) -> bool:
         """Whether a changed login is noticed without a request."""
-
-    @property
-    def outlives_token(self) -> bool:
-        """Whether it can be asked after its token has expired."""
 
     @property
     def place(self) -> str:

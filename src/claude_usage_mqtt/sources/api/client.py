@@ -37,12 +37,12 @@ class UsageApi:
     """The endpoint at one base URL. Safe to use from several threads; holds no token."""
 
     def __init__(self, base_url: str, user_agent: str, deadline: float = DEADLINE) -> None:
-        self._url = httpx.URL(base_url.rstrip("/") + PATH)
-        self._deadline = deadline
-        self._address = host_and_port(base_url)
+        self.url = httpx.URL(base_url.rstrip("/") + PATH)
+        self.deadline = deadline
+        self.address = host_and_port(base_url)
         secure = urlsplit(base_url).scheme == "https"
         try:
-            self._client = httpx.Client(
+            self.client = httpx.Client(
                 headers={"User-Agent": user_agent, "Accept": "application/json", "anthropic-beta": BETA},
                 # A fresh connection each time: polls are minutes apart, and the deadline needs its socket.
                 limits=httpx.Limits(max_keepalive_connections=0),
@@ -61,23 +61,19 @@ class UsageApi:
 
     def close(self) -> None:
         """Close what is open; requests under way fail."""
-        self._client.close()
+        self.client.close()
 
     def fetch(self, token: str) -> Any:
         """Return the response's JSON document. Takes at most the deadline; raises ApiError."""
-        exchange = _Exchange(self._client, self._url, self._address, token, self._deadline)
-        return exchange.run()
+        return _Exchange(self, token).run()
 
 
 class _Exchange:
     """One request in its own thread, so that whatever hangs (a name lookup too) cannot hang the caller."""
 
-    def __init__(self, client: httpx.Client, url: httpx.URL, address: str, token: str, deadline: float) -> None:
-        self._client = client
-        self._url = url
-        self._address = address
+    def __init__(self, api: UsageApi, token: str) -> None:
+        self._api = api
         self._token = token
-        self._deadline = deadline
         self._socket: socket.socket | None = None
         self._is_over = False
         self._outcome: queue.Queue[object] = queue.Queue()
@@ -85,7 +81,7 @@ class _Exchange:
     def run(self) -> Any:
         threading.Thread(target=self._work, name="usage-request", daemon=True).start()
         try:
-            outcome = self._outcome.get(timeout=self._deadline)
+            outcome = self._outcome.get(timeout=self._api.deadline)
         except queue.Empty:
             self._cut()
             raise self._no_answer() from None
@@ -111,18 +107,18 @@ class _Exchange:
             case httpx.TimeoutException():  # its limit is the deadline too
                 return self._no_answer()
             case httpx.HTTPError():
-                return NetworkError(_explain(error, self._address))
+                return NetworkError(_explain(error, self._api.address))
             case _:
                 return NetworkError(f"The request failed ({type(error).__name__}); {AGAIN}.")
 
     def _no_answer(self) -> NetworkError:
-        return NetworkError(f"The API at {self._address} did not answer within {self._deadline:g} s; {AGAIN}.")
+        return NetworkError(f"The API at {self._api.address} did not answer within {self._api.deadline:g} s; {AGAIN}.")
 
     def _request(self) -> Any:
         headers = {"Authorization": f"Bearer {self._token}", "Accept-Encoding": "identity"}
         extensions = {"trace": self._trace}
-        request = self._client.build_request("GET", self._url, headers=headers, extensions=extensions)
-        response = self._client.send(request, stream=True)
+        request = self._api.client.build_request("GET", self._api.url, headers=headers, extensions=extensions)
+        response = self._api.client.send(request, stream=True)
         try:
             body = _read_body(response)
         finally:

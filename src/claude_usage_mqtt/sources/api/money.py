@@ -42,32 +42,25 @@ def parse_money(body: Mapping[str, Any], malformed: list[str]) -> ExtraUsage | N
 def _completed(money: ExtraUsage, spend: ExtraUsage) -> ExtraUsage:
     if money.currency is not None and spend.currency not in (None, money.currency):
         return money
-    limit = spend.limit if money.limit is None else money.limit
-    used = spend.used if money.used is None else money.used
-    percent = spend.utilization if money.utilization is None else money.utilization
-    return replace(
-        money,
-        used=used,
-        limit=limit,
-        utilization=_utilization(percent, used, limit),
-        currency=money.currency or spend.currency,
-        balance=spend.balance if money.balance is None else money.balance,
-        disabled_reason=money.disabled_reason or spend.disabled_reason,
-    )
+    names = ("used", "limit", "utilization", "currency", "balance", "disabled_reason")
+    missing = {name: getattr(spend, name) for name in names if getattr(money, name) is None}
+    return _consistent(replace(money, **missing))
 
 
 def _parse_extra_usage(section: object) -> ExtraUsage:
     if not isinstance(section, dict) or not isinstance(section.get("is_enabled"), bool):
         raise Malformed
     places, currency = section.get("decimal_places"), _currency(section.get("currency"))
-    return _money(
-        enabled=section["is_enabled"],
-        used=_amount(section.get("used_credits"), places, currency),
-        limit=_amount(section.get("monthly_limit"), places, currency),
-        percent=section.get("utilization"),
-        currency=currency,
-        balance=_balance(section.get("balance"), places, currency),
-        disabled_reason=clean_text(section.get("disabled_reason")),
+    return _consistent(
+        ExtraUsage(
+            enabled=section["is_enabled"],
+            used=_amount(section.get("used_credits"), places, currency),
+            limit=_amount(section.get("monthly_limit"), places, currency),
+            utilization=_percent(section.get("utilization")),
+            currency=currency,
+            balance=_balance(section.get("balance"), places, currency),
+            disabled_reason=clean_text(section.get("disabled_reason")),
+        )
     )
 
 
@@ -82,48 +75,37 @@ def _parse_spend(section: object) -> ExtraUsage:
     if len(currencies) > 1:
         raise Malformed
     currency = next(iter(currencies), None)
-    return _money(
-        enabled=enabled,
-        used=_minor(used, currency),
-        limit=_minor(limit, currency),
-        percent=section.get("percent"),
-        currency=currency,
-        balance=_balance(section.get("balance"), None, currency),
-        disabled_reason=clean_text(section.get("disabled_reason")),
+    return _consistent(
+        ExtraUsage(
+            enabled=enabled,
+            used=_minor(used, currency),
+            limit=_minor(limit, currency),
+            utilization=_percent(section.get("percent")),
+            currency=currency,
+            balance=_balance(section.get("balance"), None, currency),
+            disabled_reason=clean_text(section.get("disabled_reason")),
+        )
     )
 
 
-def _money(
-    *,
-    enabled: bool,
-    used: float | None,
-    limit: float | None,
-    percent: object,
-    currency: str | None,
-    balance: float | None,
-    disabled_reason: str | None,
-) -> ExtraUsage:
-    utilization = number(percent, maximum=MAX_PERCENT)
-    if percent is not None and utilization is None:
-        raise Malformed
-    if limit == 0:
+def _consistent(money: ExtraUsage) -> ExtraUsage:
+    """Return extra usage with the utilization that its amounts mean."""
+    if money.limit == 0:
         # There is no pool: nothing can be spent, but "0 left" would read as used up.
-        limit, disabled_reason = None, disabled_reason or (NO_POOL if enabled else None)
-    return ExtraUsage(
-        enabled=enabled,
-        used=used,
-        limit=limit,
-        utilization=_utilization(utilization, used, limit),
-        currency=currency,
-        balance=balance,
-        disabled_reason=disabled_reason,
-    )
+        reason = money.disabled_reason or (NO_POOL if money.enabled else None)
+        return replace(money, limit=None, utilization=None, disabled_reason=reason)
+    if money.limit is None:
+        return replace(money, utilization=None)  # a percentage of no limit says nothing, and it is given as 0
+    if money.utilization is None and money.used is not None:
+        return replace(money, utilization=100 * money.used / money.limit)
+    return money
 
 
-def _utilization(percent: float | None, used: float | None, limit: float | None) -> float | None:
-    if limit is None:
-        return None  # a percentage of no limit says nothing, and it is given as 0
-    return 100 * used / limit if percent is None and used is not None else percent
+def _percent(value: object) -> float | None:
+    percent = number(value, maximum=MAX_PERCENT)
+    if percent is None and value is not None:
+        raise Malformed
+    return percent
 
 
 def _currency(value: object) -> str | None:

@@ -11,19 +11,10 @@ from typing import Any
 
 KNOWN = frozenset(
     [
-        *(
-            "amount_minor",
-            "balance",
-            "currency",
-            "decimal_places",
-            "exponent",
-            "limit",
-            "limit_dollars",
-            "monthly_limit",
-        ),
-        *("percent", "remaining_dollars", "unlimited", "used", "used_credits", "used_dollars", "utilization"),
-        *("disabled_reason", "enabled", "group", "is_active", "is_enabled", "kind", "locked_reason", "resets_at"),
-        *("severity", "status", "surface"),
+        *("amount_minor", "balance", "currency", "decimal_places", "exponent", "limit", "limit_dollars"),
+        *("monthly_limit", "percent", "remaining_dollars", "unlimited", "used", "used_credits", "used_dollars"),
+        *("utilization", "disabled_reason", "enabled", "group", "is_active", "is_enabled", "kind", "locked_reason"),
+        *("resets_at", "severity", "status", "surface"),
     ]
 )
 """Keys whose values are shown: numbers of the usage, and words of the API's own."""

@@ -1,7 +1,12 @@
-"""One reporter's machine as the registry knows it, and what is said about it. Pure."""
+"""The machines that have reporters: which there are, what is known of each, and what is said about them.
+
+What they announce came over the broker from anybody who may publish there, so their number is bounded.
+"""
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -12,6 +17,11 @@ from claude_usage_mqtt.sources.reporter_messages import USABLE, AnnouncedLogin
 from claude_usage_mqtt.sources.source import Login
 from claude_usage_mqtt.untrusted import HASH, matching
 from claude_usage_mqtt.usage.owner import Owner
+
+log = logging.getLogger(__name__)
+
+MAX_MACHINES = 50
+"""More machines than one person has; when it is full, those that never answered make room."""
 
 ABSENT_AFTER = timedelta(minutes=10)
 """A machine that is away for less is not called offline: Wi-Fi and restarts."""
@@ -146,6 +156,54 @@ class Machine:
             login.hold = None if login.hold is None else Hold(login.hold.reason, login.hold.until + step)
 
 
+class MachineRegistry:
+    """All machines by their names, for our `accounts`; whoever reads or changes anything in it holds `changed`."""
+
+    def __init__(self, accounts: Iterable[str]) -> None:
+        self.accounts = frozenset(accounts)
+        self.is_connected = False
+        """Whether we are connected to the broker: nobody is silent because we are."""
+        self.changed = threading.Condition()
+        self.machines: dict[str, Machine] = {}
+        self._mentioned: set[tuple[str, str]] = set()
+
+    def logins(self, account: str) -> list[tuple[Machine, MachineLogin]]:
+        """Return the machines that announced an account, with their logins."""
+        return [(each, each.logins[account]) for each in self.machines.values() if account in each.accounts]
+
+    def add(self, machine: Machine, now: datetime) -> bool:
+        """Add a machine, if there is room."""
+        self.forget_old(now)
+        if len(self.machines) >= MAX_MACHINES:
+            idle = [each for each in self.machines.values() if not each.has_answered]
+            if not idle:
+                self.mention(
+                    "", "full", f"More than {MAX_MACHINES} reporters announced themselves; the rest are ignored."
+                )
+                return False
+            del self.machines[min(idle, key=lambda each: (each.online, each.seen_at)).name]
+        self.machines[machine.name] = machine
+        return True
+
+    def forget_old(self, now: datetime) -> None:
+        """Forget those that were not seen for long."""
+        self.machines = {name: each for name, each in self.machines.items() if each.was_there(now, FORGOTTEN_AFTER)}
+
+    def mention(self, machine: str, kind: str, sentence: str) -> None:
+        """Log something about a machine once; its `kind` is an account, or empty if the machine has none of ours."""
+        if (machine, kind) not in self._mentioned and len(self._mentioned) < 2 * MAX_MACHINES:
+            self._mentioned.add((machine, kind))
+            log.warning("%s", sentence)
+
+    def is_well(self, machine: str) -> None:
+        """Note that there is nothing to say about a machine anymore."""
+        self._mentioned = {each for each in self._mentioned if each[0] != machine}
+
+    def strangers(self) -> list[str]:
+        """Return the machines that have none of our accounts."""
+        return [name for name, kind in self._mentioned if not kind]
+
+
 def sentence(machines: list[tuple[Machine, str]], strangers: Collection[str], accounts: Iterable[str]) -> str:
     """Return the sentence that lists machines with their statuses, why none can be asked, and what to do.
 
@@ -179,11 +237,11 @@ def restored(name: str, account: str, entry: object, now: datetime) -> Machine |
 
     It is away until it announces itself.
     """
-    seen_at = parse_instant(entry.get("seen_at")) if isinstance(entry, dict) else None
-    if not isinstance(entry, dict) or seen_at is None:
+    saved = entry if isinstance(entry, dict) else {}
+    seen_at, away_since = parse_instant(saved.get("seen_at")), parse_instant(saved.get("away_since"))
+    if seen_at is None:
         return None
-    seen_at, answered_at = min(seen_at, now), parse_instant(entry.get("answered_at"))
-    away_since = parse_instant(entry.get("away_since"))
+    seen_at, answered_at = min(seen_at, now), parse_instant(saved.get("answered_at"))
     if now - (away_since or seen_at) >= FORGOTTEN_AFTER:
         return None
     away_since = away_since or max(seen_at, now - ABSENT_AFTER + HEARD_WITHIN)
