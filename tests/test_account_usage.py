@@ -173,7 +173,6 @@ def test_the_currency_stays_known_while_the_amounts_are_not() -> None:
     answer(usage, START, money=MONEY)
     answer(usage, minutes(65))
     assert usage.currency == "EUR"
-    assert usage.money is not None
     assert usage.money.absent_for == timedelta(0)
     answer(usage, minutes(70), money=replace(MONEY, currency=None))
     assert usage.currency == "EUR"

@@ -281,7 +281,6 @@ ANSWER = "claude-usage/reporter/laptop/answer"
 def test_check_with_the_login_of_a_laptop(home: Path, allowed: Allowed, protocol: str) -> None:
     """With the rights that the README gives to a laptop, all is well there, and what `run` would need is said."""
     found = re.search(r"^  user laptop\n((?:  topic .*\n)+)", README, re.MULTILINE)
-    assert found is not None
     rules = [line.strip().removeprefix("topic ") for line in found[1].splitlines()]
     assert f"write {LINE}" in rules
     with allowed(*rules, MQTT_PROTOCOL=protocol, MACHINE_NAME="laptop") as (settings, _):
@@ -534,7 +533,6 @@ def test_demo_shows_topics_changing_and_ends_with_ctrl_c(tmp_path: Path) -> None
     environment = clean_environment(tmp_path, {"PYTHONUNBUFFERED": "1"})
     with LoggedProcess(command_line("demo"), env=environment, cwd=tmp_path, stdout=subprocess.PIPE) as demo:
         where = re.search(r"127\.0\.0\.1:(\d+)", demo.process.stdout.readline())
-        assert where is not None
         with Watcher(int(where.group(1)), version="3.1.1") as watcher:
             first = watcher.wait_topic(STATE).json()["windows"]["seven_day"]["utilization"]
             watcher.wait_topic(
