@@ -36,9 +36,7 @@ def test_elapsed_is_the_share_of_the_window_that_has_passed() -> None:
 
 def test_pace_is_the_lead_over_an_even_pace() -> None:
     """Half the window gone and 60 % used is 10 points ahead."""
-    assert derived.pace(60, 50) == 10
-    assert derived.pace(40, 50) == -10
-    assert derived.pace(40, None) is None
+    assert [after([(150, used)])["pace"] for used in (60, 40)] == [10, -10]
 
 
 def test_what_is_an_average_is_unknown_in_the_first_twentieth() -> None:
