@@ -179,9 +179,8 @@ class AccountReporters:
         moments: list[datetime | None] = []
         with self._registry.changed:
             for machine, login in self._registry.logins(self._account):
-                moments.append(None if machine.away_since is None else machine.away_since + ABSENT_AFTER)
+                moments += moved(machine.away_since, ABSENT_AFTER), moved(login.foreign_since, REPLACED_AFTER)
                 moments.append(None if login.hold is None else login.hold.until)
-                moments.append(None if login.foreign_since is None else login.foreign_since + REPLACED_AFTER)
         return min((moment for moment in moments if moment is not None and moment > now), default=None)
 
     def documents(self, now: datetime) -> list[dict[str, Any]]:
