@@ -20,23 +20,28 @@ def extra(used: int, limit: int | None = 2000, **more: Any) -> dict[str, Any]:
     return {"is_enabled": True, "monthly_limit": limit, "used_credits": used, "currency": "USD"} | more
 
 
+BLANK = extra(0, None, is_enabled=False)
+"""How an organization's cap leaves the amounts when it turns extra usage off: it is the same money afterward."""
+
+
 def answer(utilization: float, money: object) -> dict[str, Any]:
     """Return a response with the session and extra usage."""
     return {"five_hour": {"utilization": utilization, "resets_at": str(RESET)}, "extra_usage": money}
 
 
-def live(*answers: dict[str, Any]) -> Simulation:
-    """Let an account live through responses, one each poll; the last one holds."""
-    waiting = list(answers)
+def live(*answers: tuple[float, object]) -> Simulation:
+    """Let an account live through responses, `(utilization, money)` of each poll; the last one holds."""
+    waiting = [answer(*each) for each in answers]
     simulation = Simulation(lambda _: waiting.pop(0) if len(waiting) > 1 else waiting[0], START, make_state(0))
     simulation.run(START + timedelta(minutes=6 * len(answers)))
     return simulation
 
 
 def happened(simulation: Simulation) -> list[str]:
-    """Return the account's events, thresholds with their number."""
-    events = [event for event in simulation.events if event.window is None]
-    return [e.event_type if e.threshold is None else f"{e.event_type} {e.threshold:g}" for e in events]
+    """Return the account's events without `extra_usage_`, thresholds with their number."""
+    events = [(event.event_type, event.threshold) for event in simulation.events if event.window is None]
+    names = [kind if threshold is None else f"{kind} {threshold:g}" for kind, threshold in events]
+    return [name.removeprefix("extra_usage_") for name in names]
 
 
 @pytest.mark.parametrize(
@@ -44,75 +49,49 @@ def happened(simulation: Simulation) -> list[str]:
     [
         # It covers a session that is used up, reaches its thresholds once, and runs out.
         (
-            [answer(95, extra(100)), answer(100, extra(100)), answer(100, extra(1500)), answer(100, extra(1510))],
-            ["extra_usage_started", "extra_usage_threshold_reached 75"],
+            [(95, extra(100)), (100, extra(100)), (100, extra(1500)), (100, extra(1510))],
+            ["started", "threshold_reached 75"],
         ),
-        (
-            [answer(100, extra(1900)), answer(100, extra(2000)), answer(100, extra(2000))],
-            ["extra_usage_limit_reached", "blocked"],
-        ),
+        ([(100, extra(1900)), (100, extra(2000)), (100, extra(2000))], ["limit_reached", "blocked"]),
         # The organization's cap, a pool of nothing, and a switch turned off block; no limit at all does not.
-        ([answer(95, extra(100)), answer(100, extra(100, disabled_reason="org_spend_cap_reached"))], ["blocked"]),
-        ([answer(95, extra(0, 0)), answer(100, extra(0, 0))], ["blocked"]),
-        ([answer(95, extra(100)), answer(100, extra(100, is_enabled=False))], ["blocked"]),
-        ([answer(95, extra(0, None)), answer(100, extra(100, None))], ["extra_usage_started"]),
+        ([(95, extra(100)), (100, extra(100, disabled_reason="org_spend_cap_reached"))], ["blocked"]),
+        ([(95, extra(0, 0)), (100, extra(0, 0))], ["blocked"]),
+        ([(95, extra(100)), (100, extra(100, is_enabled=False))], ["blocked"]),
+        ([(95, extra(0, None)), (100, extra(100, None))], ["started"]),
         # A prepaid balance ends before the limit does.
-        (
-            [answer(100, extra(100, balance=300)), answer(100, extra(400, balance=0))],
-            ["extra_usage_limit_reached", "blocked"],
-        ),
+        ([(100, extra(100, balance=300)), (100, extra(400, balance=0))], ["limit_reached", "blocked"]),
         # A balance that is spent is the limit, whatever its percentage: one notification, not a threshold too.
-        (
-            [answer(100, extra(1400, balance=300)), answer(100, extra(1700, balance=0))],
-            ["extra_usage_limit_reached", "blocked"],
-        ),
+        ([(100, extra(1400, balance=300)), (100, extra(1700, balance=0))], ["limit_reached", "blocked"]),
         # Rounding and corrections below 100 % are neither the end of a block nor the end of what costs money.
-        ([answer(n, extra(0, 0)) for n in (95, 100, 99, 100, 98.5, 100)], ["blocked"]),
-        ([answer(n, extra(100)) for n in (95, 100, 99, 100, 98.5, 100)], ["extra_usage_started"]),
+        ([(n, extra(0, 0)) for n in (95, 100, 99, 100, 98.5, 100)], ["blocked"]),
+        ([(n, extra(100)) for n in (95, 100, 99, 100, 98.5, 100)], ["started"]),
         # A refill is.
-        ([answer(n, extra(0, 0)) for n in (95, 100, 99, 60, 60)], ["blocked", "unblocked"]),
+        ([(n, extra(0, 0)) for n in (95, 100, 99, 60, 60)], ["blocked", "unblocked"]),
         # A new month, and a raised limit, arm the thresholds again.
-        ([answer(5, extra(1900)), answer(5, extra(0)), answer(5, extra(1600))], ["extra_usage_threshold_reached 75"]),
-        (
-            [answer(5, extra(1900)), answer(5, extra(1900, 10_000)), answer(5, extra(8000, 10_000))],
-            ["extra_usage_threshold_reached 75"],
-        ),
+        ([(5, extra(1900)), (5, extra(0)), (5, extra(1600))], ["threshold_reached 75"]),
+        ([(5, extra(1900)), (5, extra(1900, 10_000)), (5, extra(8000, 10_000))], ["threshold_reached 75"]),
         # The API turns extra usage off in the same response that shows its limit reached.
         (
             [
-                answer(5, extra(1450)),
-                answer(5, extra(2057, is_enabled=False, disabled_reason="org_level_disabled_until")),
-                answer(5, extra(2057, is_enabled=False, disabled_reason="org_level_disabled_until")),
-                answer(5, extra(0)),
+                (5, extra(1450)),
+                (5, extra(2057, is_enabled=False, disabled_reason="org_level_disabled_until")),
+                (5, extra(2057, is_enabled=False, disabled_reason="org_level_disabled_until")),
+                (5, extra(0)),
             ],
-            ["extra_usage_threshold_reached 90", "extra_usage_limit_reached"],
+            ["threshold_reached 90", "limit_reached"],
         ),
-        # An organization's cap blanks the amounts while it turns extra usage off: it is the same money afterward.
-        ([answer(5, extra(1850)), answer(5, extra(0, None, is_enabled=False)), answer(5, extra(1860))], []),
-        # A limit that was raised meanwhile arms the thresholds again.
-        (
-            [
-                answer(5, extra(1850)),
-                answer(5, extra(0, None, is_enabled=False)),
-                answer(5, extra(1850, 10_000)),
-                answer(5, extra(8000, 10_000)),
-            ],
-            ["extra_usage_threshold_reached 75"],
-        ),
+        # A limit that was raised while it was off arms the thresholds again.
+        ([(5, extra(1850)), (5, BLANK), (5, extra(1850, 10_000)), (5, extra(8000, 10_000))], ["threshold_reached 75"]),
         # What is reached while it is off is not spent by anybody.
-        ([answer(5, extra(100, is_enabled=False)), answer(5, extra(2057, is_enabled=False))], []),
-        # A response without it in between, too, changes nothing, and hides nothing.
-        ([answer(5, extra(1900)), answer(5, None), answer(5, extra(1900))], []),
-        ([answer(5, extra(1400)), answer(5, None), answer(5, extra(1600))], ["extra_usage_threshold_reached 75"]),
-        (
-            [answer(5, extra(1900)), answer(5, None), answer(5, extra(0)), answer(5, extra(1600))],
-            ["extra_usage_threshold_reached 75"],
-        ),
+        ([(5, extra(100, is_enabled=False)), (5, extra(2057, is_enabled=False))], []),
+        # A response without it in between hides nothing.
+        ([(5, extra(1400)), (5, None), (5, extra(1600))], ["threshold_reached 75"]),
+        ([(5, extra(1900)), (5, None), (5, extra(0)), (5, extra(1600))], ["threshold_reached 75"]),
         # A malformed section in between changes nothing.
-        ([answer(5, extra(1900)), answer(5, "soon"), answer(5, extra(1900))], []),
+        ([(5, extra(1900)), (5, "soon"), (5, extra(1900))], []),
     ],
 )
-def test_events(answers: list[dict[str, Any]], events: list[str]) -> None:
+def test_events(answers: list[tuple[float, object]], events: list[str]) -> None:
     """Each thing that happens to extra usage is one event."""
     assert happened(live(*answers)) == events
 
@@ -120,14 +99,14 @@ def test_events(answers: list[dict[str, Any]], events: list[str]) -> None:
 @pytest.mark.parametrize(
     "off",
     [
-        extra(0, None, is_enabled=False),
+        BLANK,
         {"is_enabled": False, "monthly_limit": None, "used_credits": None, "utilization": None},
         None,
     ],
 )
 def test_blanked_amounts_are_no_new_month(off: object) -> None:
     """Statistics do not count money a second time that was not reported for a while."""
-    simulation = live(answer(5, extra(1850)), answer(5, off), answer(5, extra(1860)))
+    simulation = live((5, extra(1850)), (5, off), (5, extra(1860)))
     money = [shown.state["extra_usage"] for shown in simulation.shown if shown.state["extra_usage"]]
     assert {each["period_start"] for each in money} == {"2026-11-01T00:00:00+00:00"}
     assert money[-1]["used"] == 18.6
@@ -136,7 +115,7 @@ def test_blanked_amounts_are_no_new_month(off: object) -> None:
 
 def test_another_currency_is_counted_anew() -> None:
     """Dollars are not added to euros."""
-    simulation = live(answer(5, extra(1850, currency="EUR")), answer(5, extra(1850)))
+    simulation = live((5, extra(1850, currency="EUR")), (5, extra(1850)))
     periods = [shown.state["extra_usage"]["period_start"] for shown in simulation.shown]
     assert periods[0] < periods[-1]
     assert happened(simulation) == []
@@ -144,7 +123,7 @@ def test_another_currency_is_counted_anew() -> None:
 
 def test_events_have_rounded_numbers() -> None:
     """A notification does not show the noise of a division."""
-    (event,) = [event for event in live(answer(5, extra(100)), answer(5, extra(1990))).events if event.window is None]
+    (event,) = [event for event in live((5, extra(100)), (5, extra(1990))).events if event.window is None]
     document = event.document()
     assert (document["utilization"], document["previous_utilization"]) == (99.5, 5.0)
     assert (document["threshold"], document["thresholds"]) == (90.0, [75.0, 90.0])
@@ -180,7 +159,7 @@ def test_what_is_not_limited_has_no_rows_for_a_limit(money: list[object], amount
 
 def test_a_malformed_section_keeps_the_amounts() -> None:
     """What was read a moment ago is still shown, with its own time."""
-    simulation = live(answer(5, extra(1900)), answer(6, "soon"))
+    simulation = live((5, extra(1900)), (6, "soon"))
     state = simulation.shown[-1].state
     assert state["windows"]["five_hour"]["utilization"] == 6
     assert state["extra_usage"]["used"] == 19

@@ -26,6 +26,7 @@ from parts.command import call_command, run_command
 from parts.credentials import FILE_NAME, write_credentials, write_credentials_text
 from parts.documents import sample_usage
 from parts.endpoint import Endpoint
+from parts.hostile import PAYLOADS
 from parts.reporter import LAPTOP, ask, is_online, running_reporter
 from parts.service import BASE, HEALTH, STATUS, Clock, Running, ServiceProcess, Start
 from parts.watcher import Message, Watcher
@@ -93,32 +94,17 @@ def test_it_makes_no_request_unless_asked(report: Report, watcher: Watcher, endp
     assert endpoint.requests == []
 
 
-def test_a_clean_stop_leaves_nothing(report: Report, watcher: Watcher) -> None:
-    """After a clean shutdown there is nothing of the reporter on the broker."""
-    with report():
-        ask(watcher)
-    watcher.settle()
-    assert not [topic for topic in watcher.retained() if "reporter" in topic]
-
-
-def test_a_killed_process_is_seen_as_gone(start: Start, watcher: Watcher, home: Path) -> None:
-    """A laptop that loses its power is shown as away by the last will."""
-    with start(home, "report", MACHINE_NAME="laptop") as process:
-        watcher.wait_topic(LAPTOP.presence, is_online)
-        process.process.kill()
-        watcher.wait_topic(LAPTOP.presence, lambda each: each.payload and not each.json()["online"])
-
-
 def test_the_command_ends_at_once_and_tidily(start: Start, watcher: Watcher, home: Path) -> None:
     """The command runs like the service: its log says what it does, a signal ends it with status 0, leaving nothing."""
     with start(home, "report", MACHINE_NAME="My Laptop") as process:
         watcher.wait_topic("claude-usage/reporter/my_laptop", is_online)
         process.log.wait_for("Reporting as my_laptop")
+        ask(watcher, "my_laptop")
         assert run_command(home, "healthcheck").returncode == 0
         assert process.stop() == 0
         assert CANARY not in process.log.text
     watcher.settle()
-    assert "claude-usage/reporter/my_laptop" not in watcher.retained()
+    assert not [topic for topic in watcher.retained() if "reporter" in topic]
 
 
 def test_the_same_id_is_answered_once(report: Report, watcher: Watcher, endpoint: Endpoint) -> None:
@@ -445,12 +431,19 @@ def test_check_says_that_the_last_request_of_a_reporter_failed(
     assert "reporters    ok    laptop (default oauth ok)" in said[60]
 
 
-def test_without_a_login_on_this_machine_it_says_so(home: Path) -> None:
-    """A reporter whose accounts are all on other machines ends with a message."""
-    settings = {"MQTT_HOST": "127.0.0.1", "MACHINE_NAME": "laptop", "CLAUDE_ACCOUNTS": '{"work": null}'}
-    ended = run_command(home, "report", **settings)
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"MACHINE_NAME": "laptop", "CLAUDE_ACCOUNTS": '{"work": null}'}, "A reporter needs a login on this machine"),
+        # The host name of a container is another one after each update.
+        ({"container": "oci"}, "MACHINE_NAME"),
+    ],
+)
+def test_without_a_login_or_a_name_it_says_so(home: Path, settings: dict[str, str], said: str) -> None:
+    """A reporter whose accounts are all on other machines, or in a container without a name, ends with a message."""
+    ended = call_command(home, "report", MQTT_HOST="127.0.0.1", **settings)
     assert ended.returncode == 2
-    assert "A reporter needs a login on this machine" in ended.stderr
+    assert said in ended.stderr
 
 
 def test_a_login_that_cannot_be_used_is_logged_here_too(report: Report, home: Path) -> None:
@@ -490,41 +483,11 @@ def test_requests_that_fail_are_logged_here_too(report: Report, watcher: Watcher
     assert CANARY not in running.log.text
 
 
-def test_in_a_container_it_wants_a_name(running_broker: Broker, home: Path) -> None:
-    """The host name of a container is another one after each update: a name must be given."""
-    ended = call_command(home, "report", MQTT_HOST="127.0.0.1", MQTT_PORT=running_broker.port, container="oci")
-    assert ended.returncode == 2
-    assert "MACHINE_NAME" in ended.stderr
-
-
-@needs_mosquitto
-def test_after_a_restart_of_the_broker_it_is_back(endpoint: Endpoint, home: Path) -> None:
-    """A broker that forgot everything knows the reporter again as soon as it is back."""
-    with (
-        Mosquitto(persistence=False) as mosquitto,
-        Watcher(mosquitto.port) as watcher,
-        running_reporter(mosquitto.port, endpoint.url, home),
-    ):
-        watcher.wait_topic(LAPTOP.presence, is_online)
-        mosquitto.stop()
-        mark = watcher.mark()
-        mosquitto.start()
-        watcher.wait_connected()
-        watcher.wait_topic(LAPTOP.presence, is_online, since=mark)
-        ask(watcher)
-
-
-HOSTILE = [
-    b"",
-    b"[]",
-    b"{}",
+ASKS = [
     b'{"id": 1, "account": "default"}',
     b'{"id": "x", "account": 7}',
     b'{"id": "x/+/#", "account": "default"}',
-    b'{"id": "y", "account": ["default"]}',
-    b"[" * 100_000,
     b'{"id": "' + b"z" * 100_000 + b'", "account": "default"}',
-    b"\xff\xfe\x00",
     b'{"id": "w", "account": "../../etc/passwd"}',
 ]
 
@@ -532,7 +495,7 @@ HOSTILE = [
 def test_nonsense_on_its_topics_is_ignored(report: Report, watcher: Watcher, endpoint: Endpoint) -> None:
     """Whatever anybody sends: no request, no answer, and the next honest request is answered."""
     with report():
-        for payload in HOSTILE:
+        for payload in (*PAYLOADS, *ASKS):
             for topic in (LAPTOP.ask, LAPTOP.answer, STATUS):
                 watcher.publish(topic, payload)
         watcher.settle()

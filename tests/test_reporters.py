@@ -21,6 +21,7 @@ from parts.broker import Broker, Mosquitto, needs_mosquitto
 from parts.credentials import write_credentials
 from parts.documents import sample_usage
 from parts.endpoint import Endpoint
+from parts.hostile import PAYLOADS
 from parts.reporter import LAPTOP, ask, is_online, running_reporter
 from parts.service import (
     BASE,
@@ -93,11 +94,13 @@ def test_numbers_come_from_another_machine(house: House, tmp_path: Path, watcher
         health = watcher.wait_topic(HEALTH, has_status("no_reporter")).json()
         assert "claude-usage-mqtt report" in health["detail"]
         (tmp_path / "new").mkdir()
-        report("new", tmp_path / "new")
+        new = report("new", tmp_path / "new")
         watcher.wait_topic(HEALTH, lambda each: "new (not logged in, last seen" in (each.json()["detail"] or ""))
         report("laptop")
         state = watcher.wait_topic(STATE, session_is(42)).json()
         health = watcher.wait_topic(HEALTH, is_ok).json()
+        new.stop()
+        watcher.wait_topic(HEALTH, lambda each: machines(each.json()) == {"laptop": "ok", "new": "away"})
     window = state["windows"]["five_hour"]
     assert (window["source"], window["machine"]) == ("reporter", "laptop")
     assert (health["detail"], health["fresh"]) == (None, True)
@@ -106,17 +109,6 @@ def test_numbers_come_from_another_machine(house: House, tmp_path: Path, watcher
     everything = "".join(message.payload for message in watcher.messages())
     assert "sk-ant" not in everything
     assert str(tmp_path) not in everything
-
-
-def test_a_machine_without_a_login_that_is_stopped_is_gone(house: House, tmp_path: Path, watcher: Watcher) -> None:
-    """The list and the sentence say at once that it is away."""
-    (tmp_path / "new").mkdir()
-    with house() as (_, report):
-        reporter = report("new", tmp_path / "new")
-        watcher.wait_topic(HEALTH, lambda each: machines(each.json()) == {"new": "no_credentials"})
-        reporter.stop()
-        health = watcher.wait_topic(HEALTH, lambda each: "new (away" in (each.json()["detail"] or "")).json()
-    assert machines(health) == {"new": "away"}
 
 
 @needs_mosquitto
@@ -292,11 +284,9 @@ def test_what_is_wrong_there_is_shown_here(house: House, watcher: Watcher, endpo
     endpoint.tokens = set()
     with house() as (_, report):
         report("laptop")
-        health = watcher.wait_topic(HEALTH, lambda each: machines(each.json()) == {"laptop": "unauthorized"}).json()
-        health = watcher.wait_topic(
-            HEALTH, lambda each: "its login was refused" in (each.json()["detail"] or "")
-        ).json()
-        assert health["status"] == "no_reporter"
+        watcher.wait_topic(HEALTH, lambda each: machines(each.json()) == {"laptop": "unauthorized"})
+        health = watcher.wait_topic(HEALTH, lambda each: "its login was refused" in (each.json()["detail"] or ""))
+        assert health.json()["status"] == "no_reporter"
 
 
 def test_an_api_that_is_away_is_the_status_while_the_machines_wait(
@@ -330,10 +320,9 @@ def test_a_restart_of_the_service_forgets_nobody(house: House, watcher: Watcher)
         seen = watcher.wait_topic(HEALTH, lambda each: machines(each.json()) == {"laptop": "ok"}).json()["reporters"]
     mark = watcher.mark()
     with house():
-        health = watcher.wait_topic(HEALTH, lambda each: machines(each.json()) != {}, since=mark).json()
-        detail = watcher.wait_topic(HEALTH, has_status("no_reporter"), since=mark).json()["detail"]
+        health = watcher.wait_topic(HEALTH, has_status("no_reporter"), since=mark).json()
     assert health["reporters"][0]["seen_at"] >= seen[0]["seen_at"]
-    assert "laptop (away" in detail
+    assert "laptop (away" in health["detail"]
 
 
 def test_a_machine_that_announces_itself_after_a_restart_was_never_offline(house: House, watcher: Watcher) -> None:
@@ -399,17 +388,12 @@ def test_a_refused_login_here_is_not_sent_again_while_a_machine_delivers(
     assert tokens.count("sk-ant-oat01-dead") == 1
 
 
-HOSTILE = [
-    b"",
-    b"[]",
-    b"{}",
+FORGERIES = [
     b'{"online": true}',
     b'{"online": true, "accounts": {"default": {"status": "ok"}}}',
     b'{"online": true, "accounts": {"default": {"status": {"a": 1}, "organization": ["x"]}}}',
     b'{"id": "x", "account": "default", "reading": {"age": 0, "windows": {"five_hour": {"utilization": 99}}}}',
-    b"[" * 100_000,
     b'{"online": true, "accounts": "' + b"z" * 200_000 + b'"}',
-    b"\xff\xfe\x00",
 ]
 
 
@@ -424,7 +408,7 @@ def test_nonsense_on_all_topics_changes_no_number(
         watcher.wait_topic(STATE, session_is(42))
         topics = [LAPTOP.presence, LAPTOP.ask, LAPTOP.answer, DESKTOP.presence, DESKTOP.answer]
         strange = [f"{BASE}/reporter", f"{BASE}/reporter/../x", f"{BASE}/reporter/A b", f"{BASE}/reporter/x/y/z"]
-        for payload in HOSTILE:
+        for payload in (*PAYLOADS, *FORGERIES):
             for topic in (*topics, *strange):
                 watcher.publish(topic, payload)
         for number in range(10):

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import termios
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -20,13 +19,14 @@ import pytest
 
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.sources.api.wire import parse_usage
-from claude_usage_mqtt.usage.account import AccountUsage
 from claude_usage_mqtt.usage.document import state_document
-from parts.broker import Broker, Mosquitto, any_broker, needs_mosquitto
+from parts.broker import Broker, Mosquitto, needs_mosquitto
 from parts.command import run_command, run_python
 from parts.documents import make_extra_usage, make_window, sample_usage
+from parts.hostile import PAYLOADS
 from parts.net import LOOPBACK
-from parts.readings import take
+from parts.readings import make_account, take
+from parts.service import BASE, HEALTH, STATE, STATUS
 from parts.watcher import Watcher
 
 pytest.importorskip("rich")
@@ -137,19 +137,12 @@ class Terminal:
                 return
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[Broker]:
-    """Run a broker."""
-    with any_broker() as found:
-        yield found
-
-
-def state(account: str, five_hour: float = 80, *, now: datetime | None = None, **more: Any) -> str:
+def state(five_hour: float = 80, *, now: datetime | None = None, **more: Any) -> str:
     """Return a state document."""
     now = now or datetime.now(UTC)
-    usage = AccountUsage(account)
+    usage = make_account()
     window = make_window(five_hour, now + timedelta(hours=2, minutes=30))
-    take(usage, parse_usage(sample_usage(now=now, five_hour=window, **more), now, plan="max"), ())
+    take(usage, parse_usage(sample_usage(now=now, five_hour=window, **more), now, plan="max"))
     return json.dumps(state_document(usage, now))
 
 
@@ -159,60 +152,71 @@ def health(status: str = "ok", *, fresh: bool = True, detail: str | None = None)
     return json.dumps(document)
 
 
-def drawn(board: Board, *, width: int = COLUMNS, encoding: str = "utf-8", now: datetime = NOW) -> str:
-    """Return a board as it is drawn on a terminal."""
+def make_board(account: str = "default", *, is_online: bool | None = None, **documents: object) -> Board:
+    """Return the board of a broker with the state and health of one account: JSON, or bytes."""
+    board = Board(BASE, "broker", is_connected=True, is_online=is_online)
+    for name, document in documents.items():
+        payload = document if isinstance(document, bytes) else json.dumps(document).encode()
+        board.take(Message(topic=f"{BASE}/{account}/{name}", payload=payload))
+    return board
+
+
+def drawn(board: Board, *, width: int = COLUMNS, encoding: str = "utf-8") -> str:
+    """Return a board as it is drawn on a terminal, without colors."""
     screen = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    Console(file=screen, force_terminal=True, width=width, height=100, _environ={}).print(board.view(now))
+    Console(file=screen, force_terminal=True, width=width, height=100, _environ={}).print(board.view(NOW))
     screen.flush()
     screen.seek(0)
-    return screen.read()
+    return re.sub(r"\x1b\[[0-9;]*m", "", screen.read())
 
 
-def test_accounts_are_shown_and_ctrl_c_leaves_no_trace(running: Broker, tmp_path: Path) -> None:
+def test_accounts_are_shown_and_ctrl_c_leaves_no_trace(
+    running_broker: Broker, watcher: Watcher, tmp_path: Path
+) -> None:
     """Each account has its windows, money and health within 40 columns; Ctrl-C gives the terminal back."""
-    with Watcher(running.port, ("all/#",)) as watcher:
-        watcher.publish("all/status", "online", retain=True)
-        money = make_extra_usage(190.0, 1700, "EUR")
-        watcher.publish("all/personal/state", state("personal", scoped={"Fable": 31}, extra_usage=money), retain=True)
-        watcher.publish("all/personal/health", health(), retain=True)
-        watcher.publish("all/work/state", state("work", 95), retain=True)
-        expired = health("token_expired", fresh=False, detail="Open Claude Code once on the machine that owns it.")
-        watcher.publish("all/work/health", expired, retain=True)
-        with Terminal(running.port, tmp_path, MQTT_BASE_TOPIC="all", MQTT_PROTOCOL="3.1.1") as terminal:
-            terminal.wait("Open Claude Code once")
-            terminal.wait(r"^Claude personal \(max\)")
-            terminal.wait(r"^Session .*80%$")
-            terminal.wait(r"2:(29|30):\d\d  pace \+30  at reset 1(59|60|61)%$")
-            terminal.wait(r"^Weekly Fable .*31%$")
-            terminal.wait(r"^Extra usage  1.90 of 17.00 EUR \(11%\)$")
-            terminal.wait(r"^ok, updated")
-            terminal.wait(r"^Claude work")
-            terminal.wait(r"^token expired")
-            assert max(map(len, terminal.lines)) <= COLUMNS
-            terminal.press(b"\x03")
-            assert terminal.end() == 0
-            assert "Traceback" not in terminal.raw
-            assert terminal.raw.rindex(CURSOR_ON) > terminal.raw.rindex("\x1b[?25l")
-            assert terminal.raw.rindex(SCREEN_BACK) > terminal.raw.rindex("\x1b[?1049h")
-        assert len(watcher.messages("all/#")) == 5, "watching says nothing itself"
+    retained = {
+        STATUS: "online",
+        f"{BASE}/personal/state": state(scoped={"Fable": 31}, extra_usage=make_extra_usage(190.0, 1700, "EUR")),
+        f"{BASE}/personal/health": health(),
+        f"{BASE}/office/state": state(95),
+        f"{BASE}/office/health": health("token_expired", fresh=False, detail="Open Claude Code once on its machine."),
+    }
+    for topic, payload in retained.items():
+        watcher.publish(topic, payload, retain=True)
+    with Terminal(running_broker.port, tmp_path) as terminal:
+        terminal.wait("Open Claude Code once")
+        terminal.wait(r"^Claude personal \(max\)")
+        terminal.wait(r"^Session .*80%$")
+        terminal.wait(r"2:(29|30):\d\d  pace \+30  at reset 1(59|60|61)%$")
+        terminal.wait(r"^Weekly Fable .*31%$")
+        terminal.wait(r"^Extra usage  1.90 of 17.00 EUR \(11%\)$")
+        terminal.wait(r"^ok, updated")
+        terminal.wait(r"^Claude office")
+        terminal.wait(r"^token expired")
+        assert max(map(len, terminal.lines)) <= COLUMNS
+        terminal.press(b"\x03")
+        assert terminal.end() == 0
+        assert "Traceback" not in terminal.raw
+        assert terminal.raw.rindex(CURSOR_ON) > terminal.raw.rindex("\x1b[?25l")
+        assert terminal.raw.rindex(SCREEN_BACK) > terminal.raw.rindex("\x1b[?1049h")
+    assert len(watcher.messages()) == len(retained), "watching says nothing itself"
 
 
-def test_the_countdown_runs_and_news_are_drawn(running: Broker, tmp_path: Path) -> None:
+def test_the_countdown_runs_and_news_are_drawn(running_broker: Broker, watcher: Watcher, tmp_path: Path) -> None:
     """The countdown goes on between two messages, and a message is on the screen as soon as it is there."""
-    with Watcher(running.port, ("tick/#",)) as watcher:
-        watcher.publish("tick/default/state", state("default", 41), retain=True)
-        watcher.publish("tick/default/health", health(), retain=True)
-        with Terminal(running.port, tmp_path, MQTT_BASE_TOPIC="tick", MQTT_PROTOCOL="3.1.1") as terminal:
-            first = terminal.wait(r"2:(29|30):\d\d")[0]
-            terminal.wait(rf"2:(29|30):(?!{first[-2:]})\d\d")
-            terminal.wait("Session .* 41%")
-            watcher.publish("tick/default/state", state("default", 42), retain=True)
-            terminal.wait("Session .* 42%")
-            watcher.publish("tick/status", "offline", retain=True)
-            terminal.wait("The service is not running")
-            terminal.process.send_signal(signal.SIGTERM)
-            assert terminal.end() == 0
-            assert terminal.raw.rindex(CURSOR_ON) > terminal.raw.rindex("\x1b[?25l")
+    watcher.publish(STATE, state(41), retain=True)
+    watcher.publish(HEALTH, health(), retain=True)
+    with Terminal(running_broker.port, tmp_path) as terminal:
+        first = terminal.wait(r"2:(29|30):\d\d")[0]
+        terminal.wait(rf"2:(29|30):(?!{first[-2:]})\d\d")
+        terminal.wait("Session .* 41%")
+        watcher.publish(STATE, state(42), retain=True)
+        terminal.wait("Session .* 42%")
+        watcher.publish(STATUS, "offline", retain=True)
+        terminal.wait("The service is not running")
+        terminal.process.send_signal(signal.SIGTERM)
+        assert terminal.end() == 0
+        assert terminal.raw.rindex(CURSOR_ON) > terminal.raw.rindex("\x1b[?25l")
 
 
 @needs_mosquitto
@@ -288,29 +292,21 @@ EVIL = "\x1b]0;owned\x07\x1b[2J\r\n\x9b31m[red]bold[/red] \u202e:smile: {0}"
 
 def test_nothing_from_the_broker_commands_the_terminal() -> None:
     """Escape sequences, markup and line breaks in any text are shown as harmless text or not at all."""
-    board = Board("base", "broker", is_connected=True)
     window = {"label": EVIL, "utilization": 42, "resets_at": EVIL, "duration_hours": 5}
-    evil = {"plan": EVIL, "windows": {EVIL: window}, "extra_usage": {"enabled": True, "used": 1, "currency": EVIL}}
-    board.take(Message(topic="base/default/state", payload=json.dumps(evil).encode()))
-    bad_health = {"status": EVIL, "detail": EVIL * 100, "fresh": True, "last_success": EVIL}
-    board.take(Message(topic="base/default/health", payload=json.dumps(bad_health).encode()))
-    board.take(Message(topic="base/\x1b]0;owned\x07/state", payload=b'{"windows": {}}'))
+    state = {"plan": EVIL, "windows": {EVIL: window}, "extra_usage": {"enabled": True, "used": 1, "currency": EVIL}}
+    board = make_board(state=state, health={"status": EVIL, "detail": EVIL * 100, "fresh": True, "last_success": EVIL})
+    board.take(Message(topic=f"{BASE}/\x1b]0;owned\x07/state", payload=b'{"windows": {}}'))
     shown = drawn(board)
-    harmless = re.sub(r"\x1b\[[0-9;]*m", "", shown)
-    assert all(character.isprintable() or character == "\n" for character in harmless)
-    assert "[red]bold[/red]" in harmless
-    assert ":smile:" in harmless
-    assert all(len(line) <= COLUMNS for line in harmless.splitlines())
+    assert all(character.isprintable() or character == "\n" for character in shown)
+    assert "[red]bold[/red]" in shown
+    assert ":smile:" in shown
+    assert all(len(line) <= COLUMNS for line in shown.splitlines())
 
 
 @pytest.mark.parametrize(
     "payload",
     [
-        b"",
-        b"{",
-        b"[]",
-        b"\xff",
-        b"[" * 100_000,
+        *PAYLOADS,
         b'{"windows": 3}',
         b'{"windows": [1]}',
         b'{"windows": {"five_hour": 3}, "extra_usage": 3}',
@@ -325,8 +321,8 @@ def test_nothing_from_the_broker_commands_the_terminal() -> None:
 )
 def test_nonsense_is_survived(payload: bytes) -> None:
     """Whatever is retained, the dashboard keeps running."""
-    board = Board("base", "broker", is_connected=True)
-    for topic in ("base/default/state", "base/default/health", "base/status", "base/x", "other", "base/a/b/c"):
+    board = make_board(state=payload, health=payload)
+    for topic in (STATUS, f"{BASE}/x", "other", f"{BASE}/a/b/c"):
         board.take(Message(topic=topic, payload=payload))
     for width in (1, 10, COLUMNS):
         drawn(board, width=width)
@@ -334,39 +330,33 @@ def test_nonsense_is_survived(payload: bytes) -> None:
 
 def test_a_flood_of_accounts_is_bounded() -> None:
     """Whoever may publish cannot fill our memory with invented accounts."""
-    board = Board("base", "broker")
+    board = make_board()
     for number in range(MAX_ACCOUNTS + 5):
-        board.take(Message(topic=f"base/a{number}/state", payload=b'{"windows": {}}'))
+        board.take(Message(topic=f"{BASE}/a{number}/state", payload=b'{"windows": {}}'))
     assert len(board.states) == MAX_ACCOUNTS
 
 
 def test_an_account_that_was_taken_away_is_gone() -> None:
     """When the service takes an account back its part of the screen goes too."""
-    board = Board("base", "broker", is_connected=True)
-    for name in ("state", "health"):
-        board.take(Message(topic=f"base/old/{name}", payload=b'{"windows": {}}'))
+    board = make_board("old", state={"windows": {}}, health={"windows": {}})
     assert "Claude old" in drawn(board)
     for name in ("state", "health"):
-        board.take(Message(topic=f"base/old/{name}", payload=b""))
+        board.take(Message(topic=f"{BASE}/old/{name}", payload=b""))
     assert "Claude old" not in drawn(board)
 
 
 def test_what_is_not_known_is_no_number() -> None:
     """Unknown numbers are shown as such, a window that has not started too, and after a reset nothing is negative."""
-    board = Board("base", "broker", is_connected=True)
-    board.take(Message(topic="base/default/health", payload=b'{"status": "ok", "fresh": true}'))
     windows = {
-        "five_hour": {"label": "Session", "utilization": None, "resets_at": None, "duration_hours": 5},
-        "seven_day": {"label": "Weekly", "utilization": 0, "resets_at": None, "duration_hours": 168},
-        "seven_day_opus": {
-            "label": "Weekly Opus",
-            "utilization": 5,
-            "resets_at": "2026-11-20T11:59:00+00:00",
-            "duration_hours": 168,
-        },
+        label: {"label": label, "utilization": utilization, "resets_at": resets_at, "duration_hours": 168}
+        for label, utilization, resets_at in (
+            ("Session", None, None),
+            ("Weekly", 0, None),
+            ("Weekly Opus", 5, (NOW - timedelta(minutes=1)).isoformat()),
+        )
     }
-    board.take(Message(topic="base/default/state", payload=json.dumps({"windows": windows}).encode()))
-    shown = re.sub(r"\x1b\[[0-9;]*m", "", drawn(board)).splitlines()
+    board = make_board(state={"windows": windows}, health={"status": "ok", "fresh": True})
+    shown = drawn(board).splitlines()
     assert [line.split()[-1] for line in shown if line.startswith(("Session", "Weekly"))] == ["?", "0%", "5%"]
     assert any("not started" in line for line in shown)
     assert any("resets now" in line for line in shown)
@@ -374,25 +364,20 @@ def test_what_is_not_known_is_no_number() -> None:
 
 def test_plain_ascii_where_the_terminal_has_nothing_else() -> None:
     """On a terminal without Unicode the bars are made of plain characters."""
-    board = Board("base", "broker", is_connected=True)
-    board.take(Message(topic="base/default/state", payload=state("default", 50, now=NOW).encode()))
-    shown = drawn(board, encoding="ascii")
+    shown = drawn(make_board(state=state(50, now=NOW).encode()), encoding="ascii")
     assert "#" in shown
     assert shown.isascii()
 
 
 def test_it_answers_whether_one_can_work() -> None:
     """Blocked or not, until when, the closest limit and the summary are at the top; a severity is shown if known."""
-    board = Board("base", "broker", is_connected=True, is_online=True)
-    document = json.loads(state("default", 100, now=NOW))
+    document = json.loads(state(100, now=NOW))
     document |= {"blocked": True, "blocked_until": (NOW + timedelta(days=2)).isoformat()}
     document["summary"] = "Blocked until Thu. Session 100 %.\x1b[31m"
     document["windows"]["five_hour"]["severity"] = "critical"
-    board.take(Message(topic="base/default/state", payload=json.dumps(document).encode()))
     alive = {"status": "ok", "fresh": True, "alive_until": (NOW + timedelta(minutes=8)).isoformat()}
-    board.take(Message(topic="base/default/health", payload=json.dumps(alive).encode()))
     until = (NOW + timedelta(days=2)).astimezone()
-    shown = re.sub(r"\x1b\[[0-9;]*m", "", drawn(board))
+    shown = drawn(make_board(is_online=True, state=document, health=alive))
     assert f"Blocked until {until:%a %H:%M}" in shown
     assert "Closest to its limit: Session" in shown
     assert "Blocked until Thu. Session 100 %." in shown
@@ -401,10 +386,7 @@ def test_it_answers_whether_one_can_work() -> None:
 
 def test_without_a_sign_of_life_nothing_is_called_current() -> None:
     """After a power cut of broker and service the retained numbers are shown as old, and blocked is not claimed."""
-    board = Board("base", "broker", is_connected=True, is_online=True)
-    board.take(Message(topic="base/default/state", payload=state("default", now=NOW).encode()))
     dead = {"status": "ok", "fresh": True, "alive_until": (NOW - timedelta(minutes=1)).isoformat()}
-    board.take(Message(topic="base/default/health", payload=json.dumps(dead).encode()))
-    shown = drawn(board)
+    shown = drawn(make_board(is_online=True, state=state(now=NOW).encode(), health=dead))
     assert "No sign of life" in shown
     assert "locked" not in shown

@@ -19,6 +19,9 @@ INJECTIONS: Final = (
 
 EXTREMES: Final = ("9999-12-31T23:59:59Z", "2026-11-20T13:00:30+00:00", 1e308, 10**400)
 
+PAYLOADS: Final = (b"", b"{", b"[]", b"{}", b"42", b"null", b"[" * 100_000, b"\xff\xfe\x00")
+"""Of any topic or file: nothing, half a document, the wrong kind, too deep, not text."""
+
 values = st.recursive(
     st.none()
     | st.booleans()
