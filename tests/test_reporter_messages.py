@@ -100,7 +100,6 @@ def test_messages_survive_the_trip() -> None:
     presence = Presence(
         online=True,
         instance="a1",
-        version="2.0",
         accounts={"default": AnnouncedLogin(source="oauth", status="ok", login=LOGIN)},
     )
     assert parse_presence(encode_presence(presence)) == presence
@@ -117,7 +116,7 @@ def test_a_machine_may_have_as_many_accounts_as_the_settings_allow() -> None:
     """The largest presence that a reporter announces is read, not ignored as too large."""
     login = AnnouncedLogin(source="claude_code", status="credentials_unreadable", login=LOGIN)
     accounts = {f"a{number:039d}": login for number in range(MAX_ACCOUNTS)}
-    presence = Presence(online=True, instance="a" * 16, version="2.0", accounts=accounts)
+    presence = Presence(online=True, instance="a" * 16, accounts=accounts)
     assert parse_presence(encode_presence(presence)) == presence
 
 

@@ -7,7 +7,6 @@ import secrets
 import time
 from collections.abc import Mapping
 
-from claude_usage_mqtt import __version__
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.publisher import Publisher
@@ -51,9 +50,7 @@ class Announcement:
 
     def update(self, accounts: Mapping[str, AnnouncedLogin]) -> None:
         """Announce these logins, if they are not announced."""
-        payload = encode_presence(
-            Presence(online=True, instance=self._instance, accounts=accounts, version=__version__)
-        )
+        payload = encode_presence(Presence(online=True, instance=self._instance, accounts=accounts))
         if payload != self._payload:
             self._payload, self._sent_at = payload, time.monotonic()
             self._first_sent_at = min(self._first_sent_at, self._sent_at)

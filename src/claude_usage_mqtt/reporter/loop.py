@@ -121,7 +121,7 @@ class Reporter:
                 self._tick()
         finally:
             self._logins.watch.stop()
-            self._answering.polls.stop()
+            self._answering.stop()
             self._liveness.stop()
             self._publishing.stop()
 

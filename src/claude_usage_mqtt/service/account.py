@@ -225,7 +225,7 @@ class AccountState:
 
     def wake_at(self, now: datetime) -> datetime | None:
         """Return when time alone changes something, other than a poll being due."""
-        moments = [self.usage.changes_at(now), self.discovery.stubs.until]
+        moments = [self.usage.changes_at(now), self.discovery.removed_until]
         moments += self.health.changes_at(now, self.due(now), is_polling=self.is_polling)
         if self.reporters is not None:
             moments.append(self.reporters.wake_at(now))
@@ -239,7 +239,7 @@ class AccountState:
             self._look_at_reporters(self.reporters, now)
         self.health.tick(now, self.due(now), is_polling=self.is_polling)
         self.delivery.add(self.health.login.events(self.name, now))
-        self.discovery.stubs.forget(now)
+        self.discovery.forget_removed(now)
         self.log.another_login(is_seen=self.usage.history.saw_foreign(now))
         self.log.freshness(is_fresh=self.usage.is_fresh(now), last_success=self.health.last_success)
 

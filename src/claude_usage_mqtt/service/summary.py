@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from claude_usage_mqtt import __version__
 from claude_usage_mqtt.homeassistant.summary import summary_discovery
 from claude_usage_mqtt.instants import format_instant
 from claude_usage_mqtt.service.account import AccountState
@@ -72,7 +71,7 @@ def summary_documents(
     if len(digests) > 1:
         yield topics.state, encode(summarize(digests))
         if announce:
-            yield topics.config, encode(summary_discovery(topics, __version__, alive))
+            yield topics.config, encode(summary_discovery(topics, alive))
 
 
 def summarize(digests: Iterable[Digest]) -> dict[str, Any]:

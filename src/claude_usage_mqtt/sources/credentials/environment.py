@@ -62,7 +62,10 @@ class GivenToken:
     def explain(self, error: ApiError) -> ApiError:
         """Say which login a refused token hides, or what a token needs that may not read the usage."""
         if isinstance(error, RateLimited) and not error.retry_after:
-            return self._perhaps_expired(error)
+            hidden = self._usable_hidden()
+            remedy = "renew it" if hidden is None else f"unset {self.name}, which hides the login in {hidden.place}"
+            # When a given token ends is not known.
+            return RateLimited(f"{error} An expired token is answered in the same way: if it lasts, {remedy}.")
         if not isinstance(error, InsufficientScope | Unauthorized):
             return error
         what = "may not read the usage" if isinstance(error, InsufficientScope) else "is not accepted by the API"
@@ -77,12 +80,6 @@ class GivenToken:
                 "and unset it, or use CLAUDE_SOURCE=claude-code or statusline."
             )
         return error
-
-    def _perhaps_expired(self, error: RateLimited) -> RateLimited:
-        """Return the error with the other reason for it: when a given token ends is not known."""
-        hidden = self._usable_hidden()
-        remedy = "renew it" if hidden is None else f"unset {self.name}, which hides the login in {hidden.place}"
-        return RateLimited(f"{error} An expired token is answered in the same way: if it lasts, {remedy}.")
 
     def _usable_hidden(self) -> CredentialSource | None:
         try:
