@@ -43,7 +43,7 @@ def entity_ids() -> set[str]:
     windows = {"five_hour": WindowName(label="Session"), "seven_day": WindowName(label="Weekly")}
     features = frozenset({EXTRA_USAGE, EXTRA_USAGE_ENABLED, PLAN, LOGIN_EXPIRY, POLLING})
     inventory = Inventory(windows=windows, features=features, currency="EUR")
-    message = discovery(TOPICS, inventory, label=None, version="1.0.0")
+    message = discovery(TOPICS, inventory, label=None)
     return {component["default_entity_id"] for component in message["components"].values()}
 
 
