@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from claude_usage_mqtt.errors import ClaudeUsageError, CredentialsNotFound, RateLimited
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.source import ApiSource
-from claude_usage_mqtt.sources.credentials.environment import GivenToken
+from claude_usage_mqtt.sources.credentials.file import GivenToken
 from claude_usage_mqtt.sources.local_login import LocalLogin
 from claude_usage_mqtt.sources.source import PolledSource, PushedSource
 from claude_usage_mqtt.sources.status_line import StatusLine
