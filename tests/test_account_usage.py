@@ -302,29 +302,24 @@ def test_covered_work_may_go_on_only_if_all_limits_are_known() -> None:
     assert usage.standing(minutes(36))[:3] == (None, None, True)
 
 
-def status_line(
-    minute: float, five_hour: float, five_hour_reset: datetime, seven_day: float, week: datetime
-) -> Reading:
-    """Return a status line's reading."""
+def status_line(minute: float, session: tuple[float, datetime], week: tuple[float, datetime]) -> Reading:
+    """Return a status line's reading: the percentage and the reset of each window."""
     at = minutes(minute)
-    return make_usage(
-        at,
-        make_reading(at, five_hour, five_hour_reset, source=STATUSLINE),
-        make_reading(at, seven_day, week, key="seven_day", source=STATUSLINE),
-    )
+    five_hour = make_reading(at, *session, source=STATUSLINE)
+    return make_usage(at, five_hour, make_reading(at, *week, key="seven_day", source=STATUSLINE))
 
 
-OURS, THEIRS = (RESET, START + 2 * WEEK / 3), (RESET - HOUR, START + WEEK / 2)
+OUR_WEEK, THEIR_WEEK = (20, START + 2 * WEEK / 3), (91, START + WEEK / 2)
 
 
-def ours(minute: float, percent: float = 10) -> Reading:
+def ours(minute: float) -> Reading:
     """Return a status line of the account."""
-    return status_line(minute, percent, OURS[0], 20, OURS[1])
+    return status_line(minute, (10, RESET), OUR_WEEK)
 
 
 def theirs(minute: float, percent: float = 77) -> Reading:
     """Return a status line of another account: no reset agrees with the account's."""
-    return status_line(minute, percent, THEIRS[0], 91, THEIRS[1])
+    return status_line(minute, (percent, RESET - HOUR), THEIR_WEEK)
 
 
 def test_another_accounts_status_line_is_ignored() -> None:
@@ -346,10 +341,10 @@ def test_another_accounts_status_line_after_the_own_session() -> None:
     usage, over = make_account(), 301
     take(usage, ours(280), (75,), partial=True)
     for minute in (over, over + 1, over + 2):
-        later = status_line(minute, 80, RESET + 3 * HOUR, 91, THEIRS[1])
+        later = status_line(minute, (80, RESET + 3 * HOUR), THEIR_WEEK)
         assert take(usage, later, (75,), partial=True) == []
     assert shown(usage, minutes(over + 2), "seven_day")["utilization"] == 20
-    begun = status_line(over + 3, 2, RESET + 5 * HOUR, 20, OURS[1])
+    begun = status_line(over + 3, (2, RESET + 5 * HOUR), OUR_WEEK)
     assert [event.event_type for event in take(usage, begun, (75,), partial=True)] == ["reset"]
 
 

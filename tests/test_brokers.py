@@ -18,18 +18,7 @@ from parts import broker, service
 from parts.broker import Mosquitto
 from parts.endpoint import Endpoint
 from parts.reporter import LAPTOP
-from parts.service import (
-    CONFIG,
-    HEALTH,
-    MEMORY,
-    STATE,
-    STATUS,
-    Serve,
-    Start,
-    command,
-    is_ok,
-    is_online,
-)
+from parts.service import CONFIG, HEALTH, MEMORY, STATE, STATUS, Serve, Start, command, is_ok, is_online
 from parts.watcher import Watcher
 
 OTHERS = dict(entry.split("=") for entry in os.environ.get("BROKER_PORTS", "").split())
