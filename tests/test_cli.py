@@ -18,7 +18,6 @@ import pytest
 from claude_usage_mqtt.cli import check_rights
 from claude_usage_mqtt.instants import local_time
 from claude_usage_mqtt.settings import machine
-from claude_usage_mqtt.sources import hanging
 from claude_usage_mqtt.usage.account import AccountUsage
 from parts import faults
 from parts.broker import Broker, Mosquitto, needs_mosquitto
@@ -79,11 +78,8 @@ def test_once_prints_a_table(home: Path, endpoint: Endpoint, api: dict[str, Any]
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
 @pytest.mark.parametrize(("source", "name"), [("oauth", ".claude/.credentials.json"), ("claude-code", ".claude.json")])
-def test_a_login_that_cannot_be_read_for_hanging(
-    home: Path, monkeypatch: pytest.MonkeyPatch, source: str, name: str
-) -> None:
+def test_a_login_that_cannot_be_read_for_hanging(home: Path, source: str, name: str) -> None:
     """On a dead mount `once` and `check` say so and end; here it is a pipe, and opening it waits for a writer."""
-    monkeypatch.setattr(hanging, "PATIENCE", 1.0)
     file = home / name
     file.unlink(missing_ok=True)
     os.mkfifo(file)

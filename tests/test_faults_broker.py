@@ -34,7 +34,6 @@ AGAIN = "Connected to the broker"
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give up sooner than in life, too: on a connection, and on what nobody returns."""
     monkeypatch.setattr(mqtt_client, "CONNECT_TIMEOUT", 0.5)
-    monkeypatch.setattr(connection, "SETTLED_AFTER", 0.5)
     monkeypatch.setattr(restore, "LONGEST", 0.5)
 
 
