@@ -96,8 +96,7 @@ class ClaudeCode:
 
     def login(self) -> Login:
         """Return whose login it is."""
-        login = self._cache.login or Login()
-        return Login(account=login.account, organization=login.organization, mark=hash(self.fingerprint()))
+        return (self._cache.login or Login())._replace(mark=hash(self.fingerprint()))
 
     def fingerprint(self) -> object:
         """Return the identity of the file that Claude Code rewrites when its login changes."""
