@@ -93,13 +93,12 @@ class PolledSource(Source, Protocol):
     outlives_token: bool
     """Whether it can be asked after its token has expired."""
 
+    place: str
+    """Where the login is, in words, for messages."""
+
     @property
     def can_be_watched(self) -> bool:
         """Whether a changed login is noticed without a request."""
-
-    @property
-    def place(self) -> str:
-        """Where the login is, in words, for messages."""
 
     def login(self) -> Login:
         """Return what is known of the login, without a request; raises CredentialsError."""

@@ -13,8 +13,8 @@ import re
 import subprocess
 import time
 import unicodedata
-from dataclasses import dataclass, replace
-from functools import cached_property, reduce
+from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 
 from claude_usage_mqtt.errors import CredentialsError, CredentialsNotFound, CredentialsUnreadable
@@ -37,22 +37,15 @@ CUT_OFF = (
 )
 
 
-@dataclass(frozen=True)
 class Keychain(CredentialSource):
     """The items that may hold one login, and the file."""
 
-    folder: Path
-    items: tuple[str, ...] = (ITEM,)
     can_be_watched = False
 
-    @property
-    def place(self) -> str:
-        """The first item's name."""
-        return f"the Keychain item '{self.items[0]}'"
-
-    @cached_property
-    def _file(self) -> CredentialsFile:
-        return CredentialsFile(self.folder)
+    def __init__(self, folder: Path, items: tuple[str, ...] = (ITEM,)) -> None:
+        self.place = f"the Keychain item '{items[0]}'"
+        self._items = items
+        self._file = CredentialsFile(folder)
 
     def read(self) -> Credentials:
         """Return what the Keychain or the file holds now: the Keychain's, unless the file's expires later."""
@@ -80,10 +73,10 @@ class Keychain(CredentialSource):
         """Return what an item holds for any account that Claude Code may have written it for."""
         found: list[Credentials] = []
         problem: CredentialsError = CredentialsNotFound(
-            f"Neither a Keychain item '{self.items[0]}' nor {self._file.path} exists; log in with Claude Code first."
+            f"Neither a Keychain item '{self._items[0]}' nor {self._file.path} exists; log in with Claude Code first."
         )
         until = time.monotonic() + KEYCHAIN_TIMEOUT
-        for item in self.items:
+        for item in self._items:
             is_there = False
             for account in (*_accounts(), None):
                 if (account is None and is_there) or time.monotonic() >= until:
