@@ -25,8 +25,9 @@ from claude_usage_mqtt.homeassistant.inventory import Inventory, WindowName
 from claude_usage_mqtt.homeassistant.summary import SUMMARY, summary_discovery
 from claude_usage_mqtt.service.summary import is_problem
 from claude_usage_mqtt.sources.api.wire import parse_usage
-from claude_usage_mqtt.topics import Topics
+from claude_usage_mqtt.topics import Topics, encode
 from parts.documents import sample_usage
+from parts.simulation import make_state
 from parts.templates import template
 
 TOPICS = Topics(base="claude-usage", account="default")
@@ -37,12 +38,10 @@ EVERYTHING = frozenset({EXTRA_USAGE, EXTRA_USAGE_ENABLED, PLAN, LOGIN_EXPIRY, PO
 STATUS = {"topic": "claude-usage/status"}
 
 
-def message(
-    topics: Topics = TOPICS, *, label: str | None = None, removed: dict[str, str] | None = None, **changes: Any
-) -> dict[str, Any]:
+def message(topics: Topics = TOPICS, *, label: str | None = None, **changes: Any) -> dict[str, Any]:
     """Make a message of an account that has everything, with changes to its inventory."""
     arguments = {"windows": WINDOWS, "features": EVERYTHING, "currency": "EUR", "reporters": ("laptop",)}
-    return discovery(topics, Inventory(**arguments | changes), label=label, version="1.0.0", removed=removed)
+    return discovery(topics, Inventory(**arguments | changes), label=label)
 
 
 def components(topics: Topics = TOPICS, **changes: Any) -> dict[str, Any]:
@@ -185,10 +184,16 @@ def test_money_has_entities_only_while_extra_usage_is_enabled() -> None:
 
 def test_what_is_removed_is_a_platform_and_nothing_else() -> None:
     """Only so does Home Assistant remove an entity; one that is wanted is never removed."""
-    found = components(removed={"seven_day_sonnet_event": "event", "status": "sensor"})
+    before = message()
+    before["components"]["seven_day_sonnet_event"] = {"platform": "event", "unique_id": "x"}
+    state = make_state()
+    state.discovery.restore({TOPICS.config: encode(before)}, {})
+    now = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
+    payload = state.discovery.update(state.usage, now, has_login_expiry=True, reporters=("laptop",))
+    found = json.loads(payload)["components"]
     assert found["seven_day_sonnet_event"] == {"platform": "event"}
     assert found["status"]["unique_id"]
-    assert len(found) == len(components()) + 1
+    assert announced(payload).keys() == components().keys() | {"seven_day_sonnet_event"}
 
 
 def test_controls_know_where_to_send_and_what_is_allowed() -> None:
@@ -257,8 +262,6 @@ def test_a_hostile_label_cannot_become_a_template(label: str, window: str) -> No
 def test_what_was_announced_can_be_read_back() -> None:
     """After a restart the service knows what to remove."""
     assert announced(json.dumps(message()).encode()) == {key: each["platform"] for key, each in components().items()}
-    stubs = {"old_one": "sensor"}
-    assert announced(json.dumps(message(removed=stubs)).encode())["old_one"] == "sensor"
 
 
 @pytest.mark.parametrize(
@@ -282,7 +285,7 @@ def test_a_message_that_is_not_ours_takes_nothing_back(payload: bytes) -> None:
 
 def test_the_device_of_all_accounts_is_independent() -> None:
     """It is available as long as the service is, and no account has its ids."""
-    made = summary_discovery(Topics(base="claude-usage", account=SUMMARY), "1.0.0", WORK.health)
+    made = summary_discovery(Topics(base="claude-usage", account=SUMMARY), WORK.health)
     assert made["device"]["name"] == "Claude accounts"
     for key, each in made["components"].items():
         assert each["unique_id"] == f"claude_usage_all_{key}"

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -172,8 +173,9 @@ class Accounts:
     """Polls for many accounts in a pool."""
 
     def __init__(self, *places: Place) -> None:
-        self.results: list[Any] = []
-        self.pool = Workers(SystemClock(), self.results.append)
+        self._reported: deque[Any] = deque()
+        self._finished: set[str] = set()
+        self.pool = Workers(SystemClock(), self._reported.append)
         for number, place in enumerate(places):
             self.poll(f"a{number}", place)
 
@@ -182,8 +184,12 @@ class Accounts:
         self.pool.poll(name, place, may_retry=True)
 
     def finished(self) -> set[str]:
-        """Return whose polls have reported."""
-        return {result.account for result in self.results}
+        """Process the polls that have reported, as the loop does; return whose they were."""
+        while self._reported:
+            account = self._reported.popleft().account
+            self.pool.finished(account)
+            self._finished.add(account)
+        return self._finished
 
 
 def worker_threads() -> int:
@@ -211,9 +217,9 @@ def test_polls_that_hang_do_not_stop_the_others(monkeypatch: pytest.MonkeyPatch)
     for place in dead:
         assert place.is_hanging.wait(20)
     accounts.poll("alive", Place())
-    assert set(accounts.pool.hanging()) == {f"a{number}" for number in range(MAX_THREADS)}
+    assert accounts.pool.hanging() == {f"a{number}" for number in range(MAX_THREADS)}
     eventually(lambda: "alive" in accounts.finished())
-    assert accounts.pool.hanging() == []
+    assert accounts.pool.hanging() == set()
     for place in dead:
         place.released.set()
     eventually(lambda: len(accounts.finished()) == MAX_THREADS + 1)

@@ -22,6 +22,7 @@ from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.source import ApiSource
 from claude_usage_mqtt.sources.credentials.file import CredentialsFile
 from claude_usage_mqtt.sources.credentials.token import CredentialSource
+from claude_usage_mqtt.sources.in_order import in_order
 from claude_usage_mqtt.sources.reporter_exchange import ReporterExchange
 from claude_usage_mqtt.sources.select import pushed_sources
 from claude_usage_mqtt.topics import Topics
@@ -224,7 +225,7 @@ def running_service(
             rules=Rules(dt.timedelta(seconds=stale_after), (75.0, 90.0), (75.0, 90.0)),
             discovery=discovery,
             instance=instance,
-            polled=(*((ApiSource(source, api),) if OAUTH in selected else ()), *reporters.sources(name)),
+            source=in_order([*([ApiSource(source, api)] if OAUTH in selected else []), *reporters.sources(name)]),
             pushed=pushed_sources(selected),
         )
         for name, source in sources.items()
@@ -232,8 +233,6 @@ def running_service(
     settings = ServiceOptions(
         broker=options,
         status_topic=BIRTH,
-        base_topic=base,
-        instance=instance,
         accounts=accounts,
         reporters=reporters,
         settled_after=settled_after,

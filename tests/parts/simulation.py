@@ -15,6 +15,7 @@ from claude_usage_mqtt.service.options import AccountOptions
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.sources.credentials.environment import GivenToken
+from claude_usage_mqtt.sources.in_order import in_order
 from claude_usage_mqtt.sources.local_login import LocalLogin
 from claude_usage_mqtt.sources.reporter_exchange import ReporterExchange
 from claude_usage_mqtt.sources.select import polled_sources, pushed_sources
@@ -57,7 +58,7 @@ def make_state(
         interval=timedelta(seconds=interval),
         limited=True,
         rules=Rules(timedelta(minutes=30), (75.0, 90.0), (75.0, 90.0)),
-        polled=(*polled_sources(sources, login, NOT_ASKED), *reporters.sources(TOPICS.account)),
+        source=in_order([*polled_sources(sources, login, NOT_ASKED), *reporters.sources(TOPICS.account)]),
         pushed=pushed_sources(sources),
         is_auto=is_auto,
     )

@@ -61,10 +61,8 @@ def messages() -> Iterator[tuple[str, bytes]]:
         yield f"currency-{currency}", announce(sample_usage(now=NOW, extra_usage=money), None)
     limits = [make_limit("weekly_scoped", 5, NOW + dt.timedelta(days=2), model=HOSTILE)]
     yield "hostile", announce(sample_usage(now=NOW, limits=limits), None)
-    yield (
-        "summary",
-        encode(summary_discovery(Topics(base="claude-usage", account=SUMMARY), "1.0.0", "claude-usage/work/health")),
-    )
+    topics = Topics(base="claude-usage", account=SUMMARY)
+    yield "summary", encode(summary_discovery(topics, topics._replace(account="work").health))
 
 
 def validate(scripts: Path, installed: str, payloads: dict[str, bytes]) -> str:

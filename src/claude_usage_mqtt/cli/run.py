@@ -17,6 +17,7 @@ from claude_usage_mqtt.service.usage_log import UsageLog
 from claude_usage_mqtt.settings.claude import Account
 from claude_usage_mqtt.settings.fields import Settings
 from claude_usage_mqtt.sources.api.client import UsageApi
+from claude_usage_mqtt.sources.in_order import in_order
 from claude_usage_mqtt.sources.names import AUTO
 from claude_usage_mqtt.sources.reporter_exchange import ReporterExchange
 from claude_usage_mqtt.sources.select import polled_sources, pushed_sources
@@ -45,10 +46,7 @@ def make_service(settings: Settings, clock: Clock, accounts: tuple[Account, ...]
     )
     options = ServiceOptions(
         broker=broker,
-        base_topic=settings.mqtt_base_topic,
         reporters=reporters,
-        instance=instance,
-        discovery_prefix=settings.homeassistant_prefix,
         status_topic=settings.status_topic,
         usage_log=None if settings.usage_log is None else UsageLog(settings.usage_log),
         accounts=tuple(
@@ -63,9 +61,11 @@ def make_service(settings: Settings, clock: Clock, accounts: tuple[Account, ...]
                     extra_thresholds=settings.extra_usage_thresholds,
                 ),
                 discovery=settings.homeassistant_discovery,
-                polled=(
-                    *polled_sources(settings.sources, account.login, api, settings.claude_code_command),
-                    *reporters.sources(account.id),
+                source=in_order(
+                    [
+                        *polled_sources(settings.sources, account.login, api, settings.claude_code_command),
+                        *reporters.sources(account.id),
+                    ]
                 ),
                 pushed=pushed_sources(settings.sources),
                 instance=instance,

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from claude_usage_mqtt import __version__
 from claude_usage_mqtt.homeassistant.entity import (
     EVENT,
     EXPIRE_AFTER,
@@ -36,37 +37,28 @@ REMOVABLE = frozenset(
 
 
 def discovery(
-    topics: Topics,
-    inventory: Inventory,
-    *,
-    label: str | None,
-    version: str,
-    removed: Mapping[str, str] | None = None,
-    entity_ids_of: str | None = None,
+    topics: Topics, inventory: Inventory, *, label: str | None, entity_ids_of: str | None = None
 ) -> dict[str, Any]:
     """Return the discovery message of an account.
 
-    `label` is what a person calls the account, None if it is the only one; `removed` maps the keys of entities to
-    remove to their platforms. The entity ids contain the name of the account `entity_ids_of`, by default of this one.
+    `label` is what a person calls the account, None if it is the only one. The entity ids contain the name of the
+    account `entity_ids_of`, by default of this one.
     """
-    components = make_components(topics, entities(inventory), entity_ids_of=entity_ids_of)
-    for key, platform in sorted((removed or {}).items()):
-        components.setdefault(key, {"platform": platform})
     name = "Claude" if label is None else f"Claude {label[:1].upper()}{label[1:]}"
-    return make_message(topics, name, version, components)
+    return make_message(topics, name, make_components(topics, entities(inventory), entity_ids_of=entity_ids_of))
 
 
-def make_message(topics: Topics, name: str, version: str, components: Mapping[str, Any]) -> dict[str, Any]:
+def make_message(topics: Topics, name: str, components: Mapping[str, Any]) -> dict[str, Any]:
     """Return a discovery message."""
     device = {
         "identifiers": [topics.device],
         "name": name,
         "manufacturer": MANUFACTURER,
         "model": "Claude subscription",
-        "sw_version": version,
+        "sw_version": __version__,
         "configuration_url": USAGE_PAGE,
     }
-    origin = {"name": ORIGIN_NAME, "sw_version": version, "support_url": PROJECT_URL}
+    origin = {"name": ORIGIN_NAME, "sw_version": __version__, "support_url": PROJECT_URL}
     return {"device": device, "origin": origin, "qos": 1, "components": components}
 
 

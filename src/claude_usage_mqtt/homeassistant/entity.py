@@ -1,8 +1,7 @@
-"""One row of the table of entities: everything that its component needs, checked when it is made."""
+"""One row of the table of entities: everything that its component needs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +18,6 @@ the numbers there forever."""
 
 EXPIRING = ("sensor", "binary_sensor")
 """The platforms that know `expire_after`."""
-
-PLATFORMS = (*EXPIRING, "event", "button", "number", "switch")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,37 +52,6 @@ class Entity:
     command: str | None = None
     level: str | None = None
     extra: tuple[tuple[str, Any], ...] = ()
-
-    def __post_init__(self) -> None:
-        """Refuse what Home Assistant would drop or warn of. Source: measured against its schemas."""
-        for is_kept, rule in self._rules():
-            if not is_kept:
-                raise ValueError(f"entity {self.key}: {rule}")
-
-    def _rules(self) -> Iterator[tuple[bool, str]]:
-        kind, is_control = self.platform, self.platform in ("number", "switch")
-        is_plain = self.unit is None and self.state_class is None
-        yield kind in PLATFORMS, f"the platform is one of {', '.join(PLATFORMS)}"
-        yield (self.icon or "mdi:").startswith("mdi:"), "an icon starts with mdi:"
-        has_own_icon = self.device_class in ("problem", "connectivity")
-        yield (self.icon is None) == has_own_icon, "it has an icon, or a device class whose icon follows the state"
-        yield (self.category == "config") == is_control, "the category config is for numbers and switches"
-        is_word = self.device_class in ("timestamp", "enum")
-        yield is_plain or not is_word, "a timestamp or enum has no unit and no state class"
-        is_money = self.device_class == "monetary"
-        yield not is_money or self.state_class in (None, "total"), "the state class of money is total"
-        yield self.last_reset is None or self.state_class == "total", "a last reset needs the state class total"
-        has_options = self.device_class == "enum" or kind == "event"
-        yield bool(self.options) == has_options, "an enum and an event have options, and nothing else does"
-        is_bare = is_plain and self.precision is None
-        yield is_bare or kind != "binary_sensor", "a binary sensor has no unit, no state class and no precision"
-        is_silent = kind in ("button", "event")
-        yield (self.value is None) == is_silent, "everything has a value, except a button and an event"
-        has_command = is_control or kind == "button"
-        yield (self.command is not None) == has_command, "a control has a command, and nothing else does"
-        has_level = self.topic == EVENT and self.level is not None
-        yield has_level == (kind == "event"), "an event has the topic of events and its last level"
-        yield self.trust == SERVICE or kind in EXPIRING, "what cannot expire is available while the service is"
 
 
 def sensor(key: str, name: str, icon: str, value: str, **more: Any) -> Entity:

@@ -58,6 +58,6 @@ SUMMARY_ENTITIES: tuple[Entity, ...] = tuple(
 """Values are keys of the summary's state document. What is not fresh is not in it."""
 
 
-def summary_discovery(topics: Topics, version: str, alive: str) -> dict[str, Any]:
+def summary_discovery(topics: Topics, alive: str) -> dict[str, Any]:
     """Return the discovery message of the device for all accounts; `alive` is the health topic of one of them."""
-    return make_message(topics, "Claude accounts", version, make_components(topics, SUMMARY_ENTITIES, alive=alive))
+    return make_message(topics, "Claude accounts", make_components(topics, SUMMARY_ENTITIES, alive=alive))

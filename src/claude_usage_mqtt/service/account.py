@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from claude_usage_mqtt.errors import ClaudeUsageError, NoReporter, RateLimited
@@ -14,7 +14,6 @@ from claude_usage_mqtt.service.account_log import AccountLog
 from claude_usage_mqtt.service.discovery_message import DiscoveryMessage
 from claude_usage_mqtt.service.event_delivery import EventDelivery
 from claude_usage_mqtt.service.options import AccountOptions
-from claude_usage_mqtt.service.polling import Polling
 from claude_usage_mqtt.service.restore import own_document
 from claude_usage_mqtt.sources.account_reporters import AccountReporters
 from claude_usage_mqtt.sources.credentials.watch import LoginChanged
@@ -40,7 +39,13 @@ class AccountState:
     def __init__(self, options: AccountOptions, rng: random.Random, reporters: AccountReporters | None = None) -> None:
         self.options = options
         self.usage = AccountUsage(options.topics.account, options.rules)
-        self.polling = Polling(Policy(options.interval, rng, limited=options.limited))
+        self.policy = Policy(options.interval, rng, limited=options.limited)
+        self.is_polling_on = True
+        self.is_polling = False
+        """Whether a poll is under way."""
+        self.has_polled = False
+        self.look_at = datetime.max.replace(tzinfo=UTC)
+        """When there is something to do by time alone."""
         self.reporters = reporters
         self.health = AccountHealth(options.topics)
         self.log = AccountLog(options.topics.account)
@@ -55,7 +60,7 @@ class AccountState:
 
     def set_interval(self, interval: timedelta) -> None:
         """Use another poll interval; numbers stay known for 2.2 of them at least."""
-        self.polling.policy.interval = interval
+        self.policy.interval = interval
         stale_after = max(self.options.rules.stale_after, LEAST_INTERVALS * interval)
         self.usage.rules = self.options.rules._replace(stale_after=stale_after)
 
@@ -81,7 +86,7 @@ class AccountState:
         self.discovery.restore(retained, memory)
 
     def _restore_polling(self, health: Mapping[str, Any], memory: Mapping[str, Any], now: datetime) -> None:
-        policy = self.polling.policy
+        policy = self.policy
         policy.restore(memory.get("policy", memory.get("schedule")), now, self.usage.windows.resets())
         if str(health.get("status")) in CREDENTIALS_STATUSES:
             policy.poll_soon(now)
@@ -92,7 +97,7 @@ class AccountState:
             if self.health.status == STARTING:
                 self.health.show_ok()
         elif health.get("polling") is False:
-            self.polling.is_on = False
+            self.is_polling_on = False
         interval = health.get("poll_interval")
         setting = int(self.options.interval.total_seconds())
         # What was set by hand holds until the setting itself is changed.
@@ -103,17 +108,22 @@ class AccountState:
 
     def due(self, now: datetime) -> datetime | None:
         """Return when to poll next; None while a poll is under way, or none is to be made."""
-        return self.polling.due(now, self.usage.windows.resets()) if self.options.is_polled else None
+        if self.is_polling or not self.options.is_polled or not (self.is_polling_on or self.policy.refresh_wanted):
+            return None
+        return self.policy.due(now, self.usage.windows.resets())
 
     def begin_poll(self, now: datetime) -> bool:
         """Note that a poll begins; return whether a second request would be within the budget."""
         self.health.hint = None
-        return self.polling.begin(now)
+        self.is_polling = True
+        self.policy.record_request(now)
+        return self.policy.requests.allows_another(now)
 
     def finish_poll(self, result: PollResult, now: datetime) -> list[Event]:
         """Apply the result of a poll; return what happened."""
-        self.polling.end(now, result.requests)
-        self.health.alive.renew(now)
+        self.is_polling = False
+        self.policy.requests.record_sent(now, result.requests)
+        self.health.renew(now)
         self.health.login.fingerprint = result.fingerprint
         if result.login is not None:
             self._use_login(result.login)
@@ -129,13 +139,13 @@ class AccountState:
 
     def _fail(self, error: ClaudeUsageError, source: str, now: datetime) -> None:
         self.log.failed(error)
-        self.polling.policy.failed(now, error)
+        self.policy.failed(now, error)
         if self.reporters is not None and isinstance(error, UNUSABLE):
             self.reporters.login_failed()
         pushed = {source.name for source in self.options.pushed}
         is_pushed = any(window.source in pushed for window in self.usage.known_windows(now))
         if error.status in MISSING and self.options.is_auto and is_pushed:
-            self.polling.policy.failures.count = 0  # what is not there is not missed: another source delivers
+            self.policy.failures.count = 0  # what is not there is not missed: another source delivers
             self.health.show_ok()
         elif isinstance(error, RateLimited) and self.health.last_success is not None:
             self.report(error)
@@ -149,7 +159,7 @@ class AccountState:
         self.health.succeeded(reading.read_at)
         has_limits = reading.windows or reading.extra_usage is not None
         self.health.show_ok(None if has_limits else NO_LIMITS_DETAIL)
-        self.polling.policy.succeeded(now, self.usage.rules.stale_after, self.usage.history.last_change)
+        self.policy.succeeded(now, self.usage.rules.stale_after, self.usage.history.last_change)
         return events
 
     def receive(self, source: PushedSource, payload: bytes, now: datetime) -> list[Event]:
@@ -168,7 +178,7 @@ class AccountState:
         events = self._update(reading, now)
         if self.usage.read_times() == before:
             return events  # nothing newer: it neither saves a request nor makes anything fresh
-        self.polling.policy.numbers_arrived(now, self.usage.rules.stale_after)
+        self.policy.numbers_arrived(now, self.usage.rules.stale_after)
         self.health.succeeded(reading.read_at)
         if not self.options.is_polled or (self.options.is_auto and self.health.status in MISSING):
             self.health.show_ok()
@@ -182,7 +192,7 @@ class AccountState:
         for suspect in new:
             self.log.unlikely(suspect)
         if new:
-            self.polling.policy.confirm(now, REPEATS_FOR.get(new[0].window.source, timedelta(0)))
+            self.policy.confirm(now, REPEATS_FOR.get(new[0].window.source, timedelta(0)))
         return events
 
     def report(self, error: ClaudeUsageError) -> None:
@@ -196,12 +206,12 @@ class AccountState:
         login = changed.login or Login(mark=self.health.login.known.mark)
         is_other_token = self.health.login.is_other_token(login)
         if self._use_login(login):
-            self.polling.policy.account_changed(now)
+            self.policy.account_changed(now)
         elif self.health.lacks_login:
-            self.polling.policy.poll_soon(now)
+            self.policy.poll_soon(now)
         # The file is written for other reasons too; a token that was refused is not sent again for them.
         if is_other_token:
-            self.polling.policy.credentials_changed(now)
+            self.policy.credentials_changed(now)
 
     def _use_login(self, login: Login) -> bool:
         self.health.login.known = login
@@ -215,8 +225,8 @@ class AccountState:
 
     def wake_at(self, now: datetime) -> datetime | None:
         """Return when time alone changes something, other than a poll being due."""
-        moments = [self.usage.changes_at(now), self.discovery.stubs.until]
-        moments += self.health.changes_at(now, self.due(now), is_polling=self.polling.is_busy)
+        moments = [self.usage.changes_at(now), self.discovery.removed_until]
+        moments += self.health.changes_at(now, self.due(now), is_polling=self.is_polling)
         if self.reporters is not None:
             moments.append(self.reporters.wake_at(now))
         return min((moment for moment in moments if moment is not None), default=None)
@@ -227,16 +237,15 @@ class AccountState:
             self.health.show_silence(self.options.pushed, self.name, now)
         if self.reporters is not None:
             self._look_at_reporters(self.reporters, now)
-        self.health.alive.tick(now, self.due(now), is_polling=self.polling.is_busy)
+        self.health.tick(now, self.due(now), is_polling=self.is_polling)
         self.delivery.add(self.health.login.events(self.name, now))
-        self.discovery.stubs.forget(now)
+        self.discovery.forget_removed(now)
         self.log.another_login(is_seen=self.usage.history.saw_foreign(now))
         self.log.freshness(is_fresh=self.usage.is_fresh(now), last_success=self.health.last_success)
-        self.health.other_instance.tick(now)
 
     def _look_at_reporters(self, reporters: AccountReporters, now: datetime) -> None:
         """Poll as soon as it is allowed if a machine can be asked again, and the numbers waited for that."""
-        policy, last_success = self.polling.policy, self.health.last_success
+        policy, last_success = self.policy, self.health.last_success
         policy.requests.record_unasked(now, reporters.take_unasked())
         if reporters.has_become_askable(now):
             is_late = last_success is None or now - last_success >= policy.interval
@@ -248,7 +257,7 @@ class AccountState:
     def clock_stepped(self, step: timedelta, now: datetime) -> None:
         """Follow a clock that was set by `step` to `now`."""
         self.usage.clock_stepped(step)
-        self.polling.policy.clock_stepped(step, now)
+        self.policy.clock_stepped(step, now)
         if step < timedelta(0):
             self.health.last_success = moved(self.health.last_success, step, self.usage.history.restored)
-            self.health.other_instance.clock_stepped_back(step)
+            self.health.other_instance.seen_at = moved(self.health.other_instance.seen_at, step)

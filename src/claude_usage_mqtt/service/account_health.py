@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,10 +16,10 @@ from claude_usage_mqtt.errors import (
 )
 from claude_usage_mqtt.instants import parse_instant
 from claude_usage_mqtt.service.account_login import AccountLogin
-from claude_usage_mqtt.service.other_instance import OtherInstance
-from claude_usage_mqtt.service.sign_of_life import SignOfLife
 from claude_usage_mqtt.sources.source import PushedSource
 from claude_usage_mqtt.topics import OK, STARTING, Topics
+
+log = logging.getLogger(__name__)
 
 CREDENTIALS_STATUSES = frozenset(
     kind.status for kind in (CredentialsNotFound, CredentialsUnreadable, TokenExpired, NoReporter)
@@ -29,6 +30,51 @@ MISSING = frozenset({CredentialsNotFound.status, NoReporter.status})
 
 SILENT_AFTER = timedelta(days=1)
 """If nothing was sent for this long it is a status, and a problem: nights and meetings are shorter."""
+
+ALIVE_FOR = timedelta(minutes=8)
+RENEWED_EVERY = timedelta(minutes=5)
+"""Of the sign of life: with each poll, and in between if polls are rare."""
+
+POLL_WITHIN = timedelta(minutes=1)
+"""A renewal waits this long for a poll, which also renews it; Home Assistant waits for seven minutes in all."""
+
+MENTIONED_FOR = timedelta(hours=1)
+"""How long another instance is mentioned after its last message."""
+
+
+class OtherInstance:
+    """Another instance that publishes the same account, as far as it is known."""
+
+    def __init__(self, topics: Topics) -> None:
+        self._topics = topics
+        self.seen_at: datetime | None = None
+
+    @property
+    def sentence(self) -> str | None:
+        """What to do; None if there is no other instance."""
+        if self.seen_at is None:
+            return None
+        return (
+            f"Another instance publishes under {self._topics.base}/{self._topics.account} too; "
+            "stop one of them: one service can publish several accounts (CLAUDE_ACCOUNTS)."
+        )
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """When it counts as gone."""
+        return None if self.seen_at is None else self.seen_at + MENTIONED_FOR
+
+    def seen(self, now: datetime) -> None:
+        """Note a message from it."""
+        is_new, self.seen_at = self.seen_at is None, now
+        if is_new:
+            log.warning("Account %s: %s", self._topics.account, self.sentence)
+
+    def tick(self, now: datetime) -> None:
+        """Forget it if it has been silent for long enough."""
+        if self.ends_at is not None and now >= self.ends_at:
+            self.seen_at = None
+            log.info("Account %s: the other instance is gone.", self._topics.account)
 
 
 class AccountHealth:
@@ -41,7 +87,10 @@ class AccountHealth:
         self.last_success: datetime | None = None
         self.wrong_clock: tuple[str, datetime] | None = None  # a sentence, and when it became true
         self.login = AccountLogin()
-        self.alive = SignOfLife()
+        self.alive_until: datetime | None = None
+        """Until when what is retained may be trusted; None before the first sign of life."""
+        self.is_renewed = False
+        """Whether there is a sign of life that was not published yet."""
         self.other_instance = OtherInstance(topics)
 
     @property
@@ -79,8 +128,26 @@ class AccountHealth:
 
     def changes_at(self, now: datetime, poll_at: datetime | None, *, is_polling: bool) -> list[datetime | None]:
         """Return when time alone changes something; `poll_at` is when the next poll is due."""
-        renewal = self.alive.renewal(poll_at, is_polling=is_polling)
+        renewal = self._renewal(poll_at, is_polling=is_polling)
         return [self.login.changes_at(now), renewal, self.other_instance.ends_at]
+
+    def renew(self, now: datetime) -> None:
+        """Give a sign of life."""
+        self.alive_until, self.is_renewed = now + ALIVE_FOR, True
+
+    def _renewal(self, poll_at: datetime | None, *, is_polling: bool) -> datetime | None:
+        if self.alive_until is None:
+            return None
+        regular = self.alive_until - ALIVE_FOR + RENEWED_EVERY
+        waits = is_polling or (poll_at is not None and poll_at <= regular + POLL_WITHIN)
+        return regular + POLL_WITHIN if waits else regular
+
+    def tick(self, now: datetime, poll_at: datetime | None, *, is_polling: bool) -> None:
+        """Give a sign of life if it is time, or if the clock was set back; note that another instance is gone."""
+        at = self._renewal(poll_at, is_polling=is_polling)
+        if at is None or self.alive_until is None or now >= at or self.alive_until > now + ALIVE_FOR:
+            self.renew(now)
+        self.other_instance.tick(now)
 
     def restore(self, document: Mapping[str, Any], *, is_known: bool) -> None:
         """Continue from the health that was retained, untrusted, and worth nothing if no numbers are known.

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 
 from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.homeassistant.summary import SUMMARY
-from claude_usage_mqtt.mqtt.publisher import Publisher
 from claude_usage_mqtt.service.account import AccountState
 from claude_usage_mqtt.service.documents import documents, memory_document
-from claude_usage_mqtt.service.event_delivery import SPACING, Listeners
+from claude_usage_mqtt.service.event_delivery import SPACING
 from claude_usage_mqtt.service.options import ServiceOptions
+from claude_usage_mqtt.service.publishing import Publishing
 from claude_usage_mqtt.service.restore import inherited
 from claude_usage_mqtt.service.summary import Digest, digest, summary_documents
 from claude_usage_mqtt.service.workers import Workers
 from claude_usage_mqtt.sources.hanging import hangs
-from claude_usage_mqtt.sources.in_order import in_order
-from claude_usage_mqtt.sources.source import PolledSource
+from claude_usage_mqtt.sources.source import PollResult
 from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, encode
 from claude_usage_mqtt.usage.events import Event
 
@@ -33,64 +31,32 @@ MOVE_PAUSE = timedelta(seconds=3)
 meanwhile."""
 
 
-@dataclass(slots=True, kw_only=True)
-class Entry:
-    """An account in the loop; `look_at` is when there is something to do for it by time alone."""
-
-    state: AccountState
-    source: PolledSource | None
-    digest: Digest
-    look_at: datetime
-    has_polled: bool = False
-    alive_until: datetime | None = None
-    """The sign of life that was published last."""
-
-
-class Accounts:
+class Accounts(dict[str, AccountState]):
     """All accounts of the service, by their names."""
 
     def __init__(
-        self,
-        options: ServiceOptions,
-        clock: Clock,
-        rng: random.Random,
-        publisher: Publisher,
-        workers: Workers,
-        listeners: Listeners,
+        self, options: ServiceOptions, clock: Clock, rng: random.Random, publishing: Publishing, workers: Workers
     ) -> None:
-        self._options = options
-        self._clock = clock
-        self._publisher = publisher
-        self._workers = workers
-        self._listeners = listeners
-        self._is_summed = False
-        self._entries: dict[str, Entry] = {}
         for account in options.accounts:
             name = account.topics.account
-            state = AccountState(account, rng, options.reporters.reporters(name))
-            self._entries[name] = Entry(
-                state=state,
-                source=in_order(account.polled),
-                digest=digest(state, clock.now()),
-                look_at=clock.now(),
-            )
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._entries
+            self[name] = AccountState(account, rng, options.reporters.reporters(name))
+        self._options = options
+        self._clock = clock
+        self._publishing = publishing
+        self._publisher = publishing.publisher
+        self._workers = workers
+        self._digests: dict[str, Digest] = {}
+        self._is_summed = False
 
     @property
     def look_at(self) -> datetime:
         """When something is due for any of them."""
-        return min(entry.look_at for entry in self._entries.values())
+        return min(state.look_at for state in self.values())
 
     def touch(self, name: str) -> AccountState:
         """Return an account that something happened to, so that what follows from it is done at once."""
-        entry = self._entries[name]
-        entry.look_at = self._clock.now()
-        return entry.state
+        self[name].look_at = self._clock.now()
+        return self[name]
 
     def note(self, state: AccountState, events: Iterable[Event]) -> None:
         """Queue what has happened to an account for delivery."""
@@ -98,10 +64,17 @@ class Accounts:
             log.info("Account %s: %s", state.name, event)
         state.delivery.add(events)
 
+    def finish_poll(self, result: PollResult, now: datetime) -> AccountState:
+        """Apply the result of a poll; return whose it is."""
+        self._workers.finished(result.account)
+        state = self.touch(result.account)
+        self.note(state, state.finish_poll(result, now))
+        return state
+
     def report_hanging(self) -> None:
         """Report each poll that hangs."""
         for name in self._workers.hanging():
-            source = self._entries[name].source
+            source = self[name].options.source
             self.touch(name).report(hangs("The login" if source is None else source.place))
 
     def stop(self) -> None:
@@ -110,32 +83,33 @@ class Accounts:
 
     def restore(self, found: Mapping[str, bytes], now: datetime, *, is_moved: bool) -> None:
         """Continue from what was retained; if the device has moved (`is_moved`), from what was its predecessor's."""
-        for entry in self._entries.values():
-            topics = entry.state.options.topics
+        for state in self.values():
+            topics = state.options.topics
             former = inherited(found, topics) if is_moved else {}
-            entry.state.restore({**found, **former}, now)
+            state.restore({**found, **former}, now)
             if former:
-                entry.state.discovery.entity_ids_of = DEFAULT_ACCOUNT
+                state.discovery.entity_ids_of = DEFAULT_ACCOUNT
             self._publisher.remember_own(topics.health, found.get(topics.health, b""))
-            entry.look_at = now + (MOVE_PAUSE if former else timedelta(0))
-        self._workers.watch_logins((entry.state, entry.source) for entry in self._entries.values())
+            state.look_at = now + (MOVE_PAUSE if former else timedelta(0))
+        self._digests = {name: digest(state, now) for name, state in self.items()}
+        self._workers.watch_logins(self.values())
 
     def clock_stepped(self, step: timedelta, now: datetime) -> None:
         """Follow a clock that was set by `step` to `now`."""
-        for entry in self._entries.values():
-            entry.state.clock_stepped(step, now)
-            entry.look_at = now
+        for state in self.values():
+            state.clock_stepped(step, now)
+            state.look_at = now
 
     def deliver(self, now: datetime) -> None:
         """Send the events that wait."""
-        for entry in self._entries.values():
-            entry.look_at = min(entry.look_at, self._deliver(entry.state, now))
+        for state in self.values():
+            state.look_at = min(state.look_at, self._deliver(state, now))
 
     def _deliver(self, state: AccountState, now: datetime) -> datetime:
         """Send an account's events, after the memory that holds them was published; return when to send more."""
-        if not self._publisher.is_connected or self._listeners.settled_at is not None:
+        if not self._publishing.may_deliver:
             return FAR_AWAY
-        is_there = self._listeners.is_home_assistant_online
+        is_there = self._publishing.is_home_assistant_online
         sent = list(state.delivery.take(now, is_home_assistant_online=is_there))
         for level, payload in sent:
             self._publisher.send_event(state.options.topics.event(level), payload)
@@ -145,43 +119,39 @@ class Accounts:
 
     def advance(self, now: datetime) -> bool:
         """Do what is due, and return whether a discovery message has changed."""
-        due = [entry for entry in self._entries.values() if entry.look_at <= now]
-        digests = [entry.digest for entry in due]
-        announced = [entry.state.discovery.payload for entry in due]
-        renewed = [self._advance(entry, now) for entry in due]
-        if any(renewed) or [entry.digest for entry in due] != digests or not self._is_summed:
+        due = [state for state in self.values() if state.look_at <= now]
+        digests = self._digests.copy()
+        announced = [state.discovery.payload for state in due]
+        renewed = [self._advance(state, now) for state in due]
+        if any(renewed) or self._digests != digests or not self._is_summed:
             self._sum(again=any(renewed))
-        return any(
-            known and known != entry.state.discovery.payload for known, entry in zip(announced, due, strict=True)
-        )
+        return any(known and known != state.discovery.payload for known, state in zip(announced, due, strict=True))
 
-    def _advance(self, entry: Entry, now: datetime) -> bool:
+    def _advance(self, state: AccountState, now: datetime) -> bool:
         """Do what is due for an account, note when to look at it again, and return whether a sign of life was due."""
-        state = entry.state
-        due = state.due(now)
-        begins = entry.source is not None and due is not None and due <= now
+        due, source = state.due(now), state.options.source
+        begins = source is not None and due is not None and due <= now
         may_retry = begins and state.begin_poll(now)
         state.tick(now)
         delivers_at = FAR_AWAY
-        is_renewed = state.health.alive.until != entry.alive_until
-        if is_renewed or not (begins and entry.has_polled):
+        is_renewed = state.health.is_renewed
+        if is_renewed or not (begins and state.has_polled):
             # Before the first request its trace is published, so that a crash during it is remembered too.
             for topic, payload in documents(state, now):
                 self._publisher.retain(topic, payload, again=is_renewed and topic == state.options.topics.state)
-            entry.digest, entry.alive_until = digest(state, now), state.health.alive.until
+            self._digests[state.name], state.health.is_renewed = digest(state, now), False
             delivers_at = self._deliver(state, now)
-        entry.has_polled = entry.has_polled or begins
-        if begins and entry.source is not None:
-            self._workers.poll(state.name, entry.source, may_retry=may_retry)
+        state.has_polled = state.has_polled or begins
+        if begins and source is not None:
+            self._workers.poll(state.name, source, may_retry=may_retry)
         moments = [state.due(now), state.wake_at(now), delivers_at]
-        entry.look_at = min(moment for moment in moments if moment is not None)
+        state.look_at = min(moment for moment in moments if moment is not None)
         return is_renewed
 
     def _sum(self, *, again: bool) -> None:
         """Publish the device of all accounts."""
-        first = self._options.accounts[0]
+        first = self._options.first
         announce, self._is_summed = not self._is_summed and first.discovery, True
-        digests = [entry.digest for entry in self._entries.values()]
-        topics = self._options.topics(SUMMARY)
+        digests, topics = list(self._digests.values()), first.topics._replace(account=SUMMARY)
         for topic, payload in summary_documents(topics, digests, announce=announce, alive=first.topics.health):
             self._publisher.retain(topic, payload, again=again)

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from claude_usage_mqtt import __version__
 from claude_usage_mqtt.homeassistant.discovery import announced, announced_by, discovery
 from claude_usage_mqtt.homeassistant.entities import EXTRA_USAGE, EXTRA_USAGE_ENABLED, LOGIN_EXPIRY, PLAN, POLLING
 from claude_usage_mqtt.homeassistant.inventory import Inventory, WindowName
@@ -27,37 +26,17 @@ KEPT_FEATURES = frozenset({PLAN, LOGIN_EXPIRY})
 AMOUNTS_OF_A_LIMIT = ("limit", "remaining", "utilization")
 
 
-class Stubs:
-    """What was announced and is to be removed: for an hour the message holds the order to do so."""
-
-    def __init__(self) -> None:
-        self.announced: dict[str, str] = {}
-        self.removed: dict[str, str] = {}
-        self.until: datetime | None = None
-        """When the order may leave the message."""
-
-    def update(self, wanted: dict[str, str], now: datetime) -> None:
-        """Announce what is `wanted`, and remove what was announced before and is not now."""
-        gone = {key: platform for key, platform in self.announced.items() if key not in wanted}
-        if gone:
-            self.until = now + STUB_KEPT
-        self.removed = {key: each for key, each in (self.removed | gone).items() if key not in wanted}
-        self.announced = wanted
-
-    def forget(self, now: datetime) -> None:
-        """Leave out what was removed long enough ago."""
-        if self.until is not None and now >= self.until:
-            self.removed, self.until = {}, None
-
-
 class DiscoveryMessage:
     """The discovery message of an account; made again only if what it is made of has changed."""
 
     def __init__(self, options: AccountOptions) -> None:
         self._options = options
         self._features: frozenset[str] = frozenset()
-        self._basis: object = None
-        self.stubs = Stubs()
+        self._inventory: Inventory | None = None  # of the message that was made last
+        self._announced: dict[str, str] = {}  # entities and their platforms
+        self._removed: dict[str, str] = {}  # likewise: what the message orders to remove
+        self.removed_until: datetime | None = None
+        """When the order may leave the message."""
         self.owner: str | None = None
         """The status topic of the service whose device it is, None if nobody's; that of another running service is left
         to it."""
@@ -81,12 +60,12 @@ class DiscoveryMessage:
         if memory.get("entity_ids_of") == DEFAULT_ACCOUNT:
             self.entity_ids_of = DEFAULT_ACCOUNT
         self.payload = payload
-        self.stubs.announced = announced(payload)
+        self._announced = announced(payload)
         first_currency = memory.get("currency")
         currency = first_currency if isinstance(first_currency, str) else _unit(payload, "extra_usage_used")
         self.first_currency = matching(CURRENCY, currency)
         features = ((PLAN, "plan"), (LOGIN_EXPIRY, "login_expires_at"))
-        self._features = frozenset(feature for feature, key in features if key in self.stubs.announced)
+        self._features = frozenset(feature for feature, key in features if key in self._announced)
 
     def _meet(self, service: str, *, is_online: bool) -> None:
         """Take over the device of a former base topic, but not that of a service that is running."""
@@ -121,25 +100,27 @@ class DiscoveryMessage:
 
     def update(self, usage: AccountUsage, now: datetime, *, has_login_expiry: bool, reporters: Iterable[str]) -> bytes:
         """Return the message as of now."""
-        inventory = self._inventory(usage, has_login_expiry=has_login_expiry, reporters=reporters)
-        if (inventory, tuple(self.stubs.removed)) != self._basis:
-            components = self._build(inventory, {})["components"]
-            self.stubs.update({key: each["platform"] for key, each in components.items()}, now)
-            self._basis = (inventory, tuple(self.stubs.removed))
-            self.payload = encode(self._build(inventory, self.stubs.removed))
+        inventory = self._inventory_of(usage, has_login_expiry=has_login_expiry, reporters=reporters)
+        if inventory != self._inventory:
+            self._inventory = inventory
+            options = self._options
+            message = discovery(options.topics, inventory, label=options.label, entity_ids_of=self.entity_ids_of)
+            components = message["components"]
+            if self._announced.keys() - components.keys():
+                self.removed_until = now + STUB_KEPT
+            former = self._removed | self._announced
+            self._removed = {key: former[key] for key in sorted(former) if key not in components}
+            self._announced = {key: each["platform"] for key, each in components.items()}
+            components |= {key: {"platform": platform} for key, platform in self._removed.items()}
+            self.payload = encode(message)
         return self.payload
 
-    def _build(self, inventory: Inventory, removed: Mapping[str, str]) -> dict[str, Any]:
-        return discovery(
-            self._options.topics,
-            inventory,
-            label=self._options.label,
-            version=__version__,
-            removed=removed,
-            entity_ids_of=self.entity_ids_of,
-        )
+    def forget_removed(self, now: datetime) -> None:
+        """Leave out the order to remove entities once it has been there for long enough."""
+        if self.removed_until is not None and now >= self.removed_until:
+            self._removed, self.removed_until, self._inventory = {}, None, None
 
-    def _inventory(self, usage: AccountUsage, *, has_login_expiry: bool, reporters: Iterable[str]) -> Inventory:
+    def _inventory_of(self, usage: AccountUsage, *, has_login_expiry: bool, reporters: Iterable[str]) -> Inventory:
         has = {
             EXTRA_USAGE: usage.has_extra_usage,
             EXTRA_USAGE_ENABLED: usage.has_extra_usage and usage.money is not None and usage.money.enabled,
@@ -169,7 +150,7 @@ class DiscoveryMessage:
     def _has_amount(self, usage: AccountUsage, field: str) -> bool:
         """Whether extra usage has this amount; if the last response lacked it all, whether it had."""
         if usage.money is None or usage.money.money is None:
-            return any(key.startswith(f"extra_usage_{field}") for key in self.stubs.announced)
+            return any(key.startswith(f"extra_usage_{field}") for key in self._announced)
         return getattr(usage.money.money, field) is not None
 
 

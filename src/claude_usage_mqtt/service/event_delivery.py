@@ -35,34 +35,6 @@ SETTLED_AFTER = 15.0
 seen to subscribe one second after the broker was back, Home Assistant six."""
 
 
-class Listeners:
-    """What is known of those who listen. Home Assistant counts as away until its birth message; instants are real."""
-
-    def __init__(self, settled_after: float = SETTLED_AFTER) -> None:
-        self._settled_after = settled_after
-        self.settled_at: float | None = None
-        """When the wait for them ends; None if nothing is waited for."""
-        self.is_home_assistant_online = False
-
-    def connected(self, now: float) -> None:
-        """Note a new connection to the broker."""
-        self.is_home_assistant_online = False
-        self.settled_at = now + self._settled_after
-
-    def home_assistant(self, now: float, *, is_online: bool) -> None:
-        """Note Home Assistant's birth message or its last will."""
-        self.is_home_assistant_online = is_online
-        if is_online:
-            self.settled_at = now + self._settled_after
-
-    def have_settled(self, now: float) -> bool:
-        """Whether the wait ends now; true once for each wait."""
-        if self.settled_at is None or now < self.settled_at:
-            return False
-        self.settled_at = None
-        return True
-
-
 @dataclass(slots=True)
 class Waiting:
     """An event that waits; `level` is the last of its topic. If it `awaits_birth`, only Home Assistant lacks it."""
@@ -74,7 +46,7 @@ class Waiting:
 
 
 class EventDelivery:
-    """The events of one account that wait."""
+    """The events of one account that wait. Home Assistant counts as away until its birth message."""
 
     def __init__(self) -> None:
         self._waiting: list[Waiting] = []

@@ -12,6 +12,7 @@ from datetime import datetime
 from claude_usage_mqtt.homeassistant.discovery import announced_by
 from claude_usage_mqtt.homeassistant.summary import SUMMARY
 from claude_usage_mqtt.mqtt.client import Message
+from claude_usage_mqtt.service.options import ServiceOptions
 from claude_usage_mqtt.service.restore import lives_elsewhere
 from claude_usage_mqtt.topics import ACCOUNT_ID, DEFAULT_ACCOUNT, Topics
 from claude_usage_mqtt.untrusted import json_object
@@ -27,38 +28,24 @@ class FormerDevices:
     What another living instance publishes under the same base topic is not ours, and stays.
     """
 
-    def __init__(
-        self,
-        own: Topics,
-        current: Iterable[str],
-        found: Mapping[str, bytes],
-        *,
-        instance: str,
-        now: datetime,
-        is_announced: bool = True,
-    ) -> None:
-        """Draw conclusions from what was `found` under the topics of the summary and of the account `default`.
-
-        `own` are the topics of any of our accounts, `current` the ids of those in the settings, `instance` is this one.
-        `is_announced`: Home Assistant is to know the devices.
-        """
-        current = set(current)
-        self._status, self._instance, self._now = own.status, instance, now
+    def __init__(self, options: ServiceOptions, found: Mapping[str, bytes], now: datetime) -> None:
+        """Draw conclusions from what was `found` under the topics of the summary and of the account `default`."""
+        own, current = options.first.topics, {account.topics.account for account in options.accounts}
+        self._status, self._instance, self._now = own.status, options.first.instance, now
         self._seen = dict(found)
         self._left: set[str] = set()  # accounts of our earlier run, which are removed
-        summary = Topics(base=own.base, account=SUMMARY, prefix=own.prefix)
+        summary, default = own._replace(account=SUMMARY), own._replace(account=DEFAULT_ACCOUNT)
         names = [name for name in former_accounts(found.get(summary.state)) if name not in current | {DEFAULT_ACCOUNT}]
-        self._others = [Topics(base=own.base, account=name, prefix=own.prefix) for name in names]
+        self._others = [own._replace(account=name) for name in names]
         # The order matters: a broker sends what is retained in the order in which it was asked for.
         self.suspects = [topic for each in self._others for topic in (each.memory, each.config, each.health)]
         self.gone: list[str] = []
-        default = Topics(base=own.base, account=DEFAULT_ACCOUNT, prefix=own.prefix)
         if DEFAULT_ACCOUNT not in current and not self._is_kept(default):
             self.gone += [topic for topic in (default.state, default.health, default.memory) if topic in found]
             self.suspects.append(default.config)
         if len(current) == 1:
             self.gone += [summary.state] if summary.state in found else []
-        if len(current) == 1 or not is_announced:
+        if len(current) == 1 or not options.first.discovery:
             self.suspects.append(summary.config)
         # Version 1's entities cannot read an empty message, and complain in Home Assistant's log: they go first.
         self.gone = self._announced(self.suspects) + self.gone

@@ -13,12 +13,10 @@ from datetime import datetime
 from functools import partial
 
 from claude_usage_mqtt.clock import Clock, StepDetector
-from claude_usage_mqtt.homeassistant.summary import SUMMARY
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, Disconnected, Settled, Subscribed
 from claude_usage_mqtt.service.accounts import Accounts
 from claude_usage_mqtt.service.commands import obey
-from claude_usage_mqtt.service.event_delivery import Listeners
 from claude_usage_mqtt.service.former_devices import FormerDevices
 from claude_usage_mqtt.service.inbox import Inbox, Item, Outgoing, Stop
 from claude_usage_mqtt.service.liveness import Liveness
@@ -44,18 +42,16 @@ class Service:
         self._options = options
         self._clock = clock
         self._clock_steps = StepDetector(clock)
-        self._liveness = Liveness(options.base_topic, options.broker.address)
+        self._liveness = Liveness(options.first.topics.base, options.broker.address)
         options.reporters.send = self._send
-        listeners = Listeners(clock.to_real(options.settled_after))
-        self._publishing = Publishing(options, listeners, rng, self.inbox.put)
-        publisher = self._publishing.publisher
-        self._startup = Startup(options, publisher, clock)
-        self._accounts = Accounts(options, clock, rng, publisher, Workers(clock, self.inbox.put), listeners)
+        self._publishing = Publishing(options, clock, rng, self.inbox.put)
+        self._startup = Startup(options, self._publishing.publisher, clock)
+        self._accounts = Accounts(options, clock, rng, self._publishing, Workers(clock, self.inbox.put))
         self._publishing.routes.add(self._table())
 
     def _table(self) -> list[Route]:
         """Return the topics and their handlers; commands have their own table (`commands.COMMANDS`)."""
-        base = self._options.base_topic
+        base = self._options.first.topics.base
         levels = {source.level for account in self._options.accounts for source in account.pushed}
         return [
             *(
@@ -132,7 +128,7 @@ class Service:
         state, now = self._accounts.touch(item.account), self._clock.now()
         if isinstance(item, CachedReading):
             self._accounts.note(state, state.take(item.reading, now))
-        elif item.fingerprint != state.health.login.fingerprint and not state.polling.is_busy:
+        elif item.fingerprint != state.health.login.fingerprint and not state.is_polling:
             state.on_login_changed(item, now)
 
     def _connected(self) -> None:
@@ -143,8 +139,8 @@ class Service:
                 self._accounts.touch(account)
 
     def _finished(self, result: PollResult) -> None:
-        state, now = self._accounts.touch(result.account), self._clock.now()
-        self._accounts.note(state, state.finish_poll(result, now))
+        now = self._clock.now()
+        state = self._accounts.finish_poll(result, now)
         if result.reading is not None and self._options.usage_log is not None:
             self._options.usage_log.put(state_document(state.usage, now), now)
 
@@ -191,15 +187,7 @@ class Service:
 
     def _begin(self, found: Mapping[str, bytes], now: datetime) -> None:
         names = list(self._accounts)
-        first = self._options.accounts[0]
-        former = FormerDevices(
-            self._options.topics(SUMMARY),
-            names,
-            found,
-            instance=self._options.instance,
-            now=now,
-            is_announced=first.discovery,
-        )
+        former = FormerDevices(self._options, found, now)
         self._accounts.restore(found, now, is_moved=len(names) == 1 and bool(former.gone))
         self._publishing.begin(former)
         self._advance(now)

@@ -23,8 +23,7 @@ class AccountOptions(NamedTuple):
     limited: bool
     rules: Rules
     discovery: bool = True
-    polled: tuple[PolledSource, ...] = ()
-    """The preferred one first."""
+    source: PolledSource | None = None
     pushed: tuple[PushedSource, ...] = ()
     instance: str = ""
     """What distinguishes this installation from another that publishes the same account."""
@@ -34,7 +33,7 @@ class AccountOptions(NamedTuple):
     @property
     def is_polled(self) -> bool:
         """Whether any source is polled."""
-        return bool(self.polled)
+        return self.source is not None
 
     @property
     def shortest_interval(self) -> int:
@@ -47,23 +46,16 @@ class AccountOptions(NamedTuple):
 
 
 class ServiceOptions(NamedTuple):
-    """What the loop needs to know apart from its accounts."""
+    """What the loop needs to know; `status_topic` is Home Assistant's."""
 
     broker: BrokerOptions
     status_topic: str
-    base_topic: str
     accounts: tuple[AccountOptions, ...]
     reporters: ReporterExchange
-    discovery_prefix: str = "homeassistant"
-    instance: str = ""
     usage_log: UsageLog | None = None
     settled_after: float = SETTLED_AFTER
 
     @property
-    def status(self) -> str:
-        """The topic that says whether the service is online."""
-        return self.accounts[0].topics.status
-
-    def topics(self, account: str) -> Topics:
-        """Return the topics of any account, one that is not in the settings too."""
-        return Topics(base=self.base_topic, account=account, prefix=self.discovery_prefix)
+    def first(self) -> AccountOptions:
+        """Any account: topics, prefix, instance and discovery are the same for all."""
+        return self.accounts[0]

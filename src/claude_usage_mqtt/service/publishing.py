@@ -7,10 +7,10 @@ import random
 import time
 from collections.abc import Callable, Iterable
 
+from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.connection import Connected, ConnectionEvent
 from claude_usage_mqtt.mqtt.publisher import Publisher
-from claude_usage_mqtt.service.event_delivery import Listeners
 from claude_usage_mqtt.service.former_devices import FormerDevices
 from claude_usage_mqtt.service.options import ServiceOptions
 from claude_usage_mqtt.service.routes import Route, Routes
@@ -26,15 +26,11 @@ class Publishing:
     """Owns the publisher and the table of routes; all its instants are real seconds of `time.monotonic`."""
 
     def __init__(
-        self,
-        options: ServiceOptions,
-        listeners: Listeners,
-        rng: random.Random,
-        notify: Callable[[ConnectionEvent], None],
+        self, options: ServiceOptions, clock: Clock, rng: random.Random, notify: Callable[[ConnectionEvent], None]
     ) -> None:
-        self._status = options.status
+        self._status = options.first.topics.status
         self._will = Message(topic=self._status, payload=OFFLINE, retain=True)
-        devices = f"{options.discovery_prefix}/device/"
+        devices = f"{options.first.topics.prefix}/device/"
         self.publisher = Publisher(options.broker, will=self._will, notify=notify, announcements=devices)
         self.routes = Routes(
             [
@@ -43,15 +39,24 @@ class Publishing:
             ]
         )
         self.is_begun = False
-        self._listeners = listeners
+        self.is_home_assistant_online = False
+        """Not before its birth message."""
+        self._settled_after = clock.to_real(options.settled_after)
+        self._settled_at: float | None = None  # when the wait for who listens to events ends, if there is one
         self._rng = rng
         self._resend_at: float | None = None
+
+    @property
+    def may_deliver(self) -> bool:
+        """Whether events find those who listen to them: there is a connection, and they are back."""
+        return self.publisher.is_connected and self._settled_at is None
 
     def connected(self, event: Connected, topics: Iterable[str]) -> None:
         """Subscribe to what the routes name, and to `topics`; send everything again."""
         now = time.monotonic()
         self.publisher.handle(event)
-        self._listeners.connected(now)
+        self.is_home_assistant_online = False
+        self._settled_at = now + self._settled_after
         self.publisher.subscribe([*self.routes.topics(), *topics])
         if self.is_begun:
             self._subscribe_late()
@@ -85,10 +90,11 @@ class Publishing:
             self.publisher.republish(self._status)
 
     def _on_home_assistant(self, message: Message) -> None:
-        is_online = message.payload == ONLINE
-        self._listeners.home_assistant(time.monotonic(), is_online=is_online)
-        if is_online and self.is_begun:
-            self._resend_at = time.monotonic() + self._rng.uniform(1, 10)
+        now, self.is_home_assistant_online = time.monotonic(), message.payload == ONLINE
+        if self.is_home_assistant_online:
+            self._settled_at = now + self._settled_after
+            if self.is_begun:
+                self._resend_at = now + self._rng.uniform(1, 10)
 
     def _remove(self, topics: Iterable[str]) -> None:
         for topic in topics:
@@ -110,9 +116,12 @@ class Publishing:
         if self._resend_at is not None and now >= self._resend_at:
             self._resend_at = None
             self.publisher.send_all()
-        return self._listeners.have_settled(now)
+        have_settled = self._settled_at is not None and now >= self._settled_at
+        if have_settled:
+            self._settled_at = None
+        return have_settled
 
     def moments(self) -> list[float]:
         """Return when something is due."""
-        moments = (self._resend_at, self._listeners.settled_at)
+        moments = (self._resend_at, self._settled_at)
         return [moment for moment in moments if moment is not None]

@@ -101,7 +101,7 @@ def inherited(found: Mapping[str, bytes], own: Topics) -> dict[str, bytes]:
     belongs. An account that has its own topics continues those. What version 2 retained for `default` belongs to
     another service, one whose account has no name.
     """
-    former = Topics(base=own.base, account=DEFAULT_ACCOUNT, prefix=own.prefix)
+    former = own._replace(account=DEFAULT_ACCOUNT)
     if own.account == DEFAULT_ACCOUNT or found.get(own.health) or found.get(own.state) or found.get(former.memory):
         return {}
     pairs = ((former.state, own.state), (former.health, own.health))

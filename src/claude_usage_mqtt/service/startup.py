@@ -32,6 +32,7 @@ class Startup:
 
     def __init__(self, options: ServiceOptions, publisher: Publisher, clock: Clock) -> None:
         self._options = options
+        self._status = options.first.topics.status
         self._publisher = publisher
         self._clock = clock
         self._reader: RetainedReader | None = None
@@ -44,14 +45,14 @@ class Startup:
     def connected(self, real: float) -> None:
         """Ask for what was retained."""
         accounts = [account.topics for account in self._options.accounts]
-        names = {each.account for each in accounts}
-        devices = accounts + [self._options.topics(name) for name in (SUMMARY, DEFAULT_ACCOUNT) if name not in names]
+        topics, names = accounts[0], {each.account for each in accounts}
+        devices = accounts + [topics._replace(account=name) for name in (SUMMARY, DEFAULT_ACCOUNT) if name not in names]
         self._found = {}
-        self._publisher.subscribe([self._options.status])
+        self._publisher.subscribe([self._status])
         self._read([topic for each in devices for topic in (each.state, each.config, each.health, each.memory)], real)
 
     def _read(self, topics: list[str], real: float) -> None:
-        self._reader = RetainedReader(topics, self._options.accounts[0].topics.command(FENCE), real)
+        self._reader = RetainedReader(topics, self._options.first.topics.command(FENCE), real)
         self.ends_at = self._reader.ends_at
         self._publisher.subscribe(topics)
         self._send_fence(self._reader)
@@ -62,7 +63,7 @@ class Startup:
 
     def take(self, message: Message, real: float) -> bool:
         """Process a message; return whether it was for us."""
-        if message.topic == self._options.status:
+        if message.topic == self._status:
             self._is_online = message.payload != OFFLINE and bool(message.payload)
             if self._reader is None and self.ends_at is not None and not self._is_online:
                 self.ends_at = real  # the other instance has stopped
@@ -108,7 +109,7 @@ class Startup:
     def _foreign_services(self) -> list[str]:
         """Return the status topics, not read yet, of services that announced our devices under another base topic."""
         configs = [self._found.get(account.topics.config, b"") for account in self._options.accounts]
-        services = {announced_by(config) for config in configs} - {None, self._options.status}
+        services = {announced_by(config) for config in configs} - {None, self._status}
         unread = sorted(
             service
             for service in services
@@ -120,7 +121,7 @@ class Startup:
     def _others(self, now: datetime) -> dict[str, datetime]:
         """Return which of our accounts another instance publishes, and until when its messages may be trusted."""
         topics = [account.topics for account in self._options.accounts]
-        alive = {each.account: lives_elsewhere(self._found, each, self._options.instance, now) for each in topics}
+        alive = {each.account: lives_elsewhere(self._found, each, self._options.first.instance, now) for each in topics}
         return {name: until for name, until in alive.items() if until is not None}
 
     def _send_fence(self, reader: RetainedReader) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from claude_usage_mqtt import __version__
 from claude_usage_mqtt.homeassistant.summary import summary_discovery
 from claude_usage_mqtt.instants import format_instant
 from claude_usage_mqtt.service.account import AccountState
@@ -39,7 +38,7 @@ class Digest(NamedTuple):
 def digest(state: AccountState, now: datetime) -> Digest:
     """Return the digest of an account as of `now`."""
     known, where = state.usage.known_windows(now), state.usage.standing(now)
-    health, failures = state.health, state.polling.policy.failures.count
+    health, failures = state.health, state.policy.failures.count
     machines = [] if state.reporters is None else [each["status"] for each in state.reporters.documents(now)]
     return Digest(
         account=state.name,
@@ -48,7 +47,7 @@ def digest(state: AccountState, now: datetime) -> Digest:
         blocked=where.blocked,
         blocked_until=where.blocked_until,
         next_reset=min((w.resets_at for w in known if w.resets_at and w.resets_at > now), default=None),
-        has_problem=state.polling.is_on and is_problem(health.status, failures, health.last_success, machines, now),
+        has_problem=state.is_polling_on and is_problem(health.status, failures, health.last_success, machines, now),
     )
 
 
@@ -72,7 +71,7 @@ def summary_documents(
     if len(digests) > 1:
         yield topics.state, encode(summarize(digests))
         if announce:
-            yield topics.config, encode(summary_discovery(topics, __version__, alive))
+            yield topics.config, encode(summary_discovery(topics, alive))
 
 
 def summarize(digests: Iterable[Digest]) -> dict[str, Any]:
