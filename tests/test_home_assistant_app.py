@@ -22,7 +22,6 @@ from claude_usage_mqtt.cli import home_assistant_app
 from claude_usage_mqtt.cli.recipe import recipe
 from claude_usage_mqtt.errors import BrokerRefused, BrokerUnreachable, SettingsError
 from claude_usage_mqtt.recipes import app_folder
-from claude_usage_mqtt.settings import supervisor
 from claude_usage_mqtt.settings.load import load_settings
 from parts.broker import Mosquitto, needs_mosquitto
 from parts.command import clean_environment, run_command
@@ -56,8 +55,8 @@ def app(tmp_path: Path) -> Path:
 def box(monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
     """Run a Supervisor, and be its app."""
     with Supervisor() as found:
-        monkeypatch.setenv(supervisor.TOKEN, GOOD_TOKEN)
-        monkeypatch.setenv(supervisor.URL, found.url)
+        monkeypatch.setenv(home_assistant_app.TOKEN, GOOD_TOKEN)
+        monkeypatch.setenv(home_assistant_app.URL, found.url)
         yield found
 
 
@@ -140,7 +139,7 @@ def test_every_option_is_read_and_explained(app: Path) -> None:
     """The form has no field without effect and none without a name and a description."""
     schema = config(app)["schema"]
     translations = yaml.safe_load((app / "translations/en.yaml").read_text(encoding="utf-8"))["configuration"]
-    assert set(schema) == {*supervisor.PLAIN_OPTIONS, "accounts", "login_folder"}
+    assert set(schema) == {*home_assistant_app.PLAIN_OPTIONS, "accounts", "login_folder"}
     assert set(translations) == set(schema)
     assert all(each["name"] and each["description"] for each in translations.values())
 
@@ -158,7 +157,7 @@ def test_the_app_is_the_image_of_the_same_version_started_as_root(app: Path) -> 
     assert f"\nFROM {app_folder.IMAGE}:{__version__}\n" in text
     assert "\nUSER 0:0\n" in text
     healthcheck = json.loads(text.partition("CMD ")[2])
-    assert f"--reuid={supervisor.USER}" in healthcheck
+    assert f"--reuid={home_assistant_app.USER}" in healthcheck
     assert healthcheck[-2:] == ["/app/bin/claude-usage-mqtt", "healthcheck"]
 
 
@@ -167,7 +166,7 @@ def test_the_app_is_the_image_of_the_same_version_started_as_root(app: Path) -> 
 
 def test_default_options_need_no_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fresh app reports no missing login: it waits for what the machines with Claude Code send."""
-    for name, value in supervisor.read_options(options_file(tmp_path, DEFAULTS)).items():
+    for name, value in home_assistant_app.read_options(options_file(tmp_path, DEFAULTS)).items():
         monkeypatch.setenv(name, value)
     settings = load_settings()
     assert settings.sources == ("reporter", "statusline")
@@ -177,7 +176,7 @@ def test_default_options_need_no_login(tmp_path: Path, monkeypatch: pytest.Monke
 def test_options_become_settings(tmp_path: Path) -> None:
     """What somebody types into the form reaches the program; an empty field is as if it was not there."""
     given = DEFAULTS | {"mqtt_tls": True, "mqtt_port": 8883, "mqtt_host": "mqtt.example", "mqtt_username": ""}
-    variables = supervisor.read_options(options_file(tmp_path, given | {"log_level": None}))
+    variables = home_assistant_app.read_options(options_file(tmp_path, given | {"log_level": None}))
     assert variables["MQTT_TLS"] == "true"
     assert variables["MQTT_PORT"] == "8883"
     assert variables["MQTT_HOST"] == "mqtt.example"
@@ -187,7 +186,7 @@ def test_options_become_settings(tmp_path: Path) -> None:
 @pytest.mark.parametrize("folder", ["claude", "/share/claude", "claude/"])
 def test_a_login_may_be_in_the_share(tmp_path: Path, folder: str) -> None:
     """With or without /share before it, the folder is found."""
-    variables = supervisor.read_options(options_file(tmp_path, DEFAULTS | {"login_folder": folder}))
+    variables = home_assistant_app.read_options(options_file(tmp_path, DEFAULTS | {"login_folder": folder}))
     assert variables["CLAUDE_CONFIG_DIR"] == "/share/claude"
 
 
@@ -195,13 +194,13 @@ def test_a_login_may_be_in_the_share(tmp_path: Path, folder: str) -> None:
 def test_a_login_is_nowhere_else(tmp_path: Path, folder: str) -> None:
     """An option cannot make the app read its own secrets as a login."""
     with pytest.raises(SettingsError, match="share"):
-        supervisor.read_options(options_file(tmp_path, DEFAULTS | {"login_folder": folder}))
+        home_assistant_app.read_options(options_file(tmp_path, DEFAULTS | {"login_folder": folder}))
 
 
 def test_several_accounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each account of the form is one in CLAUDE_ACCOUNTS, with a login in the share or without."""
     accounts = [{"name": "home", "login_folder": "home"}, {"name": "work"}]
-    variables = supervisor.read_options(options_file(tmp_path, DEFAULTS | {"accounts": accounts}))
+    variables = home_assistant_app.read_options(options_file(tmp_path, DEFAULTS | {"accounts": accounts}))
     assert json.loads(variables["CLAUDE_ACCOUNTS"]) == {"home": "/share/home", "work": None}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -212,7 +211,7 @@ def test_no_account_of_the_form_is_lost(tmp_path: Path) -> None:
     """Two accounts with one name are reported: neither may silently replace the other."""
     accounts = [{"name": "work", "login_folder": "one"}, {"name": "work", "login_folder": "two"}]
     with pytest.raises(SettingsError, match="the name work twice; give each"):
-        supervisor.read_options(options_file(tmp_path, DEFAULTS | {"accounts": accounts}))
+        home_assistant_app.read_options(options_file(tmp_path, DEFAULTS | {"accounts": accounts}))
 
 
 @pytest.mark.parametrize(
@@ -234,9 +233,9 @@ def test_options_that_cannot_be_read_are_one_sentence(tmp_path: Path, content: s
     path = tmp_path / "options.json"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(SettingsError, match="save them again"):
-        supervisor.read_options(path)
+        home_assistant_app.read_options(path)
     with pytest.raises(SettingsError, match="save them again"):
-        supervisor.read_options(tmp_path / "missing.json")
+        home_assistant_app.read_options(tmp_path / "missing.json")
 
 
 # What it asks the Supervisor
@@ -245,7 +244,7 @@ def test_options_that_cannot_be_read_are_one_sentence(tmp_path: Path, content: s
 def test_the_broker_comes_from_the_supervisor(box: Supervisor) -> None:
     """Address and login are Home Assistant's own; nobody types them."""
     box.install_broker(1883)
-    assert supervisor.fetch_broker() == {
+    assert home_assistant_app.fetch_broker() == {
         "MQTT_HOST": "127.0.0.1",
         "MQTT_PORT": "1883",
         "MQTT_USERNAME": "addons",
@@ -258,14 +257,14 @@ def test_the_broker_comes_from_the_supervisor(box: Supervisor) -> None:
 def test_each_reason_to_wait_is_a_sentence(box: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
     """No broker, a refusal and a Supervisor that is not there differ, and say what to do; none shows the token."""
     with pytest.raises(BrokerUnreachable, match="install and start the app Mosquitto broker") as missing:
-        supervisor.fetch_broker()
-    monkeypatch.setenv(supervisor.URL, "http://127.0.0.1:1")
+        home_assistant_app.fetch_broker()
+    monkeypatch.setenv(home_assistant_app.URL, "http://127.0.0.1:1")
     with pytest.raises(BrokerUnreachable, match="no usable response") as gone:
-        supervisor.fetch_broker()
-    monkeypatch.setenv(supervisor.URL, box.url)
-    monkeypatch.setenv(supervisor.TOKEN, "wrong-canary")
+        home_assistant_app.fetch_broker()
+    monkeypatch.setenv(home_assistant_app.URL, box.url)
+    monkeypatch.setenv(home_assistant_app.TOKEN, "wrong-canary")
     with pytest.raises(BrokerRefused, match="HTTP 401") as refused:
-        supervisor.fetch_broker()
+        home_assistant_app.fetch_broker()
     assert not any("canary" in str(each.value) for each in (missing, gone, refused))
 
 
@@ -276,7 +275,7 @@ def test_a_supervisor_with_an_error_of_its_own_is_no_missing_broker(
     for status in (302, 500, 503):
         monkeypatch.setattr(box, "answer", lambda *_, status=status: (status, {"result": "error", "message": "busy"}))
         with pytest.raises(BrokerUnreachable, match=rf"no usable response about its MQTT broker \(HTTP {status}\)"):
-            supervisor.fetch_broker()
+            home_assistant_app.fetch_broker()
 
 
 def test_a_broker_that_is_installed_later_is_found(
@@ -291,8 +290,8 @@ def test_a_broker_that_is_installed_later_is_found(
             box.install_broker(1884)
         return real()
 
-    real = supervisor.fetch_broker
-    monkeypatch.setattr(supervisor, "fetch_broker", fetch)
+    real = home_assistant_app.fetch_broker
+    monkeypatch.setattr(home_assistant_app, "fetch_broker", fetch)
     assert home_assistant_app.wait_for_broker()["MQTT_PORT"] == "1884"
     assert len(caplog.records) == 1
 
@@ -322,19 +321,19 @@ def test_a_supervisor_that_answers_slowly_is_asked_again(
 ) -> None:
     """A busy box does not leave the app waiting for the rest of one response, without a sign of life."""
     box.install_broker(1884)
-    monkeypatch.setattr(supervisor, "TIMEOUT", 0.5)
+    monkeypatch.setattr(home_assistant_app, "TIMEOUT", 0.5)
     endless = b"HTTP/1.1 100 Continue\r\n\r\n" if mode == "headers" else b"HTTP/1.1 200 OK\r\n\r\n" + b" " * 100
     with dripping(endless) as slow:
-        monkeypatch.setenv(supervisor.URL, slow)
-        real = supervisor.fetch_broker
+        monkeypatch.setenv(home_assistant_app.URL, slow)
+        real = home_assistant_app.fetch_broker
 
         def fetch() -> dict[str, str]:
             try:
                 return real()
             finally:
-                monkeypatch.setenv(supervisor.URL, box.url)
+                monkeypatch.setenv(home_assistant_app.URL, box.url)
 
-        monkeypatch.setattr(supervisor, "fetch_broker", fetch)
+        monkeypatch.setattr(home_assistant_app, "fetch_broker", fetch)
         assert home_assistant_app.wait_for_broker()["MQTT_PORT"] == "1884"
     [record] = caplog.records
     assert record.getMessage().startswith("The Supervisor gave no usable response about its MQTT broker")
@@ -346,9 +345,8 @@ def test_a_supervisor_that_answers_slowly_is_asked_again(
 START = """
 import os, pathlib, sys
 from claude_usage_mqtt.cli import home_assistant_app, main
-from claude_usage_mqtt.settings import supervisor
 home_assistant_app.ASK_EVERY = 0.1
-supervisor.OPTIONS, supervisor.USER = pathlib.Path(sys.argv[1]), os.geteuid()
+home_assistant_app.OPTIONS, home_assistant_app.USER = pathlib.Path(sys.argv[1]), os.geteuid()
 sys.exit(main(["run"]))
 """
 
@@ -357,7 +355,7 @@ def running_app(home: Path, box: Supervisor, **options: object) -> LoggedProcess
     """Return `run` with the Supervisor's variables and options."""
     return LoggedProcess(
         [sys.executable, "-W", "error", "-c", START, options_file(home, DEFAULTS | options)],
-        env=clean_environment(home, {supervisor.TOKEN: GOOD_TOKEN, supervisor.URL: box.url}),
+        env=clean_environment(home, {home_assistant_app.TOKEN: GOOD_TOKEN, home_assistant_app.URL: box.url}),
         cwd=home,
     )
 
@@ -392,7 +390,7 @@ def test_an_app_that_waits_is_healthy_and_can_be_stopped(tmp_path: Path) -> None
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can become another user")
 def test_root_is_left_for_good() -> None:
     """After the options have been read nothing runs as root, and nothing can become root again."""
-    code = "import os; from claude_usage_mqtt.settings import supervisor; supervisor.drop_privileges(); "
+    code = "import os; from claude_usage_mqtt.cli import home_assistant_app; home_assistant_app.drop_privileges(); "
     code += "print(os.getresuid(), os.getresgid(), os.getgroups())"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "(1000, 1000, 1000) (1000, 1000, 1000) []"
