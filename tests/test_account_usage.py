@@ -43,13 +43,8 @@ def test_a_window_that_an_answer_lacks_is_unknown_at_once() -> None:
     answer(usage, START, "seven_day", OPUS)
     assert usage.is_known
     answer(usage, minutes(5), "seven_day")
-    window = shown(usage, minutes(5), OPUS)
-    assert {key for key, value in window.items() if value is not None} == {
-        "label",
-        "duration_hours",
-        "source",
-        "read_at",
-    }
+    known = {key for key, value in shown(usage, minutes(5), OPUS).items() if value is not None}
+    assert known == {"label", "duration_hours", "source", "read_at"}
     answer(usage, minutes(10), "seven_day", OPUS)
     assert shown(usage, minutes(10), OPUS)["utilization"] == 10
     assert usage.windows[OPUS].absent_for == timedelta(0)
@@ -60,20 +55,14 @@ def test_a_window_is_taken_back_after_a_day_of_good_answers_and_then_gone(every:
     """A day without it, then an hour of the order to remove it, whatever the interval; then nothing."""
     usage = make_account()
     answer(usage, START, "seven_day", OPUS)
-    at, retired_at, gone_at = START, None, None
-    while at < START + timedelta(hours=30):
+    at, retired = START, []
+    while OPUS in state_document(usage, at)["windows"]:
         at += timedelta(minutes=every)
         answer(usage, at, "seven_day")
-        track = usage.windows.get(OPUS)
-        if track is not None and track.is_retired and retired_at is None:
-            retired_at = at
-        if track is None and gone_at is None:
-            gone_at = at
-    assert retired_at is not None
-    assert gone_at is not None
-    assert timedelta(hours=24) <= retired_at - minutes(every) <= timedelta(hours=24, minutes=every)
-    assert gone_at - retired_at >= timedelta(hours=1)
-    assert OPUS not in state_document(usage, at)["windows"]
+        if OPUS in usage.windows and usage.windows[OPUS].is_retired:
+            retired.append(at)
+    assert 24 * HOUR <= retired[0] - minutes(every) <= timedelta(hours=24, minutes=every)
+    assert at - retired[0] >= HOUR
 
 
 def test_gaps_are_no_good_answers() -> None:
@@ -126,14 +115,6 @@ def test_a_window_that_returns_while_it_is_taken_back_is_a_window_again() -> Non
     assert shown(usage, at + HOUR / 12, OPUS)["utilization"] == 10
 
 
-def test_a_renamed_model_is_a_new_window_and_the_old_one_goes() -> None:
-    """No restart is needed, and after a day only the new name is left."""
-    usage = make_account()
-    answer(usage, START, "seven_day", OPUS)
-    at = follow(usage, START, timedelta(hours=26), "seven_day", "seven_day_fable")
-    assert list(state_document(usage, at)["windows"]) == ["seven_day", "seven_day_fable"]
-
-
 def test_the_events_of_a_window_that_was_away_fire_when_it_is_back() -> None:
     """A reset while the window was missing from the answers fires once, late."""
     usage = make_account()
@@ -172,18 +153,8 @@ def test_extra_usage_comes_and_goes_like_a_window() -> None:
     assert not usage.has_extra_usage
     at = follow(usage, START, HOUR, "seven_day", money=MONEY)
     assert usage.has_extra_usage
-    assert state_document(usage, at)["extra_usage"] == {
-        "enabled": True,
-        "used": 1.9,
-        "limit": 17,
-        "remaining": 15.1,
-        "utilization": 11.18,
-        "currency": "EUR",
-        "active": False,
-        "disabled_reason": None,
-        "period_start": "2026-11-01T00:00:00+00:00",
-        "read_at": at.isoformat(),
-    }
+    known = state_document(usage, at)["extra_usage"]
+    assert (known["used"], known["remaining"], known["read_at"]) == (1.9, 15.1, at.isoformat())
     at = follow(usage, at, 23 * HOUR, "seven_day")
     assert state_document(usage, at)["extra_usage"] is None
     assert usage.has_extra_usage
@@ -300,32 +271,6 @@ def test_each_number_has_its_own_age() -> None:
     assert document["windows"][OPUS]["resets_at"] is not None
     assert document["extra_usage"]["used"] is None
     assert usage.is_fresh(at)
-
-
-def test_a_renamed_section_never_removes_an_entity() -> None:
-    """A week that is missing while an unknown section appeared may have been renamed by the API."""
-    usage = make_account()
-    answer(usage, START, "seven_day", OPUS)
-    at = START
-    while at < START + 50 * HOUR:
-        at += timedelta(minutes=30)
-        take(usage, replace(make_usage(at, make_reading(at, 10, key="five_hour")), ignored=("seven_day_v2",)))
-    assert OPUS in usage.windows
-    assert not usage.windows[OPUS].is_retired
-    assert not usage.windows["seven_day"].is_retired
-
-
-def test_a_malformed_section_leaves_the_window_as_it_was() -> None:
-    """It ages, and nothing says that it is gone."""
-    usage = make_account(stale_after=HOUR)
-    answer(usage, START, "seven_day", OPUS)
-    at = START
-    while at < START + 30 * HOUR:
-        at += timedelta(minutes=30)
-        take(usage, replace(make_usage(at, make_reading(at, 10, key="seven_day")), malformed=(OPUS,)))
-        expected = 10 if at < START + HOUR else None
-        assert shown(usage, at, OPUS)["utilization"] == expected
-    assert OPUS in usage.windows
 
 
 def test_nobody_is_told_to_go_ahead_while_a_limit_cannot_be_read() -> None:

@@ -108,4 +108,4 @@ def announced(simulation: Simulation) -> dict[str, Any]:
     """Return what is announced to Home Assistant of an account that can use extra usage."""
     windows = {key: WindowName(window["label"]) for key, window in simulation.shown[-1].state["windows"].items()}
     features = frozenset({EXTRA_USAGE, PLAN, POLLING})
-    return discovery(TOPICS, Inventory(windows=windows, features=features), label=None, version="1.0.0")
+    return discovery(TOPICS, Inventory(windows=windows, features=features), label=None)

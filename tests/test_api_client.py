@@ -5,6 +5,7 @@ import gc
 import socket
 import ssl
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 
@@ -75,14 +76,11 @@ def test_a_path_in_the_url_is_kept(endpoint: Endpoint, connect: Connect) -> None
 
 REFUSALS: list[tuple[Fault, type[ApiError], str]] = [
     (faults.rate_limited(), RateLimited, "429"),
-    (faults.rate_limited(3600), RateLimited, "429"),
     (faults.unauthorized(), Unauthorized, "log in"),
     (faults.refusal(403, "permission_error", "no"), Unauthorized, "403"),
     (faults.insufficient_scope(), InsufficientScope, "user:profile"),
     (faults.html_page(403), NetworkError, "region, VPN or proxy"),
     (faults.refusal(403, "forbidden", "Request not allowed"), NetworkError, "region, VPN or proxy"),
-    (faults.server_error(), ServerError, "500"),
-    (faults.server_error(503), ServerError, "503"),
     (faults.overloaded(), ServerError, "529"),
     (faults.refusal(500, "authentication_error", "no"), ServerError, "500"),
     (faults.Answer(status=408), ServerError, "408"),
@@ -95,19 +93,14 @@ REFUSALS: list[tuple[Fault, type[ApiError], str]] = [
     (faults.html_page(502), ServerError, "502"),
     (faults.html_page(401), Unauthorized, "401"),
     (faults.invalid_json(), InvalidResponse, "JSON"),
-    (faults.invalid_json(b""), InvalidResponse, "JSON"),
-    (faults.invalid_json(b"\xff\xfe\x00"), InvalidResponse, "JSON"),
     (faults.invalid_json(b"1" * 5000), InvalidResponse, "JSON"),
-    (faults.deep_json(), InvalidResponse, "JSON"),
     (faults.deep_json(5000), InvalidResponse, "JSON"),
     # what no usage can be is not parsed: the memory that this takes would stay with the service for months
     (faults.invalid_json(b"[" + b"[]," * 5000 + b"[]]"), InvalidResponse, "JSON"),
-    (faults.HugeBody(), ServerError, "too long"),
     (faults.GzipBomb(16 * faults.MEGABYTE), ServerError, "compressed"),
     (faults.CutBody(), NetworkError, "was lost"),
     (faults.CloseAtOnce(), NetworkError, "was lost"),
     (faults.CloseAtOnce(reset=True), NetworkError, "was lost"),
-    (faults.Answer(status=404), InvalidResponse, "404"),
     (faults.Answer(status=418, body=b"{}"), InvalidResponse, "418"),
     (faults.Answer(status=304), InvalidResponse, "304"),
     (faults.Answer(headers={"X-Long": "x" * 300_000}, body=b"{}"), NetworkError, "try again"),
@@ -146,22 +139,16 @@ def test_an_address_for_people_holds_no_login() -> None:
     assert host_and_port("http://127.0.0.1") == "127.0.0.1:80"
 
 
-def test_far_too_long_is_left_after_the_bound(endpoint: Endpoint, api: UsageApi) -> None:
-    """A hundred megabytes are not read: the memory of the container stays flat."""
-    endpoint.fault = faults.HugeBody()
-    with pytest.raises(ServerError):
-        api.fetch(TOKEN)
-    endpoint.wait_for_clients_gone(1)
-    assert endpoint.bytes_sent < 30 * MAX_BODY  # what the kernel's buffers hold comes on top of the bound
-
-
-def test_the_bound_on_a_body_is_exact(endpoint: Endpoint, api: UsageApi) -> None:
-    """An answer of a mebibyte is read to its last byte, one of a byte more is refused."""
+def test_the_bound_on_a_body(endpoint: Endpoint, api: UsageApi) -> None:
+    """A mebibyte is read to its last byte, and of a hundred not more: the memory of the container stays flat."""
     endpoint.fault_next(faults.invalid_json(b"{}".rjust(MAX_BODY)))
     assert api.fetch(TOKEN) == {}
-    endpoint.fault_next(faults.invalid_json(b"{}".rjust(MAX_BODY + 1)))
-    with pytest.raises(ServerError, match="far too long"):
-        api.fetch(TOKEN)
+    for fault in (faults.invalid_json(b"{}".rjust(MAX_BODY + 1)), faults.HugeBody()):
+        endpoint.fault_next(fault)
+        with pytest.raises(ServerError, match="far too long"):
+            api.fetch(TOKEN)
+    endpoint.wait_for_clients_gone(1)
+    assert endpoint.bytes_sent < 30 * MAX_BODY  # what the kernel's buffers hold comes on top of the bound
 
 
 @pytest.mark.parametrize(
@@ -177,34 +164,23 @@ def test_the_deadline_is_for_the_whole_request(endpoint: Endpoint, hasty: UsageA
     assert isinstance(hasty.fetch(TOKEN), dict)
 
 
-def test_no_thread_and_no_socket_is_left(endpoint: Endpoint, hasty: UsageApi) -> None:
-    """Months of failing requests cost nothing: each one's thread and connection end."""
-    for fault in (faults.Hang(), faults.DripBody(0.05), faults.HugeBody(4 * faults.MEGABYTE), faults.CutBody()):
-        endpoint.fault_next(fault)
-        with pytest.raises(ApiError):
-            hasty.fetch(TOKEN)
-    end_of_requests()
-    gc.collect()  # a socket that was left would warn here, and warnings are errors
-
-
-FAILURES = [
-    None,
-    faults.server_error(),
-    faults.unauthorized(),
-    faults.rate_limited(600),
-    faults.invalid_json(),
-    faults.HugeBody(8 * faults.MEGABYTE),
-    faults.CutBody(),
-    faults.CloseAtOnce(reset=False),
-    faults.CloseAtOnce(reset=True),
-    faults.DripHeaders(),
-    faults.DripBody(),
-]
-
-
-@pytest.mark.parametrize("fault", FAILURES, ids=lambda fault: type(fault).__name__)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        None,
+        faults.unauthorized(),
+        faults.invalid_json(),
+        faults.HugeBody(8 * faults.MEGABYTE),
+        faults.CutBody(),
+        faults.CloseAtOnce(reset=True),
+        faults.Hang(),
+        faults.DripHeaders(),
+        faults.DripBody(),
+    ],
+    ids=lambda fault: type(fault).__name__,
+)
 def test_a_poll_leaves_no_garbage_behind(tmp_path: Path, endpoint: Endpoint, hasty: UsageApi, fault: Fault) -> None:
-    """No token, request or response of a poll waits in memory for the garbage collector, however the poll ended.
+    """No thread, token, request or response waits in memory for the garbage collector, however a poll ended.
 
     In an outage thousands of them would: the process would grow, and a dump of it would show the token.
     """
@@ -273,14 +249,6 @@ def test_a_name_lookup_that_hangs_ends_with_the_deadline(
     assert endpoint.count == 0
 
 
-def test_an_untrusted_certificate_is_refused(tmp_path: Path, connect: Connect) -> None:
-    """Somebody in the middle gets no token: the handshake ends before anything is said."""
-    with Endpoint(ssl_context=Authority(tmp_path).server_context()) as endpoint:
-        with pytest.raises(NetworkError, match="certificate is not trusted"):
-            connect(endpoint.url).fetch(TOKEN)
-        assert endpoint.count == 0
-
-
 @pytest.fixture
 def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
     """Return an authority that is trusted."""
@@ -289,13 +257,19 @@ def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
     return found
 
 
-@pytest.mark.parametrize("wrong", ["name", "expired"])
-def test_a_certificate_for_another_name_or_time_is_refused(authority: Authority, connect: Connect, wrong: str) -> None:
-    """A certificate of a trusted authority counts only for its name and time."""
+def test_only_the_right_certificate_is_trusted(tmp_path: Path, authority: Authority, connect: Connect) -> None:
+    """One of another authority, name or time is refused before a request is sent."""
     past = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
-    context = authority.server_context("api.example") if wrong == "name" else authority.server_context(not_after=past)
-    with Endpoint(ssl_context=context) as endpoint, pytest.raises(NetworkError, match="certificate is not trusted"):
-        connect(endpoint.url).fetch(TOKEN)
+    contexts = (
+        Authority(tmp_path / "other").server_context(),
+        authority.server_context("api.example"),
+        authority.server_context(not_after=past),
+    )
+    for context in contexts:
+        with Endpoint(ssl_context=context) as endpoint:
+            with pytest.raises(NetworkError, match="certificate is not trusted"):
+                connect(endpoint.url).fetch(TOKEN)
+            assert endpoint.count == 0
     with Endpoint(ssl_context=authority.server_context()) as endpoint:
         assert isinstance(connect(endpoint.url).fetch(TOKEN), dict)
 
@@ -349,17 +323,9 @@ def test_unusable_environment_is_an_error_of_settings(monkeypatch: pytest.Monkey
 def test_several_threads_share_one_client(endpoint: Endpoint, api: UsageApi) -> None:
     """Accounts are polled side by side, and each sends its own token."""
     endpoint.document = lambda request: sample_usage() | {"mine": request.bearer}
-    answers: dict[str, str] = {}
-    threads = [
-        threading.Thread(target=lambda token=token: answers.update({token: api.fetch(token)["mine"]}))
-        for token in (f"token-{number}" for number in range(10))
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
-    assert len(answers) == 10
-    assert all(token == mine for token, mine in answers.items())
+    tokens = [f"token-{number}" for number in range(10)]
+    with ThreadPoolExecutor(len(tokens)) as threads:
+        assert list(threads.map(lambda token: api.fetch(token)["mine"], tokens)) == tokens
 
 
 NOW = dt.datetime(2026, 11, 20, 16, 0, tzinfo=dt.UTC)
@@ -369,15 +335,11 @@ NOW = dt.datetime(2026, 11, 20, 16, 0, tzinfo=dt.UTC)
     ("text", "seconds"),
     [
         (None, None),
-        ("", None),
         ("0", None),
-        ("-5", None),
         ("120", 120),
         (" 120 ", 120),
         ("3600.0", 3600),
-        ("1.5.2", None),
         ("9" * 60, 86400),
-        ("1e3", None),
         ("soon", None),
         ("²", None),
         ("Fri, 20 Nov 2026 17:00:00 GMT", 3600),
@@ -385,7 +347,6 @@ NOW = dt.datetime(2026, 11, 20, 16, 0, tzinfo=dt.UTC)
         ("Fri, 20 Nov 9999 15:00:00 GMT", 86400),
         ("Fri, 20 Nov 2026 17:00:00 -9999", None),
         ("120, 3600", 3600),
-        ("0,3600", 3600),
         ("3600, soon", None),
     ],
 )
@@ -407,20 +368,19 @@ def test_a_date_to_wait_for_is_one_of_the_apis_clock(date: str | None, hours: in
     assert caught.value.retry_after == dt.timedelta(hours=hours)
 
 
-@given(st.text(max_size=80))
-def test_no_retry_after_breaks_it(text: str) -> None:
-    """Whatever the header says is a time within a day, or none."""
-    wait = parse_retry_after(text, NOW)
-    assert wait is None or dt.timedelta(0) < wait <= dt.timedelta(days=1)
-
-
-@given(st.integers(100, 599), st.binary(max_size=200) | st.just(b"[" * 100_000))
-def test_no_answer_breaks_it(status: int, body: bytes) -> None:
-    """Whatever comes is a document or one of our errors, whose sentence holds nothing of it."""
+@given(
+    st.just(429) | st.integers(100, 599),
+    st.text(max_size=80),
+    st.binary(max_size=200) | st.just(b"[" * 100_000),
+)
+def test_no_answer_breaks_it(status: int, retry_after: str, body: bytes) -> None:
+    """Whatever comes is a document or one of our errors, whose sentence holds nothing of it; no wait is over a day."""
     try:
-        interpret(status, httpx.Headers(), body, NOW)
+        interpret(status, {"Retry-After": retry_after}, body, NOW)
     except ApiError as error:
         sentence = str(error)
+        wait = getattr(error, "retry_after", None)
+        assert wait is None or dt.timedelta(0) < wait <= dt.timedelta(days=1)
     else:
         sentence = ""
     assert sentence.isascii()

@@ -15,10 +15,10 @@ import pytest
 from claude_usage_mqtt import __version__
 from claude_usage_mqtt.recipes import RECIPES, app_folder
 from claude_usage_mqtt.usage.reading import REPORTER
-from parts.broker import Mosquitto
+from parts.broker import Broker
 from parts.credentials import write_credentials
 from parts.endpoint import Endpoint
-from parts.service import running_service
+from parts.service import Serve
 from parts.supervisor import GOOD_TOKEN, Supervisor
 from parts.watcher import Watcher
 
@@ -121,9 +121,16 @@ def running(
         process.communicate()
 
 
-def variables(broker: Mosquitto, api: Endpoint) -> dict[str, str]:
+@pytest.fixture
+def variables(running_broker: Broker, endpoint: Endpoint) -> dict[str, str]:
     """Return the environment for a broker and an API."""
-    return {"MQTT_HOST": "127.0.0.1", "MQTT_PORT": str(broker.port), "CLAUDE_API_URL": api.url}
+    return {"MQTT_HOST": "127.0.0.1", "MQTT_PORT": str(running_broker.port), "CLAUDE_API_URL": endpoint.url}
+
+
+def assert_healthy(process: "subprocess.Popen[str]", *command: str, user: int = USER) -> None:
+    """See that the health check of a running container succeeds."""
+    healthy = inside(process, *command or ("/app/bin/claude-usage-mqtt", "healthcheck"), user=user)
+    assert (healthy.returncode, healthy.stderr) == (0, "")
 
 
 def process_1(process: "subprocess.Popen[str]") -> Path:
@@ -149,20 +156,16 @@ def hand_over(folder: Path, user: int) -> Path:
 
 
 @pytest.mark.real_parts
-def test_the_image_publishes_is_healthy_and_stops(image: str, tmp_path: Path) -> None:
+def test_the_image_publishes_is_healthy_and_stops(
+    image: str, tmp_path: Path, variables: dict[str, str], watcher: Watcher
+) -> None:
     """`docker run` with the folder mounted is all it takes; it is healthy while it runs, and publishes offline."""
     folder = hand_over(tmp_path / "claude", USER)
-    with (
-        Mosquitto() as broker,
-        Endpoint() as api,
-        Watcher(broker.port) as watcher,
-        running(image, folder, "/claude", variables(broker, api)) as container,
-    ):
+    with running(image, folder, "/claude", variables) as container:
         watcher.wait_topic("claude-usage/default/health", lambda message: message.json()["status"] == "ok")
         state = watcher.wait_topic("claude-usage/default/state").json()
         assert state["windows"]["five_hour"]["utilization"] == 42
-        healthy = inside(container, "/app/bin/claude-usage-mqtt", "healthcheck")
-        assert (healthy.returncode, healthy.stderr) == (0, "")
+        assert_healthy(container)
         container.terminate()
         assert container.wait(10) == 0
         watcher.settle()
@@ -170,42 +173,36 @@ def test_the_image_publishes_is_healthy_and_stops(image: str, tmp_path: Path) ->
 
 
 @pytest.mark.real_parts
-def test_the_image_reports(image: str, tmp_path: Path) -> None:
+def test_the_image_reports(
+    image: str, tmp_path: Path, variables: dict[str, str], serve: Serve, watcher: Watcher
+) -> None:
     """The same image with `report` is a machine's reporter: healthy while it runs, gone from the broker afterwards."""
     folder = hand_over(tmp_path / "claude", USER)
-    presence = "claude-usage/reporter/nas"
     with (
-        Mosquitto() as broker,
-        Endpoint() as api,
-        Watcher(broker.port) as watcher,
-        running_service(broker.port, "http://127.0.0.1:1", tmp_path / "nothing", selected=(REPORTER,)),
-        running(image, folder, "/claude", variables(broker, api) | {"MACHINE_NAME": "nas"}, "report") as container,
+        serve(tmp_path / "nothing", selected=(REPORTER,)),
+        running(image, folder, "/claude", variables | {"MACHINE_NAME": "nas"}, "report") as container,
     ):
         state = watcher.wait_topic("claude-usage/default/state").json()
         assert (state["windows"]["five_hour"]["utilization"], state["windows"]["five_hour"]["machine"]) == (42, "nas")
-        healthy = inside(container, "/app/bin/claude-usage-mqtt", "healthcheck")
-        assert (healthy.returncode, healthy.stderr) == (0, "")
+        assert_healthy(container)
         container.terminate()
         assert container.wait(10) == 0
         watcher.settle()
-        assert presence not in watcher.retained()
+        assert "claude-usage/reporter/nas" not in watcher.retained()
 
 
 @pytest.mark.real_parts
-def test_the_image_says_which_user_may_not_read_the_credentials(image: str, tmp_path: Path) -> None:
+def test_the_image_says_which_user_may_not_read_the_credentials(
+    image: str, tmp_path: Path, variables: dict[str, str], endpoint: Endpoint, watcher: Watcher
+) -> None:
     """Whose host user is another than 1000 reads in the status what to change."""
     folder = hand_over(tmp_path / "claude", USER + 1)
-    with (
-        Mosquitto() as broker,
-        Endpoint() as api,
-        Watcher(broker.port) as watcher,
-        running(image, folder, "/claude", variables(broker, api)),
-    ):
+    with running(image, folder, "/claude", variables):
         message = watcher.wait_topic(
             "claude-usage/default/health", lambda message: message.json()["status"] == "credentials_unreadable", 30
         )
         assert f"user {USER}" in message.json()["detail"]
-        assert api.count == 0
+        assert endpoint.count == 0
 
 
 INSIDE = """
@@ -228,7 +225,9 @@ def test_only_what_run_needs_is_in_the_image(image: str) -> None:
 
 
 @pytest.mark.real_parts
-def test_the_image_runs_as_a_home_assistant_app(image: str, tmp_path: Path) -> None:
+def test_the_image_runs_as_a_home_assistant_app(
+    image: str, tmp_path: Path, running_broker: Broker, watcher: Watcher
+) -> None:
     """Built and started as a Supervisor does it: root reads the options, user 1000 publishes and is healthy."""
     app_folder.write(tmp_path / "app")
     options = {"poll_interval": 300, "stale_after": 3600, "alert_thresholds": "75,90", "log_level": "info"}
@@ -239,17 +238,15 @@ def test_the_image_runs_as_a_home_assistant_app(image: str, tmp_path: Path) -> N
     environment = os.environ | {"STORAGE_DRIVER": "vfs"}
     subprocess.run(["buildah", "tag", image, f"{app_folder.IMAGE}:{__version__}"], env=environment, check=True)
     harness("build", str(tmp_path / "app"), f"{IMAGE}-app")
-    with Supervisor() as supervisor, Mosquitto() as broker, Watcher(broker.port) as watcher:
-        supervisor.install_broker(broker.port)
+    with Supervisor() as supervisor:
+        supervisor.install_broker(running_broker.port)
         given = {"SUPERVISOR_TOKEN": GOOD_TOKEN, "SUPERVISOR_URL": supervisor.url}
         with running(f"{IMAGE}-app", data, "/data", given) as container:
             watcher.wait_topic("claude-usage/status", lambda message: message.payload == "online", 60)
-            users = re.findall(
-                r"^Uid:\s+(.*)$", (process_1(container) / "status").read_text(encoding="ascii"), re.MULTILINE
-            )
-            assert [set(each.split()) for each in users] == [{str(USER)}]
+            status = (process_1(container) / "status").read_text(encoding="ascii")
+            (users,) = re.findall(r"^Uid:\s+(.*)$", status, re.MULTILINE)
+            assert set(users.split()) == {str(USER)}
             healthcheck = json.loads((tmp_path / "app/Dockerfile").read_text(encoding="utf-8").partition("CMD ")[2])
-            healthy = inside(container, *healthcheck, user=0)
-            assert (healthy.returncode, healthy.stderr) == (0, "")
+            assert_healthy(container, *healthcheck, user=0)
             container.terminate()
             assert container.wait(10) == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +22,6 @@ from parts.service import (
     Serve,
     command,
     is_ok,
-    running_service,
     session_is,
 )
 from parts.watcher import Watcher
@@ -156,23 +154,21 @@ def test_home_assistant_gets_it_after_its_restart(serve: Serve, endpoint: Endpoi
     assert len(watcher.messages(EVENT)) == 2
 
 
-def test_what_happened_while_the_broker_was_away(home: Path, mosquitto: Mosquitto, endpoint: Endpoint) -> None:
+def test_what_happened_while_the_broker_was_away(serve: Serve, mosquitto: Mosquitto, endpoint: Endpoint) -> None:
     """It is sent when the broker has been back for a while, even if the service was restarted before that."""
-    with running_service(mosquitto.port, endpoint.url, home, interval=0.3, settled_after=60):
-        with Watcher(mosquitto.port) as watcher:
+    with Watcher(mosquitto.port) as watcher:
+        with serve(port=mosquitto.port, interval=0.3, settled_after=60):
             watcher.wait_topic(HEALTH, is_ok)
-        mosquitto.stop()
-        raise_session(endpoint, 95)
-        endpoint.wait_for_requests(endpoint.count + 2)
-        mosquitto.start()
-        with Watcher(mosquitto.port) as watcher:
+            mosquitto.stop()
+            raise_session(endpoint, 95)
+            endpoint.wait_for_requests(endpoint.count + 2)
+            mosquitto.start()
             watcher.wait_topic(STATE, session_is(95))
             watcher.wait_topic(MEMORY, lambda m: len(m.json()["events"]) == 1)
             assert not watcher.messages(EVENT)  # those who listen are not back yet
-    with Watcher(mosquitto.port) as watcher, running_service(mosquitto.port, endpoint.url, home, interval=0.3):
-        fired = watcher.wait_topic(EVENT).json()
-    assert fired["thresholds"] == [75, 90]
-    assert fired["threshold"] == 90
+        with serve(port=mosquitto.port, interval=0.3):
+            fired = watcher.wait_topic(EVENT).json()
+    assert (fired["thresholds"], fired["threshold"]) == ([75, 90], 90)
 
 
 def test_the_sign_of_life_is_renewed(serve: Serve, watcher: Watcher) -> None:

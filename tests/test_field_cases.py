@@ -92,6 +92,7 @@ def test_windows(name: str, expected: dict[str, float]) -> None:
 MONEY = [
     ("currency_lower_case", (True, 1.5, 20.0, 18.5, 7.5, "USD")),
     ("enterprise_budget_cinder_cove", (True, 61.23, 200.0, 138.77, 30.61, "USD")),
+    ("enterprise_seat_without_resets", (False, None, None, None, None, None)),
     ("extra_usage_limit_zero", (True, 0.0, None, None, None, "USD")),
     ("gbp_without_decimal_places", (True, 18.56, 20.0, 1.44, 92.8, "GBP")),
     ("jpy_without_decimal_places", (True, 1234.0, 5000.0, 3766.0, 24.68, "JPY")),
@@ -101,13 +102,8 @@ MONEY = [
 
 @pytest.mark.parametrize(("name", "expected"), MONEY, ids=[name for name, _ in MONEY])
 def test_money(name: str, expected: tuple[Any, ...]) -> None:
-    """Amounts are in the currency's own unit; what is not a limit is not shown as one."""
+    """Amounts are in the currency's own unit; nothing that is off reads as spent, nothing else as a limit."""
     assert money(first_state(name)) == expected
-
-
-def test_money_that_is_off() -> None:
-    """An account without extra usage has nothing that reads as spent or left."""
-    assert money(first_state("enterprise_seat_without_resets"))[:4] == (False, None, None, None)
 
 
 def test_a_used_up_pool_stops_work() -> None:
@@ -134,15 +130,16 @@ def test_a_plan_without_limits_is_not_a_fault() -> None:
     assert 10 <= len(simulation.polls) <= 26
 
 
-@pytest.mark.parametrize("name", ["breakdown_rows", "kinds_model_scoped_and_session_scoped"])
-def test_what_is_not_understood_is_logged_once(name: str, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("name", "unknown"),
+    [("breakdown_rows", "seven_day_breakdown"), ("kinds_model_scoped_and_session_scoped", "model_scoped")],
+)
+def test_what_is_not_understood_is_logged_once(name: str, unknown: str, caplog: pytest.LogCaptureFixture) -> None:
     """Unknown sections and kinds of limits are in the debug log, one line each, however often they come."""
     caplog.set_level(logging.DEBUG, "claude_usage_mqtt")
     replay(name, until=at("13:00:00"))
-    lines = [record.getMessage() for record in caplog.records if "not understood" in record.getMessage()]
-    assert len(lines) == 1
-    unknown = {"breakdown_rows": ["seven_day_breakdown"], "kinds_model_scoped_and_session_scoped": ["model_scoped"]}
-    assert all(part in lines[0] for part in unknown[name])
+    (line,) = (message for message in caplog.messages if "not understood" in message)
+    assert unknown in line
 
 
 def test_a_reset_beyond_the_week_is_unknown() -> None:

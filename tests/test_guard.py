@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from claude_usage_mqtt.cli.guard import UNKNOWN, WAIT, YES, decide
-from parts.broker import any_broker
-from parts.command import call_command, run_command
+from parts.broker import Broker
+from parts.command import call_command
+from parts.net import LOOPBACK
 from parts.watcher import Watcher
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -106,30 +107,28 @@ def test_it_says_until_when(monkeypatch: pytest.MonkeyPatch) -> None:
     assert endless.sentence == "Blocked. It is not known until when."
 
 
-def test_in_a_script(tmp_path: Path) -> None:
+def test_in_a_script(tmp_path: Path, running_broker: Broker, watcher: Watcher, closed_port: int) -> None:
     """The exit status is the answer: 0 yes, 9 wait, 10 unknown; and 2 or 8 for wrong usage and no broker."""
+
+    def guard(*options: str, port: int = running_broker.port, **settings: str) -> tuple[int, str]:
+        ended = call_command(tmp_path, "guard", *options, MQTT_HOST=LOOPBACK, MQTT_PORT=port, **settings)
+        return ended.returncode, ended.stdout
+
+    assert guard()[0] == UNKNOWN
     now = datetime.now(UTC)
     document = state()
     for each in document["windows"].values():
         each["resets_at"] = (now + timedelta(hours=1)).isoformat()
-    with any_broker() as broker, Watcher(broker.port) as watcher:
-        given = {"MQTT_HOST": "127.0.0.1", "MQTT_PORT": broker.port}
-        assert call_command(tmp_path, "guard", **given).returncode == UNKNOWN
-        watcher.publish("claude-usage/status", "online", retain=True)
-        for account in ("default", "work"):
-            watcher.publish(f"claude-usage/{account}/health", json.dumps(health(now=now)), retain=True)
-            watcher.publish(f"claude-usage/{account}/state", json.dumps(document), retain=True)
-        watcher.settle()
-        yes = run_command(tmp_path, "guard", **given)
-        assert (yes.returncode, yes.stdout, yes.stderr) == (YES, "Yes. Session 42 %.\n", "")
-        options = ("--account", "Work", "--window", "five_hour", "--below", "40")
-        wait = call_command(tmp_path, "guard", *options, **given)
-        assert wait.returncode == WAIT
-        assert wait.stdout.startswith("Session 42 %. Wait until ")
-        assert call_command(tmp_path, "guard", "--below", "much", **given).returncode == 2
-        misspelled = call_command(tmp_path, "guard", "--account", "wrok", **given)
-        assert misspelled.returncode == UNKNOWN
-        assert misspelled.stdout == "No account wrok on the broker, only default, work; pass one with --account.\n"
-        several = json.dumps({"a": None, "b": None})
-        assert call_command(tmp_path, "guard", CLAUDE_ACCOUNTS=several, **given).returncode == 2
-    assert call_command(tmp_path, "guard", **given).returncode == 8
+    watcher.publish("claude-usage/status", "online", retain=True)
+    for account in ("default", "work"):
+        watcher.publish(f"claude-usage/{account}/health", json.dumps(health(now=now)), retain=True)
+        watcher.publish(f"claude-usage/{account}/state", json.dumps(document), retain=True)
+    watcher.settle()
+    assert guard() == (YES, "Yes. Session 42 %.\n")
+    status, said = guard("--account", "Work", "--window", "five_hour", "--below", "40")
+    assert status == WAIT
+    assert said.startswith("Session 42 %. Wait until ")
+    misspelled = "No account wrok on the broker, only default, work; pass one with --account.\n"
+    assert guard("--account", "wrok") == (UNKNOWN, misspelled)
+    assert guard(CLAUDE_ACCOUNTS=json.dumps({"a": None, "b": None}))[0] == 2
+    assert guard(port=closed_port)[0] == 8

@@ -7,7 +7,6 @@ import ssl
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
@@ -40,31 +39,18 @@ from parts.garbage import no_garbage
 TOKEN = "sk-ant-oat01-very-secret"
 
 
-@pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
-    """Run an endpoint."""
-    now = datetime.now(UTC)
-    document = sample_usage(
-        now=now,
-        five_hour=make_window(42.0, now + timedelta(hours=2, minutes=30)),
-        seven_day=19.5,
-        extra_usage=make_extra_usage(190.0, 1700, "EUR"),
-    )
-    with Endpoint(document) as running:
-        yield running
-
-
 def test_the_examples_are_true(endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the documentation shows is what happens."""
     write_credentials(tmp_path)
     monkeypatch.setenv("CLAUDE_CONFIG_DIR", str(tmp_path))
     here = functools.partial(library.get_usage, api_url=endpoint.url)
     monkeypatch.setattr(claude_usage_mqtt, "get_usage", here, raising=False)
-    normal = endpoint.document
+    now = datetime.now(UTC)
+    session, money = make_window(42.0, now + timedelta(hours=2, minutes=30)), make_extra_usage(190.0, 1700, "EUR")
 
     def then_limited(_request: Request) -> object:
         endpoint.fault = rate_limited(3600)
-        return normal
+        return sample_usage(now=now, five_hour=session, seven_day=19.5, extra_usage=money)
 
     endpoint.document = then_limited
     (example,) = doctest.DocTestFinder(recurse=False).find(library, globs={"timedelta": timedelta})

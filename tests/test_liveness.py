@@ -15,9 +15,8 @@ import pytest
 from claude_usage_mqtt import cli
 from claude_usage_mqtt.service import liveness
 from claude_usage_mqtt.service.liveness import BEAT_EVERY, STUCK_AFTER, Liveness, check
-from parts.command import command_line
 from parts.credentials import write_credentials
-from parts.process import LoggedProcess
+from parts.service import ServiceProcess
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signs of life of other users and processes are POSIX")
 
@@ -35,7 +34,7 @@ beats.stop()
 Instance = subprocess.Popen[str]
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the only folder for signs of life; those of this machine's real services are elsewhere."""
     for name in ("XDG_RUNTIME_DIR", "TMPDIR", "TEMP", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):
@@ -211,10 +210,9 @@ def systemd(tmp_path: Path) -> Iterator[socket.socket]:
 
 
 def test_systemd_is_notified_of_each_beat_and_of_the_stop(
-    folder: Path, systemd: socket.socket, monkeypatch: pytest.MonkeyPatch
+    systemd: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`Type=notify` and `WatchdogSec` work, and programs that we start are not taken for us."""
-    assert folder.is_dir()
     monkeypatch.setenv("NOTIFY_SOCKET", systemd.getsockname())
     monkeypatch.setenv("WATCHDOG_USEC", "30000000")
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
@@ -230,9 +228,8 @@ def test_systemd_is_notified_of_each_beat_and_of_the_stop(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has abstract sockets")
-def test_an_abstract_socket_is_understood(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_abstract_socket_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     """A container engine that passes systemd's socket on gives an address without a file."""
-    assert folder.is_dir()
     name = f"claude-usage-mqtt-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.settimeout(10)
@@ -253,10 +250,9 @@ def test_an_abstract_socket_is_understood(folder: Path, monkeypatch: pytest.Monk
     ],
 )
 def test_it_beats_more_than_twice_as_often_as_the_watchdog_wants(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, usec: str, pid: str | None, every: float
+    monkeypatch: pytest.MonkeyPatch, usec: str, pid: str | None, every: float
 ) -> None:
     """Any `WatchdogSec` may be set; a watchdog meant for another process, or nonsense, changes nothing."""
-    assert folder.is_dir()
     monkeypatch.setenv("WATCHDOG_USEC", usec)
     if pid is not None:
         monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()) if pid == "ours" else pid)
@@ -272,17 +268,10 @@ def test_the_service_notifies_systemd_though_no_broker_is_there(
     folder: Path, tmp_path: Path, systemd: socket.socket, closed_port: int
 ) -> None:
     """A broker that is away at boot does not make systemd give the service up, and the watchdog is fed meanwhile."""
-    write_credentials(tmp_path / "claude")
-    environment = {
-        "MQTT_HOST": "127.0.0.1",
-        "MQTT_PORT": str(closed_port),
-        "CLAUDE_API_URL": f"http://127.0.0.1:{closed_port}",
-        "CLAUDE_CONFIG_DIR": str(tmp_path / "claude"),
-        "XDG_RUNTIME_DIR": str(folder),
-        "NOTIFY_SOCKET": systemd.getsockname(),
-        "WATCHDOG_USEC": "300000",
-    }
-    with LoggedProcess(command_line("run"), cwd=tmp_path, env=environment) as service:
+    write_credentials(tmp_path)
+    settings = {"MQTT_PORT": closed_port, "CLAUDE_API_URL": f"http://127.0.0.1:{closed_port}"}
+    settings |= {"XDG_RUNTIME_DIR": folder, "NOTIFY_SOCKET": systemd.getsockname(), "WATCHDOG_USEC": 300_000}
+    with ServiceProcess(tmp_path, **settings) as service:
         assert [systemd.recv(100) for _ in range(4)] == [b"READY=1", *[b"WATCHDOG=1"] * 3]
         assert check()[0] == 0
         service.process.terminate()
@@ -306,7 +295,7 @@ def test_another_services_sign_is_not_ours(folder: Path, tmp_path: Path, monkeyp
     assert "No service with the base topic second runs here, only with claude-usage" in sentence
     monkeypatch.delenv("MQTT_BASE_TOPIC")
     for written in (
-        "MQTT_HOST=x\nMQTT_BASE_TOPIC='second'\n",
+        "MQTT_HOST=x\nMQTT_BASE_TOPIC='second'",
         "\ufeffMQTT_BASE_TOPIC=second",
         "mqtt_base_topic=second",
     ):

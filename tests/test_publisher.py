@@ -4,6 +4,7 @@ import queue
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -79,104 +80,84 @@ def loop(proxy: FaultyProxy) -> Iterator[Loop]:
     assert not found.publisher.is_alive()
 
 
+@contextmanager
+def outage(loop: Loop, proxy: FaultyProxy) -> Iterator[None]:
+    """Let the broker be away meanwhile, and have everything afterward."""
+    loop.run_until_calm()
+    proxy.refuse()
+    loop.run_until(lambda: not loop.publisher.is_connected)
+    yield
+    proxy.heal()
+    loop.run_until_calm()
+
+
+@pytest.fixture
+def watcher(mosquitto: Mosquitto) -> Iterator[Watcher]:
+    """Watch what is published."""
+    with Watcher(mosquitto.port, ("t/#",)) as found:
+        yield found
+
+
 def payloads(watcher: Watcher, topic: str) -> list[str]:
     """Return what came on a topic."""
     watcher.settle()
     return [message.payload for message in watcher.messages(topic)]
 
 
-def test_of_what_changed_meanwhile_only_the_newest_is_sent(
-    loop: Loop, proxy: FaultyProxy, mosquitto: Mosquitto
-) -> None:
-    """After an outage nobody sees the numbers of an hour ago pass by."""
-    with Watcher(mosquitto.port, ("t/#",)) as watcher:
-        loop.publisher.retain("t/a", b"0")
-        loop.run_until_calm()
-        proxy.refuse()
-        loop.run_until(lambda: not loop.publisher.is_connected)
+def test_of_what_changed_meanwhile_only_the_newest_is_sent(loop: Loop, proxy: FaultyProxy, watcher: Watcher) -> None:
+    """After an outage nobody sees the numbers of an hour ago pass by, and what was removed goes.
+
+    The order is that of the latest calls: a state that exists only since then comes before the entities that read it.
+    """
+    for topic in ("t/config", "t/a", "t/b"):
+        loop.publisher.retain(topic, b"0")
+    with outage(loop, proxy):
+        loop.publisher.retain("t/b", b"")
         for number in range(1, 50):
             loop.publisher.retain("t/a", b"%d" % number)
-        proxy.heal()
-        loop.run_until_calm()
-        assert payloads(watcher, "t/a") == ["0", "49"]
-
-
-def test_after_an_outage_the_order_is_that_of_the_latest_calls(
-    loop: Loop, proxy: FaultyProxy, mosquitto: Mosquitto
-) -> None:
-    """A state that exists only since the outage is published before the entities that read it, as at any other time."""
-    with Watcher(mosquitto.port, ("t/#",)) as watcher:
-        loop.publisher.retain("t/config", b"without the state")
-        loop.run_until_calm()
-        proxy.refuse()
-        loop.run_until(lambda: not loop.publisher.is_connected)
         loop.publisher.retain("t/state", b"1")
         loop.publisher.retain("t/config", b"with the state")
-        proxy.heal()
-        loop.run_until_calm()
-        watcher.settle()
-        state, config = watcher.messages("t/state")[0], watcher.messages("t/config")[-1]
-        assert (config.payload, state.order < config.order) == ("with the state", True)
+    assert payloads(watcher, "t/a") == ["0", "49"]
+    assert payloads(watcher, "t/config") == ["0", "with the state"]
+    assert watcher.last("t/state").order < watcher.last("t/config").order
+    assert "t/b" not in watcher.retained()
 
 
-def test_a_slow_broker_gets_the_newest(loop: Loop, mosquitto: Mosquitto) -> None:
+def test_a_slow_broker_gets_the_newest(loop: Loop, mosquitto: Mosquitto, watcher: Watcher) -> None:
     """A broker that does not keep up is not buried: one message a topic is under way, and the last one arrives."""
-    with Watcher(mosquitto.port, ("t/#",)) as watcher:
-        loop.run_until_calm()
-        mosquitto.freeze()
-        for number in range(500):
-            loop.publisher.retain("t/a", b"%d" % number)
-            loop.publisher.retain("t/b", b"%d" % number)
-        mosquitto.thaw()
-        loop.run_until_calm()
-        assert payloads(watcher, "t/a") == ["0", "499"]
-        assert payloads(watcher, "t/b") == ["0", "499"]
+    loop.run_until_calm()
+    mosquitto.freeze()
+    for number in range(500):
+        loop.publisher.retain("t/a", b"%d" % number)
+        loop.publisher.retain("t/b", b"%d" % number)
+    mosquitto.thaw()
+    loop.run_until_calm()
+    assert payloads(watcher, "t/a") == ["0", "499"]
+    assert payloads(watcher, "t/b") == ["0", "499"]
 
 
-def test_the_same_is_not_sent_twice(loop: Loop, mosquitto: Mosquitto) -> None:
+def test_the_same_is_not_sent_twice(loop: Loop, watcher: Watcher) -> None:
     """A poll that changed nothing costs no message."""
-    with Watcher(mosquitto.port, ("t/#",)) as watcher:
+    for _ in range(5):
+        loop.publisher.retain("t/a", b"same")
         loop.run_until_calm()
-        for _ in range(5):
-            loop.publisher.retain("t/a", b"same")
-            loop.run_until_calm()
-        assert payloads(watcher, "t/a") == ["same"]
+    assert payloads(watcher, "t/a") == ["same"]
 
 
-def test_events_wait_for_the_broker(loop: Loop, proxy: FaultyProxy, mosquitto: Mosquitto) -> None:
+def test_events_wait_for_the_broker(loop: Loop, proxy: FaultyProxy, watcher: Watcher) -> None:
     """What happened while the broker was away is published when it is back: once each, in order, not retained."""
-    with Watcher(mosquitto.port, ("t/#",)) as watcher:
-        loop.run_until_calm()
-        proxy.refuse()
-        loop.run_until(lambda: not loop.publisher.is_connected)
+    with outage(loop, proxy):
         for number in range(MAX_EVENTS + 3):
             loop.publisher.send_event("t/event", b"%d" % number)
-        proxy.heal()
-        loop.run_until_calm()
-        assert payloads(watcher, "t/event") == [str(number) for number in range(3, MAX_EVENTS + 3)]
-        proxy.drop()
-        loop.run_until(lambda: not loop.publisher.is_connected)
-        loop.run_until_calm()
-        assert len(payloads(watcher, "t/event")) == MAX_EVENTS
-        assert "t/event" not in watcher.retained()
-
-
-def test_what_was_taken_away_stays_away(loop: Loop, proxy: FaultyProxy, mosquitto: Mosquitto) -> None:
-    """A topic that was to go while the broker was away goes when it is back."""
-    with Watcher(mosquitto.port, ("t/#",)) as watcher:
-        loop.publisher.retain("t/a", b"1")
-        loop.publisher.retain("t/b", b"1")
-        loop.run_until_calm()
-        proxy.refuse()
-        loop.run_until(lambda: not loop.publisher.is_connected)
-        loop.publisher.retain("t/a", b"")
-        proxy.heal()
-        loop.run_until_calm()
-        assert "t/a" not in watcher.retained()
+    assert payloads(watcher, "t/event") == [str(number) for number in range(3, MAX_EVENTS + 3)]
+    with outage(loop, proxy):
+        pass
+    assert len(payloads(watcher, "t/event")) == MAX_EVENTS
+    assert "t/event" not in watcher.retained()
 
 
 def test_a_fault_that_nobody_thought_of_is_followed_by_another_attempt(
-    mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch
+    mosquitto: Mosquitto, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever a library raises while connecting, the numbers are there with the next attempt."""
     really = mqtt_client.Client.connect
@@ -192,18 +173,16 @@ def test_a_fault_that_nobody_thought_of_is_followed_by_another_attempt(
     loop.publisher.retain("t/state", b"1")
     loop.run_until_calm()
     loop.publisher.stop(None)
-    with Watcher(mosquitto.port) as watcher:
-        assert watcher.retained()["t/state"] == "1"
+    assert watcher.retained()["t/state"] == "1"
 
 
-def test_what_others_publish_is_asked_for_without_our_own(loop: Loop, mosquitto: Mosquitto) -> None:
+def test_what_others_publish_is_asked_for_without_our_own(loop: Loop, watcher: Watcher) -> None:
     """A poll does not come back to who published it, for months: only what another instance says does."""
     loop.run_until_calm()
     loop.publisher.subscribe(["t/a"])
     loop.publisher.subscribe(["t/a"], no_local=True)
     loop.publisher.retain("t/a", b"ours")
     loop.run_until_calm()
-    with Watcher(mosquitto.port, ()) as other:
-        other.publish("t/a", "theirs")
-        loop.run_until(lambda: b"theirs" in loop.received)
+    watcher.publish("t/a", "theirs")
+    loop.run_until(lambda: b"theirs" in loop.received)
     assert b"ours" not in loop.received

@@ -45,12 +45,18 @@ def documents(watcher: Watcher) -> dict[str, Any]:
 
 
 def test_first_light(start: Start, endpoint: Endpoint, watcher: Watcher) -> None:
-    """Two settings are enough: state, health, status and the entities are retained."""
+    """Two settings are enough: state, health, status and the entities are retained.
+
+    Home Assistant never shows an entity that has no value yet, nor calls old numbers fresh.
+    """
     with start():
+        fresh = watcher.wait_topic(HEALTH, lambda message: message.json()["fresh"])
         watcher.wait_topic(HEALTH, is_ok)
         watcher.wait_topic(STATUS, is_online)
         watcher.settle()
         found = documents(watcher)
+    announced = watcher.wait_topic(CONFIG, lambda m: "five_hour_utilization" in m.json()["components"])
+    assert watcher.messages(STATE)[0].order < announced.order < fresh.order
     assert set(found) == {STATE, HEALTH, MEMORY, STATUS, CONFIG}
     assert found[STATUS] == "online"
     assert found[STATE]["windows"]["five_hour"]["utilization"] == 42.0
@@ -61,25 +67,6 @@ def test_first_light(start: Start, endpoint: Endpoint, watcher: Watcher) -> None
     assert "five_hour_utilization" in found[CONFIG]["components"]
     assert all(message.qos == 1 for message in watcher.messages() if not message.retain)
     assert endpoint.count == 1
-
-
-def test_no_entity_is_announced_before_its_value_is_there(start: Start, watcher: Watcher) -> None:
-    """Home Assistant never shows an entity that has no value yet, nor calls old numbers fresh."""
-    with start():
-        fresh = watcher.wait_topic(HEALTH, lambda message: message.json()["fresh"])
-    announced = watcher.wait_topic(CONFIG, lambda m: "five_hour_utilization" in m.json()["components"])
-    assert watcher.messages(STATE)[0].order < announced.order < fresh.order
-
-
-def test_without_discovery_nothing_is_announced(start: Start, watcher: Watcher) -> None:
-    """Who has no Home Assistant switches it off, and what was announced before is removed."""
-    with start():
-        watcher.wait_topic(CONFIG)
-    since = watcher.mark()
-    with start(HOMEASSISTANT_DISCOVERY="false"):
-        watcher.wait_topic(CONFIG, lambda message: not message.payload, since=since)
-        watcher.wait_topic(STATUS, is_online, since=since)
-        assert CONFIG not in watcher.retained()
 
 
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
@@ -286,10 +273,8 @@ def test_several_accounts(start: Start, tmp_path: Path, endpoint: Endpoint, watc
         ).json()
         found = documents(watcher)
     assert summary["accounts"] == ["personal", "work", "broken"]
-    devices = {topic for topic in found if topic.startswith("homeassistant/")}
-    assert devices == {
-        f"homeassistant/device/claude_usage_{name}/config" for name in ("personal", "work", "broken", "all")
-    }
+    devices = {topic.split("/")[2] for topic in found if topic.startswith("homeassistant/device/")}
+    assert devices == {f"claude_usage_{name}" for name in ("personal", "work", "broken", "all")}
 
 
 def test_a_file_that_cannot_be_opened_delays_no_other(start: Start, tmp_path: Path, watcher: Watcher) -> None:
@@ -331,27 +316,6 @@ def test_another_account_starts_afresh(serve: Serve, home: Path, endpoint: Endpo
         watcher.wait_topic(STATE, session_is(3))
         running.log.wait_for("another organization")
     assert not watcher.messages("claude-usage/default/event/#")
-
-
-def test_the_status_line_alone(start: Start, tmp_path: Path, endpoint: Endpoint, watcher: Watcher) -> None:
-    """With `CLAUDE_SOURCE=statusline` no token is needed and no request made; what is published there is shown."""
-
-    def message(at: float, used: float) -> str:
-        limits = {"five_hour": {"used_percentage": used, "resets_at": int(now.timestamp()) + 7200}}
-        return json.dumps({"at": at, "rate_limits": limits})
-
-    now = dt.datetime.now(dt.UTC)
-    with start(tmp_path, CLAUDE_SOURCE="statusline"):
-        watcher.wait_topic(STATUS, is_online)
-        for payload in ("", "{", "[]", message(now.timestamp() + 86400, 99), message(now.timestamp() - 86400, 99)):
-            watcher.publish("claude-usage/default/statusline", payload)
-        watcher.publish("claude-usage/default/statusline", message(now.timestamp(), 23.5))
-        state = watcher.wait_topic(STATE).json()
-        health = watcher.wait_topic(HEALTH, is_ok).json()
-    assert state["windows"]["five_hour"]["utilization"] == 23.5
-    assert state["windows"]["five_hour"]["source"] == "statusline"
-    assert health["fresh"] is True
-    assert endpoint.count == 0
 
 
 @needs_mosquitto
@@ -403,18 +367,19 @@ def test_what_the_broker_sends_back_publishes_nothing(serve: Serve, watcher: Wat
         assert not watcher.messages(STATE, since=since)
 
 
-def test_without_discovery_the_device_of_all_accounts_is_not_announced_either(
-    start: Start, tmp_path: Path, watcher: Watcher
-) -> None:
-    """Who switches discovery off loses every device of ours, the one for all accounts too."""
+def test_without_discovery_nothing_is_announced(start: Start, tmp_path: Path, watcher: Watcher) -> None:
+    """Who has no Home Assistant switches it off: every device that was announced is removed, the one for all too."""
     several = accounts(tmp_path, "personal", "work")
-    config = "homeassistant/device/claude_usage_all/config"
+    devices = [f"homeassistant/device/claude_usage_{name}/config" for name in ("personal", "work", "all")]
     with start(tmp_path, **several):
-        watcher.wait_topic(config)
+        for device in devices:
+            watcher.wait_topic(device)
     since = watcher.mark()
     with start(tmp_path, **several, HOMEASSISTANT_DISCOVERY="false"):
-        watcher.wait_topic(config, lambda message: not message.payload, since=since)
+        for device in devices:
+            watcher.wait_topic(device, lambda message: not message.payload, since=since)
         watcher.wait_topic("claude-usage/all/state", since=since)
+        assert not [topic for topic in watcher.retained() if topic.startswith("homeassistant/")]
 
 
 def test_another_services_devices_are_left_alone(start: Start, tmp_path: Path, watcher: Watcher) -> None:
@@ -435,25 +400,23 @@ def test_another_services_devices_are_left_alone(start: Start, tmp_path: Path, w
         assert "homeassistant/device/claude_usage_all/config" in retained
 
 
-def test_a_status_line_that_never_came_is_reported(start: Start, tmp_path: Path, watcher: Watcher) -> None:
-    """Who forgot to set the status-line command reads so in the health."""
-    with start(tmp_path, CLAUDE_SOURCE="statusline"):
-        shown = watcher.wait_topic(HEALTH).json()
-    assert shown["status"] == "no_status_line"
-    assert "'claude-usage-mqtt statusline' as Claude Code's status-line command" in shown["detail"]
-
-
-@pytest.mark.parametrize("sources", ["statusline", "oauth,statusline"])
-def test_a_named_accounts_status_line_needs_its_name(
-    start: Start, tmp_path: Path, watcher: Watcher, sources: str
+@pytest.mark.parametrize(
+    ("sources", "accounts", "account", "command"),
+    [
+        ("statusline", "", "default", "statusline"),
+        ("statusline", '{"My Work": null}', "my_work", "statusline --account my_work"),
+        # An account without a folder cannot be polled here, whatever is selected for the others.
+        ("oauth,statusline", '{"My Work": null}', "my_work", "statusline --account my_work"),
+    ],
+)
+def test_a_status_line_that_never_came_is_reported(
+    start: Start, tmp_path: Path, watcher: Watcher, sources: str, accounts: str, account: str, command: str
 ) -> None:
-    """Without `--account` the numbers go to `default`, which nobody reads here: the detail has the whole command.
-
-    An account without a folder cannot be polled here, whatever is selected for the others.
-    """
-    with start(tmp_path, CLAUDE_SOURCE=sources, CLAUDE_ACCOUNTS='{"My Work": null}'):
-        shown = watcher.wait_topic("claude-usage/my_work/health").json()
-    assert "'claude-usage-mqtt statusline --account my_work'" in shown["detail"]
+    """Who forgot to set the status-line command, or its `--account`, reads the whole command in the health."""
+    with start(tmp_path, CLAUDE_SOURCE=sources, CLAUDE_ACCOUNTS=accounts):
+        shown = watcher.wait_topic(health_of(account)).json()
+    assert shown["status"] == "no_status_line"
+    assert f"'claude-usage-mqtt {command}' as Claude Code's status-line command" in shown["detail"]
 
 
 @pytest.mark.parametrize("hours", [3, -3])

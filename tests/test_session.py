@@ -1,6 +1,5 @@
 """A connection for one job ends within its deadline, with what it was for or with the reason why not."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -10,20 +9,12 @@ from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.options import BrokerOptions, Protocol
 from claude_usage_mqtt.mqtt.session import Session, publish_once
 from parts import broker
-from parts.broker import Broker, Mosquitto, any_broker, needs_mosquitto
+from parts.broker import Broker, Mosquitto, needs_mosquitto
 from parts.net import LOOPBACK
 from parts.watcher import Watcher
 
-ONE_WRITER = "user writer\ntopic write allowed/#\ntopic read allowed/#\nuser watcher\ntopic readwrite #\n"
 HUNG = 30.0
 """Seconds that only something that hangs would take."""
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Broker]:
-    """Run a broker."""
-    with any_broker() as found:
-        yield found
 
 
 def options(port: int, **more: str) -> BrokerOptions:
@@ -32,14 +23,15 @@ def options(port: int, **more: str) -> BrokerOptions:
 
 
 @pytest.mark.parametrize("protocol", ["auto", "5", "3.1.1"])
-def test_one_message_is_published_and_acknowledged(protocol: Protocol) -> None:
+def test_one_message_is_published_and_acknowledged(
+    protocol: Protocol, running_broker: Broker, watcher: Watcher
+) -> None:
     """What was handed over once is on the broker when the call returns."""
     if not broker.available() and protocol == "5":
         pytest.skip("the embedded broker speaks 3.1.1 only")
-    with any_broker() as running, Watcher(running.port, ("t/#",)) as watcher:
-        publish_once(options(running.port, protocol=protocol), Message(topic="t/a", payload=b"1"))
-        watcher.settle()
-        assert [message.payload for message in watcher.messages("t/a")] == ["1"]
+    publish_once(options(running_broker.port, protocol=protocol), Message(topic="t/a", payload=b"1"))
+    watcher.settle()
+    assert [message.payload for message in watcher.messages("t/a")] == ["1"]
 
 
 def test_auto_falls_back_to_the_older_protocol() -> None:
@@ -51,12 +43,11 @@ def test_auto_falls_back_to_the_older_protocol() -> None:
         assert session.version == "3.1.1"
 
 
-def test_retained_messages_are_collected(running: Broker) -> None:
+def test_retained_messages_are_collected(running_broker: Broker, watcher: Watcher) -> None:
     """What is retained on the broker is found by subscribing: all of it, and then the call returns."""
-    with Watcher(running.port, ("kept/#",)) as watcher:
-        for number in range(30):
-            watcher.publish(f"kept/{number}", str(number), retain=True)
-    with Session(options(running.port)) as session:
+    for number in range(30):
+        watcher.publish(f"kept/{number}", str(number), retain=True)
+    with Session(options(running_broker.port)) as session:
         assert session.subscribe(["kept/+"]) == []
         found = session.collect(quiet=0.5)
     assert {message.topic: message.payload for message in found} == {f"kept/{n}": str(n).encode() for n in range(30)}
@@ -70,17 +61,15 @@ def test_nobody_there_is_said_at_once(closed_port: int) -> None:
 
 
 @needs_mosquitto
-def test_a_broker_that_does_not_answer_is_left_in_time() -> None:
+def test_a_broker_that_does_not_answer_is_left_in_time(mosquitto: Mosquitto) -> None:
     """A frozen broker costs no more than the deadline, before and after the connection is made."""
-    with Mosquitto() as mosquitto:
-        message = Message(topic="t", payload=b"1")
-        with Session(options(mosquitto.port)) as session:
-            mosquitto.freeze()
-            with pytest.raises(BrokerUnreachable, match="No response from the broker"):
-                session.publish(message, within=0.3)
+    message = Message(topic="t", payload=b"1")
+    with Session(options(mosquitto.port)) as session:
+        mosquitto.freeze()
         with pytest.raises(BrokerUnreachable, match="No response from the broker"):
-            publish_once(options(mosquitto.port), message, within=0.3)
-        mosquitto.thaw()
+            session.publish(message, within=0.3)
+    with pytest.raises(BrokerUnreachable, match="No response from the broker"):
+        publish_once(options(mosquitto.port), message, within=0.3)
 
 
 @needs_mosquitto
@@ -104,18 +93,13 @@ def test_the_running_service_is_not_disconnected() -> None:
 @needs_mosquitto
 def test_refusals_say_what_to_do() -> None:
     """No login, a wrong password, a topic that may not be written and one that may not be read: each is reported."""
-    users = {"writer": "secret", "watcher": "secret"}
-    with Mosquitto(users=users, acl=ONE_WRITER) as mosquitto:
-        with (
-            pytest.raises(BrokerRefused, match=r"wants a login .*; set MQTT_USERNAME and MQTT_PASSWORD\."),
-            Session(options(mosquitto.port)),
+    with Mosquitto(users={"writer": "secret"}, acl="user writer\ntopic readwrite allowed/#\n") as mosquitto:
+        for login, said in (
+            ({}, r"wants a login .*; set MQTT_USERNAME and MQTT_PASSWORD\."),
+            ({"username": "writer", "password": "wrong"}, "check MQTT_USERNAME and MQTT_PASSWORD"),
         ):
-            pass
-        with (
-            pytest.raises(BrokerRefused, match="MQTT_PASSWORD"),
-            Session(options(mosquitto.port, username="writer", password="wrong")),
-        ):
-            pass
+            with pytest.raises(BrokerRefused, match=said), Session(options(mosquitto.port, **login)):
+                pass
         with Session(options(mosquitto.port, username="writer", password="secret")) as session:
             session.publish(Message(topic="allowed/a", payload=b"1"))
             with pytest.raises(BrokerRefused, match="refused other/a"):
@@ -128,19 +112,18 @@ def test_a_login_may_be_tied_to_the_client_id_of_the_service() -> None:
     tied = "; or the broker accepts this login only with the client id attic, which is left to the service."
     with Mosquitto(users={"attic": "secret"}) as mosquitto:
         wrong = options(mosquitto.port, username="attic", password="wrong", client_id="attic")
-        with pytest.raises(BrokerRefused) as beside, Session(wrong):
-            pass
-        with pytest.raises(BrokerRefused) as as_service, Session(wrong, as_service=True):
-            pass
-        with pytest.raises(BrokerRefused) as without, Session(replace(wrong, client_id="")):
-            pass
-    assert [str(error.value).endswith(tied) for error in (beside, as_service, without)] == [True, False, False]
+        beside, as_service = Session(wrong), Session(wrong, as_service=True)
+        without = Session(replace(wrong, client_id=""))
+        for session, is_named in ((beside, True), (as_service, False), (without, False)):
+            with pytest.raises(BrokerRefused) as refused, session:
+                pass
+            assert str(refused.value).endswith(tied) is is_named
 
 
 @needs_mosquitto
-def test_after_a_loss_nothing_waits() -> None:
+def test_after_a_loss_nothing_waits(mosquitto: Mosquitto) -> None:
     """A broker that ends while something is waited for is reported at once, and so is whatever is tried next."""
-    with Mosquitto() as mosquitto, Session(options(mosquitto.port)) as session:
+    with Session(options(mosquitto.port)) as session:
         mosquitto.kill()
         with pytest.raises(BrokerUnreachable, match="was lost"):
             session.receive(HUNG)

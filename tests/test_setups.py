@@ -76,7 +76,9 @@ def test_a_box_without_claude_code_and_a_laptop(
 
 
 @pytest.mark.parametrize("source", ["statusline", "reporter,statusline"])
-def test_a_machine_that_may_make_no_request(source: str, tmp_path: Path, broker: Mosquitto, watcher: Watcher) -> None:
+def test_a_machine_that_may_make_no_request(
+    source: str, tmp_path: Path, broker: Mosquitto, watcher: Watcher, endpoint: Endpoint
+) -> None:
     """With the README's settings for Claude Code, its status line supplies a publisher; no reporter is missed then."""
     found = re.search(r"```json\n(.*?)```", README.split("## The status line")[1], re.DOTALL)
     assert found is not None
@@ -84,13 +86,16 @@ def test_a_machine_that_may_make_no_request(source: str, tmp_path: Path, broker:
     assert there["statusLine"]["command"] == "~/claude-usage/bin/claude-usage-mqtt statusline"
     window = {"used_percentage": 42, "resets_at": int((datetime.now(UTC) + timedelta(hours=2)).timestamp())}
     shown = json.dumps({"session_id": "x", "rate_limits": {"five_hour": window}})
-    with ServiceProcess(tmp_path, **LOGIN, MQTT_PORT=broker.port, CLAUDE_SOURCE=source):
+    settings = LOGIN | {"MQTT_PORT": broker.port, "CLAUDE_API_URL": endpoint.url, "CLAUDE_SOURCE": source}
+    with ServiceProcess(tmp_path, **settings):
         watcher.wait_topic(HEALTH, has_status("no_reporter" if "reporter" in source else "no_status_line"))
         env = there["env"] | {"MQTT_HOST": "127.0.0.1", "MQTT_PORT": broker.port}
         assert "42%" in run_command(tmp_path, "statusline", stdin=shown, **env).stdout
-        watcher.wait_topic(STATE, lambda message: session(message) == (42, None))
+        state = watcher.wait_topic(STATE, lambda message: session(message) == (42, None)).json()
+        assert state["windows"]["five_hour"]["source"] == "statusline"
         health = watcher.wait_topic(HEALTH, lambda message: message.json()["fresh"]).json()
         assert (health["status"], health["detail"]) == ("ok", None)
+    assert endpoint.count == 0
 
 
 def test_uninstalling(tmp_path: Path, broker: Mosquitto, watcher: Watcher, endpoint: Endpoint) -> None:

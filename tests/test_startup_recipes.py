@@ -91,18 +91,18 @@ def test_a_unit_starts_its_command_and_does_not_repeat_a_mistake(name: str, comm
     assert service["RestartPreventExitStatus"] == ["2"]
 
 
-def test_the_unit_waits_for_the_time_and_for_the_network() -> None:
-    """A box whose clock starts in 1970 does not ask with a token that seems valid forever."""
-    found = unit("systemd")["Unit"]
-    assert set(found["After"][0].split()) == {"network-online.target", "time-sync.target"}
-    assert found["After"] == found["Wants"]
+def test_the_system_unit() -> None:
+    """It waits for the network and for a clock that is right, and says at its top what to type (`head -12`).
 
-
-def test_the_unit_needs_no_credentials_of_systemd() -> None:
-    """In an LXC container LoadCredential can give empty files: the password is in a plain file that systemd reads."""
-    service = unit("systemd")["Service"]
-    assert "LoadCredential" not in service
-    assert service["EnvironmentFile"] == ["/etc/claude-usage-mqtt/settings.env"]
+    In an LXC container LoadCredential can give empty files: the password is in a plain file that systemd reads.
+    """
+    found = unit("systemd")
+    assert set(found["Unit"]["After"][0].split()) == {"network-online.target", "time-sync.target"}
+    assert found["Unit"]["After"] == found["Unit"]["Wants"]
+    assert "LoadCredential" not in found["Service"]
+    assert found["Service"]["EnvironmentFile"] == ["/etc/claude-usage-mqtt/settings.env"]
+    lines = RECIPES["systemd"].text().splitlines()
+    assert [line[:1] for line in lines[:13]] == ["#"] * 12 + [""]
 
 
 @posix
@@ -192,12 +192,6 @@ def test_a_password_reaches_the_settings_as_it_is(name: str, installed: Installe
     written = (tmp_path / ".config/claude-usage-mqtt/.env").read_text(encoding="utf-8").splitlines()
     assert written[:2] == ["MQTT_HOST=192.168.1.10", "MQTT_USERNAME=claude-usage"]
     assert written[2] == r'MQTT_PASSWORD=50%s \n$x"'
-
-
-def test_the_first_twelve_lines_of_the_unit_say_what_to_type() -> None:
-    """As the README says: `recipe systemd | head -12`."""
-    lines = RECIPES["systemd"].text().splitlines()
-    assert [line[:1] for line in lines[:13]] == ["#"] * 12 + [""]
 
 
 @pytest.mark.parametrize("name", ["systemd", "systemd-report"])

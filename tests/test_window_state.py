@@ -15,6 +15,7 @@ from claude_usage_mqtt.usage.reading import OAUTH, SESSION, STATUSLINE, WEEK
 from parts.readings import RESET, make_account, make_answer, make_reading, make_usage, minutes, shown, take
 
 THRESHOLDS = (75.0, 90.0)
+NEXT = RESET + SESSION
 UNKNOWN_KEYS = {"label", "duration_hours", "source", "read_at"}
 """What is known of a window whose numbers are not."""
 
@@ -87,6 +88,18 @@ STORIES: dict[str, tuple[list[tuple[float, float, datetime | None]], list[str]]]
     "a window of which only the next one's reset is known has reset": (
         [(0, 80, None), (700, 81, minutes(800))],
         ["reset", "threshold_reached 75"],
+    ),
+    "rounding reaches no mark twice": (
+        [(0, 74, RESET), (1, 74.9999999, RESET), (2, 75.0000001, RESET), (3, 74.99999, RESET)],
+        ["threshold_reached 75"],
+    ),
+    "where the answers never said when, an idle window, or one begun since, shows that the old one is over": (
+        [(0, 80, None), (5, 0, None), (10, 0, None), (20, 39, None), (30, 78, None), (400, 5, minutes(600))],
+        ["reset", "threshold_reached 75", "reset"],
+    ),
+    "the thresholds of a new window are reported again": (
+        [(0, 70, RESET), (290, 80, RESET), (301, 3, NEXT), (306, 40, NEXT), (310, 78, NEXT)],
+        ["threshold_reached 75", "reset", "threshold_reached 75"],
     ),
     "an idle window is not woken by what was before it": (
         [(290, 70, RESET), (301, 0, None), (301.5, 80, RESET), (310, 80, RESET), (315, 0, None)],
@@ -162,24 +175,6 @@ def test_a_status_line_does_not_unlock_a_window() -> None:
     assert blocked == [False, True, True, True]
 
 
-def test_float_noise_reaches_no_mark_twice() -> None:
-    """74.999999 is shown as 75, so it is 75, and 75.0000001 is the same."""
-    story = Story()
-    story.read((0, 74, RESET), (1, 74.9999999, RESET), (2, 75.0000001, RESET), (3, 74.99999, RESET))
-    assert story.names == ["threshold_reached 75"]
-    assert story.events[0].utilization == 75
-
-
-def test_a_reset_fires_once_and_arms_the_thresholds_again() -> None:
-    """After the reset the same thresholds are reported again when they are reached again."""
-    story = Story()
-    story.read((0, 70, RESET), (290, 80, RESET), (301, 3, RESET + SESSION), (306, 40, RESET + SESSION))
-    story.read((310, 78, RESET + SESSION))
-    assert story.names == ["threshold_reached 75", "reset", "threshold_reached 75"]
-    reset = story.events[1]
-    assert (reset.utilization, reset.previous_utilization, reset.resets_at) == (3, 80, RESET)
-
-
 def test_a_reset_during_a_gap_fires_once_late_with_its_due_time() -> None:
     """After hours without an answer the reset is reported once, and what the new window has reached too."""
     story = Story()
@@ -191,32 +186,43 @@ def test_a_reset_during_a_gap_fires_once_late_with_its_due_time() -> None:
     assert [event.previous_utilization for event in story.events] == [80, 0]
 
 
-def test_a_near_zero_reading_just_before_the_reset_is_doubted_too() -> None:
-    """It is not taken for the new window: the old number that follows under the new reset is still recognized."""
+SHOWN: dict[str, list[tuple[float, float, datetime | None, float | None]]] = {
+    "a near-zero reading just before the reset is not the new window: the old number after it is recognized": [
+        (290, 97, RESET, 97),
+        (299.3, 0, None, 97),
+        (301, 98, NEXT, None),
+        (302, 4, NEXT, 4),
+    ],
+    "two old numbers in a window's first minutes do not confirm each other": [
+        (298, 77, RESET, 77),
+        (300, 77.3, NEXT, None),
+        (301, 77.3, NEXT, None),
+        (302, 0.4, NEXT, 0.4),
+    ],
+    "about 100 % after a sleep over the reset is doubted, however much was used in the window before": [
+        (200, 78, RESET, 78),
+        (500, 100, NEXT, None),
+        (501, 57, NEXT, 57),
+    ],
+    "a cache that still shows the window before is not believed": [
+        (290, 80, RESET, 80),
+        (301, 3, NEXT, 3),
+        (301.5, 80, RESET, 3),
+        (303, 80, RESET, 3),
+        (306, 4, NEXT, 4),
+        (307, 80, RESET, 4),
+    ],
+}
+
+
+@pytest.mark.parametrize("answers", SHOWN.values(), ids=SHOWN)
+def test_what_is_shown_around_a_reset(answers: list[tuple[float, float, datetime | None, float | None]]) -> None:
+    """No number of the window before is shown in the new one, and the reset is one event."""
     story = Story()
-    story.read((290, 97, RESET), (299.3, 0, None))
-    assert shown(story.usage, minutes(299.3))["utilization"] == 97
-    story.read((301, 98, RESET + SESSION), (302, 4, RESET + SESSION))
+    for *answer, expected in answers:
+        story.read(tuple(answer))  # type: ignore[arg-type]
+        assert shown(story.usage, minutes(answer[0]))["utilization"] == expected, answer
     assert story.names == ["reset"]
-    assert shown(story.usage, minutes(302))["utilization"] == 4
-
-
-def test_two_old_numbers_right_after_a_reset_do_not_confirm_each_other() -> None:
-    """Asked twice in a window's first minute, for another window's reset for example, the old number stays away."""
-    story = Story()
-    story.read((298, 77, RESET), (300, 77.3, RESET + SESSION), (301, 77.3, RESET + SESSION))
-    assert shown(story.usage, minutes(301))["utilization"] is None
-    story.read((302, 0.4, RESET + SESSION))
-    assert shown(story.usage, minutes(302))["utilization"] == 0.4
-    assert story.names == ["reset"]
-
-
-def test_about_100_percent_after_a_sleep_over_the_reset_is_doubted() -> None:
-    """Whoever opens the laptop does not read that the limit is reached, however much was used in the window before."""
-    story = Story()
-    story.read((200, 78, RESET), (500, 100, RESET + SESSION), (501, 57, RESET + SESSION))
-    assert story.names == ["reset"]
-    assert shown(story.usage, minutes(501))["utilization"] == 57
 
 
 @pytest.mark.parametrize("new_reset", [minutes(400), minutes(302), minutes(150), None])
@@ -229,14 +235,6 @@ def test_an_early_reset_fires_once(new_reset: datetime | None) -> None:
     assert story.events[0].previous_utilization == 80
 
 
-def test_no_reset_known_and_then_idle_is_a_reset() -> None:
-    """Where the answers never said when, an idle window, or one begun since, still shows that the old one is over."""
-    story = Story()
-    story.read((0, 80, None), (5, 0, None), (10, 0, None), (20, 39, None), (30, 78, None), (400, 5, minutes(600)))
-    assert story.names == ["reset", "threshold_reached 75", "reset"]
-    assert story.events[0].resets_at is None
-
-
 def test_a_missing_reset_does_not_end_a_window() -> None:
     """An answer that forgets to say when the window ends changes nothing about it."""
     story = Story()
@@ -246,23 +244,13 @@ def test_a_missing_reset_does_not_end_a_window() -> None:
     assert story.events == []
 
 
-def test_an_old_answer_changes_nothing() -> None:
-    """A cache that still shows the window before fires nothing twice and is not shown."""
-    new = RESET + SESSION
-    story = Story()
-    story.read((290, 80, RESET), (301, 3, new), (301.5, 80, RESET), (303, 80, RESET), (306, 4, new))
-    assert story.names == ["reset"]
-    story.read((307, 80, RESET))
-    assert shown(story.usage, minutes(307))["utilization"] == 4
-
-
 def test_a_window_that_is_over_when_first_seen_is_not_shown() -> None:
     """Only its entities are there; the next reading is the first, and no event."""
     story = Story()
     story.read((305, 80, RESET))
     assert shown(story.usage, minutes(305))["utilization"] is None
     assert story.usage.windows.resets() == []
-    story.read((306, 95, RESET + SESSION))
+    story.read((306, 95, NEXT))
     assert shown(story.usage, minutes(306))["utilization"] == 95
     assert story.events == []
 
@@ -275,7 +263,7 @@ def test_the_old_numbers_are_shown_for_two_minutes_after_the_reset() -> None:
     assert story.usage.changes_at(RESET) == RESET + timedelta(minutes=2)
     window = shown(story.usage, RESET + timedelta(minutes=2))
     assert {key for key, value in window.items() if value is not None} == UNKNOWN_KEYS
-    story.read((310, 1, RESET + SESSION))
+    story.read((310, 1, NEXT))
     assert shown(story.usage, minutes(310))["utilization"] == 1
 
 

@@ -19,11 +19,7 @@ def recipe(name: str | None, folder: str | None = None, account: str | None = No
             print(f"{each:<22} {about}")
         return 0
     if name == app_folder.NAME:
-        if folder is None:
-            raise SettingsError(f"Add the folder to write the app to: claude-usage-mqtt recipe {name} FOLDER.")
-        for path in app_folder.write(Path(folder)):
-            print(path)
-        return 0
+        return _write_app(folder)
     if folder is not None:
         raise SettingsError(f"Only {app_folder.NAME} is written to a folder; redirect the others into a file.")
     if name not in RECIPES:
@@ -36,6 +32,14 @@ def recipe(name: str | None, folder: str | None = None, account: str | None = No
     if warning is not None:
         print(f"claude-usage-mqtt: {warning}", file=sys.stderr)
     sys.stdout.write(RECIPES[name].text(None if account is None else slug(account)))
+    return 0
+
+
+def _write_app(folder: str | None) -> int:
+    if folder is None:
+        raise SettingsError(f"Add the folder to write the app to: claude-usage-mqtt recipe {app_folder.NAME} FOLDER.")
+    for path in app_folder.write(Path(folder)):
+        print(path)
     return 0
 
 

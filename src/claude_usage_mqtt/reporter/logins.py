@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import NamedTuple
 
 from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.errors import CredentialsError, CredentialsUnreadable, TokenExpired
 from claude_usage_mqtt.logs import Outage
+from claude_usage_mqtt.sources.credentials.token import EXPIRY_MARGIN
 from claude_usage_mqtt.sources.credentials.watch import CHECK_EVERY, LoginWatch, Watched
 from claude_usage_mqtt.sources.reporter_messages import USABLE, AnnouncedLogin
 from claude_usage_mqtt.sources.source import Login, PolledSource
@@ -19,9 +20,6 @@ log = logging.getLogger(__name__)
 
 LOOKS_BLIND = 10
 """Looks after which a login that cannot be watched is read anyway: in the Keychain it has no date."""
-
-EXPIRY_MARGIN = timedelta(minutes=5)
-"""A token this close to its end is not sent, because clocks differ."""
 
 
 class LoginSeen(NamedTuple):
@@ -44,9 +42,10 @@ class ReportedLogin(Watched[LoginSeen]):
 
     def _news(self, now: datetime) -> Iterator[LoginSeen]:
         login, status, problem = self._read()
-        if status == USABLE and has_ended(self.source, login, now):
+        remedy = remedy_of_end(self.source, login, now)
+        if status == USABLE and remedy is not None:
             status = TokenExpired.status
-            problem = f"the login cannot be used ({status}); {what_helps(login, now)}."
+            problem = f"the login cannot be used ({status}); {remedy}."
         announced = AnnouncedLogin(source=self.source.name, status=status, login=login)
         seen = LoginSeen(self.account, announced, problem)
         if seen != self._last_seen():
@@ -106,14 +105,11 @@ class ReportedLogins:
         return account is not None
 
 
-def what_helps(login: Login, now: datetime) -> str:
-    """Return what makes a login usable again: an access token is renewed by Claude Code, a login that ended is not."""
-    if login.login_expires_at is not None and now >= login.login_expires_at - EXPIRY_MARGIN:
+def remedy_of_end(source: PolledSource, login: Login, now: datetime) -> str | None:
+    """Return what makes a login usable again that has ended, None if it has not; what Claude Code renews does not."""
+    soon = now + EXPIRY_MARGIN
+    if login.login_expires_at is not None and login.login_expires_at <= soon:
         return "log in with Claude Code"
-    return "start Claude Code once, or let it be asked (CLAUDE_SOURCE=claude-code)"
-
-
-def has_ended(source: PolledSource, login: Login, now: datetime) -> bool:
-    """Whether a login cannot be used anymore; Claude Code renews an expired token by itself, we do not."""
-    ends = [login.login_expires_at, None if source.outlives_token else login.token_expires_at]
-    return any(end is not None and now >= end - EXPIRY_MARGIN for end in ends)
+    if login.token_expires_at is not None and login.token_expires_at <= soon and not source.outlives_token:
+        return "start Claude Code once, or let it be asked (CLAUDE_SOURCE=claude-code)"
+    return None

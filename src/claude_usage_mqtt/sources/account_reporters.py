@@ -33,9 +33,6 @@ from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.usage.owner import Owner
 from claude_usage_mqtt.usage.reading import REPORTER
 
-MAX_UNASKED = 40
-"""Requests counted at once that we did not ask for: anybody can claim them, and more than the budget means nothing."""
-
 FAULTS = frozenset({NetworkError.status, InvalidResponse.status})
 """Reasons that another machine may not have; whether they are gone only a poll can show."""
 
@@ -47,14 +44,17 @@ REPLACED_AFTER = timedelta(minutes=10)
 
 
 class AccountReporters:
-    """`owner` is whose numbers the account shows, `used_here_at` when a login on this machine was last used for it."""
+    """`owner` is whose numbers the account shows, `used_here_at` when a login on this machine was last used for it.
+
+    `unasked` counts requests that somebody else asked for.
+    """
 
     def __init__(self, account: str, registry: MachineRegistry) -> None:
         self._account = account
         self._registry = registry
         self._owner = Owner()
         self._used_here_at: datetime | None = None
-        self._unasked = 0
+        self.unasked = 0
         self._was_askable = False
 
     # What a poll learns
@@ -65,7 +65,7 @@ class AccountReporters:
             askable = [
                 (-login.answered_at.timestamp() if login.answered_at is not None else 0.0, machine.name)
                 for machine, login, status in self._statuses(now)
-                if status == USABLE
+                if status == USABLE and self._registry.is_connected
             ]
             return [name for _, name in sorted(askable)]
 
@@ -136,26 +136,21 @@ class AccountReporters:
     # What arrives
 
     def compare(self, login: MachineLogin, now: datetime) -> None:
-        """Note since when a login that a machine announced is not the account's."""
+        """Note since when the login that a machine announced, if there is one, is not the account's."""
         is_foreign = self._owner.is_same(login.owner) is False
         login.foreign_since = (login.foreign_since or now) if is_foreign else None
-
-    def count_unasked(self, requests: int) -> None:
-        """Note requests that somebody else asked for."""
-        self._unasked = min(self._unasked + requests, MAX_UNASKED)
 
     def take_unasked(self) -> int:
         """Return how many requests were made for somebody else since the last call."""
         with self._registry.changed:
-            unasked, self._unasked = self._unasked, 0
+            unasked, self.unasked = self.unasked, 0
             return unasked
 
     # What the service shows and does
 
     def can_be_asked(self, now: datetime) -> bool:
         """Whether any machine can be asked."""
-        with self._registry.changed:
-            return self._registry.is_connected and bool(self.to_ask(now))
+        return bool(self.to_ask(now))
 
     def has_become_askable(self, now: datetime) -> bool:
         """Whether a machine can be asked, and none could at the last call, or a login could not be used since then."""
@@ -179,9 +174,8 @@ class AccountReporters:
         moments: list[datetime | None] = []
         with self._registry.changed:
             for machine, login in self._registry.logins(self._account):
-                moments.append(None if machine.away_since is None else machine.away_since + ABSENT_AFTER)
+                moments += moved(machine.away_since, ABSENT_AFTER), moved(login.foreign_since, REPLACED_AFTER)
                 moments.append(None if login.hold is None else login.hold.until)
-                moments.append(None if login.foreign_since is None else login.foreign_since + REPLACED_AFTER)
         return min((moment for moment in moments if moment is not None and moment > now), default=None)
 
     def documents(self, now: datetime) -> list[dict[str, Any]]:

@@ -10,20 +10,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from claude_usage_mqtt.errors import (
-    ApiError,
-    ClaudeUsageError,
-    CredentialsError,
-    CredentialsNotFound,
-    CredentialsUnreadable,
-    InsufficientScope,
-    InvalidResponse,
-    NetworkError,
-    RateLimited,
-    ServerError,
-    TokenExpired,
-    Unauthorized,
-)
+from claude_usage_mqtt.errors import ApiError, ClaudeUsageError, CredentialsError, InvalidResponse, RateLimited
 from claude_usage_mqtt.instants import format_instant, parse_instant
 from claude_usage_mqtt.untrusted import clean_text, number
 from claude_usage_mqtt.usage.json_values import MAX_NAMES, amounts_from_json, amounts_to_json, names
@@ -56,21 +43,12 @@ class Busy(RateLimited):
     status = "busy"
 
 
-ERRORS: Mapping[str, type[ApiError | CredentialsError]] = {
-    kind.status: kind
-    for kind in (
-        CredentialsNotFound,
-        CredentialsUnreadable,
-        TokenExpired,
-        Unauthorized,
-        InsufficientScope,
-        RateLimited,
-        NetworkError,
-        ServerError,
-        InvalidResponse,
-        Busy,
-    )
-}
+_KINDS: tuple[type[ApiError | CredentialsError], ...] = (
+    *ApiError.__subclasses__(),
+    *CredentialsError.__subclasses__(),
+    Busy,
+)
+ERRORS = {kind.status: kind for kind in _KINDS}
 
 
 def reading_to_json(reading: Reading, now: datetime) -> dict[str, Any]:

@@ -84,8 +84,7 @@ class ReporterExchange:
         for account in changed:
             login = machine.login(account)
             login.announce(announced.get(account), is_awake=is_awake)
-            if account in announced:
-                self._accounts[account].compare(login, now)
+            self._accounts[account].compare(login, now)
         return changed
 
     def _answered(self, machine: str, payload: bytes, now: datetime, *, is_replayed: bool) -> set[str]:
@@ -97,7 +96,7 @@ class ReporterExchange:
             known = self._registry.machines.get(machine)
             if answer is None or not answer.requests or known is None or answer.account not in known.accounts:
                 return set()
-            self._accounts[answer.account].count_unasked(answer.requests)
+            self._accounts[answer.account].unasked += answer.requests
             return {answer.account}
 
     def connected(self) -> list[str]:

@@ -87,8 +87,6 @@ class MachineLogin:
         """Process an announcement; `is_awake` says that the machine is surely online now."""
         if announced != self.announced or (is_awake and self.hold is not None and self.hold.reason == SILENT):
             self.hold = None
-        if announced is None:
-            self.foreign_since = None
         self.announced = announced
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from claude_usage_mqtt import __version__
 from claude_usage_mqtt.errors import ApiError, CredentialsError
 from claude_usage_mqtt.instants import format_instant, parse_instant
 from claude_usage_mqtt.sources.reading_json import error_from_json, error_to_json, reading_from_json, reading_to_json
@@ -57,7 +58,6 @@ class Presence:
     online: bool
     instance: str | None = None
     accounts: Mapping[str, AnnouncedLogin] = field(default_factory=dict)
-    version: str | None = None
 
 
 class Ask(NamedTuple):
@@ -88,7 +88,7 @@ def encode_presence(presence: Presence) -> bytes:
         {
             "online": presence.online,
             "instance": presence.instance,
-            "version": presence.version,
+            "version": __version__,
             "accounts": {
                 account: {"source": each.source, "status": each.status, "usable": each.is_usable, **_login(each.login)}
                 for account, each in presence.accounts.items()
@@ -107,7 +107,6 @@ def parse_presence(payload: bytes) -> Presence | None:
     return Presence(
         online=document["online"],
         instance=matching(IDENTIFIER, document.get("instance")),
-        version=clean_text(document.get("version")),
         accounts={
             account: AnnouncedLogin(
                 source=CLAUDE_CODE if section.get("source") == CLAUDE_CODE else OAUTH,

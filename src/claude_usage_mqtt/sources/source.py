@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
 
 from claude_usage_mqtt.clock import Clock
-from claude_usage_mqtt.errors import ClaudeUsageError, CredentialsError
+from claude_usage_mqtt.errors import ApiError, CredentialsError
 from claude_usage_mqtt.usage.owner import Owner
 from claude_usage_mqtt.usage.reading import CLAUDE_CODE, REPORTER, Reading
 
@@ -46,7 +46,7 @@ class PollResult:
     account: str
     source: str
     reading: Reading | None = None
-    error: ClaudeUsageError | None = None
+    error: ApiError | CredentialsError | None = None
     requests: int = 0
     login: Login | None = None
     fingerprint: object = None

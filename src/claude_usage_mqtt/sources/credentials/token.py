@@ -16,6 +16,7 @@ from claude_usage_mqtt.errors import ApiError, CredentialsNotFound, CredentialsU
 from claude_usage_mqtt.instants import from_epoch, local_time, parse_instant
 from claude_usage_mqtt.sources.source import Login
 from claude_usage_mqtt.untrusted import clean_text
+from claude_usage_mqtt.usage.json_values import names
 
 EXPIRY_MARGIN = timedelta(minutes=5)
 """A token this close to its end is not sent: clocks differ, and an expired one is answered with a 429."""
@@ -122,7 +123,7 @@ def _login(document: dict[str, Any], section: dict[str, Any], token: str) -> Log
         organization=hashed(organization),
         plan=clean_text(section.get("subscriptionType")),
         tier=clean_text(section.get("rateLimitTier")),
-        scopes=_scopes(section.get("scopes")),
+        scopes=names(section.get("scopes")),
         token_expires_at=_milliseconds(section.get("expiresAt")),
         login_expires_at=_milliseconds(section.get("refreshTokenExpiresAt")),
         mark=hash(token),
@@ -134,12 +135,6 @@ def _milliseconds(value: object) -> datetime | None:
     if isinstance(value, str) and re.fullmatch(r"\d{1,16}", value):
         return from_epoch(int(value), 1000)
     return from_epoch(value, 1000) or parse_instant(value)
-
-
-def _scopes(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        return ()
-    return tuple(text for text in map(clean_text, value[:50]) if text)
 
 
 def hashed(value: object) -> str | None:
