@@ -24,10 +24,10 @@ from claude_usage_mqtt.errors import (
     TokenExpired,
 )
 from claude_usage_mqtt.sources import child
+from claude_usage_mqtt.sources.api.source import ApiSource
 from claude_usage_mqtt.sources.claude_code import REQUEST, ClaudeCode
 from claude_usage_mqtt.sources.claude_code_cache import UsageCache
 from claude_usage_mqtt.sources.credentials.file import CredentialsFile
-from claude_usage_mqtt.sources.renewing import RenewingSource
 from claude_usage_mqtt.sources.source import PollResult
 from claude_usage_mqtt.usage.reading import CLAUDE_CODE, OAUTH
 from parts.claude_code import ACCOUNT, FakeClaudeCode, control_response
@@ -245,6 +245,7 @@ def test_it_does_not_outlive_us(program: FakeClaudeCode, tmp_path: Path, by: sig
     code = f"""
 from pathlib import Path
 from claude_usage_mqtt.clock import SystemClock
+from claude_usage_mqtt.sources.api.source import ApiSource
 from claude_usage_mqtt.sources.claude_code import ClaudeCode
 from claude_usage_mqtt.sources.claude_code_cache import UsageCache
 variables = {{"CLAUDE_CONFIG_DIR": {str(program.folder)!r}}}
@@ -302,10 +303,10 @@ def test_what_it_keeps_is_read_if_it_is_its_own_accounts(program: FakeClaudeCode
 
 
 @pytest.fixture
-def renewing(program: FakeClaudeCode, connect: Connect) -> RenewingSource:
+def renewing(program: FakeClaudeCode, connect: Connect) -> ApiSource:
     """Return the API's source, with an expired token and a Claude Code that could renew it."""
     write_credentials(program.folder, token="old", expires_in=dt.timedelta(minutes=-5))
-    return RenewingSource(CredentialsFile(program.folder), connect(), UsageCache(program.cache), source(program))
+    return ApiSource(CredentialsFile(program.folder), connect(), UsageCache(program.cache), source(program))
 
 
 def renews(program: FakeClaudeCode, tmp_path: Path) -> None:
@@ -317,7 +318,7 @@ def renews(program: FakeClaudeCode, tmp_path: Path) -> None:
 
 
 def test_an_expired_token_is_renewed_by_its_owner(
-    program: FakeClaudeCode, endpoint: Endpoint, renewing: RenewingSource, tmp_path: Path
+    program: FakeClaudeCode, endpoint: Endpoint, renewing: ApiSource, tmp_path: Path
 ) -> None:
     """Claude Code is asked once, its answer counts, and then the API is asked directly again with the new token."""
     renews(program, tmp_path)
@@ -331,7 +332,7 @@ def test_an_expired_token_is_renewed_by_its_owner(
 
 
 def test_a_token_that_is_not_renewed_is_asked_for_once(
-    program: FakeClaudeCode, endpoint: Endpoint, renewing: RenewingSource
+    program: FakeClaudeCode, endpoint: Endpoint, renewing: ApiSource
 ) -> None:
     """A login that is over costs one question an hour, and says what Claude Code said."""
     program.answers(None, rate_limits_available=False, subscription_type=None)

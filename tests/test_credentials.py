@@ -24,8 +24,7 @@ from claude_usage_mqtt.errors import (
 )
 from claude_usage_mqtt.sources import hanging
 from claude_usage_mqtt.sources.credentials import keychain
-from claude_usage_mqtt.sources.credentials.environment import GivenToken
-from claude_usage_mqtt.sources.credentials.file import CredentialsFile
+from claude_usage_mqtt.sources.credentials.file import CredentialsFile, GivenToken
 from claude_usage_mqtt.sources.credentials.keychain import Keychain
 from claude_usage_mqtt.sources.credentials.token import parse_credentials
 from parts.credentials import FILE_NAME, write_credentials, write_credentials_text

@@ -14,8 +14,7 @@ import pytest
 from claude_usage_mqtt.errors import ClaudeUsageError
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.settings.fields import Settings
-from claude_usage_mqtt.sources.credentials.environment import GivenToken
-from claude_usage_mqtt.sources.credentials.file import CredentialsFile
+from claude_usage_mqtt.sources.credentials.file import CredentialsFile, GivenToken
 from claude_usage_mqtt.sources.credentials.token import parse_credentials
 from parts import faults, service
 from parts.broker import Mosquitto, needs_mosquitto

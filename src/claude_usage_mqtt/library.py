@@ -46,7 +46,7 @@ from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import InvalidResponse, SettingsError
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.url import API_URL, checked_url
-from claude_usage_mqtt.sources.credentials.environment import GivenToken
+from claude_usage_mqtt.sources.credentials.file import GivenToken
 from claude_usage_mqtt.sources.hanging import require_answer
 from claude_usage_mqtt.sources.in_order import in_order
 from claude_usage_mqtt.sources.local_login import CONFIG_DIR, SECURE_STORAGE_DIR, LocalLogin, local_login

@@ -14,7 +14,7 @@ from claude_usage_mqtt.service.documents import documents
 from claude_usage_mqtt.service.options import AccountOptions
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.wire import parse_usage
-from claude_usage_mqtt.sources.credentials.environment import GivenToken
+from claude_usage_mqtt.sources.credentials.file import GivenToken
 from claude_usage_mqtt.sources.in_order import in_order
 from claude_usage_mqtt.sources.local_login import LocalLogin
 from claude_usage_mqtt.sources.reporter_exchange import ReporterExchange

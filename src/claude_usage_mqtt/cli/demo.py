@@ -23,7 +23,7 @@ from claude_usage_mqtt.mqtt.session import Session
 from claude_usage_mqtt.settings.claude import Account
 from claude_usage_mqtt.settings.fields import Settings
 from claude_usage_mqtt.settings.load import load_settings
-from claude_usage_mqtt.sources.credentials.environment import GivenToken
+from claude_usage_mqtt.sources.credentials.file import GivenToken
 from claude_usage_mqtt.sources.local_login import LocalLogin
 from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, Topics
 

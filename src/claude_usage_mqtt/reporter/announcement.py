@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 
 from claude_usage_mqtt.errors import SettingsError
+from claude_usage_mqtt.logs import Outage
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.publisher import Publisher
 from claude_usage_mqtt.sources.reporter_messages import AnnouncedLogin, Presence, encode_presence, parse_presence
@@ -44,7 +45,7 @@ class Announcement:
         self._payload = b""
         self._first_sent_at = float("inf")
         self._sent_at = float("-inf")
-        self._has_warned = False
+        self._name = Outage(log)
         self.due_at: float | None = None
         """When to announce again what has not changed."""
 
@@ -83,14 +84,14 @@ class Announcement:
         if message.payload == self._payload:
             return
         other = parse_presence(message.payload)
-        is_running = other is not None and other.online and other.instance != self._instance and not message.retain
-        if is_running and other is not None and self._gives_way(other, now):
+        if other is not None and (message.retain or not other.online or other.instance == self._instance):
+            other = None  # it may be gone
+        if other is not None and self._gives_way(other, now):
             raise SettingsError(same_name(self._topics.machine))
         if not is_named or (self._publisher.has_sent(message) and now - self._sent_at < ECHO):
             return
-        if is_running and not self._has_warned:
-            self._has_warned = True
-            log.warning("%s", same_name(self._topics.machine))
+        if other is not None:
+            self._name.down("shared", same_name(self._topics.machine))
         self.plan(max(now, self._sent_at + REASSERT_AFTER))
 
     def _gives_way(self, other: Presence, now: float) -> bool:

@@ -34,7 +34,6 @@ from claude_usage_mqtt.topics import ReporterTopics
 
 log = logging.getLogger(__name__)
 
-
 SLEPT = 30.0
 """Seconds without a turn of the loop after which the machine was asleep: what was sent to it meanwhile is old."""
 
@@ -52,40 +51,20 @@ class ReporterOptions(NamedTuple):
     limited: bool = True
 
 
-class Sleep:
-    """When the machine was awake last; until `deaf_until`, an instant of `time.monotonic`, asks are ignored."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._turned_at = self._moment()
-        self.deaf_until = 0.0
-
-    def has_ended(self) -> bool:
-        """Whether the machine has slept since the last call."""
-        before, self._turned_at = self._turned_at, self._moment()
-        # Not every system's steady clock runs on while it sleeps, but its wall clock does.
-        gap = max(now - then for now, then in zip(self._turned_at, before, strict=True))
-        has_slept = self._clock.to_real(gap) > SLEPT
-        if has_slept:
-            self.deaf_until = time.monotonic() + DEAF_FOR
-        return has_slept
-
-    def _moment(self) -> tuple[float, float]:
-        return self._clock.steady(), self._clock.now().timestamp()
-
-
 class Reporter:
     """Answers for some accounts until it is stopped."""
 
     def __init__(self, options: ReporterOptions, clock: Clock) -> None:
         self.inbox: Inbox[ConnectionEvent | LoginSeen | Answer | Stop] = Inbox()
         self._options = options
+        self._clock = clock
+        self._turned_at = self._moment()  # when the machine was awake last
+        self._deaf_until = 0.0
         topics = ReporterTopics(base=options.base_topic, machine=options.machine)
         self._publishing = Publishing(options.broker, topics, self.inbox.put)
         self._logins = ReportedLogins(options.sources, clock, self.inbox.put)
         self._budget = Budget(options.base_topic, options.sources, clock, limited=options.limited)
         self._answering = Answering(options.sources, clock, self._budget, self.inbox.put, self._publishing.answer)
-        self._sleep = Sleep(clock)
         self._liveness = Liveness(options.base_topic)
         self._publishing.routes.add(self._table())
 
@@ -113,9 +92,7 @@ class Reporter:
                 item = self.inbox.get(self._patience())
                 if isinstance(item, Stop):
                     return item.obey()
-                if self._sleep.has_ended():
-                    # The broker may not have noticed anything, but the service may have asked in vain.
-                    self._publishing.announcement.due_at = self._sleep.deaf_until
+                self._notice_sleep()
                 if item is not None:
                     self._handle(item)
                 self._tick()
@@ -130,7 +107,7 @@ class Reporter:
     def _handle(self, item: ConnectionEvent | LoginSeen | Answer) -> None:
         match item:
             case Connected():
-                self._sleep.deaf_until = 0.0  # nothing that was sent before reaches a new connection
+                self._deaf_until = 0.0  # nothing that was sent before reaches a new connection
                 self._publishing.connected(item)
             case Disconnected():
                 self._publishing.disconnected(item)
@@ -146,7 +123,7 @@ class Reporter:
                 self._logins.watch.look_now()  # it may have been renewed, or refused
 
     def _on_ask(self, message: Message) -> None:
-        if self._publishing.is_named and time.monotonic() >= self._sleep.deaf_until:
+        if self._publishing.is_named and time.monotonic() >= self._deaf_until:
             self._answering.asked(message.payload)
 
     def _on_answer(self, message: Message, machine: str) -> None:
@@ -156,6 +133,18 @@ class Reporter:
             self._budget.hear(message.payload)
 
     # What time brings
+
+    def _notice_sleep(self) -> None:
+        """Ignore asks for a moment if the machine has slept since the last turn, and then announce everything again."""
+        before, self._turned_at = self._turned_at, self._moment()
+        # Not every system's steady clock runs on while it sleeps, but its wall clock does.
+        gap = max(now - then for now, then in zip(self._turned_at, before, strict=True))
+        if self._clock.to_real(gap) > SLEPT:
+            # The broker may not have noticed anything, but the service may have asked in vain.
+            self._publishing.announcement.due_at = self._deaf_until = time.monotonic() + DEAF_FOR
+
+    def _moment(self) -> tuple[float, float]:
+        return self._clock.steady(), self._clock.now().timestamp()
 
     def _tick(self) -> None:
         is_named, hangs = self._publishing.tick(), self._logins.note_hanging()

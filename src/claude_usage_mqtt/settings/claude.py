@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from claude_usage_mqtt.sources.credentials.environment import GivenToken
+from claude_usage_mqtt.sources.credentials.file import GivenToken
 from claude_usage_mqtt.sources.local_login import SECURE_STORAGE_DIR, LocalLogin, local_login
 from claude_usage_mqtt.topics import DEFAULT_ACCOUNT
 from claude_usage_mqtt.untrusted import slug

@@ -49,7 +49,7 @@ def run_child(command: Sequence[str], request: str, environment: Mapping[str, st
         work, temporary = Path(folder, "work"), Path(folder, "tmp")
         work.mkdir()
         temporary.mkdir()
-        environment = {**environment, **dict.fromkeys(("TMPDIR",) if IS_POSIX else ("TEMP", "TMP"), str(temporary))}
+        environment = {**environment, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary))}
         process = _start(command, request, environment, work)
         try:
             return _listen(process, deadline)

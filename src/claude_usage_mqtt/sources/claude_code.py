@@ -30,7 +30,7 @@ from claude_usage_mqtt.sources.child import Ended, run_child
 from claude_usage_mqtt.sources.claude_code_cache import CachedUsage, UsageCache
 from claude_usage_mqtt.sources.credentials.file import identity
 from claude_usage_mqtt.sources.source import REPEATS_FOR, Login, PollResult
-from claude_usage_mqtt.untrusted import clean_text
+from claude_usage_mqtt.untrusted import clean_text, json_object
 from claude_usage_mqtt.usage.reading import CLAUDE_CODE, Reading
 
 REQUEST = json.dumps(
@@ -220,10 +220,6 @@ def _no_usage(response: Mapping[str, object]) -> CredentialsError | ApiError:
 def _control_response(line: str) -> dict[str, object] | None:
     if '"control_response"' not in line:
         return None
-    try:
-        message = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    response = message.get("response") if isinstance(message, dict) else None
-    is_ours = isinstance(response, dict) and message.get("type") == "control_response"
-    return response if is_ours else None
+    message = json_object(line.encode())
+    response = message.get("response") if message.get("type") == "control_response" else None
+    return response if isinstance(response, dict) else None

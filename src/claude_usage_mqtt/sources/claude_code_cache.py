@@ -37,9 +37,8 @@ class CachedUsage(NamedTuple):
         return self.fetched_at <= now + AHEAD
 
 
-class _Content(NamedTuple):
-    login: Login | None = None
-    usage: CachedUsage | None = None
+_Content = tuple[Login | None, CachedUsage | None]
+"""Whose account Claude Code is logged in to, and what it keeps for that."""
 
 
 class UsageCache:
@@ -47,17 +46,17 @@ class UsageCache:
 
     def __init__(self, *paths: Path) -> None:
         self._paths = paths
-        self._seen: tuple[object, _Content] = (None, _Content())
+        self._seen: tuple[object, _Content] = (None, (None, None))
 
     @property
     def login(self) -> Login | None:
         """Whose account Claude Code is logged in to, None if that is not known."""
-        return self._content().login
+        return self._content()[0]
 
     @property
     def usage(self) -> CachedUsage | None:
         """What Claude Code keeps for that account, None if there is nothing."""
-        return self._content().usage
+        return self._content()[1]
 
     def newest(self, now: datetime) -> Reading | None:
         """Return what Claude Code keeps as a reading, None if there is nothing to believe; never raises."""
@@ -71,31 +70,26 @@ class UsageCache:
 
     def _content(self) -> _Content:
         """Return what the file says; it is parsed only if it has changed."""
-        path = next((path for path in self._paths if identity(path) is not None), None)
-        if path is None:
-            return _Content()
-        seen, content = self._seen
-        found = identity(path)
-        if found != seen:
-            content = _read(path)
-            self._seen = found, content
-        return content
+        for path in self._paths:
+            found = identity(path)
+            if found is not None:
+                if found != self._seen[0]:
+                    self._seen = found, _read(path)
+                return self._seen[1]
+        return None, None
 
 
 def _read(path: Path) -> _Content:
     try:
         document = json.loads(read_text(path, FILE_NAME, MAX_FILE))
     except (CredentialsError, OSError, ValueError, RecursionError):
-        return _Content()
-    if not isinstance(document, dict):
-        return _Content()
-    account, cached = document.get("oauthAccount"), document.get("cachedUsageUtilization")
+        return None, None
+    known = document if isinstance(document, dict) else {}
+    account, cached = known.get("oauthAccount"), known.get("cachedUsageUtilization")
     if not isinstance(account, dict) or not isinstance(account.get("accountUuid"), str):
-        return _Content()
+        return None, None
     login = Login(account=hashed(account["accountUuid"]), organization=hashed(account.get("organizationUuid")))
     if not isinstance(cached, dict) or cached.get("accountUuid") != account["accountUuid"]:
-        return _Content(login=login)
+        return login, None
     fetched_at = from_epoch(cached.get("fetchedAtMs"), 1000)
-    if fetched_at is None:
-        return _Content(login=login)
-    return _Content(login=login, usage=CachedUsage(fetched_at=fetched_at, body=cached.get("utilization")))
+    return login, None if fetched_at is None else CachedUsage(fetched_at, cached.get("utilization"))

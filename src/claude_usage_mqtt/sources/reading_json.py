@@ -7,26 +7,14 @@ response. It has no times by our clock, only an age: the clocks of two machines 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
-from claude_usage_mqtt.errors import (
-    ApiError,
-    ClaudeUsageError,
-    CredentialsError,
-    CredentialsNotFound,
-    CredentialsUnreadable,
-    InsufficientScope,
-    InvalidResponse,
-    NetworkError,
-    RateLimited,
-    ServerError,
-    TokenExpired,
-    Unauthorized,
-)
+from claude_usage_mqtt.errors import ApiError, ClaudeUsageError, CredentialsError, InvalidResponse, RateLimited
 from claude_usage_mqtt.instants import format_instant, parse_instant
 from claude_usage_mqtt.untrusted import clean_text, number
-from claude_usage_mqtt.usage.json_values import MAX_NAMES, amounts_from_json, amounts_to_json, names
+from claude_usage_mqtt.usage.json_values import MAX_NAMES, amounts_from_json, names
 from claude_usage_mqtt.usage.reading import (
     MAX_UTILIZATION,
     REPORTER,
@@ -56,21 +44,12 @@ class Busy(RateLimited):
     status = "busy"
 
 
-ERRORS: Mapping[str, type[ApiError | CredentialsError]] = {
-    kind.status: kind
-    for kind in (
-        CredentialsNotFound,
-        CredentialsUnreadable,
-        TokenExpired,
-        Unauthorized,
-        InsufficientScope,
-        RateLimited,
-        NetworkError,
-        ServerError,
-        InvalidResponse,
-        Busy,
-    )
-}
+_KINDS: tuple[type[ApiError | CredentialsError], ...] = (
+    *ApiError.__subclasses__(),
+    *CredentialsError.__subclasses__(),
+    Busy,
+)
+ERRORS = {kind.status: kind for kind in _KINDS}
 
 
 def reading_to_json(reading: Reading, now: datetime) -> dict[str, Any]:
@@ -90,7 +69,7 @@ def reading_to_json(reading: Reading, now: datetime) -> dict[str, Any]:
             }
             for window in list(reading)[:MAX_WINDOWS]
         },
-        "extra_usage": None if money is None else amounts_to_json(money) | {"currency": money.currency},
+        "extra_usage": None if money is None else asdict(money),
         "plan": reading.plan,
         "tier": reading.tier,
         "malformed": list(reading.malformed[:MAX_NAMES]),
@@ -181,7 +160,7 @@ def _window(key: str, section: object, read_at: datetime, machine: str) -> Windo
 
 def _money(section: object, machine: str) -> ExtraUsage:
     known: Mapping[str, Any] = section if isinstance(section, dict) else {}
-    money = amounts_from_json(section, known.get("currency"), most=MAX_UTILIZATION)
+    money = amounts_from_json(section, most=MAX_UTILIZATION)
     numbers = ("used", "limit", "balance", "utilization", "currency")
     if money is None or any(getattr(money, each) is None and known.get(each) is not None for each in numbers):
         raise _not_understood(machine)

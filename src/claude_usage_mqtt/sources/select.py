@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from claude_usage_mqtt.errors import ClaudeUsageError, CredentialsNotFound, RateLimited
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.source import ApiSource
-from claude_usage_mqtt.sources.credentials.environment import GivenToken
+from claude_usage_mqtt.sources.credentials.file import GivenToken
 from claude_usage_mqtt.sources.local_login import LocalLogin
 from claude_usage_mqtt.sources.source import PolledSource, PushedSource
 from claude_usage_mqtt.sources.status_line import StatusLine
@@ -62,11 +62,8 @@ def polled_sources(
 def _oauth(login: LocalLogin, api: UsageApi, command: str | None) -> PolledSource:
     if isinstance(login.credentials, GivenToken):
         return ApiSource(login.credentials, api)  # whose it is is not known, nor does Claude Code renew it
-    if command is None:
-        return ApiSource(login.credentials, api, login.cache)
-    from claude_usage_mqtt.sources.renewing import RenewingSource  # noqa: PLC0415 - memory: few configure it
-
-    return RenewingSource(login.credentials, api, login.cache, _claude_code(login, api, command))
+    claude_code = None if command is None else _claude_code(login, api, command)
+    return ApiSource(login.credentials, api, login.cache, claude_code)
 
 
 def _claude_code(login: LocalLogin, _api: UsageApi, command: str | None) -> ClaudeCode:

@@ -1,8 +1,12 @@
-"""The API as a source: each poll reads the login that is on this machine now, and sends its token once."""
+"""The API as a source: each poll reads the login that is on this machine now, and sends its token once.
+
+We never renew a login ourselves: that would log Claude Code out. It may be asked to, once the token has expired.
+"""
 
 from __future__ import annotations
 
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.errors import (
@@ -17,19 +21,31 @@ from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.sources.claude_code_cache import UsageCache
 from claude_usage_mqtt.sources.credentials.token import Credentials, CredentialSource
-from claude_usage_mqtt.sources.source import Login, PollResult, usable_login
+from claude_usage_mqtt.sources.source import Login, PolledSource, PollResult, usable_login
 from claude_usage_mqtt.usage.reading import OAUTH, Reading
+
+ASK_AGAIN = timedelta(hours=1)
+"""From one question to Claude Code for the same expired token to the next: each costs a request, and a login that is
+over stays so."""
 
 
 class ApiSource:
-    """The endpoint, asked directly with the token of the login in one place."""
+    """The endpoint, asked directly with the token of the login in one place, and the Claude Code that may renew it."""
 
     name = OAUTH
     lacks = ""
     is_local = True
-    outlives_token = False
 
-    def __init__(self, credentials: CredentialSource, api: UsageApi, cache: UsageCache | None = None) -> None:
+    def __init__(
+        self,
+        credentials: CredentialSource,
+        api: UsageApi,
+        cache: UsageCache | None = None,
+        claude_code: PolledSource | None = None,
+    ) -> None:
+        self.outlives_token = claude_code is not None
+        self._claude_code = claude_code
+        self._asked: tuple[int | None, datetime] | None = None  # for which token to renew (its mark), and when
         self._credentials = credentials
         self._api = api
         self._cache = cache
@@ -64,7 +80,28 @@ class ApiSource:
         return reading
 
     def poll(self, account: str, clock: Clock, *, may_retry: bool) -> PollResult:
-        """Ask once; with `may_retry` a second time if the token was renewed meanwhile. Never raises."""
+        """Ask once; with `may_retry` a second time if the token was renewed meanwhile. Never raises.
+
+        If it has expired, Claude Code is asked, whose answer is as good.
+        """
+        result = self._ask(account, clock, may_retry=may_retry)
+        if self._claude_code is None or not isinstance(result.error, TokenExpired):
+            return result
+        mark, now = None if result.login is None else result.login.mark, clock.now()
+        was_asked = self._asked is not None and self._asked[0] == mark and now - self._asked[1] < ASK_AGAIN
+        if was_asked or result.requests >= (2 if may_retry else 1):
+            return result
+        self._asked = mark, now
+        answer = self._claude_code.poll(account, clock, may_retry=False)
+        login = usable_login(self) or result.login
+        is_renewed = login is not None and login.mark != mark
+        if answer.error is not None and not is_renewed:
+            text = f"{result.error} Claude Code was asked to renew it, without success: {answer.error}"
+            answer = replace(answer, error=TokenExpired(text))
+        requests = result.requests + answer.requests
+        return replace(answer, login=login, requests=requests, fingerprint=self.fingerprint())
+
+    def _ask(self, account: str, clock: Clock, *, may_retry: bool) -> PollResult:
         requests = 0
         credentials: Credentials | None = None
         reading: Reading | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pwd
 import re
 import subprocess
 import time
@@ -129,17 +130,11 @@ def _texts(item: str, until: float) -> Iterator[str | CredentialsError]:
 
 
 def _accounts() -> list[str]:
-    names = [os.environ.get("USER"), _system_user(), FALLBACK_ACCOUNT]
-    return list(dict.fromkeys(name for name in names if name))
-
-
-def _system_user() -> str | None:
     try:
-        import pwd  # noqa: PLC0415 - not on Windows, which has no Keychain either
-
-        return pwd.getpwuid(os.getuid()).pw_name
-    except (ImportError, AttributeError, KeyError):
-        return None
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        user = ""
+    return list(dict.fromkeys(name for name in (os.environ.get("USER"), user, FALLBACK_ACCOUNT) if name))
 
 
 def _decoded(text: str) -> str:
