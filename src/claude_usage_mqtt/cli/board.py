@@ -154,8 +154,7 @@ def _times(utilization: float, resets_at: datetime | None, elapsed: float | None
     if resets_at is None:
         return "not started" if utilization == 0 else "reset unknown"
     line = _countdown(resets_at - now)
-    ahead = derived.pace(utilization, elapsed)
-    line += "" if ahead is None else f"  pace {ahead:+.0f}"
+    line += "" if elapsed is None else f"  pace {utilization - elapsed:+.0f}"
     projected = derived.projected(utilization, elapsed)
     return line + ("" if projected is None else f"  at reset {projected:.0f}%")
 

@@ -7,13 +7,14 @@ response. It has no times by our clock, only an age: the clocks of two machines 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
 from claude_usage_mqtt.errors import ApiError, ClaudeUsageError, CredentialsError, InvalidResponse, RateLimited
 from claude_usage_mqtt.instants import format_instant, parse_instant
 from claude_usage_mqtt.untrusted import clean_text, number
-from claude_usage_mqtt.usage.json_values import MAX_NAMES, amounts_from_json, amounts_to_json, names
+from claude_usage_mqtt.usage.json_values import MAX_NAMES, amounts_from_json, names
 from claude_usage_mqtt.usage.reading import (
     MAX_UTILIZATION,
     REPORTER,
@@ -68,7 +69,7 @@ def reading_to_json(reading: Reading, now: datetime) -> dict[str, Any]:
             }
             for window in list(reading)[:MAX_WINDOWS]
         },
-        "extra_usage": None if money is None else amounts_to_json(money) | {"currency": money.currency},
+        "extra_usage": None if money is None else asdict(money),
         "plan": reading.plan,
         "tier": reading.tier,
         "malformed": list(reading.malformed[:MAX_NAMES]),
@@ -159,7 +160,7 @@ def _window(key: str, section: object, read_at: datetime, machine: str) -> Windo
 
 def _money(section: object, machine: str) -> ExtraUsage:
     known: Mapping[str, Any] = section if isinstance(section, dict) else {}
-    money = amounts_from_json(section, known.get("currency"), most=MAX_UTILIZATION)
+    money = amounts_from_json(section, most=MAX_UTILIZATION)
     numbers = ("used", "limit", "balance", "utilization", "currency")
     if money is None or any(getattr(money, each) is None and known.get(each) is not None for each in numbers):
         raise _not_understood(machine)

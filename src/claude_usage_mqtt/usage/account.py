@@ -14,8 +14,9 @@ from claude_usage_mqtt.usage.plausibility import is_of_another_account
 from claude_usage_mqtt.usage.reading import FIVE_HOUR, SEVEN_DAY, ExtraUsage, Reading, Window
 from claude_usage_mqtt.usage.reading_history import UNSUPPORTED_AFTER, ReadingHistory
 from claude_usage_mqtt.usage.standing import AccountEvents, Standing, standing
+from claude_usage_mqtt.usage.window_changes import first_reading, next_reading
 from claude_usage_mqtt.usage.window_state import WindowState
-from claude_usage_mqtt.usage.windows import Windows
+from claude_usage_mqtt.usage.windows import MAX_WINDOWS, Windows
 
 LONGEST_GAP = timedelta(minutes=70)
 """Of the time between two complete responses no more than this counts: of a longer gap they say nothing."""
@@ -116,14 +117,19 @@ class AccountUsage:
         return self.history.has_complete(now, max(UNSUPPORTED_AFTER, self.rules.stale_after))
 
     def _update_window(self, window: Window, now: datetime) -> list[Event]:
-        before = self.windows.get(window.key)
-        events = self.windows.follow(
-            window, now, account=self.account, stale_after=self.rules.stale_after, thresholds=self.rules.thresholds
+        known, rules = self.windows.get(window.key), self.rules
+        if known is None:
+            if not window.is_placeholder and len(self.windows) < MAX_WINDOWS:
+                self.windows[window.key] = first_reading(window)
+                self.history.last_change = window.read_at
+            return []
+        is_stale = not known.is_known(window.read_at, rules.stale_after)
+        state, events = next_reading(
+            known, window, account=self.account, thresholds=rules.thresholds, now=now, is_stale=is_stale
         )
-        after = self.windows.get(window.key)
-        shown = [None if each is None else (each.utilization, each.resets_at) for each in (before, after)]
-        if shown[0] != shown[1]:
+        if (state.utilization, state.resets_at) != (known.utilization, known.resets_at):
             self.history.last_change = window.read_at
+        self.windows[window.key] = state
         return events
 
     def _update_complete(self, reading: Reading) -> None:

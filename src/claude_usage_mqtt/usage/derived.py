@@ -1,4 +1,4 @@
-"""The derived numbers of a window, each a pure function; every rule is written here, once.
+"""The numbers derived from a window's over time: projection, rates, the limit to expect; each a pure function.
 
 Percentages are 0 to 100 and may exceed 100; instants are aware UTC datetimes; None means "not known".
 A window that has not started (0 %, no reset) is idle: nothing can be said of its time.
@@ -50,11 +50,6 @@ def elapsed(resets_at: datetime | None, duration: timedelta | None, now: datetim
     return min(100.0, max(0.0, passed))
 
 
-def pace(utilization: float, elapsed_percent: float | None) -> float | None:
-    """Return `utilization - elapsed` in points: above 0 is ahead of an even pace."""
-    return None if elapsed_percent is None else utilization - elapsed_percent
-
-
 def projected(utilization: float, elapsed_percent: float | None) -> float | None:
     """Return the percent at the reset if the average pace holds: `100 · utilization / elapsed`.
 
@@ -63,20 +58,6 @@ def projected(utilization: float, elapsed_percent: float | None) -> float | None
     if elapsed_percent is None or elapsed_percent < TOO_EARLY:
         return None
     return 100 * utilization / elapsed_percent
-
-
-def on_pace(
-    utilization: float, resets_at: datetime | None, projected_percent: float | None, *, locked: bool = False
-) -> bool | None:
-    """Return whether the window lasts to its reset at the average pace: `projected` is within 100.
-
-    An idle window is on pace, a locked one is not; otherwise it is known only if `projected` is.
-    """
-    if locked:
-        return False
-    if projected_percent is not None:
-        return projected_percent <= 100
-    return True if resets_at is None and utilization == 0 else None
 
 
 def recent(samples: Sequence[Sample], now: datetime, span: timedelta = RECENT) -> Sequence[Sample]:
@@ -142,11 +123,6 @@ def steady_limit_at(known: datetime | None, new: datetime | None, now: datetime)
     if known is None or new is None or known <= now:
         return new
     return new if abs(new - known) > max(LIMIT_AT_MOVES, (known - now) / 20) else known
-
-
-def time_remaining(resets_at: datetime | None, now: datetime) -> timedelta | None:
-    """Return the time until the reset, never below zero."""
-    return None if resets_at is None else max(timedelta(0), resets_at - now)
 
 
 def rounded(value: float | None, digits: int = 2) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
 
 from claude_usage_mqtt.instants import from_epoch, parse_instant
 from claude_usage_mqtt.untrusted import CURRENCY, clean_text, matching, number
@@ -38,20 +37,11 @@ def names(value: object) -> tuple[str, ...]:
     return tuple(text for text in map(clean_text, known) if text is not None)
 
 
-def amounts_to_json(money: ExtraUsage) -> dict[str, Any]:
-    """Return the JSON object of extra usage, without its currency."""
-    return {
-        "enabled": money.enabled,
-        "used": money.used,
-        "limit": money.limit,
-        "utilization": money.utilization,
-        "balance": money.balance,
-        "disabled_reason": money.disabled_reason,
-    }
+def amounts_from_json(section: object, *, most: float) -> ExtraUsage | None:
+    """Return extra usage, of which `asdict` is the JSON object; None if it is not one.
 
-
-def amounts_from_json(section: object, currency: object, *, most: float) -> ExtraUsage | None:
-    """Return extra usage; None if it is not. `most` is the highest utilization that is believed."""
+    `most` is the highest utilization that is believed.
+    """
     if not isinstance(section, dict) or not isinstance(section.get("enabled"), bool):
         return None
     return ExtraUsage(
@@ -59,7 +49,7 @@ def amounts_from_json(section: object, currency: object, *, most: float) -> Extr
         used=number(section.get("used"), maximum=MAX_AMOUNT),
         limit=number(section.get("limit"), maximum=MAX_AMOUNT),
         utilization=number(section.get("utilization"), maximum=most),
-        currency=matching(CURRENCY, currency),
+        currency=matching(CURRENCY, section.get("currency")),
         balance=number(section.get("balance"), maximum=MAX_AMOUNT),
         disabled_reason=clean_text(section.get("disabled_reason")),
     )

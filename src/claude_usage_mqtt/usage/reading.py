@@ -80,29 +80,43 @@ class WindowNumbers:
         return self.resets_at is None and self.utilization == 0
 
     @property
+    def length(self) -> timedelta | None:
+        """How long it lasts."""
+        return self.duration
+
+    @property
     def is_limit_reached(self) -> bool:
         """Whether the window cannot be used: 100 % is reached, or it is locked."""
         return self.utilization >= 100 or self.locked
 
     def elapsed(self, now: datetime | None = None) -> float | None:
         """Percent of the window that has passed, None if the reset is not known."""
-        return derived.elapsed(self.resets_at, self.duration, now or self.read_at)
+        return derived.elapsed(self.resets_at, self.length, now or self.read_at)
 
     def pace(self, now: datetime | None = None) -> float | None:
         """Points ahead of (above 0) or behind an even pace."""
-        return derived.pace(self.utilization, self.elapsed(now))
+        elapsed = self.elapsed(now)
+        return None if elapsed is None else self.utilization - elapsed
 
     def projected(self, now: datetime | None = None) -> float | None:
         """Percent at the reset if the average pace holds; None in the first 5 % of the window."""
         return derived.projected(self.utilization, self.elapsed(now))
 
     def is_on_pace(self, now: datetime | None = None) -> bool | None:
-        """Whether the window lasts to its reset at the average pace; None if that is not known."""
-        return derived.on_pace(self.utilization, self.resets_at, self.projected(now), locked=self.locked)
+        """Whether the window lasts to its reset at the average pace; None if that is not known.
+
+        An idle window is on pace, a locked one is not; otherwise it is known only if `projected` is.
+        """
+        projected = self.projected(now)
+        if self.locked:
+            return False
+        if projected is None:
+            return True if self.is_idle else None
+        return projected <= 100
 
     def time_until_reset(self, now: datetime | None = None) -> timedelta | None:
         """Time until the reset, never below zero; None if the reset is not known."""
-        return derived.time_remaining(self.resets_at, now or self.read_at)
+        return None if self.resets_at is None else max(timedelta(0), self.resets_at - (now or self.read_at))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

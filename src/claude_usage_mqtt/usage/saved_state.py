@@ -6,8 +6,8 @@ Everything restored here was on a broker that others may write to: what is not e
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from datetime import datetime, timedelta
+from dataclasses import asdict, replace
+from datetime import datetime
 from typing import Any
 
 from claude_usage_mqtt.instants import format_instant, from_epoch, parse_instant, steady
@@ -18,7 +18,6 @@ from claude_usage_mqtt.usage.derived import MAX_SAMPLES, Sample
 from claude_usage_mqtt.usage.json_values import (
     MAX_AHEAD,
     amounts_from_json,
-    amounts_to_json,
     epoch,
     names,
     saved_absence,
@@ -92,7 +91,7 @@ def _save_window(window: WindowState, ignored: tuple[str, ...]) -> dict[str, Any
 
 def _save_money(state: MoneyState, ignored: tuple[str, ...]) -> dict[str, Any]:
     return {
-        "amounts": None if state.money is None else amounts_to_json(state.money),
+        "amounts": None if state.money is None else asdict(state.money),
         "currency": state.currency,
         "enabled": state.enabled,
         "read_at": epoch(state.read_at),
@@ -130,14 +129,13 @@ def restore(usage: AccountUsage, saved: object, state: object, now: datetime) ->
         history.ignored = names(saved.get("ignored"))
         history.unusable = names(saved.get("unusable"))
         usage.events = AccountEvents(was_blocked=_flag(saved.get("blocked")), was_active=_flag(saved.get("active")))
-        _restore_windows(usage, saved.get("windows"), now, is_document=False)
-        usage.money = _restore_money(saved.get("money"), now, history.ignored) or _money_of_document(
-            saved, document, usage, now
-        )
+        _restore_windows(usage, saved.get("windows"), now)
+        money = saved.get("money", _money_of_document(saved, document, history.last_complete or now))
+        usage.money = _restore_money(money, now, history.ignored)
     elif document:
         usage.plan = Plan(clean_text(document.get("plan")))
-        _restore_windows(usage, document.get("windows"), now, is_document=True)
-        usage.money = _money_of_document({}, document, usage, now)
+        _restore_windows(usage, document.get("windows"), now)
+        usage.money = _restore_money(_money_of_document({}, document, now), now, ())
         if usage.windows or usage.money is not None:
             history.last_read = now
     instants = (history.last_read, history.last_complete, history.last_change, *usage.read_times().values())
@@ -145,26 +143,24 @@ def restore(usage: AccountUsage, saved: object, state: object, now: datetime) ->
     return usage.is_known
 
 
-def _restore_windows(usage: AccountUsage, windows: object, now: datetime, *, is_document: bool) -> None:
+def _restore_windows(usage: AccountUsage, windows: object, now: datetime) -> None:
     if not isinstance(windows, dict):
         return
     for key, entry in list(windows.items())[:MAX_WINDOWS]:
         if isinstance(key, str) and WINDOW_KEY.fullmatch(key) and isinstance(entry, dict):
-            window = _restore_window(key, entry, now, usage.history.ignored, is_document=is_document)
+            window = _restore_window(key, entry, now, usage.history.ignored)
             if window is not None:
                 usage.windows[key] = window
 
 
-def _restore_window(
-    key: str, entry: Mapping[str, Any], now: datetime, ignored: tuple[str, ...], *, is_document: bool
-) -> WindowState | None:
+def _restore_window(key: str, entry: Mapping[str, Any], now: datetime, ignored: tuple[str, ...]) -> WindowState | None:
     duration = duration_of(key)
     label = clean_text(entry.get("label"))
     utilization = number(entry.get("utilization"), maximum=MAX_UTILIZATION)
     resets_at = steady(None, parse_instant(entry.get("resets_at")))
     blank = entry.get("blank") is True
-    if is_document and utilization is None:
-        utilization, blank = 0.0, True  # announced, but not known
+    if entry.get("utilization") is None:
+        utilization, blank = 0.0, True  # a document's: announced, but not known
     if label is None or utilization is None or (resets_at is None and entry.get("resets_at") is not None):
         return None
     if resets_at is not None and duration is not None and resets_at - now > 2 * duration:
@@ -239,40 +235,35 @@ def _samples(value: object, now: datetime) -> tuple[Sample, ...]:
 def _restore_money(entry: object, now: datetime, ignored: tuple[str, ...]) -> MoneyState | None:
     if not isinstance(entry, dict):
         return None
-    read_at, period_start = saved_instant(entry.get("read_at"), now), saved_instant(entry.get("period_start"), now)
-    if read_at is None or period_start is None:
+    money, absent_for = amounts_from_json(entry.get("amounts"), most=MAX_SHARE), entry.get("absent_for")
+    read_at = saved_instant(entry.get("read_at"), now)
+    if read_at is None or (money is None and absent_for is None):
         return None
     return MoneyState(
-        money=amounts_from_json(entry.get("amounts"), entry.get("currency"), most=MAX_SHARE),
+        money=money,
         read_at=read_at,
-        period_start=period_start,
+        period_start=saved_instant(entry.get("period_start"), now) or month_of(read_at),
         currency=matching(CURRENCY, entry.get("currency")),
         enabled=entry.get("enabled") is True,
         peak=number(entry.get("peak"), maximum=MAX_SHARE) or 0.0,
-        absent_for=saved_absence(entry.get("absent_for")),
+        absent_for=saved_absence(absent_for),
         seen_among=_seen_among(entry, ignored),
     )
 
 
-def _money_of_document(
-    saved: Mapping[str, Any], document: Mapping[str, Any], usage: AccountUsage, now: datetime
-) -> MoneyState | None:
+def _money_of_document(saved: Mapping[str, Any], document: Mapping[str, Any], read_at: datetime) -> dict[str, Any]:
+    """Return what would have been saved of extra usage; `read_at` is when, if the document does not say."""
     section = document.get("extra_usage")
-    details = section if isinstance(section, dict) else {}
-    money = amounts_from_json(section, details.get("currency"), most=MAX_SHARE)
-    if money is None and saved.get("extra_usage_absent_for") is None:
-        return None
-    read_at = saved_instant(details.get("read_at"), now) or usage.history.last_complete or now
-    return MoneyState(
-        money=money,
-        read_at=read_at,
-        period_start=saved_instant(details.get("period_start"), now) or month_of(read_at),
-        currency=(money.currency if money else None) or matching(CURRENCY, saved.get("currency")),
-        enabled=money is not None and money.enabled,
-        peak=(money.utilization if money else None) or 0.0,
-        absent_for=timedelta(0) if money else saved_absence(saved.get("extra_usage_absent_for")),
-        seen_among=usage.history.ignored,
-    )
+    money = section if isinstance(section, dict) else {}
+    return {
+        "amounts": money,
+        "currency": money.get("currency") or saved.get("currency"),
+        "enabled": money.get("enabled"),
+        "read_at": money.get("read_at") or epoch(read_at),
+        "period_start": money.get("period_start"),
+        "peak": money.get("utilization"),
+        "absent_for": saved.get("extra_usage_absent_for"),
+    }
 
 
 def _flag(value: object) -> bool | None:

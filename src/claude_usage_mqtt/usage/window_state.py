@@ -53,10 +53,6 @@ class WindowState(WindowNumbers, MayBeAbsent):
         length = self.resets_at - self.begun_after
         return length if self.duration / 2 <= length <= self.duration - timedelta(hours=1) else self.duration
 
-    def elapsed(self, now: datetime | None = None) -> float | None:
-        """Percent of the window that has passed, None if the reset is not known."""
-        return derived.elapsed(self.resets_at, self.length, now or self.read_at)
-
     @property
     def newest(self) -> datetime:
         """When the newest reading was made, believed or not: only a later one can say more."""

@@ -1,4 +1,4 @@
-"""The windows of one account: which there are, and what each reading, each absence and a set clock changes in them."""
+"""The windows of one account: which there are, and what their absence and a set clock change in them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from claude_usage_mqtt.usage.events import Event
 from claude_usage_mqtt.usage.plausibility import Suspect
-from claude_usage_mqtt.usage.reading import FIVE_HOUR, SEVEN_DAY, Reading, Window
-from claude_usage_mqtt.usage.window_changes import first_reading, next_reading, no_reading
+from claude_usage_mqtt.usage.reading import FIVE_HOUR, SEVEN_DAY, Reading
+from claude_usage_mqtt.usage.window_changes import no_reading
 from claude_usage_mqtt.usage.window_state import WindowState
 
 MAX_WINDOWS = 40
@@ -18,21 +17,6 @@ MAX_WINDOWS = 40
 
 class Windows(dict[str, WindowState]):
     """By their keys."""
-
-    def follow(
-        self, window: Window, now: datetime, *, account: str, stale_after: timedelta, thresholds: tuple[float, ...]
-    ) -> list[Event]:
-        """Follow one with its reading; return what happened."""
-        known = self.get(window.key)
-        if known is not None:
-            is_stale = not known.is_known(window.read_at, stale_after)
-            self[window.key], events = next_reading(
-                known, window, account=account, thresholds=thresholds, now=now, is_stale=is_stale
-            )
-            return events
-        if not window.is_placeholder and len(self) < MAX_WINDOWS:
-            self[window.key] = first_reading(window)
-        return []
 
     def note_absent(self, response: Reading, passed: timedelta, *, counts: bool) -> None:
         """Note which of them a response lacks, `passed` after the one before it; if it `counts`, they are unknown."""
