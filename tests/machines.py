@@ -40,12 +40,12 @@ from claude_usage_mqtt.usage.reading import REPORTER
 from parts import reporter, service
 from parts.broker import Mosquitto
 from parts.command import clean_environment
-from parts.credentials import FILE_NAME, write_credentials, write_credentials_text
+from parts.credentials import write_credentials
 from parts.documents import sample_usage
 from parts.endpoint import Endpoint, Request
 from parts.process import LoggedProcess
 from parts.proxy import FaultyProxy
-from parts.service import HEALTH, STATE
+from parts.service import HEALTH, STATE, has_status
 from parts.watcher import Message, Watcher
 
 SPEED: Final = 1800.0
@@ -56,8 +56,6 @@ RISE: Final = 60.0
 
 HOUR: Final = 3600.0
 MOST_REQUESTS: Final = 20
-PATIENCE: Final = 30.0
-"""Real seconds that anything may take."""
 
 OF_ANOTHER: Final = 99.0
 """Percent of the account of somebody else, and in what a stranger makes up."""
@@ -160,9 +158,8 @@ class Machine:
         self._write(dt.timedelta(days=300))
 
     def _write(self, expires_in: dt.timedelta) -> None:
-        write_credentials(self._folder, TOKENS[self.name], expires_in, self._world.clock.now())
-        text = (self._folder / FILE_NAME).read_text(encoding="utf-8")
-        write_credentials_text(self._folder, text.replace(OURS, self._organization))
+        now = self._world.clock.now()
+        write_credentials(self._folder, TOKENS[self.name], expires_in, now, self._organization)
 
 
 @dataclass(frozen=True)
@@ -256,11 +253,7 @@ class World:
             window = message.json()["windows"]["five_hour"]
             return dt.datetime.fromisoformat(window["read_at"]) >= now and machine in (None, window["machine"])
 
-        self.watcher.wait_topic(STATE, is_news, PATIENCE, since=self.watcher.mark())
-
-    def wait_for_status(self, status: str) -> None:
-        """Wait until this is the status."""
-        self.watcher.wait_topic(HEALTH, lambda each: bool(each.payload) and each.json()["status"] == status, PATIENCE)
+        self.watcher.wait_topic(STATE, is_news, since=self.watcher.mark())
 
     def pester(self, count: int) -> None:
         """Let a stranger publish anything on all topics of the reporters."""
@@ -301,7 +294,7 @@ def story(world: World) -> None:
     machines["laptop"].sleep()
     world.wait_for_news("desktop")
     machines["desktop"].expire()
-    world.wait_for_status("no_reporter")
+    world.watcher.wait_topic(HEALTH, has_status("no_reporter"))
     machines["laptop"].wake()
     world.wait_for_news("laptop")
     machines["desktop"].renew()
@@ -310,7 +303,7 @@ def story(world: World) -> None:
     world.storm(100)
     world.restart_broker()
     world.wait_for_news()
-    world.watcher.wait_topic("+/+/event/five_hour", timeout=PATIENCE)
+    world.watcher.wait_topic("+/+/event/five_hour")
     world.wait_for_news()
 
 
@@ -362,12 +355,9 @@ def verdict(world: World) -> str:
         assert shown >= newest or not window["resets_at"], f"{shown} after {newest}"
         newest = max(newest, shown)
 
-    events = Counter()
-    for identifier, document in {
-        each.json()["id"]: each.json() for each in messages if "/event/" in each.topic and each.payload
-    }.items():
-        assert identifier
-        events[document["event_type"], document.get("window"), document.get("resets_at")] += 1
+    by_id = {each.json()["id"]: each.json() for each in messages if "/event/" in each.topic and each.payload}
+    events = Counter((each["event_type"], each.get("window"), each.get("resets_at")) for each in by_id.values())
+    assert all(by_id)
     assert set(events.values()) <= {1}, events
     return f"{len(world.served)} requests, at most {most} in an hour, {len(messages)} messages, {len(events)} events"
 

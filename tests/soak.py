@@ -34,7 +34,7 @@ from parts.documents import sample_usage
 from parts.endpoint import Endpoint
 from parts.process import LoggedProcess
 from parts.proxy import FaultyProxy
-from parts.service import is_ok, is_online
+from parts.service import is_ok, is_online, session_is
 from parts.watcher import Watcher
 
 INTERVAL: Final = 300.0
@@ -135,16 +135,7 @@ class World:
         jitter = dt.timedelta(seconds=self.rng.uniform(-2, 2))
         return sample_usage(now=now, five_hour=used, resets_at=now - since + SESSION + jitter)
 
-    def is_true(self, message: Any) -> bool:
-        """Return whether a state message says what the endpoint says."""
-        window = message.json()["windows"].get("five_hour", {})
-        return bool(window.get("utilization") == self.truth)
-
     # Measuring
-
-    def polls(self) -> int:
-        """Return how many requests were made."""
-        return self.endpoint.count
 
     def measure(self) -> Size:
         """Pause the polling and look at the process."""
@@ -170,85 +161,61 @@ class World:
         self.process.stdin.flush()
 
 
-# Faults: each begins, lasts a while, and is cured by what it returns
+# Faults: each lasts as long as its context
 
-Cure = Callable[[], object]
-
-
-def _nothing() -> None:
-    """Cure what is over at once."""
+Fault = contextlib.AbstractContextManager[None]
 
 
-def _api(make: Callable[[World], Any]) -> Callable[[World], Cure]:
-    def inflict(world: World) -> Cure:
-        world.endpoint.fault = make(world)
-
-        def cure() -> None:
-            world.endpoint.fault = None
-            world.endpoint.release()
-
-        return cure
-
-    return inflict
+@contextlib.contextmanager
+def _api(world: World, fault: Any) -> Iterator[None]:
+    world.endpoint.fault = fault
+    yield
+    world.endpoint.fault = None
+    world.endpoint.release()
 
 
-def _broker(make: Callable[[World], object]) -> Callable[[World], Cure]:
-    def inflict(world: World) -> Cure:
-        make(world)
-        return world.proxy.heal
-
-    return inflict
-
-
-def _down(*, wipe: bool) -> Callable[[World], Cure]:
-    def inflict(world: World) -> Cure:
-        world.mosquitto.stop()
-        if wipe:
-            (world.mosquitto.folder / "mosquitto.db").unlink(missing_ok=True)
-        return world.mosquitto.start
-
-    return inflict
-
-
-def _frozen(world: World) -> Cure:
-    world.mosquitto.freeze()
-    return world.mosquitto.thaw
-
-
-def _credentials(spoil: Callable[[World], object]) -> Callable[[World], Cure]:
-    def inflict(world: World) -> Cure:
-        spoil(world)
-        return lambda: write_credentials(world.folder, expires_in=None)
-
-    return inflict
-
-
-def _logged_out(world: World) -> Cure:
+@contextlib.contextmanager
+def _logged_out(world: World) -> Iterator[None]:
     world.endpoint.fault = faults.unauthorized()
-
-    def log_in() -> None:
-        world.endpoint.fault = None
-        write_credentials(world.folder, token=f"token-{world.rng.random()}", expires_in=None)
-
-    return log_in
+    yield
+    world.endpoint.fault = None
+    write_credentials(world.folder, token=f"token-{world.rng.random()}", expires_in=None)
 
 
-def _taken_over(world: World) -> Cure:
+@contextlib.contextmanager
+def _from(act: Callable[[], object], until: Callable[[], object] = lambda: None) -> Iterator[None]:
+    act()
+    yield
+    until()
+
+
+def _network(act: Callable[[FaultyProxy], object]) -> Callable[[World], Fault]:
+    return lambda world: _from(lambda: act(world.proxy), world.proxy.heal)
+
+
+def _credentials(spoil: Callable[[World], object]) -> Callable[[World], Fault]:
+    return lambda world: _from(lambda: spoil(world), lambda: write_credentials(world.folder, expires_in=None))
+
+
+def _forget(mosquitto: Mosquitto) -> None:
+    mosquitto.stop()
+    (mosquitto.folder / "mosquitto.db").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _taken_over(world: World) -> Iterator[None]:
     import paho.mqtt.client as paho
     from paho.mqtt.enums import CallbackAPIVersion
 
     twin = paho.Client(CallbackAPIVersion.VERSION2, client_id=CLIENT_ID)
     twin.connect("127.0.0.1", world.mosquitto.port)
     twin.loop_start()
-
-    def cure() -> None:
-        twin.disconnect()
-        twin.loop_stop()
-
-    return cure
+    yield
+    twin.disconnect()
+    twin.loop_stop()
 
 
-def _noise(world: World) -> Cure:
+def _noise(world: World) -> None:
     with Watcher(world.mosquitto.port, ("nothing",)) as watcher:
         for _ in range(50):
             name = world.rng.choice(["refresh", "interval", "polling", "{{ 1 }}", "é" * 20])
@@ -256,63 +223,45 @@ def _noise(world: World) -> Cure:
             watcher.publish(service.command(name), payload)
         watcher.publish(service.BIRTH, "online")
         watcher.publish(service.HEALTH, '{"status": "ok"}')
-    return _nothing
 
 
-def _clock(what: str, seconds: float) -> Callable[[World], Cure]:
-    def inflict(world: World) -> Cure:
-        world.move_clock(what, seconds)
-        return _nothing
-
-    return inflict
-
-
-FAULTS: Final[dict[str, Callable[[World], Cure]]] = {
-    "API refuses": _api(lambda _: faults.server_error()),
-    "API overloaded": _api(lambda _: faults.overloaded()),
-    "API window full": _api(lambda _: faults.rate_limited()),
-    "API shuts out": _api(lambda _: faults.rate_limited(600)),
+FAULTS: Final[dict[str, Callable[[World], Fault]]] = {
+    "API refuses": lambda world: _api(world, faults.server_error()),
+    "API overloaded": lambda world: _api(world, faults.overloaded()),
+    "API window full": lambda world: _api(world, faults.rate_limited()),
+    "API shuts out": lambda world: _api(world, faults.rate_limited(600)),
     "API knows no token": _logged_out,
-    "API hangs": _api(lambda _: faults.Hang()),
-    "API drips headers": _api(lambda _: faults.DripHeaders()),
-    "API drips": _api(lambda _: faults.DripBody()),
-    "API sends too much": _api(lambda _: faults.HugeBody(8 * faults.MEGABYTE)),
-    "API sends a bomb": _api(lambda _: faults.GzipBomb(8 * faults.MEGABYTE)),
-    "API sends HTML": _api(lambda _: faults.html_page()),
-    "API sends no JSON": _api(lambda _: faults.invalid_json()),
-    "API sends deep JSON": _api(lambda _: faults.deep_json()),
-    "API sends wrong types": _api(lambda world: faults.wrong_json(world.rng.choice(faults.WRONG_TYPES))),
-    "API cuts": _api(lambda _: faults.CutBody()),
-    "API closes": _api(lambda world: faults.CloseAtOnce(reset=world.rng.random() < 0.5)),
-    "API redirects": _api(lambda world: faults.redirect(world.elsewhere)),
-    "broker refuses": _broker(lambda world: world.proxy.refuse()),
-    "broker half-open": _broker(lambda world: world.proxy.freeze()),
-    "broker slow": _broker(lambda world: world.proxy.slow(2000)),
-    "broker cuts": _broker(lambda world: world.proxy.cut_after(world.rng.randrange(20000))),
-    "broker drops": _broker(lambda world: world.proxy.drop()),
-    "broker restarts": _down(wipe=False),
-    "broker forgets": _down(wipe=True),
-    "broker frozen": _frozen,
+    "API hangs": lambda world: _api(world, faults.Hang()),
+    "API drips headers": lambda world: _api(world, faults.DripHeaders()),
+    "API drips": lambda world: _api(world, faults.DripBody()),
+    "API sends too much": lambda world: _api(world, faults.HugeBody(8 * faults.MEGABYTE)),
+    "API sends a bomb": lambda world: _api(world, faults.GzipBomb(8 * faults.MEGABYTE)),
+    "API sends HTML": lambda world: _api(world, faults.html_page()),
+    "API sends no JSON": lambda world: _api(world, faults.invalid_json()),
+    "API sends deep JSON": lambda world: _api(world, faults.deep_json()),
+    "API sends wrong types": lambda world: _api(world, faults.wrong_json(world.rng.choice(faults.WRONG_TYPES))),
+    "API cuts": lambda world: _api(world, faults.CutBody()),
+    "API closes": lambda world: _api(world, faults.CloseAtOnce(reset=world.rng.random() < 0.5)),
+    "API redirects": lambda world: _api(world, faults.redirect(world.elsewhere)),
+    "broker refuses": _network(FaultyProxy.refuse),
+    "broker half-open": _network(FaultyProxy.freeze),
+    "broker slow": _network(lambda proxy: proxy.slow(2000)),
+    "broker cuts": lambda world: _from(lambda: world.proxy.cut_after(world.rng.randrange(20000)), world.proxy.heal),
+    "broker drops": _network(FaultyProxy.drop),
+    "broker restarts": lambda world: _from(world.mosquitto.stop, world.mosquitto.start),
+    "broker forgets": lambda world: _from(lambda: _forget(world.mosquitto), world.mosquitto.start),
+    "broker frozen": lambda world: _from(world.mosquitto.freeze, world.mosquitto.thaw),
     "client id taken": _taken_over,
-    "noise": _noise,
+    "noise": lambda world: _from(lambda: _noise(world)),
     "credentials gone": _credentials(lambda world: (world.folder / FILE_NAME).unlink()),
     "credentials cut": _credentials(lambda world: write_credentials_text(world.folder, '{"claudeAi')),
     "credentials expired": _credentials(
         lambda world: write_credentials(world.folder, now=world.clock.now(), expires_in=dt.timedelta(minutes=-1))
     ),
-    "host asleep": _clock("sleep", 86400),
-    "clock set back": _clock("set", -3600),
-    "clock set forward": _clock("set", 3600),
+    "host asleep": lambda world: _from(lambda: world.move_clock("sleep", 86400)),
+    "clock set back": lambda world: _from(lambda: world.move_clock("set", -3600)),
+    "clock set forward": lambda world: _from(lambda: world.move_clock("set", 3600)),
 }
-
-
-@contextlib.contextmanager
-def _fault(world: World, name: str) -> Iterator[None]:
-    cure = FAULTS[name](world)
-    try:
-        yield
-    finally:
-        cure()
 
 
 def soak(seconds: float, seed: int, pause: float = 1.5) -> str:
@@ -322,29 +271,29 @@ def soak(seconds: float, seed: int, pause: float = 1.5) -> str:
         world.endpoint.wait_for_requests(WARM_UP, 60)
         first, began = world.measure(), time.monotonic()
         said = began
-        _say(f"seed {seed}; after {world.polls()} polls: {first}")
+        _say(f"seed {seed}; after {world.endpoint.count} polls: {first}")
         inflicted: Counter[str] = Counter()
         while time.monotonic() - began < seconds:
             assert world.process.poll() is None, f"the service ended:\n{world.log.text[-2000:]}"
             name = rng.choice(list(FAULTS))
             inflicted[name] += 1
-            with _fault(world, name):
+            with FAULTS[name](world):
                 time.sleep(rng.uniform(0.2, 2) * pause)
             time.sleep(rng.uniform(0.2, 2) * pause)
             if time.monotonic() - said > 60:
                 said = time.monotonic()
-                _say(f"{said - began:.0f} s, {inflicted.total()} faults, {world.polls()} polls: {world.look()}")
+                _say(f"{said - began:.0f} s, {inflicted.total()} faults, {world.endpoint.count} polls: {world.look()}")
         world.truth = FINAL
         with Watcher(world.mosquitto.port, (service.STATE, service.STATUS, service.HEALTH)) as watcher:
             watcher.wait_topic(service.STATUS, is_online, BACK_WITHIN)
             since = watcher.mark()
-            watcher.wait_topic(service.STATE, lambda m: not m.retain and world.is_true(m), BACK_WITHIN, since=since)
+            watcher.wait_topic(service.STATE, lambda m: not m.retain and session_is(FINAL)(m), BACK_WITHIN, since=since)
             watcher.wait_topic(service.HEALTH, is_ok, BACK_WITHIN, since=since)
         last = world.measure()
         assert not world.elsewhere.requests, "a redirect was followed"
         assert "Traceback" not in world.log.text, world.log.text
         report = (
-            f"seed {seed}: {inflicted.total()} faults of {len(inflicted)} kinds, {world.polls()} polls, "
+            f"seed {seed}: {inflicted.total()} faults of {len(inflicted)} kinds, {world.endpoint.count} polls, "
             f"{len(world.log.lines)} log lines; at first {first}; at last {last}"
         )
         assert last.memory - first.memory <= MEMORY_LIMIT, report

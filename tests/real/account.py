@@ -1,16 +1,14 @@
-"""The account that the tests of this folder use, and the service that publishes it."""
+"""The accounts that the tests of this folder use."""
 
 from __future__ import annotations
 
 import datetime as dt
+import json
 from pathlib import Path
 from typing import Any
 
-from parts.broker import Mosquitto
 from parts.credentials import write_credentials
 from parts.documents import make_extra_usage, sample_usage
-from parts.endpoint import Endpoint
-from parts.service import ServiceProcess
 from real.home import State
 
 EUR = make_extra_usage(1234.0, 5000, "EUR")
@@ -30,10 +28,10 @@ def document(**changes: Any) -> dict[str, Any]:
     return sample_usage(**arguments | changes)
 
 
-def service(mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path, **settings: object) -> ServiceProcess:
-    """Make the service as its user runs it."""
-    write_credentials(tmp_path)
-    return ServiceProcess(tmp_path, MQTT_PORT=mosquitto.port, CLAUDE_API_URL=endpoint.url, **settings)
+def two_accounts(folder: Path) -> dict[str, str]:
+    """Return the settings of two accounts, each with a login."""
+    folders = {name: str(write_credentials(folder / name).parent) for name in ("personal", "work")}
+    return {"CLAUDE_ACCOUNTS": json.dumps(folders), "CLAUDE_CONFIG_DIR": ""}
 
 
 def value(states: dict[str, State], entity_id: str) -> str:

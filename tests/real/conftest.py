@@ -1,5 +1,7 @@
 """Real programs for the tests of this folder: they need REAL_PARTS, the folder of the scripts that start them."""
 
+import datetime as dt
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from parts.broker import Mosquitto
+from parts.credentials import write_credentials
 from parts.endpoint import Endpoint
+from parts.service import Serve, ServiceProcess, Start, running_service
 from parts.watcher import Watcher
 from real.account import document
-from real.home import HomeAssistant
+from real.home import HomeAssistant, StepClock
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -62,6 +66,27 @@ def endpoint() -> Iterator[Endpoint]:
     """Run an endpoint."""
     with Endpoint(document()) as running:
         yield running
+
+
+@pytest.fixture
+def start(mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path) -> Start:
+    """Return what starts the service as its user runs it, with a login."""
+    write_credentials(tmp_path)
+    settings = {"MQTT_PORT": mosquitto.port, "CLAUDE_API_URL": endpoint.url}
+    return lambda **more: ServiceProcess(tmp_path, **settings | more)
+
+
+@pytest.fixture
+def clock() -> StepClock:
+    """Return a clock for the service that the test moves."""
+    return StepClock()
+
+
+@pytest.fixture
+def serve(mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path, clock: StepClock) -> Serve:
+    """Return what runs the service inside the test, on that clock or another one, with a login for a month."""
+    write_credentials(tmp_path, expires_in=dt.timedelta(days=30))
+    return functools.partial(running_service, mosquitto.port, endpoint.url, tmp_path, clock=clock)
 
 
 @pytest.fixture

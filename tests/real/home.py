@@ -128,6 +128,12 @@ class HomeAssistant:
         ids = {name.replace("__", "."): state for name, state in wanted.items()}
         return self.wait(lambda states: all(_state(states, key) == state for key, state in ids.items()), timeout)
 
+    def history(self, entity_id: str, since: dt.datetime) -> set[str]:
+        """Return the states that an entity has changed to since then, without the empty one at an end of its own."""
+        begin = since.isoformat(timespec="seconds").replace("+00:00", "Z")
+        (changes,) = self.rest("GET", f"/api/history/period/{begin}?filter_entity_id={entity_id}&no_attributes")
+        return {each["state"] for each in changes if dt.datetime.fromisoformat(each["last_changed"]) > since} - {""}
+
     def entities(self, identifier: str = "claude_usage_default") -> dict[str, dict[str, Any]]:
         """Return the registry's entries of a device by entity id; empty if no such device exists."""
         with self._socket() as socket:

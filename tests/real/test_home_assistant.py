@@ -17,9 +17,9 @@ from parts.credentials import write_credentials
 from parts.documents import make_extra_usage, make_window, plans, sample_usage
 from parts.endpoint import Endpoint
 from parts.net import LOOPBACK
-from parts.service import CONFIG, HEALTH, STATE, running_service
+from parts.service import CONFIG, HEALTH, STATE, Serve, Start
 from parts.watcher import Watcher
-from real.account import EUR, document, service, value
+from real.account import EUR, document, two_accounts, value
 from real.home import HomeAssistant, State, StepClock, pass_until
 
 USAGE = "sensor.claude_session_usage"
@@ -77,11 +77,9 @@ def registered(home: HomeAssistant) -> dict[str, str]:
     return {entity_id: entry["id"] for entity_id, entry in home.entities().items()}
 
 
-def test_every_entity_has_its_state_unit_and_class(
-    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, watcher: Watcher, tmp_path: Path
-) -> None:
+def test_every_entity_has_its_state_unit_and_class(home: HomeAssistant, start: Start, watcher: Watcher) -> None:
     """The device page shows every number of the contract, as what it is, and hides what few people want."""
-    with service(mosquitto, endpoint, tmp_path):
+    with start():
         home.wait(is_settled)
         shown = watcher.json(STATE)["windows"]["five_hour"]
         watcher.wait_topic(HEALTH, lambda message: message.json()["status"] == "ok")
@@ -136,16 +134,10 @@ def test_every_entity_has_its_state_unit_and_class(
 
 
 def test_several_accounts_are_several_devices(
-    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path
+    home: HomeAssistant, mosquitto: Mosquitto, start: Start, tmp_path: Path
 ) -> None:
     """Each account has its device and entity ids, and there is one for all; taken away, nothing is left."""
-    for name in ("home", "work"):
-        write_credentials(tmp_path / name)
-    accounts = f'{{"personal": "{tmp_path / "home"}", "work": "{tmp_path / "work"}"}}'
-    with (
-        Watcher(mosquitto.port) as watcher,
-        service(mosquitto, endpoint, tmp_path, CLAUDE_ACCOUNTS=accounts, CLAUDE_CONFIG_DIR=""),
-    ):
+    with start(**two_accounts(tmp_path)):
         home.wait_for(
             sensor__claude_work_weekly_usage="61.0",
             sensor__claude_personal_session_usage="42.5",
@@ -162,11 +154,9 @@ def test_several_accounts_are_several_devices(
 
 
 @pytest.mark.usefixtures("watcher")
-def test_restarts_leave_everything_as_it_was(
-    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path
-) -> None:
+def test_restarts_leave_everything_as_it_was(home: HomeAssistant, mosquitto: Mosquitto, start: Start) -> None:
     """After a restart of any of the three, clean or not, all is back: same entities, same values, none twice."""
-    running = service(mosquitto, endpoint, tmp_path)
+    running = start()
     with running:
         expected = stable(home.wait(is_complete))
         began = dt.datetime.now(dt.UTC)
@@ -193,43 +183,37 @@ def test_restarts_leave_everything_as_it_was(
         running.stop()
         home.wait(lambda states: value(states, USAGE) == "unavailable")
         assert value(home.states(), "sensor.claude_status") == "unavailable"
-    with service(mosquitto, endpoint, tmp_path) as again:
+    with start() as again:
         check("the service restarted")
         again.stop(signal.SIGKILL)
         home.wait(lambda states: value(states, USAGE) == "unavailable")
         home.restart()
         home.wait(lambda states: USAGE in states and value(states, USAGE) == "unavailable")
-    with service(mosquitto, endpoint, tmp_path):
+    with start():
         check("Home Assistant restarted while the service was dead")
-    since = began.isoformat(timespec="seconds").replace("+00:00", "Z")
-    (history,) = home.rest("GET", f"/api/history/period/{since}?filter_entity_id={USAGE}&no_attributes")
-    assert {state["state"] for state in history if state["state"]} <= {"42.5", *AWAY}
+    assert home.history(USAGE, began) <= {"42.5", *AWAY}
 
 
 @pytest.mark.usefixtures("watcher")
-def test_check_changes_nothing(home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path) -> None:
+def test_check_changes_nothing(
+    home: HomeAssistant, mosquitto: Mosquitto, start: Start, endpoint: Endpoint, tmp_path: Path
+) -> None:
     """Before anything was announced, and if the broker has forgotten what was: no line in the log, no entity lost."""
-    write_credentials(tmp_path)
-    settings = {
-        "MQTT_HOST": LOOPBACK,
-        "MQTT_PORT": mosquitto.port,
-        "CLAUDE_API_URL": endpoint.url,
-        "CLAUDE_CONFIG_DIR": tmp_path,
-    }
+    settings = {"MQTT_HOST": LOOPBACK, "MQTT_PORT": mosquitto.port, "CLAUDE_API_URL": endpoint.url}
 
     def check() -> None:
-        done = run_command(tmp_path, "check", **settings)
+        done = run_command(tmp_path, "check", **settings, CLAUDE_CONFIG_DIR=tmp_path)
         assert done.returncode == 0, done.stdout
 
     check()
-    with service(mosquitto, endpoint, tmp_path):
+    with start():
         home.wait(is_complete)
     entities = registered(home)
     mosquitto.kill()
     (mosquitto.folder / "mosquitto.db").unlink(missing_ok=True)
     mosquitto.start()
     check()
-    with service(mosquitto, endpoint, tmp_path):
+    with start():
         home.wait(is_complete)
     assert entities.items() <= registered(home).items()
 
@@ -246,18 +230,16 @@ def stable(states: dict[str, State]) -> dict[str, str]:
 
 @pytest.mark.usefixtures("watcher")
 def test_a_week_over_pace_is_shown_as_one(
-    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path
+    home: HomeAssistant, serve: Serve, clock: StepClock, endpoint: Endpoint
 ) -> None:
     """`on pace` of a week agrees with the projection next to it, and does not flap when that is close to 100 %."""
-    write_credentials(tmp_path, expires_in=dt.timedelta(days=2))
-    clock = StepClock()
     week = clock.now() + dt.timedelta(days=3, hours=12)  # half of it has passed
 
     def answer(used: float) -> dict[str, Any]:
         return document(seven_day=used, seven_day_resets_at=week, scoped={})
 
     endpoint.document = answer(49)
-    with running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock):
+    with serve():
         home.wait_for(sensor__claude_weekly_usage="49.0", binary_sensor__claude_weekly_on_pace="on")
         for used, on_pace in ((52, "off"), (50, "off"), (48.5, "on"), (50.5, "on")):
             endpoint.document = answer(used)
@@ -267,12 +249,10 @@ def test_a_week_over_pace_is_shown_as_one(
 
 @pytest.mark.usefixtures("watcher")
 def test_stale_numbers_are_unavailable_and_the_reason_is_readable(
-    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path
+    home: HomeAssistant, serve: Serve, clock: StepClock, tmp_path: Path
 ) -> None:
     """An hour without an answer takes the numbers away, and the device says why and what to do."""
-    write_credentials(tmp_path, expires_in=dt.timedelta(days=2))
-    clock = StepClock()
-    with running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock):
+    with serve():
         home.wait(is_settled)
         write_credentials(tmp_path, expires_in=dt.timedelta(hours=-1))
         clock.advance(minutes=10)
@@ -290,18 +270,16 @@ def test_stale_numbers_are_unavailable_and_the_reason_is_readable(
 
 
 def test_a_window_comes_and_goes(
-    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, watcher: Watcher, tmp_path: Path
+    home: HomeAssistant, serve: Serve, clock: StepClock, endpoint: Endpoint, watcher: Watcher
 ) -> None:
     """A model's window has entities as long as the API reports it, and a day later none are left; nor of money."""
-    write_credentials(tmp_path, expires_in=dt.timedelta(days=9))
-    clock = StepClock()
     week = clock.now() + dt.timedelta(days=6)
 
     def answer(**changes: Any) -> dict[str, Any]:
         return sample_usage(five_hour=make_window(0, None), seven_day_resets_at=week, **changes)
 
     endpoint.document = answer()
-    with running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock, interval=3300) as running:
+    with serve(interval=3300) as running:
         home.wait_for(sensor__claude_session_usage="0.0")
         before = registered(home)
         assert len(before) == 2 * 12 + 13
@@ -318,12 +296,10 @@ def test_a_window_comes_and_goes(
 
 
 @pytest.mark.usefixtures("watcher")
-def test_a_currency_changes(home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path) -> None:
+def test_a_currency_changes(home: HomeAssistant, serve: Serve, clock: StepClock, endpoint: Endpoint) -> None:
     """Amounts in another currency are other entities, so that no statistics add up euros and dollars."""
-    write_credentials(tmp_path)
-    clock = StepClock()
     spent = "sensor.claude_extra_usage_used"
-    with running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock, interval=600):
+    with serve(interval=600):
         home.wait_for(sensor__claude_extra_usage_used="12.34")
         before = registered(home)
         for currency, minor, amount in (("USD", 2000.0, "20.0"), ("JPY", 300.0, "300.0"), ("EUR", 1500.0, "15.0")):
@@ -338,13 +314,11 @@ def test_a_currency_changes(home: HomeAssistant, mosquitto: Mosquitto, endpoint:
 
 @pytest.mark.usefixtures("watcher")
 def test_a_seat_with_nothing_but_a_budget(
-    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path
+    home: HomeAssistant, serve: Serve, clock: StepClock, endpoint: Endpoint, tmp_path: Path
 ) -> None:
     """An account without any window shows what it has spent, until that is too old to be shown."""
-    write_credentials(tmp_path, expires_in=dt.timedelta(days=2))
-    clock = StepClock()
     endpoint.document = dict(plans())["enterprise"]
-    with running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock):
+    with serve():
         home.wait_for(sensor__claude_extra_usage_used="4500.0", binary_sensor__claude_extra_usage_enabled="on")
         write_credentials(tmp_path, expires_in=dt.timedelta(hours=-1))
         clock.advance(minutes=61)
@@ -352,15 +326,13 @@ def test_a_seat_with_nothing_but_a_budget(
 
 
 @pytest.mark.usefixtures("watcher")
-def test_a_new_month_is_not_a_refund(
-    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path
-) -> None:
+def test_a_new_month_is_not_a_refund(home: HomeAssistant, serve: Serve, endpoint: Endpoint, tmp_path: Path) -> None:
     """What is spent starts over with a month: Home Assistant knows that, and its sums continue; a correction counts."""
     month = (dt.datetime.now(dt.UTC).replace(day=1, hour=0, minute=0, second=0) + dt.timedelta(days=32)).replace(day=1)
     clock = StepClock(start=month - dt.timedelta(minutes=40))
     write_credentials(tmp_path, now=month)
     since = []
-    with running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock):
+    with serve(clock=clock):
         for minor, amount in ((1234.0, "12.34"), (2000.0, "20.0"), (1900.0, "19.0"), (150.0, "1.5"), (700.0, "7.0")):
             soon = clock.now() + dt.timedelta(hours=2)
             endpoint.document = document(
@@ -378,11 +350,9 @@ def test_a_new_month_is_not_a_refund(
     assert before < month <= now
 
 
-def test_an_empty_message_removes_the_device(
-    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, watcher: Watcher, tmp_path: Path
-) -> None:
+def test_an_empty_message_removes_the_device(home: HomeAssistant, start: Start, watcher: Watcher) -> None:
     """What a user, or `remove`, does by hand: the device is gone at once, with all its entities."""
-    with service(mosquitto, endpoint, tmp_path):
+    with start():
         home.wait(is_settled)
     watcher.publish(CONFIG, "", retain=True)
     home.wait_entities(lambda entries: not entries)
@@ -390,11 +360,9 @@ def test_an_empty_message_removes_the_device(
 
 
 @pytest.mark.usefixtures("watcher")
-def test_controls_do_what_they_say(
-    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path
-) -> None:
+def test_controls_do_what_they_say(home: HomeAssistant, start: Start, endpoint: Endpoint) -> None:
     """Pressing, setting and switching in Home Assistant reaches the service, and shows what holds."""
-    with service(mosquitto, endpoint, tmp_path):
+    with start():
         home.wait(is_settled)
         polled = endpoint.count
         endpoint.document = document(five_hour=43.5)
@@ -411,11 +379,9 @@ def test_controls_do_what_they_say(
 
 @pytest.mark.usefixtures("watcher")
 def test_automations_run_exactly_once_over_a_day_with_three_restarts(
-    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path
+    home: HomeAssistant, mosquitto: Mosquitto, serve: Serve, clock: StepClock, endpoint: Endpoint
 ) -> None:
     """A threshold's event and a crossed number are acted on once, whatever restarts before or after."""
-    write_credentials(tmp_path, expires_in=dt.timedelta(days=9))
-    clock = StepClock()
     midnight = clock.now()
 
     def answer(hours: float, utilization: float) -> dict[str, Any]:
@@ -445,7 +411,7 @@ def test_automations_run_exactly_once_over_a_day_with_three_restarts(
         return sorted(message.payload for message in watcher.messages(RAN))
 
     with Watcher(mosquitto.port) as watcher, contextlib.ExitStack() as automations:
-        with running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock, interval=600) as running:
+        with serve(interval=600) as running:
             home.wait(is_settled)
             automations.enter_context(automation(home, ON_EVENT))
             automations.enter_context(automation(home, ON_NUMBER))
@@ -463,7 +429,7 @@ def test_automations_run_exactly_once_over_a_day_with_three_restarts(
             home.wait(is_settled, 60)
             watcher.wait_connected()
         home.wait(lambda states: value(states, USAGE) == "unavailable")
-        with running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock, interval=600) as running:
+        with serve(interval=600) as running:
             home.wait(is_settled)
             day(running, 15, 24)
         assert ran() == ["on_event", "on_number"]

@@ -20,9 +20,9 @@ from parts.documents import make_window, sample_usage
 from parts.endpoint import Endpoint
 from parts.faults import server_error
 from parts.net import LOOPBACK
-from parts.service import HEALTH, STATUS, running_service
+from parts.service import HEALTH, STATUS, Clock, Serve, Start
 from parts.watcher import Watcher
-from real.account import document, service, value
+from real.account import document, two_accounts, value
 from real.home import HomeAssistant, StepClock
 
 USAGE = "sensor.claude_session_usage"
@@ -33,12 +33,11 @@ SPAN = 4
 
 
 def test_a_power_cut_leaves_no_number_for_long(
-    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: HomeAssistant, mosquitto: Mosquitto, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Broker and service die together and nobody sends a will: what the broker replays is gone after a while."""
     monkeypatch.setattr(discovery, "EXPIRE_AFTER", SPAN)
-    write_credentials(tmp_path)
-    with Watcher(mosquitto.port) as watcher, running_service(mosquitto.port, endpoint.url, tmp_path) as running:
+    with Watcher(mosquitto.port) as watcher, serve(clock=Clock()) as running:
         home.wait_for(sensor__claude_session_usage="42.5")
         mosquitto.stop()
         running.stop()
@@ -55,7 +54,7 @@ def test_a_power_cut_leaves_no_number_for_long(
         )
         assert value(gone, "event.claude_session_event") == "unknown"
         monkeypatch.undo()
-        with running_service(mosquitto.port, endpoint.url, tmp_path):
+        with serve(clock=Clock()):
             home.wait_for(sensor__claude_session_usage="42.5", sensor__claude_status="OK")
         remove_all(home, watcher)
 
@@ -75,18 +74,12 @@ class StuckClock(StepClock):
 
 
 def test_a_service_that_hangs_leaves_no_number_for_long(
-    home: HomeAssistant,
-    mosquitto: Mosquitto,
-    endpoint: Endpoint,
-    watcher: Watcher,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    home: HomeAssistant, serve: Serve, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is connected, so there is no will, and it renews nothing: the numbers go; they are back when it goes on."""
     monkeypatch.setattr(discovery, "EXPIRE_AFTER", SPAN)
-    write_credentials(tmp_path)
     clock = StuckClock()
-    with running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock):
+    with serve(clock=clock):
         home.wait_for(sensor__claude_session_usage="42.5")
         clock.runs.clear()
         home.wait_for(
@@ -102,10 +95,10 @@ def test_a_service_that_hangs_leaves_no_number_for_long(
 
 @pytest.mark.usefixtures("watcher")
 def test_what_is_replayed_long_after_the_last_sign_of_life_is_not_shown(
-    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, watcher: Watcher, tmp_path: Path
+    home: HomeAssistant, start: Start, watcher: Watcher
 ) -> None:
     """A broker that still says online, with messages from before: nothing is shown, not even for a moment."""
-    with service(mosquitto, endpoint, tmp_path) as running:
+    with start() as running:
         home.wait_for(sensor__claude_session_usage="42.5")
         running.stop(signal.SIGKILL)
     home.wait_for(sensor__claude_session_usage="unavailable")
@@ -119,33 +112,27 @@ def test_what_is_replayed_long_after_the_last_sign_of_life_is_not_shown(
     home.wait_for(event__claude_session_event="unknown")
     states = home.states()
     assert {value(states, entity) for entity in (USAGE, RESET, "sensor.claude_status")} == {"unavailable"}
-    since = began.isoformat(timespec="seconds").replace("+00:00", "Z")
-    (history,) = home.rest("GET", f"/api/history/period/{since}?filter_entity_id={USAGE}&no_attributes")
-    shown = {each["state"] for each in history if dt.datetime.fromisoformat(each["last_changed"]) > began}
-    assert shown <= {"unavailable", ""}  # Home Assistant notes its own end as an empty state
+    assert home.history(USAGE, began) <= {"unavailable"}
 
 
 @pytest.mark.parametrize("ahead", [-4, 4], ids=lambda minutes: f"{minutes} min")
 @pytest.mark.usefixtures("watcher")
 def test_clocks_a_few_minutes_apart_change_nothing(
-    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path, ahead: int
+    home: HomeAssistant, serve: Serve, clock: StepClock, ahead: int
 ) -> None:
     """The service's machine and Home Assistant's need not agree to the minute."""
-    write_credentials(tmp_path)
-    clock = StepClock()
     clock.set(dt.timedelta(minutes=ahead))
-    with running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock):
+    with serve():
         home.wait_for(sensor__claude_session_usage="42.5", sensor__claude_status="OK")
 
 
 @pytest.mark.usefixtures("watcher")
 def test_resets_stay_known_through_the_night(
-    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path
+    home: HomeAssistant, serve: Serve, clock: StepClock, tmp_path: Path
 ) -> None:
     """After an hour without an answer the numbers are gone, and when the week resets is still there."""
     write_credentials(tmp_path, expires_in=dt.timedelta(hours=1))
-    clock = StepClock()
-    with running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock):
+    with serve():
         home.wait_for(sensor__claude_weekly_usage="61.0")
         states = home.wait(lambda states: states["sensor.claude_weekly_resets_at"]["state"].startswith("20"))
         week = value(states, "sensor.claude_weekly_resets_at")
@@ -156,12 +143,10 @@ def test_resets_stay_known_through_the_night(
 
 
 def test_one_failure_is_not_a_problem(
-    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, watcher: Watcher, tmp_path: Path
+    home: HomeAssistant, serve: Serve, clock: StepClock, endpoint: Endpoint, watcher: Watcher
 ) -> None:
     """An HTTP 500 passes by itself; the third one in a row is worth a look."""
-    write_credentials(tmp_path)
-    clock = StepClock()
-    with running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock):
+    with serve():
         home.wait_for(sensor__claude_status="OK", binary_sensor__claude_problem="off")
         endpoint.fault = server_error()
         for failures in (1, 2, 3):
@@ -171,16 +156,13 @@ def test_one_failure_is_not_a_problem(
             home.wait_for(sensor__claude_status="Server error", binary_sensor__claude_problem=is_problem)
 
 
-def test_version_1_is_upgraded_in_place(
-    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, watcher: Watcher, tmp_path: Path
-) -> None:
+def test_version_1_is_upgraded_in_place(home: HomeAssistant, start: Start, watcher: Watcher) -> None:
     """Entity ids, registry entries and so history stay, and Home Assistant has nothing to say about it."""
-    for topic, payload in version_1("single").items():
-        watcher.publish(topic, payload, retain=True)
+    leave_version_1(watcher, "single")
     before = home.wait_entities(lambda entries: len(entries) == 3 * 11 + 5 + 9)
     watcher.publish(STATUS, "online", retain=True)
     home.wait_for(sensor__claude_session_usage="42.5")
-    with service(mosquitto, endpoint, tmp_path):
+    with start():
         home.wait_for(sensor__claude_status="OK", sensor__claude_tightest="61.0", sensor__claude_plan="Max")
         states = home.wait_for(sensor__claude_session_usage="42.5", sensor__claude_weekly_usage="61.0")
         after = home.wait_entities(lambda entries: len(entries) == 3 * 12 + 6 + 13)
@@ -191,20 +173,19 @@ def test_version_1_is_upgraded_in_place(
 
 
 def test_a_named_account_of_version_1_keeps_its_entity_ids(
-    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, watcher: Watcher, tmp_path: Path
+    home: HomeAssistant, start: Start, watcher: Watcher, tmp_path: Path
 ) -> None:
     """Its device moves from `default` to its name; the entity ids, to which history belongs, stay through restarts.
 
     The name is one that Home Assistant has not seen in another test: it would remember the entity ids of that one.
     """
-    for topic, payload in version_1("single").items():
-        watcher.publish(topic, payload, retain=True)
+    leave_version_1(watcher, "single")
     before = home.wait_entities(lambda entries: len(entries) == 3 * 11 + 5 + 9)
     watcher.publish(STATUS, "online", retain=True)
     home.wait_for(sensor__claude_session_usage="42.5")
     settings = {"CLAUDE_ACCOUNTS": f'{{"studio": "{tmp_path}"}}', "CLAUDE_CONFIG_DIR": ""}
     for _ in range(2):
-        with service(mosquitto, endpoint, tmp_path, **settings):
+        with start(**settings):
             home.wait_for(sensor__claude_status="OK", sensor__claude_session_usage="42.5")
             home.wait_entities(lambda entries: not entries)
             after = home.wait_entities(lambda entries: set(before) <= set(entries), "claude_usage_studio")
@@ -213,21 +194,17 @@ def test_a_named_account_of_version_1_keeps_its_entity_ids(
 
 
 def test_two_accounts_of_version_1_are_upgraded_in_place(
-    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path
+    home: HomeAssistant, mosquitto: Mosquitto, start: Start, tmp_path: Path
 ) -> None:
     """Both devices and the one for all keep all their entities, and their statistics are not objected to."""
     devices = ("claude_usage_personal", "claude_usage_work", "claude_usage_all")
     with Watcher(mosquitto.port) as watcher:
-        for topic, payload in version_1("several").items():
-            watcher.publish(topic, payload, retain=True)
+        leave_version_1(watcher, "several")
         watcher.publish(STATUS, "online", retain=True)
         home.wait_for(sensor__claude_all_highest_usage="61.0", sensor__claude_work_session_usage="42.5")
         before = {device: home.wait_entities(bool, device) for device in devices}
         old = home.ask("recorder/validate_statistics")  # of what other tests left
-        for name in ("home", "work"):
-            write_credentials(tmp_path / name)
-        accounts = f'{{"personal": "{tmp_path / "home"}", "work": "{tmp_path / "work"}"}}'
-        with service(mosquitto, endpoint, tmp_path, CLAUDE_ACCOUNTS=accounts, CLAUDE_CONFIG_DIR=""):
+        with start(**two_accounts(tmp_path)):
             states = home.wait_for(
                 binary_sensor__claude_all_blocked="off",
                 binary_sensor__claude_personal_blocked="off",
@@ -245,31 +222,29 @@ def test_two_accounts_of_version_1_are_upgraded_in_place(
 
 
 def test_accounts_of_version_1_that_are_no_longer_configured_are_removed(
-    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, watcher: Watcher, tmp_path: Path
+    home: HomeAssistant, start: Start, watcher: Watcher, tmp_path: Path
 ) -> None:
     """Of its two accounts and the device for both, one account stays; Home Assistant has nothing to say about it."""
-    for topic, payload in version_1("several").items():
-        watcher.publish(topic, payload, retain=True)
+    leave_version_1(watcher, "several")
     watcher.publish(STATUS, "online", retain=True)
     gone = ("claude_usage_work", "claude_usage_all")
     for identifier in gone:
         home.wait_entities(bool, identifier)
     settings = {"CLAUDE_ACCOUNTS": f'{{"personal": "{tmp_path}"}}', "CLAUDE_CONFIG_DIR": ""}
-    with service(mosquitto, endpoint, tmp_path, **settings):
+    with start(**settings):
         home.wait_for(sensor__claude_personal_status="OK", sensor__claude_personal_session_usage="42.5")
         for identifier in gone:
             home.wait_entities(lambda entries: not entries, identifier)
 
 
 def test_extra_usage_switched_off_takes_its_amounts_away(
-    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, watcher: Watcher, tmp_path: Path
+    home: HomeAssistant, start: Start, endpoint: Endpoint, watcher: Watcher
 ) -> None:
     """What version 1 left of amounts that mean nothing is removed, and whether it is enabled stays."""
-    for topic, payload in version_1("single").items():
-        watcher.publish(topic, payload, retain=True)
+    leave_version_1(watcher, "single")
     home.wait_entities(lambda entries: "sensor.claude_extra_usage_used" in entries)
     endpoint.document = document(extra_usage=dict(document()["extra_usage"], is_enabled=False))
-    with service(mosquitto, endpoint, tmp_path):
+    with start():
         home.wait_for(button__claude_refresh="unknown")
         home.call("button.press", entity_id="button.claude_refresh")
         home.wait_for(binary_sensor__claude_extra_usage_enabled="off")
@@ -279,24 +254,21 @@ def test_extra_usage_switched_off_takes_its_amounts_away(
 
 @pytest.mark.parametrize("base_topic", ["claude-usage", "other"], ids=["one base topic", "two base topics"])
 def test_two_instances_with_one_name_do_not_alternate(
-    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, watcher: Watcher, tmp_path: Path, base_topic: str
+    home: HomeAssistant, start: Start, endpoint: Endpoint, watcher: Watcher, base_topic: str
 ) -> None:
     """Home Assistant keeps showing the one that was there first, through restarts of itself and of the second."""
     second: dict[str, Any] = {"MQTT_BASE_TOPIC": base_topic, "POLL_INTERVAL": 1}
-    with Endpoint(document(five_hour=77.0)) as others, service(mosquitto, endpoint, tmp_path, POLL_INTERVAL=1):
+    with Endpoint(document(five_hour=77.0)) as others, start(POLL_INTERVAL=1):
         home.wait_for(sensor__claude_session_usage="42.5")
         began = dt.datetime.now(dt.UTC)
         for _ in range(2):
-            with service(mosquitto, others, tmp_path, **second) as later:
+            with start(CLAUDE_API_URL=others.url, **second) as later:
                 later.log.wait_for("Another instance" if base_topic == "claude-usage" else "is left to it")
                 home.restart()
                 home.wait_for(sensor__claude_session_usage="42.5", sensor__claude_status="OK")
                 endpoint.wait_for_requests(endpoint.count + 2)
         entries = home.entities()
-        since = began.isoformat(timespec="seconds").replace("+00:00", "Z")
-        (history,) = home.rest("GET", f"/api/history/period/{since}?filter_entity_id={USAGE}&no_attributes")
-    shown = {each["state"] for each in history if dt.datetime.fromisoformat(each["last_changed"]) > began}
-    assert shown <= {"42.5", "unavailable", "unknown", ""}  # Home Assistant notes its own end as an empty state
+        assert home.history(USAGE, began) <= {"42.5", "unavailable", "unknown"}
     assert not [entity for entity in entries if re.search(r"claude_.*_2$", entity)]
     for topic in watcher.retained():
         if topic.startswith("other/"):
@@ -305,15 +277,12 @@ def test_two_instances_with_one_name_do_not_alternate(
 
 @pytest.mark.parametrize("by", ["remove", "hand"])
 def test_removal_leaves_no_line_in_the_log(
-    home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path, by: str
+    home: HomeAssistant, mosquitto: Mosquitto, start: Start, tmp_path: Path, by: str
 ) -> None:
     """`remove`, or somebody who empties all topics in any order: no complaint about what is not JSON."""
-    for name in ("home", "work"):
-        write_credentials(tmp_path / name)
-    accounts = f'{{"personal": "{tmp_path / "home"}", "work": "{tmp_path / "work"}"}}'
-    settings = {"CLAUDE_ACCOUNTS": accounts, "CLAUDE_CONFIG_DIR": ""}
+    settings = two_accounts(tmp_path)
     with Watcher(mosquitto.port) as watcher:
-        with service(mosquitto, endpoint, tmp_path, **settings):
+        with start(**settings):
             home.wait_for(sensor__claude_work_session_usage="42.5", sensor__claude_all_highest_usage="61.0")
         if by == "hand":
             remove_all(home, watcher)
@@ -325,10 +294,8 @@ def test_removal_leaves_no_line_in_the_log(
 
 
 @pytest.mark.usefixtures("watcher")
-def test_a_blocked_day(home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path) -> None:
+def test_a_blocked_day(home: HomeAssistant, serve: Serve, clock: StepClock, endpoint: Endpoint) -> None:
     """With the week used up, the first row says blocked and until when, whatever the session says; then it is over."""
-    write_credentials(tmp_path, expires_in=dt.timedelta(days=9))
-    clock = StepClock()
     ends = (clock.now() + dt.timedelta(days=1)).replace(second=0, microsecond=0)
 
     def answer(week: float, resets_at: dt.datetime) -> dict[str, Any]:
@@ -336,7 +303,7 @@ def test_a_blocked_day(home: HomeAssistant, mosquitto: Mosquitto, endpoint: Endp
         return sample_usage(now=now, five_hour=make_window(0, None), seven_day=week, seven_day_resets_at=resets_at)
 
     endpoint.document = answer(80, ends)
-    with running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock):
+    with serve():
         home.wait_for(binary_sensor__claude_blocked="off", sensor__claude_blocked_until="unknown")
         endpoint.document = answer(100, ends)
         clock.advance(minutes=6)
@@ -364,8 +331,8 @@ def remove_all(home: HomeAssistant, watcher: Watcher) -> None:
     home.wait(lambda states: not any("claude_" in entity_id for entity_id in states))
 
 
-def version_1(which: str) -> dict[str, str]:
-    """Return what version 1 left on a broker, as if that had been a minute ago."""
+def leave_version_1(watcher: Watcher, which: str) -> None:
+    """Leave on the broker what version 1 did, as if that had been a minute ago."""
     recorded = dt.datetime.fromisoformat(VERSION_1["recorded_at"])
     later = dt.datetime.now(dt.UTC) - recorded - dt.timedelta(minutes=1)
     moved = later - later % dt.timedelta(minutes=1)  # resets are whole minutes
@@ -376,7 +343,6 @@ def version_1(which: str) -> dict[str, str]:
     def seconds(found: re.Match[str]) -> str:
         return str(float(found[0]) + moved.total_seconds())
 
-    return {
-        topic: re.sub(r"\b1795\d{6}(\.\d+)?\b", seconds, re.sub(r"2026-\d\d-\d\dT[\d:]+\+00:00", instant, payload))
-        for topic, payload in VERSION_1[which].items()
-    }
+    for topic, payload in VERSION_1[which].items():
+        dated = re.sub(r"2026-\d\d-\d\dT[\d:]+\+00:00", instant, payload)
+        watcher.publish(topic, re.sub(r"\b1795\d{6}(\.\d+)?\b", seconds, dated), retain=True)

@@ -24,7 +24,7 @@ from parts.credentials import write_credentials
 from parts.documents import make_extra_usage, make_window, plans, sample_usage
 from parts.endpoint import Endpoint
 from parts.net import LOOPBACK
-from parts.service import CONFIG, HEALTH, STATUS, ServiceProcess, running_service
+from parts.service import CONFIG, HEALTH, STATUS, Serve, ServiceProcess, Start, is_ok, is_online
 from parts.watcher import Watcher
 from real.home import HomeAssistant, StepClock, run_script
 
@@ -36,8 +36,8 @@ EVENT = "event.claude_session_event"
 class Session:
     """A simulated account whose session the test uses up."""
 
-    def __init__(self, endpoint: Endpoint, watcher: Watcher) -> None:
-        self.clock = StepClock()
+    def __init__(self, clock: StepClock, endpoint: Endpoint, watcher: Watcher) -> None:
+        self.clock = clock
         self.ends = self.clock.now() + dt.timedelta(hours=5)
         self.week_ends: dt.datetime | None = None
         self.money = 1234.0
@@ -78,15 +78,13 @@ def watcher(mosquitto: Mosquitto) -> Iterator[Watcher]:
 
 
 @pytest.fixture
-def session(watcher: Watcher, mosquitto: Mosquitto, tmp_path: Path) -> Iterator[Session]:
+def session(watcher: Watcher, serve: Serve, clock: StepClock, endpoint: Endpoint) -> Iterator[Session]:
     """Run the service for a simulated account."""
-    write_credentials(tmp_path, expires_in=dt.timedelta(days=9))
-    with Endpoint() as endpoint:
-        made = Session(endpoint, watcher)
-        with running_service(mosquitto.port, endpoint.url, tmp_path, clock=made.clock):
-            watcher.wait_topic(STATUS, lambda message: message.payload == "online")
-            watcher.wait_topic(HEALTH, lambda message: message.json()["status"] == "ok")
-            yield made
+    made = Session(clock, endpoint, watcher)
+    with serve():
+        watcher.wait_topic(STATUS, is_online)
+        watcher.wait_topic(HEALTH, is_ok)
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +119,16 @@ def ran(watcher: Watcher, count: int) -> list[str]:
     return [message.payload for message in watcher.messages(RAN)]
 
 
+def everything_is_read(home: HomeAssistant, watcher: Watcher) -> None:
+    """Return when Home Assistant has read all that was published before."""
+    mark = watcher.mark()
+    home.call("mqtt.publish", topic="tests/here", payload="x", qos=1)
+    watcher.wait_topic("tests/here", since=mark)
+    watcher.settle()
+
+
 def test_blueprints_notify_once_of_a_threshold_and_of_the_reset(
-    home: HomeAssistant, mosquitto: Mosquitto, session: Session, watcher: Watcher
+    home: HomeAssistant, mosquitto: Mosquitto, watcher: Watcher, session: Session
 ) -> None:
     """They notify at the threshold, at the limit, and when one can go on; a restart does not notify again."""
     home.wait_for(sensor__claude_session_usage="0.0")
@@ -139,15 +145,14 @@ def test_blueprints_notify_once_of_a_threshold_and_of_the_reset(
     ran(watcher, 2)
     for event in watcher.messages("claude-usage/default/event/five_hour"):
         watcher.publish(event.topic, event.payload)  # as if Home Assistant could have missed it
-    home.call("mqtt.publish", topic="tests/here", payload="x", qos=1)
-    watcher.wait_topic("tests/here")  # Home Assistant has read what came before
+    everything_is_read(home, watcher)
     assert len(ran(watcher, 2)) == 2
     home.restart()
     home.wait_for(sensor__claude_session_usage="100.0", automation__threshold="on", automation__reset="on")
     mark = watcher.mark()
     mosquitto.restart()  # to Home Assistant, the entity becomes unavailable and comes back
     home.wait_for(sensor__claude_session_usage="unavailable", event__claude_session_event="unavailable")
-    watcher.wait_topic(STATUS, lambda message: message.payload == "online", 30, since=mark)
+    watcher.wait_topic(STATUS, is_online, since=mark)
     home.wait_for(timeout=60, sensor__claude_session_usage="100.0")
     home.wait(lambda states: states[EVENT]["attributes"].get("earlier_ids"))
     sent = ran(watcher, 2)
@@ -169,7 +174,7 @@ def test_blueprints_notify_once_of_a_threshold_and_of_the_reset(
 
 
 @pytest.mark.usefixtures("_helper")
-def test_blueprint_holds_jobs_back_while_over_pace(home: HomeAssistant, session: Session, watcher: Watcher) -> None:
+def test_blueprint_holds_jobs_back_while_over_pace(home: HomeAssistant, watcher: Watcher, session: Session) -> None:
     """The helper is on while a window is over pace, stays on over restarts, and each turn is acted on once."""
     sensors = ["binary_sensor.claude_session_on_pace", "binary_sensor.claude_weekly_on_pace"]
     home.wait_for(binary_sensor__claude_weekly_on_pace="on")
@@ -201,7 +206,7 @@ def test_blueprint_holds_jobs_back_while_over_pace(home: HomeAssistant, session:
     home.rest("DELETE", "/api/config/automation/config/hold")
 
 
-def test_blueprint_reminds_once_before_the_reset(home: HomeAssistant, session: Session, watcher: Watcher) -> None:
+def test_blueprint_reminds_once_before_the_reset(home: HomeAssistant, watcher: Watcher, session: Session) -> None:
     """A day before the weekly reset it says how much is left, if that is much."""
     soon = dt.datetime.now(dt.UTC) + dt.timedelta(days=1, minutes=1)
     ends = soon.replace(second=0, microsecond=0)
@@ -215,7 +220,7 @@ def test_blueprint_reminds_once_before_the_reset(home: HomeAssistant, session: S
     home.rest("DELETE", "/api/config/automation/config/reminder")
 
 
-def test_blueprint_notifies_of_paid_usage_once(home: HomeAssistant, session: Session, watcher: Watcher) -> None:
+def test_blueprint_notifies_of_paid_usage_once(home: HomeAssistant, watcher: Watcher, session: Session) -> None:
     """When work begins to cost money there is one notification, with the amount; and one for a jump to its limit."""
     home.wait_for(sensor__claude_extra_usage_used="12.34", event__claude_account_event="unknown")
     from_blueprint(home, "extra-usage", actions=publishing("{{ title }} | {{ message }}"))
@@ -235,7 +240,7 @@ def test_blueprint_notifies_of_paid_usage_once(home: HomeAssistant, session: Ses
 
 
 def test_blueprint_notifies_before_the_login_ends(
-    home: HomeAssistant, session: Session, watcher: Watcher, tmp_path: Path
+    home: HomeAssistant, watcher: Watcher, tmp_path: Path, session: Session
 ) -> None:
     """Three days before the end it says once when that is, however often the service polls until then."""
     ends = (dt.datetime.now(dt.UTC) + dt.timedelta(days=3, minutes=1)).replace(second=0, microsecond=0)
@@ -272,7 +277,7 @@ def test_a_picker_lists_only_our_entities(home: HomeAssistant, watcher: Watcher,
 
 
 @pytest.mark.usefixtures("session")
-def test_dashboard_shows_the_account_without_an_error(home: HomeAssistant, scripts: Path, tmp_path: Path) -> None:
+def test_dashboard_shows_the_account_without_an_error(home: HomeAssistant, tmp_path: Path, scripts: Path) -> None:
     """Every card finds its entity, and the numbers are there."""
     home.wait_for(sensor__claude_weekly_fable_usage="31.0", sensor__claude_extra_usage_used="12.34")
     shown = dashboard(scripts, tmp_path)
@@ -289,12 +294,12 @@ def test_dashboard_shows_the_account_without_an_error(home: HomeAssistant, scrip
 
 @pytest.mark.usefixtures("watcher")
 def test_dashboard_says_why_there_are_no_numbers(
-    home: HomeAssistant, mosquitto: Mosquitto, scripts: Path, tmp_path: Path
+    home: HomeAssistant, serve: Serve, clock: StepClock, endpoint: Endpoint, tmp_path: Path, scripts: Path
 ) -> None:
     """The first card says what to do while the numbers are gone, and that the service is; no card fails."""
     write_credentials(tmp_path, expires_in=dt.timedelta(hours=1))
-    clock = StepClock()
-    with Endpoint(sample_usage()) as endpoint, running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock):
+    endpoint.document = sample_usage()
+    with serve():
         home.wait_for(sensor__claude_session_usage="42.0")
         clock.advance(minutes=59)
         home.wait_for(sensor__claude_status="Token expired")
@@ -310,18 +315,14 @@ def test_dashboard_says_why_there_are_no_numbers(
 
 @pytest.mark.usefixtures("watcher")
 def test_dashboard_of_a_seat_with_nothing_but_a_budget(
-    home: HomeAssistant, mosquitto: Mosquitto, scripts: Path, tmp_path: Path
+    home: HomeAssistant, serve: Serve, clock: StepClock, endpoint: Endpoint, tmp_path: Path, scripts: Path
 ) -> None:
     """An account without any window is not one whose service is away: its first card says what was spent.
 
     Amounts in another currency are other entities, which the dashboard does not name: nothing fails for that.
     """
-    write_credentials(tmp_path)
-    clock = StepClock()
-    with (
-        Endpoint(dict(plans())["enterprise"]) as endpoint,
-        running_service(mosquitto.port, endpoint.url, tmp_path, clock=clock),
-    ):
+    endpoint.document = dict(plans())["enterprise"]
+    with serve():
         home.wait_for(sensor__claude_extra_usage_used="4500.0")
         answer, _ = dashboard(scripts, tmp_path)["markdown"]
         assert answer == "Only extra usage is reported 4500.00 EUR spent this month."
@@ -334,13 +335,13 @@ def test_dashboard_of_a_seat_with_nothing_but_a_budget(
 
 
 def test_dashboard_of_an_account_that_is_not_polled(
-    home: HomeAssistant, mosquitto: Mosquitto, watcher: Watcher, scripts: Path, tmp_path: Path
+    home: HomeAssistant, mosquitto: Mosquitto, watcher: Watcher, tmp_path: Path, scripts: Path
 ) -> None:
     """With the status line alone there is no refresh, no plan and no money: no card misses its entity."""
     now = dt.datetime.now(dt.UTC)
     limits = {"five_hour": {"used_percentage": 23.5, "resets_at": int(now.timestamp()) + 7200}}
     with ServiceProcess(tmp_path, MQTT_PORT=mosquitto.port, CLAUDE_SOURCE="statusline"):
-        watcher.wait_topic(STATUS, lambda message: message.payload == "online")
+        watcher.wait_topic(STATUS, is_online)
         sent = json.dumps({"at": now.timestamp(), "rate_limits": limits})
         watcher.publish("claude-usage/default/statusline", sent)
         home.wait_for(sensor__claude_session_usage="23.5", sensor__claude_tightest="23.5")
@@ -393,7 +394,7 @@ def node_red(scripts: Path, mosquitto: Mosquitto, tmp_path: Path) -> Iterator[Ca
 
 
 def test_node_red_flow_branches_on_pace_and_acts_on_a_reset(
-    node_red: Callable[[], None], watcher: Watcher, session: Session
+    watcher: Watcher, node_red: Callable[[], None], session: Session
 ) -> None:
     """Each turn of the pace comes out once, a stale number never, and a reset after much use is reported."""
     session.later(10, minutes=60)
@@ -425,7 +426,7 @@ def test_node_red_flow_branches_on_pace_and_acts_on_a_reset(
 
 
 def test_node_red_flow_reports_a_jump_to_the_limit_once(
-    node_red: Callable[[], None], watcher: Watcher, session: Session
+    watcher: Watcher, node_red: Callable[[], None], session: Session
 ) -> None:
     """What passes the thresholds and the limit at once is one message; what it costs then is said in words."""
     session.later(35, minutes=30)
@@ -447,21 +448,19 @@ def test_node_red_flow_reports_a_jump_to_the_limit_once(
 
 
 def test_an_event_is_notified_of_once_whatever_was_down(
-    home: HomeAssistant, mosquitto: Mosquitto, node_red: Callable[[], None], watcher: Watcher, tmp_path: Path
+    home: HomeAssistant,
+    mosquitto: Mosquitto,
+    start: Start,
+    endpoint: Endpoint,
+    watcher: Watcher,
+    node_red: Callable[[], None],
 ) -> None:
     """Broker, service and Home Assistant are away in turn when a threshold is passed; blueprint and flow notify once.
 
     In real time: the service waits 15 s for those who listen.
     """
-    write_credentials(tmp_path, expires_in=dt.timedelta(days=9))
     ends = dt.datetime.now(dt.UTC) + dt.timedelta(hours=2)
-    endpoint = Endpoint()
-    settings = {
-        "MQTT_PORT": mosquitto.port,
-        "CLAUDE_API_URL": endpoint.url,
-        "POLL_INTERVAL": 1,
-        "ALERT_THRESHOLDS": "50,70,90",
-    }
+    settings = {"POLL_INTERVAL": 1, "ALERT_THRESHOLDS": "50,70,90"}
 
     def use(percent: float) -> None:
         endpoint.document = sample_usage(five_hour=percent, resets_at=ends, seven_day=20, scoped={})
@@ -474,33 +473,29 @@ def test_an_event_is_notified_of_once_whatever_was_down(
             watcher.wait_topic(topic, lambda _, topic=topic: len(watcher.messages(topic)) >= count, 60)  # type: ignore[misc]
 
     use(40)
-    with endpoint:
-        with ServiceProcess(tmp_path, **settings) as service:
-            home.wait_for(sensor__claude_session_usage="40.0")
-            from_blueprint(home, "threshold", window_event=EVENT, threshold=50, actions=publishing("{{ threshold }}"))
-            node_red()
-            watcher.wait_topic("tests/is-free")
-            mosquitto.stop()
-            use(60)
-            asked()
-            mosquitto.start()
-            watcher.wait_connected(30)
-            notified(1)
-            service.stop(signal.SIGKILL)
-        use(80)
-        with ServiceProcess(tmp_path, **settings):
-            notified(2)
-            home.stop()
-            use(95)
-            watcher.wait_topic("tests/threshold", lambda _: len(watcher.messages("tests/threshold")) >= 3, 30)
-            home.start()
-            notified(3)
-            home.restart()  # once more: what was delivered is not delivered again, or is ignored
-            home.wait_for(sensor__claude_session_usage="95.0", automation__threshold="on")
-            mark = watcher.mark()
-            home.call("mqtt.publish", topic="tests/here", payload="x", qos=1)
-            watcher.wait_topic("tests/here", since=mark)
-            watcher.settle()
+    with start(**settings) as service:
+        home.wait_for(sensor__claude_session_usage="40.0")
+        from_blueprint(home, "threshold", window_event=EVENT, threshold=50, actions=publishing("{{ threshold }}"))
+        node_red()
+        watcher.wait_topic("tests/is-free")
+        mosquitto.stop()
+        use(60)
+        asked()
+        mosquitto.start()
+        watcher.wait_connected()
+        notified(1)
+        service.stop(signal.SIGKILL)
+    use(80)
+    with start(**settings):
+        notified(2)
+        home.stop()
+        use(95)
+        watcher.wait_topic("tests/threshold", lambda _: len(watcher.messages("tests/threshold")) >= 3)
+        home.start()
+        notified(3)
+        home.restart()  # once more: what was delivered is not delivered again, or is ignored
+        home.wait_for(sensor__claude_session_usage="95.0", automation__threshold="on")
+        everything_is_read(home, watcher)
     assert [message.payload for message in watcher.messages(RAN)] == ["50.0", "70.0", "90.0"]
     home.rest("DELETE", "/api/config/automation/config/threshold")
     texts = [message.payload for message in watcher.messages("tests/threshold")]
@@ -508,30 +503,26 @@ def test_an_event_is_notified_of_once_whatever_was_down(
 
 
 def test_a_reset_while_home_assistant_is_away_is_notified_of_once(
-    home: HomeAssistant, mosquitto: Mosquitto, node_red: Callable[[], None], watcher: Watcher, tmp_path: Path
+    home: HomeAssistant, start: Start, endpoint: Endpoint, watcher: Watcher, node_red: Callable[[], None]
 ) -> None:
     """The flow reports it at once, the blueprint after Home Assistant's start, and neither at its next one."""
-    write_credentials(tmp_path, expires_in=dt.timedelta(days=9))
     soon = dt.datetime.now(dt.UTC) + dt.timedelta(hours=2)
-    with Endpoint(sample_usage(five_hour=95, resets_at=soon, seven_day=20, scoped={})) as endpoint:
-        settings = {"MQTT_PORT": mosquitto.port, "CLAUDE_API_URL": endpoint.url, "POLL_INTERVAL": 1}
-        with ServiceProcess(tmp_path, **settings):
-            home.wait_for(sensor__claude_session_usage="95.0")
-            from_blueprint(home, "reset", window_event=EVENT, nearly=80, actions=publishing("{{ title }}"))
-            node_red()
-            watcher.wait_topic("tests/is-free")
-            home.stop()
-            later = soon + dt.timedelta(hours=5)
-            endpoint.document = sample_usage(five_hour=0, resets_at=later, seven_day=20, scoped={})
-            watcher.wait_topic("tests/was-reset", timeout=30)
-            assert watcher.messages(RAN) == []
-            home.start()
-            watcher.wait_topic(RAN, timeout=60)
-            home.restart()
-            home.wait_for(sensor__claude_session_usage="0.0", automation__reset="on")
-            home.call("mqtt.publish", topic="tests/here", payload="x", qos=1)
-            watcher.wait_topic("tests/here")
-            watcher.settle()
+    endpoint.document = sample_usage(five_hour=95, resets_at=soon, seven_day=20, scoped={})
+    with start(POLL_INTERVAL=1):
+        home.wait_for(sensor__claude_session_usage="95.0")
+        from_blueprint(home, "reset", window_event=EVENT, nearly=80, actions=publishing("{{ title }}"))
+        node_red()
+        watcher.wait_topic("tests/is-free")
+        home.stop()
+        later = soon + dt.timedelta(hours=5)
+        endpoint.document = sample_usage(five_hour=0, resets_at=later, seven_day=20, scoped={})
+        watcher.wait_topic("tests/was-reset")
+        assert watcher.messages(RAN) == []
+        home.start()
+        watcher.wait_topic(RAN, timeout=60)
+        home.restart()
+        home.wait_for(sensor__claude_session_usage="0.0", automation__reset="on")
+        everything_is_read(home, watcher)
     assert [message.payload for message in watcher.messages(RAN)] == ["Claude Session has reset early"]
     assert len(watcher.messages("tests/was-reset")) == 1
     home.rest("DELETE", "/api/config/automation/config/reset")
