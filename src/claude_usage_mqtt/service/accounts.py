@@ -17,7 +17,7 @@ from claude_usage_mqtt.service.publishing import Publishing
 from claude_usage_mqtt.service.restore import inherited
 from claude_usage_mqtt.service.summary import Digest, digest, summarize
 from claude_usage_mqtt.service.workers import Workers
-from claude_usage_mqtt.sources.hanging import hangs
+from claude_usage_mqtt.sources.credentials.watch import hangs
 from claude_usage_mqtt.sources.source import PollResult
 from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, encode
 from claude_usage_mqtt.usage.events import Event
