@@ -18,7 +18,7 @@ import pytest
 from claude_usage_mqtt.cli import check_rights
 from claude_usage_mqtt.instants import local_time
 from claude_usage_mqtt.settings import machine
-from claude_usage_mqtt.sources import hanging
+from claude_usage_mqtt.sources.credentials import watch
 from claude_usage_mqtt.usage.account import AccountUsage
 from parts import faults
 from parts.broker import Broker, Mosquitto, needs_mosquitto
@@ -83,7 +83,7 @@ def test_a_login_that_cannot_be_read_for_hanging(
     home: Path, monkeypatch: pytest.MonkeyPatch, source: str, name: str
 ) -> None:
     """On a dead mount `once` and `check` say so and end; here it is a pipe, and opening it waits for a writer."""
-    monkeypatch.setattr(hanging, "PATIENCE", 1.0)
+    monkeypatch.setattr(watch, "PATIENCE", 1.0)
     file = home / name
     file.unlink(missing_ok=True)
     os.mkfifo(file)

@@ -14,7 +14,7 @@ from claude_usage_mqtt.settings.fields import Settings
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.sources.credentials.token import Credentials, CredentialSource
-from claude_usage_mqtt.sources.hanging import require_answer
+from claude_usage_mqtt.sources.credentials.watch import require_answer
 from claude_usage_mqtt.sources.local_login import LocalLogin
 from claude_usage_mqtt.sources.names import AUTO, LOCAL
 from claude_usage_mqtt.sources.select import polled_sources, pushed_sources, with_other_sources
