@@ -180,7 +180,7 @@ def test_a_machine_that_is_gone_has_one_status(announced: str, hold: Hold | None
     login.hold = hold
     for minutes, expected in ((2, AWAY), (9, AWAY), (12, OFFLINE)):
         now = NOW + minutes * MINUTE
-        assert {laptop.status(login, now, is_foreign=False, is_patient=each) for each in (True, False)} == {expected}
+        assert laptop.status(login, now, is_foreign=False) == expected
 
 
 def test_a_cause_that_all_machines_share_stays_the_status() -> None:

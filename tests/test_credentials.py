@@ -22,8 +22,7 @@ from claude_usage_mqtt.errors import (
     TokenExpired,
     Unauthorized,
 )
-from claude_usage_mqtt.sources import hanging
-from claude_usage_mqtt.sources.credentials import keychain
+from claude_usage_mqtt.sources.credentials import keychain, watch
 from claude_usage_mqtt.sources.credentials.file import CredentialsFile, GivenToken
 from claude_usage_mqtt.sources.credentials.keychain import Keychain
 from claude_usage_mqtt.sources.credentials.token import parse_credentials
@@ -242,7 +241,7 @@ def test_a_place_that_hangs_already_when_it_is_looked_at_ends_a_command(monkeypa
         def can_be_watched(self) -> bool:
             return released.wait(30)
 
-    monkeypatch.setattr(hanging, "PATIENCE", 0.05)
+    monkeypatch.setattr(watch, "PATIENCE", 0.05)
     with pytest.raises(CredentialsUnreadable, match="/mnt/token cannot be read: reading it hangs"):
-        hanging.require_answer(DeadMount(), lambda: None)
+        watch.require_answer(DeadMount(), lambda: None)
     released.set()

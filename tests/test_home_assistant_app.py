@@ -19,7 +19,6 @@ from claude_usage_mqtt.cli import home_assistant_app
 from claude_usage_mqtt.cli.recipe import recipe
 from claude_usage_mqtt.errors import BrokerRefused, BrokerUnreachable, SettingsError
 from claude_usage_mqtt.recipes import app_folder
-from claude_usage_mqtt.settings import supervisor
 from claude_usage_mqtt.settings.load import load_settings
 from parts import faults
 from parts.broker import Mosquitto, needs_mosquitto
@@ -55,8 +54,8 @@ def app(tmp_path: Path) -> Path:
 def box(monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
     """Run a Supervisor, and be its app."""
     with Supervisor() as found:
-        monkeypatch.setenv(supervisor.TOKEN, GOOD_TOKEN)
-        monkeypatch.setenv(supervisor.URL, found.url)
+        monkeypatch.setenv(home_assistant_app.TOKEN, GOOD_TOKEN)
+        monkeypatch.setenv(home_assistant_app.URL, found.url)
         yield found
 
 
@@ -139,7 +138,7 @@ def test_every_option_is_read_and_explained(app: Path) -> None:
     """The form has no field without effect and none without a name and a description."""
     schema = config(app)["schema"]
     translations = yaml.safe_load((app / "translations/en.yaml").read_text(encoding="utf-8"))["configuration"]
-    assert set(schema) == {*supervisor.PLAIN_OPTIONS, "accounts", "login_folder"}
+    assert set(schema) == {*home_assistant_app.PLAIN_OPTIONS, "accounts", "login_folder"}
     assert set(translations) == set(schema)
     assert all(each["name"] and each["description"] for each in translations.values())
 
@@ -157,7 +156,7 @@ def test_the_app_is_the_image_of_the_same_version_started_as_root(app: Path) -> 
     assert f"\nFROM {app_folder.IMAGE}:{__version__}\n" in text
     assert "\nUSER 0:0\n" in text
     healthcheck = json.loads(text.partition("CMD ")[2])
-    assert f"--reuid={supervisor.USER}" in healthcheck
+    assert f"--reuid={home_assistant_app.USER}" in healthcheck
     assert healthcheck[-2:] == ["/app/bin/claude-usage-mqtt", "healthcheck"]
 
 
@@ -166,7 +165,7 @@ def test_the_app_is_the_image_of_the_same_version_started_as_root(app: Path) -> 
 
 def read(folder: Path, **options: object) -> dict[str, str]:
     """Return the variables that these options become."""
-    return supervisor.read_options(options_file(folder, DEFAULTS | options))
+    return home_assistant_app.read_options(options_file(folder, DEFAULTS | options))
 
 
 def test_default_options_need_no_login(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,9 +230,9 @@ def test_options_that_cannot_be_read_are_one_sentence(tmp_path: Path, content: s
     path = tmp_path / "options.json"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(SettingsError, match="save them again"):
-        supervisor.read_options(path)
+        home_assistant_app.read_options(path)
     with pytest.raises(SettingsError, match="save them again"):
-        supervisor.read_options(tmp_path / "missing.json")
+        home_assistant_app.read_options(tmp_path / "missing.json")
 
 
 # What it asks the Supervisor
@@ -242,7 +241,7 @@ def test_options_that_cannot_be_read_are_one_sentence(tmp_path: Path, content: s
 def test_the_broker_comes_from_the_supervisor(box: Supervisor) -> None:
     """Address and login are Home Assistant's own; nobody types them."""
     box.install_broker(1883)
-    assert supervisor.fetch_broker() == {
+    assert home_assistant_app.fetch_broker() == {
         "MQTT_HOST": "127.0.0.1",
         "MQTT_PORT": "1883",
         "MQTT_USERNAME": "addons",
@@ -255,14 +254,14 @@ def test_the_broker_comes_from_the_supervisor(box: Supervisor) -> None:
 def test_each_reason_to_wait_is_a_sentence(box: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
     """No broker, a refusal and a Supervisor that is not there differ, and say what to do; none shows the token."""
     with pytest.raises(BrokerUnreachable, match="install and start the app Mosquitto broker") as missing:
-        supervisor.fetch_broker()
-    monkeypatch.setenv(supervisor.URL, "http://127.0.0.1:1")
+        home_assistant_app.fetch_broker()
+    monkeypatch.setenv(home_assistant_app.URL, "http://127.0.0.1:1")
     with pytest.raises(BrokerUnreachable, match="no usable response") as gone:
-        supervisor.fetch_broker()
-    monkeypatch.setenv(supervisor.URL, box.url)
-    monkeypatch.setenv(supervisor.TOKEN, "wrong-canary")
+        home_assistant_app.fetch_broker()
+    monkeypatch.setenv(home_assistant_app.URL, box.url)
+    monkeypatch.setenv(home_assistant_app.TOKEN, "wrong-canary")
     with pytest.raises(BrokerRefused, match="HTTP 401") as refused:
-        supervisor.fetch_broker()
+        home_assistant_app.fetch_broker()
     assert not any("canary" in str(each.value) for each in (missing, gone, refused))
 
 
@@ -273,7 +272,7 @@ def test_a_supervisor_with_an_error_of_its_own_is_no_missing_broker(
     for status in (302, 500, 503):
         monkeypatch.setattr(box, "answer", lambda *_, status=status: (status, {"result": "error", "message": "busy"}))
         with pytest.raises(BrokerUnreachable, match=rf"no usable response about its MQTT broker \(HTTP {status}\)"):
-            supervisor.fetch_broker()
+            home_assistant_app.fetch_broker()
 
 
 def test_a_broker_that_is_installed_later_is_found(
@@ -293,9 +292,9 @@ def test_a_supervisor_that_answers_slowly_is_asked_again(
     """A busy box does not leave the app waiting for the rest of one response, without a sign of life."""
     box.install_broker(1884)
     endpoint.fault = fault
-    monkeypatch.setattr(supervisor, "TIMEOUT", 0.5)
-    monkeypatch.setenv(supervisor.URL, endpoint.url)
-    ask_again = SimpleNamespace(sleep=lambda _: monkeypatch.setenv(supervisor.URL, box.url))
+    monkeypatch.setattr(home_assistant_app, "TIMEOUT", 0.5)
+    monkeypatch.setenv(home_assistant_app.URL, endpoint.url)
+    ask_again = SimpleNamespace(sleep=lambda _: monkeypatch.setenv(home_assistant_app.URL, box.url))
     monkeypatch.setattr(home_assistant_app, "time", ask_again)
     assert home_assistant_app.wait_for_broker()["MQTT_PORT"] == "1884"
     [record] = caplog.records
@@ -308,9 +307,8 @@ def test_a_supervisor_that_answers_slowly_is_asked_again(
 START = """
 import os, pathlib, sys
 from claude_usage_mqtt.cli import home_assistant_app, main
-from claude_usage_mqtt.settings import supervisor
 home_assistant_app.ASK_EVERY = 0.1
-supervisor.OPTIONS, supervisor.USER = pathlib.Path(sys.argv[1]), os.geteuid()
+home_assistant_app.OPTIONS, home_assistant_app.USER = pathlib.Path(sys.argv[1]), os.geteuid()
 sys.exit(main(["run"]))
 """
 
@@ -319,7 +317,7 @@ def running_app(home: Path, box: Supervisor, **options: object) -> LoggedProcess
     """Return `run` with the Supervisor's variables and options."""
     return LoggedProcess(
         [sys.executable, "-W", "error", "-c", START, options_file(home, DEFAULTS | options)],
-        env=clean_environment(home, {supervisor.TOKEN: GOOD_TOKEN, supervisor.URL: box.url}),
+        env=clean_environment(home, {home_assistant_app.TOKEN: GOOD_TOKEN, home_assistant_app.URL: box.url}),
         cwd=home,
     )
 
@@ -354,7 +352,7 @@ def test_an_app_that_waits_is_healthy_and_can_be_stopped(tmp_path: Path) -> None
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can become another user")
 def test_root_is_left_for_good() -> None:
     """After the options have been read nothing runs as root, and nothing can become root again."""
-    code = "import os; from claude_usage_mqtt.settings import supervisor; supervisor.drop_privileges(); "
+    code = "import os; from claude_usage_mqtt.cli import home_assistant_app; home_assistant_app.drop_privileges(); "
     code += "print(os.getresuid(), os.getresgid(), os.getgroups())"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "(1000, 1000, 1000) (1000, 1000, 1000) []"

@@ -11,12 +11,11 @@ import pytest
 
 from claude_usage_mqtt.clock import Clock, SystemClock
 from claude_usage_mqtt.errors import CredentialsNotFound
-from claude_usage_mqtt.reporter.logins import LoginSeen, ReportedLogin
+from claude_usage_mqtt.reporter.logins import ReportedLogin
 from claude_usage_mqtt.service import workers
 from claude_usage_mqtt.service.workers import MAX_THREADS, Workers
 from claude_usage_mqtt.sources.credentials import watch
 from claude_usage_mqtt.sources.credentials.watch import CachedReading, LoginChanged, LoginWatch, WatchedLogin
-from claude_usage_mqtt.sources.reporter_messages import AnnouncedLogin
 from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.usage.reading import OAUTH, Reading
 from parts.broker import Broker
@@ -160,8 +159,8 @@ def test_a_reporter_reads_a_login_again_that_could_not_be_read() -> None:
                 raise RuntimeError("in the middle of it")
             return super().login()
 
-    place, seen = Stumbling("old"), LoginSeen("default", AnnouncedLogin(source=OAUTH, status="ok", login=Login()))
-    login = ReportedLogin("default", place, lambda: seen)
+    place = Stumbling("old")
+    login = ReportedLogin("default", place)
     assert [each.login.login for each in login.look(NOW)] == [Login(mark=hash("old"))]
     place.now, place.stumbles = "new", True
     assert list(login.look(NOW)) == []

@@ -47,7 +47,7 @@ from claude_usage_mqtt.errors import InvalidResponse, SettingsError
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.url import API_URL, checked_url
 from claude_usage_mqtt.sources.credentials.file import GivenToken
-from claude_usage_mqtt.sources.hanging import require_answer
+from claude_usage_mqtt.sources.credentials.watch import require_answer
 from claude_usage_mqtt.sources.in_order import in_order
 from claude_usage_mqtt.sources.local_login import CONFIG_DIR, SECURE_STORAGE_DIR, LocalLogin, local_login
 from claude_usage_mqtt.sources.names import parse_source, selected_sources

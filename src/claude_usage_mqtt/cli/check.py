@@ -9,11 +9,9 @@ from pathlib import Path
 from claude_usage_mqtt.cli.api_block import blocks
 from claude_usage_mqtt.cli.check_broker import check_broker
 from claude_usage_mqtt.cli.check_report import Report
-from claude_usage_mqtt.cli.check_sources import check_sources
+from claude_usage_mqtt.cli.check_sources import check_sources, suffix
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.secret_file import current_user
-from claude_usage_mqtt.settings.claude import Account
-from claude_usage_mqtt.settings.fields import Settings
 from claude_usage_mqtt.settings.load import doubts, load_settings
 from claude_usage_mqtt.sources.api.redact import redacted
 
@@ -24,18 +22,15 @@ def check(*, force: bool = False, dump: bool = False) -> int:
     With `dump` the responses of the API are printed, without anything personal.
     """
     report = Report()
-    loaded: list[Settings] = []
-
-    def settings_hold() -> str:
-        loaded.append(load_settings())
-        accounts = loaded[0].accounts()
-        count = len(accounts)
-        report.width = max(report.width, *(len(_name("credentials", account)) for account in accounts))
-        return f"{count} account{'s' if count > 1 else ''}, poll interval {loaded[0].poll_interval} s"
-
-    if report.link("settings", settings_hold) is not None:
+    try:
+        settings = load_settings()
+        accounts = settings.accounts()
+    except SettingsError as error:
+        report.fail("settings", error)
         return report.end()
-    settings = loaded[0]
+    report.width = max(report.width, *(len(f"credentials{suffix(account)}") for account in accounts))
+    count = f"{len(accounts)} account{'s' if len(accounts) > 1 else ''}"
+    report.ok("settings", f"{count}, poll interval {settings.poll_interval} s")
     for sentence in doubts():
         report.skip("variables", sentence)
     try:
@@ -45,7 +40,6 @@ def check(*, force: bool = False, dump: bool = False) -> int:
     usage_log = settings.usage_log
     if usage_log is not None:
         report.link("usage_log", lambda: _may_append(usage_log))
-    accounts = settings.accounts()
     blocked = {} if force else blocks(settings, accounts)
     responses: list[object] = []
     for account in accounts:
@@ -54,10 +48,6 @@ def check(*, force: bool = False, dump: bool = False) -> int:
     for response in responses if dump else ():
         print(json.dumps(redacted(response), indent=2))
     return report.end()
-
-
-def _name(link: str, account: Account) -> str:
-    return link if account.label is None else f"{link} {account.id}"
 
 
 def _may_append(path: Path) -> str:

@@ -2,108 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from datetime import datetime
 
-from claude_usage_mqtt.cli.check_report import NotChecked, Report
+from claude_usage_mqtt.cli.check_report import NotChecked
+from claude_usage_mqtt.cli.check_rights import retained
 from claude_usage_mqtt.cli.run import instance_of
 from claude_usage_mqtt.clock import SystemClock
-from claude_usage_mqtt.errors import BrokerUnreachable, NoReporter
-from claude_usage_mqtt.instants import parse_instant
+from claude_usage_mqtt.errors import NoReporter
+from claude_usage_mqtt.mqtt.session import Session
 from claude_usage_mqtt.service.liveness import publishes_here
-from claude_usage_mqtt.service.restore import lives_elsewhere
+from claude_usage_mqtt.service.restore import alive_until, lives_elsewhere
 from claude_usage_mqtt.settings.fields import Settings
 from claude_usage_mqtt.sources.names import AUTO
 from claude_usage_mqtt.sources.reporter_machines import advice
-from claude_usage_mqtt.sources.reporter_messages import USABLE, Presence, parse_presence
+from claude_usage_mqtt.sources.reporter_messages import USABLE, parse_presence
 from claude_usage_mqtt.topics import ONLINE
 from claude_usage_mqtt.untrusted import clean_text, json_object
 from claude_usage_mqtt.usage.reading import REPORTER
 
-Retained = Callable[[list[str]], dict[str, bytes]]
-"""Returns what is retained under these topics; raises NotChecked or BrokerUnreachable."""
 
-
-def check_instance(report: Report, settings: Settings, retained: Retained) -> None:
-    """Say that another instance publishes these accounts; without any that is not worth a line."""
+def other_instance(session: Session, settings: Settings) -> None:
+    """Raise NotChecked if another instance publishes these accounts; without any that is not worth a line."""
     address = settings.broker().address
     if publishes_here(settings.mqtt_base_topic, address):
         return
     places = [settings.topics(account.id) for account in settings.accounts()]
-    try:
-        found = retained([places[0].status, *(topic for place in places for topic in (place.health, place.memory))])
-    except (NotChecked, BrokerUnreachable):
-        return  # `retain` and `discovery` have said why
+    found = retained(
+        session, [places[0].status, *(topic for place in places for topic in (place.health, place.memory))]
+    )
     if found.get(places[0].status) != ONLINE:
         return
     instance, now = instance_of(settings, address), SystemClock().now()
     names = [place.account for place in places if lives_elsewhere(found, place, instance, now) is not None]
     if names:
-        report.skip(
-            "instance",
+        raise NotChecked(
             f"{', '.join(names)} is published already: another 'claude-usage-mqtt run' would stand by; "
-            "'claude-usage-mqtt report' serves the one that runs",
+            "'claude-usage-mqtt report' serves the one that runs"
         )
 
 
-def check_reporters(report: Report, settings: Settings, retained: Retained) -> None:
-    """List the reporters; without any that is worth a line only if they were asked for."""
+def reporters(session: Session, settings: Settings) -> str | None:
+    """Return what is known of the reporters; without any that is worth a line only if they were asked for.
+
+    That none can be asked is a fault only if none is asleep.
+    """
     if REPORTER not in settings.sources:
-        return
-    places = [settings.topics(account.id) for account in settings.accounts()]
-    try:
-        found = retained([f"{settings.mqtt_base_topic}/reporter/+", *(place.health for place in places)])
-    except NotChecked as why:
-        report.skip("reporters", str(why))
-        return
-    except BrokerUnreachable:  # older Mosquittos disconnect at a discovery message that they do not allow
-        report.skip("reporters", "not checked: the connection was lost")
-        return
-    healths = {place.account: json_object(found.pop(place.health, None)) for place in places}
+        return None
+    accounts, now = [account.id for account in settings.accounts()], SystemClock().now()
+    topics = {name: settings.topics(name).health for name in accounts}
+    found = retained(session, [f"{settings.mqtt_base_topic}/reporter/+", *topics.values()])
+    healths = {name: found.pop(topic, None) for name, topic in topics.items()}
     presences = {topic.rpartition("/")[2]: parse_presence(payload) for topic, payload in sorted(found.items())}
-    machines = [_Machine(name, presence, healths) for name, presence in presences.items() if presence is not None]
-    if machines:
-        report.link("reporters", lambda: _reporters(settings, machines))
-    elif settings.claude_source != AUTO:
-        report.skip("reporters", "none has announced itself; run 'claude-usage-mqtt report' on a machine")
-
-
-class _Machine:
-    """What a reporter announced, and what a service that is alive says of its last answers."""
-
-    def __init__(self, name: str, presence: Presence, healths: Mapping[str, dict[str, Any]]) -> None:
-        self.is_online = presence.online
-        self.statuses = {account: login.status for account, login in presence.accounts.items()}
-        usable = [account for account, login in presence.accounts.items() if login.is_usable and account in healths]
-        answered = {account: _last_status(name, healths[account]) for account in usable}
-        self.may_be_asked = presence.online and bool(usable)
-        self.works = presence.online and USABLE in answered.values()
-        logins = [
-            f"{account} {each.source} {answered.get(account, each.status)}"
-            for account, each in presence.accounts.items()
-        ]
-        self.words = f"{name} ({', '.join(logins) if presence.online else 'offline'})"
-
-
-def _last_status(machine: str, health: dict[str, Any]) -> str:
-    """Return how a machine's last answer for an account was; `ok` if no service that is alive says anything else."""
-    alive_until = parse_instant(health.get("alive_until"))
-    reporters = health.get("reporters")
-    if alive_until is None or alive_until < SystemClock().now() or not isinstance(reporters, list):
-        return USABLE
-    said = [each.get("status") for each in reporters if isinstance(each, dict) and each.get("machine") == machine]
-    return next((clean_text(status, 40) for status in said if isinstance(status, str)), "") or USABLE
-
-
-def _reporters(settings: Settings, machines: list[_Machine]) -> str:
-    """Return what is known of the reporters; that none can be asked is a fault only if none is asleep."""
-    listed = ", ".join(machine.words for machine in machines)
-    if any(machine.works for machine in machines):
+    machines = {name: presence for name, presence in presences.items() if presence is not None}
+    if not machines:
+        if settings.claude_source == AUTO:
+            return None
+        raise NotChecked("none has announced itself; run 'claude-usage-mqtt report' on a machine")
+    words: list[str] = []
+    answers: list[str] = []
+    for machine, presence in machines.items():
+        logins: list[str] = []
+        for account, login in presence.accounts.items():
+            status = login.status
+            if presence.online and login.is_usable and account in healths:
+                status = _last_status(machine, healths[account], now)
+                answers.append(status)
+            logins.append(f"{account} {login.source} {status}")
+        words.append(f"{machine} ({', '.join(logins) if presence.online else 'offline'})")
+    listed = ", ".join(words)
+    if USABLE in answers:
         return listed
-    if any(machine.may_be_asked for machine in machines):
+    if answers:
         raise NotChecked(f"the last request failed: {listed}; run 'claude-usage-mqtt check' there")
-    if settings.claude_source != AUTO and all(machine.is_online for machine in machines):
-        what_helps = advice(status for machine in machines for status in machine.statuses.values())
-        accounts = ", ".join(sorted(account.id for account in settings.accounts()))
-        raise NoReporter(f"No machine can be asked: {listed}; {what_helps}, for each of {accounts}.")
+    if settings.claude_source != AUTO and all(presence.online for presence in machines.values()):
+        helps = advice(login.status for presence in machines.values() for login in presence.accounts.values())
+        raise NoReporter(f"No machine can be asked: {listed}; {helps}, for each of {', '.join(sorted(accounts))}.")
     raise NotChecked(f"no machine can be asked now: {listed}")
+
+
+def _last_status(machine: str, health: bytes | None, now: datetime) -> str:
+    """Return how a machine's last answer for an account was; `ok` if no service that is alive says anything else."""
+    reporters = json_object(health).get("reporters") if alive_until(health, now) is not None else None
+    for each in reporters if isinstance(reporters, list) else ():
+        if isinstance(each, dict) and each.get("machine") == machine:
+            return clean_text(each.get("status")) or USABLE
+    return USABLE

@@ -15,24 +15,37 @@ class Report:
     """Prints the lines and counts the failures."""
 
     def __init__(self) -> None:
-        self.exit_status = 0
-        self._failures = 0
         self.width = 12
+        self._exit_status = 0
+        self._failures = 0
 
-    def link(self, name: str, examine: Callable[[], str]) -> ClaudeUsageError | None:
-        """Examine one link of the chain; return what is wrong with it."""
+    def link(self, name: str, examine: Callable[[], str | None]) -> ClaudeUsageError | None:
+        """Examine one link of the chain; return what is wrong with it. What is None is not worth a line."""
         try:
             found = examine()
         except ClaudeUsageError as error:
-            self._line(name, "FAIL", str(error))
-            self.exit_status = self.exit_status or error.exit_status
-            self._failures += 1
+            self.fail(name, error)
             return error
         except NotChecked as why:
             self.skip(name, str(why))
         else:
-            self._line(name, "ok", found)
+            if found is not None:
+                self.ok(name, found)
         return None
+
+    def ok(self, name: str, found: str) -> None:
+        """Say that a link works."""
+        self._line(name, "ok", found)
+
+    def fail(self, name: str, error: ClaudeUsageError) -> None:
+        """Say what is wrong with a link."""
+        self._line(name, "FAIL", str(error))
+        self._exit_status = self._exit_status or error.exit_status
+        self._failures += 1
+
+    def skip(self, name: str, why: str) -> None:
+        """Say that a link was not examined."""
+        self._line(name, "-", why)
 
     def end(self) -> int:
         """Say what to do next; return the exit status of the first failure."""
@@ -40,11 +53,7 @@ class Report:
             print(f"Fix {'each' if self._failures > 1 else 'the'} FAIL, then run `check` again.")
         else:
             print("Everything that was checked works.")
-        return self.exit_status
-
-    def skip(self, name: str, why: str) -> None:
-        """Say that a link was not examined."""
-        self._line(name, "-", why)
+        return self._exit_status
 
     def _line(self, name: str, verdict: str, text: str) -> None:
         clean = "".join(c if c.isprintable() else "?" for c in text)

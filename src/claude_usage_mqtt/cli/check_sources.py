@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 
 from claude_usage_mqtt.cli.check_report import Report
 from claude_usage_mqtt.clock import SystemClock
@@ -13,7 +14,7 @@ from claude_usage_mqtt.settings.fields import Settings
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.sources.credentials.token import Credentials, CredentialSource
-from claude_usage_mqtt.sources.hanging import require_answer
+from claude_usage_mqtt.sources.credentials.watch import require_answer
 from claude_usage_mqtt.sources.local_login import LocalLogin
 from claude_usage_mqtt.sources.names import AUTO, LOCAL
 from claude_usage_mqtt.sources.select import polled_sources, pushed_sources, with_other_sources
@@ -32,38 +33,36 @@ def check_sources(
 
     What the API answers is added to `responses`, understood or not.
     """
-    suffix = "" if account.label is None else f" {account.id}"
-    pushed = {source.name: source for source in pushed_sources(settings.sources)}
+    end, login = suffix(account), account.login
+    sends = {
+        source.name: f"nothing to ask: it sends on its own{_lack(source)}"
+        for source in pushed_sources(settings.sources)
+    }
     for source in settings.sources:
-        if source in LOCAL and account.login is None:
-            report.skip(f"account{suffix}", "its login is on another machine: a reporter or a status line supplies it")
+        name = source.replace("_", "-") + end
+        if source not in LOCAL:
+            if settings.claude_source != AUTO:
+                report.skip(name, sends.get(source, NOT_HERE))
+            continue
+        if login is None:
+            report.skip(f"account{end}", "its login is on another machine: a reporter or a status line supplies it")
             return
-        if account.login is not None and source == OAUTH:
-            _check_api(report, settings, account.login, suffix, blocked, responses)
-        elif account.login is not None and source in LOCAL:
-            _check_polled(report, settings, account.login, source, suffix, blocked)
-        elif settings.claude_source != AUTO and source in pushed:
-            report.skip(f"{source}{suffix}", f"nothing to ask: it sends on its own{_lack(pushed[source])}")
-        elif settings.claude_source != AUTO:
-            report.skip(f"{source}{suffix}", NOT_HERE)
+        ask = partial(_ask, settings, login, source)
+        if source == OAUTH:
+            name, found = f"api{end}", list[Credentials]()
+            if report.link(f"credentials{end}", partial(_read, login.credentials, found)) is not None:
+                report.skip(name, "not asked without credentials")
+                continue
+            ask = partial(_ask_api, settings, login.credentials, found[0], responses)
+        if blocked is not None:
+            report.skip(name, str(blocked))
+        else:
+            report.link(name, ask)
 
 
-def _check_api(
-    report: Report,
-    settings: Settings,
-    login: LocalLogin,
-    suffix: str,
-    blocked: RateLimited | None,
-    responses: list[object],
-) -> None:
-    found: list[Credentials] = []
-    if report.link(f"credentials{suffix}", lambda: _read(login.credentials, found)) is not None:
-        report.skip(f"api{suffix}", "not asked without credentials")
-        return
-    if blocked is not None:
-        report.skip(f"api{suffix}", str(blocked))
-        return
-    report.link(f"api{suffix}", lambda: _ask_api(settings, login.credentials, found[0], responses))
+def suffix(account: Account) -> str:
+    """Return what the names of an account's links end with."""
+    return "" if account.label is None else f" {account.id}"
 
 
 def _read(place: CredentialSource, found: list[Credentials]) -> str:
@@ -103,16 +102,6 @@ def _ask_api(settings: Settings, place: CredentialSource, credentials: Credentia
         raise with_other_sources(place.explain(error), OAUTH) from None
     finally:
         api.close()
-
-
-def _check_polled(
-    report: Report, settings: Settings, login: LocalLogin, source: str, suffix: str, blocked: RateLimited | None
-) -> None:
-    name = source.replace("_", "-") + suffix
-    if blocked is not None:
-        report.skip(name, str(blocked))
-    else:
-        report.link(name, lambda: _ask(settings, login, source))
 
 
 def _ask(settings: Settings, login: LocalLogin, name: str) -> str:

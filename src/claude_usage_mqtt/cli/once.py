@@ -10,7 +10,7 @@ from claude_usage_mqtt.errors import ClaudeUsageError, RateLimited, SettingsErro
 from claude_usage_mqtt.instants import parse_instant
 from claude_usage_mqtt.settings.load import load_settings
 from claude_usage_mqtt.sources.api.client import UsageApi
-from claude_usage_mqtt.sources.hanging import require_answer
+from claude_usage_mqtt.sources.credentials.watch import require_answer
 from claude_usage_mqtt.sources.in_order import in_order
 from claude_usage_mqtt.sources.select import polled_sources, with_other_sources
 from claude_usage_mqtt.sources.source import PolledSource

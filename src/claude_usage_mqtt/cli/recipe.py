@@ -23,15 +23,12 @@ def recipe(name: str | None, folder: str | None = None, account: str | None = No
     if folder is not None:
         raise SettingsError(f"Only {app_folder.NAME} is written to a folder; redirect the others into a file.")
     if name not in RECIPES:
-        near = difflib.get_close_matches(name.lower(), abouts, n=3, cutoff=0.6)
-        near = near or [each for each in abouts if name and name.lower() in each]
-        remedy = f"did you mean {_either(near)}?" if near else "'claude-usage-mqtt recipe' lists them."
-        raise SettingsError(f"Unknown recipe {name}; {remedy}")
+        raise _unknown(name, list(abouts))
     if account is not None and not RECIPES[name].is_of_an_account:
         raise SettingsError(f"The recipe {name} is the same for every account; leave out --account.")
     if account is not None and not slug(account):
         raise SettingsError("--account: name the account as in CLAUDE_ACCOUNTS.")
-    warning = started.warning() if RECIPES[name].starts_the_program else None
+    warning = started.warning() if RECIPES[name].values else None
     if warning is not None:
         print(f"claude-usage-mqtt: {warning}", file=sys.stderr)
     sys.stdout.write(RECIPES[name].text(None if account is None else slug(account)))
@@ -46,5 +43,9 @@ def _write_app(folder: str | None) -> int:
     return 0
 
 
-def _either(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+def _unknown(name: str, known: list[str]) -> SettingsError:
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6)
+    near = near or [each for each in known if name and name.lower() in each]
+    either = " or ".join(filter(None, [", ".join(near[:-1]), *near[-1:]]))
+    remedy = f"did you mean {either}?" if near else "'claude-usage-mqtt recipe' lists them."
+    return SettingsError(f"Unknown recipe {name}; {remedy}")

@@ -5,31 +5,29 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from importlib.resources import files
+from pathlib import Path
 
 from claude_usage_mqtt.recipes import started
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One recipe; its `file` says at its top what to do with it. `values` replace the marks in it."""
+    """One recipe; its `file` says at its top what to do with it.
+
+    If it starts the program, with a `command`, `values` replace the marks in it: the program's place on this machine.
+    """
 
     file: str
     about: str
-    values: Callable[[], Mapping[str, str]] = dict
+    values: Callable[[str], Mapping[str, str]] | None = None
+    command: str = "run"
 
     def text(self, account: str | None = None) -> str:
         """Return what is to be copied, for the account with this id if there are several."""
-        text = files(__name__).joinpath(self.file).read_text(encoding="utf-8")
-        for mark, value in self.values().items():
+        text = Path(__file__).with_name(self.file).read_text(encoding="utf-8")
+        for mark, value in self.values(self.command).items() if self.values else ():
             text = text.replace(mark, value)
         return text if account is None else _of_account(text, account)
-
-    @property
-    def starts_the_program(self) -> bool:
-        """Whether it names the program's place on this machine."""
-        return self.values is not dict
 
     @property
     def is_of_an_account(self) -> bool:
@@ -65,24 +63,14 @@ RECIPES = {
     "blueprint-login": Recipe("blueprint-login.yaml", "Home Assistant notifies you before the login ends"),
     "nodered": Recipe("nodered.json", "a Node-RED flow that acts on pace and resets, to import"),
     "esphome": Recipe("esphome.yaml", "an ESPHome display that shows the usage, over MQTT"),
-    "systemd": Recipe(
-        "systemd.service", "a sandboxed systemd unit for the publisher (`run`)", partial(started.for_systemd, "run")
-    ),
+    "systemd": Recipe("systemd.service", "a sandboxed systemd unit for the publisher (`run`)", started.for_systemd),
     "systemd-report": Recipe(
-        "systemd-report.service",
-        "a systemd user unit for the reporter (`report`)",
-        partial(started.for_systemd, "report"),
+        "systemd-report.service", "a systemd user unit for the reporter (`report`)", started.for_systemd, "report"
     ),
-    "launchd": Recipe(
-        "launchd.plist", "a launchd agent for the publisher on macOS", partial(started.for_launchd, "run")
-    ),
-    "launchd-report": Recipe(
-        "launchd.plist", "a launchd agent for the reporter", partial(started.for_launchd, "report")
-    ),
-    "task-scheduler": Recipe(
-        "task-scheduler.xml", "a Windows task for the publisher", partial(started.for_windows, "run")
-    ),
+    "launchd": Recipe("launchd.plist", "a launchd agent for the publisher on macOS", started.for_launchd),
+    "launchd-report": Recipe("launchd.plist", "a launchd agent for the reporter", started.for_launchd, "report"),
+    "task-scheduler": Recipe("task-scheduler.xml", "a Windows task for the publisher", started.for_windows),
     "task-scheduler-report": Recipe(
-        "task-scheduler.xml", "a Windows task for the reporter", partial(started.for_windows, "report")
+        "task-scheduler.xml", "a Windows task for the reporter", started.for_windows, "report"
     ),
 }

@@ -1,4 +1,4 @@
-"""From an ask to its answer: at most one poll of the source, in a worker thread, whatever happens there."""
+"""From an ask to its answer: at most one poll of the source, in a worker thread."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 
 from claude_usage_mqtt.clock import Clock
-from claude_usage_mqtt.errors import CredentialsNotFound, InvalidResponse
+from claude_usage_mqtt.errors import CredentialsNotFound
 from claude_usage_mqtt.logs import Outage
 from claude_usage_mqtt.reporter.budget import SPACING, Budget
 from claude_usage_mqtt.sources.credentials.watch import MAX_HANGING
 from claude_usage_mqtt.sources.reading_json import Busy
 from claude_usage_mqtt.sources.reporter_messages import MAX_REQUESTS, Answer, Ask, encode_answer, parse_ask
-from claude_usage_mqtt.sources.source import PolledSource
+from claude_usage_mqtt.sources.source import PolledSource, PollResult
 
 log = logging.getLogger(__name__)
 
@@ -109,19 +109,13 @@ class Answering:
     def _work(self, identifier: str, account: str, wait: timedelta) -> None:
         if self._stopping.wait(self._clock.to_real(wait.total_seconds())):
             return
-        try:
-            answer = self._poll(identifier, account)
-        except Exception as fault:  # noqa: BLE001 - a worker must always report; the text could hold outside data
-            sentence = f"The usage could not be read ({type(fault).__name__}); update this program."
-            answer = Answer(identifier, account, requests=1, error=InvalidResponse(sentence))
-        self._put(answer)
-
-    def _poll(self, identifier: str, account: str) -> Answer:
-        source, nothing_new = self._sources[account], Busy("There is nothing new.", retry_after=SPACING)
+        source = self._sources[account]
         if self._budget.is_recent(source):
-            return Answer(identifier, account, error=nothing_new)
-        result = source.poll(account, self._clock, may_retry=False)
+            result = PollResult(account=account, source=source.name)
+        else:
+            result = source.poll(account, self._clock, may_retry=False)
+        error = result.error
+        if result.reading is None and error is None:
+            error = Busy("There is nothing new.", retry_after=SPACING)
         requests = min(result.requests, MAX_REQUESTS)
-        if result.reading is not None:
-            return Answer(identifier, account, requests, login=result.login, reading=result.reading)
-        return Answer(identifier, account, requests, error=result.error or nothing_new)
+        self._put(Answer(identifier, account, requests, result.login, result.reading, error))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
-from functools import partial
 from typing import NamedTuple
 
 from claude_usage_mqtt.clock import Clock
@@ -31,14 +30,19 @@ class LoginSeen(NamedTuple):
 
 
 class ReportedLogin(Watched[LoginSeen]):
-    """One account's login; `last_seen` returns what was seen last, and only what differs is news."""
+    """One account's login; `seen` is what is announced of it, and only what differs from that is news."""
 
-    def __init__(self, account: str, source: PolledSource, last_seen: Callable[[], LoginSeen]) -> None:
+    def __init__(self, account: str, source: PolledSource) -> None:
         super().__init__(account, source)
-        self._last_seen = last_seen
+        self.seen = self.unread()
+        self.usability = Outage(log)
         self._fingerprint: object = None
         self._last_read: tuple[Login, str, str] | None = None  # with its status, and its problem
         self._looks = 0
+
+    def unread(self) -> LoginSeen:
+        """Return what is known of a login that was not read yet, or cannot be: reading it may hang."""
+        return LoginSeen(self.account, AnnouncedLogin(self.source.name, CredentialsUnreadable.status, Login()))
 
     def _news(self, now: datetime) -> Iterator[LoginSeen]:
         login, status, problem = self._read()
@@ -48,7 +52,7 @@ class ReportedLogin(Watched[LoginSeen]):
             problem = f"the login cannot be used ({status}); {remedy}."
         announced = AnnouncedLogin(source=self.source.name, status=status, login=login)
         seen = LoginSeen(self.account, announced, problem)
-        if seen != self._last_seen():
+        if seen != self.seen:
             yield seen
 
     def _read(self) -> tuple[Login, str, str]:
@@ -69,39 +73,32 @@ class ReportedLogins:
     """All of a reporter's; `put` gets what is new, in another thread."""
 
     def __init__(self, sources: Mapping[str, PolledSource], clock: Clock, put: Callable[[LoginSeen], None]) -> None:
-        self._sources = sources
-        self._seen = {account: self._unread(account) for account in sources}
-        self._outages = {account: Outage(log) for account in sources}
+        self._logins = {account: ReportedLogin(account, source) for account, source in sources.items()}
         self.watch = LoginWatch(clock.now, put, clock.to_real(CHECK_EVERY))
-
-    def _unread(self, account: str) -> LoginSeen:
-        """Return what is known of a login that was not read yet, or cannot be: reading it may hang."""
-        source = self._sources[account].name
-        return LoginSeen(account, AnnouncedLogin(source=source, status=CredentialsUnreadable.status, login=Login()))
 
     def start(self) -> None:
         """Look at all of them, again and again."""
-        seen = self._seen.__getitem__
-        self.watch.start([ReportedLogin(name, source, partial(seen, name)) for name, source in self._sources.items()])
+        self.watch.start(list(self._logins.values()))
 
     @property
     def announced(self) -> dict[str, AnnouncedLogin]:
         """What is to be announced."""
-        return {account: seen.login for account, seen in self._seen.items()}
+        return {account: each.seen.login for account, each in self._logins.items()}
 
     def take(self, seen: LoginSeen) -> None:
         """Process what is new."""
-        self._seen[seen.account] = seen
+        login = self._logins[seen.account]
+        login.seen = seen
         if seen.problem:
-            self._outages[seen.account].down(seen.login.status, f"Account {seen.account}: {seen.problem}")
+            login.usability.down(seen.login.status, f"Account {seen.account}: {seen.problem}")
         else:
-            self._outages[seen.account].up(f"Account {seen.account}: the login can be used again.")
+            login.usability.up(f"Account {seen.account}: the login can be used again.")
 
     def note_hanging(self) -> bool:
         """Note a login whose reading hangs; return whether there is a new one."""
         account = self.watch.replace_hanging()
         if account is not None:
-            self._seen[account] = self._unread(account)
+            self._logins[account].seen = self._logins[account].unread()
         return account is not None
 
 

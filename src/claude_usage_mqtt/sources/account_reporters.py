@@ -30,8 +30,7 @@ from claude_usage_mqtt.sources.reporter_machines import (
 )
 from claude_usage_mqtt.sources.reporter_messages import MACHINE, USABLE
 from claude_usage_mqtt.sources.source import Login, PollResult
-from claude_usage_mqtt.usage.owner import Owner
-from claude_usage_mqtt.usage.reading import REPORTER
+from claude_usage_mqtt.usage.reading import REPORTER, Owner
 
 FAULTS = frozenset({NetworkError.status, InvalidResponse.status})
 """Reasons that another machine may not have; whether they are gone only a poll can show."""
@@ -179,12 +178,16 @@ class AccountReporters:
         return min((moment for moment in moments if moment is not None and moment > now), default=None)
 
     def documents(self, now: datetime) -> list[dict[str, Any]]:
-        """Return `health.reporters`."""
+        """Return `health.reporters`; that a machine has asked a moment ago is not a reason to show."""
         with self._registry.changed:
             self._registry.forget_old(now)
             return [
-                {"machine": machine.name, "status": status, "seen_at": format_instant(machine.seen_at)}
-                for machine, _, status in sorted(self._statuses(now, is_patient=True), key=lambda each: each[0].name)
+                {
+                    "machine": machine.name,
+                    "status": USABLE if status == Busy.status else status,
+                    "seen_at": format_instant(machine.seen_at),
+                }
+                for machine, _, status in sorted(self._statuses(now), key=lambda each: each[0].name)
             ]
 
     def is_waiting(self, now: datetime) -> bool:
@@ -213,13 +216,12 @@ class AccountReporters:
             statuses = [(machine, status) for machine, _, status in self._statuses(now)]
             return sentence(statuses, self._registry.strangers(), self._registry.accounts)
 
-    def _statuses(self, now: datetime, *, is_patient: bool = False) -> list[tuple[Machine, MachineLogin, str]]:
+    def _statuses(self, now: datetime) -> list[tuple[Machine, MachineLogin, str]]:
         """Return the machines that announced the account, each with its login and its status."""
-        found: list[tuple[Machine, MachineLogin, str]] = []
-        for machine, login in self._registry.logins(self._account):
-            is_foreign = self._is_foreign(machine, login.owner, now)
-            found.append((machine, login, machine.status(login, now, is_foreign=is_foreign, is_patient=is_patient)))
-        return found
+        return [
+            (machine, login, machine.status(login, now, is_foreign=self._is_foreign(machine, login.owner, now)))
+            for machine, login in self._registry.logins(self._account)
+        ]
 
     # Across restarts and clock steps
 

@@ -77,6 +77,7 @@ class ClaudeCode:
         self, command: str, variables: Mapping[str, str], cache: UsageCache, secrets: Path, deadline: float = DEADLINE
     ) -> None:
         """Use `command`, with the `variables` that select a login, whose file is `secrets` (it is never opened)."""
+        self.place = f"Claude Code ({command})"
         self._command = command
         self._variables = variables
         self._cache = cache
@@ -89,15 +90,9 @@ class ClaudeCode:
         """Whether there is a file that changes with the login: on a Mac it is in the Keychain."""
         return self.fingerprint() is not None
 
-    @property
-    def place(self) -> str:
-        """The program, in words."""
-        return f"Claude Code ({self._command})"
-
     def login(self) -> Login:
         """Return whose login it is."""
-        login = self._cache.login or Login()
-        return Login(account=login.account, organization=login.organization, mark=hash(self.fingerprint()))
+        return (self._cache.login or Login())._replace(mark=hash(self.fingerprint()))
 
     def fingerprint(self) -> object:
         """Return the identity of the file that Claude Code rewrites when its login changes."""
@@ -146,8 +141,7 @@ class ClaudeCode:
             return run_child([found, *arguments], request, {**environment, **QUIET, **self._variables}, deadline)
         except OSError:
             raise CredentialsNotFound(
-                f"Claude Code ({self._command}) cannot be started; install it on this machine, "
-                "or set CLAUDE_CODE_COMMAND to its path."
+                f"{self.place} cannot be started; install it on this machine, or set CLAUDE_CODE_COMMAND to its path."
             ) from None
 
     def _not_understood(self, reason: str | None) -> InvalidResponse:

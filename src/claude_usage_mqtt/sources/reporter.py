@@ -21,8 +21,8 @@ from claude_usage_mqtt.sources.in_order import UNUSABLE
 from claude_usage_mqtt.sources.reading_json import Busy
 from claude_usage_mqtt.sources.reporter_machines import SILENT, Hold
 from claude_usage_mqtt.sources.reporter_messages import Answer, Ask, answer_id, encode_ask, parse_answer
-from claude_usage_mqtt.sources.source import Login, PollResult
-from claude_usage_mqtt.usage.reading import REPORTER, Reading
+from claude_usage_mqtt.sources.source import Login, PolledSource, PollResult
+from claude_usage_mqtt.usage.reading import REPORTER
 
 ANSWER_WITHIN = 40.0
 """Real seconds for an answer: Claude Code may need 25, and a request to the API is cut at 20."""
@@ -88,8 +88,8 @@ class Asks:
             return identifier in self._recent
 
 
-class ReporterSource:
-    """The reporters of one account."""
+class ReporterSource(PolledSource):
+    """The reporters of one account. Of their logins nothing is known here: each announces one that changed."""
 
     name = REPORTER
     lacks = ""
@@ -103,18 +103,6 @@ class ReporterSource:
         self._asks = asks
         self._has_polled = False
         self._last_error: ApiError | CredentialsError | None = None
-
-    def login(self) -> Login:
-        """Return what is known of the login here: nothing, it is on another machine."""
-        return Login()
-
-    def fingerprint(self) -> object:
-        """Return None: the machines announce a login that changed."""
-        return None
-
-    def cached(self, now: datetime) -> Reading | None:  # noqa: ARG002 - it is another machine that may have some
-        """Return None: what a machine has is in its answers."""
-        return None
 
     def poll(self, account: str, clock: Clock, *, may_retry: bool) -> PollResult:
         """Ask the machines in order; with `may_retry` a second one after one that may have made a request.

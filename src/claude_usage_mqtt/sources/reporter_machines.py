@@ -16,7 +16,7 @@ from claude_usage_mqtt.sources.reading_json import Busy
 from claude_usage_mqtt.sources.reporter_messages import USABLE, AnnouncedLogin
 from claude_usage_mqtt.sources.source import Login
 from claude_usage_mqtt.untrusted import HASH, matching
-from claude_usage_mqtt.usage.owner import Owner
+from claude_usage_mqtt.usage.reading import Owner
 
 log = logging.getLogger(__name__)
 
@@ -125,17 +125,16 @@ class Machine:
         """Whether it is online, or was lately."""
         return self.away_since is None or now - self.away_since < within
 
-    def status(self, login: MachineLogin, now: datetime, *, is_foreign: bool, is_patient: bool = False) -> str:
-        """Return `ok`, or why it is not asked; if `is_patient`, what passes within minutes is not a reason."""
+    def status(self, login: MachineLogin, now: datetime, *, is_foreign: bool) -> str:
+        """Return `ok`, or why it is not asked."""
         if not self.online:
             return AWAY if self.was_there(now, ABSENT_AFTER) else OFFLINE
-        announced = login.announced
         reason = login.hold.reason if login.hold is not None and now < login.hold.until else USABLE
         if is_foreign or reason == FOREIGN:
             return FOREIGN
-        if announced is not None and not announced.is_usable:
-            return announced.status
-        return USABLE if is_patient and reason == Busy.status else reason
+        if login.announced is not None and not login.announced.is_usable:
+            return login.announced.status
+        return reason
 
     def save(self, login: MachineLogin) -> dict[str, Any]:
         """Return what must survive a restart of the service, as a JSON object."""

@@ -8,8 +8,7 @@ from typing import NamedTuple, Protocol
 
 from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.errors import ApiError, CredentialsError
-from claude_usage_mqtt.usage.owner import Owner
-from claude_usage_mqtt.usage.reading import CLAUDE_CODE, REPORTER, Reading
+from claude_usage_mqtt.usage.reading import CLAUDE_CODE, REPORTER, Owner, Reading
 
 REPEATS_FOR = dict.fromkeys((CLAUDE_CODE, REPORTER), timedelta(seconds=60))
 """For how long a source makes no request and repeats what it has; a reporter may ask Claude Code."""
@@ -93,22 +92,24 @@ class PolledSource(Source, Protocol):
     outlives_token: bool
     """Whether it can be asked after its token has expired."""
 
+    place: str
+    """Where the login is, in words, for messages."""
+
     @property
     def can_be_watched(self) -> bool:
         """Whether a changed login is noticed without a request."""
 
-    @property
-    def place(self) -> str:
-        """Where the login is, in words, for messages."""
-
     def login(self) -> Login:
         """Return what is known of the login, without a request; raises CredentialsError."""
+        return Login()
 
     def fingerprint(self) -> object:
         """Return something that changes when the login does, cheaply and without reading it."""
+        return None
 
-    def cached(self, now: datetime) -> Reading | None:
+    def cached(self, now: datetime) -> Reading | None:  # noqa: ARG002 - whoever has some looks at it
         """Return the newest numbers that are there without a request, None if there are none; never raises."""
+        return None
 
     def poll(self, account: str, clock: Clock, *, may_retry: bool) -> PollResult:
         """Ask once; with `may_retry` a second time if the login was renewed meanwhile. Bounded, never raises."""

@@ -9,7 +9,7 @@ from claude_usage_mqtt.sources.api.wire import FLAT_WINDOWS
 from claude_usage_mqtt.sources.rate_limits import SPEND_LIMIT, Limit, Message, is_from_another_time, parse_message
 from claude_usage_mqtt.sources.source import WrongClockError
 from claude_usage_mqtt.topics import DEFAULT_ACCOUNT
-from claude_usage_mqtt.usage.reading import MAX_UTILIZATION, STATUSLINE, ExtraUsage, Reading, Window
+from claude_usage_mqtt.usage.reading import MAX_UTILIZATION, STATUSLINE, ExtraUsage, Reading, Window, duration_of
 
 DOLLARS = "USD"
 
@@ -72,11 +72,10 @@ def _money(message: Message) -> ExtraUsage | None:
 
 
 def _window(limit: Limit, message: Message) -> Window:
-    _, label, duration = FLAT_WINDOWS[limit.key]
     return Window(
         key=limit.key,
-        label=label,
-        duration=duration,
+        label=FLAT_WINDOWS[limit.key],
+        duration=duration_of(limit.key),
         utilization=limit.percent,
         resets_at=limit.resets_at,
         read_at=message.at,

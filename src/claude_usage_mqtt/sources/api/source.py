@@ -43,6 +43,7 @@ class ApiSource:
         cache: UsageCache | None = None,
         claude_code: PolledSource | None = None,
     ) -> None:
+        self.place = credentials.place
         self.outlives_token = claude_code is not None
         self._claude_code = claude_code
         self._asked: tuple[int | None, datetime] | None = None  # for which token to renew (its mark), and when
@@ -55,11 +56,6 @@ class ApiSource:
     def can_be_watched(self) -> bool:
         """Whether a changed login is noticed without a request."""
         return self._credentials.can_be_watched
-
-    @property
-    def place(self) -> str:
-        """Where the login is, in words."""
-        return self._credentials.place
 
     def login(self) -> Login:
         """Return what is known of the login apart from its token; raises CredentialsError."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 from claude_usage_mqtt.errors import InvalidResponse
 from claude_usage_mqtt.instants import parse_reset
@@ -20,34 +20,23 @@ from claude_usage_mqtt.usage.reading import (
     MAX_UTILIZATION,
     OAUTH,
     POOL,
-    SESSION,
     SEVEN_DAY,
-    WEEK,
     Reading,
     Window,
+    duration_of,
 )
 
-
-class Kind(NamedTuple):
-    """What identifies a window."""
-
-    key: str
-    label: str
-    duration: timedelta | None
-
-
-FLAT_WINDOWS: Mapping[str, Kind] = {
-    kind.key: kind
-    for kind in (
-        Kind(FIVE_HOUR, "Session", SESSION),
-        Kind(SEVEN_DAY, "Weekly", WEEK),
-        Kind("seven_day_opus", "Weekly Opus", WEEK),
-        Kind("seven_day_sonnet", "Weekly Sonnet", WEEK),
-        Kind("seven_day_oauth_apps", "Weekly OAuth apps", WEEK),
-        Kind("seven_day_cowork", "Weekly Cowork", WEEK),
-        Kind("seven_day_omelette", "Weekly Omelette", WEEK),
-    )
+FLAT_WINDOWS: Mapping[str, str] = {
+    FIVE_HOUR: "Session",
+    SEVEN_DAY: "Weekly",
+    "seven_day_opus": "Weekly Opus",
+    "seven_day_sonnet": "Weekly Sonnet",
+    "seven_day_oauth_apps": "Weekly OAuth apps",
+    "seven_day_cowork": "Weekly Cowork",
+    "seven_day_omelette": "Weekly Omelette",
 }
+"""The windows that have a section of their own, and their labels."""
+
 OTHER_SECTIONS = frozenset({"extra_usage", "limits", "spend"})
 
 LIMITS = "limits: "
@@ -77,10 +66,10 @@ def parse_usage(
     pools = _parse_pools(body, read_at, malformed, ignored)
     limits = _parse_limits(body.get("limits"), read_at, malformed, ignored)
     windows: dict[str, Window] = {}
-    for key, kind in FLAT_WINDOWS.items():
+    for key in FLAT_WINDOWS:
         window = None
         try:
-            window = _parse_flat(body.get(key), kind, read_at)
+            window = _parse_flat(key, body.get(key), read_at)
         except Malformed:
             malformed.append(key)
         window = _complete(window, limits.pop(key, None))
@@ -118,30 +107,30 @@ def _is_empty(section: object) -> bool:
     return "utilization" in section and not section["utilization"] and section.get("resets_at") is None
 
 
-def _parse_flat(section: object, kind: Kind, read_at: datetime) -> Window | None:
+def _parse_flat(key: str, section: object, read_at: datetime) -> Window | None:
     if section is None:
         return None
     if not isinstance(section, dict):
         raise Malformed
-    window = _window(kind, section, section.get("utilization"), read_at)
-    is_placeholder = kind.key not in (FIVE_HOUR, SEVEN_DAY) and window.is_idle and not window.locked
+    window = _window(key, FLAT_WINDOWS[key], section, section.get("utilization"), read_at)
+    is_placeholder = key not in (FIVE_HOUR, SEVEN_DAY) and window.is_idle and not window.locked
     return replace(window, is_placeholder=is_placeholder)
 
 
-def _window(kind: Kind, section: Mapping[str, Any], percent: object, read_at: datetime) -> Window:
+def _window(key: str, label: str, section: Mapping[str, Any], percent: object, read_at: datetime) -> Window:
     utilization = number(_percent_of_dollars(section) if percent is None else percent, maximum=MAX_UTILIZATION)
     if utilization is None:
         raise Malformed
-    resets_at = parse_reset(section.get("resets_at"))
-    if resets_at is not None and kind.duration is not None:
-        if resets_at - read_at > 2 * kind.duration:
+    resets_at, duration = parse_reset(section.get("resets_at")), duration_of(key)
+    if resets_at is not None and duration is not None:
+        if resets_at - read_at > 2 * duration:
             raise Malformed
-        if resets_at - read_at > kind.duration + JITTER:
+        if resets_at - read_at > duration + JITTER:
             resets_at = None  # the window cannot have begun: its number may be right, this is not its end
     return Window(
-        key=kind.key,
-        label=kind.label,
-        duration=kind.duration,
+        key=key,
+        label=label,
+        duration=duration,
         utilization=utilization,
         resets_at=resets_at,
         read_at=read_at,
@@ -187,7 +176,7 @@ def _parse_pools(
         key, label = POOL + slug(name), f"{slug(name).replace('_', ' ').capitalize()[:MAX_NAME]} pool"
         ignored.discard(clean_text(name) or "?")
         try:
-            pools[key] = _window(Kind(key, label, None), section, section.get("utilization"), read_at)
+            pools[key] = _window(key, label, section, section.get("utilization"), read_at)
         except Malformed:
             malformed.append(key)
         if len(pools) >= MAX_SCOPED_WINDOWS:
@@ -210,39 +199,41 @@ def _parse_limits(section: object, read_at: datetime, malformed: list[str], igno
         if kind is None:
             ignored.add(f"{LIMITS}{clean_text(entry.get('kind'), MAX_NAME) or '?'}")
             continue
+        key, label = kind
         try:
-            window = _window(kind, entry, entry.get("percent"), read_at)
+            window = _window(key, label, entry, entry.get("percent"), read_at)
         except Malformed:
-            malformed.append(f"limits.{kind.key}")
+            malformed.append(f"limits.{key}")
             continue
-        twin = windows.get(kind.key)
+        twin = windows.get(key)
         if twin is None and len(windows) >= MAX_SCOPED_WINDOWS:
             break
         if twin is None or twin.utilization < window.utilization:  # the tighter one is the one that stops work
-            windows[kind.key] = window
+            windows[key] = window
     return windows
 
 
-def _kind(entry: Mapping[str, Any]) -> Kind | None:
+def _kind(entry: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return the key and the label of a limit's window, None if it is of an unknown kind."""
     match entry.get("kind"):
         case "session":
-            return FLAT_WINDOWS[FIVE_HOUR]
+            return FIVE_HOUR, FLAT_WINDOWS[FIVE_HOUR]
         case "weekly_all":
-            return FLAT_WINDOWS[SEVEN_DAY]
+            return SEVEN_DAY, FLAT_WINDOWS[SEVEN_DAY]
         case "weekly_scoped":
             return _scoped(entry.get("scope"))
         case _:
             return None
 
 
-def _scoped(scope: object) -> Kind | None:
+def _scoped(scope: object) -> tuple[str, str] | None:
     if not isinstance(scope, dict):
         return None
     model, surface = _name(scope.get("model")), _name(scope.get("surface"))
     if model is not None and slug(model) == "all_models":
         model = None
         if surface is None:
-            return FLAT_WINDOWS[SEVEN_DAY]
+            return SEVEN_DAY, FLAT_WINDOWS[SEVEN_DAY]
     parts = [part for part in (model, surface) if part is not None]
     key = "_".join(slug(part) for part in parts)
     if not key:
@@ -250,7 +241,7 @@ def _scoped(scope: object) -> Kind | None:
     if key == "on":
         key = "on_model"  # seven_day_on_pace would be the week's own
     name = parts[0] if len(parts) == 1 else f"{parts[0][: MAX_NAME // 2]} ({parts[1][: MAX_NAME // 2 - 3]})"
-    return Kind(f"{SEVEN_DAY}_{key}", f"Weekly {name}", WEEK)
+    return f"{SEVEN_DAY}_{key}", f"Weekly {name}"
 
 
 def _name(scope: object) -> str | None:

@@ -6,7 +6,6 @@ A file from outside is read bounded, and as text. A token may also be given dire
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 from claude_usage_mqtt.errors import (
@@ -26,23 +25,16 @@ FILE_NAME = ".credentials.json"
 MAX_FILE = 1024 * 1024
 
 
-@dataclass(frozen=True)
 class CredentialsFile(CredentialSource):
     """The file, opened by path each time: Claude Code replaces it by rename. `setting` is what named its folder."""
 
-    folder: Path
-    setting: str = "CLAUDE_CONFIG_DIR"
     can_be_watched = True
 
-    @cached_property
-    def path(self) -> Path:
-        """The file itself."""
-        return self.folder / FILE_NAME
-
-    @property
-    def place(self) -> str:
-        """The path."""
-        return str(self.path)
+    def __init__(self, folder: Path, setting: str = "CLAUDE_CONFIG_DIR") -> None:
+        self.path = folder / FILE_NAME
+        self.place = str(self.path)
+        self._folder = folder
+        self._setting = setting
 
     def read(self) -> Credentials:
         """Return what the file holds now."""
@@ -54,16 +46,16 @@ class CredentialsFile(CredentialSource):
                 "mount Claude Code's folder instead."
             ) from None
         except OSError as error:
-            if self.folder.is_file():
-                raise CredentialsNotFound(f"{self.folder} is a file; name the folder that contains it.") from None
+            if self._folder.is_file():
+                raise CredentialsNotFound(f"{self._folder} is a file; name the folder that contains it.") from None
             if isinstance(error, FileNotFoundError | NotADirectoryError):
                 raise CredentialsNotFound(self._missing()) from None
             raise CredentialsUnreadable(f"{self.path} {why_unreadable(error)}; make it readable.") from None
         return parse_credentials(text, self.place)
 
     def _missing(self) -> str:
-        missing = f"{self.path} does not exist; log in with Claude Code, or point {self.setting} at its folder."
-        if not self.folder.is_dir():
+        missing = f"{self.path} does not exist; log in with Claude Code, or point {self._setting} at its folder."
+        if not self._folder.is_dir():
             return missing
         return (
             f"{missing} If the folder is a Mac's, the login is in the Keychain, which a container cannot see: "
@@ -103,7 +95,7 @@ def read_text(path: Path, place: str, maximum: int = MAX_FILE) -> str:
         raise CredentialsUnreadable(f"{place} is not text; log in with Claude Code again.") from None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class GivenToken:
     """A token, and the login of Claude Code that is not used because of it (`hidden`)."""
 
@@ -111,11 +103,11 @@ class GivenToken:
     file: Path | None = None
     name: str = "CLAUDE_CODE_OAUTH_TOKEN"
     hidden: CredentialSource | None = None
+    place: str = field(init=False)
 
-    @property
-    def place(self) -> str:
-        """The setting it came from."""
-        return self.name if self.file is None else f"{self.name}_FILE ({self.file})"
+    def __post_init__(self) -> None:
+        """Name the setting it came from."""
+        self.place = self.name if self.file is None else f"{self.name}_FILE ({self.file})"
 
     @property
     def can_be_watched(self) -> bool:

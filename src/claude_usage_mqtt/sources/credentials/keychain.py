@@ -5,6 +5,7 @@ The Keychain goes first. Of the two, what has no token does not count, and the o
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pwd
@@ -12,9 +13,8 @@ import re
 import subprocess
 import time
 import unicodedata
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property, reduce
+from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 
 from claude_usage_mqtt.errors import CredentialsError, CredentialsNotFound, CredentialsUnreadable
@@ -37,59 +37,58 @@ CUT_OFF = (
 )
 
 
-@dataclass(frozen=True)
 class Keychain(CredentialSource):
     """The items that may hold one login, and the file."""
 
-    folder: Path
-    items: tuple[str, ...] = (ITEM,)
     can_be_watched = False
 
-    @property
-    def place(self) -> str:
-        """The first item's name."""
-        return f"the Keychain item '{self.items[0]}'"
-
-    @cached_property
-    def _file(self) -> CredentialsFile:
-        return CredentialsFile(self.folder)
+    def __init__(self, folder: Path, items: tuple[str, ...] = (ITEM,)) -> None:
+        self.place = f"the Keychain item '{items[0]}'"
+        self._items = items
+        self._file = CredentialsFile(folder)
 
     def read(self) -> Credentials:
         """Return what the Keychain or the file holds now: the Keychain's, unless the file's expires later."""
-        refusal: CredentialsError
         try:
             best = self._from_keychain()
         except CredentialsError as error:
-            best, refusal = None, error.without_history()
-        try:
-            other = self._file.read()
-        except CredentialsError:
-            if best is None:
-                raise refusal from None
-            return best
-        if best is None:
-            # An old copy that has expired must not hide why the Keychain was of no use.
-            return replace(other, remark=str(refusal)) if isinstance(refusal, CredentialsUnreadable) else other
-        return _later(best, other)
+            return self._from_file(error.without_history())
+        with contextlib.suppress(CredentialsError):
+            best = _later(best, self._file.read())
+        return best
 
     def fingerprint(self) -> object:
         """Return the identity of the file; the Keychain cannot be asked cheaply."""
         return self._file.fingerprint()
 
+    def _from_file(self, refusal: CredentialsError) -> Credentials:
+        try:
+            found = self._file.read()
+        except CredentialsError:
+            raise refusal from None
+        # An old copy that has expired must not hide why the Keychain was of no use.
+        return replace(found, remark=str(refusal)) if isinstance(refusal, CredentialsUnreadable) else found
+
     def _from_keychain(self) -> Credentials:
+        """Return what an item holds for any account that Claude Code may have written it for."""
         found: list[Credentials] = []
         problem: CredentialsError = CredentialsNotFound(
-            f"Neither a Keychain item '{self.items[0]}' nor {self._file.path} exists; log in with Claude Code first."
+            f"Neither a Keychain item '{self._items[0]}' nor {self._file.path} exists; log in with Claude Code first."
         )
         until = time.monotonic() + KEYCHAIN_TIMEOUT
-        for item in self.items:
-            for text in _texts(item, until):
+        for item in self._items:
+            is_there = False
+            for account in (*_accounts(), None):
+                if (account is None and is_there) or time.monotonic() >= until:
+                    break
                 try:
-                    if isinstance(text, CredentialsError):
-                        raise text
-                    found.append(parse_credentials(_decoded(text), f"the Keychain item '{item}'", CUT_OFF))
+                    credentials = _ask(item, account, until)
                 except CredentialsError as error:
-                    problem = error
+                    problem, is_there = error, True
+                    continue
+                if credentials is not None:
+                    found.append(credentials)
+                    is_there = True
         if not found:
             raise problem
         return reduce(_later, found)
@@ -101,32 +100,25 @@ def _later(first: Credentials, second: Credentials) -> Credentials:
     return second if ends[0] is not None and ends[1] is not None and ends[1] > ends[0] else first
 
 
-def _texts(item: str, until: float) -> Iterator[str | CredentialsError]:
-    """Yield what an item holds for each account that Claude Code may have written it for; nothing if there is none."""
-    is_found = False
-    for account in (*_accounts(), None):
-        if account is None and is_found:
-            return
-        selected = [] if account is None else ["-a", account]
-        command = [SECURITY, "find-generic-password", *selected, "-w", "-s", item]
-        try:
-            ended = subprocess.run(  # noqa: S603
-                command,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                check=False,
-                timeout=max(0.1, until - time.monotonic()),
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            yield CredentialsUnreadable(f"The Keychain did not answer for '{item}'; unlock it and allow access.")
-            return
-        if ended.returncode == NO_ITEM:
-            continue
-        is_found = True
-        if ended.returncode != 0:
-            yield CredentialsUnreadable(f"The Keychain refused '{item}'; unlock it and allow access.")
-        else:
-            yield ended.stdout.decode("utf-8", "replace")
+def _ask(item: str, account: str | None, until: float) -> Credentials | None:
+    """Return what an item holds for an account, or for any; None if there is no such item."""
+    selected = [] if account is None else ["-a", account]
+    try:
+        ended = subprocess.run(  # noqa: S603
+            [SECURITY, "find-generic-password", *selected, "-w", "-s", item],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            timeout=max(0.1, until - time.monotonic()),
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        raise CredentialsUnreadable(f"The Keychain did not answer for '{item}'; unlock it and allow access.") from None
+    if ended.returncode == NO_ITEM:
+        return None
+    if ended.returncode != 0:
+        raise CredentialsUnreadable(f"The Keychain refused '{item}'; unlock it and allow access.")
+    text = _decoded(ended.stdout.decode("utf-8", "replace"))
+    return parse_credentials(text, f"the Keychain item '{item}'", CUT_OFF)
 
 
 def _accounts() -> list[str]:

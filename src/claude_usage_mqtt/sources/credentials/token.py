@@ -51,13 +51,12 @@ class Credentials:
 class CredentialSource(Protocol):
     """A place where credentials are found; `can_be_watched`: a change of them is noticed without reading them."""
 
+    place: str
+    """The place, in words, for messages."""
+
     @property
     def can_be_watched(self) -> bool:
         """Whether the fingerprint changes whenever the credentials do."""
-
-    @property
-    def place(self) -> str:
-        """The place, in words, for messages."""
 
     def read(self) -> Credentials:
         """Return the credentials as they are now; raises CredentialsError."""

@@ -1,11 +1,13 @@
-"""Notices logins that change between polls, and numbers that somebody else asked for. Only reports.
+"""Looks at logins, whose place may hang, such as a dead network mount, or a pipe. Only reports.
 
-One thread looks at all accounts in turn. A look that hangs, on a dead mount for example, keeps its thread: another one
-then takes over for the other accounts, and the account that hangs is looked at again once that look has ended.
+While a service or a reporter runs, one thread looks at all accounts in turn, for logins that change between polls and
+numbers that somebody else asked for. A look that hangs keeps its thread: another one then takes over for the other
+accounts, and the account that hangs is looked at again once that look has ended.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -14,7 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Generic, NamedTuple, TypeVar
 
+from claude_usage_mqtt.errors import CredentialsUnreadable
 from claude_usage_mqtt.logs import Outage
+from claude_usage_mqtt.sources.credentials.token import CredentialSource
 from claude_usage_mqtt.sources.source import Login, PolledSource, usable_login
 from claude_usage_mqtt.usage.reading import Reading
 
@@ -25,6 +29,9 @@ CHECK_EVERY = 30.0
 
 HANGS_AFTER = 20.0
 """Real seconds after which a look counts as hanging; the Keychain is given up after 10."""
+
+PATIENCE = 15.0
+"""Seconds that a command waits; the Keychain is given up after 10."""
 
 MAX_HANGING = 8
 """Looks that hang at the same time; with more, nothing else is looked at until one of them ends."""
@@ -150,3 +157,27 @@ class LoginWatch(Generic[Found]):
                     self._looking = None
             self._wake.wait(self._every)
             self._wake.clear()
+
+
+def require_answer(login: PolledSource | CredentialSource, read: Callable[[], object]) -> None:
+    """Read a login beforehand, well or not; raises CredentialsUnreadable if that does not end.
+
+    What hangs is left to a thread that ends with the program; looking whether it can be watched may hang as well. Only
+    what can be watched is read: a pipe can be read once.
+    """
+    has_ended = threading.Event()
+
+    def look() -> None:
+        with contextlib.suppress(Exception):
+            if login.can_be_watched:
+                read()
+        has_ended.set()
+
+    threading.Thread(target=look, name="login-look", daemon=True).start()
+    if not has_ended.wait(PATIENCE):
+        raise hangs(login.place)
+
+
+def hangs(place: str) -> CredentialsUnreadable:
+    """Return the error of a place that does not answer."""
+    return CredentialsUnreadable(f"{place} cannot be read: reading it hangs.")
