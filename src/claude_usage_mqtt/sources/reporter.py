@@ -20,7 +20,7 @@ from claude_usage_mqtt.sources.account_reporters import AccountReporters
 from claude_usage_mqtt.sources.in_order import UNUSABLE
 from claude_usage_mqtt.sources.reading_json import Busy
 from claude_usage_mqtt.sources.reporter_machines import SILENT, Hold
-from claude_usage_mqtt.sources.reporter_messages import Answer, Ask, answer_id, encode_ask, parse_answer
+from claude_usage_mqtt.sources.reporter_messages import Answer, Ask, encode_ask
 from claude_usage_mqtt.sources.source import Login, PolledSource, PollResult
 from claude_usage_mqtt.usage.reading import REPORTER
 
@@ -51,20 +51,20 @@ class Asks:
 
     def __init__(self, send: Callable[[str, bytes], None]) -> None:
         self._send = send
-        self._pending: dict[str, tuple[str, queue.Queue[bytes]]] = {}
+        self._pending: dict[str, tuple[str, queue.Queue[Answer | None]]] = {}
         self._recent: deque[str] = deque(maxlen=MAX_RECENT)
         self._lock = threading.Lock()
 
-    def ask(self, machine: str, account: str, within: float) -> bytes | None:
-        """Ask a machine and return the payload of its answer, None if none came within so many real seconds."""
+    def ask(self, machine: str, account: str, within: float) -> Answer | None:
+        """Ask a machine and return its answer, None if none came within so many real seconds."""
         identifier = secrets.token_hex(8)
-        answers: queue.Queue[bytes] = queue.Queue(maxsize=1)
+        answers: queue.Queue[Answer | None] = queue.Queue(maxsize=1)
         with self._lock:
             self._pending[identifier] = machine, answers
             self._recent.append(identifier)
         try:
             self._send(machine, encode_ask(Ask(id=identifier, account=account)))
-            return answers.get(timeout=within) or None
+            return answers.get(timeout=within)
         except queue.Empty:
             return None
         finally:
@@ -76,16 +76,15 @@ class Asks:
         with self._lock:
             for asked, answers in self._pending.values():
                 if asked == machine and not answers.full():
-                    answers.put_nowait(b"")
+                    answers.put_nowait(None)
 
-    def deliver(self, machine: str, payload: bytes) -> bool:
-        """Hand over what came as an answer; return False if somebody else asked for it."""
-        identifier = answer_id(payload)
+    def deliver(self, machine: str, answer: Answer) -> bool:
+        """Hand over an answer; return False if somebody else asked for it."""
         with self._lock:
-            asked, answers = self._pending.get(identifier or "", (None, None))
+            asked, answers = self._pending.get(answer.id, (None, None))
             if answers is not None and asked == machine and not answers.full():
-                answers.put_nowait(payload)
-            return identifier in self._recent
+                answers.put_nowait(answer)
+            return answer.id in self._recent
 
 
 class ReporterSource(PolledSource):
@@ -123,9 +122,8 @@ class ReporterSource(PolledSource):
             if requests >= allowed or within <= 0:
                 break
             asked_at = clock.now()
-            payload = self._asks.ask(machine, account, within)
+            answer = self._asks.ask(machine, account, within)
             now = clock.now()
-            answer = parse_answer(payload, now, machine) if payload is not None else None
             requests += 1 if answer is None else answer.requests
             if answer is not None and answer.reading is not None:
                 if self._reporters.accepts(machine, answer.login or Login(), now):
