@@ -12,7 +12,7 @@ import pytest
 
 from claude_usage_mqtt.homeassistant.discovery import discovery
 from claude_usage_mqtt.homeassistant.entities import EXTRA_USAGE, PLAN, POLLING
-from claude_usage_mqtt.homeassistant.inventory import Inventory, WindowName
+from claude_usage_mqtt.homeassistant.inventory import Inventory
 from parts.simulation import TOPICS, Simulation, make_state
 from parts.templates import template
 from parts.worker import Worker
@@ -106,6 +106,6 @@ def lines(simulation: Simulation) -> list[tuple[datetime, str]]:
 
 def announced(simulation: Simulation) -> dict[str, Any]:
     """Return what is announced to Home Assistant of an account that can use extra usage."""
-    windows = {key: WindowName(window["label"]) for key, window in simulation.shown[-1].state["windows"].items()}
+    windows = {key: window["label"] for key, window in simulation.shown[-1].state["windows"].items()}
     features = frozenset({EXTRA_USAGE, PLAN, POLLING})
     return discovery(TOPICS, Inventory(windows=windows, features=features), label=None)

@@ -21,7 +21,7 @@ from claude_usage_mqtt.homeassistant.entities import (
     POLLING,
     WINDOW_ENTITIES,
 )
-from claude_usage_mqtt.homeassistant.inventory import Inventory, WindowName
+from claude_usage_mqtt.homeassistant.inventory import Inventory
 from claude_usage_mqtt.homeassistant.summary import SUMMARY, summary_discovery
 from claude_usage_mqtt.service.summary import is_problem
 from claude_usage_mqtt.sources.api.wire import parse_usage
@@ -32,8 +32,7 @@ from parts.templates import template
 
 TOPICS = Topics(base="claude-usage", account="default")
 WORK = Topics(base="claude-usage", account="work")
-LABELS = {"five_hour": "Session", "seven_day": "Weekly", "seven_day_opus": "Weekly Opus"}
-WINDOWS = {key: WindowName(label=label) for key, label in LABELS.items()}
+WINDOWS = {"five_hour": "Session", "seven_day": "Weekly", "seven_day_opus": "Weekly Opus"}
 EVERYTHING = frozenset({EXTRA_USAGE, EXTRA_USAGE_ENABLED, PLAN, LOGIN_EXPIRY, POLLING})
 STATUS = {"topic": "claude-usage/status"}
 
@@ -250,7 +249,7 @@ def test_a_problem_is_what_a_person_must_fix_or_what_lasts(
 def test_a_hostile_label_cannot_become_a_template(label: str, window: str) -> None:
     """Whatever the API or a person calls something, it is a name, and nothing that Home Assistant evaluates."""
     plain = message(WORK, label="Work")
-    hostile = message(WORK, label=label, windows=WINDOWS | {"five_hour": WindowName(label=window)})
+    hostile = message(WORK, label=label, windows=WINDOWS | {"five_hour": window})
     assert hostile["components"]["five_hour_utilization"]["name"] == f"{window} usage"
     for made in (plain, hostile):
         made["device"].pop("name")
@@ -302,6 +301,6 @@ def test_no_model_name_replaces_an_entity_of_the_week() -> None:
     plain = components()
     for name in sorted(words | {f"{one} {other}" for one in words for other in words}):
         usage = parse_usage(sample_usage(scoped={name: 5}), datetime.now(UTC))
-        found = components(windows={window.key: WindowName(label=window.label) for window in usage})
+        found = components(windows={window.key: window.label for window in usage})
         for row in WINDOW_ENTITIES:
             assert found[f"seven_day_{row.key}"] == plain[f"seven_day_{row.key}"], name

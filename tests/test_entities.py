@@ -18,7 +18,7 @@ from claude_usage_mqtt.homeassistant.entities import (
     status_in_words,
 )
 from claude_usage_mqtt.homeassistant.entity import EVENT, EXPIRING, HEALTH, SERVICE, Entity
-from claude_usage_mqtt.homeassistant.inventory import Inventory, WindowName, entities
+from claude_usage_mqtt.homeassistant.inventory import Inventory, entities
 from claude_usage_mqtt.homeassistant.summary import SUMMARY_ENTITIES
 from claude_usage_mqtt.topics import STATUSES
 
@@ -46,14 +46,14 @@ def test_names_are_sentence_case_without_units(row: Entity) -> None:
 
 def test_only_a_session_shows_when_its_limit_is_expected() -> None:
     """For a week it is unknown most of the time, and a row that is always unknown is noise."""
-    windows = {"five_hour": WindowName(label="Session"), "seven_day": WindowName(label="Weekly")}
+    windows = {"five_hour": "Session", "seven_day": "Weekly"}
     shown = {row.key: row.enabled for row in entities(Inventory(windows=windows)) if row.key.endswith("limit_at")}
     assert shown == {"five_hour_limit_at": True, "seven_day_limit_at": False}
 
 
 def test_a_pool_has_no_entities_that_would_always_be_unknown() -> None:
     """A pool of dollars has no length, so it has no pace and no projection."""
-    pool = {"pool_cinder": WindowName(label="Cinder", has_duration=False)}
+    pool = {"pool_cinder": "Cinder"}
     keys = {row.key for row in entities(Inventory(windows=pool)) if row.key.startswith("pool_")}
     assert keys == {
         f"pool_cinder_{key}"
@@ -113,7 +113,7 @@ def broken_rules(row: Entity) -> list[str]:
 def test_no_row_is_one_that_home_assistant_would_drop(currency: str | None) -> None:
     """A slip in the table is found here, and does not fail silently in somebody's home."""
     features = frozenset({EXTRA_USAGE, EXTRA_USAGE_ENABLED, PLAN, LOGIN_EXPIRY, POLLING})
-    windows = {"five_hour": WindowName(label="Session"), "pool_cinder": WindowName(label="Cinder", has_duration=False)}
+    windows = {"five_hour": "Session", "pool_cinder": "Cinder"}
     rows = entities(Inventory(windows, features, currency, first_currency="EUR", reporters=("laptop",)))
     for row in (*rows, *SUMMARY_ENTITIES):
         assert broken_rules(row) == [], row.key

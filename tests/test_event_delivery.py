@@ -7,23 +7,12 @@ from typing import Any
 
 import pytest
 
+from claude_usage_mqtt.service import publishing
 from claude_usage_mqtt.service.event_delivery import MAX_WAITING, SPACING, EventDelivery
 from claude_usage_mqtt.usage.events import Event
 from parts.broker import Mosquitto
 from parts.endpoint import Endpoint
-from parts.service import (
-    BASE,
-    BIRTH,
-    HEALTH,
-    MEMORY,
-    STATE,
-    Clock,
-    Impatient,
-    Serve,
-    command,
-    is_ok,
-    session_is,
-)
+from parts.service import BASE, BIRTH, HEALTH, MEMORY, STATE, Clock, Impatient, Serve, command, is_ok, session_is
 from parts.watcher import Watcher
 
 NOW = dt.datetime(2026, 11, 26, 12, 0, tzinfo=dt.UTC)
@@ -154,10 +143,13 @@ def test_home_assistant_gets_it_after_its_restart(serve: Serve, endpoint: Endpoi
     assert len(watcher.messages(EVENT)) == 2
 
 
-def test_what_happened_while_the_broker_was_away(serve: Serve, mosquitto: Mosquitto, endpoint: Endpoint) -> None:
+def test_what_happened_while_the_broker_was_away(
+    serve: Serve, mosquitto: Mosquitto, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is sent when the broker has been back for a while, even if the service was restarted before that."""
     with Watcher(mosquitto.port) as watcher:
-        with serve(port=mosquitto.port, interval=0.3, settled_after=60):
+        with monkeypatch.context() as patch, serve(port=mosquitto.port, interval=0.3):
+            patch.setattr(publishing, "SETTLED_AFTER", 60.0)
             watcher.wait_topic(HEALTH, is_ok)
             mosquitto.stop()
             raise_session(endpoint, 95)

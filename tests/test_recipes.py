@@ -13,7 +13,7 @@ from claude_usage_mqtt.cli.recipe import recipe
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.homeassistant.discovery import MANUFACTURER, discovery
 from claude_usage_mqtt.homeassistant.entities import EXTRA_USAGE, EXTRA_USAGE_ENABLED, LOGIN_EXPIRY, PLAN, POLLING
-from claude_usage_mqtt.homeassistant.inventory import Inventory, WindowName
+from claude_usage_mqtt.homeassistant.inventory import Inventory
 from claude_usage_mqtt.recipes import RECIPES, app_folder
 from claude_usage_mqtt.topics import Topics
 from parts.command import run_command
@@ -40,7 +40,7 @@ def load(name: str) -> Any:
 @pytest.fixture(scope="module")
 def entity_ids() -> set[str]:
     """Return the entity ids of an account that has everything."""
-    windows = {"five_hour": WindowName(label="Session"), "seven_day": WindowName(label="Weekly")}
+    windows = {"five_hour": "Session", "seven_day": "Weekly"}
     features = frozenset({EXTRA_USAGE, EXTRA_USAGE_ENABLED, PLAN, LOGIN_EXPIRY, POLLING})
     inventory = Inventory(windows=windows, features=features, currency="EUR")
     message = discovery(TOPICS, inventory, label=None)

@@ -15,8 +15,7 @@ from claude_usage_mqtt.usage.absence import ENTITIES_KEPT
 from claude_usage_mqtt.usage.account import AccountUsage, Plan
 from claude_usage_mqtt.usage.derived import MAX_SAMPLES
 from claude_usage_mqtt.usage.document import state_document
-from claude_usage_mqtt.usage.owner import Owner
-from claude_usage_mqtt.usage.reading import SESSION, WEEK, ExtraUsage
+from claude_usage_mqtt.usage.reading import SESSION, WEEK, ExtraUsage, Owner
 from claude_usage_mqtt.usage.saved_state import WINDOW_KEY, restore, save
 from claude_usage_mqtt.usage.windows import MAX_WINDOWS
 from parts.hostile import values
@@ -47,7 +46,7 @@ def restarted(
     memory = json.loads(json.dumps(save(usage), allow_nan=False)) if has_memory else None
     state = json.loads(json.dumps(state_document(usage, now), allow_nan=False)) if has_state else None
     fresh = make_account()
-    assert restore(fresh, memory, state, now)
+    restore(fresh, memory, state, now)
     return fresh
 
 
@@ -109,7 +108,7 @@ def test_the_state_alone_shows_a_reset_while_away() -> None:
     """Old numbers of the state are those of a window that is over, whenever the program comes back."""
     usage, fresh = make_account(), make_account()
     take(usage, make_answer(START, 70), ())
-    assert restore(fresh, None, state_document(usage, START), minutes(599.5))
+    restore(fresh, None, state_document(usage, START), minutes(599.5))
     assert shown(fresh, minutes(599.5))["utilization"] is None
     events = take(fresh, make_answer(minutes(599.6), 80, minutes(600)), (75,))
     assert [event.event_type for event in events] == ["reset", "threshold_reached"]
@@ -173,14 +172,15 @@ def test_nothing_is_no_memory() -> None:
     """On an empty broker the program starts from nothing."""
     for memory, state in ((None, None), ({}, {}), ([], "x"), ({"format": 99}, None)):
         usage = make_account()
-        assert not restore(usage, memory, state, NOW)
+        restore(usage, memory, state, NOW)
+        assert not usage.is_known
         assert state_document(usage, NOW)["windows"] == {}
 
 
 def test_a_foreign_format_is_left_and_the_state_serves() -> None:
     """A memory written by another version is not guessed at."""
     fresh = make_account()
-    assert restore(fresh, MEMORY | {"format": 99}, STATE, NOW)
+    restore(fresh, MEMORY | {"format": 99}, STATE, NOW)
     assert fresh.owner == Owner()
     assert shown(fresh, NOW)["utilization"] == 60
 

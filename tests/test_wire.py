@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 
 from claude_usage_mqtt.errors import InvalidResponse
-from claude_usage_mqtt.homeassistant.inventory import Inventory, WindowName, entities
+from claude_usage_mqtt.homeassistant.inventory import Inventory, entities
 from claude_usage_mqtt.sources.api.wire import MAX_SCOPED_WINDOWS, parse_usage
 from claude_usage_mqtt.untrusted import MAX_LABEL, slug
 from claude_usage_mqtt.usage.reading import ExtraUsage, Reading
@@ -319,7 +319,7 @@ def test_a_hostile_model_name_gets_into_no_key(name: str) -> None:
     usage = parse(scoped(name) | {"five_hour": make_window(5, RESET)})
     for window in usage:
         assert WINDOW_KEY.fullmatch(window.key)
-        rows = entities(Inventory(windows={window.key: WindowName(label=window.label)}))
+        rows = entities(Inventory(windows={window.key: window.label}))
         assert all(re.fullmatch(r"[a-z0-9_]{1,80}", row.key) for row in rows)
         assert window.label.isprintable()
         assert len(window.label) <= MAX_LABEL

@@ -6,8 +6,9 @@ from types import ModuleType
 from typing import Final
 
 from claude_usage_mqtt.cli import api_block, check_rights, guard, home_assistant_app, remove
-from claude_usage_mqtt.mqtt import connection, connector, protocols
+from claude_usage_mqtt.mqtt import connection, connector
 from claude_usage_mqtt.reporter import announcement, publishing
+from claude_usage_mqtt.service import publishing as service_publishing
 from claude_usage_mqtt.sources import child
 from claude_usage_mqtt.sources import reporter as source
 from claude_usage_mqtt.sources.credentials import watch
@@ -16,7 +17,8 @@ SHORT: Final[tuple[tuple[ModuleType, str, float], ...]] = (
     (connector, "FIRST_DELAY", 0.05),
     (connector, "LONGEST_DELAY", 0.2),
     (connection, "SETTLED_AFTER", 0.5),
-    (protocols, "SILENT_AFTER", 1.0),
+    (connector, "SILENT_AFTER", 1.0),
+    (service_publishing, "SETTLED_AFTER", 0.2),
     (api_block, "QUIET", 0.2),
     (check_rights, "QUIET", 0.2),
     (check_rights, "ANSWER_WITHIN", 1.0),

@@ -204,7 +204,6 @@ def running_service(
     selected: tuple[str, ...] = (OAUTH,),
     discovery: bool = True,
     log_kept: int = 20_000,
-    settled_after: float = 0.2,
     instance: str = "",
     base: str = BASE,
     rng: random.Random | None = None,
@@ -235,7 +234,6 @@ def running_service(
         status_topic=BIRTH,
         accounts=accounts,
         reporters=reporters,
-        settled_after=settled_after,
     )
     with contextlib.closing(api), in_a_thread(Service(settings, clock, rng), clock, log_kept) as running:
         yield running

@@ -29,7 +29,13 @@ USAGE_PAGE = "https://claude.ai/settings/usage"
 """Where Claude itself shows the same numbers: Home Assistant's "visit device"."""
 
 EVENTS_REMEMBERED = 8
-"""Events of one entity that are recognized when they are delivered again."""
+NEW_EVENTS_ONLY = (
+    "{% set id, ids = (value_json | default({})).get('id'), (this.attributes.get('earlier_ids') or []) | list %}"
+    "{{ '' if not id or id in ids"
+    f" else dict(value_json, earlier_ids=(ids + [id])[-{EVENTS_REMEMBERED}:]) | tojson }}}}"
+)
+"""The template that ignores an event that the entity had before: it may be delivered more than once. The entity itself
+remembers the last ids, as an attribute; Home Assistant restores it."""
 
 REMOVABLE = frozenset(
     {"sensor", "binary_sensor", "event", "button", "number", "switch", "select", "text", "update", "device_tracker"}
@@ -109,7 +115,7 @@ def _component(topics: Topics, row: Entity, alive: str, entity_ids_of: str) -> d
 def _value_template(row: Entity) -> str | None:
     """Return the template of a value: for null it gives `None`, which Home Assistant shows as unknown, silently."""
     if row.platform == "event":
-        return _new_events_only()
+        return NEW_EVENTS_ONLY
     if row.value is None:
         return None
     value = f"({row.value})" if " " in row.value else row.value
@@ -117,18 +123,6 @@ def _value_template(row: Entity) -> str | None:
     if row.platform in ("binary_sensor", "switch"):
         return f"{{% set v = {found} %}}{{{{ 'None' if v is none else 'ON' if v else 'OFF' }}}}"
     return f"{{{{ {found} }}}}"
-
-
-def _new_events_only() -> str:
-    """Return the template that ignores an event that the entity had before: it may be delivered more than once.
-
-    The entity itself remembers the last ids, as an attribute; Home Assistant restores it.
-    """
-    return (
-        "{% set id, ids = (value_json | default({})).get('id'), (this.attributes.get('earlier_ids') or []) | list %}"
-        "{{ '' if not id or id in ids"
-        f" else dict(value_json, earlier_ids=(ids + [id])[-{EVENTS_REMEMBERED}:]) | tojson }}}}"
-    )
 
 
 def _availability(topics: Topics, trust: str, alive: str) -> list[dict[str, str]]:

@@ -15,25 +15,19 @@ from claude_usage_mqtt.homeassistant.entities import (
 )
 from claude_usage_mqtt.homeassistant.entity import Entity
 from claude_usage_mqtt.topics import SHORTEST_INTERVAL
-from claude_usage_mqtt.usage.reading import FIVE_HOUR, MINOR_DIGITS, SEVEN_DAY
-
-
-class WindowName(NamedTuple):
-    """A window that has entities."""
-
-    label: str
-    has_duration: bool = True
+from claude_usage_mqtt.usage.reading import FIVE_HOUR, MINOR_DIGITS, SEVEN_DAY, duration_of
 
 
 class Inventory(NamedTuple):
     """What an account has, which decides which entities there are.
 
+    `windows` maps the keys of windows to their labels.
     `currency` is the unit of the money, `first_currency` that of the entities whose keys name no currency.
     `shortest_interval` are the seconds that the poll interval may not go below. `without` are the keys of entities that
     would be unknown forever: those about the limit of extra usage that has none.
     """
 
-    windows: Mapping[str, WindowName]
+    windows: Mapping[str, str]
     features: frozenset[str] = frozenset()
     currency: str | None = None
     first_currency: str | None = None
@@ -44,9 +38,9 @@ class Inventory(NamedTuple):
 
 def entities(inventory: Inventory) -> Iterator[Entity]:
     """Yield the entities of an account."""
-    for window, name in inventory.windows.items():
-        features = inventory.features | ({DURATION} if name.has_duration else frozenset())
-        yield from (_of_window(row, window, name.label) for row in WINDOW_ENTITIES if row.needs in (None, *features))
+    for window, label in inventory.windows.items():
+        has_duration = duration_of(window) is not None
+        yield from (_of_window(row, window, label) for row in WINDOW_ENTITIES if has_duration or row.needs != DURATION)
     for row in (*EXTRA_USAGE_ENTITIES, *ACCOUNT_ENTITIES):
         if (row.needs is None or row.needs in inventory.features) and row.key not in inventory.without:
             yield _fitted(row, inventory)

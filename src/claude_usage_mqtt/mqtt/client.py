@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import socket
 import ssl
@@ -102,8 +101,10 @@ class Client(paho.Client):
         return channel
 
     def _create_socket_connection(self) -> socket.socket:
-        self._opened = PlainSocket(fileno=super()._create_socket_connection().detach())
-        return self._opened
+        self._opened = opened = PlainSocket(fileno=super()._create_socket_connection().detach())
+        # Else a small packet waits for the acknowledgement of the one before it: that costs 40 ms, at times twice.
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return opened
 
     def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> ssl.SSLSocket:
         self._opened = wrapped = self._ssl_context.wrap_socket(  # type: ignore[union-attr]
@@ -243,17 +244,6 @@ def connect(client: Client, options: BrokerOptions) -> None:
         properties.MaximumPacketSize = MAX_INCOMING
     try:
         client.connect(options.host, options.port or 1883, keepalive=options.keepalive, properties=properties)
-        _send_at_once(client)
         client.loop_start()
     except Exception as error:  # noqa: BLE001 - whatever it is, the next attempt must follow
         raise explain.failed_attempt(error, options) from None
-
-
-def _send_at_once(client: Client) -> None:
-    """Let no small packet wait for the acknowledgement of the one before it: that would cost 40 ms, at times twice."""
-    connection = client.socket()
-    if connection is None:
-        return
-    # a duplicate, because not all that paho calls a socket can set options; they belong to the connection
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
-        duplicate.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -19,9 +19,9 @@ from claude_usage_mqtt.mqtt.connection import (
     Disconnected,
     Subscribed,
 )
+from claude_usage_mqtt.mqtt.connector import Protocols
 from claude_usage_mqtt.mqtt.delivery import portions
 from claude_usage_mqtt.mqtt.options import BrokerOptions
-from claude_usage_mqtt.mqtt.protocols import Protocols
 
 WITHIN = 10.0
 """Seconds for each step, by default."""

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 
 from claude_usage_mqtt.clock import Clock
-from claude_usage_mqtt.homeassistant.summary import SUMMARY
+from claude_usage_mqtt.homeassistant.summary import SUMMARY, summary_discovery
 from claude_usage_mqtt.service.account import AccountState
 from claude_usage_mqtt.service.documents import documents, memory_document
 from claude_usage_mqtt.service.event_delivery import SPACING
 from claude_usage_mqtt.service.options import ServiceOptions
 from claude_usage_mqtt.service.publishing import Publishing
 from claude_usage_mqtt.service.restore import inherited
-from claude_usage_mqtt.service.summary import Digest, digest, summary_documents
+from claude_usage_mqtt.service.summary import Digest, digest, summarize
 from claude_usage_mqtt.service.workers import Workers
 from claude_usage_mqtt.sources.credentials.watch import hangs
 from claude_usage_mqtt.sources.source import PollResult
@@ -149,9 +149,11 @@ class Accounts(dict[str, AccountState]):
         return is_renewed
 
     def _sum(self, *, again: bool) -> None:
-        """Publish the device of all accounts."""
-        first = self._options.first
-        announce, self._is_summed = not self._is_summed and first.discovery, True
-        digests, topics = list(self._digests.values()), first.topics._replace(account=SUMMARY)
-        for topic, payload in summary_documents(topics, digests, announce=announce, alive=first.topics.health):
-            self._publisher.retain(topic, payload, again=again)
+        """Publish the device of all accounts, if there are several."""
+        if len(self) > 1:
+            first = self._options.first
+            topics = first.topics._replace(account=SUMMARY)
+            self._publisher.retain(topics.state, encode(summarize(self._digests.values())), again=again)
+            if first.discovery and not self._is_summed:
+                self._publisher.retain(topics.config, encode(summary_discovery(topics, first.topics.health)))
+        self._is_summed = True

@@ -10,7 +10,7 @@ from typing import Any
 
 from claude_usage_mqtt.homeassistant.discovery import announced, announced_by, discovery
 from claude_usage_mqtt.homeassistant.entities import EXTRA_USAGE, EXTRA_USAGE_ENABLED, LOGIN_EXPIRY, PLAN, POLLING
-from claude_usage_mqtt.homeassistant.inventory import Inventory, WindowName
+from claude_usage_mqtt.homeassistant.inventory import Inventory
 from claude_usage_mqtt.service.options import AccountOptions
 from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, ONLINE, encode
 from claude_usage_mqtt.untrusted import CURRENCY, json_object, matching
@@ -132,11 +132,7 @@ class DiscoveryMessage:
         self._features = (self._features | features) & KEPT_FEATURES
         self.first_currency = self.first_currency or usage.currency
         return Inventory(
-            windows={
-                key: WindowName(label=window.label, has_duration=window.duration is not None)
-                for key, window in usage.windows.items()
-                if not window.is_retired
-            },
+            windows={key: window.label for key, window in usage.windows.items() if not window.is_retired},
             features=features | self._features,
             currency=usage.currency,
             first_currency=self.first_currency,

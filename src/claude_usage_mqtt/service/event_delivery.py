@@ -30,11 +30,6 @@ MAX_EVENT = 1000
 """Characters of a saved event; ours have about 300."""
 
 
-SETTLED_AFTER = 15.0
-"""Seconds from a connection, or from Home Assistant's birth message, until an event finds its listeners: Node-RED was
-seen to subscribe one second after the broker was back, Home Assistant six."""
-
-
 @dataclass(slots=True)
 class Waiting:
     """An event that waits; `level` is the last of its topic. If it `awaits_birth`, only Home Assistant lacks it."""

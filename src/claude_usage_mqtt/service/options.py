@@ -6,7 +6,6 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from claude_usage_mqtt.mqtt.options import BrokerOptions
-from claude_usage_mqtt.service.event_delivery import SETTLED_AFTER
 from claude_usage_mqtt.service.usage_log import UsageLog
 from claude_usage_mqtt.sources.reporter_exchange import ReporterExchange
 from claude_usage_mqtt.sources.source import PolledSource, PushedSource
@@ -53,7 +52,6 @@ class ServiceOptions(NamedTuple):
     accounts: tuple[AccountOptions, ...]
     reporters: ReporterExchange
     usage_log: UsageLog | None = None
-    settled_after: float = SETTLED_AFTER
 
     @property
     def first(self) -> AccountOptions:

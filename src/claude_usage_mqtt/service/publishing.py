@@ -18,6 +18,10 @@ from claude_usage_mqtt.topics import OFFLINE, ONLINE
 
 log = logging.getLogger(__name__)
 
+SETTLED_AFTER = 15.0
+"""Seconds from a connection, or from Home Assistant's birth message, until an event finds its listeners: Node-RED was
+seen to subscribe one second after the broker was back, Home Assistant six."""
+
 RESEND_AFTER_DISCOVERY = 1.0
 """Real seconds: an entity whose announcement has changed is unavailable in Home Assistant until its next message."""
 
@@ -41,7 +45,7 @@ class Publishing:
         self.is_begun = False
         self.is_home_assistant_online = False
         """Not before its birth message."""
-        self._settled_after = clock.to_real(options.settled_after)
+        self._to_real = clock.to_real
         self._settled_at: float | None = None  # when the wait for who listens to events ends, if there is one
         self._rng = rng
         self._resend_at: float | None = None
@@ -56,7 +60,7 @@ class Publishing:
         now = time.monotonic()
         self.publisher.handle(event)
         self.is_home_assistant_online = False
-        self._settled_at = now + self._settled_after
+        self._settled_at = now + self._to_real(SETTLED_AFTER)
         self.publisher.subscribe([*self.routes.topics(), *topics])
         if self.is_begun:
             self._subscribe_late()
@@ -92,7 +96,7 @@ class Publishing:
     def _on_home_assistant(self, message: Message) -> None:
         now, self.is_home_assistant_online = time.monotonic(), message.payload == ONLINE
         if self.is_home_assistant_online:
-            self._settled_at = now + self._settled_after
+            self._settled_at = now + self._to_real(SETTLED_AFTER)
             if self.is_begun:
                 self._resend_at = now + self._rng.uniform(1, 10)
 

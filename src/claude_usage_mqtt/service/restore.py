@@ -35,37 +35,27 @@ QUIET = 2.0
 
 
 class RetainedReader:
-    """What has been read back so far."""
+    """What has been read back so far; the `fence` is to be sent at first, and whenever it has come round too early."""
 
     def __init__(self, topics: Iterable[str], fence: str, began: float) -> None:
         self.topics = list(topics)
         self.found: dict[str, bytes] = {}
         self.ends_at = began + LONGEST
         self.fence = Message(topic=fence, payload=secrets.token_hex(8).encode())
-        self.wants_fence = True
-        """Whether the fence is to be sent (again)."""
         self._rounds = 0
-        self._wanted = set(self.topics)
 
     def take(self, message: Message, now: float) -> bool:
         """Process a message; return whether it was for us."""
-        if message.topic == self.fence.topic:
-            if message.payload == self.fence.payload:
-                self._rounds += 1
-                self.wants_fence = self._rounds < ROUNDS
-                if not self.wants_fence:
-                    self._wanted.clear()
-            return True
-        if message.topic not in self.topics:
-            return False
-        self.found[message.topic] = message.payload
-        self._wanted.discard(message.topic)
-        self.ends_at = now + QUIET
-        return True
+        if message.topic in self.topics:
+            self.found[message.topic] = message.payload
+            self.ends_at = now + QUIET
+        elif message == self.fence:
+            self._rounds += 1
+        return message.topic in (*self.topics, self.fence.topic)
 
     def is_over(self, now: float) -> bool:
         """Whether everything that was retained has arrived, or waiting longer is useless."""
-        return not self._wanted or now >= self.ends_at
+        return self._rounds >= ROUNDS or len(self.found) == len(self.topics) or now >= self.ends_at
 
 
 def own_document(retained: Mapping[str, bytes], topic: str, account: str) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class Startup:
         self._reader = RetainedReader(topics, self._options.first.topics.command(FENCE), real)
         self.ends_at = self._reader.ends_at
         self._publisher.subscribe(topics)
-        self._send_fence(self._reader)
+        self._publisher.publish(self._reader.fence)
 
     def disconnected(self) -> None:
         """Forget what has arrived: it will arrive again."""
@@ -71,7 +71,8 @@ class Startup:
         if self._reader is None or not self._reader.take(message, real):
             return False
         self.ends_at = self._reader.ends_at
-        self._send_fence(self._reader)
+        if message == self._reader.fence and not self._reader.is_over(real):
+            self._publisher.publish(message)
         return True
 
     def found(self, real: float, now: datetime) -> Mapping[str, bytes] | None:
@@ -123,8 +124,3 @@ class Startup:
         topics = [account.topics for account in self._options.accounts]
         alive = {each.account: lives_elsewhere(self._found, each, self._options.first.instance, now) for each in topics}
         return {name: until for name, until in alive.items() if until is not None}
-
-    def _send_fence(self, reader: RetainedReader) -> None:
-        if reader.wants_fence:
-            reader.wants_fence = False
-            self._publisher.publish(reader.fence)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from claude_usage_mqtt.homeassistant.summary import summary_discovery
 from claude_usage_mqtt.instants import format_instant
 from claude_usage_mqtt.service.account import AccountState
 from claude_usage_mqtt.topics import (
@@ -15,8 +14,6 @@ from claude_usage_mqtt.topics import (
     FAILURES_TOLERATED,
     FIXED_BY_A_PERSON,
     FIXED_BY_TIME,
-    Topics,
-    encode,
 )
 
 
@@ -62,16 +59,6 @@ def is_problem(status: str, failures: int, last_success: datetime | None, machin
         is_late = last_success is None or last_success < now - timedelta(seconds=ASLEEP_TOLERATED)
         return is_late or (bool(machines) and set(machines) <= set(FIXED_BY_A_PERSON))
     return status in FIXED_BY_A_PERSON
-
-
-def summary_documents(
-    topics: Topics, digests: list[Digest], *, announce: bool, alive: str
-) -> Iterator[tuple[str, bytes]]:
-    """Yield topics and payloads for the device of all accounts; none if there is only one."""
-    if len(digests) > 1:
-        yield topics.state, encode(summarize(digests))
-        if announce:
-            yield topics.config, encode(summary_discovery(topics, alive))
 
 
 def summarize(digests: Iterable[Digest]) -> dict[str, Any]:

@@ -30,8 +30,7 @@ from claude_usage_mqtt.sources.reporter_machines import (
 )
 from claude_usage_mqtt.sources.reporter_messages import MACHINE, USABLE
 from claude_usage_mqtt.sources.source import Login, PollResult
-from claude_usage_mqtt.usage.owner import Owner
-from claude_usage_mqtt.usage.reading import REPORTER
+from claude_usage_mqtt.usage.reading import REPORTER, Owner
 
 FAULTS = frozenset({NetworkError.status, InvalidResponse.status})
 """Reasons that another machine may not have; whether they are gone only a poll can show."""

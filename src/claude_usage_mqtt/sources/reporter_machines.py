@@ -16,7 +16,7 @@ from claude_usage_mqtt.sources.reading_json import Busy
 from claude_usage_mqtt.sources.reporter_messages import USABLE, AnnouncedLogin
 from claude_usage_mqtt.sources.source import Login
 from claude_usage_mqtt.untrusted import HASH, matching
-from claude_usage_mqtt.usage.owner import Owner
+from claude_usage_mqtt.usage.reading import Owner
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,7 @@ from typing import NamedTuple, Protocol
 
 from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.errors import ApiError, CredentialsError
-from claude_usage_mqtt.usage.owner import Owner
-from claude_usage_mqtt.usage.reading import CLAUDE_CODE, REPORTER, Reading
+from claude_usage_mqtt.usage.reading import CLAUDE_CODE, REPORTER, Owner, Reading
 
 REPEATS_FOR = dict.fromkeys((CLAUDE_CODE, REPORTER), timedelta(seconds=60))
 """For how long a source makes no request and repeats what it has; a reporter may ask Claude Code."""

@@ -7,12 +7,11 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from claude_usage_mqtt.instants import moved
 from claude_usage_mqtt.usage.events import Event
 from claude_usage_mqtt.usage.money import MoneyState, next_money, no_money
-from claude_usage_mqtt.usage.owner import Owner
 from claude_usage_mqtt.usage.plausibility import is_of_another_account
-from claude_usage_mqtt.usage.reading import FIVE_HOUR, SEVEN_DAY, ExtraUsage, Reading, Window
-from claude_usage_mqtt.usage.reading_history import UNSUPPORTED_AFTER, ReadingHistory
+from claude_usage_mqtt.usage.reading import FIVE_HOUR, SEVEN_DAY, ExtraUsage, Owner, Reading, Window
 from claude_usage_mqtt.usage.standing import AccountEvents, Standing, standing
 from claude_usage_mqtt.usage.window_changes import first_reading, next_reading
 from claude_usage_mqtt.usage.window_state import WindowState
@@ -20,6 +19,12 @@ from claude_usage_mqtt.usage.windows import MAX_WINDOWS, Windows
 
 LONGEST_GAP = timedelta(minutes=70)
 """Of the time between two complete responses no more than this counts: of a longer gap they say nothing."""
+
+UNSUPPORTED_AFTER = timedelta(hours=1)
+"""A status line that contradicts the known resets is believed if no reading has agreed with them for this long."""
+
+FOREIGN_FOR = timedelta(minutes=15)
+"""So long after another account's status line it is said that there is one: its next response repeats that."""
 
 
 class Rules(NamedTuple):
@@ -38,6 +43,39 @@ class Plan(NamedTuple):
 
     name: str | None = None
     tier: str | None = None
+
+
+class ReadingHistory:
+    """`last_complete` is when the last response came that also says what does not exist; a status line's do not.
+
+    `ignored` are its unknown sections, `unusable` the windows that it had without a usable number. `foreign_at`
+    is when another account's status line was last ignored.
+    """
+
+    def __init__(self) -> None:
+        self.last_read: datetime | None = None
+        self.last_complete: datetime | None = None
+        self.last_change: datetime | None = None
+        self.foreign_at: datetime | None = None
+        self.ignored: tuple[str, ...] = ()
+        self.unusable: tuple[str, ...] = ()
+        self.restored: frozenset[datetime] = frozenset()
+        """Instants that were restored from the broker: a step of this machine's clock does not concern them."""
+
+    def has_complete(self, now: datetime, within: timedelta) -> bool:
+        """Whether complete responses come: they know whose they are, and more of the money than a status line."""
+        return self.last_complete is not None and now - self.last_complete < within
+
+    def saw_foreign(self, now: datetime) -> bool:
+        """Whether another account's status line was ignored lately."""
+        return self.foreign_at is not None and now - self.foreign_at < FOREIGN_FOR
+
+    def clock_stepped_back(self, step: timedelta) -> None:
+        """Follow a clock that was set back."""
+        self.last_read = moved(self.last_read, step, self.restored)
+        self.last_complete = moved(self.last_complete, step, self.restored)
+        self.last_change = moved(self.last_change, step, self.restored)
+        self.foreign_at = moved(self.foreign_at, step, self.restored)
 
 
 class AccountUsage:

@@ -1,4 +1,4 @@
-"""What one source reported about an account at one moment: frozen values."""
+"""What one source reported about an account at one moment, and whose login it has: frozen values."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from claude_usage_mqtt.usage import derived
 
@@ -165,6 +165,28 @@ class ExtraUsage:
     def covers(self) -> bool:
         """Whether work continues at cost after a window is used up."""
         return self.enabled and self.disabled_reason is None and not self.is_used_up
+
+
+class Owner(NamedTuple):
+    """Short hashes of an account and its organization; None is not known."""
+
+    account: str | None = None
+    organization: str | None = None
+
+    def is_same(self, other: Owner) -> bool | None:
+        """Return whether both are one account: by account if both are known, else by organization, else None.
+
+        Colleagues share an organization; an account that is learned later is not a change.
+        """
+        if self.account is not None and other.account is not None:
+            return self.account == other.account
+        if self.organization is not None and other.organization is not None:
+            return self.organization == other.organization
+        return None
+
+    def completed(self, known: Owner) -> Owner:
+        """Return the same owner, with what was `known` before if it is not known now."""
+        return Owner(self.account or known.account, self.organization or known.organization)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

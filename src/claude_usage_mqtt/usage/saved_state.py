@@ -24,9 +24,8 @@ from claude_usage_mqtt.usage.json_values import (
     saved_instant,
 )
 from claude_usage_mqtt.usage.money import MoneyState, month_of
-from claude_usage_mqtt.usage.owner import Owner
 from claude_usage_mqtt.usage.plausibility import Suspect
-from claude_usage_mqtt.usage.reading import MAX_UTILIZATION, OAUTH, SOURCES, WINDOW_KEY, Window, duration_of
+from claude_usage_mqtt.usage.reading import MAX_UTILIZATION, OAUTH, SOURCES, WINDOW_KEY, Owner, Window, duration_of
 from claude_usage_mqtt.usage.standing import AccountEvents
 from claude_usage_mqtt.usage.window_state import WindowState
 from claude_usage_mqtt.usage.windows import MAX_WINDOWS
@@ -111,11 +110,10 @@ def is_readable(saved: object) -> bool:
     return isinstance(saved, dict) and saved.get("format") in READABLE
 
 
-def restore(usage: AccountUsage, saved: object, state: object, now: datetime) -> bool:
+def restore(usage: AccountUsage, saved: object, state: object, now: datetime) -> None:
     """Fill a fresh AccountUsage from what was saved, and from the state document, which older versions need.
 
     Without saved state (a much older version, or one that was emptied) the numbers of the state document serve.
-    Return False if there was neither.
     """
     document: dict[str, Any] = state if isinstance(state, dict) else {}
     history = usage.history
@@ -140,7 +138,6 @@ def restore(usage: AccountUsage, saved: object, state: object, now: datetime) ->
             history.last_read = now
     instants = (history.last_read, history.last_complete, history.last_change, *usage.read_times().values())
     history.restored = frozenset(instant for instant in instants if instant is not None)
-    return usage.is_known
 
 
 def _restore_windows(usage: AccountUsage, windows: object, now: datetime) -> None:

@@ -137,9 +137,8 @@ def _state(window: Window, resets_at: datetime | None) -> WindowState:
 def _reset(known: WindowState, window: Window) -> datetime | None:
     """Return the reset to publish for a reading: the known one if it means the same, or if the reading has none."""
     is_running = known.resets_at is not None and window.read_at < known.resets_at
-    if window.resets_at is None and is_running and known.utilization - window.utilization < REFILL:
-        return known.resets_at
-    if window.resets_at is None and is_running and not window.is_idle:
+    is_refill = window.is_idle and known.utilization - window.utilization >= REFILL
+    if window.resets_at is None and is_running and not is_refill:
         return known.resets_at
     return steady(known.resets_at, window.resets_at)
 
