@@ -21,18 +21,7 @@ from parts.endpoint import Endpoint
 from parts.net import LOOPBACK
 from parts.process import Log
 from parts.proxy import FaultyProxy
-from parts.service import (
-    CONFIG,
-    HEALTH,
-    MEMORY,
-    STATE,
-    STATUS,
-    Running,
-    Serve,
-    is_ok,
-    is_online,
-    listen_to_log,
-)
+from parts.service import CONFIG, HEALTH, MEMORY, STATE, STATUS, Running, Serve, is_ok, is_online, listen_to_log
 from parts.watcher import Watcher
 
 pytestmark = needs_mosquitto
@@ -45,7 +34,6 @@ AGAIN = "Connected to the broker"
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give up sooner than in life, too: on a connection, and on what nobody returns."""
     monkeypatch.setattr(mqtt_client, "CONNECT_TIMEOUT", 0.5)
-    monkeypatch.setattr(connection, "SETTLED_AFTER", 0.5)
     monkeypatch.setattr(restore, "LONGEST", 0.5)
 
 
@@ -196,10 +184,7 @@ def guarded(acl: str = "topic readwrite #") -> Iterator[tuple[Mosquitto, Watcher
 
 def test_a_login_that_is_revoked(serve: Serve) -> None:
     """A password that was changed is reported as such, once, and when it is right again so is everything."""
-    with (
-        guarded() as (mosquitto, watcher),
-        serve(port=mosquitto.port, username="us", password="right") as running,
-    ):
+    with guarded() as (mosquitto, watcher), serve(port=mosquitto.port, username="us", password="right") as running:
         watcher.wait_topic(HEALTH, is_ok)
         broker.write_passwords(mosquitto.folder / "passwords", {"watcher": "w"})
         mosquitto.restart()
@@ -219,10 +204,7 @@ def test_a_password_that_was_renewed_in_its_file(serve: Serve, tmp_path: Path) -
     """The file with the password is read at each connection: a renewed one needs no restart."""
     secret = tmp_path / "password"
     secret.write_text("right\n")
-    with (
-        guarded() as (mosquitto, watcher),
-        serve(port=mosquitto.port, username="us", password_file=secret) as running,
-    ):
+    with guarded() as (mosquitto, watcher), serve(port=mosquitto.port, username="us", password_file=secret) as running:
         watcher.wait_topic(STATUS, is_online)
         broker.write_passwords(mosquitto.folder / "passwords", USERS | {"us": "new"})
         secret.unlink()

@@ -325,15 +325,15 @@ def test_colors_on_a_terminal(program: Program, environment: dict[str, str], has
 def test_rubbish_never_shows_a_traceback(program: Program, rubbish: bytes) -> None:
     """A status line has no place for an error: at most it says that it knows nothing."""
     program.use(9)
-    assert program.run(rubbish) in ("", "5h – · 7d –\n")  # noqa: RUF001
+    assert program.run(rubbish) == "5h – · 7d –\n"  # noqa: RUF001
     assert not program.cache.exists()
 
 
-@pytest.mark.parametrize(("rubbish", "line"), [(b"hello", b""), (b"{}", "5h – · 7d –\n".encode())])  # noqa: RUF001
-def test_who_tries_it_by_hand_is_told_what_is_missing(program: Program, rubbish: bytes, line: bytes) -> None:
+@pytest.mark.parametrize("rubbish", [b"hello", b"{}"])
+def test_who_tries_it_by_hand_is_told_what_is_missing(program: Program, rubbish: bytes) -> None:
     """On a terminal it says why it prints so little; Claude Code, which reads pipes, gets the line alone."""
     printed, said = program.run_on_terminal(rubbish, "stderr")
-    assert printed == line
+    assert printed == "5h – · 7d –\n".encode()  # noqa: RUF001
     assert "no usable rate_limits" in said
     assert "statusline --help" in said
 

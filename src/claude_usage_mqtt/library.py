@@ -69,15 +69,6 @@ def get_usage(
 ) -> Reading:
     """Ask once and return the usage.
 
-        try:
-            usage = get_usage()
-        except RateLimited as error:
-            print(error.retry_after)  # a timedelta, or None if the API did not say
-        else:
-            print(usage.five_hour.utilization)  # percent; five_hour is None if the plan has no such window
-            for window in usage:
-                print(window.label, window.remaining, window.resets_at)
-
     The credentials are those of Claude Code in `config_dir`, by default in the folder that Claude Code's own
     variables name (CLAUDE_SECURESTORAGE_CONFIG_DIR, CLAUDE_CONFIG_DIR) or `~/.claude`; or `token` is an access token,
     and no file is read. No other setting of the service counts here, and `.env` is not read. The token is sent to
@@ -94,8 +85,12 @@ def get_usage(
     Blocks for 20 seconds at most, with Claude Code for a minute. Raises SettingsError for unusable arguments,
     CredentialsError before anything was sent, ApiError after.
     """
-    names, login = _names(source), _login(config_dir, token)
+    login = _login(config_dir, token)
     del token
+    try:
+        names = selected_sources(parse_source(source))
+    except ValueError as error:
+        raise SettingsError(f"source: {error}.") from None
     try:
         api = UsageApi(checked_url(api_url), user_agent)
     except ValueError as error:
@@ -116,13 +111,6 @@ def get_usage(
         raise outcome.error or InvalidResponse("The usage could not be read; update this program.")
     finally:
         del outcome  # or the error and this frame hold each other, and the certificates, until garbage is collected
-
-
-def _names(source: str) -> tuple[str, ...]:
-    try:
-        return selected_sources(parse_source(source))
-    except ValueError as error:
-        raise SettingsError(f"source: {error}.") from None
 
 
 def _login(config_dir: str | os.PathLike[str] | None, token: str | None) -> LocalLogin:

@@ -6,9 +6,8 @@ One request too many while the API refuses lengthens the refusal, for the servic
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 
-from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import BrokerError, RateLimited, SettingsError
 from claude_usage_mqtt.instants import local_time, parse_instant
 from claude_usage_mqtt.mqtt.session import Session
@@ -28,17 +27,13 @@ def blocks(settings: Settings, accounts: Iterable[Account]) -> dict[str, RateLim
             found = session.read(wanted, QUIET, WITHIN)
     except (BrokerError, SettingsError):
         return {}
-    now = SystemClock().now()
-    retries = {
-        wanted[topic]: json_object(payload).get("retry_at") for topic, payload in found.items() if topic in wanted
-    }
-    known = {name: parse_instant(at) for name, at in retries.items()}
-    return {name: _refusal(at, now) for name, at in known.items() if at is not None and at > now}
-
-
-def _refusal(retry_at: datetime, now: datetime) -> RateLimited:
-    return RateLimited(
-        f"The API must not be asked before {local_time(retry_at)}: the service was refused and waits; "
-        "--force asks anyway.",
-        retry_after=retry_at - now,
-    )
+    now, refusals = datetime.now(UTC), {}
+    for topic, payload in found.items():
+        retry_at = parse_instant(json_object(payload).get("retry_at"))
+        if topic in wanted and retry_at is not None and retry_at > now:
+            refusals[wanted[topic]] = RateLimited(
+                f"The API must not be asked before {local_time(retry_at)}: the service was refused and waits; "
+                "--force asks anyway.",
+                retry_after=retry_at - now,
+            )
+    return refusals

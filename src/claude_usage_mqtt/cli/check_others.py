@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from claude_usage_mqtt.cli.check_report import NotChecked
 from claude_usage_mqtt.cli.check_rights import retained
 from claude_usage_mqtt.cli.run import instance_of
-from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import NoReporter
 from claude_usage_mqtt.mqtt.session import Session
 from claude_usage_mqtt.service.liveness import publishes_here
@@ -32,7 +31,7 @@ def other_instance(session: Session, settings: Settings) -> None:
     )
     if found.get(places[0].status) != ONLINE:
         return
-    instance, now = instance_of(settings, address), SystemClock().now()
+    instance, now = instance_of(settings, address), datetime.now(UTC)
     names = [place.account for place in places if lives_elsewhere(found, place, instance, now) is not None]
     if names:
         raise NotChecked(
@@ -48,7 +47,7 @@ def reporters(session: Session, settings: Settings) -> str | None:
     """
     if REPORTER not in settings.sources:
         return None
-    accounts, now = [account.id for account in settings.accounts()], SystemClock().now()
+    accounts, now = [account.id for account in settings.accounts()], datetime.now(UTC)
     topics = {name: settings.topics(name).health for name in accounts}
     found = retained(session, [f"{settings.mqtt_base_topic}/reporter/+", *topics.values()])
     healths = {name: found.pop(topic, None) for name, topic in topics.items()}

@@ -11,13 +11,11 @@ import threading
 from datetime import UTC, datetime
 from typing import Any
 
-from claude_usage_mqtt.cli import handle_signals
 from claude_usage_mqtt.cli.run import make_service
 from claude_usage_mqtt.clock import Clock, FastClock
 from claude_usage_mqtt.demo.broker import EmbeddedBroker
 from claude_usage_mqtt.demo.simulated_account import SimulatedAccount
 from claude_usage_mqtt.demo.simulated_api import SimulatedApi
-from claude_usage_mqtt.errors import BrokerError
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.session import Session
 from claude_usage_mqtt.settings.claude import Account
@@ -25,7 +23,7 @@ from claude_usage_mqtt.settings.fields import Settings
 from claude_usage_mqtt.settings.load import load_settings
 from claude_usage_mqtt.sources.credentials.file import GivenToken
 from claude_usage_mqtt.sources.local_login import LocalLogin
-from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, Topics
+from claude_usage_mqtt.topics import DEFAULT_ACCOUNT
 
 SPEED = 600
 """Seconds of the account's life per real second: a session takes half a minute, a week a quarter of an hour."""
@@ -83,34 +81,26 @@ def _clear(settings: Settings, account: str) -> None:
 
 
 def _run(settings: Settings, account: str, clock: Clock) -> None:
+    """Run the service and print what arrives at the broker, as any other client would see it, until Ctrl-C."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     label = None if account == DEFAULT_ACCOUNT else "Demo"
-    service = make_service(
-        settings, clock, (Account(id=account, label=label, login=LocalLogin(credentials=GivenToken("demo"))),)
-    )
+    login = LocalLogin(credentials=GivenToken("demo"))
+    service = make_service(settings, clock, (Account(id=account, label=label, login=login),))
     worker = threading.Thread(target=service.run, name="service", daemon=True)
-    ended = threading.Event()
-    handle_signals(lambda _number, _frame: ended.set())
     worker.start()
-    try:
-        _show(settings, settings.topics(account), clock, ended, worker)
-    finally:
-        service.stop()
-        worker.join(timeout=5)
-
-
-def _show(settings: Settings, place: Topics, clock: Clock, ended: threading.Event, worker: threading.Thread) -> None:
-    """Print what arrives at the broker, as any other client would see it, until ended."""
+    place = settings.topics(account)
     try:
         with Session(settings.broker()) as session:
             session.subscribe([place.status, place.state, place.event("+")])
-            while not ended.is_set() and worker.is_alive():
-                message = session.receive(0.2)
+            while worker.is_alive():
+                message = session.receive(1)
                 if message is not None and message.payload:
                     _print(message, clock)
-    except BrokerError:
-        if not ended.is_set():
-            raise
+    except KeyboardInterrupt:
+        pass
+    finally:
+        service.stop()
+        worker.join(timeout=5)
 
 
 def _print(message: Message, clock: Clock) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.instants import parse_instant
 from claude_usage_mqtt.mqtt.session import Session
@@ -33,27 +32,32 @@ class Verdict(NamedTuple):
     sentence: str
 
 
+class _Window(NamedTuple):
+    label: str
+    utilization: float | None
+    resets_at: datetime | None
+    is_locked: bool
+
+    def is_full(self, below: float | None) -> bool:
+        if below is None or self.utilization is None:
+            return False
+        return self.utilization >= below or self.is_locked
+
+
 def guard(*, account: str | None, window: str | None, below: float | None) -> int:
     """Print whether heavy work may start, and return that as the exit status."""
     settings = load_settings()
     name = _account(settings, account)
     place = settings.topics(name)
-    wanted = (place.status, place.health, place.state)
     with Session(settings.broker(), WITHIN) as session:
-        found = session.read(wanted, QUIET)
+        found = session.read((place.status, place.health, place.state), QUIET)
         others = _others(session, place) if found.keys() == {place.status} else []
     if others:
         print(f"No account {place.account} on the broker, only {', '.join(others)}; pass one with --account.")
         return UNKNOWN
-    status, health, state = (found.get(topic, b"") for topic in wanted)
-    verdict = decide(
-        status,
-        json_object(health),
-        json_object(state),
-        SystemClock().now(),
-        window=slug(window) if window else None,
-        below=below,
-    )
+    health, state = (json_object(found.get(topic)) for topic in (place.health, place.state))
+    window = slug(window) if window else None
+    verdict = decide(found.get(place.status, b""), health, state, datetime.now(UTC), window=window, below=below)
     print(verdict.sentence)
     return verdict.status
 
@@ -97,16 +101,14 @@ def decide(
     if window is not None and window not in windows:
         known = ", ".join(windows) or "none"
         return Verdict(UNKNOWN, f"Nothing is known of the window {window}; known windows: {known}.")
-    looked_at = {key: each for key, each in windows.items() if (key == window if window else stops_all_work(key))}
-    full = [each for each in looked_at.values() if _is_full(each, 100.0 if window and below is None else below)]
+    looked_at = [each for key, each in windows.items() if (key == window if window else stops_all_work(key))]
+    full = [each for each in looked_at if each.is_full(100.0 if window and below is None else below)]
     if full:
-        names = ", ".join(
-            f"{clean_text(each.get('label')) or 'a window'} {_utilization(each) or 0.0:g} %" for each in full
-        )
-        return _wait(names, [parse_instant(each.get("resets_at")) for each in full], now)
+        names = ", ".join(f"{each.label} {each.utilization:g} %" for each in full)
+        return _wait(names, [each.resets_at for each in full], now)
     is_certain = window is not None or state.get("blocked") is False
     if window is not None or below is not None:
-        is_certain = is_certain and bool(looked_at) and None not in map(_utilization, looked_at.values())
+        is_certain = is_certain and bool(looked_at) and all(each.utilization is not None for each in looked_at)
     if not is_certain:
         return Verdict(UNKNOWN, "The usage is not completely known.")
     summary = clean_text(state.get("summary"), 200)
@@ -128,26 +130,20 @@ def _not_current(status: bytes, health: dict[str, Any], now: datetime) -> str | 
     return None
 
 
-def _windows(state: dict[str, Any], now: datetime) -> dict[str, dict[str, Any]]:
+def _windows(state: dict[str, Any], now: datetime) -> dict[str, _Window]:
     """Return the windows whose reset has not passed: what was published of the others is over."""
     windows = state.get("windows")
-    found = windows.items() if isinstance(windows, dict) else ()
-    return {
-        key: window
-        for key, window in found
-        if isinstance(window, dict) and ((parse_instant(window.get("resets_at")) or now) >= now)
+    found = {
+        key: _Window(
+            clean_text(window.get("label")) or "a window",
+            number(window.get("utilization"), maximum=MAX_UTILIZATION),
+            parse_instant(window.get("resets_at")),
+            window.get("locked") is True,
+        )
+        for key, window in (windows.items() if isinstance(windows, dict) else ())
+        if isinstance(window, dict)
     }
-
-
-def _is_full(window: dict[str, Any], below: float | None) -> bool:
-    utilization = _utilization(window)
-    if below is None or utilization is None:
-        return False
-    return utilization >= below or window.get("locked") is True
-
-
-def _utilization(window: dict[str, Any]) -> float | None:
-    return number(window.get("utilization"), maximum=MAX_UTILIZATION)
+    return {key: window for key, window in found.items() if (window.resets_at or now) >= now}
 
 
 def _wait(why: str, resets: list[datetime | None], now: datetime) -> Verdict:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 
-from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.homeassistant.discovery import announced_by
 from claude_usage_mqtt.homeassistant.summary import SUMMARY
@@ -58,7 +57,7 @@ def remove() -> int:
 
 def _published_until(base: str, found: Mapping[str, bytes]) -> datetime | None:
     """Return until when a publisher is alive: after a power cut the broker alone still says `online`."""
-    now = SystemClock().now()
+    now = datetime.now(UTC)
     signs = [alive_until(payload, now) for payload in _of_accounts(base, "health", found)]
     alive = [until for until in signs if until is not None]
     return max(alive, default=None) if found.get(f"{base}/status") == ONLINE else None
@@ -82,7 +81,7 @@ def _left_behind(settings: Settings, found: Mapping[str, bytes], ours: list[str]
 def _still_runs(base: str, until: datetime) -> SettingsError:
     return SettingsError(
         f"A publisher still runs ({base}/status says online) and would publish everything again; nothing was removed. "
-        f"Stop it first; if it was killed with the broker, wait until {clock_time(until, SystemClock().now())}."
+        f"Stop it first; if it was killed with the broker, wait until {clock_time(until, datetime.now(UTC))}."
     )
 
 

@@ -53,7 +53,7 @@ def make_service(settings: Settings, clock: Clock, accounts: tuple[Account, ...]
             AccountOptions(
                 topics=settings.topics(account.id),
                 label=account.label,
-                interval=settings.interval,
+                interval=timedelta(seconds=settings.poll_interval),
                 limited=not settings.api_is_local,
                 rules=Rules(
                     stale_after=timedelta(seconds=settings.stale_after),

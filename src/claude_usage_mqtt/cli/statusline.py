@@ -7,17 +7,18 @@ needs is imported, and publishing happens in a separate process.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 from datetime import UTC, datetime, timedelta
 
+from claude_usage_mqtt.cli import handle_signals
 from claude_usage_mqtt.sources.rate_limits import SPEND_LIMIT, Limit, Mark, parse_limits
+from claude_usage_mqtt.untrusted import json_object, slug
 
 TYPE_CHECKING = False  # typing itself is not worth importing here
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import TextIO
 
 MAX_STDIN = 1024 * 1024
@@ -46,32 +47,22 @@ def statusline(account: str | None = None, then: str | None = None) -> int:
         data = sys.stdin.buffer.read(MAX_STDIN)
     except OSError:
         return 0
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError):
-        document = None
+    document = json_object(data, MAX_STDIN)
+    limits = parse_limits(document.get("rate_limits"), now, now)
     if then is not None:
-        from claude_usage_mqtt.cli.statusline_then import run_other  # noqa: PLC0415 - rarely needed
-
-        return run_other(then, data, lambda: _hand_over(document, account, now))
-    limits = parse_limits(document.get("rate_limits") if isinstance(document, dict) else None, now, now)
+        return _run_other(then, data, lambda: _hand_over(document, limits, account, now))
     if not limits and sys.stderr is not None and sys.stderr.isatty():  # a person tries it: Claude Code reads a pipe
         print(f"claude-usage-mqtt: the input has no usable rate_limits; {TRY}.", file=sys.stderr)
-    if document is None:
-        return 0
     _print(line(limits, now, in_color=_has_colors(sys.stdout, os.environ)))
-    _hand_over(document, account, now)
+    _hand_over(document, limits, account, now)
     return 0
 
 
-def _hand_over(document: object, account: str | None, now: datetime) -> None:
-    if not isinstance(document, dict) or not os.environ.get("MQTT_HOST"):
-        return
-    from claude_usage_mqtt.cli.statusline_publish import hand_over  # noqa: PLC0415
-    from claude_usage_mqtt.untrusted import slug  # noqa: PLC0415
+def _hand_over(document: object, limits: Mapping[str, Limit], account: str | None, now: datetime) -> None:
+    if os.environ.get("MQTT_HOST"):
+        from claude_usage_mqtt.cli.statusline_publish import hand_over  # noqa: PLC0415 - after the line
 
-    limits = parse_limits(document.get("rate_limits"), now, now)
-    hand_over(Mark(document), limits, slug(account or DEFAULT_ACCOUNT) or DEFAULT_ACCOUNT, now)
+        hand_over(Mark(document), limits, slug(account or DEFAULT_ACCOUNT) or DEFAULT_ACCOUNT, now)
 
 
 def line(limits: Mapping[str, Limit], now: datetime, *, in_color: bool) -> str:
@@ -130,3 +121,43 @@ def _print(text: str) -> None:
         # whoever read our output has gone; the interpreter must not complain about it when it ends
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run_other(command: str, data: bytes, meanwhile: Callable[[], None]) -> int:
+    """Run a shell command with `data` as its input and our output as its own; return its exit status.
+
+    Claude Code ends us with SIGTERM when the next line is due: then the command ends too, with its children.
+    `meanwhile` is called while it runs.
+    """
+    import signal  # noqa: PLC0415 - rarely needed
+    import subprocess  # noqa: PLC0415
+
+    has_groups = hasattr(os, "killpg")
+    process: subprocess.Popen[bytes] | None = None
+    ended_by: int | None = None
+
+    def end(number: int, _frame: object) -> None:
+        nonlocal ended_by
+        ended_by = number
+        if process is None:  # it is just being started
+            return
+        with contextlib.suppress(OSError):
+            if has_groups:
+                os.killpg(process.pid, signal.SIGTERM)
+            else:
+                process.terminate()
+        os._exit(128 + number)
+
+    handle_signals(end)
+    try:
+        process = subprocess.Popen(  # noqa: S602 - the command is the user's own
+            command, shell=True, stdin=subprocess.PIPE, start_new_session=has_groups
+        )
+    except (OSError, ValueError):
+        return 127
+    with process:
+        if ended_by is not None:
+            end(ended_by, None)
+        meanwhile()
+        process.communicate(data)
+    return process.returncode if process.returncode >= 0 else 128 - process.returncode

@@ -16,7 +16,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from claude_usage_mqtt.instants import SAME_INSTANT, from_epoch
+from claude_usage_mqtt.instants import from_epoch
 from claude_usage_mqtt.sources.rate_limits import Limit, Mark
 from claude_usage_mqtt.untrusted import json_object
 
@@ -73,24 +73,25 @@ def note_session(folder: Path, mark: Mark, limits: Mapping[str, Limit], now: dat
     """
     name = "".join(c for c in mark.session[:64] if c in NAME_CHARACTERS)
     file = folder / f"session-{name or 'unnamed'}.json"
-    known = _record(read_file(file))
+    shown = {
+        key: [limit.percent, limit.resets_at and int(limit.resets_at.timestamp())] for key, limit in limits.items()
+    }
+    known = json_object(read_file(file), MAX_RECORD)
     read_at, is_response = now, (False if name else None)
-    if known is None:
-        read_at = _last_shown(folder, limits, now)
+    if not known:
+        read_at = _last_shown(folder, shown, now)
+    elif not _shows(known, shown) or mark.is_other_than(known.get("duration"), known.get("prompt")):
+        is_response = True if name else None
     else:
-        has_changed = _have_changed(limits, known.get("limits"))
-        if has_changed or mark.is_other_than(known.get("duration"), known.get("prompt")):
-            is_response = True if name else None
-        else:
-            read_at = _read_at(known, now)
+        read_at = _read_at(known, now)
     record = {
         "at": round(read_at.timestamp(), 3),
         "duration": mark.duration,
         "prompt": mark.prompt,
-        "limits": {key: [limit.percent, _epoch(limit.resets_at)] for key, limit in limits.items()},
+        "limits": shown,
     }
     if record != known:
-        if known is None:
+        if not known:
             _forget_oldest(folder)
         write_file(file, json.dumps(record).encode())
     return read_at, is_response
@@ -100,51 +101,33 @@ def _read_at(record: Mapping[str, object], now: datetime) -> datetime:
     return min(from_epoch(record.get("at")) or now, now)
 
 
-def _last_shown(folder: Path, limits: Mapping[str, Limit], now: datetime) -> datetime:
+def _shows(record: Mapping[str, object], shown: Mapping[str, object]) -> bool:
+    """Whether a session had these numbers, and perhaps one that has disappeared since: its window is over."""
+    limits = record.get("limits")
+    return isinstance(limits, dict) and limits.items() >= shown.items()
+
+
+def _last_shown(folder: Path, shown: Mapping[str, object], now: datetime) -> datetime:
     """Return when a session last read exactly these numbers, now if none has."""
-    records = [_record(read_file(Path(entry.path))) for entry in _sessions(folder)] if limits else []
-    same = [record for record in records if record is not None and not _have_changed(limits, record.get("limits"))]
-    return max((_read_at(record, now) for record in same), default=now)
-
-
-def _sessions(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        return [entry for entry in os.scandir(folder) if entry.name.startswith("session-")]
-    except OSError:
-        return []
-
-
-def _have_changed(limits: Mapping[str, Limit], known: object) -> bool:
-    """Whether a section says something else than before; one that has disappeared does not: its window is over."""
-    known = known if isinstance(known, dict) else {}
-    for key, limit in limits.items():
-        before = known.get(key)
-        if not isinstance(before, list) or len(before) != 2 or before[0] != limit.percent:
-            return True
-        was, now = before[1], _epoch(limit.resets_at)
-        if was != now and (
-            not isinstance(was, int | float) or now is None or abs(was - now) > SAME_INSTANT.total_seconds()
-        ):
-            return True
-    return False
-
-
-def _epoch(instant: datetime | None) -> int | None:
-    return None if instant is None else int(instant.timestamp())
-
-
-def _record(content: bytes) -> dict[str, object] | None:
-    return json_object(content, MAX_RECORD) or None
+    records = [json_object(read_file(file), MAX_RECORD) for file in folder.glob("session-*")] if shown else []
+    return max((_read_at(record, now) for record in records if _shows(record, shown)), default=now)
 
 
 def _forget_oldest(folder: Path) -> None:
     """Make room for another session."""
-    files = _sessions(folder)
-    if len(files) >= MAX_SESSIONS:
-        with contextlib.suppress(OSError):
-            files.sort(key=lambda entry: entry.stat().st_mtime)
-            for entry in files[: len(files) - MAX_SESSIONS + 1]:
-                os.unlink(entry.path)  # noqa: PTH108 - from scandir
+    with contextlib.suppress(OSError):
+        files = sorted(folder.glob("session-*"), key=lambda file: file.stat().st_mtime, reverse=True)
+        for file in files[MAX_SESSIONS - 1 :]:
+            file.unlink()
+
+
+def _age(file: Path) -> float:
+    """Return seconds since a file was written or touched; endless if that cannot be said."""
+    try:
+        age = time.time() - file.stat().st_mtime
+    except OSError:
+        return float("inf")
+    return age if age >= 0 else float("inf")
 
 
 class PendingReading:
@@ -183,18 +166,13 @@ class PendingReading:
 
     def age(self) -> float:
         """Return seconds since the message was written or last tried; endless if that cannot be said."""
-        try:
-            age = time.time() - self._file.stat().st_mtime
-        except OSError:
-            return float("inf")
-        return age if age >= 0 else float("inf")
+        return _age(self._file)
 
     def claim(self) -> bool:
         """Return whether it is now ours to do; a claim older than any process can become is void."""
+        if _age(self._lock) > self._life + 2:
+            self.release()
         try:
-            with contextlib.suppress(FileNotFoundError):
-                if not 0 <= time.time() - self._lock.stat().st_mtime <= self._life + 2:
-                    self._lock.unlink()
             self._lock.touch(0o600, exist_ok=False)
         except OSError:
             return False

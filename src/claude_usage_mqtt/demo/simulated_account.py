@@ -7,9 +7,10 @@ the wire form is written down here a second time on purpose, so that the parser 
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,6 +18,7 @@ _STEP = timedelta(minutes=1)
 _LONGEST_ADVANCE = timedelta(days=8)  # longer than any window, so nothing that is skipped could still be seen
 _SESSION = timedelta(hours=5)
 _WEEK = timedelta(days=7)
+_DAY = 13 * 60, 16 * 60  # minutes that somebody works, with pauses
 _RESET_JITTER_US = 2_000_000  # the endpoint's timestamps move by up to 2 s between answers
 
 _WEEKLY_SHARE = 0.05  # points of the week that one point of the session costs: 20 full sessions a week
@@ -53,42 +55,23 @@ class _Window:
         self.utilization = min(100.0, self.utilization + points)
 
 
-@dataclass(slots=True)
-class _Rhythm:
-    """How somebody works: bursts and pauses for a long day, then a night; each call of `work` is a minute."""
+def _rhythm(rng: random.Random) -> Iterator[tuple[float, bool]]:
+    """Yield how somebody works: the points of the session that each minute costs, and whether the one model is in use.
 
-    rng: random.Random
-    intensity: float = 0.0
-    on_model: bool = False
-    _minutes_left: int = field(default=0, init=False)
-    _until_night: int = field(default=0, init=False)
-
-    def __post_init__(self) -> None:
-        self._until_night = self._day()
-
-    def work(self) -> float:
-        """Return the points of the session that this minute costs; 0 in a pause."""
-        if self._minutes_left == 0:
-            self._turn()
-        self._minutes_left -= 1
-        self._until_night -= 1
-        return self.intensity
-
-    def _turn(self) -> None:
-        if self.intensity == 0:
-            self.intensity = self.rng.uniform(0.15, 0.7)
-            self.on_model = self.rng.random() < 0.4
-            self._minutes_left = self.rng.randint(15, 100)
-            return
-        self.intensity = 0.0
-        if self._until_night > 0:
-            self._minutes_left = self.rng.randint(5, 50)
+    Bursts and pauses make a long day; then comes a night.
+    """
+    until_night = rng.randint(*_DAY)
+    while True:
+        points, on_model, minutes = rng.uniform(0.15, 0.7), rng.random() < 0.4, rng.randint(15, 100)
+        yield from itertools.repeat((points, on_model), minutes)
+        until_night -= minutes
+        if until_night > 0:
+            pause = rng.randint(5, 50)
+            until_night -= pause
         else:
-            self._minutes_left = self.rng.randint(6 * 60, 9 * 60)
-            self._until_night = self._minutes_left + self._day()
-
-    def _day(self) -> int:
-        return self.rng.randint(13 * 60, 16 * 60)
+            pause = rng.randint(6 * 60, 9 * 60)
+            until_night = rng.randint(*_DAY)
+        yield from itertools.repeat((0.0, False), pause)
 
 
 class SimulatedAccount:
@@ -100,7 +83,7 @@ class SimulatedAccount:
 
     def __init__(self, clock: Callable[[], datetime], seed: int = 0) -> None:
         self._clock = clock
-        self._rhythm = _Rhythm(random.Random(seed))
+        self._rhythm: Iterator[tuple[float, bool]] = _rhythm(random.Random(seed))
         self._jitter = random.Random(seed + 1)  # separate, so that asking does not change what happens
         self._now = clock().astimezone(UTC).replace(second=0, microsecond=0)
         # The week is under way at the start: a demo that shows only zeros for hours shows nothing.
@@ -146,7 +129,7 @@ class SimulatedAccount:
         self._now = now
         for window in (self._session, self._week, self._model):
             window.expire(now)
-        points = self._rhythm.work()
+        points, on_model = next(self._rhythm)
         if points == 0:
             return
         if self._session.is_full or self._week.is_full:
@@ -154,7 +137,7 @@ class SimulatedAccount:
             return
         self._session.use(points, now)
         self._week.use(points * _WEEKLY_SHARE, now)
-        if self._rhythm.on_model:
+        if on_model:
             self._model.use(points * _MODEL_SHARE, now)
 
     def _wire_reset(self, window: _Window) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -196,11 +195,6 @@ class Settings(BaseSettings):
     def sources(self) -> tuple[str, ...]:
         """The selected sources, the preferred one first."""
         return selected_sources(self.claude_source)
-
-    @property
-    def interval(self) -> timedelta:
-        """The poll interval."""
-        return timedelta(seconds=self.poll_interval)
 
     def topics(self, account: str) -> Topics:
         """Return the topics of an account."""
