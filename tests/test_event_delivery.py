@@ -12,19 +12,7 @@ from claude_usage_mqtt.service.event_delivery import MAX_WAITING, SPACING, Event
 from claude_usage_mqtt.usage.events import Event
 from parts.broker import Mosquitto
 from parts.endpoint import Endpoint
-from parts.service import (
-    BASE,
-    BIRTH,
-    HEALTH,
-    MEMORY,
-    STATE,
-    Clock,
-    Impatient,
-    Serve,
-    command,
-    is_ok,
-    session_is,
-)
+from parts.service import BASE, BIRTH, HEALTH, MEMORY, STATE, Clock, Impatient, Serve, command, is_ok, session_is
 from parts.watcher import Watcher
 
 NOW = dt.datetime(2026, 11, 26, 12, 0, tzinfo=dt.UTC)

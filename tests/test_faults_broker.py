@@ -21,18 +21,7 @@ from parts.endpoint import Endpoint
 from parts.net import LOOPBACK
 from parts.process import Log
 from parts.proxy import FaultyProxy
-from parts.service import (
-    CONFIG,
-    HEALTH,
-    MEMORY,
-    STATE,
-    STATUS,
-    Running,
-    Serve,
-    is_ok,
-    is_online,
-    listen_to_log,
-)
+from parts.service import CONFIG, HEALTH, MEMORY, STATE, STATUS, Running, Serve, is_ok, is_online, listen_to_log
 from parts.watcher import Watcher
 
 pytestmark = needs_mosquitto
@@ -45,7 +34,6 @@ AGAIN = "Connected to the broker"
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give up sooner than in life, too: on a connection, and on what nobody returns."""
     monkeypatch.setattr(mqtt_client, "CONNECT_TIMEOUT", 0.5)
-    monkeypatch.setattr(connection, "SETTLED_AFTER", 0.5)
     monkeypatch.setattr(restore, "LONGEST", 0.5)
 
 
@@ -196,10 +184,7 @@ def guarded(acl: str = "topic readwrite #") -> Iterator[tuple[Mosquitto, Watcher
 
 def test_a_login_that_is_revoked(serve: Serve) -> None:
     """A password that was changed is reported as such, once, and when it is right again so is everything."""
-    with (
-        guarded() as (mosquitto, watcher),
-        serve(port=mosquitto.port, username="us", password="right") as running,
-    ):
+    with guarded() as (mosquitto, watcher), serve(port=mosquitto.port, username="us", password="right") as running:
         watcher.wait_topic(HEALTH, is_ok)
         broker.write_passwords(mosquitto.folder / "passwords", {"watcher": "w"})
         mosquitto.restart()
@@ -219,10 +204,7 @@ def test_a_password_that_was_renewed_in_its_file(serve: Serve, tmp_path: Path) -
     """The file with the password is read at each connection: a renewed one needs no restart."""
     secret = tmp_path / "password"
     secret.write_text("right\n")
-    with (
-        guarded() as (mosquitto, watcher),
-        serve(port=mosquitto.port, username="us", password_file=secret) as running,
-    ):
+    with guarded() as (mosquitto, watcher), serve(port=mosquitto.port, username="us", password_file=secret) as running:
         watcher.wait_topic(STATUS, is_online)
         broker.write_passwords(mosquitto.folder / "passwords", USERS | {"us": "new"})
         secret.unlink()
@@ -372,7 +354,7 @@ LIMIT = 4500
 def test_a_limit_that_the_broker_announces(serve: Serve) -> None:
     """With MQTT 5 the broker says how large a packet may be: what is larger is named, and not sent."""
     with (
-        Mosquitto(max_packet_size=LIMIT) as mosquitto,
+        Mosquitto(extra_lines=[f"max_packet_size {LIMIT}"]) as mosquitto,
         serve(port=mosquitto.port) as running,
         Watcher(mosquitto.port) as watcher,
     ):
@@ -382,13 +364,11 @@ def test_a_limit_that_the_broker_announces(serve: Serve) -> None:
         assert running.log.count("WARNING") == 1, running.log.text
 
 
-@pytest.mark.parametrize(
-    ("protocol", "limit"), [("3.1.1", {"max_packet_size": LIMIT}), ("5", {"message_size_limit": LIMIT})]
-)
-def test_a_limit_that_the_broker_does_not_announce(serve: Serve, protocol: str, limit: dict[str, int]) -> None:
+@pytest.mark.parametrize(("protocol", "limit"), [("3.1.1", "max_packet_size"), ("5", "message_size_limit")])
+def test_a_limit_that_the_broker_does_not_announce(serve: Serve, protocol: str, limit: str) -> None:
     """If the broker disconnects at a large message, that message is left out, and the numbers are published."""
     with (
-        Mosquitto(**limit) as mosquitto,  # type: ignore[arg-type]
+        Mosquitto(extra_lines=[f"{limit} {LIMIT}"]) as mosquitto,
         serve(port=mosquitto.port, protocol=protocol) as running,
         Watcher(mosquitto.port) as watcher,
     ):
@@ -438,7 +418,8 @@ def test_tls_and_websockets(serve: Serve, secure: Mosquitto, transport: str, *, 
 def test_a_client_certificate(serve: Serve, endpoint: Endpoint) -> None:
     """A broker that wants our certificate gets it; without one the log says what may be missing."""
     with Mosquitto(require_client_certificate=True) as mosquitto:
-        pair = mosquitto.client_certificate()
+        assert mosquitto.authority is not None
+        pair = mosquitto.authority.issue("client.invalid")
         how: dict[str, Any] = {"port": mosquitto.tls_port, "tls": True, "tls_ca": str(mosquitto.ca_path)}
         fails(serve, endpoint, "client certificate", **how)
         reaches(serve, mosquitto, **how, tls_cert=str(pair.certificate), tls_key=str(pair.key))
