@@ -333,7 +333,7 @@ LIMIT = 4500
 def test_a_limit_that_the_broker_announces(serve: Serve) -> None:
     """With MQTT 5 the broker says how large a packet may be: what is larger is named, and not sent."""
     with (
-        Mosquitto(max_packet_size=LIMIT) as mosquitto,
+        Mosquitto(extra_lines=[f"max_packet_size {LIMIT}"]) as mosquitto,
         serve(port=mosquitto.port) as running,
         Watcher(mosquitto.port) as watcher,
     ):
@@ -343,13 +343,11 @@ def test_a_limit_that_the_broker_announces(serve: Serve) -> None:
         assert running.log.count("WARNING") == 1, running.log.text
 
 
-@pytest.mark.parametrize(
-    ("protocol", "limit"), [("3.1.1", {"max_packet_size": LIMIT}), ("5", {"message_size_limit": LIMIT})]
-)
-def test_a_limit_that_the_broker_does_not_announce(serve: Serve, protocol: str, limit: dict[str, int]) -> None:
+@pytest.mark.parametrize(("protocol", "limit"), [("3.1.1", "max_packet_size"), ("5", "message_size_limit")])
+def test_a_limit_that_the_broker_does_not_announce(serve: Serve, protocol: str, limit: str) -> None:
     """If the broker disconnects at a large message, that message is left out, and the numbers are published."""
     with (
-        Mosquitto(**limit) as mosquitto,  # type: ignore[arg-type]
+        Mosquitto(extra_lines=[f"{limit} {LIMIT}"]) as mosquitto,
         serve(port=mosquitto.port, protocol=protocol) as running,
         Watcher(mosquitto.port) as watcher,
     ):
@@ -399,7 +397,8 @@ def test_tls_and_websockets(serve: Serve, secure: Mosquitto, transport: str, *, 
 def test_a_client_certificate(serve: Serve, endpoint: Endpoint) -> None:
     """A broker that wants our certificate gets it; without one the log says what may be missing."""
     with Mosquitto(require_client_certificate=True) as mosquitto:
-        pair = mosquitto.client_certificate()
+        assert mosquitto.authority is not None
+        pair = mosquitto.authority.issue("client.invalid")
         how: dict[str, Any] = {"port": mosquitto.tls_port, "tls": True, "tls_ca": str(mosquitto.ca_path)}
         fails(serve, endpoint, "client certificate", **how)
         reaches(serve, mosquitto, **how, tls_cert=str(pair.certificate), tls_key=str(pair.key))
