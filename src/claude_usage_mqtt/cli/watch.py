@@ -61,9 +61,10 @@ def _show(arrived: queue.Queue[ConnectionEvent], filters: list[str], board: Boar
     from rich.console import Console  # noqa: PLC0415
     from rich.live import Live  # noqa: PLC0415
 
-    with Live(console=Console(), screen=True, auto_refresh=False) as live:
+    console = Console()
+    with Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
-            live.update(board.view(datetime.now(UTC)), refresh=True)
+            live.update(board.view(datetime.now(UTC), console.options), refresh=True)
             left_of_this_second = 1 - datetime.now(UTC).microsecond / 1_000_000
             with contextlib.suppress(queue.Empty):
                 _take(board, arrived.get(timeout=left_of_this_second), filters)
