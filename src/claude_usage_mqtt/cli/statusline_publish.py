@@ -121,7 +121,6 @@ def publish(pending: PendingReading, account: str) -> None:
     from claude_usage_mqtt.mqtt import client, session  # noqa: PLC0415
     from claude_usage_mqtt.settings.load import load_settings  # noqa: PLC0415
 
-    done = b""
     while True:
         message = pending.read()
         try:
@@ -131,12 +130,11 @@ def publish(pending: PendingReading, account: str) -> None:
             topic = f"{settings.mqtt_base_topic}/{account}/statusline"
             session.publish_once(settings.broker(), client.Message(topic=topic, payload=message), WITHIN)
             pending.note_sent(message)
-            done = message
         except ClaudeUsageError:
             return  # the next line tries again; `check` says why, a status line has no room for it
         finally:
             pending.release()
-        if pending.read() == done or not pending.claim():
+        if pending.read() == message or not pending.claim():
             return
 
 
