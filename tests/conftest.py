@@ -16,11 +16,14 @@ from hypothesis import settings
 from claude_usage_mqtt.settings.fields import variables
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.credentials.token import CredentialSource
+from claude_usage_mqtt.usage.account import AccountUsage
 from parts import patience
 from parts.broker import Broker, Mosquitto, any_broker
 from parts.credentials import write_credentials
 from parts.endpoint import Connect, Endpoint
 from parts.net import HeldPort
+from parts.proxy import FaultyProxy
+from parts.readings import make_account
 from parts.service import Running, Serve, ServiceProcess, Start, running_service
 from parts.watcher import Watcher
 
@@ -62,6 +65,13 @@ def running_broker() -> Iterator[Broker]:
 def mosquitto() -> Iterator[Mosquitto]:
     """Run Mosquitto."""
     with Mosquitto() as found:
+        yield found
+
+
+@pytest.fixture
+def proxy(running_broker: Broker) -> Iterator[FaultyProxy]:
+    """Run a proxy before the broker."""
+    with FaultyProxy(running_broker.port) as found:
         yield found
 
 
@@ -111,6 +121,12 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in variables():
         monkeypatch.delenv(name, raising=False)
     return tmp_path
+
+
+@pytest.fixture
+def usage() -> AccountUsage:
+    """Return an account of which nothing is known."""
+    return make_account()
 
 
 @pytest.fixture

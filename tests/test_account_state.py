@@ -95,7 +95,6 @@ def test_a_wait_that_belongs_to_the_account_ends_with_the_account_alone() -> Non
     state = refused(BLOCKED, first)
     use_login(state, first._replace(mark=3))
     due = state.due(SOON)
-    assert due is not None
     assert due >= NOW + timedelta(hours=1)
     use_login(state, second)
     assert state.due(SOON) == SOON
@@ -367,7 +366,6 @@ def test_what_was_not_known_yet_is_asked_for_soon_after_a_restart(error: ClaudeU
     else:
         poll(state, NOW, error=error, requests=0)
     due = restarted(state, NOW + timedelta(seconds=10)).due(NOW + timedelta(seconds=10))
-    assert due is not None
     assert due <= NOW + timedelta(minutes=1)
 
 
@@ -375,7 +373,6 @@ def test_a_restart_does_not_shorten_a_wait() -> None:
     """A container that is restarted again and again does not ask an API that refuses it each time."""
     state = refused(Unauthorized("no"))
     before = state.due(SOON)
-    assert before is not None
     assert restarted(state, SOON).due(SOON) == before.replace(microsecond=0)
 
 

@@ -18,13 +18,8 @@ BASE = {"errors", "clock", "logs", "topics", "instants", "untrusted", "secret_fi
 """Known to everybody, and importing only each other; "" is the package itself, for its version."""
 
 MAY_IMPORT: dict[str, set[str]] = {
+    **{name: set() for name in BASE},
     "": {"errors", "library", "usage"},
-    "errors": set(),
-    "clock": set(),
-    "logs": set(),
-    "topics": set(),
-    "instants": set(),
-    "untrusted": set(),
     "secret_file": {"errors"},
     "usage": BASE,
     "homeassistant": BASE | {"usage"},

@@ -13,23 +13,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from claude_usage_mqtt.demo.broker import EmbeddedBroker
 from claude_usage_mqtt.usage.reading import REPORTER
-from parts import broker, service
-from parts.broker import Mosquitto
+from parts import service
+from parts.broker import Mosquitto, needs_mosquitto
 from parts.endpoint import Endpoint
 from parts.reporter import LAPTOP
-from parts.service import (
-    CONFIG,
-    HEALTH,
-    MEMORY,
-    STATE,
-    STATUS,
-    Serve,
-    Start,
-    command,
-    is_ok,
-    is_online,
-)
+from parts.service import CONFIG, HEALTH, MEMORY, STATE, STATUS, Serve, Start, command, is_ok, is_online
 from parts.watcher import Watcher
 
 OTHERS = dict(entry.split("=") for entry in os.environ.get("BROKER_PORTS", "").split())
@@ -46,24 +36,22 @@ class Named(NamedTuple):
 
 @pytest.fixture(
     scope="module",
-    params=["mosquitto", "embedded", *(pytest.param(name, marks=pytest.mark.real_parts) for name in OTHERS)],
+    params=[
+        pytest.param("mosquitto", marks=needs_mosquitto),
+        "embedded",
+        *(pytest.param(name, marks=pytest.mark.real_parts) for name in OTHERS),
+    ],
 )
 def running_broker(request: pytest.FixtureRequest) -> Iterator[Named]:
     """Return each broker in turn."""
     name = request.param
-    if name == "mosquitto":
-        if not broker.available():
-            pytest.skip("Mosquitto is not installed")
-        with Mosquitto() as mosquitto:
-            yield Named(name, mosquitto.port)
-    elif name == "embedded":
-        pytest.importorskip("amqtt")
-        from claude_usage_mqtt.demo.broker import EmbeddedBroker
-
-        with EmbeddedBroker(port=0) as embedded:
-            yield Named(name, embedded.port)
-    else:
+    if name in OTHERS:
         yield Named(name, int(OTHERS[name]))
+        return
+    if name == "embedded":
+        pytest.importorskip("amqtt")
+    with Mosquitto() if name == "mosquitto" else EmbeddedBroker(port=0) as found:
+        yield Named(name, found.port)
 
 
 @pytest.fixture

@@ -160,7 +160,6 @@ def test_a_refused_login_stays_the_reason_while_no_machine_delivers(
     monkeypatch.setattr(reporter, "FIRST_WITHIN", 0.0)
     endpoint.fault = faults.unauthorized()
     source = in_order([ApiSource(CredentialsFile(home), connect()), ReporterSource(reporters(), Asks(lambda *_: None))])
-    assert source is not None
     clock, results = Clock(), []
     for minutes in (0, 5, 9, 13):  # the policy's second try comes after 13.5 minutes at the earliest
         clock.sleep(minutes * MINUTE - dt.timedelta(seconds=clock.steady()))

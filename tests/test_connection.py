@@ -1,17 +1,13 @@
 """Whatever the way to the broker has in it, it is used or the reason is given in words that help."""
 
-import contextlib
 import datetime as dt
-import http.server
 import os
 import re
 import shutil
 import ssl
 import subprocess
-import threading
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,8 +15,10 @@ from claude_usage_mqtt.errors import BrokerError, BrokerRefused, BrokerUnreachab
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.session import Session, publish_once
+from parts import faults
 from parts.broker import Mosquitto, needs_mosquitto
 from parts.certificates import Authority, KeyPair
+from parts.endpoint import Endpoint
 from parts.net import LOOPBACK
 
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
@@ -31,6 +29,12 @@ def why_not(options: BrokerOptions, within: float = 10) -> BrokerError:
     with pytest.raises(BrokerError) as caught, Session(options, within):
         pass
     return caught.value
+
+
+def secure(port: int, ca: Path | None, **more: Any) -> BrokerOptions:
+    """Return how to reach a broker over TLS that trusts this authority alone."""
+    options = {"host": "localhost", "port": port, "tls": True, "tls_ca": None if ca is None else str(ca)}
+    return BrokerOptions(**options | more)
 
 
 # Certificates
@@ -84,15 +88,13 @@ def test_an_authority_as_the_manual_of_mosquitto_makes_it(private_authority: tup
     """A private authority made by the manual is accepted on every Python; another one and another name are not."""
     ca, pair = private_authority
     with Mosquitto(server_certificate=pair) as mosquitto:
-        options = BrokerOptions(host="localhost", port=mosquitto.tls_port, tls=True, tls_ca=str(ca))
-        publish_once(options, Message(topic="t", payload=b"1"))
-        mosquitto_ca = str(mosquitto.ca_path)  # of the broker's other certificates, which it does not use here
-        by_another = BrokerOptions(host="localhost", port=mosquitto.tls_port, tls=True, tls_ca=mosquitto_ca)
-        assert "check MQTT_TLS_CA" in str(why_not(by_another))
-        by_address = BrokerOptions(host=LOOPBACK, port=mosquitto.tls_port, tls=True, tls_ca=str(ca))
-        assert "for '127.0.0.1'); set MQTT_HOST to a name that the certificate is for" in str(why_not(by_address))
-        by_none = replace(options, tls_ca=None)
-        assert "if the authority is your own, set MQTT_TLS_CA to its certificate" in str(why_not(by_none))
+        port, unused = mosquitto.tls_port, mosquitto.ca_path
+        publish_once(secure(port, ca), Message(topic="t", payload=b"1"))
+        assert "check MQTT_TLS_CA" in str(why_not(secure(port, unused)))
+        by_address = str(why_not(secure(port, ca, host=LOOPBACK)))
+        assert "for '127.0.0.1'); set MQTT_HOST to a name that the certificate is for" in by_address
+        without = str(why_not(secure(port, None)))
+        assert "if the authority is your own, set MQTT_TLS_CA to its certificate" in without
 
 
 @needs_mosquitto
@@ -101,9 +103,8 @@ def test_the_broker_s_own_certificate_may_be_what_is_trusted(private_authority: 
     """Somebody who has only the broker's certificate names that, on every Python; the name is verified all the same."""
     _, pair = private_authority
     with Mosquitto(server_certificate=pair) as mosquitto:
-        options = BrokerOptions(host="localhost", port=mosquitto.tls_port, tls=True, tls_ca=str(pair.certificate))
-        publish_once(options, Message(topic="t", payload=b"1"))
-        assert "set MQTT_HOST to a name" in str(why_not(replace(options, host=LOOPBACK)))
+        publish_once(secure(mosquitto.tls_port, pair.certificate), Message(topic="t", payload=b"1"))
+        assert "set MQTT_HOST to a name" in str(why_not(secure(mosquitto.tls_port, pair.certificate, host=LOOPBACK)))
 
 
 @needs_mosquitto
@@ -114,46 +115,13 @@ def test_a_wrong_clock_is_suspected(tmp_path: Path, starts: int, word: str) -> N
     first = dt.datetime.now(dt.UTC) + dt.timedelta(days=starts)
     pair = authority.issue(not_before=first, not_after=first + dt.timedelta(days=30))
     with Mosquitto(server_certificate=pair) as mosquitto:
-        ca = str(authority.ca_path)
-        error = why_not(BrokerOptions(host="localhost", port=mosquitto.tls_port, tls=True, tls_ca=ca))
-    assert "clock" in str(error)
-    assert word in str(error)
-    assert "MQTT_TLS_CA" not in str(error)
+        said = str(why_not(secure(mosquitto.tls_port, authority.ca_path)))
+    assert "clock" in said
+    assert word in said
+    assert "MQTT_TLS_CA" not in said
 
 
 # WebSockets
-
-
-@contextlib.contextmanager
-def web_server(status: int, tls: ssl.SSLContext | None = None) -> Iterator[tuple[int, list[tuple[str, str]]]]:
-    """Run a web server that answers everything with a status; give its port, and each request's path and Host."""
-    asked: list[tuple[str, str]] = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            asked.append((self.path, self.headers["Host"]))
-            self.send_response(status)
-            self.send_header("Location", "https://elsewhere.example/mqtt")
-            self.send_header("Content-Length", "0")
-            self.send_header("Connection", "close")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer((LOOPBACK, 0), Handler)
-    if tls is not None:
-        server.socket = tls.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        yield server.server_address[1], asked
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 REFUSALS = {
@@ -168,24 +136,24 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("status", REFUSALS)
-def test_what_a_proxy_answers_instead_of_a_websocket(status: int) -> None:
+def test_what_a_proxy_answers_instead_of_a_websocket(endpoint: Endpoint, status: int) -> None:
     """The status of a proxy before the broker is shown, with what it means there; 5xx may pass by themselves."""
     kind, words = REFUSALS[status]
-    with web_server(status) as (port, asked):
-        error = why_not(BrokerOptions(host=LOOPBACK, port=port, transport="websockets", websocket_path="/a/ws"))
+    endpoint.fault = faults.Answer(status=status, headers={"Location": "https://elsewhere.example/mqtt"})
+    place = f"{LOOPBACK}:{endpoint.port}"
+    error = why_not(BrokerOptions(host=LOOPBACK, port=endpoint.port, transport="websockets", websocket_path="/a/ws"))
     assert (type(error), words in str(error)) == (kind, True), error
     assert f"(HTTP {status})" in str(error)
-    assert f"{LOOPBACK}:{port}/a/ws" in str(error)
-    assert set(asked) == {("/a/ws", f"{LOOPBACK}:{port}")}
+    assert f"{place}/a/ws" in str(error)
+    assert {(request.path, request.headers["host"]) for request in endpoint.requests} == {("/a/ws", place)}
 
 
 def test_the_same_under_tls(tmp_path: Path) -> None:
     """Under TLS the proxy's status is shown too."""
     authority = Authority(tmp_path)
-    with web_server(503, authority.server_context()) as (port, _):
-        ca = str(authority.ca_path)
-        options = BrokerOptions(host="localhost", port=port, transport="websockets", tls=True, tls_ca=ca)
-        assert "(HTTP 503)" in str(why_not(options))
+    with Endpoint(ssl_context=authority.server_context()) as proxy:
+        proxy.fault = faults.Answer(status=503)
+        assert "(HTTP 503)" in str(why_not(secure(proxy.port, authority.ca_path, transport="websockets")))
 
 
 @pytest.mark.real_parts

@@ -155,7 +155,6 @@ def on_a_mac(
     if file is not None:
         write_credentials_text(home / ".claude", file)
     login = load_settings().accounts()[0].login
-    assert login is not None
     return login.credentials.read()
 
 
@@ -286,7 +285,6 @@ def test_a_token_with_a_line_break_is_never_sent(home: Path, monkeypatch: pytest
     (home / "token").write_bytes(value.encode())
     monkeypatch.setenv("CLAUDE_CODE_OAUTH_TOKEN_FILE", str(home / "token"))
     login = load_settings().accounts()[0].login
-    assert login is not None
     with pytest.raises(CredentialsUnreadable, match="line break or a space") as in_file:
         login.credentials.read()
     monkeypatch.delenv("CLAUDE_CODE_OAUTH_TOKEN_FILE")

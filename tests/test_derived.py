@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_usage_mqtt.usage import derived
+from claude_usage_mqtt.usage.account import AccountUsage
 from claude_usage_mqtt.usage.reading import SESSION, WEEK
 from parts.readings import RESET, START, make_account, make_answer, minutes, shown, take
 
@@ -50,9 +51,8 @@ def test_on_pace_is_a_projection_within_a_hundred() -> None:
     assert after([(150, 120)])["on_pace"] is False
 
 
-def test_idle_is_a_state_of_its_own() -> None:
+def test_idle_is_a_state_of_its_own(usage: AccountUsage) -> None:
     """A session that has not started is 0 % used and on pace; nothing is said of its time."""
-    usage = make_account()
     for minute in range(0, 60, 5):
         take(usage, make_answer(minutes(minute), 0, None), ())
     window = shown(usage, minutes(56))
@@ -70,9 +70,8 @@ def test_idle_is_a_state_of_its_own() -> None:
     }
 
 
-def test_used_without_a_reset_says_nothing_of_time() -> None:
+def test_used_without_a_reset_says_nothing_of_time(usage: AccountUsage) -> None:
     """Where the answer never said when the window ends, only what needs no end is shown."""
-    usage = make_account()
     take(usage, make_answer(START, 30, None), ())
     window = shown(usage, START)
     assert (window["utilization"], window["remaining"]) == (30, 70)
@@ -90,9 +89,8 @@ def test_remaining_never_falls_below_nothing(utilization: float, remaining: floa
     assert window["limit_reached"] is is_reached
 
 
-def test_time_remaining_has_one_place_and_never_falls_below_nothing() -> None:
+def test_time_remaining_has_one_place_and_never_falls_below_nothing(usage: AccountUsage) -> None:
     """Hours until the reset, and none in the two minutes after it."""
-    usage = make_account()
     take(usage, make_answer(minutes(99), 5), ())
     assert shown(usage, minutes(100))["time_remaining_hours"] == 3.3
     assert shown(usage, minutes(301))["time_remaining_hours"] == 0
@@ -120,9 +118,8 @@ def test_burn_rate(readings: list[tuple[float, float]], rate: float | None) -> N
     assert after(readings)["burn_rate"] == (None if rate is None else pytest.approx(rate, abs=0.01))
 
 
-def test_burn_rate_forgets_everything_before_a_reset() -> None:
+def test_burn_rate_forgets_everything_before_a_reset(usage: AccountUsage) -> None:
     """After a reset three new readings are needed; the drop itself does not count as a rate."""
-    usage = make_account()
     for minute in range(270, 300, 5):
         take(usage, make_answer(minutes(minute), minute / 5), ())
     assert shown(usage, minutes(295))["burn_rate"] == 12
@@ -131,9 +128,8 @@ def test_burn_rate_forgets_everything_before_a_reset() -> None:
         assert shown(usage, minutes(minute))["burn_rate"] == rate
 
 
-def test_burn_rate_is_unknown_when_the_readings_are_old() -> None:
+def test_burn_rate_is_unknown_when_the_readings_are_old(usage: AccountUsage) -> None:
     """After an hour without an answer the burn rate is unknown, and so is when the limit will be reached."""
-    usage = make_account()
     for minute in (20, 25, 30):
         take(usage, make_answer(minutes(minute), minute), ())
     assert shown(usage, minutes(90))["burn_rate"] == 60
@@ -166,9 +162,8 @@ def test_limit_does_not_flap_between_minutes() -> None:
     assert len(found - {None}) == 1
 
 
-def test_limit_that_has_passed_unseen_is_unknown() -> None:
+def test_limit_that_has_passed_unseen_is_unknown(usage: AccountUsage) -> None:
     """The predicted instant is past and the use was below 100 at the last reading: unknown."""
-    usage = make_account()
     for minute in (100, 110, 120):
         take(usage, make_answer(minutes(minute), minute / 1.25), ())
     assert shown(usage, minutes(124))["limit_at"] == "2026-11-20T12:05:00+00:00"
@@ -195,9 +190,8 @@ def test_summer_time_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("step", [timedelta(hours=-1), timedelta(minutes=-7)])
-def test_a_clock_that_is_set_back_changes_no_rate(step: timedelta) -> None:
+def test_a_clock_that_is_set_back_changes_no_rate(usage: AccountUsage, step: timedelta) -> None:
     """If the clock was ahead, what was recorded by it moves with it; only the reset was always right."""
-    usage = make_account()
     for minute in (100, 110, 120):
         take(usage, make_answer(minutes(minute), minute / 2), ())
     usage.clock_stepped(step)
@@ -209,9 +203,8 @@ def test_a_clock_that_is_set_back_changes_no_rate(step: timedelta) -> None:
     assert shown(usage, now + 10 * MINUTE)["burn_rate"] == 30
 
 
-def test_the_samples_are_bounded() -> None:
+def test_the_samples_are_bounded(usage: AccountUsage) -> None:
     """A status line that speaks each second makes the memory no larger, and the rate no worse."""
-    usage = make_account()
     for second in range(0, 7200, 7):
         take(usage, make_answer(START + timedelta(seconds=second), second / 360), ())
     assert len(usage.windows["five_hour"].samples) <= 80

@@ -31,11 +31,6 @@ def mistake(text: str) -> str:
     return str(caught.value)
 
 
-def password(text: str) -> str | None:
-    """Return the password that this file gives."""
-    return read_password(load(LOGIN + text).broker())
-
-
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
@@ -54,7 +49,7 @@ def password(text: str) -> str | None:
 )
 def test_a_value_stays_as_it_is_written(line: str, expected: str | None) -> None:
     """Nothing is expanded in a value, and quotes hold it together."""
-    assert password(line) == expected
+    assert read_password(load(LOGIN + line).broker()) == expected
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 from claude_usage_mqtt.service import liveness, workers
 from parts import faults
 from parts.credentials import FILE_NAME, write_credentials
+from parts.documents import sample_usage
 from parts.endpoint import Endpoint, Fault
 from parts.service import HEALTH, STATE, Clock, Running, Serve, command, has_status, is_ok, session_is
 from parts.watcher import Watcher
@@ -34,8 +35,6 @@ def running(serve: Serve, watcher: Watcher, endpoint: Endpoint) -> Iterator[Runn
 
 def truth(clock: Clock) -> Any:
     """Return an answer whose session ends in two hours from now, whatever now is."""
-    from parts.documents import sample_usage
-
     return sample_usage(now=clock.now(), five_hour=55.0, resets_at=clock.now() + dt.timedelta(hours=2))
 
 

@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import paho.mqtt.client as paho
 import pytest
@@ -21,18 +21,7 @@ from parts.endpoint import Endpoint
 from parts.net import LOOPBACK
 from parts.process import Log
 from parts.proxy import FaultyProxy
-from parts.service import (
-    CONFIG,
-    HEALTH,
-    MEMORY,
-    STATE,
-    STATUS,
-    Running,
-    Serve,
-    is_ok,
-    is_online,
-    listen_to_log,
-)
+from parts.service import CONFIG, HEALTH, MEMORY, STATE, STATUS, Running, Serve, is_ok, is_online, listen_to_log
 from parts.watcher import Watcher
 
 pytestmark = needs_mosquitto
@@ -45,30 +34,7 @@ AGAIN = "Connected to the broker"
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give up sooner than in life, too: on a connection, and on what nobody returns."""
     monkeypatch.setattr(mqtt_client, "CONNECT_TIMEOUT", 0.5)
-    monkeypatch.setattr(connection, "SETTLED_AFTER", 0.5)
     monkeypatch.setattr(restore, "LONGEST", 0.5)
-
-
-class Scene(NamedTuple):
-    """A broker, a proxy before it, the service behind that, and somebody who watches the broker itself."""
-
-    mosquitto: Mosquitto
-    proxy: FaultyProxy
-    watcher: Watcher
-    running: Running
-
-    def wait_for_all(self, since: int) -> None:
-        """Wait until everything was sent again."""
-        for topic in EVERYTHING - {STATUS}:
-            self.watcher.wait_topic(topic, since=since)
-        self.watcher.wait_topic(STATUS, is_online, since=since)
-        assert set(self.watcher.retained()) == EVERYTHING
-
-    def assert_one_line_each(self) -> None:
-        """See that the outage made one warning and one line when it was over."""
-        log = self.running.log
-        log.wait_for(AGAIN)
-        assert (log.count("WARNING"), log.count(AGAIN)) == (1, 1), log.text
 
 
 @pytest.fixture
@@ -77,28 +43,31 @@ def running_broker(mosquitto: Mosquitto) -> Mosquitto:
     return mosquitto
 
 
-@pytest.fixture
-def proxy(mosquitto: Mosquitto) -> Iterator[FaultyProxy]:
-    """Run a proxy before the broker."""
-    with FaultyProxy(mosquitto.port) as found:
-        yield found
-
-
 @pytest.fixture(params=["auto", "3.1.1"])
-def scene(
-    request: pytest.FixtureRequest,
-    mosquitto: Mosquitto,
-    proxy: FaultyProxy,
-    watcher: Watcher,
-    serve: Serve,
-    endpoint: Endpoint,
-) -> Iterator[Scene]:
-    """Set everything up and wait until the numbers are retained on the broker."""
-    with serve(port=proxy.port, keepalive=1, protocol=request.param) as running:
+def running(
+    request: pytest.FixtureRequest, proxy: FaultyProxy, watcher: Watcher, serve: Serve, endpoint: Endpoint
+) -> Iterator[Running]:
+    """Run the service behind a proxy, until the numbers are retained on the broker."""
+    with serve(port=proxy.port, keepalive=1, protocol=request.param) as found:
         watcher.wait_topic(HEALTH, is_ok)
         watcher.settle()
-        yield Scene(mosquitto, proxy, watcher, running)
+        yield found
         assert endpoint.count == 1, "an outage of the broker must not be a reason to ask the API"
+
+
+def wait_for_all(watcher: Watcher, since: int) -> None:
+    """Wait until everything was sent again."""
+    for topic in EVERYTHING - {STATUS}:
+        watcher.wait_topic(topic, since=since)
+    watcher.wait_topic(STATUS, is_online, since=since)
+    assert set(watcher.retained()) == EVERYTHING
+
+
+def assert_all_is_back(watcher: Watcher, since: int, log: Log) -> None:
+    """See that everything was sent again, and that the outage made one warning and one line when it was over."""
+    wait_for_all(watcher, since)
+    log.wait_for(AGAIN)
+    assert (log.count("WARNING"), log.count(AGAIN)) == (1, 1), log.text
 
 
 def assert_numbers_go_on(watcher: Watcher) -> None:
@@ -107,59 +76,57 @@ def assert_numbers_go_on(watcher: Watcher) -> None:
     watcher.wait_topic(HEALTH, lambda message: message.json()["poll_interval"] == 400)
 
 
-def test_refused_for_a_while(scene: Scene) -> None:
+def test_refused_for_a_while(proxy: FaultyProxy, watcher: Watcher, running: Running) -> None:
     """A broker that was stopped and started: `offline` meanwhile, then all as before."""
-    since = scene.watcher.mark()
-    scene.proxy.refuse()
-    scene.running.log.wait_for("was lost")
-    scene.watcher.wait_topic(STATUS, lambda message: message.payload == "offline", since=since)
-    scene.proxy.heal()
-    scene.wait_for_all(since)
-    scene.assert_one_line_each()
+    since = watcher.mark()
+    proxy.refuse()
+    running.log.wait_for("was lost")
+    watcher.wait_topic(STATUS, lambda message: message.payload == "offline", since=since)
+    proxy.heal()
+    assert_all_is_back(watcher, since, running.log)
 
 
 @pytest.mark.parametrize("wipe", [False, True])
-def test_restarted_with_and_without_its_store(scene: Scene, wipe: bool) -> None:  # noqa: FBT001
+def test_restarted_with_and_without_its_store(
+    mosquitto: Mosquitto, watcher: Watcher, running: Running, *, wipe: bool
+) -> None:
     """A broker that forgot everything gets everything again: entities do not wait for the next change."""
-    since = scene.watcher.mark()
-    scene.mosquitto.restart(wipe=wipe)
-    scene.watcher.wait_connected()
-    scene.running.log.wait_for(AGAIN)
-    scene.watcher.wait_topic(STATUS, is_online, since=since)
-    assert set(scene.watcher.retained()) == EVERYTHING
-    scene.assert_one_line_each()
+    since = watcher.mark()
+    mosquitto.restart(wipe=wipe)
+    watcher.wait_connected()
+    running.log.wait_for(AGAIN)
+    assert_all_is_back(watcher, since, running.log)
 
 
-def test_half_open(scene: Scene) -> None:
+def test_half_open(proxy: FaultyProxy, watcher: Watcher, running: Running) -> None:
     """A connection that nobody closed and nothing passes through is noticed, and left for a new one."""
-    since = scene.watcher.mark()
-    scene.proxy.freeze()
-    scene.running.log.wait_for("WARNING")
-    scene.watcher.publish(service.BIRTH, "online")
-    scene.proxy.drop()
-    scene.proxy.heal()
-    scene.wait_for_all(since)
-    scene.assert_one_line_each()
+    since = watcher.mark()
+    proxy.freeze()
+    running.log.wait_for("WARNING")
+    watcher.publish(service.BIRTH, "online")
+    proxy.drop()
+    proxy.heal()
+    assert_all_is_back(watcher, since, running.log)
 
 
-def test_slow(scene: Scene) -> None:
+def test_slow(proxy: FaultyProxy, watcher: Watcher, running: Running) -> None:
     """Over a line of forty kilobytes a second everything still arrives."""
-    since = scene.watcher.mark()
-    scene.proxy.slow(40_000)
-    scene.proxy.drop()
-    scene.wait_for_all(since)
-    scene.assert_one_line_each()
+    since = watcher.mark()
+    proxy.slow(40_000)
+    proxy.drop()
+    assert_all_is_back(watcher, since, running.log)
 
 
+@pytest.mark.usefixtures("running")
 @pytest.mark.parametrize("count", [1, 20, 300, 9000])
-def test_cut_in_the_middle_of_a_packet(scene: Scene, count: int) -> None:
+def test_cut_in_the_middle_of_a_packet(proxy: FaultyProxy, watcher: Watcher, count: int) -> None:
     """A connection that ends in the middle of a message leaves no half message, and the next one brings it."""
-    since = scene.watcher.mark()
-    scene.proxy.cut_after(count)
-    scene.proxy.drop()
-    scene.proxy.wait_for_connections(3)  # the second one is the one that is cut
-    scene.wait_for_all(since)
-    assert scene.watcher.json(CONFIG)["components"]
+    since = watcher.mark()
+    proxy.cut_after(count)
+    proxy.drop()
+    proxy.wait_for_connections(3)  # the second one is the one that is cut
+    wait_for_all(watcher, since)
+    assert watcher.json(CONFIG)["components"]
 
 
 def test_the_client_id_is_taken(mosquitto: Mosquitto, watcher: Watcher, serve: Serve) -> None:
@@ -196,10 +163,7 @@ def guarded(acl: str = "topic readwrite #") -> Iterator[tuple[Mosquitto, Watcher
 
 def test_a_login_that_is_revoked(serve: Serve) -> None:
     """A password that was changed is reported as such, once, and when it is right again so is everything."""
-    with (
-        guarded() as (mosquitto, watcher),
-        serve(port=mosquitto.port, username="us", password="right") as running,
-    ):
+    with guarded() as (mosquitto, watcher), serve(port=mosquitto.port, username="us", password="right") as running:
         watcher.wait_topic(HEALTH, is_ok)
         broker.write_passwords(mosquitto.folder / "passwords", {"watcher": "w"})
         mosquitto.restart()
@@ -219,10 +183,7 @@ def test_a_password_that_was_renewed_in_its_file(serve: Serve, tmp_path: Path) -
     """The file with the password is read at each connection: a renewed one needs no restart."""
     secret = tmp_path / "password"
     secret.write_text("right\n")
-    with (
-        guarded() as (mosquitto, watcher),
-        serve(port=mosquitto.port, username="us", password_file=secret) as running,
-    ):
+    with guarded() as (mosquitto, watcher), serve(port=mosquitto.port, username="us", password_file=secret) as running:
         watcher.wait_topic(STATUS, is_online)
         broker.write_passwords(mosquitto.folder / "passwords", USERS | {"us": "new"})
         secret.unlink()
@@ -372,7 +333,7 @@ LIMIT = 4500
 def test_a_limit_that_the_broker_announces(serve: Serve) -> None:
     """With MQTT 5 the broker says how large a packet may be: what is larger is named, and not sent."""
     with (
-        Mosquitto(max_packet_size=LIMIT) as mosquitto,
+        Mosquitto(extra_lines=[f"max_packet_size {LIMIT}"]) as mosquitto,
         serve(port=mosquitto.port) as running,
         Watcher(mosquitto.port) as watcher,
     ):
@@ -382,13 +343,11 @@ def test_a_limit_that_the_broker_announces(serve: Serve) -> None:
         assert running.log.count("WARNING") == 1, running.log.text
 
 
-@pytest.mark.parametrize(
-    ("protocol", "limit"), [("3.1.1", {"max_packet_size": LIMIT}), ("5", {"message_size_limit": LIMIT})]
-)
-def test_a_limit_that_the_broker_does_not_announce(serve: Serve, protocol: str, limit: dict[str, int]) -> None:
+@pytest.mark.parametrize(("protocol", "limit"), [("3.1.1", "max_packet_size"), ("5", "message_size_limit")])
+def test_a_limit_that_the_broker_does_not_announce(serve: Serve, protocol: str, limit: str) -> None:
     """If the broker disconnects at a large message, that message is left out, and the numbers are published."""
     with (
-        Mosquitto(**limit) as mosquitto,  # type: ignore[arg-type]
+        Mosquitto(extra_lines=[f"{limit} {LIMIT}"]) as mosquitto,
         serve(port=mosquitto.port, protocol=protocol) as running,
         Watcher(mosquitto.port) as watcher,
     ):
@@ -438,7 +397,8 @@ def test_tls_and_websockets(serve: Serve, secure: Mosquitto, transport: str, *, 
 def test_a_client_certificate(serve: Serve, endpoint: Endpoint) -> None:
     """A broker that wants our certificate gets it; without one the log says what may be missing."""
     with Mosquitto(require_client_certificate=True) as mosquitto:
-        pair = mosquitto.client_certificate()
+        assert mosquitto.authority is not None
+        pair = mosquitto.authority.issue("client.invalid")
         how: dict[str, Any] = {"port": mosquitto.tls_port, "tls": True, "tls_ca": str(mosquitto.ca_path)}
         fails(serve, endpoint, "client certificate", **how)
         reaches(serve, mosquitto, **how, tls_cert=str(pair.certificate), tls_key=str(pair.key))

@@ -28,14 +28,9 @@ from parts.process import LoggedProcess
 from parts.supervisor import GOOD_TOKEN, PASSWORD, Supervisor
 from parts.watcher import Watcher
 
-DEFAULTS = {
-    "accounts": [],
-    "poll_interval": 300,
-    "stale_after": 3600,
-    "alert_thresholds": "75,90",
-    "extra_usage_thresholds": "75,90",
-    "log_level": "info",
-}
+TEMPLATE = Path(app_folder.__file__).parent / "home_assistant_app/config.yaml"
+DEFAULTS = yaml.safe_load(TEMPLATE.read_text(encoding="utf-8").replace("@", ""))["options"]
+"""What a fresh app hands to the program."""
 
 # What the Supervisor takes in an app's config.yaml: a required key, or one of use here; and its types of options
 REQUIRED = {"name": str, "version": str, "slug": str, "description": str, "arch": list}
@@ -67,10 +62,9 @@ def options_file(folder: Path, options: object) -> Path:
     return path
 
 
-def config(app: Path) -> dict[str, Any]:
-    """Parse the app's config.yaml."""
-    found: dict[str, Any] = yaml.safe_load((app / "config.yaml").read_text(encoding="utf-8"))
-    return found
+def parsed(file: Path) -> dict[str, Any]:
+    """Return what is in a YAML file of the app."""
+    return dict(yaml.safe_load(file.read_text(encoding="utf-8")))
 
 
 # What the recipe writes
@@ -108,7 +102,7 @@ def test_the_recipe_overwrites_nothing(tmp_path: Path) -> None:
 
 def test_config_fits_the_supervisors_schema(app: Path) -> None:
     """The Supervisor accepts the app: required keys, known keys, known values, an option type for each option."""
-    found = config(app)
+    found = parsed(app / "config.yaml")
     for key, kind in REQUIRED.items():
         assert isinstance(found[key], kind), key
     for key in found.keys() - REQUIRED.keys() - {"options", "schema"}:
@@ -129,17 +123,10 @@ def test_config_fits_the_supervisors_schema(app: Path) -> None:
         assert name in found["options"] or (isinstance(first, str) and first.endswith("?")), f"{name} is required"
 
 
-def test_the_defaults_are_those_of_these_tests(app: Path) -> None:
-    """What the tests below hand to the program is what a fresh app gets."""
-    assert config(app)["options"] == DEFAULTS
-
-
 def test_every_option_is_read_and_explained(app: Path) -> None:
     """The form has no field without effect and none without a name and a description."""
-    schema = config(app)["schema"]
-    translations = yaml.safe_load((app / "translations/en.yaml").read_text(encoding="utf-8"))["configuration"]
-    assert set(schema) == {*home_assistant_app.PLAIN_OPTIONS, "accounts", "login_folder"}
-    assert set(translations) == set(schema)
+    schema, translations = parsed(app / "config.yaml")["schema"], parsed(app / "translations/en.yaml")["configuration"]
+    assert set(translations) == set(schema) == {*home_assistant_app.PLAIN_OPTIONS, "accounts", "login_folder"}
     assert all(each["name"] and each["description"] for each in translations.values())
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_usage_mqtt.reporter.budget import SPACING, Budget
-from claude_usage_mqtt.sources.reporter_messages import Answer, encode_answer
+from claude_usage_mqtt.sources.reporter_messages import Answer
 from claude_usage_mqtt.sources.request_log import BUDGET, BUDGET_SPAN
 from parts.service import Clock
 
@@ -36,7 +36,7 @@ class Limit:
     def hear(self, at: timedelta) -> None:
         """Hear that another machine made a request."""
         self.wait(at)
-        self._budget.hear(encode_answer(Answer(id="a", account="default", requests=1), self.clock.now()))
+        self._budget.hear(Answer(id="a", account="default", requests=1))
 
 
 @given(st.lists(st.timedeltas(timedelta(0), 4 * BUDGET_SPAN), max_size=300).map(sorted))

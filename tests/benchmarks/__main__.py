@@ -21,7 +21,7 @@ from benchmarks.process import (
     threads,
     wakeups,
 )
-from benchmarks.world import Counter, Reading, Run, World, endpoint, world
+from benchmarks.world import Counter, Reading, World, endpoint, run, world
 from parts.broker import available
 
 IMPORTS = "import paho.mqtt.client, httpx, pydantic_settings"
@@ -208,10 +208,10 @@ def polls(around: World, full: bool) -> Iterator[Row]:  # noqa: FBT001
     floor, (bare, bare_resident) = _imports(), _bare_polls(around)
     marks = (1_000, 10_000) if full else (1_000,)
     for kind, alike in (("changed", 1), ("unchanged", ALIKE)):
-        with Run(around, alike=alike, polls_per_second=PACE) as run:
-            first = run.reading_after(WARM_UP)
+        with run(around, alike=alike, polls_per_second=PACE) as service:
+            first = service.reading_after(WARM_UP)
             for mark in marks:
-                last = run.reading_after(mark)
+                last = service.reading_after(mark)
                 yield _memory(f"resident memory after {mark:,} {kind} polls", last.resident, floor)
         if kind == "changed":
             yield Row(
@@ -266,9 +266,9 @@ def accounts(around: World, full: bool) -> Iterator[Row]:  # noqa: FBT001
     for number in (1, 10, 50, 200):
         # as many polls for few as for many, else the kernel's clock is too coarse
         turns = max(rounds, rounds * 100 // number)
-        with Run(around, accounts=number, polls_per_second=PACE) as run:
-            first = run.reading_after(2 * number)
-            last = run.reading_after((2 + turns) * number)
+        with run(around, accounts=number, polls_per_second=PACE) as service:
+            first = service.reading_after(2 * number)
+            last = service.reading_after((2 + turns) * number)
         cost[number] = (last.cpu - first.cpu) / (last.polls - first.polls) * number
         linear = number > 10
         yield Row(

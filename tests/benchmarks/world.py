@@ -111,53 +111,43 @@ def endpoint(*, alike: int = 1, origin: float = 0.0, speed: float = 1.0) -> Iter
         yield f"http://127.0.0.1:{first_line(process)}"
 
 
+@dataclass
 class Run:
-    """A service under a fast clock; a context manager."""
+    """A service under a fast clock."""
 
-    def __init__(self, world: World, *, alike: int = 1, accounts: int = 1, polls_per_second: float) -> None:
-        self._world, self._alike, self._accounts = world, alike, accounts
-        self._speed = polls_per_second * POLL_INTERVAL / accounts
-
-    def __enter__(self) -> Self:
-        self._stack = self._open()
-        self._url, self._counter, self._process = next(self._stack)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        next(self._stack, None)
-
-    def _open(self) -> Iterator[tuple[str, Counter, Process]]:
-        origin, prefix = time.monotonic(), next(self._world.names)
-        with (
-            endpoint(alike=self._alike, origin=origin, speed=self._speed) as url,
-            Counter(self._world.broker.port, (f"{prefix}/#", f"ha-{prefix}/#")) as counter,
-            running(
-                "-m",
-                "benchmarks.service",
-                str(origin),
-                str(self._speed),
-                environment=self._world.environment(prefix, url, self._accounts),
-            ) as process,
-        ):
-            yield url, counter, process
+    url: str
+    counter: Counter
+    process: Process
 
     def reading_after(self, polls: int) -> Reading:
         """Return what was done and used when it has polled that often in all."""
         until = time.monotonic() + LONGEST_WAIT
         while (done := self._polls()) < polls:
-            if time.monotonic() > until or self._process.poll() is not None:
+            if time.monotonic() > until or self.process.poll() is not None:
                 raise RuntimeError(f"the service made {done} of {polls} polls")
             time.sleep(0.05)
-        counter = self._counter
         return Reading(
             done,
-            cpu_seconds(self._process),
-            resident_megabytes(self._process),
-            counter.messages,
-            counter.size,
-            threads(self._process),
+            cpu_seconds(self.process),
+            resident_megabytes(self.process),
+            self.counter.messages,
+            self.counter.size,
+            threads(self.process),
         )
 
     def _polls(self) -> int:
-        with urllib.request.urlopen(f"{self._url}/count", timeout=10) as answer:  # noqa: S310 - our own
+        with urllib.request.urlopen(f"{self.url}/count", timeout=10) as answer:  # noqa: S310 - our own
             return int(answer.read())
+
+
+@contextmanager
+def run(around: World, *, alike: int = 1, accounts: int = 1, polls_per_second: float) -> Iterator[Run]:
+    """Run a service under a fast clock."""
+    origin, speed, prefix = time.monotonic(), polls_per_second * POLL_INTERVAL / accounts, next(around.names)
+    command = ("-m", "benchmarks.service", str(origin), str(speed))
+    with (
+        endpoint(alike=alike, origin=origin, speed=speed) as url,
+        Counter(around.broker.port, (f"{prefix}/#", f"ha-{prefix}/#")) as counter,
+        running(*command, environment=around.environment(prefix, url, accounts)) as process,
+    ):
+        yield Run(url, counter, process)

@@ -75,8 +75,6 @@ class Mosquitto(Server):
         require_client_certificate: bool = False,
         websockets: bool = False,
         unix_socket: bool = False,
-        max_packet_size: int | None = None,
-        message_size_limit: int | None = None,
         extra_lines: Sequence[str] = (),
     ) -> None:
         """Take the settings; `start` runs it.
@@ -97,10 +95,6 @@ class Mosquitto(Server):
             f"allow_anonymous {_word(users is None)}",
             *extra_lines,
         ]
-        if max_packet_size is not None:
-            lines.append(f"max_packet_size {max_packet_size}")
-        if message_size_limit is not None:
-            lines.append(f"message_size_limit {message_size_limit}")
         if users is not None:
             lines.append(f"password_file {write_passwords(self.folder / 'passwords', users)}")
         if acl is not None:
@@ -140,11 +134,6 @@ class Mosquitto(Server):
     def log(self) -> Log:
         """Return its log since the last start."""
         return self._running().log
-
-    def client_certificate(self) -> KeyPair:
-        """Issue a client certificate that the broker accepts."""
-        assert self.authority is not None, "this Mosquitto has no TLS listener"
-        return self.authority.issue("client.invalid", common_name="client")
 
     # -- its life
 

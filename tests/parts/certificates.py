@@ -29,18 +29,12 @@ class Authority:
         self._ca.cert_pem.write_to_path(str(self.ca_path))
 
     def issue(
-        self,
-        *names: str,
-        common_name: str | None = None,
-        not_before: dt.datetime | None = None,
-        not_after: dt.datetime | None = None,
+        self, *names: str, not_before: dt.datetime | None = None, not_after: dt.datetime | None = None
     ) -> KeyPair:
         """Write a certificate for the names, `SERVER_NAMES` by default; a past `not_after` is expired."""
         if not_after is not None and not_before is None:
             not_before = not_after - dt.timedelta(days=30)
-        leaf = self._ca.issue_cert(
-            *(names or SERVER_NAMES), common_name=common_name, not_before=not_before, not_after=not_after
-        )
+        leaf = self._ca.issue_cert(*(names or SERVER_NAMES), not_before=not_before, not_after=not_after)
         self._issued += 1
         pair = KeyPair(self._folder / f"{self._issued}.pem", self._folder / f"{self._issued}.key")
         for blob in leaf.cert_chain_pems:

@@ -4,19 +4,17 @@ It speaks just enough HTTP/1.1 to be exact about every byte: a fault decides wha
 """
 
 import contextlib
-import datetime as dt
 import http.client
 import json
 import socket
 import ssl
 import struct
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import wait
-from typing import Any, BinaryIO, Final, Protocol, Self, runtime_checkable
+from typing import Any, BinaryIO, Final, Protocol, Self
 
 from claude_usage_mqtt.sources.api.client import UsageApi
 from parts.documents import Document, sample_usage
@@ -43,8 +41,6 @@ class Request:
     method: str
     path: str
     headers: Mapping[str, str]
-    at: dt.datetime
-    monotonic: float = field(default_factory=time.monotonic)
 
     @property
     def bearer(self) -> str | None:
@@ -53,7 +49,6 @@ class Request:
         return token.strip() if scheme.lower() == "bearer" else None
 
 
-@runtime_checkable
 class Fault(Protocol):
     """A way to answer. The connection is kept only after a complete answer (`Exchange.answer`)."""
 
@@ -297,7 +292,7 @@ class Endpoint(Server):
         self, connection: socket.socket, method: str, path: str, headers: Mapping[str, str]
     ) -> tuple[Exchange, Fault | None]:
         with self._changed:
-            request = Request(method=method, path=path, headers=headers, at=dt.datetime.now(dt.UTC))
+            request = Request(method=method, path=path, headers=headers)
             exchange = Exchange(request, connection, self._gate, self._answer)
             fault = self._next_faults.popleft() if self._next_faults else self.fault
             self._requests.append(request)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 from claude_usage_mqtt.clock import Clock
 from claude_usage_mqtt.mqtt.client import Message
-from claude_usage_mqtt.sources.reporter_messages import parse_answer
+from claude_usage_mqtt.sources.reporter_messages import Answer
 from claude_usage_mqtt.sources.request_log import BUDGET, BUDGET_SPAN, RequestLog
 from claude_usage_mqtt.sources.source import PolledSource
 from claude_usage_mqtt.topics import Topics
@@ -81,10 +81,9 @@ class Budget:
         """Note a request that is made after a wait."""
         self._requests[account].record(self._now() + wait)
 
-    def hear(self, payload: bytes) -> None:
-        """Note the requests of another machine's answer, untrusted."""
-        answer = parse_answer(payload, self._clock.now(), "")
-        if answer is not None and answer.account in self._requests and answer.requests:
+    def hear(self, answer: Answer) -> None:
+        """Note the requests of another machine's answer."""
+        if answer.account in self._requests and answer.requests:
             self._heard_at[answer.account] = self._now()
             self._requests[answer.account].record_unasked(self._now(), answer.requests)
 

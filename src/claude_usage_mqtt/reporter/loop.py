@@ -28,7 +28,7 @@ from claude_usage_mqtt.reporter.publishing import Publishing
 from claude_usage_mqtt.service.inbox import Inbox, Stop
 from claude_usage_mqtt.service.liveness import Liveness
 from claude_usage_mqtt.service.routes import Route
-from claude_usage_mqtt.sources.reporter_messages import Answer
+from claude_usage_mqtt.sources.reporter_messages import Answer, parse_answer
 from claude_usage_mqtt.sources.source import PolledSource
 from claude_usage_mqtt.topics import ReporterTopics
 
@@ -127,10 +127,13 @@ class Reporter:
             self._answering.asked(message.payload)
 
     def _on_answer(self, message: Message, machine: str) -> None:
+        answer = parse_answer(message.payload, self._clock.now(), machine)
+        if answer is None:
+            return
         if machine == self._options.machine:
-            self._publishing.answered(message.payload)
+            self._publishing.answered(answer)
         if not self._publishing.publisher.has_sent(message):
-            self._budget.hear(message.payload)
+            self._budget.hear(answer)
 
     # What time brings
 

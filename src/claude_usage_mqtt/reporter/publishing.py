@@ -17,7 +17,7 @@ from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.publisher import Publisher
 from claude_usage_mqtt.reporter.announcement import Announcement, same_name
 from claude_usage_mqtt.service.routes import Route, Routes
-from claude_usage_mqtt.sources.reporter_messages import OFFLINE, AnnouncedLogin, Ask, answer_id, encode_ask
+from claude_usage_mqtt.sources.reporter_messages import OFFLINE, AnnouncedLogin, Answer, Ask, encode_ask
 from claude_usage_mqtt.topics import ONLINE, ReporterTopics
 
 NAME_CHECK = 2.0
@@ -72,9 +72,9 @@ class Publishing:
         if self.is_named:
             self.announcement.update(accounts)
 
-    def answered(self, payload: bytes) -> None:
+    def answered(self, answer: Answer) -> None:
         """Note an answer under our name; raises SettingsError if it is to our ask."""
-        if not self.is_named and self._name_ask is not None and answer_id(payload) == self._name_ask:
+        if not self.is_named and answer.id == self._name_ask:
             raise SettingsError(same_name(self.topics.machine))
 
     def answer(self, payload: bytes) -> None:

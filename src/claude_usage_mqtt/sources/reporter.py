@@ -20,7 +20,7 @@ from claude_usage_mqtt.sources.account_reporters import AccountReporters
 from claude_usage_mqtt.sources.in_order import UNUSABLE
 from claude_usage_mqtt.sources.reading_json import Busy
 from claude_usage_mqtt.sources.reporter_machines import SILENT, Hold
-from claude_usage_mqtt.sources.reporter_messages import Answer, Ask, answer_id, encode_ask, parse_answer
+from claude_usage_mqtt.sources.reporter_messages import Answer, Ask, encode_ask
 from claude_usage_mqtt.sources.source import Login, PolledSource, PollResult
 from claude_usage_mqtt.usage.reading import REPORTER
 
@@ -42,6 +42,9 @@ HOLD_SILENT = timedelta(minutes=5)
 HOLD_REFUSED = timedelta(hours=1)
 """A machine whose login is refused is left alone for this long, unless it announces another login."""
 
+SILENCE = Answer(id="", requests=1)
+"""Stands for an answer that did not come: a request may have been made all the same."""
+
 MAX_RECENT = 200
 """Ids of asks that are remembered: an answer that came too late was counted as a request already."""
 
@@ -51,22 +54,22 @@ class Asks:
 
     def __init__(self, send: Callable[[str, bytes], None]) -> None:
         self._send = send
-        self._pending: dict[str, tuple[str, queue.Queue[bytes]]] = {}
+        self._pending: dict[str, tuple[str, queue.Queue[Answer]]] = {}
         self._recent: deque[str] = deque(maxlen=MAX_RECENT)
         self._lock = threading.Lock()
 
-    def ask(self, machine: str, account: str, within: float) -> bytes | None:
-        """Ask a machine and return the payload of its answer, None if none came within so many real seconds."""
+    def ask(self, machine: str, account: str, within: float) -> Answer:
+        """Ask a machine and return its answer, `SILENCE` if none came within so many real seconds."""
         identifier = secrets.token_hex(8)
-        answers: queue.Queue[bytes] = queue.Queue(maxsize=1)
+        answers: queue.Queue[Answer] = queue.Queue(maxsize=1)
         with self._lock:
             self._pending[identifier] = machine, answers
             self._recent.append(identifier)
         try:
             self._send(machine, encode_ask(Ask(id=identifier, account=account)))
-            return answers.get(timeout=within) or None
+            return answers.get(timeout=within)
         except queue.Empty:
-            return None
+            return SILENCE
         finally:
             with self._lock:
                 del self._pending[identifier]
@@ -76,16 +79,15 @@ class Asks:
         with self._lock:
             for asked, answers in self._pending.values():
                 if asked == machine and not answers.full():
-                    answers.put_nowait(b"")
+                    answers.put_nowait(SILENCE)
 
-    def deliver(self, machine: str, payload: bytes) -> bool:
-        """Hand over what came as an answer; return False if somebody else asked for it."""
-        identifier = answer_id(payload)
+    def deliver(self, machine: str, answer: Answer) -> bool:
+        """Hand over an answer; return False if somebody else asked for it."""
         with self._lock:
-            asked, answers = self._pending.get(identifier or "", (None, None))
+            asked, answers = self._pending.get(answer.id, (None, None))
             if answers is not None and asked == machine and not answers.full():
-                answers.put_nowait(payload)
-            return identifier in self._recent
+                answers.put_nowait(answer)
+            return answer.id in self._recent
 
 
 class ReporterSource(PolledSource):
@@ -123,18 +125,17 @@ class ReporterSource(PolledSource):
             if requests >= allowed or within <= 0:
                 break
             asked_at = clock.now()
-            payload = self._asks.ask(machine, account, within)
+            answer = self._asks.ask(machine, account, within)
             now = clock.now()
-            answer = parse_answer(payload, now, machine) if payload is not None else None
-            requests += 1 if answer is None else answer.requests
-            if answer is not None and answer.reading is not None:
+            requests += answer.requests
+            if answer.reading is not None:
                 if self._reporters.accepts(machine, answer.login or Login(), now):
                     return PollResult(
                         account=account, source=self.name, reading=answer.reading, requests=requests, login=answer.login
                     )
                 continue
-            is_busy = is_busy or (answer is not None and isinstance(answer.error, Busy))
-            if answer is not None and not isinstance(answer.error, (*UNUSABLE, Busy)):
+            is_busy = is_busy or isinstance(answer.error, Busy)
+            if answer.error is not None and not isinstance(answer.error, (*UNUSABLE, Busy)):
                 error = answer.error
             hold = _hold(answer, now)
             if hold is None:
@@ -158,9 +159,9 @@ class ReporterSource(PolledSource):
         return None if sentence is None else NoReporter(sentence)
 
 
-def _hold(answer: Answer | None, now: datetime) -> Hold | None:
+def _hold(answer: Answer, now: datetime) -> Hold | None:
     """Return why a machine had no reading and until when it is left alone; None if every machine would answer so."""
-    if answer is None:
+    if answer.error is None:
         return Hold(SILENT, now + HOLD_SILENT)
     if isinstance(answer.error, Busy):
         return Hold(Busy.status, now + min(answer.error.retry_after or HOLD_SILENT, HOLD_REFUSED))

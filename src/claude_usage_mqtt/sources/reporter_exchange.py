@@ -89,12 +89,12 @@ class ReporterExchange:
 
     def _answered(self, machine: str, payload: bytes, now: datetime, *, is_replayed: bool) -> set[str]:
         """Hand over an answer; of one that somebody else asked for, note the requests."""
-        if is_replayed or self._asks.deliver(machine, payload):
-            return set()
         answer = parse_answer(payload, now, machine)
+        if is_replayed or answer is None or self._asks.deliver(machine, answer):
+            return set()
         with self._registry.changed:
             known = self._registry.machines.get(machine)
-            if answer is None or not answer.requests or known is None or answer.account not in known.accounts:
+            if not answer.requests or known is None or answer.account not in known.accounts:
                 return set()
             self._accounts[answer.account].unasked += answer.requests
             return {answer.account}

@@ -145,11 +145,6 @@ def encode_answer(answer: Answer, now: datetime) -> bytes:
     return encode(document)
 
 
-def answer_id(payload: bytes) -> str | None:
-    """Return the id of what came as an answer, None if it is none."""
-    return matching(IDENTIFIER, json_object(payload, MAX_ANSWER).get("id"))
-
-
 def parse_answer(payload: bytes, now: datetime, machine: str) -> Answer | None:
     """Return an answer that `machine` sent, None if it is none; never raises.
 

@@ -145,7 +145,7 @@ class AccountUsage:
             if self.money is not None and not reading.is_partial:
                 self.money = replace(self.money, seen_among=reading.ignored)
         history.last_read = max(read_at, history.last_read or read_at)
-        return events + self.events.update(self.account, self._lasting(now), now)
+        return events + self.events.update(self._lasting(now), now)
 
     def _is_supported(self, now: datetime) -> bool:
         """Whether the known resets are some source's still: lately read, or the API's, which knows whose they are."""
@@ -162,9 +162,7 @@ class AccountUsage:
                 self.history.last_change = window.read_at
             return []
         is_stale = not known.is_known(window.read_at, rules.stale_after)
-        state, events = next_reading(
-            known, window, account=self.account, thresholds=rules.thresholds, now=now, is_stale=is_stale
-        )
+        state, events = next_reading(known, window, thresholds=rules.thresholds, now=now, is_stale=is_stale)
         if (state.utilization, state.resets_at) != (known.utilization, known.resets_at):
             self.history.last_change = window.read_at
         self.windows[window.key] = state
@@ -191,9 +189,7 @@ class AccountUsage:
         known = self.money
         if known is not None and known.money is not None and read_at <= known.read_at:
             return []
-        self.money, events = next_money(
-            known, money, read_at, account=self.account, thresholds=self.rules.extra_thresholds, now=now
-        )
+        self.money, events = next_money(known, money, read_at, thresholds=self.rules.extra_thresholds, now=now)
         if known is None or known.money != money:
             self.history.last_change = read_at
         return events

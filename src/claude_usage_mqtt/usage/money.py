@@ -45,13 +45,7 @@ class MoneyState(MayBeAbsent):
 
 
 def next_money(
-    known: MoneyState | None,
-    money: ExtraUsage,
-    read_at: datetime,
-    *,
-    account: str,
-    thresholds: Iterable[float],
-    now: datetime,
+    known: MoneyState | None, money: ExtraUsage, read_at: datetime, *, thresholds: Iterable[float], now: datetime
 ) -> tuple[MoneyState, list[Event]]:
     """Follow `known` with newer amounts; return what is known then, and what happened in between."""
     utilization = money.utilization or 0.0
@@ -84,7 +78,6 @@ def next_money(
     def event(event_type: str, thresholds: tuple[float, ...] = ()) -> Event:
         return Event(
             event_type=event_type,
-            account=account,
             at=now,
             utilization=money.utilization,
             previous_utilization=before.utilization,

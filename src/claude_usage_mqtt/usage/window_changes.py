@@ -39,7 +39,7 @@ def first_reading(window: Window) -> WindowState:
 
 
 def next_reading(
-    known: WindowState, window: Window, *, account: str, thresholds: Iterable[float], now: datetime, is_stale: bool
+    known: WindowState, window: Window, *, thresholds: Iterable[float], now: datetime, is_stale: bool
 ) -> tuple[WindowState, list[Event]]:
     """Follow `known` with another reading; return what is known then, and what happened in between.
 
@@ -71,7 +71,7 @@ def next_reading(
         doubted = doubt(known.utilization, known.resets_at, window)
         if doubted is not None:
             return replace(known, suspect=doubted), []
-    return _believed(known, window, lowest, account=account, thresholds=thresholds, now=now)
+    return _believed(known, window, lowest, thresholds=thresholds, now=now)
 
 
 def no_reading(known: WindowState, passed: timedelta, ignored: tuple[str, ...], *, is_kept: bool) -> WindowState:
@@ -84,7 +84,7 @@ def no_reading(known: WindowState, passed: timedelta, ignored: tuple[str, ...], 
 
 
 def _believed(
-    known: WindowState, window: Window, lowest: float, *, account: str, thresholds: Iterable[float], now: datetime
+    known: WindowState, window: Window, lowest: float, *, thresholds: Iterable[float], now: datetime
 ) -> tuple[WindowState, list[Event]]:
     """Follow a reading that is believed; `lowest` is its utilization, or the lower one that it confirmed."""
     state = _state(window, window.resets_at)
@@ -97,7 +97,6 @@ def _believed(
         } | details
         return Event(
             event_type=event_type,
-            account=account,
             at=now,
             window=state.key,
             label=state.label,
