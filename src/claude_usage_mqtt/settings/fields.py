@@ -32,7 +32,7 @@ Interval = Annotated[
 Port = Annotated[int | None, BeforeValidator(values.port)]
 Level = Literal["debug", "info", "warning", "error"]
 T = TypeVar("T")
-Lower = Annotated[T, BeforeValidator(values.lower)]
+Lower = Annotated[T, BeforeValidator(str.lower)]
 Percentages = Annotated[
     tuple[float, ...],
     NoDecode,
