@@ -22,6 +22,7 @@ from parts.broker import Broker, Mosquitto, any_broker
 from parts.credentials import write_credentials
 from parts.endpoint import Connect, Endpoint
 from parts.net import HeldPort
+from parts.proxy import FaultyProxy
 from parts.readings import make_account
 from parts.service import Running, Serve, ServiceProcess, Start, running_service
 from parts.watcher import Watcher
@@ -64,6 +65,13 @@ def running_broker() -> Iterator[Broker]:
 def mosquitto() -> Iterator[Mosquitto]:
     """Run Mosquitto."""
     with Mosquitto() as found:
+        yield found
+
+
+@pytest.fixture
+def proxy(running_broker: Broker) -> Iterator[FaultyProxy]:
+    """Run a proxy before the broker."""
+    with FaultyProxy(running_broker.port) as found:
         yield found
 
 

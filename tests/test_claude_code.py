@@ -28,7 +28,7 @@ from claude_usage_mqtt.sources.api.source import ApiSource
 from claude_usage_mqtt.sources.claude_code import REQUEST, ClaudeCode
 from claude_usage_mqtt.sources.claude_code_cache import UsageCache
 from claude_usage_mqtt.sources.credentials.file import CredentialsFile
-from claude_usage_mqtt.sources.source import PollResult
+from claude_usage_mqtt.sources.source import PolledSource, PollResult
 from claude_usage_mqtt.usage.reading import CLAUDE_CODE, OAUTH
 from parts.claude_code import ACCOUNT, FakeClaudeCode, control_response
 from parts.credentials import write_credentials
@@ -58,7 +58,7 @@ def source(program: FakeClaudeCode, deadline: float = 20.0, command: str | None 
     )
 
 
-def ask(asked: ClaudeCode) -> PollResult:
+def ask(asked: PolledSource) -> PollResult:
     """Poll it once."""
     return asked.poll("default", SystemClock(), may_retry=True)
 
@@ -90,13 +90,15 @@ def test_two_answers_of_one_fetch_are_one_reading(program: FakeClaudeCode) -> No
     assert (again.reading, again.error, again.requests) == (None, None, 0)
 
 
-def test_numbers_that_somebody_else_asked_for_a_moment_ago(program: FakeClaudeCode) -> None:
+@pytest.mark.parametrize("body", [BODY, OLD])
+def test_numbers_that_somebody_else_asked_for_a_moment_ago(program: FakeClaudeCode, body: Any) -> None:
     """What a terminal session fetched within the last minute is a reading of that time, and no request of ours."""
-    fetched_at = ago(40)
+    fetched_at = ago(30)
     program.cache.write_text(program.keeps(BODY, fetched_at))
-    program.answers(BODY)
+    program.answers(body)
     result = ask(source(program))
     assert (result.reading.read_at, result.requests) == (fetched_at, 0)
+    assert "seven_day_fable" in result.reading.windows
 
 
 @pytest.mark.parametrize("body", [OLD, None])
@@ -108,13 +110,6 @@ def test_old_numbers_without_a_word_are_a_refusal(program: FakeClaudeCode, body:
     assert isinstance(result.error, RateLimited)
     assert (result.reading, result.requests, result.error.retry_after) == (None, 1, None)
     assert "cannot be distinguished" in str(result.error)
-
-
-def test_old_numbers_of_less_than_a_minute_are_complete_in_the_cache(program: FakeClaudeCode) -> None:
-    """A refusal right after somebody's good answer is not one for us: the models' weeks are in the cache."""
-    program.cache.write_text(program.keeps(BODY, ago(20)))
-    program.answers(OLD)
-    assert "seven_day_fable" in ask(source(program)).reading.windows
 
 
 @pytest.mark.parametrize("body", [BODY, OLD])
@@ -310,10 +305,10 @@ def test_an_expired_token_is_renewed_by_its_owner(
 ) -> None:
     """Claude Code is asked once, its answer counts, and then the API is asked directly again with the new token."""
     renews(program, tmp_path)
-    first = renewing.poll("default", SystemClock(), may_retry=True)
+    first = ask(renewing)
     assert (first.error, first.source, first.requests) == (None, CLAUDE_CODE, 1)
     assert endpoint.requests == []
-    second = renewing.poll("default", SystemClock(), may_retry=True)
+    second = ask(renewing)
     assert (second.error, second.source, second.requests) == (None, OAUTH, 1)
     assert [request.bearer for request in endpoint.requests] == ["new"]
     assert len(program.calls) == 1
@@ -324,8 +319,6 @@ def test_a_token_that_is_not_renewed_is_asked_for_once(
 ) -> None:
     """A login that is over costs one question an hour, and says what Claude Code said."""
     program.answers(None, rate_limits_available=False, subscription_type=None)
-    for _ in range(3):
-        result = renewing.poll("default", SystemClock(), may_retry=True)
-        assert isinstance(result.error, TokenExpired)
+    assert {type(ask(renewing).error) for _ in range(3)} == {TokenExpired}
     assert len(program.calls) == 1
     assert endpoint.requests == []

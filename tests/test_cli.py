@@ -562,12 +562,10 @@ def test_a_reader_who_leaves_ends_the_output_without_a_traceback(home: Path, api
     assert once.log.text == ""
 
 
-def test_help_names_every_command_and_exit_status(tmp_path: Path) -> None:
-    """`--help` is enough to find one's way."""
+def test_help_explains_the_exit_status(tmp_path: Path) -> None:
+    """`--help` is enough to find one's way; its commands are those of the README's table, which a test compares."""
     result = run_command(tmp_path, "--help")
-    assert result.returncode == 0
-    for word in ("run", "once", "check", "demo", "remove", "healthcheck", "8 the broker"):
-        assert word in result.stdout
+    assert (result.returncode, "8 the broker" in result.stdout) == (0, True)
 
 
 @pytest.mark.parametrize(

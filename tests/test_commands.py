@@ -8,7 +8,6 @@ import pytest
 
 from claude_usage_mqtt.instants import local_time
 from claude_usage_mqtt.usage.reading import STATUSLINE
-from parts.broker import Broker
 from parts.endpoint import Endpoint
 from parts.process import Log
 from parts.proxy import FaultyProxy
@@ -133,10 +132,10 @@ def test_what_was_set_by_hand_survives_a_restart(serve: Serve, watcher: Watcher,
     assert endpoint.count == 1
 
 
-def test_a_retained_command_is_not_obeyed(running_broker: Broker, serve: Serve, watcher: Watcher) -> None:
+def test_a_retained_command_is_not_obeyed(proxy: FaultyProxy, serve: Serve, watcher: Watcher) -> None:
     """An `OFF` that somebody retained by mistake is not obeyed at each start and reconnect."""
     watcher.publish(command("polling"), "OFF", retain=True)
-    with FaultyProxy(running_broker.port) as proxy, serve(port=proxy.port):
+    with serve(port=proxy.port):
         watcher.wait_topic(HEALTH, is_ok)
         mark = watcher.mark()
         proxy.drop()

@@ -28,26 +28,15 @@ GOOD_HEADERS = {"Authorization": "Bearer some-token", "anthropic-beta": "oauth-2
 PATIENCE = 10.0  # s until a test gives up; none waits that long where all is well
 
 
-class Clock:
-    """A clock that moves when it is asked to."""
-
-    def __init__(self) -> None:
-        self.now = START
-
-    def __call__(self) -> datetime:
-        """Return the time it was last set to."""
-        return self.now
-
-
 @pytest.fixture(scope="module")
 def history() -> History:
     """Ten days, an answer for each minute, lived through once for all tests that only look."""
-    clock = Clock()
-    account = SimulatedAccount(clock, seed=0)
+    now = START
+    account = SimulatedAccount(lambda: now, seed=0)
     answers = []
     for _ in range(10 * 24 * 60):
-        clock.now += timedelta(minutes=1)
-        answers.append((clock.now, account.answer()))
+        now += timedelta(minutes=1)
+        answers.append((now, account.answer()))
     return answers
 
 
@@ -106,12 +95,12 @@ def test_newer_model_is_only_in_the_limits(history: History) -> None:
 
 def test_account_does_not_depend_on_how_often_it_is_asked(history: History) -> None:
     """Two watchers of the same demo see the same numbers, however seldom one of them looks."""
-    clock = Clock()
-    account = SimulatedAccount(clock, seed=0)
+    now = START
+    account = SimulatedAccount(lambda: now, seed=0)
     rng = random.Random(1)
     at = -1
     while (at := at + rng.randint(1, 2 * 24 * 60)) < len(history):
-        clock.now, expected = history[at]
+        now, expected = history[at]
         answer = account.answer()
         assert answer["five_hour"]["utilization"] == expected["five_hour"]["utilization"]
         assert answer["seven_day"]["utilization"] == expected["seven_day"]["utilization"]
@@ -120,18 +109,18 @@ def test_account_does_not_depend_on_how_often_it_is_asked(history: History) -> N
 
 def test_account_survives_a_leap_of_the_clock() -> None:
     """A demo on a machine that slept for a year goes on with windows that end in the future."""
-    clock = Clock()
-    account = SimulatedAccount(clock)
+    now = START
+    account = SimulatedAccount(lambda: now)
     account.answer()
-    clock.now += timedelta(days=365)
+    now += timedelta(days=365)
     answer = account.answer()
     resets = [window["resets_at"] for window in (answer["five_hour"], answer["seven_day"])]
-    assert all(reset is None or datetime.fromisoformat(reset) > clock.now - JITTER for reset in resets)
+    assert all(reset is None or datetime.fromisoformat(reset) > now - JITTER for reset in resets)
 
 
 def test_api_answers_with_the_right_headers_only() -> None:
     """The demo's API is as strict as the real one, so that a missing header is found before release."""
-    with SimulatedApi(SimulatedAccount(Clock())) as api, httpx.Client(base_url=api.url) as client:
+    with SimulatedApi(SimulatedAccount(lambda: START)) as api, httpx.Client(base_url=api.url) as client:
         good = client.get("/api/oauth/usage", headers=GOOD_HEADERS)
         assert good.status_code == 200
         assert "five_hour" in good.json()
@@ -145,7 +134,7 @@ def test_api_answers_with_the_right_headers_only() -> None:
 
 def test_api_is_gone_at_the_end() -> None:
     """A demo that has ended leaves no thread and no open port behind."""
-    with SimulatedApi(SimulatedAccount(Clock())) as api:
+    with SimulatedApi(SimulatedAccount(lambda: START)) as api:
         pass
     assert "simulated-api" not in [thread.name for thread in threading.enumerate()]
     with pytest.raises(httpx.ConnectError):

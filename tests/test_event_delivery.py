@@ -24,7 +24,6 @@ def event(minutes: int = 0, *, lasts: int = 60) -> Event:
     at = NOW + dt.timedelta(minutes=minutes)
     return Event(
         event_type="threshold_reached",
-        account="default",
         at=at,
         expires_at=at + dt.timedelta(minutes=lasts),
         window="five_hour",
@@ -32,6 +31,11 @@ def event(minutes: int = 0, *, lasts: int = 60) -> Event:
         utilization=80.0,
         thresholds=(75.0,),
     )
+
+
+def id_of(event: Event) -> str:
+    """Return what an event is recognized by."""
+    return str(event.document("default")["id"])
 
 
 def taken(delivery: EventDelivery, now: dt.datetime = NOW, *, home_assistant: bool = True) -> list[str]:
@@ -42,14 +46,14 @@ def taken(delivery: EventDelivery, now: dt.datetime = NOW, *, home_assistant: bo
 @pytest.mark.parametrize("home_assistant", [True, False])
 def test_one_event_of_an_entity_at_a_time(home_assistant: bool) -> None:  # noqa: FBT001 - a parameter of the test
     """Two in the same millisecond are one change for a Home Assistant before 2026.8: automations miss the second."""
-    delivery = EventDelivery()
+    delivery = EventDelivery("default")
     delivery.add([event(), event(1)])
     first = taken(delivery, home_assistant=home_assistant)
     assert delivery.has_due(is_home_assistant_online=home_assistant)
     assert taken(delivery, NOW + SPACING / 2, home_assistant=home_assistant) == []
     second = taken(delivery, NOW + SPACING, home_assistant=home_assistant)
     assert not delivery.has_due(is_home_assistant_online=home_assistant)
-    assert [each.count(event().id) + 2 * each.count(event(1).id) for each in (*first, *second)] == [1, 2]
+    assert [each.count(id_of(event())) + 2 * each.count(id_of(event(1))) for each in (*first, *second)] == [1, 2]
     again = taken(delivery, NOW + 2 * SPACING) + taken(delivery, NOW + 3 * SPACING)
     assert again == ([] if home_assistant else first + second)
     assert delivery.save() == []
@@ -69,17 +73,17 @@ def test_a_jump_to_the_limit_is_two_events_one_after_the_other(
 
 def test_an_event_of_a_window_that_ended_is_dropped() -> None:
     """After a reset it is not reported that the window before it was nearly used up."""
-    delivery = EventDelivery()
+    delivery = EventDelivery("default")
     delivery.add([event(lasts=10)])
     assert taken(delivery, NOW + dt.timedelta(minutes=10)) == []
 
 
 def test_what_waits_is_bounded() -> None:
     """A broker that is away for weeks costs no memory: the newest events are kept."""
-    delivery = EventDelivery()
+    delivery = EventDelivery("default")
     delivery.add(event(minute) for minute in range(3 * MAX_WAITING))
     assert len(delivery.save()) == MAX_WAITING
-    assert delivery.save()[-1]["document"]["id"] == event(3 * MAX_WAITING - 1).id
+    assert delivery.save()[-1]["document"]["id"] == id_of(event(3 * MAX_WAITING - 1))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +101,7 @@ def test_what_waits_is_bounded() -> None:
 )
 def test_only_events_of_ours_are_restored(damage: dict[str, Any]) -> None:
     """What somebody else wrote into the memory topic is not sent on."""
-    before, after = EventDelivery(), EventDelivery()
+    before, after = EventDelivery("default"), EventDelivery("default")
     before.add([event()])
     after.restore([saved | damage for saved in before.save()] + [None, 5, {}], NOW)
     assert taken(after) == []

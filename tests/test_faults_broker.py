@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import paho.mqtt.client as paho
 import pytest
@@ -37,56 +37,37 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(restore, "LONGEST", 0.5)
 
 
-class Scene(NamedTuple):
-    """A broker, a proxy before it, the service behind that, and somebody who watches the broker itself."""
-
-    mosquitto: Mosquitto
-    proxy: FaultyProxy
-    watcher: Watcher
-    running: Running
-
-    def wait_for_all(self, since: int) -> None:
-        """Wait until everything was sent again."""
-        for topic in EVERYTHING - {STATUS}:
-            self.watcher.wait_topic(topic, since=since)
-        self.watcher.wait_topic(STATUS, is_online, since=since)
-        assert set(self.watcher.retained()) == EVERYTHING
-
-    def assert_one_line_each(self) -> None:
-        """See that the outage made one warning and one line when it was over."""
-        log = self.running.log
-        log.wait_for(AGAIN)
-        assert (log.count("WARNING"), log.count(AGAIN)) == (1, 1), log.text
-
-
 @pytest.fixture
 def running_broker(mosquitto: Mosquitto) -> Mosquitto:
     """Return the broker of `watcher` and `serve`."""
     return mosquitto
 
 
-@pytest.fixture
-def proxy(mosquitto: Mosquitto) -> Iterator[FaultyProxy]:
-    """Run a proxy before the broker."""
-    with FaultyProxy(mosquitto.port) as found:
-        yield found
-
-
 @pytest.fixture(params=["auto", "3.1.1"])
-def scene(
-    request: pytest.FixtureRequest,
-    mosquitto: Mosquitto,
-    proxy: FaultyProxy,
-    watcher: Watcher,
-    serve: Serve,
-    endpoint: Endpoint,
-) -> Iterator[Scene]:
-    """Set everything up and wait until the numbers are retained on the broker."""
-    with serve(port=proxy.port, keepalive=1, protocol=request.param) as running:
+def running(
+    request: pytest.FixtureRequest, proxy: FaultyProxy, watcher: Watcher, serve: Serve, endpoint: Endpoint
+) -> Iterator[Running]:
+    """Run the service behind a proxy, until the numbers are retained on the broker."""
+    with serve(port=proxy.port, keepalive=1, protocol=request.param) as found:
         watcher.wait_topic(HEALTH, is_ok)
         watcher.settle()
-        yield Scene(mosquitto, proxy, watcher, running)
+        yield found
         assert endpoint.count == 1, "an outage of the broker must not be a reason to ask the API"
+
+
+def wait_for_all(watcher: Watcher, since: int) -> None:
+    """Wait until everything was sent again."""
+    for topic in EVERYTHING - {STATUS}:
+        watcher.wait_topic(topic, since=since)
+    watcher.wait_topic(STATUS, is_online, since=since)
+    assert set(watcher.retained()) == EVERYTHING
+
+
+def assert_all_is_back(watcher: Watcher, since: int, log: Log) -> None:
+    """See that everything was sent again, and that the outage made one warning and one line when it was over."""
+    wait_for_all(watcher, since)
+    log.wait_for(AGAIN)
+    assert (log.count("WARNING"), log.count(AGAIN)) == (1, 1), log.text
 
 
 def assert_numbers_go_on(watcher: Watcher) -> None:
@@ -95,59 +76,57 @@ def assert_numbers_go_on(watcher: Watcher) -> None:
     watcher.wait_topic(HEALTH, lambda message: message.json()["poll_interval"] == 400)
 
 
-def test_refused_for_a_while(scene: Scene) -> None:
+def test_refused_for_a_while(proxy: FaultyProxy, watcher: Watcher, running: Running) -> None:
     """A broker that was stopped and started: `offline` meanwhile, then all as before."""
-    since = scene.watcher.mark()
-    scene.proxy.refuse()
-    scene.running.log.wait_for("was lost")
-    scene.watcher.wait_topic(STATUS, lambda message: message.payload == "offline", since=since)
-    scene.proxy.heal()
-    scene.wait_for_all(since)
-    scene.assert_one_line_each()
+    since = watcher.mark()
+    proxy.refuse()
+    running.log.wait_for("was lost")
+    watcher.wait_topic(STATUS, lambda message: message.payload == "offline", since=since)
+    proxy.heal()
+    assert_all_is_back(watcher, since, running.log)
 
 
 @pytest.mark.parametrize("wipe", [False, True])
-def test_restarted_with_and_without_its_store(scene: Scene, wipe: bool) -> None:  # noqa: FBT001
+def test_restarted_with_and_without_its_store(
+    mosquitto: Mosquitto, watcher: Watcher, running: Running, *, wipe: bool
+) -> None:
     """A broker that forgot everything gets everything again: entities do not wait for the next change."""
-    since = scene.watcher.mark()
-    scene.mosquitto.restart(wipe=wipe)
-    scene.watcher.wait_connected()
-    scene.running.log.wait_for(AGAIN)
-    scene.watcher.wait_topic(STATUS, is_online, since=since)
-    assert set(scene.watcher.retained()) == EVERYTHING
-    scene.assert_one_line_each()
+    since = watcher.mark()
+    mosquitto.restart(wipe=wipe)
+    watcher.wait_connected()
+    running.log.wait_for(AGAIN)
+    assert_all_is_back(watcher, since, running.log)
 
 
-def test_half_open(scene: Scene) -> None:
+def test_half_open(proxy: FaultyProxy, watcher: Watcher, running: Running) -> None:
     """A connection that nobody closed and nothing passes through is noticed, and left for a new one."""
-    since = scene.watcher.mark()
-    scene.proxy.freeze()
-    scene.running.log.wait_for("WARNING")
-    scene.watcher.publish(service.BIRTH, "online")
-    scene.proxy.drop()
-    scene.proxy.heal()
-    scene.wait_for_all(since)
-    scene.assert_one_line_each()
+    since = watcher.mark()
+    proxy.freeze()
+    running.log.wait_for("WARNING")
+    watcher.publish(service.BIRTH, "online")
+    proxy.drop()
+    proxy.heal()
+    assert_all_is_back(watcher, since, running.log)
 
 
-def test_slow(scene: Scene) -> None:
+def test_slow(proxy: FaultyProxy, watcher: Watcher, running: Running) -> None:
     """Over a line of forty kilobytes a second everything still arrives."""
-    since = scene.watcher.mark()
-    scene.proxy.slow(40_000)
-    scene.proxy.drop()
-    scene.wait_for_all(since)
-    scene.assert_one_line_each()
+    since = watcher.mark()
+    proxy.slow(40_000)
+    proxy.drop()
+    assert_all_is_back(watcher, since, running.log)
 
 
+@pytest.mark.usefixtures("running")
 @pytest.mark.parametrize("count", [1, 20, 300, 9000])
-def test_cut_in_the_middle_of_a_packet(scene: Scene, count: int) -> None:
+def test_cut_in_the_middle_of_a_packet(proxy: FaultyProxy, watcher: Watcher, count: int) -> None:
     """A connection that ends in the middle of a message leaves no half message, and the next one brings it."""
-    since = scene.watcher.mark()
-    scene.proxy.cut_after(count)
-    scene.proxy.drop()
-    scene.proxy.wait_for_connections(3)  # the second one is the one that is cut
-    scene.wait_for_all(since)
-    assert scene.watcher.json(CONFIG)["components"]
+    since = watcher.mark()
+    proxy.cut_after(count)
+    proxy.drop()
+    proxy.wait_for_connections(3)  # the second one is the one that is cut
+    wait_for_all(watcher, since)
+    assert watcher.json(CONFIG)["components"]
 
 
 def test_the_client_id_is_taken(mosquitto: Mosquitto, watcher: Watcher, serve: Serve) -> None:

@@ -124,7 +124,7 @@ def test_another_currency_is_counted_anew() -> None:
 def test_events_have_rounded_numbers() -> None:
     """A notification does not show the noise of a division."""
     (event,) = [event for event in live((5, extra(100)), (5, extra(1990))).events if event.window is None]
-    document = event.document()
+    document = event.document("default")
     assert (document["utilization"], document["previous_utilization"]) == (99.5, 5.0)
     assert (document["threshold"], document["thresholds"]) == (90.0, [75.0, 90.0])
 

@@ -122,7 +122,7 @@ def test_each_threshold_fires_once_in_a_window() -> None:
     story = Story()
     story.read(*((m, u, RESET) for m, u in enumerate((70, 74.99, 75, 74, 76, 89, 91, 85, 95, 99.9, 100, 99, 100, 120))))
     assert story.names == ["threshold_reached 75", "threshold_reached 90", "limit_reached"]
-    first = story.events[0].document()
+    first = story.events[0].document("default")
     assert first == {
         "event_type": "threshold_reached",
         "id": f"default-five_hour-threshold_reached-{round(minutes(2).timestamp() * 1000)}",
@@ -303,7 +303,5 @@ def test_within_a_window_a_threshold_fires_exactly_if_it_is_reached_from_below(
 
 def test_the_log_does_not_say_of_a_window_what_happened_to_the_account() -> None:
     """After the session has reset, the account is unblocked: not the week, which is only the tightest window then."""
-    event = Event(
-        event_type="unblocked", account="default", at=RESET, expires_at=RESET, label="Weekly", utilization=16.58
-    )
+    event = Event(event_type="unblocked", at=RESET, expires_at=RESET, label="Weekly", utilization=16.58)
     assert str(event) == "unblocked (closest to its limit: Weekly, 16.58 %)"

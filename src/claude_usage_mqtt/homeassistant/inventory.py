@@ -21,10 +21,10 @@ from claude_usage_mqtt.usage.reading import FIVE_HOUR, MINOR_DIGITS, SEVEN_DAY, 
 class Inventory(NamedTuple):
     """What an account has, which decides which entities there are.
 
-    `windows` maps the keys of windows to their labels.
-    `currency` is the unit of the money, `first_currency` that of the entities whose keys name no currency.
-    `shortest_interval` are the seconds that the poll interval may not go below. `without` are the keys of entities that
-    would be unknown forever: those about the limit of extra usage that has none.
+    `windows` maps the keys of windows to their labels. `currency` is the unit of the money, `first_currency` that of
+    the entities whose keys name no currency. `shortest_interval` are the seconds that the poll interval may not go
+    below. `without` are the keys of entities that would be unknown forever: those about the limit of extra usage that
+    has none.
     """
 
     windows: Mapping[str, str]

@@ -58,8 +58,7 @@ class Publisher:
         """Whether the last connection did not settle: then the next one is logged only once it has."""
         self._restrictions = Restrictions(announcements)
         self._delivery: Delivery | None = None  # over the connection that the loop was notified of
-        self._retained: dict[str, bytes] = {}
-        self._cleared: set[str] = set()
+        self._retained: dict[str, bytes] = {}  # empty: the topic is to be removed
         self._own: dict[str, deque[int]] = {}
         self._events: deque[Message] = deque(maxlen=MAX_EVENTS)
         self.start = self._connector.start
@@ -114,8 +113,9 @@ class Publisher:
 
     def _answered(self, delivery: Delivery, message: Message, refusal: str | None) -> None:
         topic = message.topic
-        if message.retain and not message.payload and topic not in delivery.busy:
-            self._cleared.discard(topic)
+        is_removal = message.retain and not message.payload
+        if is_removal and topic not in delivery.busy and not self._retained.get(topic):
+            self._retained.pop(topic, None)
         if not message.retain and message in self._events:
             self._events.remove(message)
         if refusal is not None:
@@ -124,7 +124,7 @@ class Publisher:
                 delivery.sent.pop(topic, None)  # the broker has a temporary problem: the next change is sent again
         elif (
             message.retain
-            and message.payload
+            and not is_removal
             and delivery.subscriptions.acknowledgements_lie
             and self._restrictions.is_announcement(topic)
         ):
@@ -148,11 +148,7 @@ class Publisher:
     def retain(self, topic: str, payload: bytes, *, again: bool = False) -> None:
         """Keep `payload` retained under `topic`; an empty one removes the topic. `again`: send it even if unchanged."""
         self._retained.pop(topic, None)
-        if payload:
-            self._retained[topic] = payload  # at the end: `send_all` keeps the order of the latest calls
-            self._cleared.discard(topic)
-        else:
-            self._cleared.add(topic)
+        self._retained[topic] = payload  # at the end: `send_all` keeps the order of the latest calls
         if self._delivery is None:
             return
         if again:
@@ -173,18 +169,17 @@ class Publisher:
         self.publish(message)
 
     def send_all(self) -> None:
-        """Send everything again: what was removed, the events that wait, what is retained; the will's topic is last."""
+        """Send everything again: the events that wait, what is to be removed, what is retained, the will's topic."""
         if self._delivery is None:
             return
         self._delivery.sent.clear()
         self._delivery.waiting.clear()
         under_way = set(self._delivery.under_way.values())
-        for topic in sorted(self._cleared):
-            self.publish(Message(topic=topic, payload=b"", retain=True))
         for event in [event for event in self._events if event not in under_way]:
             self.publish(event)
-        for topic, payload in sorted(self._retained.items(), key=lambda item: item[0] == self._will.topic):
-            self.publish(Message(topic=topic, payload=payload, retain=True))
+        retained = [Message(topic=topic, payload=payload, retain=True) for topic, payload in self._retained.items()]
+        for message in sorted(retained, key=lambda each: (bool(each.payload), each.topic == self._will.topic)):
+            self.publish(message)
 
     def _send_waiting(self, delivery: Delivery) -> None:
         """Send what waits, in order, one message a topic at a time: a slow broker gets the newest, not all of them."""

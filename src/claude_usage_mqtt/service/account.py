@@ -50,7 +50,7 @@ class AccountState:
         self.health = AccountHealth(options.topics)
         self.log = AccountLog(options.topics.account)
         self.discovery = DiscoveryMessage(options)
-        self.delivery = EventDelivery()
+        self.delivery = EventDelivery(options.topics.account)
         self.set_interval(options.interval)
 
     @property
@@ -238,7 +238,7 @@ class AccountState:
         if self.reporters is not None:
             self._look_at_reporters(self.reporters, now)
         self.health.tick(now, self.due(now), is_polling=self.is_polling)
-        self.delivery.add(self.health.login.events(self.name, now))
+        self.delivery.add(self.health.login.events(now))
         self.discovery.forget_removed(now)
         self.log.another_login(is_seen=self.usage.history.saw_foreign(now))
         self.log.freshness(is_fresh=self.usage.is_fresh(now), last_success=self.health.last_success)

@@ -70,14 +70,13 @@ class AccountLogin:
         ends_at = self.known.login_expires_at
         return ends_at if ends_at is not None and ends_at - NOTICE <= now < ends_at else None
 
-    def events(self, account: str, now: datetime) -> list[Event]:
+    def events(self, now: datetime) -> list[Event]:
         """Return the event if it is due, early enough to log in again; `resets_at` in it is when the login ends."""
         ends_at = self._ending(now)
         if ends_at is None or (self._notified is not None and abs(ends_at - self._notified) < SAME_END):
             return []
         self._notified = ends_at
-        lasts = now + ACCOUNT_EVENT_LASTS
-        return [Event(event_type=LOGIN_EXPIRING, account=account, at=now, resets_at=ends_at, expires_at=lasts)]
+        return [Event(LOGIN_EXPIRING, at=now, resets_at=ends_at, expires_at=now + ACCOUNT_EVENT_LASTS)]
 
     def changes_at(self, now: datetime) -> datetime | None:
         """Return when the event will be due, or after that when the login ends."""

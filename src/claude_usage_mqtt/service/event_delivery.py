@@ -43,18 +43,16 @@ class Waiting:
 class EventDelivery:
     """The events of one account that wait. Home Assistant counts as away until its birth message."""
 
-    def __init__(self) -> None:
+    def __init__(self, account: str) -> None:
+        self._account = account
         self._waiting: list[Waiting] = []
         self._sent: dict[str, datetime] = {}
         """When the last event of each topic was sent, if that is not long enough ago for another one."""
 
-    def __len__(self) -> int:
-        return len(self._waiting)
-
     def add(self, events: Iterable[Event]) -> None:
         """Note what happened."""
         for event in events:
-            self._waiting.append(Waiting(event.window or ACCOUNT, event.document(), event.expires_at))
+            self._waiting.append(Waiting(event.window or ACCOUNT, event.document(self._account), event.expires_at))
         del self._waiting[:-MAX_WAITING]
 
     def take(self, now: datetime, *, is_home_assistant_online: bool) -> Iterator[tuple[str, bytes]]:

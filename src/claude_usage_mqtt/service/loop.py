@@ -28,6 +28,7 @@ from claude_usage_mqtt.service.workers import Workers
 from claude_usage_mqtt.sources.credentials.watch import CachedReading, LoginChanged
 from claude_usage_mqtt.sources.reporter_exchange import Handler
 from claude_usage_mqtt.sources.source import PollResult
+from claude_usage_mqtt.topics import ONLINE
 from claude_usage_mqtt.usage.document import state_document
 
 log = logging.getLogger(__name__)
@@ -191,7 +192,7 @@ class Service:
         self._accounts.restore(found, now, is_moved=len(names) == 1 and bool(former.gone))
         self._publishing.begin(former)
         self._advance(now)
-        self._publishing.show_online()
+        self._publishing.publisher.retain(self._options.first.topics.status, ONLINE)
         log.info("Publishing at %s, accounts: %s", self._options.broker.address, ", ".join(names[:10]))
 
     def _patience(self) -> float:

@@ -78,10 +78,6 @@ class Publishing:
         self.publisher.subscribe(former.suspects)
         self._subscribe_late()
 
-    def show_online(self) -> None:
-        """Publish that the service is online."""
-        self.publisher.retain(self._status, ONLINE)
-
     def stop(self) -> None:
         """Publish that it is offline, and disconnect."""
         self.publisher.stop(self._will if self.is_begun else None)

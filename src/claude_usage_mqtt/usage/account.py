@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from claude_usage_mqtt.instants import moved
 from claude_usage_mqtt.usage.events import Event
-from claude_usage_mqtt.usage.money import MoneyState, next_money, no_money
+from claude_usage_mqtt.usage.money import MoneyState, next_money
 from claude_usage_mqtt.usage.plausibility import is_of_another_account
 from claude_usage_mqtt.usage.reading import FIVE_HOUR, SEVEN_DAY, ExtraUsage, Owner, Reading, Window
 from claude_usage_mqtt.usage.standing import AccountEvents, Standing, standing
@@ -145,7 +145,7 @@ class AccountUsage:
             if self.money is not None and not reading.is_partial:
                 self.money = replace(self.money, seen_among=reading.ignored)
         history.last_read = max(read_at, history.last_read or read_at)
-        return events + self.events.update(self.account, self._lasting(now), now)
+        return events + self.events.update(self._lasting(now), now)
 
     def _is_supported(self, now: datetime) -> bool:
         """Whether the known resets are some source's still: lately read, or the API's, which knows whose they are."""
@@ -162,9 +162,7 @@ class AccountUsage:
                 self.history.last_change = window.read_at
             return []
         is_stale = not known.is_known(window.read_at, rules.stale_after)
-        state, events = next_reading(
-            known, window, account=self.account, thresholds=rules.thresholds, now=now, is_stale=is_stale
-        )
+        state, events = next_reading(known, window, thresholds=rules.thresholds, now=now, is_stale=is_stale)
         if (state.utilization, state.resets_at) != (known.utilization, known.resets_at):
             self.history.last_change = window.read_at
         self.windows[window.key] = state
@@ -179,7 +177,9 @@ class AccountUsage:
         counts = not reading.malformed and (FIVE_HOUR in reading.windows or SEVEN_DAY in reading.windows)
         self.windows.note_absent(reading, passed, counts=counts)
         if counts and reading.extra_usage is None and self.money is not None:
-            self.money = no_money(self.money, passed, reading.ignored)
+            counted = passed if self.money.money is None else timedelta(0)
+            absent_for = self.money.absence_after(counted, reading.ignored)
+            self.money = replace(self.money, money=None, absent_for=absent_for)
             if self.money.is_gone:
                 self.money = None
         self.plan = Plan(reading.plan or self.plan.name, reading.tier or self.plan.tier)
@@ -191,9 +191,7 @@ class AccountUsage:
         known = self.money
         if known is not None and known.money is not None and read_at <= known.read_at:
             return []
-        self.money, events = next_money(
-            known, money, read_at, account=self.account, thresholds=self.rules.extra_thresholds, now=now
-        )
+        self.money, events = next_money(known, money, read_at, thresholds=self.rules.extra_thresholds, now=now)
         if known is None or known.money != money:
             self.history.last_change = read_at
         return events

@@ -48,7 +48,6 @@ class Event(NamedTuple):
     """
 
     event_type: str
-    account: str
     at: datetime
     expires_at: datetime
     window: str | None = None
@@ -57,11 +56,6 @@ class Event(NamedTuple):
     previous_utilization: float | None = None
     resets_at: datetime | None = None
     thresholds: tuple[float, ...] = ()
-
-    @property
-    def id(self) -> str:
-        """The same in every delivery of this event, and of no other event."""
-        return f"{self.account}-{self.window or ACCOUNT}-{self.event_type}-{round(self.at.timestamp() * 1000)}"
 
     @property
     def threshold(self) -> float | None:
@@ -77,11 +71,11 @@ class Event(NamedTuple):
         before = "" if self.previous_utilization is None else f" (before: {self.previous_utilization:g} %)"
         return f"{label}{self.event_type}{threshold}{numbers}{before}"
 
-    def document(self) -> dict[str, Any]:
-        """Return the JSON object of the event topic."""
+    def document(self, account: str) -> dict[str, Any]:
+        """Return the JSON object of the event topic; its id is the same in every delivery, and no other event's."""
         return {
             "event_type": self.event_type,
-            "id": self.id,
+            "id": f"{account}-{self.window or ACCOUNT}-{self.event_type}-{round(self.at.timestamp() * 1000)}",
             "at": self.at.isoformat(timespec="milliseconds"),
             "window": self.window,
             "label": self.label,

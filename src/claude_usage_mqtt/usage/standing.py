@@ -76,7 +76,7 @@ class AccountEvents:
         self.was_blocked = was_blocked
         self.was_active = was_active
 
-    def update(self, account: str, where: Standing, now: datetime) -> list[Event]:
+    def update(self, where: Standing, now: datetime) -> list[Event]:
         """Return what has happened since the last reading."""
         happened: list[str] = []
         if where.active is not None:
@@ -91,7 +91,6 @@ class AccountEvents:
         return [
             Event(
                 event_type=event_type,
-                account=account,
                 at=now,
                 label=None if tightest is None else tightest.label,
                 utilization=None if tightest is None else tightest.utilization,
