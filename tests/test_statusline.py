@@ -16,7 +16,7 @@ import pytest
 
 from claude_usage_mqtt.cli.statusline import countdown, line
 from claude_usage_mqtt.cli.statusline_cache import MAX_SESSIONS, PendingReading, cache_folder, note_session
-from claude_usage_mqtt.cli.statusline_publish import LIFE, is_news, take_in
+from claude_usage_mqtt.cli.statusline_publish import is_news, take_in
 from claude_usage_mqtt.sources.rate_limits import MAX_MESSAGE, OLDEST, Limit, Mark, Message, parse_limits
 from claude_usage_mqtt.sources.status_line import parse_statusline
 from claude_usage_mqtt.usage.document import state_document
@@ -547,7 +547,7 @@ def make_older(file: Path, seconds: float) -> None:
 @pytest.mark.parametrize(("is_taken", "wait"), [(False, 60), (True, 300)])
 def test_a_message_is_repeated_as_it_was(tmp_path: Path, is_taken: bool, wait: float) -> None:  # noqa: FBT001
     """It is sent again after a minute if the broker did not take it, and after five if it did; it stays as old."""
-    pending, mark = PendingReading("default", tmp_path, LIFE), Mark(limits())
+    pending, mark = PendingReading("default", tmp_path), Mark(limits())
     assert take_in(pending, mark, sections(limits()), NOW)
     message = pending.read()
     if is_taken:
@@ -616,7 +616,7 @@ def test_a_session_known_before_its_first_response(tmp_path: Path) -> None:
 
 def test_numbers_that_nobody_takes_are_not_sent(tmp_path: Path) -> None:
     """A terminal that sits idle for more than an hour starts no process anymore, however often it is asked."""
-    pending, mark = PendingReading("default", tmp_path, LIFE), Mark(limits())
+    pending, mark = PendingReading("default", tmp_path), Mark(limits())
     started = []
     for minute in range(120):
         if take_in(pending, mark, sections(limits()), NOW + timedelta(minutes=minute)):
@@ -685,9 +685,9 @@ def test_another_command_ends_with_us(program: Program, tmp_path: Path) -> None:
 
 def test_one_at_a_time(tmp_path: Path) -> None:
     """Of two lines at once one starts a process; a claim left by one that was killed does not last forever."""
-    pending = PendingReading("default", tmp_path, LIFE)
+    pending = PendingReading("default", tmp_path)
     assert pending.claim()
-    assert not PendingReading("default", tmp_path, LIFE).claim()
+    assert not PendingReading("default", tmp_path).claim()
     long_ago = time.time() - 3600
     os.utime(tmp_path / "statusline-default.lock", (long_ago, long_ago))
     assert pending.claim()

@@ -15,7 +15,7 @@ import pytest
 
 from claude_usage_mqtt.cli.statusline import line
 from claude_usage_mqtt.cli.statusline_cache import PendingReading
-from claude_usage_mqtt.cli.statusline_publish import LIFE, take_in
+from claude_usage_mqtt.cli.statusline_publish import take_in
 from claude_usage_mqtt.sources.rate_limits import Mark, parse_limits
 from claude_usage_mqtt.sources.status_line import parse_statusline
 from claude_usage_mqtt.usage.account import AccountUsage
@@ -39,7 +39,7 @@ class Replay:
 
 def replay(name: str, folder: Path) -> Replay:
     """Run a case."""
-    done, account, pending = Replay(), AccountUsage("default"), PendingReading("default", folder, LIFE)
+    done, account, pending = Replay(), AccountUsage("default"), PendingReading("default", folder)
     for entry in json.loads((CASES / f"statusline_{name}.json").read_text())["input"]["readings"]:
         now, document = datetime.fromisoformat(entry["at"]), entry["stdin"]
         limits = parse_limits(document.get("rate_limits"), now, now)

@@ -164,7 +164,8 @@ def make_board(account: str = "default", *, is_online: bool | None = None, **doc
 def drawn(board: Board, *, width: int = COLUMNS, encoding: str = "utf-8") -> str:
     """Return a board as it is drawn on a terminal, without colors."""
     screen = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    Console(file=screen, force_terminal=True, width=width, height=100, _environ={}).print(board.view(NOW))
+    console = Console(file=screen, force_terminal=True, width=width, height=100, _environ={})
+    console.print(board.view(NOW, console.options))
     screen.flush()
     screen.seek(0)
     return re.sub(r"\x1b\[[0-9;]*m", "", screen.read())

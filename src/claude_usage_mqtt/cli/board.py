@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import ConsoleOptions, Group, RenderableType
 from rich.text import Text
 
 from claude_usage_mqtt.cli.statusline import CRITICAL, WARNING
@@ -62,17 +62,17 @@ class Board:
         if document:
             found[parts[0]] = document
 
-    def view(self, now: datetime) -> RenderableType:
-        """Return what to show."""
+    def view(self, now: datetime, options: ConsoleOptions) -> RenderableType:
+        """Return what to show, on a terminal with these options."""
         accounts = sorted({*self.states, *self.healths})
         parts = [*self._connection()]
         if not accounts and self.is_connected:
             parts.append(Text(f"No data under {self.base}/ yet; is the service running?"))
         for account in accounts:
-            parts += [*self._account(account, now), Text()]
+            parts += [*self._account(account, now, options), Text()]
         return Group(*parts, Text("Ctrl-C ends this.", style="dim"))
 
-    def _account(self, account: str, now: datetime) -> Iterator[RenderableType]:
+    def _account(self, account: str, now: datetime, options: ConsoleOptions) -> Iterator[Text]:
         state, health = self.states.get(account, {}), self.healths.get(account, {})
         plan = clean_text(state.get("tier")) or clean_text(state.get("plan"))
         title = Text("Claude" if account == DEFAULT_ACCOUNT else f"Claude {account}", style="bold")
@@ -83,28 +83,15 @@ class Board:
         if is_current:
             yield from _answer(state, now)
         for window in _windows(state):
-            yield WindowView(window, now, is_current=is_current)
+            yield from _window(window, now, options, is_current=is_current)
         money = _money(state.get("extra_usage"))
         if money is not None:
             yield money if is_current else Text(money.plain, style="dim")
-        yield from self._health(health, now, is_current=is_current)
+        yield from _health(health, now, is_current=is_current)
         if not is_alive:
             yield Text("No sign of life from the service; these numbers are old.", style="red")
 
-    def _health(self, health: dict[str, Any], now: datetime, *, is_current: bool) -> Iterator[RenderableType]:
-        status = clean_text(health.get("status")) or "unknown"
-        said = Text(status.replace("_", " "), style="green" if status in NO_PROBLEM else "red")
-        last = parse_instant(health.get("last_success"))
-        if last is not None:
-            said.append(
-                f", updated {_at(last, now)}, {_rough(now - last)} ago", style="dim" if is_current else "yellow"
-            )
-        yield said
-        detail = clean_text(health.get("detail"), LONGEST_SENTENCE)
-        if detail:
-            yield Text(detail, style="yellow")
-
-    def _connection(self) -> Iterator[RenderableType]:
+    def _connection(self) -> Iterator[Text]:
         if self.is_connected and self.is_online is False:
             yield Text("The service is not running.", style="red")
         if self.problem is not None:
@@ -113,41 +100,40 @@ class Board:
             yield Text(f"Connecting to {self.broker} ...", style="dim")
 
 
-@dataclass(frozen=True, slots=True)
-class WindowView:
-    """A window in two lines: label, bar and percent; countdown, pace and what it comes to."""
+def _health(health: dict[str, Any], now: datetime, *, is_current: bool) -> Iterator[Text]:
+    status = clean_text(health.get("status")) or "unknown"
+    said = Text(status.replace("_", " "), style="green" if status in NO_PROBLEM else "red")
+    last = parse_instant(health.get("last_success"))
+    if last is not None:
+        said.append(f", updated {_at(last, now)}, {_rough(now - last)} ago", style="dim" if is_current else "yellow")
+    yield said
+    detail = clean_text(health.get("detail"), LONGEST_SENTENCE)
+    if detail:
+        yield Text(detail, style="yellow")
 
-    window: dict[str, Any]
-    now: datetime
-    is_current: bool
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield the lines, as wide as there is room."""
-        utilization = number(self.window.get("utilization"), maximum=MAX_UTILIZATION)
-        resets_at = parse_instant(self.window.get("resets_at"))
-        hours = number(self.window.get("duration_hours"), maximum=1000)
-        elapsed = derived.elapsed(resets_at, timedelta(hours=hours), self.now) if hours else None
-        label = Text(clean_text(self.window.get("label"), LONGEST_LABEL) or "?")
-        label.truncate(LABEL - 1, overflow="ellipsis", pad=True)
-        width = max(4, options.max_width - LABEL - PERCENT)
-        color = _color(utilization) if self.is_current else "dim"
-        percent = "?" if utilization is None else f"{utilization:.0f}%"
-        bar = _bar(width, utilization, elapsed, color, is_ascii=options.ascii_only)
-        yield _one_line(label.append(" "), bar, Text(percent.rjust(PERCENT), style=color))
-        if utilization is None:
-            return
-        sign = " " if options.ascii_only else " ↻ "
-        yield _one_line(Text(sign + _times(utilization, resets_at, elapsed, self.now), style="dim"))
-        severity = self._severity()
-        if severity:
-            yield severity
-
-    def _severity(self) -> Text:
-        """Return how serious the API calls it, and whether it is locked."""
-        severity = clean_text(self.window.get("severity"))
-        words = ["locked"] if self.window.get("locked") is True else []
-        words += [severity] if severity and severity != "normal" else []
-        return Text(f"   {', '.join(words)}" if words else "", style="yellow" if self.is_current else "dim")
+def _window(window: dict[str, Any], now: datetime, options: ConsoleOptions, *, is_current: bool) -> Iterator[Text]:
+    """Yield label, bar and percent; countdown, pace and what it comes to; how serious the API calls it."""
+    utilization = number(window.get("utilization"), maximum=MAX_UTILIZATION)
+    resets_at = parse_instant(window.get("resets_at"))
+    hours = number(window.get("duration_hours"), maximum=1000)
+    elapsed = derived.elapsed(resets_at, timedelta(hours=hours), now) if hours else None
+    label = Text(clean_text(window.get("label"), LONGEST_LABEL) or "?")
+    label.truncate(LABEL - 1, overflow="ellipsis", pad=True)
+    width = max(4, options.max_width - LABEL - PERCENT)
+    color = _color(utilization) if is_current else "dim"
+    percent = "?" if utilization is None else f"{utilization:.0f}%"
+    bar = _bar(width, utilization, elapsed, color, is_ascii=options.ascii_only)
+    yield _one_line(label.append(" "), bar, Text(percent.rjust(PERCENT), style=color))
+    if utilization is None:
+        return
+    sign = " " if options.ascii_only else " ↻ "
+    yield _one_line(Text(sign + _times(utilization, resets_at, elapsed, now), style="dim"))
+    severity = clean_text(window.get("severity"))
+    words = ["locked"] if window.get("locked") is True else []
+    words += [severity] if severity and severity != "normal" else []
+    if words:
+        yield Text(f"   {', '.join(words)}", style="yellow" if is_current else "dim")
 
 
 def _times(utilization: float, resets_at: datetime | None, elapsed: float | None, now: datetime) -> str:

@@ -121,12 +121,10 @@ def dispatch(arguments: list[str]) -> int:
 
 def _place(fault: Exception) -> str:
     """Return the kind of an error and where it was raised, and nothing of its text, which could hold a secret."""
-    where = fault.__traceback__
-    while where is not None and where.tb_next is not None:
-        where = where.tb_next
-    if where is None:
-        return type(fault).__name__
-    return f"{type(fault).__name__} in {os.path.basename(where.tb_frame.f_code.co_filename)}:{where.tb_lineno}"  # noqa: PTH119
+    import traceback  # noqa: PLC0415 - rarely needed, and start-up time counts
+
+    last = traceback.extract_tb(fault.__traceback__)[-1]
+    return f"{type(fault).__name__} in {os.path.basename(last.filename)}:{last.lineno}"  # noqa: PTH119
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:

@@ -105,18 +105,13 @@ def read_options(path: Path) -> dict[str, str]:
     """Return the user's options as environment variables; raises SettingsError."""
     try:
         options = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        variables = {
+            name.upper(): _text(options[name]) for name in PLAIN_OPTIONS if options.get(name) not in (None, "")
+        }
+        return variables | _logins(options)
+    except (OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError):
         raise SettingsError(
             f"The app's options ({path}) cannot be read; save them again and restart the app."
-        ) from None
-    if not isinstance(options, dict):
-        raise SettingsError(f"The app's options ({path}) are not a JSON object; save them again and restart the app.")
-    variables = {name.upper(): _text(options[name]) for name in PLAIN_OPTIONS if options.get(name) not in (None, "")}
-    try:
-        return variables | _logins(options)
-    except (AttributeError, KeyError, TypeError):
-        raise SettingsError(
-            f"The app's options ({path}) have a login that is not one; save them again and restart the app."
         ) from None
 
 

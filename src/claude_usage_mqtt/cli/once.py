@@ -74,7 +74,7 @@ def table(document: dict[str, Any]) -> str:
         resets = "not started" if window["utilization"] == 0 else ""
         used = "?" if window["utilization"] is None else f"{window['utilization']:g} %"  # its reset has passed
         notes = ", ".join(_notes(key, window, document))
-        rows.append((window["label"], used, local_time(window["resets_at"]) or resets, projected, notes))
+        rows.append((window["label"], used, _weekday_and_time(window["resets_at"]) or resets, projected, notes))
     money = document["extra_usage"]
     if money is not None:
         rows.append(("Extra usage", _amounts(money), "", "", "active" if money["active"] else ""))
@@ -93,9 +93,9 @@ def table(document: dict[str, Any]) -> str:
 
 def _answer(document: dict[str, Any]) -> list[str]:
     """Return whether one can work now, when that was known, and the summary."""
-    until = local_time(document["blocked_until"])
+    until = _weekday_and_time(document["blocked_until"])
     words = {True: "Blocked" + (f" until {until}" if until else ""), False: "Not blocked"}
-    read_at = local_time(document["updated_at"])
+    read_at = _weekday_and_time(document["updated_at"])
     as_of = f", as of {read_at}" if read_at else ""
     answer = [f"{words[document['blocked']]}{as_of}"] if document["blocked"] is not None else []
     return [*answer, document["summary"]] if document["windows"] else answer
@@ -109,7 +109,7 @@ def _notes(key: str, window: dict[str, Any], document: dict[str, Any]) -> list[s
     return notes + ([severity] if severity and severity != "normal" else [])
 
 
-def local_time(instant: str | None) -> str | None:
+def _weekday_and_time(instant: str | None) -> str | None:
     """Return weekday and time of an instant in the local time zone."""
     parsed = parse_instant(instant)
     return None if parsed is None else parsed.astimezone().strftime("%a %H:%M")

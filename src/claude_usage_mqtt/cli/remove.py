@@ -38,8 +38,13 @@ def remove() -> int:
         if until is not None:
             ours = _left_behind(settings, found, ours)
             if not ours:
-                raise _still_runs(settings.mqtt_base_topic, until)
-        reporting = [topic for topic in ours if "/reporter/" in topic and _is_online(found[topic])]
+                raise SettingsError(
+                    f"A publisher still runs ({settings.mqtt_base_topic}/status says online) and would publish "
+                    "everything again; nothing was removed. Stop it first; if it was killed with the broker, wait "
+                    f"until {clock_time(until, datetime.now(UTC))}."
+                )
+        presences = {topic: parse_presence(found[topic]) for topic in ours if "/reporter/" in topic}
+        reporting = [topic for topic, presence in presences.items() if presence is not None and presence.online]
         for topic in reporting:
             print(
                 f"A reporter still runs ({topic} says online); stop it, or it announces itself again.", file=sys.stderr
@@ -78,18 +83,6 @@ def _left_behind(settings: Settings, found: Mapping[str, bytes], ours: list[str]
     return [topic for topic in ours if topic.startswith(prefix)]
 
 
-def _still_runs(base: str, until: datetime) -> SettingsError:
-    return SettingsError(
-        f"A publisher still runs ({base}/status says online) and would publish everything again; nothing was removed. "
-        f"Stop it first; if it was killed with the broker, wait until {clock_time(until, datetime.now(UTC))}."
-    )
-
-
-def _is_online(payload: bytes) -> bool:
-    presence = parse_presence(payload)
-    return presence is not None and presence.online
-
-
 def _retained(session: Session, settings: Settings) -> dict[str, bytes]:
     """Return what is retained under our topics: by exact topic, and by wildcard if the broker supports it."""
     base, prefix = settings.mqtt_base_topic, settings.homeassistant_prefix
@@ -112,12 +105,8 @@ def _machines(health: bytes | None) -> Iterable[str]:
 
 
 def _exact(settings: Settings, accounts: Iterable[str]) -> list[str]:
-    return [
-        topic
-        for name in dict.fromkeys(accounts)
-        for place in [settings.topics(name)]
-        for topic in (place.config, place.state, place.health, place.memory, place.statusline)
-    ]
+    places = [settings.topics(name) for name in dict.fromkeys(accounts)]
+    return [topic for each in places for topic in (each.config, each.state, each.health, each.memory, each.statusline)]
 
 
 def _collect(session: Session, filters: list[str]) -> dict[str, bytes]:

@@ -31,6 +31,9 @@ MAX_SESSIONS = 100
 MAX_RECORD = 4096
 """Bytes; a record has about 250."""
 
+LIFE = 8.0
+"""Seconds after which the process that publishes ends, whatever it hangs in."""
+
 NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
 
 
@@ -122,7 +125,7 @@ def _forget_oldest(folder: Path) -> None:
 
 
 def _age(file: Path) -> float:
-    """Return seconds since a file was written or touched; endless if that cannot be said."""
+    """Return seconds since a file was written; endless if that cannot be said."""
     try:
         age = time.time() - file.stat().st_mtime
     except OSError:
@@ -133,12 +136,12 @@ def _age(file: Path) -> float:
 class PendingReading:
     """What is to be handed over for an account, and whose turn it is."""
 
-    def __init__(self, account: str, folder: Path, life: float) -> None:
+    def __init__(self, account: str, folder: Path) -> None:
+        self.account = account
         self.folder = folder
         self._file = folder / f"statusline-{account}.json"
         self._sent = folder / f"statusline-{account}.sent"
         self._lock = folder / f"statusline-{account}.lock"
-        self._life = life
 
     def read(self) -> bytes:
         """Return the message of the last time; empty if there is none that can be read."""
@@ -147,14 +150,6 @@ class PendingReading:
     def write(self, message: bytes) -> bool:
         """Replace the message, whole; return whether that was possible."""
         return write_file(self._file, message)
-
-    def touch(self) -> bool:
-        """Let the message's age start again, for another attempt; return whether that was possible."""
-        try:
-            os.utime(self._file)
-        except OSError:
-            return False
-        return True
 
     def note_sent(self, message: bytes) -> None:
         """Note that the broker has taken a message."""
@@ -165,12 +160,12 @@ class PendingReading:
         return read_file(self._sent) == message
 
     def age(self) -> float:
-        """Return seconds since the message was written or last tried; endless if that cannot be said."""
+        """Return seconds since the message was written; endless if that cannot be said."""
         return _age(self._file)
 
     def claim(self) -> bool:
         """Return whether it is now ours to do; a claim older than any process can become is void."""
-        if _age(self._lock) > self._life + 2:
+        if _age(self._lock) > LIFE + 2:
             self.release()
         try:
             self._lock.touch(0o600, exist_ok=False)

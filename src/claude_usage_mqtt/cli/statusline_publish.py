@@ -11,7 +11,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from claude_usage_mqtt.cli.statusline_cache import PendingReading, cache_folder, note_session
+from claude_usage_mqtt.cli.statusline_cache import LIFE, PendingReading, cache_folder, note_session
 from claude_usage_mqtt.instants import SAME_INSTANT
 from claude_usage_mqtt.sources.rate_limits import OLDEST, Limit, Mark, Message, parse_message
 
@@ -35,9 +35,6 @@ SAME_READING = timedelta(milliseconds=2)
 WITHIN = 4.0
 """Seconds that the broker gets."""
 
-LIFE = 8.0
-"""Seconds after which the process ends, whatever it hangs in."""
-
 
 def hand_over(mark: Mark, limits: Mapping[str, Limit], account: str, now: datetime) -> None:
     """Start a process that publishes the numbers, if they are news and no other one is running; returns at once."""
@@ -47,9 +44,9 @@ def hand_over(mark: Mark, limits: Mapping[str, Limit], account: str, now: dateti
         folder = cache_folder(os.environ)
     except RuntimeError:  # this user has no home folder
         return
-    pending = PendingReading(account, folder, LIFE)
+    pending = PendingReading(account, folder)
     if take_in(pending, mark, limits, now) and pending.claim():
-        _start(pending, account)
+        _start(pending)
 
 
 def take_in(pending: PendingReading, mark: Mark, limits: Mapping[str, Limit], now: datetime) -> bool:
@@ -62,16 +59,16 @@ def take_in(pending: PendingReading, mark: Mark, limits: Mapping[str, Limit], no
     if now - read_at <= OLDEST and is_news(new, known, pending.age()):
         return pending.write(new.encode())
     is_due = pending.age() >= (REPEAT_AFTER if pending.is_sent(message) else RETRY_AFTER)
-    return known is not None and is_due and pending.touch()
+    return known is not None and is_due and pending.write(message)  # again: its age starts anew
 
 
-def _start(pending: PendingReading, account: str) -> None:
+def _start(pending: PendingReading) -> None:
     import subprocess  # noqa: PLC0415 - rarely needed, and start-up time counts
 
     try:
         process = subprocess.Popen(  # noqa: S603 - our own module
             # the folder somebody works in must give us neither modules nor settings
-            [sys.executable, "-P", "-m", __name__, account],
+            [sys.executable, "-P", "-m", __name__, pending.account],
             cwd=pending.folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -115,28 +112,26 @@ def _is_news(new: Limit, known: Limit | None, *, is_response: bool) -> bool:
     return new.percent > known.percent or (is_response and new.percent != known.percent)
 
 
-def publish(pending: PendingReading, account: str) -> None:
+def publish(pending: PendingReading) -> None:
     """Publish what is to be handed over, and what was added meanwhile; the claim is ours, and is released."""
     from claude_usage_mqtt.errors import ClaudeUsageError  # noqa: PLC0415
     from claude_usage_mqtt.mqtt import client, session  # noqa: PLC0415
     from claude_usage_mqtt.settings.load import load_settings  # noqa: PLC0415
 
-    done = b""
     while True:
         message = pending.read()
         try:
             if parse_message(message, datetime.now(UTC)) is None:
                 return
             settings = load_settings(with_env_file=False)
-            topic = f"{settings.mqtt_base_topic}/{account}/statusline"
+            topic = f"{settings.mqtt_base_topic}/{pending.account}/statusline"
             session.publish_once(settings.broker(), client.Message(topic=topic, payload=message), WITHIN)
             pending.note_sent(message)
-            done = message
         except ClaudeUsageError:
             return  # the next line tries again; `check` says why, a status line has no room for it
         finally:
             pending.release()
-        if pending.read() == done or not pending.claim():
+        if pending.read() == message or not pending.claim():
             return
 
 
@@ -148,7 +143,7 @@ def main(account: str, life: float = LIFE) -> None:
     end = threading.Timer(life, os._exit, [1])
     end.daemon = True
     end.start()
-    publish(PendingReading(account, Path.cwd(), life), account)
+    publish(PendingReading(account, Path.cwd()))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import queue
 import sys
 from datetime import UTC, datetime
@@ -18,6 +17,8 @@ from claude_usage_mqtt.settings.fields import Settings
 from claude_usage_mqtt.settings.load import load_settings
 
 if TYPE_CHECKING:
+    from rich.live import Live
+
     from claude_usage_mqtt.cli.board import Board
 
 CLOSE_WITHIN = 0.5
@@ -26,22 +27,25 @@ CLOSE_WITHIN = 0.5
 
 def watch() -> int:
     """Show the usage until Ctrl-C; raises SettingsError, and BrokerError if the broker refuses us."""
-    if importlib.util.find_spec("rich") is None:
-        raise SettingsError(f"watch needs the package rich: {sys.executable} -m pip install rich")
+    try:
+        from rich.live import Live  # noqa: PLC0415 - rich is an extra
+
+        from claude_usage_mqtt.cli.board import Board  # noqa: PLC0415
+    except ImportError:
+        raise SettingsError(f"watch needs the package rich: {sys.executable} -m pip install rich") from None
     settings = load_settings()
     options = settings.broker()
     if not sys.stdout.isatty():
         raise SettingsError(
             "watch needs a terminal; 'claude-usage-mqtt guard' prints a sentence anywhere, from the broker too."
         )
-    from claude_usage_mqtt.cli.board import Board  # noqa: PLC0415 - rich is an extra
-
     require_readable(options)
     arrived: queue.Queue[ConnectionEvent] = queue.Queue()
     connector = Connector(with_own_id(options), arrived.put)
     connector.start()
     try:
-        _show(arrived, _filters(settings), Board(settings.mqtt_base_topic, options.address))
+        with Live(screen=True, auto_refresh=False) as live:
+            _show(live, arrived, _filters(settings), Board(settings.mqtt_base_topic, options.address))
     except KeyboardInterrupt:
         return 0
     finally:
@@ -56,19 +60,15 @@ def _filters(settings: Settings) -> list[str]:
     return [f"{base}/status", f"{base}/+/state", f"{base}/+/health", *exact]
 
 
-def _show(arrived: queue.Queue[ConnectionEvent], filters: list[str], board: Board) -> NoReturn:
+def _show(live: Live, arrived: queue.Queue[ConnectionEvent], filters: list[str], board: Board) -> NoReturn:
     """Draw the board whenever something arrives, and every second, until interrupted."""
-    from rich.console import Console  # noqa: PLC0415
-    from rich.live import Live  # noqa: PLC0415
-
-    with Live(console=Console(), screen=True, auto_refresh=False) as live:
-        while True:
-            live.update(board.view(datetime.now(UTC)), refresh=True)
-            left_of_this_second = 1 - datetime.now(UTC).microsecond / 1_000_000
-            with contextlib.suppress(queue.Empty):
-                _take(board, arrived.get(timeout=left_of_this_second), filters)
-                while True:
-                    _take(board, arrived.get_nowait(), filters)
+    while True:
+        live.update(board.view(datetime.now(UTC), live.console.options), refresh=True)
+        left_of_this_second = 1 - datetime.now(UTC).microsecond / 1_000_000
+        with contextlib.suppress(queue.Empty):
+            _take(board, arrived.get(timeout=left_of_this_second), filters)
+            while True:
+                _take(board, arrived.get_nowait(), filters)
 
 
 def _take(board: Board, event: ConnectionEvent, filters: list[str]) -> None:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
-from claude_usage_mqtt.sources.credentials.file import GivenToken
-from claude_usage_mqtt.sources.local_login import SECURE_STORAGE_DIR, LocalLogin, local_login
+from claude_usage_mqtt.sources.local_login import LocalLogin, local_login
 from claude_usage_mqtt.topics import DEFAULT_ACCOUNT
 from claude_usage_mqtt.untrusted import slug
 
@@ -76,14 +72,3 @@ def named_accounts(folders: Mapping[str, str | None]) -> tuple[Account, ...]:
         )
         for name, folder in folders.items()
     )
-
-
-def single_account(
-    token: str | None, token_file: Path | None, config_dir: str | None, secure_storage_dir: str | None
-) -> Account:
-    """Return the one account of Claude Code's own variables, called `default`; raises SettingsError."""
-    # An empty variable is not a setting, except for this one, in which it means the default folder.
-    login = local_login(config_dir, os.environ.get(SECURE_STORAGE_DIR, secure_storage_dir))
-    if token is not None or token_file is not None:
-        login = replace(login, credentials=GivenToken(token or "", file=token_file, hidden=login.credentials))
-    return Account(id=DEFAULT_ACCOUNT, label=None, login=login)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -12,18 +14,13 @@ from claude_usage_mqtt import __version__
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.mqtt.options import BrokerOptions, Protocol, Transport
 from claude_usage_mqtt.settings import values
-from claude_usage_mqtt.settings.claude import (
-    ACCOUNTS,
-    Account,
-    distinct,
-    named_accounts,
-    parse_accounts,
-    single_account,
-)
+from claude_usage_mqtt.settings.claude import ACCOUNTS, Account, distinct, named_accounts, parse_accounts
 from claude_usage_mqtt.settings.env_file import environment
 from claude_usage_mqtt.settings.machine import machine_name
 from claude_usage_mqtt.settings.typos import misspelled
 from claude_usage_mqtt.sources.api.url import API_URL, checked_url, is_loopback
+from claude_usage_mqtt.sources.credentials.file import GivenToken
+from claude_usage_mqtt.sources.local_login import SECURE_STORAGE_DIR, local_login
 from claude_usage_mqtt.sources.names import AUTO, LOCAL, SOURCES, parse_source, selected_sources
 from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, LONGEST_INTERVAL, SHORTEST_INTERVAL, Topics
 from claude_usage_mqtt.usage.reading import REPORTER, STATUSLINE
@@ -215,15 +212,14 @@ class Settings(BaseSettings):
             return named_accounts(self.claude_accounts if with_logins else dict.fromkeys(self.claude_accounts))
         if not with_logins:
             return (Account(id=DEFAULT_ACCOUNT, label=None, login=None),)
-        token = self.claude_code_oauth_token
-        return (
-            single_account(
-                None if token is None else token.get_secret_value(),
-                self.claude_code_oauth_token_file,
-                self.claude_config_dir,
-                self.claude_securestorage_config_dir,
-            ),
-        )
+        # An empty variable is not a setting, except for this one, in which it means the default folder.
+        secrets = os.environ.get(SECURE_STORAGE_DIR, self.claude_securestorage_config_dir)
+        login = local_login(self.claude_config_dir, secrets)
+        token, file = self.claude_code_oauth_token, self.claude_code_oauth_token_file
+        if token is not None or file is not None:
+            text = "" if token is None else token.get_secret_value()
+            login = replace(login, credentials=GivenToken(text, file=file, hidden=login.credentials))
+        return (Account(id=DEFAULT_ACCOUNT, label=None, login=login),)
 
     def _host(self, given: str) -> str:
         """Return a name, an address or a path as it is used; raises ValueError."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from claude_usage_mqtt.usage import derived
 
@@ -64,10 +64,6 @@ class WindowNumbers:
     utilization: float
     resets_at: datetime | None
     read_at: datetime
-
-    def numbers(self) -> dict[str, Any]:
-        """Return the fields of this class."""
-        return {each.name: getattr(self, each.name) for each in fields(WindowNumbers)}
 
     @property
     def remaining(self) -> float:
