@@ -5,6 +5,8 @@ A file from outside is read bounded, and as text. A token may also be given dire
 
 from __future__ import annotations
 
+import os
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,7 +48,7 @@ class CredentialsFile(CredentialSource):
                 "mount Claude Code's folder instead."
             ) from None
         except OSError as error:
-            if self._folder.is_file():
+            if os.path.isfile(self._folder):  # noqa: PTH113 - Path's raises on a mount that is gone
                 raise CredentialsNotFound(f"{self._folder} is a file; name the folder that contains it.") from None
             if isinstance(error, FileNotFoundError | NotADirectoryError):
                 raise CredentialsNotFound(self._missing()) from None
@@ -55,7 +57,7 @@ class CredentialsFile(CredentialSource):
 
     def _missing(self) -> str:
         missing = f"{self.path} does not exist; log in with Claude Code, or point {self._setting} at its folder."
-        if not self._folder.is_dir():
+        if not os.path.isdir(self._folder):  # noqa: PTH112 - as above
             return missing
         return (
             f"{missing} If the folder is a Mac's, the login is in the Keychain, which a container cannot see: "
@@ -112,7 +114,8 @@ class GivenToken:
     @property
     def can_be_watched(self) -> bool:
         """A variable never changes; a file does, unless it is a pipe, such as a shell's `<(command)`."""
-        return self.file is not None and not self.file.is_fifo()
+        found = None if self.file is None else identity(self.file)
+        return found is not None and not stat.S_ISFIFO(found[3])
 
     def read(self) -> Credentials:
         """Return the token; nothing else is known about it."""
