@@ -541,7 +541,7 @@ def test_demo_shows_topics_changing_and_ends_with_ctrl_c(tmp_path: Path) -> None
     environment = clean_environment(tmp_path, {"PYTHONUNBUFFERED": "1"})
     with LoggedProcess(command_line("demo"), env=environment, cwd=tmp_path, stdout=subprocess.PIPE) as demo:
         where = re.search(r"127\.0\.0\.1:(\d+)", demo.process.stdout.readline())
-        with Watcher(int(where.group(1)), version="3.1.1") as watcher:
+        with Watcher(int(where.group(1))) as watcher:
             first = watcher.wait_topic(STATE).json()["windows"]["seven_day"]["utilization"]
             watcher.wait_topic(
                 STATE, lambda message: message.json()["windows"]["seven_day"]["utilization"] not in (None, first)
