@@ -120,7 +120,11 @@ def test_without_usable_credentials_nothing_is_sent(endpoint: Endpoint, tmp_path
     ("arguments", "fault", "said"),
     [
         ({"token": TOKEN}, faults.unauthorized(), r"\(HTTP 401\); replace the token in get_usage\(token=\.{3}\)\.$"),
-        ({"token": TOKEN}, faults.insufficient_scope(), r"get_usage\(token=\.{3}\) may not read the usage: .*setup-token"),
+        (
+            {"token": TOKEN},
+            faults.insufficient_scope(),
+            r"get_usage\(token=\.{3}\) may not read the usage: .*setup-token",
+        ),
         ({"token": TOKEN}, faults.rate_limited(), "if it lasts, renew it"),
         ({"token": TOKEN}, faults.Answer(status=300), "check the URL of the API"),
         (
