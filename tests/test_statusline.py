@@ -17,7 +17,7 @@ import pytest
 from claude_usage_mqtt.cli.statusline import countdown, line
 from claude_usage_mqtt.cli.statusline_cache import MAX_SESSIONS, PendingReading, cache_folder, note_session
 from claude_usage_mqtt.cli.statusline_publish import is_news, take_in
-from claude_usage_mqtt.sources.rate_limits import MAX_MESSAGE, OLDEST, Limit, Mark, Message, parse_limits
+from claude_usage_mqtt.sources.rate_limits import MAX_MESSAGE, OLDEST, Limit, Mark, StatusLineMessage, parse_limits
 from claude_usage_mqtt.sources.status_line import parse_statusline
 from claude_usage_mqtt.usage.document import state_document
 from claude_usage_mqtt.usage.reading import ExtraUsage, Reading
@@ -52,9 +52,9 @@ def sections(document: Any, now: datetime = NOW) -> dict[str, Limit]:
     return parse_limits(document["rate_limits"], now, now)
 
 
-def handed_over(document: Any, at: datetime = NOW, *, is_response: bool | None = False) -> Message:
+def handed_over(document: Any, at: datetime = NOW, *, is_response: bool | None = False) -> StatusLineMessage:
     """Return what is handed over for Claude Code's object."""
-    return Message(at, sections(document, at), is_response=is_response)
+    return StatusLineMessage(at, sections(document, at), is_response=is_response)
 
 
 def read(document: Any, at: datetime = NOW, *, is_response: bool | None = False) -> Reading:
