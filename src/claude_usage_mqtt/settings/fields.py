@@ -99,7 +99,8 @@ class Settings(BaseSettings):
         None,
         min_length=1,
         max_length=500,
-        description='Several accounts and their folders: `{"personal": "/claude/personal", …}`.',
+        description='Several accounts and their folders: `{"personal": "/claude/personal", …}`. Naming the one that '
+        "had no name makes a new device with new entity ids; the history stays with the old ones.",
     )
     claude_source: Annotated[str, AfterValidator(parse_source)] = Field(
         AUTO,
