@@ -8,9 +8,8 @@ import pytest
 from claude_usage_mqtt.usage.account import AccountUsage
 from claude_usage_mqtt.usage.document import state_document, tier_in_words
 from claude_usage_mqtt.usage.events import Event
-from claude_usage_mqtt.usage.reading import SESSION, STATUSLINE, WEEK, ExtraUsage, Owner, Reading
+from claude_usage_mqtt.usage.reading import MAX_WINDOWS, SESSION, STATUSLINE, WEEK, ExtraUsage, Owner, Reading
 from claude_usage_mqtt.usage.saved_state import restore, save
-from claude_usage_mqtt.usage.windows import MAX_WINDOWS
 from parts.readings import RESET, START, make_account, make_answer, make_reading, make_usage, minutes, shown, take
 
 MONEY = ExtraUsage(enabled=True, used=1.9, limit=17.0, utilization=11.18, currency="EUR")

@@ -23,6 +23,7 @@ from claude_usage_mqtt.errors import (
     TokenExpired,
     Unauthorized,
 )
+from claude_usage_mqtt.sources.api.response import interpret
 from claude_usage_mqtt.sources.credentials import keychain, watch
 from claude_usage_mqtt.sources.credentials.file import CredentialsFile, GivenToken
 from claude_usage_mqtt.sources.credentials.keychain import Keychain
@@ -157,7 +158,7 @@ def test_a_path_that_is_none() -> None:
     """A folder that cannot exist is an error of ours like any other."""
     source = CredentialsFile(Path("/no\x00where"))
     assert source.fingerprint() is None
-    with pytest.raises(CredentialsUnreadable, match="CLAUDE_CONFIG_DIR"):
+    with pytest.raises(CredentialsUnreadable, match=r"The path '/no\\x00where/.credentials.json' is not valid"):
         source.read()
 
 
@@ -207,9 +208,12 @@ def test_a_keychain_that_says_no(
 
 @pytest.mark.parametrize("refusal", [InsufficientScope("no"), Unauthorized("no")])
 def test_a_given_token_that_hides_a_usable_login(tmp_path: Path, refusal: ApiError) -> None:
-    """With a setup token and a login, the message says which one to remove; any other refusal stays as it is."""
+    """With a setup token and a login, the message says which one to remove, else to replace it; others stay."""
     hiding = GivenToken("t", hidden=CredentialsFile(tmp_path))
     assert "claude setup-token" in str(hiding.explain(InsufficientScope("no")))
+    with pytest.raises(Unauthorized, match="log in with Claude Code again") as of_a_login:
+        interpret(401, {}, b"", NOW)
+    assert "(HTTP 401); replace the token in CLAUDE_CODE_OAUTH_TOKEN." in str(hiding.explain(of_a_login.value))
     write_credentials(tmp_path)
     explained = hiding.explain(refusal)
     assert type(explained) is type(refusal)

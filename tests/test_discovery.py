@@ -182,7 +182,10 @@ def test_money_has_entities_only_while_extra_usage_is_enabled() -> None:
 
 
 def test_what_is_removed_is_a_platform_and_nothing_else() -> None:
-    """Only so does Home Assistant remove an entity; one that is wanted is never removed."""
+    """Only so does Home Assistant remove an entity; one that is wanted is never removed.
+
+    The order stays for an hour, also if the clock is set meanwhile.
+    """
     before = message()
     before["components"]["seven_day_sonnet_event"] = {"platform": "event", "unique_id": "x"}
     state = make_state()
@@ -193,6 +196,13 @@ def test_what_is_removed_is_a_platform_and_nothing_else() -> None:
     assert found["seven_day_sonnet_event"] == {"platform": "event"}
     assert found["status"]["unique_id"]
     assert announced(payload).keys() == components().keys() | {"seven_day_sonnet_event"}
+    step = timedelta(hours=-3)
+    state.clock_stepped(step, now + step)
+    for minutes, is_there in ((59, True), (60, False)):
+        at = now + step + timedelta(minutes=minutes)
+        state.tick(at)
+        payload = state.discovery.update(state.usage, at, has_login_expiry=True, reporters=("laptop",))
+        assert ("seven_day_sonnet_event" in announced(payload)) is is_there
 
 
 def test_controls_know_where_to_send_and_what_is_allowed() -> None:

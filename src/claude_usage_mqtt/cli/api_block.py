@@ -1,6 +1,7 @@
 """What the service says about the API on the broker: `once` and `check` must not ask while the service may not.
 
-One request too many while the API refuses lengthens the refusal, for the service and for Claude Code.
+One request too many while the API refuses lengthens the refusal, for the service and for Claude Code. Otherwise their
+requests are not in the service's budget: a person makes them, and the budget leaves 8 of the 28 that the API allows.
 """
 
 from __future__ import annotations

@@ -20,10 +20,10 @@ from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.topics import ACCOUNT_ID, DEFAULT_ACCOUNT, NO_PROBLEM, ONLINE
 from claude_usage_mqtt.untrusted import clean_text, json_object, number
 from claude_usage_mqtt.usage import derived
-from claude_usage_mqtt.usage.reading import MAX_AMOUNT, MAX_UTILIZATION
+from claude_usage_mqtt.usage.reading import MAX_AMOUNT, MAX_UTILIZATION, MAX_WINDOWS
 from claude_usage_mqtt.usage.standing import MAX_SUMMARY, clock_time
 
-MAX_ACCOUNTS, MAX_WINDOWS = 500, 30
+MAX_ACCOUNTS = 500
 LONGEST_MESSAGE = 256 * 1024
 LABEL, PERCENT = 13, 6
 """Columns of a window's line next to its bar."""

@@ -32,7 +32,7 @@ Interval = Annotated[
 Port = Annotated[int | None, BeforeValidator(values.port)]
 Level = Literal["debug", "info", "warning", "error"]
 T = TypeVar("T")
-Lower = Annotated[T, BeforeValidator(values.lower)]
+Lower = Annotated[T, BeforeValidator(str.lower)]
 Percentages = Annotated[
     tuple[float, ...],
     NoDecode,
@@ -99,7 +99,8 @@ class Settings(BaseSettings):
         None,
         min_length=1,
         max_length=500,
-        description='Several accounts and their folders: `{"personal": "/claude/personal", …}`.',
+        description='Several accounts and their folders: `{"personal": "/claude/personal", …}`. Naming the one that '
+        "had no name makes a new device with new entity ids; the history stays with the old ones.",
     )
     claude_source: Annotated[str, AfterValidator(parse_source)] = Field(
         AUTO,

@@ -59,11 +59,6 @@ def expanded(path: Path) -> Path:
         raise ValueError("the home folder in it is not known; write the whole path") from None
 
 
-def lower(value: object) -> object:
-    """Return a word in lower case."""
-    return value.lower() if isinstance(value, str) else value
-
-
 def split(value: object) -> object:
     """Return the parts of a list of percentages."""
     if not isinstance(value, str):

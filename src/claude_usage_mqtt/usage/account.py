@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 from claude_usage_mqtt.instants import moved
 from claude_usage_mqtt.usage.events import Event
-from claude_usage_mqtt.usage.money import MoneyState, next_money, no_money
+from claude_usage_mqtt.usage.money import MoneyState, next_money
 from claude_usage_mqtt.usage.plausibility import is_of_another_account
-from claude_usage_mqtt.usage.reading import FIVE_HOUR, SEVEN_DAY, ExtraUsage, Owner, Reading, Window
+from claude_usage_mqtt.usage.reading import FIVE_HOUR, MAX_WINDOWS, SEVEN_DAY, ExtraUsage, Owner, Reading, Window
 from claude_usage_mqtt.usage.standing import AccountEvents, Standing, standing
 from claude_usage_mqtt.usage.window_changes import first_reading, next_reading
 from claude_usage_mqtt.usage.window_state import WindowState
-from claude_usage_mqtt.usage.windows import MAX_WINDOWS, Windows
+from claude_usage_mqtt.usage.windows import Windows
 
 LONGEST_GAP = timedelta(minutes=70)
 """Of the time between two complete responses no more than this counts: of a longer gap they say nothing."""
@@ -177,7 +177,9 @@ class AccountUsage:
         counts = not reading.malformed and (FIVE_HOUR in reading.windows or SEVEN_DAY in reading.windows)
         self.windows.note_absent(reading, passed, counts=counts)
         if counts and reading.extra_usage is None and self.money is not None:
-            self.money = no_money(self.money, passed, reading.ignored)
+            counted = passed if self.money.money is None else timedelta(0)
+            absent_for = self.money.absence_after(counted, reading.ignored)
+            self.money = replace(self.money, money=None, absent_for=absent_for)
             if self.money.is_gone:
                 self.money = None
         self.plan = Plan(reading.plan or self.plan.name, reading.tier or self.plan.tier)

@@ -74,32 +74,22 @@ def next_money(
     dropped = starts_over or (money.enabled and high - utilization >= REFILL)
     peak = utilization if dropped else known.peak
     events: list[Event] = []
-
-    def event(event_type: str, thresholds: tuple[float, ...] = ()) -> Event:
-        return Event(
-            event_type=event_type,
-            at=now,
-            utilization=money.utilization,
-            previous_utilization=before.utilization,
-            thresholds=thresholds,
-            expires_at=now + ACCOUNT_EVENT_LASTS,
-        )
-
+    limit_reached = Event(
+        event_type=EXTRA_USAGE_LIMIT_REACHED,
+        at=now,
+        utilization=money.utilization,
+        previous_utilization=before.utilization,
+        expires_at=now + ACCOUNT_EVENT_LASTS,
+    )
     was_on = money.enabled or before.enabled  # the API turns it off when its limit is reached
     # A balance that is spent is the limit: a threshold below it is not news.
     counted = 0.0 if money.is_used_up and utilization < LIMIT else utilization
     reached = newly_reached(peak, counted, thresholds) if was_on else ()
     if reached:
-        events.append(event(EXTRA_USAGE_THRESHOLD_REACHED, reached))
+        events.append(limit_reached._replace(event_type=EXTRA_USAGE_THRESHOLD_REACHED, thresholds=reached))
     if was_on and money.is_used_up and not before.is_used_up:
-        events.append(event(EXTRA_USAGE_LIMIT_REACHED))
+        events.append(limit_reached)
     return replace(state, period_start=period_start, peak=max(peak, counted)), events
-
-
-def no_money(known: MoneyState, passed: timedelta, ignored: tuple[str, ...]) -> MoneyState:
-    """Follow `known` with a good response without extra usage, `passed` after the one before it."""
-    counted = passed if known.money is None else timedelta(0)
-    return replace(known, money=None, absent_for=known.absence_after(counted, ignored))
 
 
 def month_of(instant: datetime) -> datetime:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from claude_usage_mqtt.usage import derived
 
@@ -18,6 +18,9 @@ MAX_UTILIZATION = 200.0
 
 MAX_AMOUNT = 1e12
 """More money than this is nonsense in any currency."""
+
+MAX_WINDOWS = 40
+"""Windows beyond this many are not followed: each has a dozen entities, and responses could name new ones forever."""
 
 MINOR_DIGITS: Mapping[str, int] = (
     dict.fromkeys(["BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG"], 0)
@@ -64,10 +67,6 @@ class WindowNumbers:
     utilization: float
     resets_at: datetime | None
     read_at: datetime
-
-    def numbers(self) -> dict[str, Any]:
-        """Return the fields of this class."""
-        return {each.name: getattr(self, each.name) for each in fields(WindowNumbers)}
 
     @property
     def remaining(self) -> float:

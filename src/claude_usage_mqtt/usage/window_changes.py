@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import datetime, timedelta
 
 from claude_usage_mqtt.instants import SAME_INSTANT, steady
@@ -18,7 +18,7 @@ from claude_usage_mqtt.usage.events import (
     newly_reached,
 )
 from claude_usage_mqtt.usage.plausibility import REFILL, doubt, same_reset
-from claude_usage_mqtt.usage.reading import STATUSLINE, Window
+from claude_usage_mqtt.usage.reading import STATUSLINE, Window, WindowNumbers
 from claude_usage_mqtt.usage.window_state import UNKNOWN_AFTER_RESET, WindowState
 
 SEEN_WITHIN = timedelta(days=1)
@@ -74,15 +74,6 @@ def next_reading(
     return _believed(known, window, lowest, thresholds=thresholds, now=now)
 
 
-def no_reading(known: WindowState, passed: timedelta, ignored: tuple[str, ...], *, is_kept: bool) -> WindowState:
-    """Follow `known` with a good response that lacks the window, `passed` after the good response before it.
-
-    If `is_kept`, its entities stay.
-    """
-    counted = timedelta(0) if known.present or is_kept else passed
-    return replace(known, present=False, absent_for=known.absence_after(counted, ignored), suspect=None)
-
-
 def _believed(
     known: WindowState, window: Window, lowest: float, *, thresholds: Iterable[float], now: datetime
 ) -> tuple[WindowState, list[Event]]:
@@ -90,25 +81,21 @@ def _believed(
     state = _state(window, window.resets_at)
     ended = _ended(known, state, known.utilization - lowest)
 
-    def event(event_type: str, **details: object) -> Event:
-        values = {
-            "resets_at": state.resets_at,
-            "previous_utilization": 0.0 if ended else known.utilization,
-        } | details
-        return Event(
-            event_type=event_type,
-            at=now,
-            window=state.key,
-            label=state.label,
-            utilization=state.utilization,
-            expires_at=state.resets_at or now + (state.duration or UNKNOWN_LENGTH),
-            **values,  # type: ignore[arg-type]
-        )
-
+    limit_reached = Event(
+        event_type=LIMIT_REACHED,
+        at=now,
+        window=state.key,
+        label=state.label,
+        utilization=state.utilization,
+        previous_utilization=0.0 if ended else known.utilization,
+        resets_at=state.resets_at,
+        expires_at=state.resets_at or now + (state.duration or UNKNOWN_LENGTH),
+    )
     events: list[Event] = []
     peak, was_limited, samples, limit_at = known.peak, known.is_limit_reached, known.samples, known.limit_at
     if ended is not None:
-        events.append(event(ended, resets_at=known.resets_at, previous_utilization=known.utilization))
+        it_ended = limit_reached._replace(event_type=ended, previous_utilization=known.utilization)
+        events.append(it_ended._replace(resets_at=known.resets_at))
         is_refill = ended == RESET_EARLY and same_reset(known.resets_at, state.resets_at)
         peak = lowest if is_refill else 0.0
         was_limited, samples, limit_at = False, (), None
@@ -117,9 +104,9 @@ def _believed(
     counted = 0.0 if state.locked and state.utilization < LIMIT else state.utilization
     reached = newly_reached(peak, counted, thresholds)
     if reached:
-        events.append(event(THRESHOLD_REACHED, thresholds=reached))
+        events.append(limit_reached._replace(event_type=THRESHOLD_REACHED, thresholds=reached))
     if state.is_limit_reached and not was_limited:
-        events.append(event(LIMIT_REACHED))
+        events.append(limit_reached)
     samples = sampled(samples, state.read_at, state.utilization, state.look_back)
     begun_after = known.begun_after
     if ended == RESET:
@@ -129,8 +116,8 @@ def _believed(
 
 
 def _state(window: Window, resets_at: datetime | None) -> WindowState:
-    utilization = round(window.utilization, 2)
-    return WindowState(**window.numbers() | {"utilization": utilization, "resets_at": resets_at})
+    numbers = {each.name: getattr(window, each.name) for each in fields(WindowNumbers)}
+    return WindowState(**numbers | {"utilization": round(window.utilization, 2), "resets_at": resets_at})
 
 
 def _reset(known: WindowState, window: Window) -> datetime | None:

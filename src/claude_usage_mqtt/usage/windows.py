@@ -8,11 +8,7 @@ from datetime import datetime, timedelta
 
 from claude_usage_mqtt.usage.plausibility import Suspect
 from claude_usage_mqtt.usage.reading import FIVE_HOUR, SEVEN_DAY, Reading
-from claude_usage_mqtt.usage.window_changes import no_reading
 from claude_usage_mqtt.usage.window_state import WindowState
-
-MAX_WINDOWS = 40
-"""Windows beyond this many are not followed: each has a dozen entities, and responses could name new ones forever."""
 
 
 class Windows(dict[str, WindowState]):
@@ -25,8 +21,10 @@ class Windows(dict[str, WindowState]):
                 if state.seen_among != response.ignored:
                     self[key] = replace(state, seen_among=response.ignored)
             elif counts and state.read_at < response.read_at:
-                is_kept = key in (FIVE_HOUR, SEVEN_DAY)
-                self[key] = no_reading(state, passed, response.ignored, is_kept=is_kept)
+                # The entities of session and week stay.
+                counted = timedelta(0) if state.present or key in (FIVE_HOUR, SEVEN_DAY) else passed
+                absent_for = state.absence_after(counted, response.ignored)
+                self[key] = replace(state, present=False, absent_for=absent_for, suspect=None)
                 if self[key].is_gone:
                     del self[key]
 
