@@ -9,8 +9,7 @@ from claude_usage_mqtt.cli.check_report import Report
 from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import ApiError, CredentialsNotFound, InvalidResponse, RateLimited
 from claude_usage_mqtt.instants import local_time
-from claude_usage_mqtt.settings.claude import Account
-from claude_usage_mqtt.settings.fields import Settings
+from claude_usage_mqtt.settings.fields import Account, Settings
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.sources.credentials.token import Credentials, CredentialSource
