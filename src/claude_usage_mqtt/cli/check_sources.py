@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import datetime
 from functools import partial
 
@@ -92,15 +93,13 @@ def _validity(expires_at: datetime | None, now: datetime) -> str:
 
 
 def _ask_api(settings: Settings, place: CredentialSource, credentials: Credentials, responses: list[object]) -> str:
-    api = UsageApi(settings.claude_api_url, settings.claude_user_agent)
     try:
-        response = api.fetch(credentials.token)
+        with closing(UsageApi(settings.claude_api_url, settings.claude_user_agent)) as api:
+            response = api.fetch(credentials.token)
         responses.append(response)
         return _windows(parse_usage(response, SystemClock().now(), plan=credentials.login.plan))
     except ApiError as error:
         raise with_other_sources(place.explain(error), OAUTH) from None
-    finally:
-        api.close()
 
 
 def _ask(settings: Settings, login: LocalLogin, name: str) -> str:
