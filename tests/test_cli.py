@@ -146,13 +146,6 @@ def test_once_ends_with_the_status_of_what_went_wrong(
     assert TOKEN not in result.stderr
 
 
-def test_once_without_credentials(tmp_path: Path, endpoint: Endpoint, api: dict[str, Any]) -> None:
-    """Without a login `once` says so, asks nobody and ends with 3."""
-    result = call_command(tmp_path, "once", **api)
-    assert (result.returncode, endpoint.count) == (3, 0)
-    assert "log in with Claude Code" in result.stderr
-
-
 def test_the_api_is_not_asked_while_the_service_waits(
     home: Path, endpoint: Endpoint, given: dict[str, Any], watcher: Watcher
 ) -> None:

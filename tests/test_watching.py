@@ -218,16 +218,6 @@ def worker_threads() -> int:
     return sum(thread.name == "worker" for thread in threading.enumerate())
 
 
-def test_a_pool_of_a_few_threads_polls_200_accounts() -> None:
-    """However many accounts are due at once, each is polled, threads stay few, and none is left at the end."""
-    before = worker_threads()
-    accounts = Accounts(*(Place() for _ in range(200)))
-    eventually(lambda: len(accounts.finished()) == 200)
-    assert worker_threads() - before <= MAX_THREADS
-    accounts.pool.stop()
-    eventually(lambda: worker_threads() == before)
-
-
 def test_polls_that_hang_do_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """A dead mount takes its own account, not the pool; each such account is named once."""
     monkeypatch.setattr(workers, "WORKER_DEADLINE", 0.0)
