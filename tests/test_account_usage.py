@@ -8,9 +8,8 @@ import pytest
 from claude_usage_mqtt.usage.account import AccountUsage
 from claude_usage_mqtt.usage.document import state_document, tier_in_words
 from claude_usage_mqtt.usage.events import Event
-from claude_usage_mqtt.usage.reading import SESSION, STATUSLINE, WEEK, ExtraUsage, Owner, Reading
+from claude_usage_mqtt.usage.reading import MAX_WINDOWS, SESSION, STATUSLINE, WEEK, ExtraUsage, Owner, Reading
 from claude_usage_mqtt.usage.saved_state import restore, save
-from claude_usage_mqtt.usage.windows import MAX_WINDOWS
 from parts.readings import RESET, START, make_account, make_answer, make_reading, make_usage, minutes, shown, take
 
 MONEY = ExtraUsage(enabled=True, used=1.9, limit=17.0, utilization=11.18, currency="EUR")
@@ -25,12 +24,12 @@ def answer(usage: AccountUsage, at: datetime, *keys: str, money: ExtraUsage | No
 
 
 def follow(
-    usage: AccountUsage, begin: datetime, span: timedelta, *keys: str, every: float = 5, money: ExtraUsage | None = None
+    usage: AccountUsage, begin: datetime, span: timedelta, *keys: str, money: ExtraUsage | None = None
 ) -> datetime:
-    """Process answers that have these windows, for a while; return the instant of the last."""
+    """Process an answer that has these windows every five minutes, for a while; return the instant of the last."""
     at = begin
-    while at + timedelta(minutes=every) <= begin + span:
-        at += timedelta(minutes=every)
+    while at + timedelta(minutes=5) <= begin + span:
+        at += timedelta(minutes=5)
         answer(usage, at, *keys, money=money)
     return at
 

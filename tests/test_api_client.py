@@ -379,3 +379,14 @@ def test_no_answer_breaks_it(status: int, retry_after: str, body: bytes) -> None
         sentence = ""
     assert sentence.isascii()
     assert len(sentence) < 300
+
+
+def test_close_ends_what_hangs(endpoint: Endpoint, hasty: UsageApi) -> None:
+    """The client can be closed at any time, and takes no time for it."""
+    endpoint.fault = faults.Hang()
+    with ThreadPoolExecutor(1) as thread:
+        asked = thread.submit(hasty.fetch, TOKEN)
+        endpoint.wait_for_requests(1)
+        hasty.close()
+        endpoint.release()
+        assert isinstance(asked.exception(10), ApiError)

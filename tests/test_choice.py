@@ -2,6 +2,7 @@
 
 import datetime as dt
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,16 +18,14 @@ from claude_usage_mqtt.sources.reporter import Asks, ReporterSource
 from claude_usage_mqtt.sources.reporter_machines import AWAY, OFFLINE, SILENT, Hold, Machine, MachineRegistry, sentence
 from claude_usage_mqtt.sources.reporter_messages import AnnouncedLogin
 from claude_usage_mqtt.sources.source import Login
-from claude_usage_mqtt.usage.reading import OAUTH, REPORTER
+from claude_usage_mqtt.usage.reading import OAUTH
 from parts import faults
 from parts.endpoint import Connect, Endpoint
 from parts.service import Clock
-from parts.simulation import make_state, poll
+from parts.simulation import Simulation, make_state
 
 NOW = dt.datetime(2026, 11, 20, 16, 0, tzinfo=dt.UTC)
 MINUTE = dt.timedelta(minutes=1)
-
-
 OURS, OTHER = Login(account="a" * 16), Login(account="b" * 16)
 
 
@@ -130,26 +129,24 @@ def test_the_end_of_a_machines_wait_after_a_fault_is_not_news(status: str) -> No
     assert found.to_ask(NOW + 6 * MINUTE) == ["a", "b"]
 
 
-def failing_polls(error: ClaudeUsageError, source: str, found: AccountReporters | None) -> list[dt.datetime]:
+def failing_polls(error: ClaudeUsageError, found: AccountReporters | None) -> list[dt.datetime]:
     """Return when an account is polled in an hour in which each poll fails."""
-    state, polls, now = make_state(), [], NOW
-    state.reporters = found
-    while now < NOW + 60 * MINUTE:
-        state.tick(now)
-        due = state.due(now)
-        if due is not None and due <= now:
-            polls.append(now)
-            poll(state, now, source, error=error)
-        now += MINUTE / 6
-    return polls
+
+    def world(_: dt.datetime) -> Any:
+        raise error
+
+    simulation = Simulation(world, NOW, make_state())
+    simulation.state.reporters = found
+    simulation.state.tick(NOW)
+    simulation.run(NOW + 60 * MINUTE)
+    return simulation.polls
 
 
-@pytest.mark.parametrize("source", [OAUTH, REPORTER])
 @pytest.mark.parametrize("error", [ServerError("out of order"), NetworkError("away")])
-def test_in_an_outage_the_waits_grow_though_a_reporter_is_online(source: str, error: ClaudeUsageError) -> None:
+def test_in_an_outage_the_waits_grow_though_a_reporter_is_online(error: ClaudeUsageError) -> None:
     """Asked each minute, the API would have seen the whole hour's requests when it is back, and nobody could ask."""
-    polls = failing_polls(error, source, reporters(("a", OURS, "ok")))
-    assert polls == failing_polls(error, source, None)
+    polls = failing_polls(error, reporters(("a", OURS, "ok")))
+    assert polls == failing_polls(error, None)
     assert len(polls) < 12
 
 

@@ -172,7 +172,7 @@ def test_a_program_that_is_not_there(program: FakeClaudeCode) -> None:
     result = ask(source(program, command="/nowhere/claude"))
     assert isinstance(result.error, CredentialsNotFound)
     assert result.requests == 0
-    assert "CLAUDE_CODE_COMMAND" in str(result.error)
+    assert "the whole path of its command" in str(result.error)
 
 
 def test_what_it_is_started_with(program: FakeClaudeCode, monkeypatch: pytest.MonkeyPatch) -> None:

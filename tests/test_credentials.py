@@ -1,5 +1,6 @@
 """Claude Code's credentials: found, read and judged as its own files are, and never written."""
 
+import contextlib
 import datetime as dt
 import json
 import os
@@ -22,6 +23,7 @@ from claude_usage_mqtt.errors import (
     TokenExpired,
     Unauthorized,
 )
+from claude_usage_mqtt.sources.api.response import interpret
 from claude_usage_mqtt.sources.credentials import keychain, watch
 from claude_usage_mqtt.sources.credentials.file import CredentialsFile, GivenToken
 from claude_usage_mqtt.sources.credentials.keychain import Keychain
@@ -74,17 +76,15 @@ def test_expiry(value: Any, expected: dt.datetime | None) -> None:
         found.require_unexpired(NOW)
 
 
-@pytest.mark.parametrize(("minutes", "fits"), [(6, True), (5.01, True), (5, False), (0, False), (-600, False)])
-def test_five_minutes_before_its_end_a_token_is_not_sent(tmp_path: Path, minutes: float, fits: bool) -> None:  # noqa: FBT001
+@pytest.mark.parametrize(
+    ("minutes", "verb"), [(6, None), (5.01, None), (5, "expires"), (0, "expired"), (-600, "expired")]
+)
+def test_five_minutes_before_its_end_a_token_is_not_sent(tmp_path: Path, minutes: float, verb: str | None) -> None:
     """An expired token is answered as if too much had been asked: it is better not sent."""
     write_credentials(tmp_path, now=NOW, expires_in=dt.timedelta(minutes=minutes))
-    found = CredentialsFile(tmp_path).read()
-    if fits:
-        found.require_unexpired(NOW)
-    else:
-        verb = "expires" if minutes > 0 else "expired"
-        with pytest.raises(TokenExpired, match=f"The access token {verb} at .* open Claude Code"):
-            found.require_unexpired(NOW)
+    said = pytest.raises(TokenExpired, match=f"The access token {verb} at .* open Claude Code")
+    with said if verb else contextlib.nullcontext():
+        CredentialsFile(tmp_path).read().require_unexpired(NOW)
 
 
 def test_it_is_opened_afresh_each_time(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_path_that_is_none() -> None:
     """A folder that cannot exist is an error of ours like any other."""
     source = CredentialsFile(Path("/no\x00where"))
     assert source.fingerprint() is None
-    with pytest.raises(CredentialsUnreadable, match="CLAUDE_CONFIG_DIR"):
+    with pytest.raises(CredentialsUnreadable, match=r"The path '/no\\x00where/.credentials.json' is not valid"):
         source.read()
 
 
@@ -208,9 +208,12 @@ def test_a_keychain_that_says_no(
 
 @pytest.mark.parametrize("refusal", [InsufficientScope("no"), Unauthorized("no")])
 def test_a_given_token_that_hides_a_usable_login(tmp_path: Path, refusal: ApiError) -> None:
-    """With a setup token and a login, the message says which one to remove; any other refusal stays as it is."""
+    """With a setup token and a login, the message says which one to remove, else to replace it; others stay."""
     hiding = GivenToken("t", hidden=CredentialsFile(tmp_path))
     assert "claude setup-token" in str(hiding.explain(InsufficientScope("no")))
+    with pytest.raises(Unauthorized, match="log in with Claude Code again") as of_a_login:
+        interpret(401, {}, b"", NOW)
+    assert "(HTTP 401); replace the token in CLAUDE_CODE_OAUTH_TOKEN." in str(hiding.explain(of_a_login.value))
     write_credentials(tmp_path)
     explained = hiding.explain(refusal)
     assert type(explained) is type(refusal)

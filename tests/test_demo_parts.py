@@ -143,7 +143,7 @@ def test_api_is_gone_at_the_end() -> None:
 
 def watching(broker: EmbeddedBroker, *topics: str) -> Watcher:
     """Return a client, which is subscribed to these topics inside a `with`; `test_brokers` sees the main path."""
-    return Watcher(broker.port, topics, version="3.1.1")
+    return Watcher(broker.port, topics)
 
 
 def seen(watcher: Watcher) -> list[tuple[str, str, bool]]:

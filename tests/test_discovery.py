@@ -60,10 +60,8 @@ def test_every_key_of_the_contract_is_there_and_no_other() -> None:
 def test_unique_ids_are_made_of_account_and_key_alone() -> None:
     """A changed label or name never makes a second entity out of one."""
     for topics, label in ((TOPICS, None), (WORK, "Work"), (WORK, "The office")):
-        found = components(topics, label=label)
-        assert {key: each["unique_id"] for key, each in found.items()} == {
-            key: f"claude_usage_{topics.account}_{key}" for key in found
-        }
+        for key, each in components(topics, label=label).items():
+            assert each["unique_id"] == f"claude_usage_{topics.account}_{key}"
 
 
 def test_entity_ids_read_well_and_stay_when_a_label_changes() -> None:
@@ -182,7 +180,10 @@ def test_money_has_entities_only_while_extra_usage_is_enabled() -> None:
 
 
 def test_what_is_removed_is_a_platform_and_nothing_else() -> None:
-    """Only so does Home Assistant remove an entity; one that is wanted is never removed."""
+    """Only so does Home Assistant remove an entity; one that is wanted is never removed.
+
+    The order stays for an hour, also if the clock is set meanwhile.
+    """
     before = message()
     before["components"]["seven_day_sonnet_event"] = {"platform": "event", "unique_id": "x"}
     state = make_state()
@@ -193,6 +194,13 @@ def test_what_is_removed_is_a_platform_and_nothing_else() -> None:
     assert found["seven_day_sonnet_event"] == {"platform": "event"}
     assert found["status"]["unique_id"]
     assert announced(payload).keys() == components().keys() | {"seven_day_sonnet_event"}
+    step = timedelta(hours=-3)
+    state.clock_stepped(step, now + step)
+    for minutes, is_there in ((59, True), (60, False)):
+        at = now + step + timedelta(minutes=minutes)
+        state.tick(at)
+        payload = state.discovery.update(state.usage, at, has_login_expiry=True, reporters=("laptop",))
+        assert ("seven_day_sonnet_event" in announced(payload)) is is_there
 
 
 def test_controls_know_where_to_send_and_what_is_allowed() -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import doctest
 import functools
+import re
 import ssl
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import claude_usage_mqtt
 from claude_usage_mqtt import library
 from claude_usage_mqtt.errors import (
     ApiError,
+    ClaudeUsageError,
     CredentialsNotFound,
     CredentialsUnreadable,
     InsufficientScope,
@@ -112,6 +114,40 @@ def test_without_usable_credentials_nothing_is_sent(endpoint: Endpoint, tmp_path
     with pytest.raises(CredentialsNotFound):
         library.get_usage(token="", api_url=endpoint.url)
     assert endpoint.requests == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault", "said"),
+    [
+        ({"token": TOKEN}, faults.unauthorized(), r"\(HTTP 401\); replace the token in get_usage\(token=\.{3}\)\.$"),
+        (
+            {"token": TOKEN},
+            faults.insufficient_scope(),
+            r"get_usage\(token=\.{3}\) may not read the usage: .*setup-token",
+        ),
+        ({"token": TOKEN}, faults.rate_limited(), "if it lasts, renew it"),
+        ({"token": TOKEN}, faults.Answer(status=300), "check the URL of the API"),
+        (
+            {"token": '{"claudeAiOauth": 1}'},
+            None,
+            "holds JSON, .*; point config_dir at the folder of Claude Code's file",
+        ),
+        ({"token": ""}, None, "is empty"),
+        ({"config_dir": "nowhere"}, None, "or point config_dir at its folder"),
+        ({"config_dir": "no\0where"}, None, r"The path 'no\\x00where/.credentials.json' is not valid"),
+        ({"config_dir": "expired"}, None, "The source claude-code keeps it renewed"),
+        ({"claude_code_command": "nothing", "source": "claude-code"}, None, "cannot be started"),
+    ],
+)
+def test_no_error_names_a_setting(
+    endpoint: Endpoint, empty: Path, arguments: dict[str, str], fault: Fault | None, said: str
+) -> None:
+    """A program has no settings: an error names the argument to change."""
+    write_credentials(empty / "expired", expires_in=timedelta(hours=-1))
+    endpoint.fault = fault
+    with pytest.raises(ClaudeUsageError, match=said) as caught:
+        library.get_usage(**arguments, api_url=endpoint.url)
+    assert not re.search("[A-Z]_[A-Z]", str(caught.value))
 
 
 @pytest.mark.parametrize("url", ["http://example.com", "ftp://127.0.0.1", "http://me@127.0.0.1", "http://[", ""])

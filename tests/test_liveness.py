@@ -282,10 +282,8 @@ def test_the_service_notifies_systemd_though_no_broker_is_there(
     assert check()[0] == 1
 
 
-def test_another_services_sign_is_not_ours(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_services_sign_is_not_ours(folder: Path, empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`healthcheck` asks about the service with its own base topic, not about any service on the machine."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MQTT_BASE_TOPIC", raising=False)
     beats = Liveness("claude-usage")
     beats.beat()
     assert check()[0] == 0
@@ -299,18 +297,14 @@ def test_another_services_sign_is_not_ours(folder: Path, tmp_path: Path, monkeyp
         "\ufeffMQTT_BASE_TOPIC=second",
         "mqtt_base_topic=second",
     ):
-        (tmp_path / ".env").write_text(written, encoding="utf-8")
+        (empty / ".env").write_text(written, encoding="utf-8")
         assert check()[0] == 1, written
     beats.stop()
     assert list(folder.iterdir()) == []
 
 
-def test_a_service_with_other_accounts_is_not_ours(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_service_with_other_accounts_is_not_ours(folder: Path, empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two services under one base topic, each with its accounts: the health of one says nothing about the other."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MQTT_BASE_TOPIC", raising=False)
     monkeypatch.setenv("CLAUDE_ACCOUNTS", '{"ann": "/claude/ann"}')
     beats = Liveness("claude-usage")
     beats.beat()
@@ -319,10 +313,10 @@ def test_a_service_with_other_accounts_is_not_ours(
     status, sentence = check()
     assert status == 1
     assert "has other accounts; check CLAUDE_ACCOUNTS" in sentence
-    (tmp_path / ".env").write_text('CLAUDE_ACCOUNTS=\'{ "ann": "/claude/ann" }\'\n')
+    (empty / ".env").write_text('CLAUDE_ACCOUNTS=\'{ "ann": "/claude/ann" }\'\n')
     monkeypatch.delenv("CLAUDE_ACCOUNTS")
     assert check()[0] == 0
-    (tmp_path / ".env").unlink()
+    (empty / ".env").unlink()
     assert check()[0] == 0, "without accounts, the base topic alone decides"
     beats.stop()
     assert list(folder.iterdir()) == []

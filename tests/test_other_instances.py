@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import platform
+import re
 import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from claude_usage_mqtt.cli.run import instance_of
+from claude_usage_mqtt.service import restore
 from claude_usage_mqtt.settings.load import load_settings
 from claude_usage_mqtt.sources.credentials.file import CredentialsFile
 from parts.broker import Broker, Mosquitto, needs_mosquitto
@@ -21,19 +23,7 @@ from parts.command import call_command
 from parts.endpoint import Endpoint
 from parts.process import Log
 from parts.proxy import FaultyProxy
-from parts.service import (
-    BASE,
-    CONFIG,
-    HEALTH,
-    STATE,
-    STATUS,
-    Clock,
-    Serve,
-    Start,
-    is_ok,
-    listen_to_log,
-    running_service,
-)
+from parts.service import BASE, CONFIG, HEALTH, STATE, STATUS, Clock, Serve, Start, is_ok, listen_to_log
 from parts.watcher import Watcher
 
 VERSION_1 = json.loads((Path(__file__).parent / "cases/version_1_retained.json").read_text(encoding="utf-8"))
@@ -43,6 +33,14 @@ WORK_CONFIG = "homeassistant/device/claude_usage_work/config"
 def named(home: Path, *names: str) -> dict[str, Any]:
     """Return accounts by name, all with one login."""
     return {name: CredentialsFile(home) for name in names}
+
+
+def crashed(serve: Serve, watcher: Watcher, instance: str) -> None:
+    """Leave what a service leaves that nobody could report as gone, as after a power cut."""
+    with serve(instance=instance):
+        watcher.wait_topic(HEALTH, is_ok)
+    watcher.publish(STATUS, "online", retain=True)
+    watcher.settle()
 
 
 def test_a_single_named_account_keeps_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -94,16 +92,16 @@ def test_the_later_one_stands_by(serve: Serve, endpoint: Endpoint, watcher: Watc
 
 
 @needs_mosquitto
-def test_the_later_one_stands_by_though_the_broker_forgot_the_other(home: Path, endpoint: Endpoint) -> None:
+def test_the_later_one_stands_by_though_the_broker_forgot_the_other(serve: Serve) -> None:
     """A broker that keeps nothing restarts, and the later one is connected first: it publishes nothing yet."""
     with (
         Mosquitto(persistence=False) as mosquitto,
         FaultyProxy(mosquitto.port) as proxy,
         Watcher(mosquitto.port) as watcher,
-        running_service(proxy.port, endpoint.url, home, instance="first") as first,
+        serve(port=proxy.port, instance="first") as first,
     ):
         watcher.wait_topic(HEALTH, is_ok)
-        with running_service(mosquitto.port, endpoint.url, home, instance="second") as second:
+        with serve(port=mosquitto.port, instance="second") as second:
             second.log.wait_for("standing by")
             mosquitto.kill()
             first.log.wait_for("was lost")
@@ -128,12 +126,9 @@ def test_check_says_that_another_one_publishes(
     serve: Serve, home: Path, running_broker: Broker, watcher: Watcher
 ) -> None:
     """Whoever is about to start a second service learns that it would stand by, and what to run instead."""
-    with serve(instance="elsewhere"):
-        watcher.wait_topic(HEALTH, is_ok)
     settings = {"MQTT_HOST": "127.0.0.1", "MQTT_PORT": running_broker.port, "CLAUDE_SOURCE": "reporter"}
     assert "published already" not in call_command(home, "check", **settings).stdout
-    watcher.publish(STATUS, "online", retain=True)  # it runs on another machine
-    watcher.settle()
+    crashed(serve, watcher, "elsewhere")  # or it runs on another machine
     checked = call_command(home, "check", **settings)
     assert "default is published already: another 'claude-usage-mqtt run' would stand by" in checked.stdout
     assert checked.returncode == 0
@@ -143,10 +138,7 @@ def test_the_later_one_takes_over_from_one_that_died(
     serve: Serve, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even if nobody could say that the first is gone, its sign of life ends; until then the later one is idle."""
-    with serve(instance="first"):
-        watcher.wait_topic(HEALTH, is_ok)
-    watcher.publish(STATUS, "online", retain=True)  # as after a power cut
-    watcher.settle()
+    crashed(serve, watcher, "first")
     clock = Clock(speed=1000)
     rounds: list[float] = []
     with serve(instance="second", clock=clock) as second:
@@ -185,15 +177,19 @@ def test_a_second_one_on_the_same_machine_stands_by(start: Start, endpoint: Endp
             second.log.wait_for("Publishing at")
 
 
-def test_an_earlier_run_is_not_another_instance(serve: Serve, watcher: Watcher) -> None:
-    """After a crash the same service is back at once."""
-    with serve(instance="same"):
-        watcher.wait_topic(HEALTH, is_ok)
-    watcher.publish(STATUS, "online", retain=True)
-    watcher.settle()
+@pytest.mark.parametrize("patience", [restore.LONGEST, 0.0])
+def test_an_earlier_run_is_not_another_instance(
+    serve: Serve, watcher: Watcher, monkeypatch: pytest.MonkeyPatch, patience: float
+) -> None:
+    """After a crash the same service is back at once, even if what it left arrives too late to be read."""
+    crashed(serve, watcher, "same")
+    monkeypatch.setattr(restore, "LONGEST", patience)
+    mark = watcher.mark()
     with serve(instance="same") as again:
-        again.log.wait_for("Publishing at")
-    assert "standing by" not in again.log.text
+        watcher.wait_topic(HEALTH, is_ok, since=mark)
+        watcher.settle()
+        assert json.loads(watcher.retained()[HEALTH])["other_instance"] is False
+    assert not re.search("standing by|Another instance", again.log.text)
 
 
 @pytest.mark.parametrize("name", ["MACHINE_NAME", "MQTT_CLIENT_ID", ""])

@@ -15,11 +15,10 @@ from claude_usage_mqtt.service import liveness
 from parts.broker import Broker
 from parts.command import clean_environment, command_line
 from parts.credentials import write_credentials
-from parts.endpoint import Endpoint
 from parts.net import LOOPBACK
 from parts.process import LoggedProcess
 from parts.proxy import FaultyProxy
-from parts.service import running_service
+from parts.service import Serve
 from parts.waiting import eventually
 
 linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
@@ -116,7 +115,7 @@ def test_no_thread_can_be_started(tmp_path: Path, command: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_dead_connection_thread_is_noticed(
-    running_broker: Broker, endpoint: Endpoint, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    running_broker: Broker, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A service that can never connect again is unhealthy, however well its loop goes round."""
     folder = tmp_path / "signs"
@@ -125,10 +124,7 @@ def test_a_dead_connection_thread_is_noticed(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(liveness, "FOLDERS", (str(folder),))
     monkeypatch.setattr(liveness, "BEAT_EVERY", 0.05)
-    with (
-        FaultyProxy(running_broker.port) as proxy,
-        running_service(proxy.port, endpoint.url, home) as running,
-    ):
+    with FaultyProxy(running_broker.port) as proxy, serve(port=proxy.port) as running:
         running.log.wait_for("Publishing at")
         assert liveness.check()[0] == 0
         monkeypatch.setattr(connector.Connection, "run", end_the_thread)

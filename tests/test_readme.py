@@ -27,8 +27,12 @@ from claude_usage_mqtt.usage.events import ACCOUNT_EVENT_TYPES, EVENT_TYPES
 from parts.documents import make_extra_usage, sample_usage
 from parts.simulation import Simulation, make_state
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-REFERENCE = (Path(__file__).parent.parent / ".github/REFERENCE.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "src/claude_usage_mqtt"
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / ".github").glob("*.md"))]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+REFERENCE = (ROOT / ".github/REFERENCE.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / ".github/CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
 def section(name: str) -> str:
@@ -116,10 +120,6 @@ def test_each_key_of_the_topics_is_explained() -> None:
         assert f"`{key}`" in text, key
 
 
-ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / ".github").glob("*.md"))]
-
-
 def anchors(text: str) -> set[str]:
     """Return what GitHub makes of a document's headings."""
     outside_code = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
@@ -140,28 +140,25 @@ def test_each_local_link_leads_somewhere(document: Path) -> None:
 
 def test_each_module_that_contributors_are_sent_to_exists() -> None:
     """The map of the packages and the recipes for changes name files that are there."""
-    package = ROOT / "src/claude_usage_mqtt"
-    text = (ROOT / ".github/CONTRIBUTING.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"`((?:\w+/)+\w+\.py)`", text))
+    named = set(re.findall(r"`((?:\w+/)+\w+\.py)`", CONTRIBUTING))
     assert len(named) > 15
     for each in named:
-        assert (package / each).is_file() or (ROOT / each).is_file(), each
-    for folder in (path.parent.name for path in package.glob("*/__init__.py")):
-        assert f"`{folder}/`" in text, folder
+        assert (PACKAGE / each).is_file() or (ROOT / each).is_file(), each
+    for folder in (path.parent.name for path in PACKAGE.glob("*/__init__.py")):
+        assert f"`{folder}/`" in CONTRIBUTING, folder
 
 
 def test_the_map_names_each_module() -> None:
     """Contributors find every module in the map, or its folder or prefix (`reporter*`), and no constant that went."""
-    package = ROOT / "src/claude_usage_mqtt"
-    named = re.findall(r"`([^`\n]+)`", (ROOT / ".github/CONTRIBUTING.md").read_text(encoding="utf-8"))
+    named = re.findall(r"`([^`\n]+)`", CONTRIBUTING)
     folders = {"api/", "credentials/", "recipes/", "demo/"} & set(named)
-    for path in package.rglob("*.py"):
-        module = path.relative_to(package)
+    for path in PACKAGE.rglob("*.py"):
+        module = path.relative_to(PACKAGE)
         is_in_folder = any(f"{each}/" in folders for each in module.parts[:-1])
         if module.parts[0] == "cli" or path.stem.startswith("__") or is_in_folder:
             continue
         assert any(fnmatch(path.stem, each.removesuffix(".py").rpartition("/")[2]) for each in named), module
-    source = "".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py"))
+    source = "".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
     for constant in (each for each in named if re.fullmatch(r"_?[A-Z]+(_[A-Z]+)+", each)):
         assert re.search(rf"\b{constant}\b", source) or constant.lower() in Settings.model_fields, constant
 
@@ -182,10 +179,8 @@ UNRELEASED = r"install( -\S+)* '?claude-usage-mqtt|image: ghcr|compose pull"
 
 def test_what_is_to_be_copied_works_before_a_release() -> None:
     """No command, recipe or message installs or starts something that nobody has published."""
-    package = ROOT / "src/claude_usage_mqtt"
-    files = [ROOT / "README.md", *(path for path in package.rglob("*") if path.suffix in {".py", ".md", ".yaml"})]
-    files += [path for path in package.rglob("*") if path.suffix in {".service", ".plist", ".xml"}]
-    for path in files:
+    kinds = {".py", ".md", ".yaml", ".service", ".plist", ".xml"}
+    for path in (ROOT / "README.md", *(path for path in PACKAGE.rglob("*") if path.suffix in kinds)):
         assert not re.search(UNRELEASED, path.read_text(encoding="utf-8")), path
     assert "**There is no release yet**" in README.split("## ")[0]
 

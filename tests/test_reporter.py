@@ -231,12 +231,10 @@ def test_a_login_that_changes_is_announced(report: Report, watcher: Watcher, hom
     clock = Clock(speed=60)
     write_credentials(home, CANARY, expires_in=dt.timedelta(minutes=6), now=clock.now())
     with report(clock=clock):
-        watcher.wait_topic(
-            LAPTOP.presence, lambda each: each.json()["accounts"]["default"]["status"] == "token_expired", 15
-        )
+        watcher.wait_topic(LAPTOP.presence, announces("default", "token_expired"))
         mark = watcher.mark()
         write_credentials(home, CANARY, now=clock.now())
-        watcher.wait_topic(LAPTOP.presence, lambda each: each.json()["accounts"]["default"]["usable"], 15, since=mark)
+        watcher.wait_topic(LAPTOP.presence, announces("default", "ok"), since=mark)
 
 
 def announces(account: str, status: str) -> Callable[[Message], bool]:

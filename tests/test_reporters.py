@@ -30,6 +30,7 @@ from parts.service import (
     STATUS,
     Clock,
     Running,
+    Serve,
     ServiceProcess,
     command,
     has_status,
@@ -345,16 +346,14 @@ def test_a_machine_that_announces_itself_after_a_restart_was_never_offline(house
 
 
 def test_a_usable_login_on_this_machine_comes_first(
-    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
+    serve: Serve, tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
 ) -> None:
     """With a login here and a reporter there, the reporter is asked only while this login cannot be used."""
     here, there = login(tmp_path / "here"), login(tmp_path / "there", token="sk-ant-oat01-there")
     clock = Clock(speed=200)
     with (
         Endpoint(sample_usage(five_hour=50.0)) as other,
-        running_service(
-            running_broker.port, endpoint.url, here, selected=(OAUTH, REPORTER), interval=60.0, clock=clock
-        ),
+        serve(here, selected=(OAUTH, REPORTER), interval=60.0, clock=clock),
         running_reporter(running_broker.port, other.url, there, clock=clock),
     ):
         watcher.wait_topic(HEALTH, lambda each: machines(each.json()) == {"laptop": "ok"})
@@ -371,13 +370,13 @@ def test_a_usable_login_on_this_machine_comes_first(
 
 
 def test_a_refused_login_here_is_not_sent_again_while_a_machine_delivers(
-    tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
+    serve: Serve, tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
 ) -> None:
     """A dead login in some folder of the box does not cost a request per poll, and is not an error."""
     here, there = login(tmp_path / "here", token="sk-ant-oat01-dead"), login(tmp_path / "there")
     endpoint.tokens = {CANARY}
     with (
-        running_service(running_broker.port, endpoint.url, here, selected=(OAUTH, REPORTER), interval=0.2),
+        serve(here, selected=(OAUTH, REPORTER), interval=0.2),
         running_reporter(running_broker.port, endpoint.url, there),
     ):
         watcher.wait_topic(HEALTH, is_ok)

@@ -15,9 +15,8 @@ from claude_usage_mqtt.usage.absence import ENTITIES_KEPT
 from claude_usage_mqtt.usage.account import AccountUsage, Plan
 from claude_usage_mqtt.usage.derived import MAX_SAMPLES
 from claude_usage_mqtt.usage.document import state_document
-from claude_usage_mqtt.usage.reading import SESSION, WEEK, ExtraUsage, Owner
+from claude_usage_mqtt.usage.reading import MAX_WINDOWS, SESSION, WEEK, ExtraUsage, Owner
 from claude_usage_mqtt.usage.saved_state import WINDOW_KEY, restore, save
-from claude_usage_mqtt.usage.windows import MAX_WINDOWS
 from parts.hostile import values
 from parts.readings import RESET, START, make_account, make_answer, make_reading, make_usage, minutes, shown, take
 

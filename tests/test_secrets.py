@@ -16,13 +16,13 @@ from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.settings.fields import Settings
 from claude_usage_mqtt.sources.credentials.file import CredentialsFile, GivenToken
 from claude_usage_mqtt.sources.credentials.token import parse_credentials
-from parts import faults, service
+from parts import faults
 from parts.broker import Mosquitto, needs_mosquitto
 from parts.command import call_command
 from parts.credentials import FILE_NAME, write_credentials, write_credentials_text
 from parts.endpoint import Connect, Endpoint, Exchange
 from parts.proxy import FaultyProxy
-from parts.service import HEALTH, ServiceProcess, is_ok, running_service
+from parts.service import HEALTH, Clock, Serve, Start, is_ok
 from parts.watcher import Watcher
 
 TOKEN = "sk-ant-oat01-CANARY-token"
@@ -74,25 +74,30 @@ def assert_nowhere(*texts: object) -> None:
         assert at < 0, found[max(0, at - 200) : at + 50]
 
 
+LOGIN = {"username": "us", "password": PASSWORD}
+
+
+@pytest.fixture
+def running_broker() -> Iterator[Mosquitto]:
+    """Run a broker that wants a login."""
+    with Mosquitto(users={"us": PASSWORD, "watcher": "w"}) as found:
+        yield found
+
+
+@pytest.fixture
+def watcher(running_broker: Mosquitto) -> Iterator[Watcher]:
+    """Watch everything on it."""
+    with Watcher(running_broker.port, username="watcher", password="w") as found:
+        yield found
+
+
 @needs_mosquitto
-def test_through_every_fault_of_the_api(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_through_every_fault_of_the_api(
+    serve: Serve, endpoint: Endpoint, watcher: Watcher, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """No log line, topic or payload has the token, though the endpoint echoes it wherever it can."""
-    write_credentials(tmp_path, token=TOKEN, expires_in=None)
-    users = {"us": PASSWORD, "watcher": "w"}
-    with (
-        Mosquitto(users=users) as mosquitto,
-        Endpoint() as endpoint,
-        Watcher(mosquitto.port, username="watcher", password="w") as watcher,
-        running_service(
-            mosquitto.port,
-            endpoint.url,
-            tmp_path,
-            clock=service.Clock(3000),
-            deadline=0.3,
-            username="us",
-            password=PASSWORD,
-        ) as running,
-    ):
+    write_credentials(home, token=TOKEN, expires_in=None)
+    with serve(clock=Clock(3000), deadline=0.3, **LOGIN) as running:
         for number, fault in enumerate(API_FAULTS):
             since = watcher.mark()
             endpoint.fault = fault
@@ -102,7 +107,7 @@ def test_through_every_fault_of_the_api(tmp_path: Path, caplog: pytest.LogCaptur
                 endpoint.wait_for_requests(endpoint.count + 2)
             endpoint.fault = None
             endpoint.release()
-            write_credentials(tmp_path, token=f"{TOKEN}-{number}", expires_in=None)
+            write_credentials(home, token=f"{TOKEN}-{number}", expires_in=None)
             watcher.wait_topic(HEALTH, is_ok, since=watcher.mark())
         assert all((request.bearer or "").startswith(TOKEN) for request in endpoint.requests)
         assert_nowhere(running.log.text, caplog.text, repr(running.program.__dict__))
@@ -111,58 +116,48 @@ def test_through_every_fault_of_the_api(tmp_path: Path, caplog: pytest.LogCaptur
 
 
 @needs_mosquitto
-def test_through_faults_of_the_broker(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_through_faults_of_the_broker(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     """A refused login, a lost connection and a wrong protocol say nothing of the password."""
-    write_credentials(tmp_path, token=TOKEN)
-    with Mosquitto(users={"us": "other"}, tls=True) as mosquitto, Endpoint() as endpoint:
-        login: dict[str, Any] = {"username": "us", "password": PASSWORD}
-        with FaultyProxy(mosquitto.port) as proxy, running_service(proxy.port, endpoint.url, tmp_path, **login) as run:
+    with Mosquitto(users={"us": "other"}, tls=True) as mosquitto:
+        with FaultyProxy(mosquitto.port) as proxy, serve(port=proxy.port, **LOGIN) as run:
             run.log.wait_for("refused the login")
             proxy.cut_after(10)
             proxy.drop()
         assert_nowhere(run.log.text)
-        with running_service(mosquitto.tls_port, endpoint.url, tmp_path, tls=True, **login) as run:
+        with serve(port=mosquitto.tls_port, tls=True, **LOGIN) as run:
             run.log.wait_for("not trusted")
         assert_nowhere(run.log.text, caplog.text)
 
 
 @needs_mosquitto
-def test_the_process_and_its_commands(tmp_path: Path) -> None:
+def test_the_process_and_its_commands(
+    start: Start, running_broker: Mosquitto, endpoint: Endpoint, watcher: Watcher, home: Path
+) -> None:
     """Neither the log at its most talkative, nor the command line, nor what the commands print shows a secret."""
-    write_credentials(tmp_path, token=TOKEN)
-    users = {"us": PASSWORD, "watcher": "w"}
-    with (
-        Mosquitto(users=users) as mosquitto,
-        Endpoint() as endpoint,
-        Watcher(mosquitto.port, username="watcher", password="w") as watcher,
-    ):
-        settings: dict[str, Any] = {
-            "MQTT_HOST": "127.0.0.1",
-            "MQTT_PORT": mosquitto.port,
-            "MQTT_USERNAME": "us",
-            "MQTT_PASSWORD": PASSWORD,
-            "CLAUDE_API_URL": endpoint.url,
-            "CLAUDE_CONFIG_DIR": tmp_path,
-            "LOG_LEVEL": "debug",
-        }
-        with ServiceProcess(tmp_path, **settings) as process:
-            watcher.wait_topic(HEALTH, is_ok)
-            command_line = Path(f"/proc/{process.process.pid}/cmdline")
-            if command_line.exists():
-                assert_nowhere(command_line.read_bytes())
-            process.stop()
-        assert_nowhere(process.log.text)
-        for arguments in (("check",), ("once",), ("once", "--json")):
-            for fault in (None, Echo(401), Echo(403), Echo(500), Echo(200)):
-                endpoint.fault = fault
-                ran = call_command(tmp_path, *arguments, **settings)
-                assert_nowhere(ran.stdout, ran.stderr)
-        wrong = call_command(tmp_path, "check", **settings | {"MQTT_PASSWORD": PASSWORD + "-wrong"})
-        assert_nowhere(wrong.stdout, wrong.stderr)
-        both = call_command(tmp_path, "check", **settings, MQTT_PASSWORD_FILE=tmp_path / FILE_NAME)
-        assert_nowhere(both.stdout, both.stderr)
-        for message in watcher.messages():
-            assert_nowhere(message.payload)
+    write_credentials(home, token=TOKEN)
+    settings: dict[str, Any] = {"MQTT_USERNAME": "us", "MQTT_PASSWORD": PASSWORD, "LOG_LEVEL": "debug"}
+    with start(**settings) as process:
+        watcher.wait_topic(HEALTH, is_ok)
+        command_line = Path(f"/proc/{process.process.pid}/cmdline")
+        if command_line.exists():
+            assert_nowhere(command_line.read_bytes())
+        process.stop()
+    assert_nowhere(process.log.text)
+    settings |= {"MQTT_HOST": "127.0.0.1", "MQTT_PORT": running_broker.port}
+    settings |= {"CLAUDE_API_URL": endpoint.url, "CLAUDE_CONFIG_DIR": home}
+
+    def call(*arguments: str, **more: object) -> None:
+        ran = call_command(home, *arguments, **settings | more)
+        assert_nowhere(ran.stdout, ran.stderr)
+
+    for arguments in (("check",), ("once",), ("once", "--json")):
+        for fault in (None, Echo(401), Echo(403), Echo(500), Echo(200)):
+            endpoint.fault = fault
+            call(*arguments)
+    call("check", MQTT_PASSWORD=PASSWORD + "-wrong")
+    call("check", MQTT_PASSWORD_FILE=home / FILE_NAME)
+    for message in watcher.messages():
+        assert_nowhere(message.payload)
 
 
 @contextlib.contextmanager
@@ -199,14 +194,11 @@ def test_errors_of_a_request(endpoint: Endpoint, connect: Connect, fault: Any) -
 @pytest.mark.parametrize("token", [TOKEN + " \n", TOKEN + "\x00", TOKEN + "é", TOKEN * 1000, [TOKEN], {"t": TOKEN}])
 def test_errors_of_credentials(tmp_path: Path, token: Any) -> None:
     """A damaged credentials file is reported without a word of what is in it."""
-    write_credentials_text(tmp_path, json.dumps({"claudeAiOauth": {"accessToken": token}}))
-    with expected_error() as shown:
-        CredentialsFile(tmp_path).read()
-    assert_nowhere(*shown)
-    (tmp_path / FILE_NAME).write_text(f'{{"claudeAiOauth": {{"accessToken": "{TOKEN}')
-    with expected_error() as shown:
-        CredentialsFile(tmp_path).read()
-    assert_nowhere(*shown)
+    for text in (json.dumps({"claudeAiOauth": {"accessToken": token}}), '{"claudeAiOauth": "' + TOKEN):
+        write_credentials_text(tmp_path, text)
+        with expected_error() as shown:
+            CredentialsFile(tmp_path).read()
+        assert_nowhere(*shown)
     file = tmp_path / "token"
     file.write_text(TOKEN + "\n\n" + TOKEN)
     with expected_error() as shown:

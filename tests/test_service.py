@@ -27,7 +27,6 @@ from parts.service import (
     STATE,
     STATUS,
     Serve,
-    ServiceProcess,
     Start,
     command,
     has_status,
@@ -74,26 +73,20 @@ def test_stopping_publishes_offline(start: Start, watcher: Watcher, by: signal.S
     """`docker stop` and Ctrl-C leave `offline` on the broker, and end with status 0."""
     with start() as process:
         watcher.wait_topic(STATUS, is_online)
-        status = process.stop(by)
-    assert status == 0
+        assert process.stop(by) == 0
     watcher.settle()
     assert watcher.last(STATUS).payload == "offline"
     assert "Traceback" not in process.log.text
 
 
 @needs_mosquitto
-def test_stopping_with_a_frozen_broker(home: Path, endpoint: Endpoint) -> None:
+def test_stopping_with_a_frozen_broker(start: Start, mosquitto: Mosquitto) -> None:
     """A broker that hangs does not hold up the stop."""
-    with (
-        Mosquitto() as mosquitto,
-        Watcher(mosquitto.port) as watcher,
-        ServiceProcess(home, MQTT_PORT=mosquitto.port, CLAUDE_API_URL=endpoint.url) as process,
-    ):
+    with Watcher(mosquitto.port) as watcher, start(MQTT_PORT=mosquitto.port) as process:
         watcher.wait_topic(STATUS, is_online)
         mosquitto.freeze()
-        status = process.stop()
+        assert process.stop() == 0
         mosquitto.thaw()
-    assert status == 0
 
 
 def _open_files(pid: int) -> set[str]:
@@ -110,7 +103,7 @@ def _sockets_to(port: int) -> set[str]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's table is read")
-def test_stopping_while_connecting_to_nothing(home: Path, endpoint: Endpoint) -> None:
+def test_stopping_while_connecting_to_nothing(start: Start) -> None:
     """A firewall that swallows everything does not hold up the stop either: the connection is never answered."""
     with socket.socket() as hole:
         hole.bind((LOOPBACK, 0))
@@ -120,12 +113,11 @@ def test_stopping_while_connecting_to_nothing(home: Path, endpoint: Endpoint) ->
         for filler in fillers:  # a full backlog: the next SYN gets no answer
             filler.settimeout(0)
             filler.connect_ex((LOOPBACK, port))
-        with ServiceProcess(home, MQTT_PORT=port, CLAUDE_API_URL=endpoint.url) as process:
+        with start(MQTT_PORT=port) as process:
             eventually(lambda: bool(_sockets_to(port) & _open_files(process.process.pid)))  # by the kernel's tables
-            status = process.stop()
+            assert process.stop() == 0
         for filler in fillers:
             filler.close()
-    assert status == 0
 
 
 def test_stopping_while_the_api_hangs(start: Start, endpoint: Endpoint, watcher: Watcher) -> None:
@@ -134,8 +126,7 @@ def test_stopping_while_the_api_hangs(start: Start, endpoint: Endpoint, watcher:
     with start() as process:
         endpoint.wait_for_requests(1)
         watcher.wait_topic(STATUS, is_online)
-        status = process.stop()
-    assert status == 0
+        assert process.stop() == 0
     assert "Traceback" not in process.log.text
 
 
@@ -284,8 +275,7 @@ def test_a_file_that_cannot_be_opened_delays_no_other(start: Start, tmp_path: Pa
     os.mkfifo(tmp_path / "mounted" / FILE_NAME)  # opening it waits for a writer who never comes
     with start(tmp_path, **several) as process:
         watcher.wait_topic(health_of("personal"), is_ok)
-        status = process.stop()
-    assert status == 0
+        assert process.stop() == 0
 
 
 def test_former_accounts_are_taken_back(start: Start, tmp_path: Path, watcher: Watcher) -> None:
@@ -319,12 +309,12 @@ def test_another_account_starts_afresh(serve: Serve, home: Path, endpoint: Endpo
 
 
 @needs_mosquitto
-def test_the_broker_may_come_later(home: Path, endpoint: Endpoint) -> None:
+def test_the_broker_may_come_later(serve: Serve, endpoint: Endpoint) -> None:
     """Started before its broker, it says so once, asks nothing, and begins as soon as it is there."""
     with (
         contextlib.closing(Mosquitto()) as mosquitto,
         FaultyProxy(mosquitto.port) as proxy,
-        service.running_service(proxy.port, endpoint.url, home) as running,
+        serve(port=proxy.port) as running,
     ):
         proxy.wait_for_connections(3)
         assert endpoint.count == 0
@@ -336,11 +326,11 @@ def test_the_broker_may_come_later(home: Path, endpoint: Endpoint) -> None:
 
 @needs_mosquitto
 def test_without_a_broker_nothing_is_waited_for_at_the_end(
-    home: Path, endpoint: Endpoint, closed_port: int, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, closed_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped between two attempts to connect, it ends at once."""
     monkeypatch.setattr(publisher, "STOP_PATIENCE", 10 * service.END_TIMEOUT)
-    with service.running_service(closed_port, endpoint.url, home) as running:
+    with serve(port=closed_port) as running:
         running.log.wait_for("No connection to the broker")
 
 

@@ -208,14 +208,6 @@ OTHER_WORDS = [
     ("MQTT_TLS_PORT", "MQTT_PORT"),
     ("MQTT_WEBSOCKETS", "MQTT_TRANSPORT"),
 ]
-VALID = {
-    "HOMEASSISTANT_DISCOVERY": "true",
-    "CLAUDE_API_URL": "https://x",
-    "POLL_INTERVAL": "300",
-    "LOG_FORMAT": "json",
-    "MQTT_PORT": "1884",
-    "MQTT_TRANSPORT": "websockets",
-}
 
 
 @pytest.mark.parametrize(("slip", "meant"), TYPOS)
@@ -250,7 +242,7 @@ def test_next_to_the_right_name_a_typo_is_a_warning(
     """If the right name is set too, a typo is reported and stops nothing; what may be another program's is not."""
     monkeypatch.setenv("MQTT_USERNAME", "me")
     monkeypatch.setenv("MQTT_PASSWORD", "secret")
-    monkeypatch.setenv(meant, VALID.get(meant, "info"))
+    monkeypatch.setenv(meant, next(value for _, name, value in entries() if name == meant))
     monkeypatch.setenv(other, CANARY)
     warned = [f"Unknown setting {other.upper()} is ignored; {meant} is set too."] if (other, meant) in TYPOS else []
     assert load_settings()

@@ -11,9 +11,8 @@ import yaml
 
 from parts.broker import Mosquitto, needs_mosquitto
 from parts.command import call_command, run_command
-from parts.credentials import write_credentials
 from parts.endpoint import Endpoint
-from parts.service import HEALTH, STATE, ServiceProcess, has_status
+from parts.service import HEALTH, STATE, Start, has_status
 from parts.watcher import Message, Watcher
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -23,7 +22,7 @@ pytestmark = needs_mosquitto
 
 
 @pytest.fixture
-def broker() -> Iterator[Mosquitto]:
+def running_broker() -> Iterator[Mosquitto]:
     """Run a broker whose login for us may do what the README's section on security says, and nothing else."""
     found = re.search(r"^  user claude-usage\n(?:  topic .*\n)+", README, re.MULTILINE)
     assert found is not None
@@ -33,9 +32,9 @@ def broker() -> Iterator[Mosquitto]:
 
 
 @pytest.fixture
-def watcher(broker: Mosquitto) -> Iterator[Watcher]:
+def watcher(running_broker: Mosquitto) -> Iterator[Watcher]:
     """Watch everything on it."""
-    with Watcher(broker.port, username="reader", password="reader") as found:
+    with Watcher(running_broker.port, username="reader", password="reader") as found:
         yield found
 
 
@@ -45,39 +44,42 @@ def session(message: Message) -> object:
     return window.get("utilization"), window.get("machine")
 
 
-def test_a_linux_box(tmp_path: Path, broker: Mosquitto, watcher: Watcher, endpoint: Endpoint) -> None:
-    """With the login that the README recommends, everything is published and announced, and `check` finds no fault."""
-    settings = LOGIN | {"MQTT_PORT": broker.port, "CLAUDE_API_URL": endpoint.url}
-    home = tmp_path / "home"
-    write_credentials(home)
-    with ServiceProcess(home, **settings):
+def test_a_linux_box(start: Start, running_broker: Mosquitto, watcher: Watcher, endpoint: Endpoint, home: Path) -> None:
+    """With the login that the README recommends, everything is published and announced, and `check` finds no fault.
+
+    After `remove` nothing of ours is retained.
+    """
+    with start(**LOGIN):
         watcher.wait_topic(STATE, lambda message: session(message) == (42, None))
         watcher.wait_topic("homeassistant/device/claude_usage_default/config")
-    checked = call_command(home, "check", MQTT_HOST="127.0.0.1", CLAUDE_CONFIG_DIR=home, **settings)
+    settings = LOGIN | {"MQTT_HOST": "127.0.0.1", "MQTT_PORT": running_broker.port}
+    settings |= {"CLAUDE_API_URL": endpoint.url, "CLAUDE_CONFIG_DIR": home}
+    checked = call_command(home, "check", **settings)
     assert checked.returncode == 0, checked.stdout
+    removed = call_command(home, "remove", **settings)
+    assert removed.returncode == 0, removed.stderr
+    watcher.settle()
+    assert watcher.retained() == {}
 
 
-def test_a_box_without_claude_code_and_a_laptop(
-    tmp_path: Path, broker: Mosquitto, watcher: Watcher, endpoint: Endpoint
-) -> None:
+def test_a_box_without_claude_code_and_a_laptop(start: Start, tmp_path: Path, watcher: Watcher, home: Path) -> None:
     """The environment of the compose file and of the Deployment publishes what a reporter with the same login sends."""
     blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)]
     compose = next(block for block in blocks if "services" in block)["services"]["claude-usage"]["environment"]
     (container,) = next(b for b in blocks if b.get("kind") == "Deployment")["spec"]["template"]["spec"]["containers"]
     assert compose["CLAUDE_SOURCE"] == {each["name"]: each.get("value") for each in container["env"]}["CLAUDE_SOURCE"]
-    there = LOGIN | {"MQTT_PORT": broker.port, "CLAUDE_SOURCE": compose["CLAUDE_SOURCE"]}
-    on_the_laptop = LOGIN | {"MQTT_PORT": broker.port, "CLAUDE_API_URL": endpoint.url, "MACHINE_NAME": "laptop"}
     (tmp_path / "nothing").mkdir()
-    laptop = tmp_path / "laptop"
-    write_credentials(laptop)
-    with ServiceProcess(tmp_path / "nothing", **there), ServiceProcess(laptop, ("report",), **on_the_laptop):
+    with (
+        start(tmp_path / "nothing", **LOGIN, CLAUDE_SOURCE=compose["CLAUDE_SOURCE"]),
+        start(home, "report", **LOGIN, MACHINE_NAME="laptop"),
+    ):
         watcher.wait_topic(STATE, lambda message: session(message) == (42, "laptop"), 60)
     assert not any("sk-ant" in message.payload for message in watcher.messages())
 
 
 @pytest.mark.parametrize("source", ["statusline", "reporter,statusline"])
 def test_a_machine_that_may_make_no_request(
-    source: str, tmp_path: Path, broker: Mosquitto, watcher: Watcher, endpoint: Endpoint
+    source: str, start: Start, tmp_path: Path, running_broker: Mosquitto, watcher: Watcher, endpoint: Endpoint
 ) -> None:
     """With the README's settings for Claude Code, its status line supplies a publisher; no reporter is missed then."""
     found = re.search(r"```json\n(.*?)```", README.split("## The status line")[1], re.DOTALL)
@@ -86,26 +88,12 @@ def test_a_machine_that_may_make_no_request(
     assert there["statusLine"]["command"] == "~/claude-usage/bin/claude-usage-mqtt statusline"
     window = {"used_percentage": 42, "resets_at": int((datetime.now(UTC) + timedelta(hours=2)).timestamp())}
     shown = json.dumps({"session_id": "x", "rate_limits": {"five_hour": window}})
-    settings = LOGIN | {"MQTT_PORT": broker.port, "CLAUDE_API_URL": endpoint.url, "CLAUDE_SOURCE": source}
-    with ServiceProcess(tmp_path, **settings):
+    with start(tmp_path, **LOGIN, CLAUDE_SOURCE=source):
         watcher.wait_topic(HEALTH, has_status("no_reporter" if "reporter" in source else "no_status_line"))
-        env = there["env"] | {"MQTT_HOST": "127.0.0.1", "MQTT_PORT": broker.port}
+        env = there["env"] | {"MQTT_HOST": "127.0.0.1", "MQTT_PORT": running_broker.port}
         assert "42%" in run_command(tmp_path, "statusline", stdin=shown, **env).stdout
         state = watcher.wait_topic(STATE, lambda message: session(message) == (42, None)).json()
         assert state["windows"]["five_hour"]["source"] == "statusline"
         health = watcher.wait_topic(HEALTH, lambda message: message.json()["fresh"]).json()
         assert (health["status"], health["detail"]) == ("ok", None)
     assert endpoint.count == 0
-
-
-def test_uninstalling(tmp_path: Path, broker: Mosquitto, watcher: Watcher, endpoint: Endpoint) -> None:
-    """After `remove` nothing of ours is retained, as the README says."""
-    settings = LOGIN | {"MQTT_PORT": broker.port, "CLAUDE_API_URL": endpoint.url}
-    home = tmp_path / "home"
-    write_credentials(home)
-    with ServiceProcess(home, **settings):
-        watcher.wait_topic(STATE, lambda message: session(message) == (42, None))
-    removed = call_command(home, "remove", MQTT_HOST="127.0.0.1", **settings)
-    assert removed.returncode == 0, removed.stderr
-    watcher.settle()
-    assert watcher.retained() == {}

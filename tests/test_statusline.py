@@ -17,7 +17,7 @@ import pytest
 from claude_usage_mqtt.cli.statusline import countdown, line
 from claude_usage_mqtt.cli.statusline_cache import MAX_SESSIONS, PendingReading, cache_folder, note_session
 from claude_usage_mqtt.cli.statusline_publish import is_news, take_in
-from claude_usage_mqtt.sources.rate_limits import MAX_MESSAGE, OLDEST, Limit, Mark, Message, parse_limits
+from claude_usage_mqtt.sources.rate_limits import MAX_MESSAGE, OLDEST, Limit, Mark, StatusLineMessage, parse_limits
 from claude_usage_mqtt.sources.status_line import parse_statusline
 from claude_usage_mqtt.usage.document import state_document
 from claude_usage_mqtt.usage.reading import ExtraUsage, Reading
@@ -52,9 +52,9 @@ def sections(document: Any, now: datetime = NOW) -> dict[str, Limit]:
     return parse_limits(document["rate_limits"], now, now)
 
 
-def handed_over(document: Any, at: datetime = NOW, *, is_response: bool | None = False) -> Message:
+def handed_over(document: Any, at: datetime = NOW, *, is_response: bool | None = False) -> StatusLineMessage:
     """Return what is handed over for Claude Code's object."""
-    return Message(at, sections(document, at), is_response=is_response)
+    return StatusLineMessage(at, sections(document, at), is_response=is_response)
 
 
 def read(document: Any, at: datetime = NOW, *, is_response: bool | None = False) -> Reading:
@@ -363,10 +363,17 @@ def test_a_reader_who_has_left_is_no_error(program: Program) -> None:
     assert (ran.returncode, ran.stderr) == (0, b"")
 
 
-def test_without_a_broker_it_only_prints(program: Program) -> None:
-    """Where MQTT_HOST is not set nothing is written and nothing is started."""
-    assert program.run(limits(now=datetime.now(UTC))).startswith("5h 42%")
+def test_without_a_broker_it_only_prints(program: Program, closed_port: int) -> None:
+    """Where MQTT_HOST is not set, or nothing can be kept, no process is started; one that found no broker is gone."""
+    document = limits(now=datetime.now(UTC))
+    assert program.run(document).startswith("5h 42%")
     assert not program.cache.exists()
+    program.use(closed_port)
+    program.cache.parent.write_text("no folder")
+    assert program.run(document).startswith("5h 42%")
+    program.cache.parent.unlink()
+    assert program.run(document).startswith("5h 42%")
+    assert program.cache.exists()
 
 
 def test_the_line_needs_little(program: Program) -> None:
@@ -419,13 +426,6 @@ def test_the_folder_somebody_works_in_is_not_read(program: Program, running_brok
     watcher.wait_topic(TOPIC)
 
 
-def test_a_broken_cache_folder_costs_only_the_handing_over(program: Program) -> None:
-    """Where nothing can be kept the line still comes, and no process is started per line."""
-    (program.folder / ".cache").write_text("no folder")
-    program.use(9)
-    assert program.run(limits(now=datetime.now(UTC))).startswith("5h 42%")
-
-
 @pytest.mark.parametrize("content", [b"", b"{", b"\x00" * 10_000])
 def test_a_broken_file_is_replaced(program: Program, running_broker: Broker, content: bytes) -> None:
     """Rubbish in the file of the last numbers is as good as no file."""
@@ -434,13 +434,6 @@ def test_a_broken_file_is_replaced(program: Program, running_broker: Broker, con
     program.stamp.write_bytes(content)
     program.run(limits(now=datetime.now(UTC)))
     assert parse_statusline(program.stamp.read_bytes(), datetime.now(UTC)) is not None
-
-
-def test_nobody_listens(program: Program, closed_port: int) -> None:
-    """Without a broker the line comes all the same, and the process that tried is gone."""
-    program.use(closed_port)
-    assert program.run(limits(now=datetime.now(UTC))).startswith("5h 42%")
-    program.rest()
 
 
 @needs_mosquitto

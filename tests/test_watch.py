@@ -1,5 +1,6 @@
 """The dashboard in a real terminal: fed by the broker alone, in place, narrow, and gone without a trace."""
 
+import contextlib
 import fcntl
 import io
 import json
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import termios
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -71,7 +73,6 @@ class Terminal:
             env={**environment, **settings},
         )
         os.close(its)
-        self._changed = threading.Condition()
         self._shown = b""
         self._ended = False
         self._reader = threading.Thread(target=self._read, name="terminal")
@@ -89,8 +90,7 @@ class Terminal:
     @property
     def raw(self) -> str:
         """Everything that was written to the terminal."""
-        with self._changed:
-            return self._shown.decode(errors="replace")
+        return self._shown.decode(errors="replace")
 
     @property
     def lines(self) -> list[str]:
@@ -100,18 +100,14 @@ class Terminal:
 
     def wait(self, pattern: str) -> "re.Match[str]":
         """Wait until the picture has a line that matches, and return the match."""
-        with self._changed:
-            found: re.Match[str] | None = None
-
-            def look() -> bool:
-                nonlocal found
-                found = next(filter(None, (re.search(pattern, line) for line in self.lines)), None)
-                return found is not None or self._ended
-
-            self._changed.wait_for(look, HUNG)
-            if found is None:
-                raise AssertionError(f"no {pattern!r} on the screen:\n" + "\n".join(self.lines))
-            return found
+        ends = time.monotonic() + HUNG
+        while True:
+            is_over = self._ended or time.monotonic() > ends
+            for line in self.lines:
+                if found := re.search(pattern, line):
+                    return found
+            assert not is_over, f"no {pattern!r} on the screen:\n" + "\n".join(self.lines)
+            time.sleep(0.01)
 
     def press(self, key: bytes) -> None:
         """Press a key."""
@@ -124,17 +120,12 @@ class Terminal:
         return status
 
     def _read(self) -> None:
-        while True:
-            try:
+        while not self._ended:
+            data = b""
+            with contextlib.suppress(OSError):
                 data = os.read(self._ours, 65536)
-            except OSError:
-                data = b""
-            with self._changed:
-                self._shown += data
-                self._ended = not data
-                self._changed.notify_all()
-            if not data:
-                return
+            self._shown += data
+            self._ended = not data
 
 
 def state(five_hour: float = 80, *, now: datetime | None = None, **more: Any) -> str:

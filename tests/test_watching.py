@@ -1,6 +1,7 @@
 """Watching logins: whatever happens to one place, the others are looked at, and an account that waits is woken."""
 
 import datetime as dt
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -10,17 +11,20 @@ from typing import Any
 import pytest
 
 from claude_usage_mqtt.clock import Clock, SystemClock
-from claude_usage_mqtt.errors import CredentialsNotFound
+from claude_usage_mqtt.errors import CredentialsNotFound, CredentialsUnreadable
 from claude_usage_mqtt.reporter.logins import ReportedLogin
 from claude_usage_mqtt.service import workers
 from claude_usage_mqtt.service.workers import MAX_THREADS, Workers
+from claude_usage_mqtt.sources.api.source import ApiSource
 from claude_usage_mqtt.sources.credentials import watch
+from claude_usage_mqtt.sources.credentials.file import CredentialsFile
 from claude_usage_mqtt.sources.credentials.watch import CachedReading, LoginChanged, LoginWatch, WatchedLogin
-from claude_usage_mqtt.sources.source import Login, PollResult
+from claude_usage_mqtt.sources.source import Login, PolledSource, PollResult
 from claude_usage_mqtt.usage.reading import OAUTH, Reading
 from parts.broker import Broker
 from parts.command import run_python
-from parts.endpoint import Endpoint
+from parts.credentials import break_mount, write_credentials
+from parts.endpoint import Connect, Endpoint
 from parts.waiting import eventually
 
 NOW = dt.datetime(2026, 11, 26, 12, 0, tzinfo=dt.UTC)
@@ -69,7 +73,7 @@ class Place:
 class Watching:
     """A watch over some places, what it reported, and what its owner knows."""
 
-    def __init__(self, **places: Place) -> None:
+    def __init__(self, **places: PolledSource) -> None:
         self.reported: list[LoginChanged | CachedReading] = []
         self.known: dict[str, object] = dict.fromkeys(places)
         self.watch = LoginWatch(lambda: NOW, self._report, 0.01)
@@ -95,7 +99,7 @@ def watching() -> Iterator[Callable[..., Watching]]:
     """Return what starts a watch."""
     started: list[Watching] = []
 
-    def start(**places: Place) -> Watching:
+    def start(**places: PolledSource) -> Watching:
         started.append(Watching(**places))
         return started[-1]
 
@@ -114,6 +118,24 @@ def test_a_login_is_noticed_from_the_start_and_whatever_a_look_raised(watching: 
     logins = [each.login for each in seen.reported if isinstance(each, LoginChanged)]
     assert logins[0] is None
     assert logins[-1] == Login(mark=hash("new"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="not everybody may make a symbolic link")
+def test_a_mount_that_comes_back(watching: Callable[..., Watching], tmp_path: Path, connect: Connect) -> None:
+    """While it is gone its login is reported as unreadable, and when it is back the login is noticed without a poll."""
+    mount = tmp_path / "mount"
+    break_mount(mount)
+    source = ApiSource(CredentialsFile(mount), connect())
+    result = source.poll("default", SystemClock(), may_retry=False)
+    assert (type(result.error), result.requests) == (CredentialsUnreadable, 0)
+    seen = watching(default=source)
+    seen.known["default"] = "before it was gone"
+    eventually(lambda: seen.saw("default", None))
+    mount.unlink()
+    write_credentials(mount)
+    eventually(lambda: seen.saw("default", source.fingerprint()))
+    logins = [each.login for each in seen.reported if isinstance(each, LoginChanged)]
+    assert logins == [None, source.login()]
 
 
 def test_numbers_that_are_there_are_reported_once(watching: Callable[..., Watching]) -> None:
@@ -194,16 +216,6 @@ class Accounts:
 def worker_threads() -> int:
     """Return how many threads of pools there are."""
     return sum(thread.name == "worker" for thread in threading.enumerate())
-
-
-def test_a_pool_of_a_few_threads_polls_200_accounts() -> None:
-    """However many accounts are due at once, each is polled, threads stay few, and none is left at the end."""
-    before = worker_threads()
-    accounts = Accounts(*(Place() for _ in range(200)))
-    eventually(lambda: len(accounts.finished()) == 200)
-    assert worker_threads() - before <= MAX_THREADS
-    accounts.pool.stop()
-    eventually(lambda: worker_threads() == before)
 
 
 def test_polls_that_hang_do_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ Every error is a ClaudeUsageError, and its text a sentence that says what to do:
     ...     get_usage("/nowhere/.claude")
     ... except CredentialsNotFound as error:
     ...     print(error)
-    /nowhere/.claude/.credentials.json does not exist; log in with Claude Code, or point CLAUDE_CONFIG_DIR at its folder.
+    /nowhere/.claude/.credentials.json does not exist; log in with Claude Code, or point config_dir at its folder.
 
 The endpoint takes about 28 requests an hour, then blocks the account, for Claude Code too:
 
@@ -35,7 +35,7 @@ The endpoint takes about 28 requests an hour, then blocks the account, for Claud
     ... except RateLimited as error:
     ...     print(error.retry_after)
     1:00:00
-"""  # noqa: E501 - the error is one line
+"""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _login(config_dir: str | os.PathLike[str] | None, token: str | None) -> Loca
     if config_dir is not None and token is not None:
         raise SettingsError("config_dir and token are both given; give one.")
     if token is not None:
-        return LocalLogin(credentials=GivenToken(token, name="token"))
+        return LocalLogin(credentials=GivenToken(token, name="get_usage(token=...)", folder_name="config_dir"))
     if config_dir is not None:
-        return local_login(os.fspath(config_dir))
+        return local_login(os.fspath(config_dir), setting="config_dir")
     return local_login(os.environ.get(CONFIG_DIR) or None, os.environ.get(SECURE_STORAGE_DIR))

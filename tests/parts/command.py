@@ -69,7 +69,7 @@ def call_command(home: Path, *arguments: str, **settings: object) -> subprocess.
 
 @contextlib.contextmanager
 def _in_place_of_ours(home: Path, settings: Mapping[str, object]) -> Iterator[None]:
-    """Give this process a command's environment, folder and signal handlers, and then its own again."""
+    """Set a command's environment, folder and signal handlers in this process, and then its own again."""
     environment, folder = dict(os.environ), Path.cwd()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     wanted = clean_environment(home, settings)

@@ -51,3 +51,8 @@ def write_credentials_text(folder: Path, text: str) -> Path:
         stream.write(text)
     Path(temporary).replace(path)
     return path
+
+
+def break_mount(folder: Path) -> None:
+    """Let whatever asks for a folder fail as on a mount that is gone: with an error that does not mean "not there"."""
+    folder.symlink_to("x" * 300)  # ENAMETOOLONG, to pathlib the same as ESTALE, ENOTCONN and EIO

@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
+from types import EllipsisType
 from typing import Any, Final
 
 Document = dict[str, Any]
@@ -11,24 +12,17 @@ JITTER: Final = dt.timedelta(seconds=-0.61188)
 """How far the sample's resets are from the full hour, like the real ones."""
 
 
-class _Default:
-    """Stands for "what the sample would say by itself", where `None` already means `null`."""
-
-
-DEFAULT: Final = _Default()
-
-
 def sample_usage(
     *,
     now: dt.datetime | None = None,
     five_hour: float | Mapping[str, Any] | None = 42.0,
-    resets_at: When | _Default = DEFAULT,
+    resets_at: When | EllipsisType = ...,
     seven_day: float | Mapping[str, Any] | None = 16.580000000000002,
-    seven_day_resets_at: When | _Default = DEFAULT,
+    seven_day_resets_at: When | EllipsisType = ...,
     seven_day_opus: float | Mapping[str, Any] | None = None,
     seven_day_sonnet: float | Mapping[str, Any] | None = None,
     scoped: Mapping[str, float] | None = None,
-    limits: Sequence[Any] | _Default | None = DEFAULT,
+    limits: Sequence[Any] | EllipsisType | None = ...,
     extra_usage: Any = None,
     spend: Any = None,
     **more: Any,
@@ -43,7 +37,7 @@ def sample_usage(
     session_reset = _wire_time(hour + dt.timedelta(hours=3) + JITTER, resets_at)
     week_reset = _wire_time(hour + dt.timedelta(days=3) + JITTER, seven_day_resets_at)
     session, week = _window_or_null(five_hour, session_reset), _window_or_null(seven_day, week_reset)
-    if isinstance(limits, _Default):
+    if isinstance(limits, EllipsisType):
         found = []
         if session:
             found.append(make_limit("session", session["utilization"], session["resets_at"]))
@@ -158,6 +152,6 @@ def _window_or_null(value: float | Mapping[str, Any] | None, resets_at: str | No
     return dict(value) if isinstance(value, Mapping) else make_window(value, resets_at)
 
 
-def _wire_time(default: dt.datetime | None, given: When | _Default) -> str | None:
-    when = default if isinstance(given, _Default) else given
+def _wire_time(default: dt.datetime | None, given: When | EllipsisType) -> str | None:
+    when = default if isinstance(given, EllipsisType) else given
     return when.isoformat() if isinstance(when, dt.datetime) else when

@@ -1,6 +1,7 @@
 """What the service says about the API on the broker: `once` and `check` must not ask while the service may not.
 
-One request too many while the API refuses lengthens the refusal, for the service and for Claude Code.
+One request too many while the API refuses lengthens the refusal, for the service and for Claude Code. Otherwise their
+requests are not in the service's budget: a person makes them, and the budget leaves 8 of the 28 that the API allows.
 """
 
 from __future__ import annotations
@@ -11,8 +12,7 @@ from datetime import UTC, datetime
 from claude_usage_mqtt.errors import BrokerError, RateLimited, SettingsError
 from claude_usage_mqtt.instants import local_time, parse_instant
 from claude_usage_mqtt.mqtt.session import Session
-from claude_usage_mqtt.settings.claude import Account
-from claude_usage_mqtt.settings.fields import Settings
+from claude_usage_mqtt.settings.fields import Account, Settings
 from claude_usage_mqtt.untrusted import json_object
 
 WITHIN, QUIET = 3.0, 0.5

@@ -76,7 +76,8 @@ def prepare() -> None:
     broker = {} if "MQTT_HOST" in options else wait_for_broker()
     if "MQTT_USERNAME" in options:
         broker.pop("MQTT_PASSWORD", None)  # belongs to another login
-    forget_token()
+    for name in (TOKEN, OTHER_TOKEN):  # nothing that runs later needs it
+        os.environ.pop(name, None)
     os.environ.update(broker | options)
 
 
@@ -201,9 +202,3 @@ def _ask_supervisor() -> tuple[int, bytes]:
 def _cut(connection: http.client.HTTPConnection) -> None:
     with contextlib.suppress(AttributeError, OSError):  # there is no connection yet, or not any longer
         connection.sock.shutdown(socket.SHUT_RDWR)
-
-
-def forget_token() -> None:
-    """Remove the Supervisor's token from the environment: nothing that runs later needs it."""
-    for name in (TOKEN, OTHER_TOKEN):
-        os.environ.pop(name, None)

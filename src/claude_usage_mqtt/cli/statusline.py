@@ -25,6 +25,8 @@ MAX_STDIN = 1024 * 1024
 """Bytes; Claude Code's object has a few thousand."""
 
 DEFAULT_ACCOUNT = "default"
+"""As in `topics`, whose import needs `typing`: three milliseconds more."""
+
 NAMES = (("five_hour", "5h"), ("seven_day", "7d"))
 WARNING, CRITICAL = 75, 90
 """Percent from which on a number is yellow, and red; events have their own settings."""

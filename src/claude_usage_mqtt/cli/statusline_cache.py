@@ -38,7 +38,10 @@ NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXY
 
 
 def cache_folder(environment: Mapping[str, str], platform: str = sys.platform) -> Path:
-    """Return our folder in the user's cache folder; raises RuntimeError without a home folder."""
+    """Return our folder in the user's cache folder; raises RuntimeError without a home folder.
+
+    On a Mac it is not in `~/Library/Caches`: most command-line programs use `~/.cache` there too.
+    """
     own = environment.get("LOCALAPPDATA" if platform == "win32" else "XDG_CACHE_HOME")
     folder = Path(own) if own and Path(own).is_absolute() else Path("~/.cache").expanduser()
     return folder / "claude-usage-mqtt"

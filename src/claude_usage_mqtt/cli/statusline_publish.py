@@ -13,7 +13,7 @@ from pathlib import Path
 
 from claude_usage_mqtt.cli.statusline_cache import LIFE, PendingReading, cache_folder, note_session
 from claude_usage_mqtt.instants import SAME_INSTANT
-from claude_usage_mqtt.sources.rate_limits import OLDEST, Limit, Mark, Message, parse_message
+from claude_usage_mqtt.sources.rate_limits import OLDEST, Limit, Mark, StatusLineMessage, parse_message
 
 TYPE_CHECKING = False
 
@@ -54,7 +54,7 @@ def take_in(pending: PendingReading, mark: Mark, limits: Mapping[str, Limit], no
     read_at, is_response = note_session(pending.folder, mark, limits, now)
     if not limits:
         return False
-    new, message = Message(read_at, dict(limits), is_response=is_response), pending.read()
+    new, message = StatusLineMessage(read_at, dict(limits), is_response=is_response), pending.read()
     known = parse_message(message, now)
     if now - read_at <= OLDEST and is_news(new, known, pending.age()):
         return pending.write(new.encode())
@@ -81,7 +81,7 @@ def _start(pending: PendingReading) -> None:
     process.returncode = 0  # nobody waits for it, and Python need not warn of that
 
 
-def is_news(new: Message, known: Message | None, age: float) -> bool:
+def is_news(new: StatusLineMessage, known: StatusLineMessage | None, age: float) -> bool:
     """Whether numbers are worth a message of their own after the `known` one, handed over `age` seconds ago.
 
     Each of several open sessions shows the numbers of its own last response. A lower number in the same window is news

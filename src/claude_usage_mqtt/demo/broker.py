@@ -78,7 +78,7 @@ class EmbeddedBroker:
 
     async def _serve(self, started: Future[None]) -> None:
         self._loop = asyncio.get_running_loop()
-        self._loop.set_exception_handler(_ignore_task_error)
+        self._loop.set_exception_handler(lambda *_: None)  # what ends a connection's task concerns only that one
         broker = self._amqtt.broker.Broker(
             {"listeners": {_LISTENER: {"type": "external"}}, "plugins": {_ANONYMOUS: {}}}
         )
@@ -145,7 +145,3 @@ def _replay_to_subscribers_only(broker: Any) -> None:
             await replay(subscription, session)
 
     broker._publish_retained_messages_for_subscription = replay_if_subscribed  # noqa: SLF001
-
-
-def _ignore_task_error(_loop: asyncio.AbstractEventLoop, _context: dict[str, Any]) -> None:
-    """Keep the error that ended a connection's task off the terminal: it concerns only that connection."""

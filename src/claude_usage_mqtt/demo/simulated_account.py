@@ -54,6 +54,9 @@ class _Window:
             self.resets_at = now + self.span
         self.utilization = min(100.0, self.utilization + points)
 
+    def wire_reset(self, jitter: timedelta) -> str | None:
+        return None if self.resets_at is None else (self.resets_at + jitter).isoformat(timespec="microseconds")
+
 
 def _rhythm(rng: random.Random) -> Iterator[tuple[float, bool]]:
     """Yield how somebody works: the points of the session that each minute costs, and whether the one model is in use.
@@ -96,12 +99,10 @@ class SimulatedAccount:
     def answer(self) -> dict[str, Any]:
         """Return what the usage endpoint would answer now, as the JSON document's dict."""
         self._advance()
-        session_reset, week_reset, model_reset = (
-            self._wire_reset(window) for window in (self._session, self._week, self._model)
-        )
+        jitter = timedelta(microseconds=self._jitter.randint(-_RESET_JITTER_US, _RESET_JITTER_US))
         return {
-            "five_hour": _wire_window(self._session, session_reset),
-            "seven_day": _wire_window(self._week, week_reset),
+            "five_hour": _wire_window(self._session, jitter),
+            "seven_day": _wire_window(self._week, jitter),
             "seven_day_oauth_apps": None,
             "seven_day_opus": None,
             "seven_day_sonnet": None,
@@ -109,9 +110,9 @@ class SimulatedAccount:
             "iguana_necktie": None,
             "extra_usage": self._wire_extra_usage(),
             "limits": [
-                _wire_limit("session", "session", self._session, session_reset),
-                _wire_limit("weekly_all", "weekly", self._week, week_reset),
-                _wire_limit("weekly_scoped", "weekly", self._model, model_reset, model=_MODEL_NAME),
+                _wire_limit("session", "session", self._session, jitter),
+                _wire_limit("weekly_all", "weekly", self._week, jitter),
+                _wire_limit("weekly_scoped", "weekly", self._model, jitter, model=_MODEL_NAME),
             ],
             "spend": self._wire_spend(),
         }
@@ -140,12 +141,6 @@ class SimulatedAccount:
         if on_model:
             self._model.use(points * _MODEL_SHARE, now)
 
-    def _wire_reset(self, window: _Window) -> str | None:
-        if window.resets_at is None:
-            return None
-        jitter = timedelta(microseconds=self._jitter.randint(-_RESET_JITTER_US, _RESET_JITTER_US))
-        return (window.resets_at + jitter).isoformat(timespec="microseconds")
-
     def _wire_extra_usage(self) -> dict[str, Any]:
         used = float(round(self._extra_used))
         return {
@@ -168,11 +163,11 @@ class SimulatedAccount:
         }
 
 
-def _wire_window(window: _Window, resets_at: str | None) -> dict[str, Any]:
+def _wire_window(window: _Window, jitter: timedelta) -> dict[str, Any]:
     return {
         # By way of a fraction, for the float noise that the endpoint's numbers have.
         "utilization": round(window.utilization, 2) / 100 * 100,
-        "resets_at": resets_at,
+        "resets_at": window.wire_reset(jitter),
         "limit_dollars": None,
         "used_dollars": None,
         "remaining_dollars": None,
@@ -181,23 +176,17 @@ def _wire_window(window: _Window, resets_at: str | None) -> dict[str, Any]:
 
 
 def _wire_limit(
-    kind: str, group: str, window: _Window, resets_at: str | None, *, model: str | None = None
+    kind: str, group: str, window: _Window, jitter: timedelta, *, model: str | None = None
 ) -> dict[str, Any]:
     return {
         "kind": kind,
         "group": group,
         "percent": int(window.utilization),
-        "severity": _severity(window.utilization),
-        "resets_at": resets_at,
+        "severity": "critical" if window.utilization >= 95 else "warning" if window.utilization >= 80 else "normal",
+        "resets_at": window.wire_reset(jitter),
         "scope": model and {"model": {"id": None, "display_name": model}, "surface": None},
-        "is_active": resets_at is not None,
+        "is_active": window.resets_at is not None,
     }
-
-
-def _severity(utilization: float) -> str:
-    if utilization >= 95:
-        return "critical"
-    return "warning" if utilization >= 80 else "normal"
 
 
 def _wire_money(amount_minor: int) -> dict[str, Any]:

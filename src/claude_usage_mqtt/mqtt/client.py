@@ -214,6 +214,8 @@ def make_client(options: BrokerOptions, protocol: MQTTProtocolVersion, *, will: 
     client.max_queued_messages_set(MAX_QUEUED)
     client.max_inflight_messages_set(MAX_IN_FLIGHT)
     if will is not None:
+        # Without a delay: that needs a session that outlives the connection, with a client id that stays, and the will
+        # of the one before could still come after our own "online".
         client.will_set(will.topic, will.payload, qos=1, retain=will.retain)
     return client
 

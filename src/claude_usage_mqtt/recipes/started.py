@@ -75,9 +75,8 @@ def for_windows(command: str) -> Mapping[str, str]:
 
 def _names(command: str, kind: str) -> dict[str, str]:
     """Return what differs between the two recipes of a file."""
-    if command == "run":
-        return {"@WHAT@": "The publisher", "@RECIPE@": kind, "@COMMAND@": command}
-    return {"@WHAT@": "The reporter", "@RECIPE@": f"{kind}-{command}", "@COMMAND@": command}
+    what, recipe = ("The publisher", kind) if command == "run" else ("The reporter", f"{kind}-{command}")
+    return {"@WHAT@": what, "@RECIPE@": recipe, "@COMMAND@": command}
 
 
 def _path() -> str:

@@ -24,7 +24,7 @@ from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.reporter.answer import Answering
 from claude_usage_mqtt.reporter.budget import Budget
 from claude_usage_mqtt.reporter.logins import LoginSeen, ReportedLogins
-from claude_usage_mqtt.reporter.publishing import Publishing
+from claude_usage_mqtt.reporter.publishing import ReporterPublishing
 from claude_usage_mqtt.service.inbox import Inbox, Stop
 from claude_usage_mqtt.service.liveness import Liveness
 from claude_usage_mqtt.service.routes import Route
@@ -61,7 +61,7 @@ class Reporter:
         self._turned_at = self._moment()  # when the machine was awake last
         self._deaf_until = 0.0
         topics = ReporterTopics(base=options.base_topic, machine=options.machine)
-        self._publishing = Publishing(options.broker, topics, self.inbox.put)
+        self._publishing = ReporterPublishing(options.broker, topics, self.inbox.put)
         self._logins = ReportedLogins(options.sources, clock, self.inbox.put)
         self._budget = Budget(options.base_topic, options.sources, clock, limited=options.limited)
         self._answering = Answering(options.sources, clock, self._budget, self.inbox.put, self._publishing.answer)

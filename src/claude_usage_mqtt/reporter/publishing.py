@@ -27,7 +27,7 @@ MOST_LOST = 2
 """Connections that may end during the name check before it is left out: our login may not be allowed to write there."""
 
 
-class Publishing:
+class ReporterPublishing:
     """Owns the publisher and the table of routes; all its instants are real seconds of `time.monotonic`."""
 
     def __init__(

@@ -93,7 +93,7 @@ class AccountState:
         elif health.get("status") == STARTING:
             policy.was_cut_short()
         if not self.options.is_polled:
-            policy.failures.count = 0  # of a source that is not used anymore
+            policy.excuse_failures()  # of a source that is not used anymore
             if self.health.status == STARTING:
                 self.health.show_ok()
         elif health.get("polling") is False:
@@ -145,7 +145,7 @@ class AccountState:
         pushed = {source.name for source in self.options.pushed}
         is_pushed = any(window.source in pushed for window in self.usage.known_windows(now))
         if error.status in MISSING and self.options.is_auto and is_pushed:
-            self.policy.failures.count = 0  # what is not there is not missed: another source delivers
+            self.policy.excuse_failures()  # another source delivers
             self.health.show_ok()
         elif isinstance(error, RateLimited) and self.health.last_success is not None:
             self.report(error)
@@ -258,6 +258,7 @@ class AccountState:
         """Follow a clock that was set by `step` to `now`."""
         self.usage.clock_stepped(step)
         self.policy.clock_stepped(step, now)
+        self.discovery.removed_until = moved(self.discovery.removed_until, step)
         if step < timedelta(0):
             self.health.last_success = moved(self.health.last_success, step, self.usage.history.restored)
             self.health.other_instance.seen_at = moved(self.health.other_instance.seen_at, step)

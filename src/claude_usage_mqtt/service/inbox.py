@@ -43,6 +43,7 @@ class Inbox(Generic[T]):
 
     The standard library has none whose waits end: `queue.Queue` takes a lock that the thread a signal interrupts may
     hold, and `queue.SimpleQueue`, up to Python 3.12, waits forever if its time runs out while it is interrupted.
+    asyncio would not replace the threads: paho's network loop, a blocking request, a file on a dead mount need them.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""All accounts together: what their common device shows, and which accounts an earlier run knew. No I/O."""
+"""All accounts together: what their common device shows. No I/O."""
 
 from __future__ import annotations
 

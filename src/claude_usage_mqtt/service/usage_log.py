@@ -34,7 +34,10 @@ CLOSE_WITHIN = 0.3
 
 
 class UsageLog:
-    """A file that lines are appended to; opened for each, so that it may be rotated or taken away at any time."""
+    """A file that lines are appended to; opened for each, so that it may be rotated or removed at any time.
+
+    Not logging's `WatchedFileHandler`, which prints a traceback for each line that fails and waits for a pipe's reader.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path

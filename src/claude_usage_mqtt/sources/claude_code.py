@@ -141,7 +141,7 @@ class ClaudeCode:
             return run_child([found, *arguments], request, {**environment, **QUIET, **self._variables}, deadline)
         except OSError:
             raise CredentialsNotFound(
-                f"{self.place} cannot be started; install it on this machine, or set CLAUDE_CODE_COMMAND to its path."
+                f"{self.place} cannot be started; install it on this machine, or give the whole path of its command."
             ) from None
 
     def _not_understood(self, reason: str | None) -> InvalidResponse:
@@ -151,7 +151,7 @@ class ClaudeCode:
         why = "" if reason is None else f" ({reason.removesuffix('.')})"
         return InvalidResponse(
             f"Claude Code {version} does not understand the request for the usage{why}; update Claude Code, "
-            "or use CLAUDE_SOURCE=oauth."
+            "or use the source oauth."
         )
 
     def _interpret(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -44,7 +45,8 @@ def local_login(
     if config_dir is None:
         variables, cache = {}, UsageCache(next_to_it)
     elif _is_default(folder):
-        variables, cache = variables if inside.exists() else {}, UsageCache(inside, next_to_it)
+        is_there = os.path.exists(inside)  # noqa: PTH110 - Path's raises on a mount that is gone
+        variables, cache = variables if is_there else {}, UsageCache(inside, next_to_it)
     secrets = config_dir or None
     if secure_storage_dir is not None:
         # It goes first even if it is empty, which means the default folder.

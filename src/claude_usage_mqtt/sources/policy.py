@@ -145,6 +145,10 @@ class Policy:
         else:
             self.next_regular = now + self._jittered(self.failures.wait(error, self.interval))
 
+    def excuse_failures(self) -> None:
+        """Count none of the failures so far: what failed is not missed."""
+        self.failures.count = 0
+
     def credentials_changed(self, now: datetime) -> None:
         """Note other credentials: what waited for them waits no longer, what belongs to the account stays."""
         self.rate_limit.window_full = 0

@@ -103,7 +103,7 @@ def _limit(key: str, section: object, seen_at: datetime, now: datetime) -> Limit
     return Limit(key, round(percent, 2), reset, used, limit)
 
 
-class Message:
+class StatusLineMessage:
     """What was read at one moment, and whether a response had just come; None if nobody can say that."""
 
     __slots__ = ("at", "is_response", "limits")
@@ -120,7 +120,7 @@ class Message:
         return json.dumps(document).encode()
 
 
-def parse_message(payload: bytes, now: datetime) -> Message | None:
+def parse_message(payload: bytes, now: datetime) -> StatusLineMessage | None:
     """Return what a payload says; None if it is not one of our messages, from the future, or older than an hour.
 
     Anybody who may publish can send one: nothing in it is trusted. Never raises.
@@ -131,7 +131,7 @@ def parse_message(payload: bytes, now: datetime) -> Message | None:
         return None
     limits, response = parse_limits(document.get("rate_limits"), at, now), document.get("response")
     is_response = response if isinstance(response, bool) else None
-    return Message(at, limits, is_response=is_response) if limits else None
+    return StatusLineMessage(at, limits, is_response=is_response) if limits else None
 
 
 def is_from_another_time(payload: bytes, now: datetime) -> bool:

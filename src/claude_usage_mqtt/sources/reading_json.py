@@ -17,6 +17,7 @@ from claude_usage_mqtt.untrusted import clean_text, number
 from claude_usage_mqtt.usage.json_values import MAX_NAMES, amounts_from_json, names
 from claude_usage_mqtt.usage.reading import (
     MAX_UTILIZATION,
+    MAX_WINDOWS,
     REPORTER,
     WINDOW_KEY,
     ExtraUsage,
@@ -28,7 +29,6 @@ from claude_usage_mqtt.usage.reading import (
 OLDEST = timedelta(days=1)
 """Older numbers do not answer a request."""
 
-MAX_WINDOWS = 40
 MAX_DETAIL = 300
 """Characters of an error's sentence."""
 

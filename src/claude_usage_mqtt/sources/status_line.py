@@ -6,7 +6,13 @@ from datetime import datetime
 
 from claude_usage_mqtt.instants import local_time
 from claude_usage_mqtt.sources.api.wire import FLAT_WINDOWS
-from claude_usage_mqtt.sources.rate_limits import SPEND_LIMIT, Limit, Message, is_from_another_time, parse_message
+from claude_usage_mqtt.sources.rate_limits import (
+    SPEND_LIMIT,
+    Limit,
+    StatusLineMessage,
+    is_from_another_time,
+    parse_message,
+)
 from claude_usage_mqtt.sources.source import WrongClockError
 from claude_usage_mqtt.topics import DEFAULT_ACCOUNT
 from claude_usage_mqtt.usage.reading import MAX_UTILIZATION, STATUSLINE, ExtraUsage, Reading, Window, duration_of
@@ -63,7 +69,7 @@ def parse_statusline(payload: bytes, now: datetime) -> Reading | None:
     return Reading(read_at=message.at, windows=windows, extra_usage=money, is_partial=True)
 
 
-def _money(message: Message) -> ExtraUsage | None:
+def _money(message: StatusLineMessage) -> ExtraUsage | None:
     """Return an organization's limit on what a seat may spend; only if it is certain that it is of just now."""
     limit = message.limits.get(SPEND_LIMIT)
     if limit is None or not message.is_response or limit.limit == 0:
@@ -71,7 +77,7 @@ def _money(message: Message) -> ExtraUsage | None:
     return ExtraUsage(enabled=True, used=limit.used, limit=limit.limit, utilization=limit.percent, currency=DOLLARS)
 
 
-def _window(limit: Limit, message: Message) -> Window:
+def _window(limit: Limit, message: StatusLineMessage) -> Window:
     return Window(
         key=limit.key,
         label=FLAT_WINDOWS[limit.key],

@@ -11,11 +11,11 @@ from claude_usage_mqtt.instants import moved
 from claude_usage_mqtt.usage.events import Event
 from claude_usage_mqtt.usage.money import MoneyState, next_money
 from claude_usage_mqtt.usage.plausibility import is_of_another_account
-from claude_usage_mqtt.usage.reading import FIVE_HOUR, SEVEN_DAY, ExtraUsage, Owner, Reading, Window
+from claude_usage_mqtt.usage.reading import FIVE_HOUR, MAX_WINDOWS, SEVEN_DAY, ExtraUsage, Owner, Reading, Window
 from claude_usage_mqtt.usage.standing import AccountEvents, Standing, standing
 from claude_usage_mqtt.usage.window_changes import first_reading, next_reading
 from claude_usage_mqtt.usage.window_state import WindowState
-from claude_usage_mqtt.usage.windows import MAX_WINDOWS, Windows
+from claude_usage_mqtt.usage.windows import Windows
 
 LONGEST_GAP = timedelta(minutes=70)
 """Of the time between two complete responses no more than this counts: of a longer gap they say nothing."""

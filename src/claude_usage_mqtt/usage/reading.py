@@ -19,6 +19,9 @@ MAX_UTILIZATION = 200.0
 MAX_AMOUNT = 1e12
 """More money than this is nonsense in any currency."""
 
+MAX_WINDOWS = 40
+"""Windows beyond this many are not followed: each has a dozen entities, and responses could name new ones forever."""
+
 MINOR_DIGITS: Mapping[str, int] = (
     dict.fromkeys(["BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG"], 0)
     | dict.fromkeys(["RWF", "UGX", "UYI", "VND", "VUV", "XAF", "XOF", "XPF"], 0)

@@ -25,10 +25,18 @@ from claude_usage_mqtt.usage.json_values import (
 )
 from claude_usage_mqtt.usage.money import MoneyState, month_of
 from claude_usage_mqtt.usage.plausibility import Suspect
-from claude_usage_mqtt.usage.reading import MAX_UTILIZATION, OAUTH, SOURCES, WINDOW_KEY, Owner, Window, duration_of
+from claude_usage_mqtt.usage.reading import (
+    MAX_UTILIZATION,
+    MAX_WINDOWS,
+    OAUTH,
+    SOURCES,
+    WINDOW_KEY,
+    Owner,
+    Window,
+    duration_of,
+)
 from claude_usage_mqtt.usage.standing import AccountEvents
 from claude_usage_mqtt.usage.window_state import WindowState
-from claude_usage_mqtt.usage.windows import MAX_WINDOWS
 
 FORMAT = 2
 READABLE = (1, 2)

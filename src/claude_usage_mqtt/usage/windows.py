@@ -10,9 +10,6 @@ from claude_usage_mqtt.usage.plausibility import Suspect
 from claude_usage_mqtt.usage.reading import FIVE_HOUR, SEVEN_DAY, Reading
 from claude_usage_mqtt.usage.window_state import WindowState
 
-MAX_WINDOWS = 40
-"""Windows beyond this many are not followed: each has a dozen entities, and responses could name new ones forever."""
-
 
 class Windows(dict[str, WindowState]):
     """By their keys."""

@@ -19,6 +19,7 @@ from claude_usage_mqtt.errors import (
     ServerError,
     Unauthorized,
 )
+from claude_usage_mqtt.sources.credentials.token import LOG_IN_AGAIN
 from claude_usage_mqtt.untrusted import clean_text
 
 AGAIN = "try again in a few minutes (the service does so automatically)"
@@ -93,11 +94,11 @@ def _refused(status: int, refusal: Refusal) -> ApiError:
             "its administrator can allow it, or use the login of another subscription."
         )
     if status == 401 or refusal.type == "authentication_error":
-        return Unauthorized(f"The API does not accept the token (HTTP {status}); log in with Claude Code again.")
+        return Unauthorized(f"The API does not accept the token (HTTP {status}); {LOG_IN_AGAIN}.")
     if status in (403, 451):
         return _forbidden(status, refusal)
     where = "redirects elsewhere, which is not followed" if 300 <= status < 400 else "gave an unexpected response"
-    return InvalidResponse(f"The API {where} (HTTP {status}); check CLAUDE_API_URL, or update this program.")
+    return InvalidResponse(f"The API {where} (HTTP {status}); check the URL of the API, or update this program.")
 
 
 def _forbidden(status: int, refusal: Refusal) -> ApiError:
@@ -108,7 +109,7 @@ def _forbidden(status: int, refusal: Refusal) -> ApiError:
             "check those if it lasts (the service tries again automatically)."
         )
     return Unauthorized(
-        f"The API refuses the usage to this account (HTTP {status}); log in with Claude Code again, "
+        f"The API refuses the usage to this account (HTTP {status}); {LOG_IN_AGAIN}, "
         "or this plan does not report usage."
     )
 

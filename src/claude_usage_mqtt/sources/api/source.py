@@ -120,10 +120,11 @@ class ApiSource:
                 requests = 2
                 answer = self._api.fetch(credentials.token)
             reading = parse_usage(answer, clock.now(), plan=credentials.login.plan, tier=credentials.login.tier)
-        except RateLimited as limited:
-            error = _expired_in_disguise(credentials, clock.now()) or self._credentials.explain(limited)
         except ApiError as refused:
-            error = self._credentials.explain(refused)
+            refused.without_history()  # it may be replaced
+            is_limited = isinstance(refused, RateLimited)
+            disguised = _expired_in_disguise(credentials, clock.now()) if is_limited else None
+            error = disguised or self._credentials.explain(refused)
         except CredentialsError as unusable:
             error = unusable
         except Exception as unknown:  # noqa: BLE001 - a poll must always report; its text could hold outside data

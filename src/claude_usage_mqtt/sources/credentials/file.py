@@ -5,6 +5,8 @@ A file from outside is read bounded, and as text. A token may also be given dire
 
 from __future__ import annotations
 
+import os
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +20,13 @@ from claude_usage_mqtt.errors import (
     Unauthorized,
 )
 from claude_usage_mqtt.secret_file import decode, why_unreadable
-from claude_usage_mqtt.sources.credentials.token import Credentials, CredentialSource, checked_token, parse_credentials
+from claude_usage_mqtt.sources.credentials.token import (
+    LOG_IN_AGAIN,
+    Credentials,
+    CredentialSource,
+    checked_token,
+    parse_credentials,
+)
 from claude_usage_mqtt.sources.source import Login
 
 FILE_NAME = ".credentials.json"
@@ -46,7 +54,7 @@ class CredentialsFile(CredentialSource):
                 "mount Claude Code's folder instead."
             ) from None
         except OSError as error:
-            if self._folder.is_file():
+            if os.path.isfile(self._folder):  # noqa: PTH113 - Path's raises on a mount that is gone
                 raise CredentialsNotFound(f"{self._folder} is a file; name the folder that contains it.") from None
             if isinstance(error, FileNotFoundError | NotADirectoryError):
                 raise CredentialsNotFound(self._missing()) from None
@@ -55,11 +63,11 @@ class CredentialsFile(CredentialSource):
 
     def _missing(self) -> str:
         missing = f"{self.path} does not exist; log in with Claude Code, or point {self._setting} at its folder."
-        if not self._folder.is_dir():
+        if not os.path.isdir(self._folder):  # noqa: PTH112 - as above
             return missing
         return (
             f"{missing} If the folder is a Mac's, the login is in the Keychain, which a container cannot see: "
-            "run this program without a container, or use CLAUDE_SOURCE=statusline."
+            "run this program without a container, or use the source statusline."
         )
 
     def fingerprint(self) -> object:
@@ -86,7 +94,7 @@ def read_text(path: Path, place: str, maximum: int = MAX_FILE) -> str:
             f"{place} {why_unreadable(error)}; run as the user who owns it, or allow that user to read it."
         ) from None
     except ValueError:
-        raise CredentialsUnreadable("The path of the credentials is not valid; correct CLAUDE_CONFIG_DIR.") from None
+        raise CredentialsUnreadable(f"The path {str(path)!a} is not valid; correct it.") from None
     if len(content) > maximum:
         raise CredentialsUnreadable(f"{place} is too large to be credentials; log in with Claude Code again.")
     try:
@@ -97,11 +105,15 @@ def read_text(path: Path, place: str, maximum: int = MAX_FILE) -> str:
 
 @dataclass(slots=True)
 class GivenToken:
-    """A token, and the login of Claude Code that is not used because of it (`hidden`)."""
+    """A token, and the login of Claude Code that is not used because of it (`hidden`).
+
+    `name` is what gave the token, `folder_name` what would name Claude Code's folder.
+    """
 
     token: str = field(default="", repr=False)
     file: Path | None = None
     name: str = "CLAUDE_CODE_OAUTH_TOKEN"
+    folder_name: str = "CLAUDE_CONFIG_DIR"
     hidden: CredentialSource | None = None
     place: str = field(init=False)
 
@@ -112,14 +124,20 @@ class GivenToken:
     @property
     def can_be_watched(self) -> bool:
         """A variable never changes; a file does, unless it is a pipe, such as a shell's `<(command)`."""
-        return self.file is not None and not self.file.is_fifo()
+        found = None if self.file is None else identity(self.file)
+        return found is not None and not stat.S_ISFIFO(found[3])
 
     def read(self) -> Credentials:
         """Return the token; nothing else is known about it."""
-        text = self.token if self.file is None else self._read_file(self.file)
-        if not text.strip():
+        text = (self.token if self.file is None else self._read_file(self.file)).strip()
+        if not text:
             raise CredentialsNotFound(f"{self.place} is empty; put the token there, or use Claude Code's own file.")
-        token = checked_token(text.strip(), self.place)
+        if text.startswith("{"):  # Claude Code's file: with the refresh token in it
+            raise CredentialsUnreadable(
+                f"{self.place} holds JSON, not an access token alone; point {self.folder_name} at the folder of Claude "
+                "Code's file instead."
+            )
+        token = checked_token(text, self.place)
         return Credentials(token=token, login=Login(mark=hash(token)))
 
     def _read_file(self, file: Path) -> str:
@@ -135,7 +153,7 @@ class GivenToken:
         return None if self.file is None else identity(self.file)
 
     def explain(self, error: ApiError) -> ApiError:
-        """Say which login a refused token hides, or what a token needs that may not read the usage."""
+        """Say which login a refused token hides, or what to do about a token that hides none."""
         if isinstance(error, RateLimited) and not error.retry_after:
             hidden = self._usable_hidden()
             remedy = "renew it" if hidden is None else f"unset {self.name}, which hides the login in {hidden.place}"
@@ -152,9 +170,9 @@ class GivenToken:
         if isinstance(error, InsufficientScope):
             return InsufficientScope(
                 f"The token in {self.place} {what}: one made by 'claude setup-token' cannot. Log in with Claude Code "
-                "and unset it, or use CLAUDE_SOURCE=claude-code or statusline."
+                "and use that login, or the source claude-code or statusline."
             )
-        return error
+        return Unauthorized(str(error).replace(LOG_IN_AGAIN, f"replace the token in {self.place}"))
 
     def _usable_hidden(self) -> CredentialSource | None:
         try:

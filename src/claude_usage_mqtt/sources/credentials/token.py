@@ -24,7 +24,10 @@ EXPIRY_MARGIN = timedelta(minutes=5)
 MAX_TOKEN = 8192
 QUOTES = "\"'`\u201c\u201d\u2018\u2019"
 
-BEING_WRITTEN = "perhaps because it is being written; if it stays so, log in with Claude Code again"
+LOG_IN_AGAIN = "log in with Claude Code again"
+"""What to do about a token that the API refused, unless its source knows better (`explain`)."""
+
+BEING_WRITTEN = f"perhaps because it is being written; if it stays so, {LOG_IN_AGAIN}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +46,7 @@ class Credentials:
             raise TokenExpired(
                 f"The access token {verb} at {local_time(expires_at)}; open Claude Code once on the machine that "
                 "owns it: its command-line program renews the token at its start and with each message, which the "
-                "desktop app and a terminal that sits idle do not. CLAUDE_SOURCE=claude-code keeps it renewed."
+                "desktop app and a terminal that sits idle do not. The source claude-code keeps it renewed."
                 + ("" if self.remark is None else f" {self.remark}")
             )
 
@@ -99,11 +102,6 @@ def parse_credentials(text: str, place: str, invalid: str = BEING_WRITTEN) -> Cr
 
 def checked_token(token: str, place: str) -> str:
     """Return a token that can be sent; raises CredentialsUnreadable."""
-    if token.startswith("{"):  # Claude Code's file, on one line: with the refresh token in it
-        raise CredentialsUnreadable(
-            f"{place} holds JSON, not an access token alone; point CLAUDE_CONFIG_DIR at the folder of Claude Code's "
-            "file instead."
-        )
     if token[:1] in QUOTES or token[-1:] in QUOTES:
         raise CredentialsUnreadable(f"The access token in {place} is in quotation marks; remove them.")
     if re.search(r"\s", token):
