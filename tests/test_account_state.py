@@ -79,13 +79,21 @@ def events(state: AccountState, at: datetime) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("error", [Unauthorized("no"), RateLimited("later")], ids=["401", "429 without a time"])
 def test_only_another_token_ends_a_wait_that_belongs_to_the_token(error: ClaudeUsageError) -> None:
-    """Claude Code writes its file for many reasons; a token that was refused is not tried again for them."""
-    state = refused(error)
-    before = state.due(SOON)
-    for same in (Login(mark=1), None):
-        use_login(state, same)
-        assert state.due(SOON) == before
-    use_login(state, Login(mark=2))
+    """Claude Code writes its file for many reasons; a token that was refused is not tried again for them.
+
+    After a restart it is recognized by its end.
+    """
+    same, other = (Login(mark=mark, token_expires_at=NOW + timedelta(hours=mark)) for mark in (1, 2))
+    before = refused(error, same)
+    for state in (before, restarted(before)):
+        due = state.due(SOON)
+        for login in (same, None):
+            use_login(state, login)
+            assert state.due(SOON) == due
+        use_login(state, other)
+        assert state.due(SOON) == SOON
+    state = restarted(before)
+    use_login(state, other)
     assert state.due(SOON) == SOON
 
 
