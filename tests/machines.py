@@ -71,7 +71,7 @@ CACHED_FOR: Final = {"laptop": 0.0, "desktop": 200.0, "stranger": 0.0}
 
 def be_quick() -> None:
     """Shorten what is waited for in real seconds: a second is half an hour here."""
-    publishing.NAME_CHECK, loop.DEAF_FOR, announcement.REASSERT_AFTER = 0.2, 0.05, 0.5
+    publishing.NAME_CHECK, loop.IGNORE_FOR, announcement.REASSERT_AFTER = 0.2, 0.05, 0.5
     source.ANSWER_WITHIN, source.FIRST_WITHIN = 1.0, 0.5
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import platform
+import re
 import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from claude_usage_mqtt.cli.run import instance_of
+from claude_usage_mqtt.service import restore
 from claude_usage_mqtt.settings.load import load_settings
 from claude_usage_mqtt.sources.credentials.file import CredentialsFile
 from parts.broker import Broker, Mosquitto, needs_mosquitto
@@ -175,12 +177,19 @@ def test_a_second_one_on_the_same_machine_stands_by(start: Start, endpoint: Endp
             second.log.wait_for("Publishing at")
 
 
-def test_an_earlier_run_is_not_another_instance(serve: Serve, watcher: Watcher) -> None:
-    """After a crash the same service is back at once."""
+@pytest.mark.parametrize("patience", [restore.LONGEST, 0.0])
+def test_an_earlier_run_is_not_another_instance(
+    serve: Serve, watcher: Watcher, monkeypatch: pytest.MonkeyPatch, patience: float
+) -> None:
+    """After a crash the same service is back at once, even if what it left arrives too late to be read."""
     crashed(serve, watcher, "same")
+    monkeypatch.setattr(restore, "LONGEST", patience)
+    mark = watcher.mark()
     with serve(instance="same") as again:
-        again.log.wait_for("Publishing at")
-    assert "standing by" not in again.log.text
+        watcher.wait_topic(HEALTH, is_ok, since=mark)
+        watcher.settle()
+        assert json.loads(watcher.retained()[HEALTH])["other_instance"] is False
+    assert not re.search("standing by|Another instance", again.log.text)
 
 
 @pytest.mark.parametrize("name", ["MACHINE_NAME", "MQTT_CLIENT_ID", ""])

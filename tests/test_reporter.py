@@ -184,7 +184,7 @@ def test_what_was_sent_to_a_sleeping_machine_is_not_answered_at_its_waking(
     report: Report, watcher: Watcher, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A request that waited in a buffer while the lid was closed was given up long ago: answering costs a request."""
-    monkeypatch.setattr(loop, "DEAF_FOR", 0.5)
+    monkeypatch.setattr(loop, "IGNORE_FOR", 0.5)
     clock = Clock()
     with report(clock=clock):
         mark = watcher.mark()
@@ -200,7 +200,7 @@ def test_a_machine_that_lost_its_connection_asleep_answers_at_once(
     endpoint: Endpoint, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The service asks as soon as the machine is back; nothing old can come over the new connection."""
-    monkeypatch.setattr(loop, "DEAF_FOR", 600.0)
+    monkeypatch.setattr(loop, "IGNORE_FOR", 600.0)
     clock = Clock()
     with (
         Mosquitto() as mosquitto,

@@ -33,10 +33,10 @@ class Limit:
                 made.append(at)
         return made
 
-    def hear(self, at: timedelta) -> None:
-        """Hear that another machine made a request."""
+    def note_answer(self, at: timedelta) -> None:
+        """Note that another machine made a request."""
         self.wait(at)
-        self._budget.hear(Answer(id="a", account="default", requests=1))
+        self._budget.note_answer(Answer(id="a", account="default", requests=1))
 
 
 @given(st.lists(st.timedeltas(timedelta(0), 4 * BUDGET_SPAN), max_size=300).map(sorted))
@@ -66,5 +66,5 @@ def test_requests_of_other_machines_count() -> None:
     """Somebody who asks three reporters in turn gets no more out of them than out of one."""
     limit = Limit()
     for count in range(18):
-        limit.hear(timedelta(minutes=count))
+        limit.note_answer(timedelta(minutes=count))
     assert limit.wait(timedelta(minutes=18)) == BUDGET_SPAN - timedelta(minutes=18)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from claude_usage_mqtt.service import workers
 from parts.claude_code import FakeClaudeCode
 from parts.credentials import write_credentials
 from parts.documents import sample_usage
 from parts.endpoint import Endpoint
 from parts.faults import rate_limited
-from parts.service import HEALTH, STATE, Start, has_status, is_ok, session_is
+from parts.service import HEALTH, STATE, Serve, Start, has_status, is_ok, session_is
 from parts.watcher import Watcher
 
 MAX_THREADS = 16
@@ -53,6 +54,25 @@ def test_the_first_numbers_need_no_request(start: Start, home: Path, watcher: Wa
         assert dt.datetime.fromisoformat(window["read_at"]) == read_at
         watcher.wait_topic(HEALTH, has_status("rate_limited"))
     assert len(endpoint.requests) == 1
+
+
+def test_a_login_that_changes_before_the_first_poll(
+    serve: Serve, home: Path, watcher: Watcher, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restarted service that must wait, as its token was refused, notices a new one meanwhile, and uses it."""
+    monkeypatch.setattr(workers, "CHECK_EVERY", 0.05)
+    endpoint.fault = rate_limited()
+    with serve():
+        watcher.wait_topic(HEALTH, has_status("rate_limited"))
+    mark = watcher.mark()
+    with serve() as running:
+        running.log.wait_for("Publishing at")
+        watcher.wait_topic(HEALTH, since=mark)
+        assert endpoint.count == 1
+        endpoint.fault = None
+        write_credentials(home, token="new")
+        watcher.wait_topic(HEALTH, is_ok)
+    assert endpoint.requests[-1].bearer == "new"
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="counts threads as Linux shows them")

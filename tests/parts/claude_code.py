@@ -88,11 +88,11 @@ class FakeClaudeCode:
         }
         return json.dumps(document)
 
-    def answers(self, body: Any, fetched_at: dt.datetime | None = None, *, sleep: float = 0, **response: Any) -> None:
+    def answers(self, body: Any, fetched_at: dt.datetime | None = None, **response: Any) -> None:
         """Let it answer with a body; if it was `fetched_at`, that is noted in its file when it is asked."""
         given = {"subscription_type": "max", "rate_limits_available": True, "rate_limits": body, **response}
         files = {} if fetched_at is None else {".claude.json": self.keeps(body, fetched_at)}
-        self.mode(lines=[control_response({"subtype": "success", "response": given})], files=files, sleep=sleep)
+        self.mode(lines=[control_response({"subtype": "success", "response": given})], files=files)
 
 
 def control_response(response: dict[str, Any]) -> str:

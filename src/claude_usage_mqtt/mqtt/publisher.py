@@ -202,7 +202,7 @@ class Publisher:
     # What others have published
 
     def remember_own(self, topic: str, payload: bytes) -> None:
-        """Note a message as one of ours: an earlier run's, or one that is not retained."""
+        """Note a message as one of ours; what `publish` sends to be retained is noted there."""
         self._own.setdefault(topic, deque(maxlen=OWN_KEPT)).append(hash(payload))
 
     def has_sent(self, message: Message) -> bool:

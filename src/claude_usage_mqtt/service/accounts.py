@@ -89,7 +89,6 @@ class Accounts(dict[str, AccountState]):
             state.restore({**found, **former}, now)
             if former:
                 state.discovery.entity_ids_of = DEFAULT_ACCOUNT
-            self._publisher.remember_own(topics.health, found.get(topics.health, b""))
             state.look_at = now + (MOVE_PAUSE if former else timedelta(0))
         self._digests = {name: digest(state, now) for name, state in self.items()}
         self._workers.watch_logins(self.values())
