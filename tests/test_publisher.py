@@ -15,6 +15,7 @@ from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, ConnectionEvent, Disconnected
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.publisher import MAX_EVENTS, Publisher
+from claude_usage_mqtt.mqtt.restrictions import SUSPECT_AFTER, SUSPECT_SIZE
 from parts.broker import Mosquitto, needs_mosquitto
 from parts.net import LOOPBACK
 from parts.proxy import FaultyProxy
@@ -35,7 +36,7 @@ class Loop:
         self._inbox: queue.Queue[ConnectionEvent] = queue.Queue()
         self.received: set[bytes] = set()
         options = BrokerOptions(host=LOOPBACK, port=port)
-        self.publisher = Publisher(options, will=WILL, notify=self._inbox.put)
+        self.publisher = Publisher(options, will=WILL, notify=self._inbox.put, announcements="t/device/")
         self.publisher.start()
 
     def run_until(self, condition: Callable[[], bool], timeout: float = 10) -> None:
@@ -134,6 +135,22 @@ def test_a_slow_broker_gets_the_newest(loop: Loop, mosquitto: Mosquitto, watcher
     loop.run_until_calm()
     assert payloads(watcher, "t/a") == ["0", "499"]
     assert payloads(watcher, "t/b") == ["0", "499"]
+
+
+def test_a_large_message_is_sent_however_often_the_connection_ends_in_it(
+    loop: Loop, proxy: FaultyProxy, watcher: Watcher
+) -> None:
+    """Only an announcement is given up in the end, as what a broker may not accept: numbers never are."""
+    large = "x" * SUSPECT_SIZE
+    with outage(loop, proxy):
+        loop.publisher.retain("t/health", large.encode())
+        for _ in range(SUSPECT_AFTER):
+            proxy.heal()
+            proxy.cut_after(SUSPECT_SIZE // 2)
+            loop.run_until(lambda: loop.publisher.is_connected)
+            loop.run_until(lambda: not loop.publisher.is_connected)
+            proxy.refuse()
+    assert payloads(watcher, "t/health") == [large]
 
 
 def test_the_same_is_not_sent_twice(loop: Loop, watcher: Watcher) -> None:

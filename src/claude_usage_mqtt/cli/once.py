@@ -109,10 +109,10 @@ def _notes(key: str, window: dict[str, Any], document: dict[str, Any]) -> list[s
     return notes + ([severity] if severity and severity != "normal" else [])
 
 
-def _weekday_and_time(instant: str | None) -> str | None:
-    """Return weekday and time of an instant in the local time zone."""
+def _weekday_and_time(instant: str | None) -> str:
+    """Return weekday and time of an instant in the local time zone, empty if there is none."""
     parsed = parse_instant(instant)
-    return None if parsed is None else parsed.astimezone().strftime("%a %H:%M")
+    return "" if parsed is None else parsed.astimezone().strftime("%a %H:%M")
 
 
 def _amounts(money: dict[str, Any]) -> str:

@@ -61,9 +61,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if urlsplit(self.path).path != USAGE_PATH:
-            self._send(HTTPStatus.NOT_FOUND, _error("not_found_error", "Not found"))
+            self._refuse(HTTPStatus.NOT_FOUND, "not_found_error")
         elif not self._is_authorized():
-            self._send(HTTPStatus.UNAUTHORIZED, _error("authentication_error", "Invalid authentication"))
+            self._refuse(HTTPStatus.UNAUTHORIZED, "authentication_error")
         else:
             self._send(HTTPStatus.OK, self.server.account.answer())
 
@@ -75,6 +75,9 @@ class _Handler(BaseHTTPRequestHandler):
         betas = [beta.strip() for beta in self.headers.get("anthropic-beta", "").split(",")]
         return scheme.lower() == "bearer" and bool(token.strip()) and BETA_HEADER in betas
 
+    def _refuse(self, status: HTTPStatus, kind: str) -> None:
+        self._send(status, {"type": "error", "error": {"type": kind, "message": status.phrase}})
+
     def _send(self, status: HTTPStatus, document: dict[str, Any]) -> None:
         body = json.dumps(document).encode()
         self.send_response(status)
@@ -82,7 +85,3 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
-
-
-def _error(kind: str, message: str) -> dict[str, Any]:
-    return {"type": "error", "error": {"type": kind, "message": message}}
