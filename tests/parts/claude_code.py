@@ -1,4 +1,4 @@
-"""A program that behaves as Claude Code was measured to, for what the real one cannot be made to do at will.
+"""A program that behaves as Claude Code was measured to, for cases that cannot be produced with the real one.
 
 The real one is in `tests/real`. This one is steered by `mode.json` in its CLAUDE_CONFIG_DIR, and writes there what it
 was called with.
@@ -64,7 +64,7 @@ class FakeClaudeCode:
 
     @property
     def calls(self) -> list[dict[str, Any]]:
-        """What it was called with, each time it was asked for the usage."""
+        """How it was called, each time it was asked for the usage."""
         path = self.folder / "calls.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
