@@ -46,7 +46,7 @@ def _of_account(text: str, account: str) -> str:
 
 
 RECIPES = {
-    "dashboard": Recipe("dashboard.yaml", "a dashboard of Home Assistant's own cards"),
+    "dashboard": Recipe("dashboard.yaml", "a dashboard made with Home Assistant's own cards"),
     "blueprint-threshold": Recipe(
         "blueprint-threshold.yaml", "Home Assistant notifies you when a threshold is reached"
     ),
