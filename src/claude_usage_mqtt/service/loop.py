@@ -129,7 +129,7 @@ class Service:
         state, now = self._accounts.touch(item.account), self._clock.now()
         if isinstance(item, CachedReading):
             self._accounts.note(state, state.take(item.reading, now))
-        elif item.fingerprint != state.health.login.fingerprint and not state.is_polling:
+        elif item.fingerprint != state.health.login.fingerprint and not state.polling.is_under_way:
             state.on_login_changed(item, now)
 
     def _connected(self) -> None:
