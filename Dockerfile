@@ -14,14 +14,14 @@ LABEL org.opencontainers.image.title="claude-usage-mqtt" \
       org.opencontainers.image.description="Publishes the usage of Claude subscriptions over MQTT, for Home Assistant and Node-RED." \
       org.opencontainers.image.url="https://github.com/claude-usage-mqtt/claude-usage-mqtt" \
       org.opencontainers.image.licenses="MIT"
-# Nothing is installed when it runs: what would only be there to be attacked goes.
+# Nothing is installed when it runs: what would only add attack surface is removed.
 RUN rm -rf /usr/local/bin/pip* /usr/local/lib/python3.*/ensurepip /usr/local/lib/python3.*/site-packages/pip*
 COPY --from=build /app /app
 
-# Claude Code's folder goes here, read-only. Its credentials are readable by their owner alone, so the container has to
-# run as that user: 1000 is the first user of most systems, and `--user` (compose: `user:`) takes any other.
-# One heap for all threads: with one for each, the C library keeps the largest use of every one of them for good. And
-# what is large is given back to the system at once: left to itself, the library keeps twice the largest piece it ever saw.
+# Claude Code's folder goes here, read-only. Only their owner can read the credentials, so the container has to run as
+# that user: 1000 is the first user of most systems, and `--user` (compose: `user:`) takes any other. One heap for all
+# threads: with one for each, the C library keeps the largest use of each one forever. Large blocks are returned to the
+# system at once: by default, the library keeps twice the largest block it ever saw.
 ENV CLAUDE_CONFIG_DIR=/claude \
     MALLOC_ARENA_MAX=1 \
     MALLOC_MMAP_THRESHOLD_=131072 \

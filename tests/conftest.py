@@ -1,6 +1,6 @@
 """For all tests: the parts that most of them need, and how property tests look for examples.
 
-At a desk they look for new ones, in CI they run the same ones each time.
+At a desk they look for new ones; in CI they use the same ones each time.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait for nothing as long as in real life."""
+    """Shorten the program's waits."""
     for module, name, seconds in patience.SHORT:
         monkeypatch.setattr(module, name, seconds)
 
@@ -70,7 +70,7 @@ def mosquitto() -> Iterator[Mosquitto]:
 
 @pytest.fixture
 def proxy(running_broker: Broker) -> Iterator[FaultyProxy]:
-    """Run a proxy before the broker."""
+    """Run a proxy in front of the broker."""
     with FaultyProxy(running_broker.port) as found:
         yield found
 

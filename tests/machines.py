@@ -3,9 +3,9 @@
     cd tests && python -m machines --days 3 --seed 1
 
 Each machine is a process with a reporter behind a network that can be cut, on a clock that all of them share and that
-runs many times as fast. A laptop and a desktop have the account's login; somebody else is logged in on the third, and
-says the same account. Machines sleep and wake up, tokens expire and are renewed, broker and service restart, and a
-stranger publishes whatever he likes on all topics of the reporters. What nobody may see in the end is in `verdict`.
+runs many times as fast. A laptop and a desktop have the account's login; somebody else is logged in on the third, under
+the same account name. Machines sleep and wake up, tokens expire and are renewed, broker and service restart, and a
+stranger publishes anything on all topics of the reporters. `verdict` says what must not have happened.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ CACHED_FOR: Final = {"laptop": 0.0, "desktop": 200.0, "stranger": 0.0}
 
 def be_quick() -> None:
     """Shorten what is waited for in real seconds: a second is half an hour here."""
-    publishing.NAME_CHECK, loop.DEAF_FOR, announcement.REASSERT_AFTER = 0.2, 0.05, 0.5
+    publishing.NAME_CHECK, loop.IGNORE_FOR, announcement.REASSERT_AFTER = 0.2, 0.05, 0.5
     source.ANSWER_WITHIN, source.FIRST_WITHIN = 1.0, 0.5
 
 
@@ -79,7 +79,7 @@ def be_quick() -> None:
 
 
 class Cached(ApiSource):
-    """The API through somebody who repeats his last answer for a while, like Claude Code itself."""
+    """The API behind a source that repeats its last answer for a while, like Claude Code itself."""
 
     def __init__(self, credentials: CredentialsFile, api: UsageApi, seconds: float) -> None:
         super().__init__(credentials, api)
@@ -138,7 +138,7 @@ class Machine:
         self._stack.close()
 
     def sleep(self) -> None:
-        """Close the lid: everything stops, and soon the broker notices."""
+        """Close the lid: everything stops, and the broker soon notices."""
         self.is_awake = False
         self._process.send_signal(signal.SIGSTOP)
         self._proxy.refuse()
@@ -196,7 +196,7 @@ class World:
             for name, organization in (("laptop", OURS), ("desktop", OURS))
         }
         self.start_service()
-        self.wait_for_news()  # from now on it is known whose numbers these are
+        self.wait_for_numbers()  # from now on the owner of the numbers is known
         self.machines["stranger"] = enter(Machine(self, "stranger", ANOTHER))
         return self
 
@@ -219,7 +219,7 @@ class World:
         )
 
     def restart_service(self) -> None:
-        """Restart the service; it remembers on the broker alone."""
+        """Restart the service; its only memory is on the broker."""
         self._service.close()
         self.start_service()
 
@@ -245,15 +245,15 @@ class World:
 
     # What happens
 
-    def wait_for_news(self, machine: str | None = None) -> None:
+    def wait_for_numbers(self, machine: str | None = None) -> None:
         """Wait until numbers are published that were read from now on, by this machine."""
         now = self.clock.now()
 
-        def is_news(message: Message) -> bool:
+        def is_new(message: Message) -> bool:
             window = message.json()["windows"]["five_hour"]
             return dt.datetime.fromisoformat(window["read_at"]) >= now and machine in (None, window["machine"])
 
-        self.watcher.wait_topic(STATE, is_news, since=self.watcher.mark())
+        self.watcher.wait_topic(STATE, is_new, since=self.watcher.mark())
 
     def pester(self, count: int) -> None:
         """Let a stranger publish anything on all topics of the reporters."""
@@ -287,24 +287,24 @@ class World:
 
 
 def story(world: World) -> None:
-    """Let everything of importance happen once, in one short night."""
+    """Let everything important happen once, in one short night."""
     machines = world.machines
-    world.wait_for_news()
+    world.wait_for_numbers()
     world.pester(30)
     machines["laptop"].sleep()
-    world.wait_for_news("desktop")
+    world.wait_for_numbers("desktop")
     machines["desktop"].expire()
     world.watcher.wait_topic(HEALTH, has_status("no_reporter"))
     machines["laptop"].wake()
-    world.wait_for_news("laptop")
+    world.wait_for_numbers("laptop")
     machines["desktop"].renew()
     world.restart_service()
-    world.wait_for_news()
+    world.wait_for_numbers()
     world.storm(100)
     world.restart_broker()
-    world.wait_for_news()
+    world.wait_for_numbers()
     world.watcher.wait_topic("+/+/event/five_hour")
-    world.wait_for_news()
+    world.wait_for_numbers()
 
 
 def days(world: World, count: float) -> None:
@@ -325,11 +325,11 @@ def days(world: World, count: float) -> None:
     for machine in machines:
         machine.wake()
         machine.renew()
-    world.wait_for_news()
+    world.wait_for_numbers()
 
 
 def verdict(world: World) -> str:
-    """Return what happened in one line; raises AssertionError if anything did that may not."""
+    """Return what happened in one line; raises AssertionError if anything happened that must not."""
     messages = world.watcher.messages()
     secrets = [each for each in messages if "sk-ant" in each.payload or str(world.folder) in each.payload]
     assert not secrets, secrets[:3]

@@ -1,9 +1,9 @@
-"""A soak: the service for many minutes, a fault every few seconds, and at the end it must be as on the first day.
+"""A soak: the service for many minutes, a fault every few seconds, and at the end it must be as at the start.
 
     cd tests && python -m soak --minutes 20 --seed 1
 
-The service runs in its own process, on a clock fast enough for fifty polls a second, against a Mosquitto and
-an endpoint behind everything that can go wrong. The same seed makes the same faults, though not to the millisecond.
+The service runs in its own process, on a clock fast enough for fifty polls a second, against a Mosquitto and an
+endpoint with everything that can go wrong. The same seed makes the same faults, though not to the millisecond.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def serve(port: int, api_url: str, folder: Path, origin: float, start: float) ->
         for line in sys.stdin:
             what, seconds = line.split()
             {"sleep": clock.sleep, "set": clock.set}[what](dt.timedelta(seconds=float(seconds)))
-        ended.set()  # whoever started this is gone
+        ended.set()  # the process that started this is gone
 
     ended = threading.Event()
     threading.Thread(target=move_clock, daemon=True).start()
@@ -142,7 +142,7 @@ class World:
         with Watcher(self.mosquitto.port, (service.HEALTH,)) as watcher:
             watcher.publish(service.command("polling"), "OFF")
             watcher.wait_topic(service.HEALTH, lambda m: not m.retain and m.json()["status"] == "paused")
-            time.sleep(2 * DEADLINE)  # what is under way ends by itself, and nothing shows when
+            time.sleep(2 * DEADLINE)  # what is under way ends by itself, and nothing says when
             size = self.look()
             watcher.publish(service.command("polling"), "ON")
         return size
@@ -265,7 +265,7 @@ FAULTS: Final[dict[str, Callable[[World], Fault]]] = {
 
 
 def soak(seconds: float, seed: int, pause: float = 1.5) -> str:
-    """Run for so long; return the report. Raises AssertionError where the service is not as before."""
+    """Run for this long; return the report. Raises AssertionError if the service is not as before."""
     rng = random.Random(seed)
     with World(rng) as world:
         world.endpoint.wait_for_requests(WARM_UP, 60)
@@ -307,7 +307,7 @@ def _say(text: str) -> None:
 
 
 def main() -> int:
-    """Soak as the arguments say; the exit status is 1 where something is left."""
+    """Soak as the arguments say; the exit status is 1 if something is left."""
     if sys.argv[1:2] == ["--serve"]:
         port, url, folder, origin, start = sys.argv[2:]
         serve(int(port), url, Path(folder), float(origin), float(start))

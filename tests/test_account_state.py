@@ -79,14 +79,23 @@ def events(state: AccountState, at: datetime) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("error", [Unauthorized("no"), RateLimited("later")], ids=["401", "429 without a time"])
 def test_only_another_token_ends_a_wait_that_belongs_to_the_token(error: ClaudeUsageError) -> None:
-    """Claude Code writes its file for many reasons; a token that was refused is not tried again for them."""
-    state = refused(error)
-    before = state.due(SOON)
-    for same in (Login(mark=1), None):
-        use_login(state, same)
-        assert state.due(SOON) == before
-    use_login(state, Login(mark=2))
-    assert state.due(SOON) == SOON
+    """Claude Code writes its file for many reasons; a token that was refused is not tried again for them.
+
+    After a restart it is recognized by its end.
+    """
+    same, other = (Login(mark=mark, token_expires_at=NOW + timedelta(hours=mark)) for mark in (1, 2))
+    before = refused(error, same)
+    after, late = restarted(before), restarted(before)
+    for state in (before, after):
+        due = state.due(SOON)
+        for login in (same, None):
+            use_login(state, login)
+            assert state.due(SOON) == due
+        use_login(state, other)
+        assert state.due(SOON) == SOON
+    assert late.due(SOON) > SOON
+    use_login(late, other)
+    assert late.due(SOON) == SOON
 
 
 def test_a_wait_that_belongs_to_the_account_ends_with_the_account_alone() -> None:

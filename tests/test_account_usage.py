@@ -24,12 +24,12 @@ def answer(usage: AccountUsage, at: datetime, *keys: str, money: ExtraUsage | No
 
 
 def follow(
-    usage: AccountUsage, begin: datetime, span: timedelta, *keys: str, every: float = 5, money: ExtraUsage | None = None
+    usage: AccountUsage, begin: datetime, span: timedelta, *keys: str, money: ExtraUsage | None = None
 ) -> datetime:
-    """Process answers that have these windows, for a while; return the instant of the last."""
+    """Process an answer that has these windows every five minutes, for a while; return the instant of the last."""
     at = begin
-    while at + timedelta(minutes=every) <= begin + span:
-        at += timedelta(minutes=every)
+    while at + timedelta(minutes=5) <= begin + span:
+        at += timedelta(minutes=5)
         answer(usage, at, *keys, money=money)
     return at
 

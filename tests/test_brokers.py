@@ -19,12 +19,11 @@ from parts import service
 from parts.broker import Mosquitto, needs_mosquitto
 from parts.endpoint import Endpoint
 from parts.reporter import LAPTOP
-from parts.service import CONFIG, HEALTH, MEMORY, STATE, STATUS, Serve, Start, command, is_ok, is_online
+from parts.service import CONFIG, HEALTH, MEMORY, STATE, STATUS, Serve, Start, command, has_status, is_ok, is_online
 from parts.watcher import Watcher
 
 OTHERS = dict(entry.split("=") for entry in os.environ.get("BROKER_PORTS", "").split())
-LATENCY = 20.0
-"""Seconds: NATS and RabbitMQ may need some for the first message of a kind."""
+EVERYTHING = {STATE, HEALTH, MEMORY, STATUS, CONFIG}
 
 
 class Named(NamedTuple):
@@ -62,7 +61,7 @@ def protocol(running_broker: Named) -> str:
 
 def clear(watcher: Watcher) -> None:
     """Take everything away; RabbitMQ refuses a message while the queue of somebody who has just left is ending."""
-    for topic in (STATE, HEALTH, MEMORY, STATUS, CONFIG, LAPTOP.presence):
+    for topic in (*EVERYTHING, LAPTOP.presence):
         for _ in range(10):
             with contextlib.suppress(AssertionError):
                 watcher.publish(topic, "", retain=True)
@@ -74,11 +73,10 @@ def clear(watcher: Watcher) -> None:
 @pytest.fixture
 def watcher(running_broker: Named) -> Iterator[Watcher]:
     """Watch our topics by their names, because not every broker replays to a wildcard; and leave nothing behind."""
-    topics = (STATE, HEALTH, MEMORY, STATUS, CONFIG, "claude-usage/default/event/five_hour", service.BIRTH)
-    topics += (LAPTOP.presence, LAPTOP.ask, LAPTOP.answer)
-    with Watcher(running_broker.port, topics) as found:
+    others = ("claude-usage/default/event/five_hour", service.BIRTH, LAPTOP.presence, LAPTOP.ask, LAPTOP.answer)
+    with Watcher(running_broker.port, (*EVERYTHING, *others)) as found:
         clear(found)
-        found.settle(LATENCY)
+        found.settle()
         yield found
         clear(found)
 
@@ -88,7 +86,7 @@ def retained(watcher: Watcher) -> dict[str, Any]:
     found: dict[str, str] = {}
     for _ in range(20):
         found |= {topic: text for topic, text in watcher.retained().items() if text}
-        if found.keys() >= {STATE, HEALTH, MEMORY, STATUS, CONFIG}:
+        if found.keys() >= EVERYTHING:
             break
     return {topic: json.loads(text) if text[0] == "{" else text for topic, text in found.items()}
 
@@ -96,16 +94,16 @@ def retained(watcher: Watcher) -> dict[str, Any]:
 def test_memory_survives_a_restart(start: Start, protocol: str, endpoint: Endpoint, watcher: Watcher) -> None:
     """The numbers are retained, and read back at the next start: no request, no event, no flicker."""
     with start(MQTT_PROTOCOL="auto") as process:
-        watcher.wait_topic(HEALTH, is_ok, LATENCY)
-        watcher.wait_topic(STATUS, is_online, LATENCY)
+        watcher.wait_topic(HEALTH, is_ok)
+        watcher.wait_topic(STATUS, is_online)
         assert process.stop() == 0
-    watcher.wait_topic(STATUS, lambda message: message.payload == "offline", LATENCY)
+    watcher.wait_topic(STATUS, lambda message: message.payload == "offline")
     before, since = retained(watcher), watcher.mark()
-    assert set(before) == {STATE, HEALTH, MEMORY, STATUS, CONFIG}
+    assert set(before) == EVERYTHING
     assert before[STATUS] == "offline"
     with start(MQTT_PROTOCOL=protocol) as process:
-        watcher.wait_topic(STATUS, is_online, LATENCY, since=since)
-        watcher.settle(LATENCY)
+        watcher.wait_topic(STATUS, is_online, since=since)
+        watcher.settle()
         after = retained(watcher)
     assert endpoint.count == 1
     for key in ("last_success", "next_poll", "requests_last_hour"):
@@ -120,67 +118,65 @@ def test_memory_survives_a_restart(start: Start, protocol: str, endpoint: Endpoi
 def test_a_first_start_is_quick(serve: Serve, protocol: str, endpoint: Endpoint, watcher: Watcher) -> None:
     """If nothing is retained on it, that is known at once and not only after the longest wait."""
     with serve(protocol=protocol) as found:
-        watcher.wait_topic(HEALTH, is_ok, LATENCY)
+        watcher.wait_topic(HEALTH, is_ok)
         assert "not ours" not in found.log.text
     assert endpoint.count == 1
 
 
 def test_commands_and_events(serve: Serve, protocol: str, endpoint: Endpoint, watcher: Watcher) -> None:
     """A button press arrives, and an event goes out once, not retained."""
-    with serve(protocol=protocol) as _:
-        watcher.wait_topic(HEALTH, is_ok, LATENCY)
+    with serve(protocol=protocol):
+        watcher.wait_topic(HEALTH, is_ok)
         endpoint.document = endpoint.document | {"five_hour": endpoint.document["five_hour"] | {"utilization": 80}}
         watcher.publish(command("refresh"), "PRESS")
-        event = watcher.wait_topic("claude-usage/default/event/five_hour", timeout=LATENCY).json()
+        event = watcher.wait_topic("claude-usage/default/event/five_hour").json()
         watcher.publish(command("interval"), "600")
-        watcher.wait_topic(HEALTH, lambda m: m.payload and m.json()["poll_interval"] == 600, LATENCY)
-        watcher.settle(LATENCY)
+        watcher.wait_topic(HEALTH, lambda m: m.payload and m.json()["poll_interval"] == 600)
+        watcher.settle()
     assert (event["event_type"], event["threshold"]) == ("threshold_reached", 75)
     assert len(watcher.messages("claude-usage/default/event/#")) == 1
-    assert set(retained(watcher)) == {STATE, HEALTH, MEMORY, STATUS, CONFIG}
+    assert set(retained(watcher)) == EVERYTHING
 
 
 def test_birth(serve: Serve, protocol: str, endpoint: Endpoint, watcher: Watcher) -> None:
     """Home Assistant's birth message brings everything again, a little later, without a request to the API."""
     with serve(protocol=protocol, rng=service.Impatient()):
-        watcher.wait_topic(HEALTH, is_ok, LATENCY)
+        watcher.wait_topic(HEALTH, is_ok)
         since = watcher.mark()
         watcher.publish(service.BIRTH, "online")
-        for topic in (STATE, HEALTH, MEMORY, CONFIG, STATUS):
-            watcher.wait_topic(topic, timeout=LATENCY, since=since)
+        for topic in EVERYTHING:
+            watcher.wait_topic(topic, since=since)
     assert endpoint.count == 1
 
 
 def test_the_will(start: Start, protocol: str, watcher: Watcher) -> None:
     """When the process is killed the broker says `offline`."""
     with start(MQTT_PROTOCOL=protocol) as process:
-        watcher.wait_topic(STATUS, is_online, LATENCY)
+        watcher.wait_topic(STATUS, is_online)
         since = watcher.mark()
         process.process.kill()
-        watcher.wait_topic(STATUS, lambda message: message.payload == "offline", LATENCY, since=since)
+        watcher.wait_topic(STATUS, lambda message: message.payload == "offline", since=since)
     assert retained(watcher)[STATUS] == "offline"
 
 
 def test_two_instances(serve: Serve, protocol: str, endpoint: Endpoint, watcher: Watcher) -> None:
     """Two programs that publish the same account say so in log and health; a single one never does."""
-    said, how = "Another instance publishes under claude-usage/default too", {"protocol": protocol}
-    with serve(interval=0.2, **how) as first:
-        watcher.wait_topic(HEALTH, is_ok, LATENCY)
+    said = "Another instance publishes under claude-usage/default too"
+    with serve(interval=0.2, protocol=protocol) as first:
+        watcher.wait_topic(HEALTH, is_ok)
         endpoint.wait_for_requests(3)
         assert first.log.count(said) == 0
-        with serve(interval=0.2, **how):
+        with serve(interval=0.2, protocol=protocol):
             first.log.wait_for(said, count=2)  # the log is one for both
-            watcher.wait_topic(
-                HEALTH, lambda m: m.payload and "another instance" in (m.json()["detail"] or "").lower(), LATENCY
-            )
+            watcher.wait_topic(HEALTH, lambda m: m.payload and "another instance" in (m.json()["detail"] or "").lower())
         assert first.log.count(said) == 2
 
 
 def test_the_older_protocol(serve: Serve, watcher: Watcher) -> None:
     """Whoever sets 3.1.1 gets 3.1.1, everywhere."""
     with serve(protocol="3.1.1", client_id=uuid.uuid4().hex[:20]) as found:
-        watcher.wait_topic(HEALTH, is_ok, LATENCY)
-        watcher.wait_topic(STATUS, is_online, LATENCY)
+        watcher.wait_topic(HEALTH, is_ok)
+        watcher.wait_topic(STATUS, is_online)
         assert "WARNING" not in found.log.text
 
 
@@ -188,33 +184,24 @@ def test_a_reporter(
     tmp_path: Path, home: Path, start: Start, serve: Serve, protocol: str, endpoint: Endpoint, watcher: Watcher
 ) -> None:
     """A service without a login gets its numbers from a machine, after restarts too, and sees that it is gone."""
-
-    def from_laptop(message: Any) -> bool:
-        return bool(message.payload) and message.json()["windows"]["five_hour"]["machine"] == "laptop"
-
-    def is_away(message: Any) -> bool:
-        return bool(message.payload) and message.json()["online"] is False
-
     nothing, more = tmp_path / "nothing", {"protocol": protocol, "selected": (REPORTER,), "interval": 600.0}
     with start(home, "report", MQTT_PROTOCOL=protocol, MACHINE_NAME="laptop") as process:
         with serve(nothing, **more):
-            watcher.wait_topic(STATE, from_laptop, LATENCY)
+            watcher.wait_topic(STATE, lambda m: m.payload and m.json()["windows"]["five_hour"]["machine"] == "laptop")
         process.log.wait_for("Reporting as laptop")
         since = watcher.mark()
         with serve(nothing, **more):
-            watcher.wait_topic(STATUS, is_online, LATENCY, since=since)
+            watcher.wait_topic(STATUS, is_online, since=since)
             watcher.publish(command("refresh"), "PRESS")
-            endpoint.wait_for_requests(2, LATENCY)
+            endpoint.wait_for_requests(2)
             since = watcher.mark()
             process.process.kill()
-            watcher.wait_topic(LAPTOP.presence, is_away, LATENCY, since=since)
+            watcher.wait_topic(LAPTOP.presence, lambda m: m.payload and m.json()["online"] is False, since=since)
             watcher.publish(command("refresh"), "PRESS")
-            watcher.wait_topic(
-                HEALTH, lambda each: bool(each.payload) and each.json()["status"] == "no_reporter", LATENCY, since=since
-            )
+            watcher.wait_topic(HEALTH, has_status("no_reporter"), since=since)
             with start(home, "report", MQTT_PROTOCOL=protocol, MACHINE_NAME="laptop") as again:
-                endpoint.wait_for_requests(3, LATENCY)
-                watcher.wait_topic(HEALTH, is_ok, LATENCY, since=since)
+                endpoint.wait_for_requests(3)
+                watcher.wait_topic(HEALTH, is_ok, since=since)
                 assert again.stop() == 0
-            watcher.settle(LATENCY)
+            watcher.settle()
     assert not retained(watcher).get(LAPTOP.presence)

@@ -183,10 +183,7 @@ def test_an_ipv6_address_is_printed_in_brackets(host: str, address: str) -> None
 @pytest.mark.parametrize(
     ("host", "words"),
     [
-        (
-            "fe80::1%no-such-interface",
-            "The address fe80::1%no-such-interface cannot be used on this machine; check MQTT_HOST",
-        ),
+        ("fe80::1%x", "The address fe80::1%x cannot be used on this machine; check MQTT_HOST"),
         ("fe80::1", "an address that begins with fe80: needs the network interface behind it, as in fe80::1%eth0"),
     ],
 )

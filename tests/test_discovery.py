@@ -60,10 +60,8 @@ def test_every_key_of_the_contract_is_there_and_no_other() -> None:
 def test_unique_ids_are_made_of_account_and_key_alone() -> None:
     """A changed label or name never makes a second entity out of one."""
     for topics, label in ((TOPICS, None), (WORK, "Work"), (WORK, "The office")):
-        found = components(topics, label=label)
-        assert {key: each["unique_id"] for key, each in found.items()} == {
-            key: f"claude_usage_{topics.account}_{key}" for key in found
-        }
+        for key, each in components(topics, label=label).items():
+            assert each["unique_id"] == f"claude_usage_{topics.account}_{key}"
 
 
 def test_entity_ids_read_well_and_stay_when_a_label_changes() -> None:

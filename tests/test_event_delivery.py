@@ -168,9 +168,10 @@ def test_what_happened_while_the_broker_was_away(
 
 
 def test_the_sign_of_life_is_renewed(serve: Serve, watcher: Watcher) -> None:
-    """While the service lives, what is retained never looks older than eight minutes."""
+    """While the service lives, what is retained never looks older than eight minutes, and time goes by in it."""
     clock = Clock()
     with serve(clock=clock, interval=3600):
+        window = watcher.wait_topic(STATE, session_is(42)).json()["windows"]["five_hour"]
         first = watcher.wait_topic(HEALTH, is_ok).json()["alive_until"]
         assert dt.timedelta(minutes=7) < dt.datetime.fromisoformat(first) - clock.now() <= dt.timedelta(minutes=8)
         since = watcher.mark()
@@ -178,4 +179,7 @@ def test_the_sign_of_life_is_renewed(serve: Serve, watcher: Watcher) -> None:
         watcher.publish(command("polling"), "ON")  # wakes the loop, as its own time would in five minutes
         renewed = watcher.wait_topic(HEALTH, lambda m: m.json()["alive_until"] > first, since=since).json()
         assert dt.datetime.fromisoformat(renewed["alive_until"]) > clock.now() + dt.timedelta(minutes=7)
-        watcher.wait_topic(STATE, since=since)
+        later = watcher.wait_topic(STATE, since=since).json()["windows"]["five_hour"]
+        assert later["elapsed"] > window["elapsed"]
+        assert later["time_remaining_hours"] < window["time_remaining_hours"]
+        assert later["read_at"] == window["read_at"]

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from claude_usage_mqtt.mqtt import connection
 from claude_usage_mqtt.service import restore
 from parts import broker, service
 from parts.broker import Mosquitto, needs_mosquitto
+from parts.certificates import Authority
 from parts.command import call_command
 from parts.endpoint import Endpoint
 from parts.net import LOOPBACK
@@ -191,6 +193,30 @@ def test_a_password_that_was_renewed_in_its_file(serve: Serve, tmp_path: Path) -
         running.log.wait_for(f"MQTT_PASSWORD_FILE ({secret}) does not exist")
         secret.write_text("new\n")
         running.log.wait_for(AGAIN)
+
+
+def test_certificates_that_were_renewed_in_their_files(serve: Serve, tmp_path: Path) -> None:
+    """The authority's certificate and our own are read at each connection, too."""
+    with Mosquitto(require_client_certificate=True) as mosquitto, Watcher(mosquitto.port) as watcher:
+        good, other = mosquitto.authority, Authority(tmp_path / "other")
+        assert good is not None
+        files = {"tls_ca": tmp_path / "ca", "tls_cert": tmp_path / "cert", "tls_key": tmp_path / "key"}
+
+        def write(trusted: Authority, known: Authority) -> None:
+            pair = known.issue("client.invalid")
+            for file, source in zip(files.values(), (trusted.ca_path, pair.certificate, pair.key), strict=True):
+                shutil.copy(source, file)
+
+        write(good, good)
+        with serve(port=mosquitto.tls_port, tls=True, **{name: str(file) for name, file in files.items()}) as running:
+            watcher.wait_topic(STATUS, is_online)
+            for trusted, known, said in ((other, good, "unknown ca"), (good, other, "verify failed")):
+                write(trusted, known)
+                mosquitto.restart()
+                mosquitto.log.wait_for(said)
+                write(good, good)
+                before = running.log.count(AGAIN)
+                running.log.wait_for(AGAIN, count=before + 1)
 
 
 def wait_until_settled(running: Running) -> None:

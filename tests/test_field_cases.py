@@ -52,11 +52,6 @@ def first_state(name: str) -> dict[str, Any]:
     return replay(name, until=at("12:00:01")).shown[-1].state
 
 
-def utilizations(state: dict[str, Any]) -> dict[str, Any]:
-    """Return the utilization of each window."""
-    return {key: window["utilization"] for key, window in state["windows"].items()}
-
-
 def money(state: dict[str, Any]) -> tuple[Any, ...]:
     """Return what is said of extra usage in short."""
     extra = state["extra_usage"]
@@ -85,7 +80,7 @@ WINDOWS = [
 @pytest.mark.parametrize(("name", "expected"), WINDOWS, ids=[name for name, _ in WINDOWS])
 def test_windows(name: str, expected: dict[str, float]) -> None:
     """Each limit that the account has is a window with the right number; nothing else is."""
-    shown = utilizations(first_state(name))
+    shown = {key: window["utilization"] for key, window in first_state(name)["windows"].items()}
     assert {key: utilization for key, utilization in shown.items() if utilization is not None} == expected
 
 

@@ -125,7 +125,7 @@ def test_no_retained_memory_breaks_a_start(memory: str, health: str, state_text:
     state.restore({topic: text.encode("utf-8", "replace") for topic, text in retained.items()}, LATER)
     state.tick(LATER)
     assert_harmless(publish(state, LATER))
-    due = state.policy.due(LATER, state.usage.windows.resets())
+    due = state.polling.policy.due(LATER, state.usage.windows.resets())
     assert due <= LATER + dt.timedelta(hours=26)
     later = LATER + dt.timedelta(days=8)  # when nothing can be in the future anymore
     answer = sample_usage(now=later, five_hour=50.0)

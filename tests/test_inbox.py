@@ -1,4 +1,4 @@
-"""What the loop waits on: nothing put is lost, and every wait ends."""
+"""The loop's inbox: nothing that is put is lost, and every wait ends."""
 
 import signal
 import threading
@@ -17,7 +17,7 @@ def message(number: int = 0) -> Message:
 
 
 def test_a_wait_ends_though_a_signal_outlasts_it() -> None:
-    """A signal at the wrong moment does not stop the polling for good: the numbers would stay and look fresh."""
+    """A signal at the wrong moment does not stop the polling forever: the numbers would stay and look fresh."""
     inbox = Inbox()
     inbox.put(Stop())
     inbox.get(1)
@@ -52,7 +52,7 @@ def test_the_shortest_waits_end(timeout: float) -> None:
 
 
 def test_a_wait_lasts_until_something_new_is_put() -> None:
-    """What was taken already wakes nobody up: a laptop that is idle stays asleep."""
+    """An item that was already taken wakes nobody up: an idle laptop stays asleep."""
     inbox = Inbox()
     for number in range(2):
         inbox.put(message(number))
@@ -64,7 +64,7 @@ def test_a_wait_lasts_until_something_new_is_put() -> None:
 
 
 def test_nothing_is_lost_between_threads() -> None:
-    """What paho, workers and signals report at the same time all arrives, each in its order."""
+    """Everything that paho, workers and signals report at the same time arrives, each in its order."""
     inbox = Inbox()
     senders = [
         threading.Thread(target=lambda first=first: [inbox.put(message(first + n)) for n in range(400)])
@@ -87,7 +87,7 @@ def test_nothing_is_lost_between_threads() -> None:
 
 
 def test_a_flood_is_bounded_and_cannot_keep_stop_out() -> None:
-    """Who floods our topics fills no memory, and the service can still be stopped."""
+    """A flood of messages on our topics does not fill the memory, and the service can still be stopped."""
     inbox = Inbox()
     for number in range(MAX_INBOX + 100):
         inbox.put(message(number))

@@ -42,7 +42,7 @@ TOKEN = "sk-ant-oat01-very-secret"
 
 
 def test_the_examples_are_true(endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the documentation shows is what happens."""
+    """The examples in the documentation do what they show."""
     write_credentials(tmp_path)
     monkeypatch.setenv("CLAUDE_CONFIG_DIR", str(tmp_path))
     here = functools.partial(library.get_usage, api_url=endpoint.url)
@@ -83,7 +83,7 @@ REFUSALS = [
 def test_each_failure_is_an_error_of_its_own(
     endpoint: Endpoint, tmp_path: Path, fault: Fault, kind: type[ApiError]
 ) -> None:
-    """Whoever calls sees what went wrong, no failure makes a second request, and the token is forgotten.
+    """The caller sees what went wrong, no failure makes a second request, and the token is forgotten.
 
     After the call no error holds it: not in its text, not in its causes, not in the frames it passed.
     """
@@ -142,7 +142,7 @@ def test_without_usable_credentials_nothing_is_sent(endpoint: Endpoint, tmp_path
 def test_no_error_names_a_setting(
     endpoint: Endpoint, empty: Path, arguments: dict[str, str], fault: Fault | None, said: str
 ) -> None:
-    """A program has no settings: an error names the argument to change."""
+    """A program that uses the library has no settings: an error names the argument to change."""
     write_credentials(empty / "expired", expires_in=timedelta(hours=-1))
     endpoint.fault = fault
     with pytest.raises(ClaudeUsageError, match=said) as caught:
@@ -158,7 +158,7 @@ def test_a_token_never_travels_unencrypted(url: str) -> None:
 
 
 def test_two_sources_are_one_too_many(tmp_path: Path) -> None:
-    """Which credentials are used is never a guess."""
+    """The library never guesses which credentials to use."""
     with pytest.raises(SettingsError, match="give one"):
         library.get_usage(tmp_path, TOKEN)
 
@@ -176,7 +176,7 @@ def test_nothing_is_left_of_a_call(endpoint: Endpoint, fault: Fault | None) -> N
 
 
 class LateRefusal:
-    """429, when the token has come within five minutes of its end."""
+    """A 429 once the token is within five minutes of its end."""
 
     def serve(self, exchange: Exchange) -> None:
         """Wait, and answer."""
@@ -185,7 +185,7 @@ class LateRefusal:
 
 
 def test_an_expired_token_in_disguise_is_forgotten_too(endpoint: Endpoint, tmp_path: Path) -> None:
-    """A 429 for a token that has just expired is reported as that, and takes no earlier error with it."""
+    """A 429 for a token that has just expired is reported as expired, and keeps no earlier error."""
     write_credentials(tmp_path, TOKEN, expires_in=timedelta(minutes=5, seconds=1))
     endpoint.fault = LateRefusal()
     with pytest.raises(TokenExpired) as caught:
@@ -195,7 +195,7 @@ def test_an_expired_token_in_disguise_is_forgotten_too(endpoint: Endpoint, tmp_p
 
 
 def test_a_renewed_token_is_for_the_next_call(endpoint: Endpoint, tmp_path: Path) -> None:
-    """One call is one request, also where Claude Code renews the token meanwhile."""
+    """One call is one request, even if Claude Code renews the token in the meantime."""
     write_credentials(tmp_path, TOKEN)
 
     class Renewing:
@@ -215,7 +215,7 @@ def values(frame: FrameType) -> list[object]:
 
 
 def test_everything_promised_is_there() -> None:
-    """Each name of the library can be imported from the package, and what is not there is an AttributeError."""
+    """Each name of the library can be imported from the package, and any other name is an AttributeError."""
     for name in claude_usage_mqtt.__all__:
         assert getattr(claude_usage_mqtt, name) is not None
     assert set(dir(claude_usage_mqtt)) == set(claude_usage_mqtt.__all__)
@@ -243,7 +243,7 @@ def test_the_package_is_typed(tmp_path: Path) -> None:
 
 
 def test_claude_code_as_a_source(tmp_path: Path) -> None:
-    """The usage comes from Claude Code without any token; what cannot be asked in one call is rejected."""
+    """The usage comes from Claude Code without any token; sources that cannot be asked in one call are rejected."""
     program = FakeClaudeCode(tmp_path / "claude")
     program.answers(sample_usage(five_hour=42))
     asked = {"config_dir": program.folder, "claude_code_command": str(program.command)}

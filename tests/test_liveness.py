@@ -93,7 +93,7 @@ def test_alive_while_it_beats_and_gone_after_its_stop(
 
 
 def test_stuck_is_distinguished_from_alive(start: Callable[[], Instance], folder: Path) -> None:
-    """A process that is there but does nothing anymore is unhealthy: the container can be started again."""
+    """A process that is there but no longer does anything is unhealthy: the container can be restarted."""
     instance = start()
     os.kill(instance.pid, signal.SIGSTOP)
     age(sign_of(instance, folder), STUCK_AFTER - 30)
@@ -104,8 +104,8 @@ def test_stuck_is_distinguished_from_alive(start: Callable[[], Instance], folder
     assert "stuck" in sentence
 
 
-def test_killed_is_no_sign_of_life_however_fresh(start: Callable[[], Instance], folder: Path) -> None:
-    """After a crash the file it left says nothing good, and the next start clears it away."""
+def test_the_file_of_a_killed_process_is_not_a_sign_of_life(start: Callable[[], Instance], folder: Path) -> None:
+    """After a crash the file that it left does not count, and the next start removes it."""
     killed = start()
     killed.kill()
     killed.wait()
@@ -118,7 +118,7 @@ def test_killed_is_no_sign_of_life_however_fresh(start: Callable[[], Instance], 
 
 
 def test_two_instances_do_not_hide_each_other(start: Callable[[], Instance], folder: Path) -> None:
-    """With two services of one user on a host, a stuck one is found, and the end of one does not unsettle the other."""
+    """With two services of one user on a host, a stuck one is found, and the end of one does not affect the other."""
     first, second = start(), start()
     assert check()[0] == 0
     age(sign_of(first, folder), STUCK_AFTER + 60)
@@ -131,7 +131,7 @@ def test_two_instances_do_not_hide_each_other(start: Callable[[], Instance], fol
 
 @pytest.mark.parametrize("trap", ["symlink", "hard link", "pipe", "folder"])
 def test_nothing_of_others_is_written_through(folder: Path, tmp_path: Path, trap: str) -> None:
-    """Whatever somebody else puts where our file goes, no other file is changed and nothing waits forever."""
+    """Whatever somebody else puts in place of our file, no other file is changed and nothing waits forever."""
     victim = tmp_path / "victim"
     victim.write_text("precious")
     path = folder / f"{liveness.NAME}-{os.getuid()}-{os.getpid()}"
@@ -152,10 +152,10 @@ def test_nothing_of_others_is_written_through(folder: Path, tmp_path: Path, trap
     assert os.path.lexists(path)
 
 
-def test_another_folder_is_taken_where_the_first_is_no_use(
+def test_another_folder_is_used_if_the_first_is_not_writable(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a read-only root file system the first folder that can be written to does."""
+    """On a read-only root file system the first writable folder is used."""
     monkeypatch.setattr(liveness, "FOLDERS", (str(tmp_path / "missing"), "/proc", str(folder)))
     beats = Liveness()
     beats.beat()
@@ -175,8 +175,8 @@ def test_a_forged_sign_of_another_user_is_not_believed(
     assert "not running" in capsys.readouterr().out
 
 
-def test_it_goes_on_where_nothing_can_be_written(folder: Path) -> None:
-    """A service that can write nowhere works all the same; only `healthcheck` cannot see it."""
+def test_it_continues_if_nothing_can_be_written(folder: Path) -> None:
+    """A service that cannot write anywhere works anyway; only `healthcheck` cannot see it."""
     folder.rmdir()
     beats = Liveness()
     beats.beat()
@@ -185,7 +185,7 @@ def test_it_goes_on_where_nothing_can_be_written(folder: Path) -> None:
 
 
 def test_a_file_that_was_tidied_away_comes_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever cleans temporary folders does not make a healthy service unhealthy for longer than a beat."""
+    """Cleaning temporary folders makes a healthy service unhealthy for no longer than a beat."""
     beats = Liveness()
     beats.beat()
     for sign in folder.iterdir():
@@ -212,7 +212,7 @@ def systemd(tmp_path: Path) -> Iterator[socket.socket]:
 def test_systemd_is_notified_of_each_beat_and_of_the_stop(
     systemd: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`Type=notify` and `WatchdogSec` work, and programs that we start are not taken for us."""
+    """`Type=notify` and `WatchdogSec` work, and programs that we start are not mistaken for us."""
     monkeypatch.setenv("NOTIFY_SOCKET", systemd.getsockname())
     monkeypatch.setenv("WATCHDOG_USEC", "30000000")
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
@@ -267,7 +267,7 @@ def test_it_beats_more_than_twice_as_often_as_the_watchdog_wants(
 def test_the_service_notifies_systemd_though_no_broker_is_there(
     folder: Path, tmp_path: Path, systemd: socket.socket, closed_port: int
 ) -> None:
-    """A broker that is away at boot does not make systemd give the service up, and the watchdog is fed meanwhile."""
+    """If the broker is away at boot, systemd does not give the service up, and its watchdog is still fed."""
     write_credentials(tmp_path)
     settings = {"MQTT_PORT": closed_port, "CLAUDE_API_URL": f"http://127.0.0.1:{closed_port}"}
     settings |= {"XDG_RUNTIME_DIR": folder, "NOTIFY_SOCKET": systemd.getsockname(), "WATCHDOG_USEC": 300_000}

@@ -6,5 +6,5 @@ from parts.broker import needs_mosquitto
 
 @needs_mosquitto
 def test_a_night_with_three_machines() -> None:
-    """Machines sleep and wake up, tokens expire, broker and service restart, a stranger meddles: numbers stay right."""
+    """Machines sleep and wake up, tokens expire, everything restarts, a stranger interferes: the numbers stay right."""
     assert "requests" in machines.run(7, machines.story)

@@ -21,7 +21,7 @@ def extra(used: int, limit: int | None = 2000, **more: Any) -> dict[str, Any]:
 
 
 BLANK = extra(0, None, is_enabled=False)
-"""How an organization's cap leaves the amounts when it turns extra usage off: it is the same money afterward."""
+"""The amounts after an organization's cap has turned extra usage off: it is the same money afterward."""
 
 
 def answer(utilization: float, money: object) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def answer(utilization: float, money: object) -> dict[str, Any]:
 
 
 def live(*answers: tuple[float, object]) -> Simulation:
-    """Let an account live through responses, `(utilization, money)` of each poll; the last one holds."""
+    """Let an account live through responses, `(utilization, money)` for each poll; the last one stays."""
     waiting = [answer(*each) for each in answers]
     simulation = Simulation(lambda _: waiting.pop(0) if len(waiting) > 1 else waiting[0], START, make_state(0))
     simulation.run(START + timedelta(minutes=6 * len(answers)))
@@ -60,12 +60,12 @@ def happened(simulation: Simulation) -> list[str]:
         ([(95, extra(0, None)), (100, extra(100, None))], ["started"]),
         # A prepaid balance ends before the limit does.
         ([(100, extra(100, balance=300)), (100, extra(400, balance=0))], ["limit_reached", "blocked"]),
-        # A balance that is spent is the limit, whatever its percentage: one notification, not a threshold too.
+        # A spent balance is the limit, whatever its percentage: one notification, without a threshold.
         ([(100, extra(1400, balance=300)), (100, extra(1700, balance=0))], ["limit_reached", "blocked"]),
-        # Rounding and corrections below 100 % are neither the end of a block nor the end of what costs money.
+        # Rounding and corrections below 100 % end neither a block nor the spending of money.
         ([(n, extra(0, 0)) for n in (95, 100, 99, 100, 98.5, 100)], ["blocked"]),
         ([(n, extra(100)) for n in (95, 100, 99, 100, 98.5, 100)], ["started"]),
-        # A refill is.
+        # A refill does.
         ([(n, extra(0, 0)) for n in (95, 100, 99, 60, 60)], ["blocked", "unblocked"]),
         # A new month, and a raised limit, arm the thresholds again.
         ([(5, extra(1900)), (5, extra(0)), (5, extra(1600))], ["threshold_reached 75"]),
@@ -82,9 +82,9 @@ def happened(simulation: Simulation) -> list[str]:
         ),
         # A limit that was raised while it was off arms the thresholds again.
         ([(5, extra(1850)), (5, BLANK), (5, extra(1850, 10_000)), (5, extra(8000, 10_000))], ["threshold_reached 75"]),
-        # What is reached while it is off is not spent by anybody.
+        # A limit that is reached while it is off was not spent by anybody.
         ([(5, extra(100, is_enabled=False)), (5, extra(2057, is_enabled=False))], []),
-        # A response without it in between hides nothing.
+        # A response without it in between does not hide anything.
         ([(5, extra(1400)), (5, None), (5, extra(1600))], ["threshold_reached 75"]),
         ([(5, extra(1900)), (5, None), (5, extra(0)), (5, extra(1600))], ["threshold_reached 75"]),
         # A malformed section in between changes nothing.
@@ -104,8 +104,8 @@ def test_events(answers: list[tuple[float, object]], events: list[str]) -> None:
         None,
     ],
 )
-def test_blanked_amounts_are_no_new_month(off: object) -> None:
-    """Statistics do not count money a second time that was not reported for a while."""
+def test_blanked_amounts_are_not_a_new_month(off: object) -> None:
+    """Money that was not reported for a while is not counted twice in the statistics."""
     simulation = live((5, extra(1850)), (5, off), (5, extra(1860)))
     money = [shown.state["extra_usage"] for shown in simulation.shown if shown.state["extra_usage"]]
     assert {each["period_start"] for each in money} == {"2026-11-01T00:00:00+00:00"}
@@ -113,7 +113,7 @@ def test_blanked_amounts_are_no_new_month(off: object) -> None:
     assert happened(simulation) == []
 
 
-def test_another_currency_is_counted_anew() -> None:
+def test_another_currency_is_counted_separately() -> None:
     """Dollars are not added to euros."""
     simulation = live((5, extra(1850, currency="EUR")), (5, extra(1850)))
     periods = [shown.state["extra_usage"]["period_start"] for shown in simulation.shown]
@@ -144,8 +144,8 @@ def test_events_have_rounded_numbers() -> None:
         ([extra(100, is_enabled=False)], set()),
     ],
 )
-def test_what_is_not_limited_has_no_rows_for_a_limit(money: list[object], amounts: set[str]) -> None:
-    """An account without a limit of its spending does not see three rows that are "Unknown" forever."""
+def test_an_account_without_a_limit_has_no_rows_for_one(money: list[object], amounts: set[str]) -> None:
+    """An account without a spending limit does not have three rows that are "Unknown" forever."""
     responses: list[object] = []
     simulation = Simulation(lambda _: answer(5, responses[-1]), START, make_state(0))
     for each in (*money, money[-1]):

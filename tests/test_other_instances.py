@@ -1,4 +1,4 @@
-"""Names, and what else may publish on the same broker: nobody's device is taken over, and nothing is lost by a name."""
+"""Names, and others that publish on the same broker: no device is taken over, and a new name loses nothing."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import platform
+import re
 import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from claude_usage_mqtt.cli.run import instance_of
+from claude_usage_mqtt.service import restore
 from claude_usage_mqtt.settings.load import load_settings
 from claude_usage_mqtt.sources.credentials.file import CredentialsFile
 from parts.broker import Broker, Mosquitto, needs_mosquitto
@@ -34,7 +36,7 @@ def named(home: Path, *names: str) -> dict[str, Any]:
 
 
 def crashed(serve: Serve, watcher: Watcher, instance: str) -> None:
-    """Leave what a service leaves that nobody could report as gone, as after a power cut."""
+    """Leave what a service leaves if nobody could report that it is gone, as after a power cut."""
     with serve(instance=instance):
         watcher.wait_topic(HEALTH, is_ok)
     watcher.publish(STATUS, "online", retain=True)
@@ -52,7 +54,7 @@ def test_a_single_named_account_keeps_its_name(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_a_named_account_continues_version_1(serve: Serve, home: Path, endpoint: Endpoint, watcher: Watcher) -> None:
-    """Version 1 called it `default`: the numbers go on, the old device is removed, the entity ids stay."""
+    """Version 1 called it `default`: the numbers continue, the old device is removed, the entity ids stay."""
     for topic, payload in VERSION_1["single"].items():
         if topic != STATUS:
             watcher.publish(topic, payload, retain=True)
@@ -74,7 +76,7 @@ def test_a_named_account_continues_version_1(serve: Serve, home: Path, endpoint:
 
 
 def test_the_later_one_stands_by(serve: Serve, endpoint: Endpoint, watcher: Watcher) -> None:
-    """Of two services for one account the second publishes and asks nothing until the first has stopped."""
+    """The second of two services for one account publishes and asks nothing until the first has stopped."""
     with serve(instance="first") as first:
         watcher.wait_topic(HEALTH, is_ok)
         with serve(instance="second") as second:
@@ -123,7 +125,7 @@ HAS_READ = "Received UNSUBSCRIBE"
 def test_check_says_that_another_one_publishes(
     serve: Serve, home: Path, running_broker: Broker, watcher: Watcher
 ) -> None:
-    """Whoever is about to start a second service learns that it would stand by, and what to run instead."""
+    """`check` says that a second service would stand by, and what to run instead."""
     settings = {"MQTT_HOST": "127.0.0.1", "MQTT_PORT": running_broker.port, "CLAUDE_SOURCE": "reporter"}
     assert "published already" not in call_command(home, "check", **settings).stdout
     crashed(serve, watcher, "elsewhere")  # or it runs on another machine
@@ -135,7 +137,7 @@ def test_check_says_that_another_one_publishes(
 def test_the_later_one_takes_over_from_one_that_died(
     serve: Serve, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Even if nobody could say that the first is gone, its sign of life ends; until then the later one is idle."""
+    """Even if nobody reported that the first is gone, its sign of life runs out; until then the later one is idle."""
     crashed(serve, watcher, "first")
     clock = Clock(speed=1000)
     rounds: list[float] = []
@@ -164,7 +166,7 @@ def test_standing_by_is_logged_once(serve: Serve, watcher: Watcher) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="which processes are alive is known by their locks")
 def test_a_second_one_on_the_same_machine_stands_by(start: Start, endpoint: Endpoint, watcher: Watcher) -> None:
-    """Whoever starts it by hand while it also runs as a service does not double the requests."""
+    """Starting it by hand while it also runs as a service does not double the requests."""
     with start() as first:
         watcher.wait_topic(HEALTH, is_ok)
         with start() as second:
@@ -175,17 +177,24 @@ def test_a_second_one_on_the_same_machine_stands_by(start: Start, endpoint: Endp
             second.log.wait_for("Publishing at")
 
 
-def test_an_earlier_run_is_not_another_instance(serve: Serve, watcher: Watcher) -> None:
-    """After a crash the same service is back at once."""
+@pytest.mark.parametrize("patience", [restore.LONGEST, 0.0])
+def test_an_earlier_run_is_not_another_instance(
+    serve: Serve, watcher: Watcher, monkeypatch: pytest.MonkeyPatch, patience: float
+) -> None:
+    """After a crash the same service is back at once, even if what it left arrives too late to be read."""
     crashed(serve, watcher, "same")
+    monkeypatch.setattr(restore, "LONGEST", patience)
+    mark = watcher.mark()
     with serve(instance="same") as again:
-        again.log.wait_for("Publishing at")
-    assert "standing by" not in again.log.text
+        watcher.wait_topic(HEALTH, is_ok, since=mark)
+        watcher.settle()
+        assert json.loads(watcher.retained()[HEALTH])["other_instance"] is False
+    assert not re.search("standing by|Another instance", again.log.text)
 
 
 @pytest.mark.parametrize("name", ["MACHINE_NAME", "MQTT_CLIENT_ID", ""])
 def test_a_container_that_was_re_created_is_the_same_instance(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Its host name is a new one; with a name in its settings it does not wait for its own former self."""
+    """Its host name is a new one; with a name in its settings it does not wait for its own previous run."""
     monkeypatch.setenv("MQTT_HOST", "broker")
     if name:
         monkeypatch.setenv(name, "nas")
@@ -210,7 +219,7 @@ def test_different_names_side_by_side(serve: Serve, home: Path, watcher: Watcher
 
 @pytest.mark.parametrize("is_online", [True, False])
 def test_a_device_of_another_base_topic(serve: Serve, watcher: Watcher, is_online: bool) -> None:  # noqa: FBT001
-    """A device of a living service is left to it; that of a former base topic is continued, and its rest is named."""
+    """The device of a running service is left alone; that of a former base topic is taken over, the rest is named."""
     with serve(base="elsewhere"):
         watcher.wait_topic(CONFIG, lambda m: bool(m.payload))
     watcher.publish("elsewhere/status", "online" if is_online else "offline", retain=True)

@@ -1,4 +1,4 @@
-"""The policy of when to ask, driven with a simulated clock: polite whatever happens, and there when it matters."""
+"""The policy of when to ask, with a simulated clock: polite whatever happens, and in time when it matters."""
 
 import json
 import random
@@ -52,7 +52,7 @@ def wait_of(policy: Policy, now: datetime) -> timedelta:
 
 @dataclass
 class House:
-    """A policy lived through, from one due instant to the next; `answer` is what a request at an instant meets."""
+    """A policy in use, from one due instant to the next; `answer` is what a request at an instant gets."""
 
     policy: Policy
     now: datetime = START
@@ -93,7 +93,7 @@ class House:
         self.now = end
 
     def restart(self) -> None:
-        """End the program and start it anew, with what it had published."""
+        """End the program and start it again, with what it had published."""
         memory = json.loads(json.dumps(self.policy.save()))
         self.policy = Policy(self.policy.interval, random.Random(self.attempts))
         self.policy.restore(memory, self.now, self.resets)
@@ -112,12 +112,12 @@ class House:
 
 
 def test_the_first_poll_is_at_once() -> None:
-    """Somebody who has just started the program sees numbers at once."""
+    """A user who has just started the program sees numbers at once."""
     assert make_policy().due(START) == START
 
 
 def test_polls_come_at_the_interval_give_or_take_a_tenth() -> None:
-    """The interval of the settings is what happens, but not in step with all the world."""
+    """The interval in the settings is kept, but not in step with everybody else."""
     house = House(make_policy(300))
     house.live(timedelta(days=1))
     gaps = house.gaps()
@@ -170,7 +170,7 @@ def test_the_budget_holds_whatever_happens(
 
 
 def test_restarts_without_end_stay_within_the_budget() -> None:
-    """A container that restarts every few seconds, a crash loop, asks no more than one that stays."""
+    """A container in a crash loop asks no more often than one that keeps running."""
     house = House(make_policy(300))
     for _ in range(1000):
         house.live(seconds(7))
@@ -180,7 +180,7 @@ def test_restarts_without_end_stay_within_the_budget() -> None:
 
 
 def test_a_start_after_a_long_time_asks_at_once() -> None:
-    """Who starts the service again after a night sees new numbers at once, not half a minute later."""
+    """A user who starts the service again after a night sees new numbers at once, not half a minute later."""
     before = make_policy(300)
     before.record_request(START)
     before.succeeded(START, HOUR)
@@ -191,11 +191,11 @@ def test_a_start_after_a_long_time_asks_at_once() -> None:
 
 
 def test_a_crash_in_the_middle_of_each_request_stays_within_the_budget() -> None:
-    """A request counts although the program ended before it could publish it: it was due."""
+    """A request that was due counts even if the program ended before it could publish that."""
     house = House(make_policy(180), resets=[START + number * 17 * MINUTE for number in range(3)])
     published = house.policy.save()
     for _ in range(300):
-        for is_traced in (True, False):  # the trace of a run's first request is published before it is made
+        for is_traced in (True, False):  # a run's first request is recorded and published before it is made
             due = house.policy.due(house.now, house.resets)
             assert due is not None
             house.now = max(house.now, due)
@@ -236,7 +236,7 @@ def test_a_reset_is_seen_in_time_whatever_is_asked_by_hand(interval: int, refres
 
 @pytest.mark.parametrize("every", [1, 30])
 def test_refreshes_do_not_use_up_what_resets_need(every: int) -> None:
-    """An automation that asks without end gets what is allowed, and no more, and does not hide the reset."""
+    """An automation that never stops asking gets only what is allowed, and does not hide the reset."""
     house = House(make_policy(180))
     house.resets = [START + at * MINUTE for at in (151, 158, 165, 172)]
     for _ in range(12_000 // every):
@@ -249,7 +249,7 @@ def test_refreshes_do_not_use_up_what_resets_need(every: int) -> None:
 
 @given(st.integers(1, 400), st.integers(0, 25), st.integers(0, 99))
 def test_a_reset_is_seen_in_time_over_a_restart(before: int, down: int, seed: int) -> None:
-    """A restart just around the reset delays its poll by no more than the program was away."""
+    """A restart around the reset delays its poll by no longer than the program was away."""
     house = House(make_policy(300, seed), resets=[START + 2 * HOUR])
     reset = house.resets[0]
     house.live(2 * HOUR + 3 * MINUTE - seconds(before))
@@ -262,7 +262,7 @@ def test_a_reset_is_seen_in_time_over_a_restart(before: int, down: int, seed: in
 
 
 def test_a_reset_costs_one_request() -> None:
-    """Many windows that reset together are asked after once; what has been asked after is not asked again."""
+    """Windows that reset together need one request, and no second one after that."""
     house = House(make_policy(3600), resets=[START + 30 * MINUTE] * 20)
     house.live(50 * MINUTE)
     assert house.requests == [START, START + 31 * MINUTE]
@@ -279,7 +279,7 @@ def test_nothing_is_asked_in_the_first_minute_of_a_window() -> None:
     assert policy.refresh(reset + seconds(5)) == reset + seconds(5)
 
 
-def test_a_shut_out_is_waited_for() -> None:
+def test_a_block_is_waited_for() -> None:
     """Retry-After: 3600 means an hour and a margin without a request, refreshes and resets included."""
     house = House(make_policy(300), resets=[START + 10 * MINUTE])
     house.live(MINUTE)
@@ -305,7 +305,7 @@ def test_a_full_window_is_waited_for_longer_each_time() -> None:
 
 
 def test_an_absurd_retry_after_is_bounded() -> None:
-    """No answer can silence the program for good."""
+    """No answer can silence the program forever."""
     policy = make_policy()
     policy.failed(START, RateLimited("x", retry_after=timedelta(days=4000)))
     assert policy.rate_limit.blocked_until == START + LONGEST_BLOCK
@@ -332,7 +332,7 @@ def test_after_a_429_the_pace_is_slow_for_an_hour(retry_after: timedelta | None)
 
 @pytest.mark.parametrize("wait", range(10, 17))
 def test_a_slow_pace_still_meets_a_reset(wait: int) -> None:
-    """After a 429 a regular poll that would be in the way of the reset's waits for it."""
+    """After a 429, a regular poll that would delay the reset's poll waits for it."""
     house = House(make_policy(180), answer=lambda now: RateLimited("x") if now == START else None)
     house.live(10 * MINUTE)
     house.resets = [house.now.replace(second=0) + wait * MINUTE]
@@ -342,7 +342,7 @@ def test_a_slow_pace_still_meets_a_reset(wait: int) -> None:
 
 @pytest.mark.parametrize("error", [ServerError("x"), NetworkError("x"), InvalidResponse("x")])
 def test_faults_back_off_doubling(error: ApiError) -> None:
-    """A fault of the network or the server is tried again after 30 s, doubling to 600 s, whatever the interval."""
+    """After a network or server fault the next try comes after 30 s, doubling to 600 s, whatever the interval."""
     policy, now = make_policy(3600), START
     for expected in (30, 60, 120, 240, 480, 600, 600, 600):
         policy.record_request(now)
@@ -357,7 +357,7 @@ def test_faults_back_off_doubling(error: ApiError) -> None:
 
 
 def test_other_failures_do_not_lengthen_the_back_off() -> None:
-    """Days without credentials do not make the first fault of the network wait ten minutes."""
+    """Days without credentials do not make the first network fault wait ten minutes."""
     house = House(make_policy(), answer=lambda _: CredentialsNotFound("x"))
     house.live(timedelta(days=1))
     house.policy.failed(house.now, NetworkError("x"))
@@ -379,8 +379,8 @@ def test_a_refused_login_is_tried_again_seldom(error: ApiError) -> None:
 
 @pytest.mark.parametrize("error", [CredentialsNotFound("x"), TokenExpired("x")])
 @pytest.mark.parametrize("resets", [[], [START + MINUTE]])
-def test_missing_credentials_cost_no_request_and_no_haste(error: CredentialsError, resets: list[datetime]) -> None:
-    """Where nothing was sent, nothing is counted, and the credentials are looked at with the normal pace."""
+def test_missing_credentials_cost_no_request(error: CredentialsError, resets: list[datetime]) -> None:
+    """If nothing was sent, nothing is counted, and the credentials are checked at the normal pace."""
     house = House(make_policy(), answer=lambda _: error, resets=resets)
     house.live(HOUR)
     assert house.requests == []
@@ -408,7 +408,7 @@ def test_idle_is_slow_and_the_first_change_ends_it() -> None:
 def test_idle_keeps_to_the_interval_and_to_how_long_the_numbers_last(
     interval: int, stale_after: timedelta, shortest: float, longest: float
 ) -> None:
-    """Who wants one request an hour gets no more; who wants numbers of minutes has them, if one poll fails too."""
+    """An interval of an hour stays one; numbers that last only minutes stay known even if one poll fails."""
     house = House(make_policy(interval), last_change=START, stale_after=stale_after)
     house.live(timedelta(days=1))
     assert shortest <= min(house.gaps()) <= max(house.gaps()) <= longest
@@ -416,9 +416,9 @@ def test_idle_keeps_to_the_interval_and_to_how_long_the_numbers_last(
 
 @pytest.mark.parametrize(("stale_after", "shortest", "longest"), [(HOUR, 1100, 1300), (HOUR / 2, 800, 960)])
 def test_the_status_line_saves_requests_but_not_all(stale_after: timedelta, shortest: int, longest: int) -> None:
-    """While it reports the numbers, three of four requests are spared.
+    """While it reports the numbers, three of four requests are saved.
 
-    Model windows and money come from requests alone: half the time in which they become unknown is the limit.
+    Model windows and money come only from requests: these wait at most half the time until they become unknown.
     """
     house = House(make_policy(300))
     for _ in range(8 * 60):
@@ -442,7 +442,7 @@ def test_an_unlikely_reading_is_confirmed_within_ninety_seconds() -> None:
 @pytest.mark.parametrize("interval", [180, 190, 240])
 @pytest.mark.parametrize("has_resets", [False, True])
 def test_a_busy_hour_leaves_room_for_the_confirming_poll(interval: int, *, has_resets: bool) -> None:
-    """At the shortest interval too, whoever reaches a limit by a jump is notified within 90 seconds."""
+    """Even at the shortest interval, a jump to the limit is notified of within 90 seconds."""
     house = House(make_policy(interval), resets=[START + number * 31 * MINUTE for number in range(20 * has_resets)])
     for _ in range(8):
         house.live(65 * MINUTE)
@@ -466,7 +466,7 @@ def test_against_a_loopback_endpoint_only_its_429_counts() -> None:
 
 @pytest.mark.parametrize("error", [RateLimited("x"), RateLimited("x", retry_after=HOUR)])
 def test_a_block_survives_a_restart(error: RateLimited) -> None:
-    """Restarting does not help against a 429, whoever it belongs to; nor does it forget to whom."""
+    """A restart neither ends a 429 nor forgets whether it belongs to the token or the account."""
     house = House(make_policy(), answer=lambda _: error)
     house.live(MINUTE)
     before = house.policy
@@ -480,7 +480,7 @@ def test_a_block_survives_a_restart(error: RateLimited) -> None:
 
 
 def test_a_back_off_survives_a_restart() -> None:
-    """A crash loop at a dead server does not begin again at 30 s each time."""
+    """A crash loop with a dead server does not start over at 30 s each time."""
     house = House(make_policy(), answer=lambda _: ServerError("x"))
     house.live(HOUR)
     house.restart()
@@ -509,7 +509,7 @@ SOON = st.floats(-(10**6), 10**6).map(lambda s: (START + seconds(s)).isoformat()
     | values
 )
 def test_no_memory_can_stop_the_polls_or_break_them(memory: Any) -> None:
-    """What others wrote to the broker delays by no more than a block may last, and nothing breaks."""
+    """What others wrote to the broker delays polls by no longer than a block may last, and breaks nothing."""
     house = House(make_policy())
     house.policy.restore(memory, START)
     assert house.policy.requests.last_hour(START) <= 2 * BUDGET + 1
@@ -531,7 +531,7 @@ def test_a_clock_set_back_while_the_program_was_away_delays_by_an_hour_at_most()
 
 @pytest.mark.parametrize("step", [-HOUR, -MINUTE, 10 * MINUTE, timedelta(days=2)])
 def test_a_clock_that_is_set_changes_no_wait(step: timedelta) -> None:
-    """Waits are as long as they were, by whatever the clock says."""
+    """Waits stay as long as they were, whatever the clock says."""
     house = House(make_policy())
     house.live(20 * MINUTE)
     house.policy.failed(house.now, RateLimited("x"))

@@ -1,4 +1,4 @@
-"""The process as a container sees it: it ends when it is asked to, and says why it cannot run."""
+"""The process as a container sees it: it ends when asked to, and says why it cannot run."""
 
 import contextlib
 import os
@@ -34,7 +34,7 @@ def may_make_namespaces() -> bool:
 
 @contextlib.contextmanager
 def process_1(folder: Path, *arguments: str, **settings: object) -> Iterator[tuple[LoggedProcess, int]]:
-    """Run a command as process 1 of a PID namespace; give the process outside, and its own id as seen from here."""
+    """Run a command as process 1 of a PID namespace; return the outer process, and the command's id out here."""
     command = ["unshare", "-pf", "--kill-child", *command_line(*arguments)]
     with LoggedProcess(command, env=clean_environment(folder, settings), cwd=folder) as started:
         children = Path(f"/proc/{started.process.pid}/task/{started.process.pid}/children")
@@ -51,7 +51,7 @@ CONVERTS = "try: time.sleep(3600)\nexcept KeyboardInterrupt: raise RuntimeError\
 @pytest.mark.parametrize("module", ["argparse", "paho"])
 @pytest.mark.parametrize("arguments", [(), ("once",), ("check",), ("remove",)])
 def test_ctrl_c_while_it_still_imports(tmp_path: Path, module: str, arguments: tuple[str, ...]) -> None:
-    """Who changes their mind at once sees no traceback and no internal error, whatever is being imported then."""
+    """Ctrl-C right after the start shows no traceback and no internal error, whatever is being imported."""
     (tmp_path / f"{module}.py").write_text(WAITS.format(CONVERTS))
     started = subprocess.Popen(
         command_line(*arguments),
@@ -72,7 +72,7 @@ def test_ctrl_c_while_it_still_imports(tmp_path: Path, module: str, arguments: t
     ("module", "by"), [("argparse", signal.SIGTERM), ("argparse", signal.SIGINT), ("paho", signal.SIGTERM)]
 )
 def test_process_1_ends_while_it_still_imports(tmp_path: Path, module: str, by: signal.Signals) -> None:
-    """`docker stop` right after the start, or Ctrl-C in `docker run -it`, need not wait ten seconds and kill."""
+    """`docker stop` right after the start, or Ctrl-C in `docker run -it`, does not take ten seconds and a kill."""
     (tmp_path / f"{module}.py").write_text(WAITS.format(""))
     with process_1(tmp_path, "run", MQTT_HOST=LOOPBACK, PYTHONPATH=tmp_path) as (started, pid):
         eventually((tmp_path / "imports").exists)
@@ -84,7 +84,7 @@ def test_process_1_ends_while_it_still_imports(tmp_path: Path, module: str, by: 
 @linux
 @pytest.mark.skipif(not may_make_namespaces(), reason="needs a PID namespace")
 def test_process_1_publishes_offline_when_it_is_stopped(tmp_path: Path, closed_port: int) -> None:
-    """Later SIGTERM is the orderly end, with exit status 0."""
+    """After the imports, SIGTERM ends it cleanly, with exit status 0."""
     write_credentials(tmp_path / ".claude")
     settings = {"MQTT_HOST": LOOPBACK, "MQTT_PORT": closed_port}
     with process_1(tmp_path, "run", **settings) as (started, pid):
@@ -117,7 +117,7 @@ def test_no_thread_can_be_started(tmp_path: Path, command: str) -> None:
 def test_a_dead_connection_thread_is_noticed(
     running_broker: Broker, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A service that can never connect again is unhealthy, however well its loop goes round."""
+    """A service that can never connect again is unhealthy, however well its loop runs."""
     folder = tmp_path / "signs"
     folder.mkdir()
     for name in ("XDG_RUNTIME_DIR", "TMPDIR", "TEMP"):
@@ -135,5 +135,5 @@ def test_a_dead_connection_thread_is_noticed(
 
 
 def end_the_thread(*_: object) -> None:
-    """End the thread that calls this, without reporting anything."""
+    """End the calling thread without reporting anything."""
     raise SystemExit

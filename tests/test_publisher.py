@@ -1,4 +1,4 @@
-"""What should be retained on the broker is: the newest of it, events once, nothing old after an outage."""
+"""The broker has the newest of what should be retained; events come once, and nothing old after an outage."""
 
 import queue
 import secrets
@@ -15,6 +15,7 @@ from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.connection import Acknowledged, Connected, ConnectionEvent, Disconnected
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.publisher import MAX_EVENTS, Publisher
+from claude_usage_mqtt.mqtt.restrictions import SUSPECT_AFTER, SUSPECT_SIZE
 from parts.broker import Mosquitto, needs_mosquitto
 from parts.net import LOOPBACK
 from parts.proxy import FaultyProxy
@@ -25,17 +26,17 @@ pytestmark = needs_mosquitto
 WILL = Message(topic="t/status", payload=b"offline", retain=True)
 
 ECHO = "echo"
-"""A topic of messages that come back: then the broker has processed everything that was sent before."""
+"""When a message on this topic comes back, the broker has processed everything sent before it."""
 
 
 class Loop:
-    """Stands for the service's loop: passes on what the publisher reports, and sends all again on a mqtt_client."""
+    """Replaces the service's loop: passes on what the publisher reports, and sends all again on a new connection."""
 
     def __init__(self, port: int) -> None:
         self._inbox: queue.Queue[ConnectionEvent] = queue.Queue()
         self.received: set[bytes] = set()
         options = BrokerOptions(host=LOOPBACK, port=port)
-        self.publisher = Publisher(options, will=WILL, notify=self._inbox.put)
+        self.publisher = Publisher(options, will=WILL, notify=self._inbox.put, announcements="t/device/")
         self.publisher.start()
 
     def run_until(self, condition: Callable[[], bool], timeout: float = 10) -> None:
@@ -82,7 +83,7 @@ def loop(proxy: FaultyProxy) -> Iterator[Loop]:
 
 @contextmanager
 def outage(loop: Loop, proxy: FaultyProxy) -> Iterator[None]:
-    """Let the broker be away meanwhile, and have everything afterward."""
+    """Take the broker away for a while; it has everything afterward."""
     loop.run_until_calm()
     proxy.refuse()
     loop.run_until(lambda: not loop.publisher.is_connected)
@@ -105,9 +106,9 @@ def payloads(watcher: Watcher, topic: str) -> list[str]:
 
 
 def test_of_what_changed_meanwhile_only_the_newest_is_sent(loop: Loop, proxy: FaultyProxy, watcher: Watcher) -> None:
-    """After an outage nobody sees the numbers of an hour ago pass by, and what was removed goes.
+    """After an outage the numbers of an hour ago are not sent, and what was removed goes.
 
-    The order is that of the latest calls: a state that exists only since then comes before the entities that read it.
+    The order is that of the latest calls: a new state comes before the entities that read it.
     """
     for topic in ("t/config", "t/a", "t/b"):
         loop.publisher.retain(topic, b"0")
@@ -124,7 +125,7 @@ def test_of_what_changed_meanwhile_only_the_newest_is_sent(loop: Loop, proxy: Fa
 
 
 def test_a_slow_broker_gets_the_newest(loop: Loop, mosquitto: Mosquitto, watcher: Watcher) -> None:
-    """A broker that does not keep up is not buried: one message a topic is under way, and the last one arrives."""
+    """A slow broker is not flooded: one message per topic is under way, and the last one arrives."""
     loop.run_until_calm()
     mosquitto.freeze()
     for number in range(500):
@@ -136,6 +137,22 @@ def test_a_slow_broker_gets_the_newest(loop: Loop, mosquitto: Mosquitto, watcher
     assert payloads(watcher, "t/b") == ["0", "499"]
 
 
+def test_a_large_message_is_sent_however_often_the_connection_ends_in_it(
+    loop: Loop, proxy: FaultyProxy, watcher: Watcher
+) -> None:
+    """Only an announcement is given up in the end, as what a broker may not accept: numbers never are."""
+    large = "x" * SUSPECT_SIZE
+    with outage(loop, proxy):
+        loop.publisher.retain("t/health", large.encode())
+        for _ in range(SUSPECT_AFTER):
+            proxy.heal()
+            proxy.cut_after(SUSPECT_SIZE // 2)
+            loop.run_until(lambda: loop.publisher.is_connected)
+            loop.run_until(lambda: not loop.publisher.is_connected)
+            proxy.refuse()
+    assert payloads(watcher, "t/health") == [large]
+
+
 def test_the_same_is_not_sent_twice(loop: Loop, watcher: Watcher) -> None:
     """A poll that changed nothing costs no message."""
     for _ in range(5):
@@ -145,7 +162,7 @@ def test_the_same_is_not_sent_twice(loop: Loop, watcher: Watcher) -> None:
 
 
 def test_events_wait_for_the_broker(loop: Loop, proxy: FaultyProxy, watcher: Watcher) -> None:
-    """What happened while the broker was away is published when it is back: once each, in order, not retained."""
+    """Events while the broker was away are published when it is back: once each, in order, not retained."""
     with outage(loop, proxy):
         for number in range(MAX_EVENTS + 3):
             loop.publisher.send_event("t/event", b"%d" % number)
@@ -156,10 +173,10 @@ def test_events_wait_for_the_broker(loop: Loop, proxy: FaultyProxy, watcher: Wat
     assert "t/event" not in watcher.retained()
 
 
-def test_a_fault_that_nobody_thought_of_is_followed_by_another_attempt(
+def test_an_unforeseen_fault_is_followed_by_another_attempt(
     mosquitto: Mosquitto, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever a library raises while connecting, the numbers are there with the next attempt."""
+    """Whatever a library raises while connecting, the next attempt brings the numbers."""
     really = mqtt_client.Client.connect
     faults = [RuntimeError("nobody thought of it")]
 
@@ -176,8 +193,8 @@ def test_a_fault_that_nobody_thought_of_is_followed_by_another_attempt(
     assert watcher.retained()["t/state"] == "1"
 
 
-def test_what_others_publish_is_asked_for_without_our_own(loop: Loop, watcher: Watcher) -> None:
-    """A poll does not come back to who published it, for months: only what another instance says does."""
+def test_our_own_messages_do_not_come_back(loop: Loop, watcher: Watcher) -> None:
+    """For months, only another instance's messages arrive, not our own."""
     loop.run_until_calm()
     loop.publisher.subscribe(["t/a"])
     loop.publisher.subscribe(["t/a"], no_local=True)

@@ -1,4 +1,4 @@
-"""The tables of the README and of the reference are true of the code."""
+"""The tables of the README and the reference match the code."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_each_status_is_in_the_troubleshooting(status: str) -> None:
 
 
 def test_each_command_is_in_the_table_of_features() -> None:
-    """Each command of the program is named, and no name is there that is not a command."""
+    """Each command of the program is named, and nothing else."""
     features = README.split("## What it does")[1].split("\n## ")[0]
     commands = re.findall(r"^    (\w+)", make_parser().format_help(), re.MULTILINE)
     assert set(re.findall(r"`claude-usage-mqtt (\w+)", features)) == set(commands)
@@ -108,7 +108,7 @@ def test_each_event_type_is_documented() -> None:
 
 
 def test_each_key_of_the_topics_is_explained() -> None:
-    """Whatever key somebody reads in `state` or `health` can be looked up in the reference."""
+    """Each key in `state` and `health` can be looked up in the reference."""
     now = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
     answer = sample_usage(now=now, extra_usage=make_extra_usage(1234.0, 5000, "EUR"))
     simulation = Simulation(lambda _: answer, now, make_state())
@@ -149,7 +149,7 @@ def test_each_module_that_contributors_are_sent_to_exists() -> None:
 
 
 def test_the_map_names_each_module() -> None:
-    """Contributors find every module in the map, or its folder or prefix (`reporter*`), and no constant that went."""
+    """Contributors find every module in the map, or its folder or prefix (`reporter*`), and no former constant."""
     named = re.findall(r"`([^`\n]+)`", CONTRIBUTING)
     folders = {"api/", "credentials/", "recipes/", "demo/"} & set(named)
     for path in PACKAGE.rglob("*.py"):
@@ -164,7 +164,7 @@ def test_the_map_names_each_module() -> None:
 
 
 def test_the_compose_file_and_the_deployment_are_whole() -> None:
-    """What is to be copied from the first screen parses, and every variable in it is a setting."""
+    """The examples on the first screen can be parsed, and every variable in them is a setting."""
     blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)]
     compose = next(block for block in blocks if "services" in block)
     deployment = next(block for block in blocks if block.get("kind") == "Deployment")
@@ -174,10 +174,10 @@ def test_the_compose_file_and_the_deployment_are_whole() -> None:
 
 
 UNRELEASED = r"install( -\S+)* '?claude-usage-mqtt|image: ghcr|compose pull"
-"""What works only once there is a release."""
+"""Commands that work only once there is a release."""
 
 
-def test_what_is_to_be_copied_works_before_a_release() -> None:
+def test_commands_to_copy_work_before_a_release() -> None:
     """No command, recipe or message installs or starts something that nobody has published."""
     kinds = {".py", ".md", ".yaml", ".service", ".plist", ".xml"}
     for path in (ROOT / "README.md", *(path for path in PACKAGE.rglob("*") if path.suffix in kinds)):
@@ -187,7 +187,7 @@ def test_what_is_to_be_copied_works_before_a_release() -> None:
 
 @pytest.mark.skipif(os.name != "posix" or not program().is_file(), reason="needs sh and the installed program")
 def test_the_commands_for_the_home_assistant_app_make_one_that_can_be_built(tmp_path: Path) -> None:
-    """Followed to the letter in a copy of this folder, they write an app that is built from that copy alone."""
+    """Followed to the letter in a copy of this folder, they write an app that can be built from that copy alone."""
     for name in ("Dockerfile", "README.md", "LICENSE", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "src").mkdir()

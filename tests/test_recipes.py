@@ -1,4 +1,4 @@
-"""What users copy is whole, fits the entities and topics there are, and comes out of the installed package."""
+"""What users copy is complete, matches the existing entities and topics, and comes from the installed package."""
 
 import itertools
 import json
@@ -20,7 +20,7 @@ from parts.command import run_command
 
 BLUEPRINTS = tuple(name for name in RECIPES if name.startswith("blueprint-"))
 UNFINISHED = {"sensor.claude_weekly_", "event.claude_"}
-"""What begins a pattern."""
+"""The characters that begin a pattern."""
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 TOPICS = Topics(base="claude-usage", account="default")
 
@@ -58,7 +58,7 @@ def test_dashboard_names_only_entities_that_exist(entity_ids: set[str]) -> None:
 
 
 def test_recipes_for_another_account_name_its_entities_and_topics(entity_ids: set[str]) -> None:
-    """`--account work` prints what the owner of several accounts can copy without a change."""
+    """The owner of several accounts can copy what `--account work` prints unchanged."""
     for name in ("dashboard", *BLUEPRINTS):
         text = RECIPES[name].text("work")
         named = re.findall(r"\b(?:sensor|binary_sensor|event|button|switch)\.claude_\w+", text)
@@ -73,7 +73,7 @@ def test_recipes_for_another_account_name_its_entities_and_topics(entity_ids: se
 
 @pytest.mark.parametrize("name", BLUEPRINTS)
 def test_every_input_of_a_blueprint_is_used_and_explained(name: str) -> None:
-    """The form that Home Assistant makes of it has no field without effect."""
+    """The form that Home Assistant makes from it has no field without effect."""
     blueprint = load(name)
     inputs = blueprint["blueprint"]["input"]
     used = set(re.findall(r"!input (\w+)", json.dumps(blueprint)))
@@ -84,7 +84,7 @@ def test_every_input_of_a_blueprint_is_used_and_explained(name: str) -> None:
 
 @pytest.mark.parametrize("name", BLUEPRINTS)
 def test_each_entity_of_a_blueprint_is_filled_in(name: str, entity_ids: set[str]) -> None:
-    """With one account there is nothing to look for in a picker, which lists only entities of our devices."""
+    """With one account there is nothing to pick, and a picker lists only entities of our devices."""
     for key, field in load(name)["blueprint"]["input"].items():
         if "entity" in field["selector"] and key != "hold":
             named = field["default"] if isinstance(field["default"], list) else [field["default"]]
@@ -96,8 +96,8 @@ def test_each_entity_of_a_blueprint_is_filled_in(name: str, entity_ids: set[str]
 
 
 @pytest.mark.parametrize("name", BLUEPRINTS)
-def test_a_blueprint_without_the_lines_that_the_readme_names_is_for_older_ones(name: str) -> None:
-    """What Home Assistant knows only since 2026.8 is in separate lines, which can be left out."""
+def test_a_blueprint_without_the_lines_that_the_readme_names_is_for_older_versions(name: str) -> None:
+    """What Home Assistant supports only since 2026.8 is on separate lines, which can be left out."""
     (pattern,) = re.findall(r"recipe blueprint-threshold \| grep -vE '(.*?)'", README)
     kept = [line for line in RECIPES[name].text().splitlines() if not re.search(pattern, line)]
     blueprint, older = load(name), yaml.load("\n".join(kept), Loader)  # noqa: S506 - a safe loader with tags
@@ -109,7 +109,7 @@ def test_a_blueprint_without_the_lines_that_the_readme_names_is_for_older_ones(n
 
 
 def test_node_red_flow_is_connected_and_listens_where_we_publish() -> None:
-    """After the import no wire leads nowhere, every topic is one of ours, and no palette has to be installed first."""
+    """After the import every wire leads somewhere, every topic is ours, and no palette must be installed first."""
     flow = json.loads(RECIPES["nodered"].text())
     built_in = {"tab", "comment", "mqtt-broker", "mqtt in", "function", "switch", "change", "rbe", "template", "debug"}
     assert {node["type"] for node in flow} <= built_in
@@ -123,7 +123,7 @@ def test_node_red_flow_is_connected_and_listens_where_we_publish() -> None:
 
 
 def test_node_red_flow_reads_from_left_to_right() -> None:
-    """Each wire leads to the right, and no node lies on another one."""
+    """Each wire leads to the right, and no node covers another."""
     nodes = {node["id"]: node for node in json.loads(RECIPES["nodered"].text()) if "x" in node}
 
     def half(node: dict[str, Any]) -> float:
@@ -145,7 +145,7 @@ def test_display_listens_where_we_publish() -> None:
 
 
 def test_the_list_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a name one sees what there is."""
+    """Without a name, the command lists all recipes."""
     assert recipe(None) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [*RECIPES, app_folder.NAME]
@@ -154,7 +154,7 @@ def test_the_list_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> Non
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_each_is_printed_as_it_is(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is printed can be redirected into a file, on every terminal."""
+    """The output can be redirected into a file, on every terminal."""
     assert recipe(name) == 0
     printed = capsys.readouterr().out
     assert printed == RECIPES[name].text()
@@ -173,8 +173,8 @@ def test_each_is_printed_as_it_is(name: str, capsys: pytest.CaptureFixture[str])
         ("", "'claude-usage-mqtt recipe' lists them."),
     ],
 )
-def test_a_name_that_is_none_leads_to_those_that_are(name: str, near: str) -> None:
-    """A slip is answered with what was meant, anything else with how to list them."""
+def test_an_unknown_name_leads_to_the_known_ones(name: str, near: str) -> None:
+    """A typo is answered with what was meant, anything else with how to list the recipes."""
     with pytest.raises(SettingsError, match=re.escape(near)):
         recipe(name)
 

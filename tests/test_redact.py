@@ -28,7 +28,7 @@ documents = st.recursive(
 
 @given(documents)
 def test_nothing_comes_out_that_is_not_known_to_be_harmless(document: object) -> None:
-    """Whatever the API adds: of an unknown value or key only its kind remains."""
+    """Whatever the API adds: only the kind of an unknown value or key remains."""
     _require_harmless(redacted(document))
 
 
@@ -54,7 +54,7 @@ def test_a_persons_name_is_not_a_models() -> None:
 
 
 def test_what_is_left_is_understood_like_the_original() -> None:
-    """A maintainer sees the same windows and the same money as the user did."""
+    """A maintainer sees the same windows and money as the user."""
     document = sample_usage(
         now=NOW, scoped={"Opus": 7}, extra_usage=make_extra_usage(used=1234, limit=5000, currency="EUR")
     )
@@ -62,7 +62,7 @@ def test_what_is_left_is_understood_like_the_original() -> None:
 
 
 def test_a_recording_is_understood() -> None:
-    """A response that somebody attached to a report goes into the tests as it is."""
+    """A response that was attached to a report can go into the tests unchanged."""
     reading = parse_usage(json.loads(RECORDING.read_text(encoding="utf-8")), NOW)
     assert [window.label for window in reading] == ["Session", "Weekly", "Weekly Opus"]
     assert reading.malformed == ()
@@ -70,7 +70,7 @@ def test_a_recording_is_understood() -> None:
 
 @pytest.mark.parametrize("is_understood", [True, False])
 def test_check_prints_it(tmp_path: Path, is_understood: bool) -> None:  # noqa: FBT001
-    """It is printed after the findings, most of all if the response was not understood; nothing personal is in it."""
+    """It is printed after the findings, especially if the response was not understood, and has nothing personal."""
     write_credentials(tmp_path)
     document = sample_usage(owner=CANARY, note={"mail": CANARY, CANARY: 1})
     if not is_understood:

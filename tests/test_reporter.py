@@ -1,4 +1,4 @@
-"""A reporter on a real broker: it announces itself, answers honest requests within its limits, and nothing else."""
+"""A reporter on a real broker: it announces itself, answers valid requests within its limits, and does nothing else."""
 
 import datetime as dt
 import json
@@ -35,7 +35,7 @@ CANARY = "sk-ant-oat01-canary-7d1f"
 
 
 def make_source(program: FakeClaudeCode) -> ClaudeCode:
-    """Return a program as a source."""
+    """Return a Claude Code program as a source."""
     secrets = program.folder / FILE_NAME
     return ClaudeCode(
         str(program.command), {"CLAUDE_CONFIG_DIR": str(program.folder)}, UsageCache(program.cache), secrets
@@ -68,7 +68,7 @@ def report(running_broker: Broker, endpoint: Endpoint, home: Path, watcher: Watc
 
 
 def test_it_announces_its_login_and_nothing_secret(report: Report, watcher: Watcher, home: Path) -> None:
-    """The service sees which account can be asked for and until when; a token, or what it is made of, never leaves."""
+    """The service sees which account can be asked for and until when; a token, or any part of it, never leaves."""
     with report():
         presence = watcher.wait_topic(LAPTOP.presence, is_online).json()
         answer = ask(watcher)
@@ -125,7 +125,7 @@ def test_a_retained_request_is_never_answered(report: Report, watcher: Watcher, 
 
 
 def test_its_own_limit_holds_whatever_it_is_asked(report: Report, watcher: Watcher, endpoint: Endpoint) -> None:
-    """Whoever asks, however often: 20 requests an hour, a minute apart, and a refusal that says how long it takes."""
+    """Whoever asks, however often: 20 requests an hour, a minute apart, and a refusal that says how long to wait."""
     clock = Clock()
     with report(clock=clock, limited=True):
         refused = 0
@@ -138,7 +138,7 @@ def test_its_own_limit_holds_whatever_it_is_asked(report: Report, watcher: Watch
 
 
 def test_requests_that_others_made_while_it_slept_count(report: Report, watcher: Watcher, endpoint: Endpoint) -> None:
-    """A machine that was away reads in the service's retained health how many requests the others made meanwhile."""
+    """A machine that was away reads in the service's retained health how many requests the others made."""
     watcher.publish(HEALTH, '{"status": "ok", "requests_last_hour": 19}', retain=True)
     with report(limited=True):
         assert ask(watcher)["error"]["status"] == "busy"
@@ -164,7 +164,7 @@ def test_right_after_a_restart_it_waits_if_claude_code_has_just_asked(
 
 
 def test_claude_code_behind_a_reporter(report: Report, watcher: Watcher, home: Path) -> None:
-    """Claude Code itself can be what answers; old numbers that it returns are not an error, but nothing new."""
+    """Claude Code itself can answer; old numbers that it returns are not an error, but nothing new."""
     program = FakeClaudeCode(home / "claude")
     program.answers(sample_usage(), dt.datetime.now(dt.UTC) - dt.timedelta(seconds=5))
     with report(sources={"default": make_source(program)}):
@@ -180,11 +180,11 @@ def test_claude_code_behind_a_reporter(report: Report, watcher: Watcher, home: P
     assert ACCOUNT not in everything
 
 
-def test_what_was_sent_to_a_sleeping_machine_is_not_answered_at_its_waking(
+def test_requests_to_a_sleeping_machine_are_not_answered_when_it_wakes_up(
     report: Report, watcher: Watcher, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A request that waited in a buffer while the lid was closed was given up long ago: answering costs a request."""
-    monkeypatch.setattr(loop, "DEAF_FOR", 0.5)
+    monkeypatch.setattr(loop, "IGNORE_FOR", 0.5)
     clock = Clock()
     with report(clock=clock):
         mark = watcher.mark()
@@ -200,7 +200,7 @@ def test_a_machine_that_lost_its_connection_asleep_answers_at_once(
     endpoint: Endpoint, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The service asks as soon as the machine is back; nothing old can come over the new connection."""
-    monkeypatch.setattr(loop, "DEAF_FOR", 600.0)
+    monkeypatch.setattr(loop, "IGNORE_FOR", 600.0)
     clock = Clock()
     with (
         Mosquitto() as mosquitto,
@@ -216,7 +216,7 @@ def test_a_machine_that_lost_its_connection_asleep_answers_at_once(
 
 
 def test_errors_come_from_the_tree(report: Report, watcher: Watcher, endpoint: Endpoint, home: Path) -> None:
-    """What goes wrong on the laptop is what the service shows, with its sentence; unknown accounts are named."""
+    """The service shows what goes wrong on the laptop, with its sentence; unknown accounts are named."""
     with report():
         assert ask(watcher, account="work")["error"]["status"] == "no_credentials"
         write_credentials(home, CANARY, expires_in=dt.timedelta(hours=-1))
@@ -245,7 +245,7 @@ def announces(account: str, status: str) -> Callable[[Message], bool]:
 def test_a_login_on_a_dead_mount_delays_no_other(
     report: Report, watcher: Watcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other accounts are announced, answered and followed; the one that hangs is shown, until it works again."""
+    """The other accounts are announced, answered and watched; the one that hangs is shown until it works again."""
     monkeypatch.setattr(watch, "HANGS_AFTER", 0.2)
     monkeypatch.setattr(liveness, "BEAT_EVERY", 0.2)
     clock, folders = Clock(speed=60), {name: tmp_path / name for name in ("mounted", "personal")}
@@ -272,7 +272,7 @@ def test_a_login_on_a_dead_mount_delays_no_other(
 def test_polls_that_hang_keep_no_other_account_waiting(
     report: Report, watcher: Watcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many accounts on a dead mount were asked for, the one that is not on it is answered."""
+    """However many accounts on a dead mount are asked for, one that is elsewhere is answered."""
     monkeypatch.setattr(answering, "HANGS_AFTER", 0.0)
     folders = {name: tmp_path / name for name in ("personal", *(f"mounted{number}" for number in range(MAX_WORKERS)))}
     for name, folder in folders.items():
@@ -287,7 +287,7 @@ def test_polls_that_hang_keep_no_other_account_waiting(
 
 
 def test_it_starts_and_stops_whatever_hangs(start: Start, watcher: Watcher, tmp_path: Path) -> None:
-    """A dead mount with one account's login and Claude Code's own numbers keeps neither the start nor the stop."""
+    """A dead mount with one account's login and Claude Code's own numbers delays neither the start nor the stop."""
     folders = {name: tmp_path / name for name in ("personal", "mounted")}
     write_credentials(folders["personal"])
     folders["mounted"].mkdir()
@@ -313,7 +313,7 @@ def test_it_corrects_what_others_say_of_it(report: Report, watcher: Watcher, pay
 
 
 def test_it_announces_itself_when_the_service_comes_online(report: Report, watcher: Watcher) -> None:
-    """A service whose broker does not replay to wildcards knows every reporter a second after its start."""
+    """Even if the broker does not replay to wildcards, the service knows every reporter a second after its start."""
     with report():
         mark = watcher.mark()
         watcher.publish(STATUS, "online", retain=True)
@@ -334,7 +334,7 @@ def test_a_second_reporter_of_the_same_name_is_refused(
 
 @pytest.mark.parametrize("other", ["-", "z"])
 def test_of_two_that_start_at_the_same_moment_one_is_refused(report: Report, watcher: Watcher, other: str) -> None:
-    """Both asked for the name before either could answer: the same one of them ends on both machines."""
+    """Both asked for the name before either could answer: both agree on which of them ends."""
     with report() as running:
         mark = watcher.mark()
         watcher.publish(LAPTOP.presence, json.dumps({"online": True, "instance": other, "accounts": {}}), retain=True)
@@ -351,7 +351,7 @@ def test_of_two_that_start_at_the_same_moment_one_is_refused(report: Report, wat
 def test_the_requests_of_another_one_of_the_same_name_count(
     report: Report, watcher: Watcher, endpoint: Endpoint
 ) -> None:
-    """Two machines of one name both answer each ask: together they stay within the hourly limit all the same."""
+    """Two machines of one name both answer each ask: together they still stay within the hourly limit."""
     with report(limited=True):
         for number in range(20):
             answer = {"id": str(number), "account": "default", "requests": 1, "error": {"status": "network_error"}}
@@ -364,7 +364,7 @@ def test_the_requests_of_another_one_of_the_same_name_count(
 def test_a_reporter_that_comes_back_under_a_name_that_was_taken_says_so(
     report: Report, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the name was taken while this machine was away, nobody refuses it; both are there, and the log says so."""
+    """If the name was taken while this machine was away, it is not refused; both run, and the log says so."""
     monkeypatch.setattr(announcement, "BOTH_NEW", 0.0)
     with report() as running:
         watcher.publish(LAPTOP.presence, '{"online": true, "instance": "another", "accounts": {}}', retain=True)
@@ -372,7 +372,7 @@ def test_a_reporter_that_comes_back_under_a_name_that_was_taken_says_so(
 
 
 def test_a_name_that_a_dead_process_left_is_taken(report: Report, watcher: Watcher) -> None:
-    """After a power cut of broker and laptop the old presence is still retained; that does not keep anybody out."""
+    """After a power cut of broker and laptop the old presence is still retained; that does not block the name."""
     watcher.publish(LAPTOP.presence, '{"online": true, "instance": "old", "accounts": {}}', retain=True)
     mark = watcher.mark()
     with report():
@@ -380,7 +380,7 @@ def test_a_name_that_a_dead_process_left_is_taken(report: Report, watcher: Watch
 
 
 def test_remove_takes_reporters_too(running_broker: Broker, watcher: Watcher, home: Path) -> None:
-    """After `remove` nothing of a reporter that was killed is on the broker; one that seems to run is named."""
+    """`remove` removes everything of a reporter that was killed; one that seems to run is named."""
     watcher.publish(LAPTOP.presence, '{"online": false}', retain=True)
     watcher.publish(LAPTOP.ask, '{"id": "x", "account": "default"}', retain=True)
     watcher.publish(f"{BASE}/reporter/desktop", '{"online": true, "accounts": {}}', retain=True)
@@ -433,7 +433,7 @@ def test_check_says_that_the_last_request_of_a_reporter_failed(
     ("settings", "said"),
     [
         ({"MACHINE_NAME": "laptop", "CLAUDE_ACCOUNTS": '{"work": null}'}, "A reporter needs a login on this machine"),
-        # The host name of a container is another one after each update.
+        # The host name of a container changes with each update.
         ({"container": "oci"}, "MACHINE_NAME"),
     ],
 )
@@ -445,13 +445,13 @@ def test_without_a_login_or_a_name_it_says_so(home: Path, settings: dict[str, st
 
 
 def test_a_login_that_cannot_be_used_is_logged_here_too(report: Report, home: Path) -> None:
-    """Whoever starts a reporter on a machine without a login, or where it has ended, reads it in this terminal."""
+    """A reporter whose login is missing, or has ended, says so in this terminal too."""
     (home / ".credentials.json").unlink()
     clock = Clock(speed=60)
     with report(clock=clock) as reporter:
         reporter.log.wait_for("Account default: ")
         assert "log in with Claude Code" in reporter.log.text
-        assert "claude-usage-mqtt report" not in reporter.log.text  # that is what runs here
+        assert "claude-usage-mqtt report" not in reporter.log.text  # this is what runs here
         write_credentials(home, CANARY, now=clock.now())
         reporter.log.wait_for("the login can be used again")
         write_credentials(home, CANARY, expires_in=dt.timedelta(hours=-1), now=clock.now())
@@ -460,7 +460,7 @@ def test_a_login_that_cannot_be_used_is_logged_here_too(report: Report, home: Pa
 
 
 def test_requests_that_fail_are_logged_here_too(report: Report, watcher: Watcher, endpoint: Endpoint) -> None:
-    """Whoever reads the log of this machine sees why the API gave nothing, once, and once that it works again."""
+    """The log of this machine says why the API gave nothing, once, and once that it works again."""
     with report() as running:
         ask(watcher)
         assert "again" not in running.log.text
@@ -491,7 +491,7 @@ ASKS = [
 
 
 def test_nonsense_on_its_topics_is_ignored(report: Report, watcher: Watcher, endpoint: Endpoint) -> None:
-    """Whatever anybody sends: no request, no answer, and the next honest request is answered."""
+    """Whatever anybody sends: no request, no answer, and the next valid request is answered."""
     with report():
         for payload in (*PAYLOADS, *ASKS):
             for topic in (LAPTOP.ask, LAPTOP.answer, STATUS):

@@ -33,15 +33,15 @@ class Limit:
                 made.append(at)
         return made
 
-    def hear(self, at: timedelta) -> None:
-        """Hear that another machine made a request."""
+    def note_answer(self, at: timedelta) -> None:
+        """Note that another machine made a request."""
         self.wait(at)
-        self._budget.hear(Answer(id="a", account="default", requests=1))
+        self._budget.note_answer(Answer(id="a", account="default", requests=1))
 
 
 @given(st.lists(st.timedeltas(timedelta(0), 4 * BUDGET_SPAN), max_size=300).map(sorted))
 def test_never_more_than_the_limit_in_any_hour(asked_at: list[timedelta]) -> None:
-    """However it is asked, the API is not asked more than 20 times in any hour, nor twice within a minute."""
+    """However often it is asked, it makes at most 20 requests in any hour, and never two within a minute."""
     made = Limit().allowed(asked_at)
     assert all(later - earlier > SPACING - timedelta(milliseconds=1) for earlier, later in itertools.pairwise(made))
     assert all(sum(at <= other < at + timedelta(hours=1) for other in made) <= BUDGET for at in made)
@@ -54,7 +54,7 @@ def test_it_asks_as_often_as_it_may() -> None:
 
 
 def test_the_wait_is_what_it_says() -> None:
-    """A refusal names the time after which the answer is not a refusal."""
+    """A refusal names a time after which a request is no longer refused."""
     limit, later = Limit(), timedelta(seconds=2000)
     limit.allowed([timedelta(minutes=count) for count in range(30)])
     wait = limit.wait(later)
@@ -63,8 +63,8 @@ def test_the_wait_is_what_it_says() -> None:
 
 
 def test_requests_of_other_machines_count() -> None:
-    """Somebody who asks three reporters in turn gets no more out of them than out of one."""
+    """Asking three reporters in turn gives no more than asking one."""
     limit = Limit()
     for count in range(18):
-        limit.hear(timedelta(minutes=count))
+        limit.note_answer(timedelta(minutes=count))
     assert limit.wait(timedelta(minutes=18)) == BUDGET_SPAN - timedelta(minutes=18)

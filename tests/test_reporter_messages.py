@@ -1,4 +1,4 @@
-"""What reporters and the service send each other: complete for the honest, harmless from anybody else."""
+"""What reporters and the service send each other: complete from a real one, harmless from anybody else."""
 
 import dataclasses
 import datetime as dt
@@ -88,7 +88,7 @@ def test_a_reading_survives_the_trip() -> None:
     ],
 )
 def test_an_error_survives_the_trip(error: Any) -> None:
-    """What is wrong on the laptop is shown as what it is, with the machine's name before its sentence."""
+    """An error on the laptop arrives as the same error, with the machine's name before its sentence."""
     back = error_from_json(json.loads(json.dumps(error_to_json(error))), "laptop")
     assert type(back) is type(error)
     assert str(back) == f"laptop: {error}"
@@ -126,7 +126,7 @@ WINDOW_NAMES = ("five_hour", "seven_day", "seven_day_fable", "pool_x", "seven_da
 
 @given(spoiled(READING), st.dictionaries(st.sampled_from(WINDOW_NAMES), values, max_size=3))
 def test_a_hostile_reading_is_refused_or_within_bounds(document: Any, windows: dict[str, Any]) -> None:
-    """Numbers that are published were within the bounds of real ones, whoever sent them."""
+    """Only numbers within the bounds of real ones are published, whoever sent them."""
     if isinstance(document, dict) and isinstance(document.get("windows"), dict):
         document["windows"].update(windows)
     try:

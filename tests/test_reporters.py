@@ -64,7 +64,7 @@ def household(
     accounts: tuple[str, ...] = ("default",),
     **more: Any,
 ) -> Iterator[tuple[Running, Callable[..., Running]]]:
-    """Run a service that has no login, and give a function that starts a reporter with one."""
+    """Run a service that has no login, and return a function that starts a reporter with one."""
     none = {account: CredentialsFile(folder / "nothing") for account in accounts}
     with ExitStack() as stack:
         service = stack.enter_context(
@@ -90,7 +90,7 @@ def house(running_broker: Broker, endpoint: Endpoint, tmp_path: Path) -> House:
 
 
 def test_numbers_come_from_another_machine(house: House, tmp_path: Path, watcher: Watcher) -> None:
-    """The login stays on the laptop; state and health show the numbers, where they are from, and who is there."""
+    """The login stays on the laptop; state and health show the numbers, their origin, and which machines are there."""
     with house() as (_, report):
         health = watcher.wait_topic(HEALTH, has_status("no_reporter")).json()
         assert "claude-usage-mqtt report" in health["detail"]
@@ -114,7 +114,7 @@ def test_numbers_come_from_another_machine(house: House, tmp_path: Path, watcher
 
 @needs_mosquitto
 def test_a_machine_that_sleeps_and_wakes_up(tmp_path: Path, endpoint: Endpoint) -> None:
-    """While the lid is closed the numbers stay and the status says why; at its opening the machine is asked at once."""
+    """While the lid is closed the numbers stay and the status says why; once it is open the machine is asked."""
     with (
         Mosquitto() as mosquitto,
         Watcher(mosquitto.port) as watcher,
@@ -161,7 +161,7 @@ def test_a_silent_machine_is_left_for_another(house: House, watcher: Watcher, mo
 def test_the_machine_that_answered_last_is_asked_first(
     house: House, tmp_path: Path, watcher: Watcher, endpoint: Endpoint
 ) -> None:
-    """Two machines with the login cost no more than one; when one goes, the other takes over without an error."""
+    """Two machines with the login make no more requests than one; if one goes, the other quietly takes over."""
     with house() as (_, report), Endpoint() as other:
         laptop = report("laptop")
         endpoint.wait_for_requests(2)
@@ -212,7 +212,7 @@ def test_a_login_that_changes_between_announcement_and_answer_is_rejected(
 def test_all_machines_with_another_login_replace_it_after_a_while(
     house: House, tmp_path: Path, watcher: Watcher, endpoint: Endpoint
 ) -> None:
-    """Who logs in with another account everywhere sees its numbers, after ten minutes in which nobody had the old."""
+    """After all machines have logged in to another account, its numbers are shown ten minutes later."""
     with house(60.0, clock=Clock(speed=600)) as (_, report):
         report("laptop")
         watcher.wait_topic(STATE, session_is(42))
@@ -238,7 +238,7 @@ def test_one_reporter_for_two_accounts(house: House, tmp_path: Path, watcher: Wa
 
 
 def test_a_machine_whose_accounts_have_other_names_is_named(house: House, tmp_path: Path, watcher: Watcher) -> None:
-    """If accounts have names at one end only, the status says so, instead of that there is no reporter."""
+    """If accounts have names at one end only, the status says that, and not that there is no reporter."""
     with house() as (_, report):
         report("laptop", {"work": login(tmp_path / "laptop")})
         wanted = "The reporter on laptop has none of this service's accounts (default)"
@@ -249,7 +249,7 @@ def test_a_machine_whose_accounts_have_other_names_is_named(house: House, tmp_pa
 def test_a_lost_connection_is_not_the_machines_fault(
     tmp_path: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the broker is away the log says that, and not that no machine can be asked."""
+    """While the broker is away the log says so, and not that no machine can be asked."""
     with (
         Mosquitto() as mosquitto,
         Watcher(mosquitto.port) as watcher,
@@ -293,7 +293,7 @@ def test_what_is_wrong_there_is_shown_here(house: House, watcher: Watcher, endpo
 def test_an_api_that_is_away_is_the_status_while_the_machines_wait(
     house: House, tmp_path: Path, running_broker: Broker, watcher: Watcher
 ) -> None:
-    """If the network is what is wrong everywhere, the status says so, also between two attempts."""
+    """If the network is down everywhere, the status says so, also between two attempts."""
     with house(0.2), running_reporter(running_broker.port, "http://127.0.0.1:1", login(tmp_path / "laptop")):
         watcher.wait_topic(HEALTH, has_status("network_error"))
         mark = watcher.mark()
@@ -303,7 +303,7 @@ def test_an_api_that_is_away_is_the_status_while_the_machines_wait(
 
 
 def test_requests_that_somebody_else_asked_for_count(house: House, watcher: Watcher, endpoint: Endpoint) -> None:
-    """Whoever asks a reporter, its requests are made with the account's login: they are part of its budget."""
+    """Whoever asks a reporter, its requests use the account's login: they count toward the account's budget."""
     with house(600.0) as (_, report):
         report("laptop")
         watcher.wait_topic(HEALTH, is_ok)
@@ -314,7 +314,7 @@ def test_requests_that_somebody_else_asked_for_count(house: House, watcher: Watc
 
 
 def test_a_restart_of_the_service_forgets_nobody(house: House, watcher: Watcher) -> None:
-    """A machine that sleeps is still listed after a restart of the service, with when it was seen."""
+    """A sleeping machine is still listed after a restart of the service, with the time it was last seen."""
     with house() as (_, report):
         report("laptop")
         watcher.wait_topic(STATE, session_is(42))
@@ -327,7 +327,7 @@ def test_a_restart_of_the_service_forgets_nobody(house: House, watcher: Watcher)
 
 
 def test_a_machine_that_announces_itself_after_a_restart_was_never_offline(house: House, watcher: Watcher) -> None:
-    """Not every broker replays to a wildcard: until the machine is heard of again its entity does not flap."""
+    """Not every broker replays to a wildcard: until the machine is seen again its entity does not flap."""
     clock = Clock()
     presence = {"online": True, "accounts": {"default": {"source": "oauth", "status": "token_expired"}}}
     with house(600.0, clock=clock):
@@ -372,7 +372,7 @@ def test_a_usable_login_on_this_machine_comes_first(
 def test_a_refused_login_here_is_not_sent_again_while_a_machine_delivers(
     serve: Serve, tmp_path: Path, running_broker: Broker, watcher: Watcher, endpoint: Endpoint
 ) -> None:
-    """A dead login in some folder of the box does not cost a request per poll, and is not an error."""
+    """An old login in some folder of the box does not cost a request per poll, and is not an error."""
     here, there = login(tmp_path / "here", token="sk-ant-oat01-dead"), login(tmp_path / "there")
     endpoint.tokens = {CANARY}
     with (
@@ -399,7 +399,7 @@ FORGERIES = [
 def test_nonsense_on_all_topics_changes_no_number(
     house: House, watcher: Watcher, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Anybody who may publish can pretend to be a machine; nobody's number is shown who was not asked."""
+    """Anybody who may publish can pretend to be a machine; numbers are shown only from machines that were asked."""
     monkeypatch.setattr(source, "ANSWER_WITHIN", 0.3)
     monkeypatch.setattr(reporter_machines, "MAX_MACHINES", 5)
     with house() as (service, report):

@@ -5,7 +5,7 @@ from claude_usage_mqtt.service.restore import LONGEST, QUIET, ROUNDS, RetainedRe
 
 
 def test_a_slow_link_does_not_cost_the_memory() -> None:
-    """What comes late is waited for, and so is the rest of it; requests and events are not forgotten."""
+    """The start waits for messages that come late, and for the rest of them; requests and events are not forgotten."""
     reader = RetainedReader(["state", "memory", "config"], "fence", 100.0)
     assert not reader.is_over(100 + LONGEST - 0.1)
     for at, topic in ((106.0, "state"), (107.0, "memory")):
@@ -24,5 +24,5 @@ def test_a_broker_with_nothing_of_ours_is_not_waited_for_long() -> None:
 
 
 def test_a_broker_that_does_not_send_us_anything_does_not_stop_the_start() -> None:
-    """Who may not read gets an empty memory, and the numbers all the same."""
+    """A service that may not read starts without a memory, and still publishes."""
     assert RetainedReader(["state"], "fence", 100.0).is_over(100 + LONGEST)

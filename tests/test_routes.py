@@ -1,4 +1,4 @@
-"""The table of topics: which handler a message reaches."""
+"""The table of topics: which handler gets a message."""
 
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.service.routes import Route, Routes
@@ -35,7 +35,7 @@ def test_a_reporter_may_be_named_like_a_topic() -> None:
     assert reached("a/b/reporter/statusline") == ["a/b/reporter/+", "statusline"]
 
 
-def test_old_and_early_messages_reach_nobody_who_did_not_ask_for_them() -> None:
+def test_old_and_early_messages_reach_only_handlers_that_want_them() -> None:
     """A retained command would run again with each connection, and one during the start before anything is known."""
     assert reached("a/b/work/command/refresh", retain=True) == []
     assert reached("a/b/work/command/refresh", is_early=True) == []

@@ -1,4 +1,4 @@
-"""What survives a restart: everything that is needed, from documents that nobody may trust."""
+"""What survives a restart: everything that is needed, from documents that cannot be trusted."""
 
 import json
 import math
@@ -62,7 +62,7 @@ def test_a_restart_changes_no_number() -> None:
 
 
 def test_events_fire_once_over_a_restart() -> None:
-    """What was reported is not reported again, and what comes after is."""
+    """Events that were reported are not reported again; later ones are."""
     usage = make_account()
     take(usage, make_answer(START, 70), (75, 90))
     assert len(take(usage, make_answer(minutes(5), 80), (75, 90))) == 1
@@ -78,7 +78,7 @@ def test_events_fire_once_over_a_restart() -> None:
 
 
 def test_a_reset_that_happened_while_away_fires_late() -> None:
-    """The numbers were unknown when the program came back; the reset is reported all the same, once."""
+    """The numbers were unknown when the program came back; the reset is still reported, once."""
     usage = make_account()
     take(usage, make_answer(START, 70), ())
     fresh = restarted(usage, minutes(400))
@@ -104,7 +104,7 @@ def test_the_state_alone_serves() -> None:
 
 
 def test_the_state_alone_shows_a_reset_while_away() -> None:
-    """Old numbers of the state are those of a window that is over, whenever the program comes back."""
+    """Old numbers in the state belong to a window that is over, whenever the program comes back."""
     usage, fresh = make_account(), make_account()
     take(usage, make_answer(START, 70), ())
     restore(fresh, None, state_document(usage, START), minutes(599.5))
@@ -113,7 +113,7 @@ def test_the_state_alone_shows_a_reset_while_away() -> None:
     assert [event.event_type for event in events] == ["reset", "threshold_reached"]
 
 
-def test_a_reset_that_is_no_whole_minute_becomes_one() -> None:
+def test_a_reset_that_is_not_a_whole_minute_becomes_one() -> None:
     """Resets are published as whole minutes, whatever was retained."""
     fresh, memory = make_account(), deepcopy(MEMORY)
     memory["windows"]["five_hour"]["resets_at"] = "2026-11-20T14:59:47.5+00:00"
@@ -122,7 +122,7 @@ def test_a_reset_that_is_no_whole_minute_becomes_one() -> None:
 
 
 def test_the_state_alone_knows_what_is_announced() -> None:
-    """A window without numbers keeps its entities, and its next reading is a first one."""
+    """A window without numbers keeps its entities, and its next reading counts as the first."""
     usage = lived()
     fresh = restarted(usage, has_memory=False)
     assert "seven_day_opus" in state_document(fresh, NOW)["windows"]
@@ -139,8 +139,8 @@ def test_the_memory_alone_serves() -> None:
     assert state_document(fresh, NOW) == state_document(usage, NOW)
 
 
-def test_what_is_being_taken_back_stays_so_over_a_restart() -> None:
-    """The day without a window, and the hour of its removal, are not begun anew by each restart."""
+def test_a_removal_continues_over_a_restart() -> None:
+    """The day without a window, and the hour of its removal, do not start over with each restart."""
     usage = make_account()
     at = START
     take(usage, make_usage(at, make_reading(at, 5, START + 5 * SESSION, key="seven_day_opus"), money=MONEY), ())
@@ -149,7 +149,7 @@ def test_what_is_being_taken_back_stays_so_over_a_restart() -> None:
         at += timedelta(minutes=30)
         take(usage, make_usage(at, make_reading(at, 5, None)), ())
         usage = restarted(usage, at) if usage.windows else usage
-        was_retired |= any(track.is_retired for track in usage.windows.values())
+        was_retired |= any(window.is_retired for window in usage.windows.values())
         assert at < START + timedelta(hours=27)
     assert was_retired
     assert at >= START + timedelta(hours=25)
@@ -167,7 +167,7 @@ def test_another_account_is_noticed_over_a_restart() -> None:
     assert take(fresh, make_answer(minutes(10), 3, minutes(200)), (75,)) == []
 
 
-def test_nothing_is_no_memory() -> None:
+def test_an_empty_broker_is_not_a_memory() -> None:
     """On an empty broker the program starts from nothing."""
     for memory, state in ((None, None), ({}, {}), ([], "x"), ({"format": 99}, None)):
         usage = make_account()
@@ -177,7 +177,7 @@ def test_nothing_is_no_memory() -> None:
 
 
 def test_a_foreign_format_is_left_and_the_state_serves() -> None:
-    """A memory written by another version is not guessed at."""
+    """A memory in another version's format is not guessed at."""
     fresh = make_account()
     restore(fresh, MEMORY | {"format": 99}, STATE, NOW)
     assert fresh.owner == Owner()
@@ -212,7 +212,7 @@ def test_a_damaged_window_is_left_out_and_takes_no_other_with_it(key: str, value
 
 
 @pytest.mark.parametrize("key", ["five_hour ", "seven_day/x", "seven_day_{{ x }}", "Seven_day", "x", "seven_day_" * 9])
-def test_a_hostile_key_is_no_window(key: str) -> None:
+def test_a_hostile_key_is_not_a_window(key: str) -> None:
     """Keys become topics and templates, so those on the broker are trusted no more than the API's."""
     fresh = make_account()
     restore(fresh, MEMORY | {"windows": {key: MEMORY["windows"]["five_hour"]}}, None, NOW)
@@ -228,23 +228,23 @@ def check(usage: AccountUsage, now: datetime) -> None:
     assert len(usage.windows) <= MAX_WINDOWS
     for instant in (usage.history.last_read, usage.history.last_complete, usage.history.last_change):
         assert instant is None or instant <= now + WEEK
-    for key, track in usage.windows.items():
+    for key, window in usage.windows.items():
         assert WINDOW_KEY.fullmatch(key)
-        assert track.label.isprintable()
-        assert track.read_at <= now + WEEK
-        assert all(sample.at <= now + WEEK and math.isfinite(sample.utilization) for sample in track.samples)
-        assert len(track.samples) <= MAX_SAMPLES
-        assert track.absent_for <= 3 * ENTITIES_KEPT
-        window = document["windows"][key]
-        resets_at = parse_instant(window["resets_at"])
-        assert resets_at is None or (resets_at.second == 0 and resets_at <= now + 2 * (track.duration or WEEK))
-        limit_at = parse_instant(window["limit_at"])
+        assert window.label.isprintable()
+        assert window.read_at <= now + WEEK
+        assert all(sample.at <= now + WEEK and math.isfinite(sample.utilization) for sample in window.samples)
+        assert len(window.samples) <= MAX_SAMPLES
+        assert window.absent_for <= 3 * ENTITIES_KEPT
+        published = document["windows"][key]
+        resets_at = parse_instant(published["resets_at"])
+        assert resets_at is None or (resets_at.second == 0 and resets_at <= now + 2 * (window.duration or WEEK))
+        limit_at = parse_instant(published["limit_at"])
         assert limit_at is None or (resets_at is not None and now < limit_at < resets_at)
-        assert window["utilization"] is None or 0 <= window["utilization"] <= 200
+        assert published["utilization"] is None or 0 <= published["utilization"] <= 200
 
 
 def places(document: Any) -> list[tuple[Any, Any]]:
-    """Return every place in a JSON document where something else could be."""
+    """Return every place in a JSON document that could hold something else."""
     found: list[tuple[Any, Any]] = []
     items = document.items() if isinstance(document, dict) else enumerate(document)
     for key, value in items:
@@ -278,7 +278,7 @@ def test_no_damage_breaks_the_start(data: st.DataObject, has_memory: bool) -> No
 
 @given(values, values)
 def test_no_document_at_all_breaks_the_start(memory: Any, state: Any) -> None:
-    """What somebody else put on our topics is not ours."""
+    """Documents that others put on our topics are ignored."""
     usage = make_account()
     restore(usage, memory, state, NOW)
     check(usage, NOW)

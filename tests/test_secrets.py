@@ -1,4 +1,4 @@
-"""A canary token and a canary password go through everything that can go wrong, and are seen nowhere."""
+"""A canary token and a canary password go through everything that can go wrong, and show up nowhere."""
 
 import contextlib
 import datetime as dt
@@ -31,7 +31,7 @@ CANARY = "CANARY"
 
 
 class Echo:
-    """A fault: an error that repeats the whole request, token and all, wherever a body has place for it."""
+    """A fault: an error that repeats the whole request, token and all, wherever a body has room for it."""
 
     def __init__(self, status: int) -> None:
         self.status = status
@@ -67,7 +67,7 @@ def _everything_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def assert_nowhere(*texts: object) -> None:
-    """See that no canary is in any of these."""
+    """Check that no canary is in any of these."""
     for text in texts:
         found = str(text)
         at = found.find(CANARY)
@@ -79,7 +79,7 @@ LOGIN = {"username": "us", "password": PASSWORD}
 
 @pytest.fixture
 def running_broker() -> Iterator[Mosquitto]:
-    """Run a broker that wants a login."""
+    """Run a broker that requires a login."""
     with Mosquitto(users={"us": PASSWORD, "watcher": "w"}) as found:
         yield found
 
@@ -95,13 +95,13 @@ def watcher(running_broker: Mosquitto) -> Iterator[Watcher]:
 def test_through_every_fault_of_the_api(
     serve: Serve, endpoint: Endpoint, watcher: Watcher, home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No log line, topic or payload has the token, though the endpoint echoes it wherever it can."""
+    """No log line, topic or payload has the token, even though the endpoint echoes it wherever it can."""
     write_credentials(home, token=TOKEN, expires_in=None)
     with serve(clock=Clock(3000), deadline=0.3, **LOGIN) as running:
         for number, fault in enumerate(API_FAULTS):
             since = watcher.mark()
             endpoint.fault = fault
-            if fault != API_FAULTS[0]:  # a good answer, though with the token in it
+            if fault != API_FAULTS[0]:  # a good answer, but with the token in it
                 watcher.wait_topic(HEALTH, lambda m: m.json()["consecutive_failures"] > 0, since=since)
             else:
                 endpoint.wait_for_requests(endpoint.count + 2)
@@ -117,7 +117,7 @@ def test_through_every_fault_of_the_api(
 
 @needs_mosquitto
 def test_through_faults_of_the_broker(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
-    """A refused login, a lost connection and a wrong protocol say nothing of the password."""
+    """A refused login, a lost connection and a wrong protocol do not reveal the password."""
     with Mosquitto(users={"us": "other"}, tls=True) as mosquitto:
         with FaultyProxy(mosquitto.port) as proxy, serve(port=proxy.port, **LOGIN) as run:
             run.log.wait_for("refused the login")
@@ -133,7 +133,7 @@ def test_through_faults_of_the_broker(serve: Serve, caplog: pytest.LogCaptureFix
 def test_the_process_and_its_commands(
     start: Start, running_broker: Mosquitto, endpoint: Endpoint, watcher: Watcher, home: Path
 ) -> None:
-    """Neither the log at its most talkative, nor the command line, nor what the commands print shows a secret."""
+    """The most verbose log, the command line, and the output of the commands show no secret."""
     write_credentials(home, token=TOKEN)
     settings: dict[str, Any] = {"MQTT_USERNAME": "us", "MQTT_PASSWORD": PASSWORD, "LOG_LEVEL": "debug"}
     with start(**settings) as process:
@@ -162,7 +162,7 @@ def test_the_process_and_its_commands(
 
 @contextlib.contextmanager
 def expected_error() -> Iterator[list[str]]:
-    """Collect all that an error of ours shows: text, repr, arguments, and the traceback with its causes."""
+    """Collect everything that one of our errors shows: text, repr, arguments, and the traceback with its causes."""
     shown: list[str] = []
     try:
         yield shown
@@ -183,7 +183,7 @@ def test_errors_of_a_request(endpoint: Endpoint, connect: Connect, fault: Any) -
     api = connect(deadline=0.3 if isinstance(fault, faults.DripBody) else 10.0)
     endpoint.fault = fault
     if isinstance(fault, Echo) and fault.status == 200:
-        api.fetch(TOKEN)  # valid JSON: what is wrong with it is for others to find
+        api.fetch(TOKEN)  # valid JSON: others find what is wrong with it
     else:
         with expected_error() as shown:
             api.fetch(TOKEN)
@@ -193,7 +193,7 @@ def test_errors_of_a_request(endpoint: Endpoint, connect: Connect, fault: Any) -
 
 @pytest.mark.parametrize("token", [TOKEN + " \n", TOKEN + "\x00", TOKEN + "é", TOKEN * 1000, [TOKEN], {"t": TOKEN}])
 def test_errors_of_credentials(tmp_path: Path, token: Any) -> None:
-    """A damaged credentials file is reported without a word of what is in it."""
+    """A damaged credentials file is reported without any of its content."""
     for text in (json.dumps({"claudeAiOauth": {"accessToken": token}}), '{"claudeAiOauth": "' + TOKEN):
         write_credentials_text(tmp_path, text)
         with expected_error() as shown:
@@ -207,7 +207,7 @@ def test_errors_of_credentials(tmp_path: Path, token: Any) -> None:
 
 
 def test_objects_that_hold_a_secret() -> None:
-    """What is printed while looking for a bug shows no secret."""
+    """Printing an object while debugging shows no secret."""
     text = json.dumps({"claudeAiOauth": {"accessToken": TOKEN, "expiresAt": 1700000000000}})
     credentials = parse_credentials(text, "the file")
     settings = Settings(mqtt_username="u", mqtt_password=PASSWORD, claude_code_oauth_token=TOKEN, _env_file=None)  # type: ignore[call-arg,arg-type]

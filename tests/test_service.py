@@ -81,7 +81,7 @@ def test_stopping_publishes_offline(start: Start, watcher: Watcher, by: signal.S
 
 @needs_mosquitto
 def test_stopping_with_a_frozen_broker(start: Start, mosquitto: Mosquitto) -> None:
-    """A broker that hangs does not hold up the stop."""
+    """A broker that hangs does not delay the stop."""
     with Watcher(mosquitto.port) as watcher, start(MQTT_PORT=mosquitto.port) as process:
         watcher.wait_topic(STATUS, is_online)
         mosquitto.freeze()
@@ -104,7 +104,7 @@ def _sockets_to(port: int) -> set[str]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's table is read")
 def test_stopping_while_connecting_to_nothing(start: Start) -> None:
-    """A firewall that swallows everything does not hold up the stop either: the connection is never answered."""
+    """A firewall that drops everything, so that the connection is never answered, does not delay the stop either."""
     with socket.socket() as hole:
         hole.bind((LOOPBACK, 0))
         hole.listen(0)
@@ -121,7 +121,7 @@ def test_stopping_while_connecting_to_nothing(start: Start) -> None:
 
 
 def test_stopping_while_the_api_hangs(start: Start, endpoint: Endpoint, watcher: Watcher) -> None:
-    """A request under way does not hold up the stop."""
+    """A request under way does not delay the stop."""
     endpoint.fault = faults.Hang()
     with start() as process:
         endpoint.wait_for_requests(1)
@@ -131,7 +131,7 @@ def test_stopping_while_the_api_hangs(start: Start, endpoint: Endpoint, watcher:
 
 
 def test_a_crash_loop_stays_within_the_budget(start: Start, endpoint: Endpoint, watcher: Watcher) -> None:
-    """Killed again and again in the middle of its request, it does not ask again each time."""
+    """Killed again and again in the middle of its request, it does not make a request each time."""
     endpoint.fault = faults.Hang()
     for _ in range(3):
         since = watcher.mark()
@@ -146,7 +146,7 @@ def test_a_crash_loop_stays_within_the_budget(start: Start, endpoint: Endpoint, 
 
 
 def test_a_block_survives_a_restart(start: Start, endpoint: Endpoint, watcher: Watcher) -> None:
-    """Shut out for an hour, it stays out for the hour, whatever is restarted."""
+    """Blocked for an hour, it waits the whole hour, whatever is restarted."""
     endpoint.fault = faults.rate_limited(3600)
     with start() as process:
         blocked = watcher.wait_topic(HEALTH, has_status("rate_limited")).json()
@@ -173,7 +173,7 @@ def test_a_block_survives_a_restart(start: Start, endpoint: Endpoint, watcher: W
     ],
 )
 def test_damaged_memory_is_ignored(serve: Serve, watcher: Watcher, damage: str, lines: int) -> None:
-    """What somebody else wrote under our topics harms nothing: it is said once, and overwritten."""
+    """What somebody else wrote under our topics does no harm: it is logged once, and overwritten."""
     for topic in (STATE, HEALTH, CONFIG):
         watcher.publish(topic, damage, retain=True)
     with serve() as running:
@@ -211,7 +211,7 @@ WRONG_CREDENTIALS = {
 def test_wrong_credentials_are_reported_and_recovered_from(
     serve: Serve, tmp_path: Path, endpoint: Endpoint, watcher: Watcher
 ) -> None:
-    """Each has its status and a sentence, in `health` and in the log; nothing is sent; mending it is enough."""
+    """Each has its status and a sentence, in `health` and in the log; nothing is sent; fixing it is enough."""
     with serve(tmp_path, clock=service.Clock(400), interval=30) as running:
         for what, (text, status) in WRONG_CREDENTIALS.items():
             since, said = watcher.mark(), len(running.log.lines)
@@ -278,8 +278,8 @@ def test_a_file_that_cannot_be_opened_delays_no_other(start: Start, tmp_path: Pa
         assert process.stop() == 0
 
 
-def test_former_accounts_are_taken_back(start: Start, tmp_path: Path, watcher: Watcher) -> None:
-    """An account that was taken out of the settings leaves nothing on the broker, and its device goes."""
+def test_former_accounts_are_removed(start: Start, tmp_path: Path, watcher: Watcher) -> None:
+    """An account that was removed from the settings leaves nothing on the broker, and its device goes."""
     with start(tmp_path, **accounts(tmp_path, "a", "b")) as process:
         for name in ("a", "b"):
             watcher.wait_topic(health_of(name), is_ok)
@@ -296,8 +296,8 @@ def test_former_accounts_are_taken_back(start: Start, tmp_path: Path, watcher: W
     assert set(watcher.retained()) == {STATE, HEALTH, MEMORY, CONFIG, STATUS}
 
 
-def test_another_account_starts_afresh(serve: Serve, home: Path, endpoint: Endpoint, watcher: Watcher) -> None:
-    """After a login to another organization the numbers are its own, and no false reset is reported."""
+def test_another_account_starts_over(serve: Serve, home: Path, endpoint: Endpoint, watcher: Watcher) -> None:
+    """After a login to another organization its own numbers are shown, and no false reset is reported."""
     with serve(interval=0.2) as running:
         watcher.wait_topic(HEALTH, is_ok)
         endpoint.document = endpoint.document | {"five_hour": endpoint.document["five_hour"] | {"utilization": 3}}
@@ -310,7 +310,7 @@ def test_another_account_starts_afresh(serve: Serve, home: Path, endpoint: Endpo
 
 @needs_mosquitto
 def test_the_broker_may_come_later(serve: Serve, endpoint: Endpoint) -> None:
-    """Started before its broker, it says so once, asks nothing, and begins as soon as it is there."""
+    """Started before its broker, it says so once, asks nothing, and begins as soon as the broker is there."""
     with (
         contextlib.closing(Mosquitto()) as mosquitto,
         FaultyProxy(mosquitto.port) as proxy,
@@ -328,7 +328,7 @@ def test_the_broker_may_come_later(serve: Serve, endpoint: Endpoint) -> None:
 def test_without_a_broker_nothing_is_waited_for_at_the_end(
     serve: Serve, closed_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped between two attempts to connect, it ends at once."""
+    """If it is stopped between two attempts to connect, it ends at once."""
     monkeypatch.setattr(publisher, "STOP_PATIENCE", 10 * service.END_TIMEOUT)
     with serve(port=closed_port) as running:
         running.log.wait_for("No connection to the broker")
@@ -345,7 +345,7 @@ def test_somebody_elses_offline_message_is_answered(serve: Serve, watcher: Watch
 
 
 def test_what_the_broker_sends_back_publishes_nothing(serve: Serve, watcher: Watcher) -> None:
-    """Our own `health`, which some brokers send back, does not make it publish what only time has changed."""
+    """Our own `health`, which some brokers send back, does not make the service publish again."""
     clock = service.Clock()
     with serve(clock=clock, interval=3600, discovery=False):
         own = watcher.wait_topic(HEALTH, has_status("ok")).payload
@@ -358,7 +358,7 @@ def test_what_the_broker_sends_back_publishes_nothing(serve: Serve, watcher: Wat
 
 
 def test_without_discovery_nothing_is_announced(start: Start, tmp_path: Path, watcher: Watcher) -> None:
-    """Who has no Home Assistant switches it off: every device that was announced is removed, the one for all too."""
+    """Without Home Assistant it can be switched off: every announced device is removed, including the one for all."""
     several = accounts(tmp_path, "personal", "work")
     devices = [f"homeassistant/device/claude_usage_{name}/config" for name in ("personal", "work", "all")]
     with start(tmp_path, **several):
@@ -373,7 +373,7 @@ def test_without_discovery_nothing_is_announced(start: Start, tmp_path: Path, wa
 
 
 def test_another_services_devices_are_left_alone(start: Start, tmp_path: Path, watcher: Watcher) -> None:
-    """What a service with another base topic has announced is not ours, whatever the account is called."""
+    """Devices that a service with another base topic has announced are not ours, whatever the account is called."""
     with start():
         watcher.wait_topic(HEALTH, is_ok)
         before = watcher.retained()[CONFIG]
@@ -402,7 +402,7 @@ def test_another_services_devices_are_left_alone(start: Start, tmp_path: Path, w
 def test_a_status_line_that_never_came_is_reported(
     start: Start, tmp_path: Path, watcher: Watcher, sources: str, accounts: str, account: str, command: str
 ) -> None:
-    """Who forgot to set the status-line command, or its `--account`, reads the whole command in the health."""
+    """If the status-line command, or its `--account`, was not set, the health shows the whole command."""
     with start(tmp_path, CLAUDE_SOURCE=sources, CLAUDE_ACCOUNTS=accounts):
         shown = watcher.wait_topic(health_of(account)).json()
     assert shown["status"] == "no_status_line"
@@ -413,7 +413,7 @@ def test_a_status_line_that_never_came_is_reported(
 def test_a_status_line_with_a_wrong_clock_is_reported(
     start: Start, tmp_path: Path, watcher: Watcher, hours: float
 ) -> None:
-    """A laptop whose clock is hours off sends numbers that cannot be dated: they are not shown, and the reason is."""
+    """A laptop whose clock is hours off sends numbers that cannot be dated: not they, but the reason is shown."""
     at = (dt.datetime.now(dt.UTC) + dt.timedelta(hours=hours)).timestamp()
     document = {"at": at, "rate_limits": {"five_hour": {"used_percentage": 42, "resets_at": at + 7200}}}
     with start(tmp_path, CLAUDE_SOURCE="statusline") as process:

@@ -1,4 +1,4 @@
-"""A connection for one job ends within its deadline, with what it was for or with the reason why not."""
+"""A connection for one job ends within its deadline, with the result or with the reason why there is none."""
 
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +16,7 @@ from parts.net import LOOPBACK, HeldPort
 from parts.watcher import Watcher
 
 HUNG = 30.0
-"""Seconds that only something that hangs would take."""
+"""Seconds that are exceeded only if something hangs."""
 
 
 def options(port: int, **more: str) -> BrokerOptions:
@@ -28,7 +28,7 @@ def options(port: int, **more: str) -> BrokerOptions:
 def test_one_message_is_published_and_acknowledged(
     protocol: Protocol, running_broker: Broker, watcher: Watcher
 ) -> None:
-    """What was handed over once is on the broker when the call returns."""
+    """When the call returns, the message is on the broker."""
     if not broker.available() and protocol == "5":
         pytest.skip("the embedded broker speaks 3.1.1 only")
     publish_once(options(running_broker.port, protocol=protocol), Message(topic="t/a", payload=b"1"))
@@ -56,14 +56,14 @@ def test_retained_messages_are_collected(running_broker: Broker, watcher: Watche
     assert all(message.retain for message in found)
 
 
-def test_nobody_there_is_said_at_once(closed_port: int) -> None:
-    """Where no broker listens the reason comes as a sentence, not as a wait."""
+def test_no_broker_is_reported_at_once(closed_port: int) -> None:
+    """If no broker listens, the reason comes at once, as a sentence."""
     with pytest.raises(BrokerUnreachable, match="MQTT_PORT"), Session(options(closed_port)):
         pass
 
 
 @needs_mosquitto
-def test_a_broker_that_does_not_answer_is_left_in_time(mosquitto: Mosquitto) -> None:
+def test_a_broker_that_does_not_answer_is_given_up_in_time(mosquitto: Mosquitto) -> None:
     """A frozen broker costs no more than the deadline, before and after the connection is made."""
     message = Message(topic="t", payload=b"1")
     with Session(options(mosquitto.port)) as session:
@@ -78,7 +78,7 @@ def test_a_broker_that_does_not_answer_is_left_in_time(mosquitto: Mosquitto) -> 
 def test_the_running_service_is_not_disconnected() -> None:
     """With MQTT_CLIENT_ID set, a command next to the service does not take its connection away.
 
-    Its own id begins alike: a broker may accept ids of one beginning only (`clientid_prefixes` of Mosquitto).
+    Its own id has the same beginning: a broker may accept only ids with one prefix (`clientid_prefixes` of Mosquitto).
     """
     lines = ("clientid_prefixes the-service",)
     with (
@@ -110,13 +110,13 @@ def test_refusals_say_what_to_do() -> None:
 
 @needs_mosquitto
 def test_a_login_may_be_tied_to_the_client_id_of_the_service() -> None:
-    """A command next to the service has another id: then its refusal says so, and does not blame the password alone."""
+    """A command next to the service has another id: its refusal says so, and does not blame the password alone."""
     tied = "; or the broker accepts this login only with the client id attic, which is left to the service."
     with Mosquitto(users={"attic": "secret"}) as mosquitto:
         wrong = options(mosquitto.port, username="attic", password="wrong", client_id="attic")
-        beside, as_service = Session(wrong), Session(wrong, as_service=True)
+        command, as_service = Session(wrong), Session(wrong, as_service=True)
         without = Session(replace(wrong, client_id=""))
-        for session, is_named in ((beside, True), (as_service, False), (without, False)):
+        for session, is_named in ((command, True), (as_service, False), (without, False)):
             with pytest.raises(BrokerRefused) as refused, session:
                 pass
             assert str(refused.value).endswith(tied) is is_named
@@ -124,7 +124,7 @@ def test_a_login_may_be_tied_to_the_client_id_of_the_service() -> None:
 
 @needs_mosquitto
 def test_after_a_loss_nothing_waits(mosquitto: Mosquitto) -> None:
-    """A broker that ends while something is waited for is reported at once, and so is whatever is tried next."""
+    """If the broker ends during a wait, that is reported at once, and so is the next attempt."""
     with Session(options(mosquitto.port)) as session:
         mosquitto.kill()
         with pytest.raises(BrokerUnreachable, match="was lost"):

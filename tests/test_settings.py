@@ -1,4 +1,4 @@
-"""Settings: what is wrong with them is said in one line, and the example file has all of them."""
+"""Settings: an error in them is reported in one line, and the example file has all of them."""
 
 import contextlib
 import os
@@ -136,7 +136,7 @@ WRONG: list[tuple[Mapping[str, str], str]] = [
 def test_a_wrong_setting_is_named_in_one_line(
     empty: Path, monkeypatch: pytest.MonkeyPatch, environment: Mapping[str, str], said: str
 ) -> None:
-    """Whoever mistypes a setting reads which and why, in one line, with exit status 2 and never with a secret."""
+    """A wrong setting is reported with the reason, in one line, with exit status 2, and never with a secret."""
     monkeypatch.setattr(Service, "run", lambda _: pytest.fail("this setting is not refused, and the service starts"))
     ended = call_command(empty, "run", **{"MQTT_HOST": "127.0.0.1", "MQTT_PORT": "1", **environment})
     assert (ended.returncode, ended.stdout) == (2, ""), ended.stderr
@@ -150,7 +150,7 @@ def test_a_wrong_setting_is_named_in_one_line(
 
 
 def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
-    """Whoever made two mistakes need not start it three times."""
+    """With two mistakes, one need not start it three times."""
     (tmp_path / ".env").write_text(f"MQTT_HOST=h\nMQTT_PORT=-1\nMQTT_PASWORD={CANARY}\nSTALE_AFTER=1\n")
     ended = call_command(tmp_path, "run")
     assert ended.returncode == 2
@@ -159,8 +159,8 @@ def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     assert CANARY not in ended.stderr
 
 
-def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
-    """A .env saved by the wrong program gives a sentence, not a traceback."""
+def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
+    """A .env that the wrong program saved is reported with a sentence, not a traceback."""
     (tmp_path / ".env").write_bytes(b"MQTT_HOST=\xff\xfe\x00")
     ended = call_command(tmp_path, "run")
     assert ended.returncode == 2
@@ -170,7 +170,7 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(bool(UNPRIVILEGED) and shutil.which("setpriv") is None, reason="root may read everything")
 def test_files_that_may_not_be_read(tmp_path: Path) -> None:
-    """Where a permission lacks, the file is named, and the user who lacks it: in a container one does not know."""
+    """A missing permission names the file and the user: in a container the user is not obvious."""
     secret = tmp_path / "password"
     secret.write_text(CANARY)
     secret.chmod(0)
@@ -212,7 +212,7 @@ OTHER_WORDS = [
 
 @pytest.mark.parametrize(("slip", "meant"), TYPOS)
 def test_a_typo_in_a_name_is_an_error(monkeypatch: pytest.MonkeyPatch, slip: str, meant: str) -> None:
-    """A name that differs by a letter or two from a setting's is one: the setting is named, not silently missing."""
+    """A name that differs from a setting's by a letter or two is a typo: it is reported, not silently ignored."""
     monkeypatch.setenv(slip, CANARY)
     with pytest.raises(SettingsError, match=f"^Unknown setting {slip.upper()}; did you mean {meant}\\?$"):
         load_settings()
@@ -222,7 +222,7 @@ def test_a_typo_in_a_name_is_an_error(monkeypatch: pytest.MonkeyPatch, slip: str
 def test_a_variable_that_may_be_another_programs_is_a_warning(
     empty: Path, monkeypatch: pytest.MonkeyPatch, other: str, meant: str
 ) -> None:
-    """In a shared environment other programs have their own words for the same thing; in our file they are mistakes."""
+    """In a shared environment other programs have their own names for the same thing; in our file they are mistakes."""
     monkeypatch.setenv(other, CANARY)
     assert load_settings()
     [sentence] = doubts()
@@ -260,7 +260,7 @@ def test_next_to_the_right_name_a_typo_is_a_warning(
 
 
 def test_an_error_does_not_hide_the_variable_that_caused_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever wrote MQTT_USER reads so next to the error about the missing user, not after they have fixed that."""
+    """MQTT_USER is named next to the error about the missing user, not only once that is fixed."""
     monkeypatch.setenv("MQTT_USER", "me")
     monkeypatch.setenv("MQTT_PASSWORD", CANARY)
     with pytest.raises(SettingsError) as caught:
@@ -277,7 +277,7 @@ def test_an_error_does_not_hide_the_variable_that_caused_it(monkeypatch: pytest.
 
 
 def test_a_name_without_a_password_is_suspected(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A password that got lost on its way is reported before the broker refuses the login; a certificate needs none."""
+    """A password that got lost is reported before the broker refuses the login; a certificate needs none."""
     for name in ("MQTT_PASSWORD", "MQTT_PASSWORD_FILE"):
         (empty / ".env").write_text(f"MQTT_USERNAME=me\n{name}=\n")
         assert doubts() == [
@@ -293,7 +293,7 @@ def test_a_name_without_a_password_is_suspected(empty: Path, monkeypatch: pytest
 
 @pytest.mark.skipif(not hasattr(time, "tzset"), reason="TZ means something else on Windows")
 def test_a_time_zone_that_the_system_does_not_know_is_reported(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a slip in TZ the C library shows UTC and says nothing; what it understands is not reported."""
+    """With a typo in TZ the C library silently uses UTC: that is reported, a valid name is not."""
     for name in ("Europe/Berlin", ":Europe/Berlin", "UTC", "CET-1CEST,M3.5.0,M10.5.0/3", "<+03>-3", "EST5EDT"):
         monkeypatch.setenv("TZ", name)
         assert doubts() == [], name
@@ -364,7 +364,7 @@ def test_a_socket_may_be_in_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> 
 def test_without_a_local_source_no_home_is_needed(
     monkeypatch: pytest.MonkeyPatch, sources: str, login: dict[str, str]
 ) -> None:
-    """A publisher that only receives starts as a user without a home, whatever folder is written somewhere."""
+    """A publisher that only receives starts as a user without a home, whatever folders are configured."""
     monkeypatch.setenv("CLAUDE_SOURCE", sources)
     for name, value in login.items():
         monkeypatch.setenv(name, value)
@@ -392,12 +392,12 @@ def test_sources_are_a_list(monkeypatch: pytest.MonkeyPatch, given: str, selecte
 
 
 def test_thresholds_with_their_sign(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Percent may be written as percent."""
+    """Thresholds may have a percent sign."""
     monkeypatch.setenv("ALERT_THRESHOLDS", "75%, 90 %")
     assert load_settings().alert_thresholds == (75, 90)
 
 
-# Variables as they might be written, the right names often enough to get behind them
+# Variables as people might write them, with the right names often enough to reach later checks
 NAMES = st.sampled_from(variables()) | st.from_regex(r"(MQTT|CLAUDE|HOMEASSISTANT|LOG)_[A-Z_]{0,12}", fullmatch=True)
 VALUES = (
     st.text(max_size=30)
@@ -410,7 +410,7 @@ LINES = st.tuples(NAMES, VALUES).map("=".join) | st.text(max_size=60)
 
 @given(lines=st.lists(LINES, max_size=8))
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_nothing_but_a_settings_error_comes_of_any_file(empty: Path, lines: list[str]) -> None:
+def test_any_file_gives_at_most_a_settings_error(empty: Path, lines: list[str]) -> None:
     """Whatever is in .env, the program starts or says what is wrong; it never shows a traceback."""
     (empty / ".env").write_text("\n".join(lines), encoding="utf-8", errors="replace")
     with contextlib.suppress(SettingsError):
@@ -430,7 +430,7 @@ def entries() -> list[Entry]:
 
 
 def test_the_example_file_has_every_setting_once_and_no_other() -> None:
-    """Who looks into the example file sees all there is to set, and nothing that does not exist."""
+    """The example file shows everything that can be set, and nothing that does not exist."""
     assert sorted(name for _, name, _ in entries()) == sorted(variables())
     assigned = re.findall(r"^#?\s*([A-Za-z_][A-Za-z0-9_]*)=", EXAMPLE.read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert sorted(assigned) == sorted(variables())
@@ -458,7 +458,7 @@ def test_the_example_file_shows_the_defaults(
 
 
 def test_the_example_file_works_as_it_is(empty: Path) -> None:
-    """A copy with nothing but the broker taken from it starts with every default."""
+    """A copy with only the broker uncommented starts with every default."""
     text = EXAMPLE.read_text(encoding="utf-8")
     (empty / ".env").write_text(text.replace("#MQTT_HOST=", "MQTT_HOST="), encoding="utf-8")
     found = load_settings()

@@ -23,7 +23,7 @@ pytestmark = needs_mosquitto
 
 @pytest.fixture
 def running_broker() -> Iterator[Mosquitto]:
-    """Run a broker whose login for us may do what the README's section on security says, and nothing else."""
+    """Run a broker whose login for us may do only what the README's section on security says."""
     found = re.search(r"^  user claude-usage\n(?:  topic .*\n)+", README, re.MULTILINE)
     assert found is not None
     acl = found[0].replace("\n  ", "\n").strip() + "\nuser reader\ntopic readwrite #\n"
@@ -45,7 +45,7 @@ def session(message: Message) -> object:
 
 
 def test_a_linux_box(start: Start, running_broker: Mosquitto, watcher: Watcher, endpoint: Endpoint, home: Path) -> None:
-    """With the login that the README recommends, everything is published and announced, and `check` finds no fault.
+    """With the login that the README recommends, everything is published and announced, and `check` finds no problem.
 
     After `remove` nothing of ours is retained.
     """
@@ -81,7 +81,7 @@ def test_a_box_without_claude_code_and_a_laptop(start: Start, tmp_path: Path, wa
 def test_a_machine_that_may_make_no_request(
     source: str, start: Start, tmp_path: Path, running_broker: Mosquitto, watcher: Watcher, endpoint: Endpoint
 ) -> None:
-    """With the README's settings for Claude Code, its status line supplies a publisher; no reporter is missed then."""
+    """With the README's settings for Claude Code, its status line supplies a publisher, which misses no reporter."""
     found = re.search(r"```json\n(.*?)```", README.split("## The status line")[1], re.DOTALL)
     assert found is not None
     there = json.loads(found[1])

@@ -1,4 +1,4 @@
-"""Days of an account in simulated time, with all faults that were reported: only what is true is published.
+"""Days of an account in simulated time, with all faults that were reported: only true numbers are published.
 
 The oracle knows the truth behind each response. It compares what was published with it, and counts the events.
 """
@@ -59,7 +59,7 @@ class Life:
 
 
 def live(seed: int) -> Life:
-    """Return an account after some days in which everything happened that can."""
+    """Return an account after some days in which everything happened that can happen."""
     life = Life(seed)
     if seed % 2:
         life.set_clock(-3 * HOUR)
@@ -100,7 +100,7 @@ def test_days(seed: int) -> None:
 
 
 def every_published_number_was_said_and_is_true(life: Life) -> None:
-    """See no spike, no near-zero response, no old number of a window that ended, and nothing older than it may be."""
+    """Check for spikes, near-zero responses, numbers of a window that ended, and numbers that are too old."""
     count, by_number = 0, defaultdict[tuple[str, float], list[Said]](list)
     for said in life.truth.said:
         by_number[said.key, said.utilization].append(said)
@@ -117,12 +117,12 @@ def every_published_number_was_said_and_is_true(life: Life) -> None:
 
 
 def true_readings(life: Life, key: str) -> list[Said]:
-    """Return what was truly said of a window, whatever the clock said."""
+    """Return the true readings of a window, whatever the clock said."""
     return [one for one in life.truth.said if one.key == key and one.is_true]
 
 
 def believed(life: Life, key: str) -> list[Said]:
-    """Return what must have been believed of a window: not with a wrong clock, nor a change that nothing followed."""
+    """Return what must have been believed of a window: nothing with a wrong clock, and no unconfirmed change."""
     kept: list[Said] = []
     said = [one for one in true_readings(life, key) if one.is_clock_right]
     for one, following in pairwise([*said, None]):
@@ -135,7 +135,7 @@ def believed(life: Life, key: str) -> list[Said]:
 
 
 def is_refill(before: Said, after: Said) -> bool:
-    """Whether the window seen last was seen refilled: of one that began and was refilled unseen, it is not known."""
+    """Whether the last window was seen being refilled: if it also began unseen, that is not known."""
     is_running = before.resets_at is not None and after.at < before.resets_at
     is_drop = before.utilization - after.utilization >= 10
     return after.is_refill and after.fill == before.fill + 1 and is_running and is_drop
@@ -156,7 +156,7 @@ def reached(life: Life, readings: list[Said]) -> Counter[str]:
 
 
 def each_threshold_once_in_each_window(life: Life) -> None:
-    """See 75, 90 and the limit: each fires once in each window or refill that reached it."""
+    """Check that 75, 90 and the limit each fire once in each window or refill that reached them."""
     for key in KEYS:
         happened: Counter[str] = Counter()
         for event in life.simulation.events:
@@ -168,7 +168,7 @@ def each_threshold_once_in_each_window(life: Life) -> None:
 
 
 def each_reset_once(life: Life) -> None:
-    """See that each window that ended with something in it is one reset, each refill one early reset."""
+    """Check that each window that ended after some use is one reset, each refill one early reset."""
     for key in KEYS:
         early = resets = either = 0
         for before, after in pairwise(believed(life, key)):
@@ -176,7 +176,7 @@ def each_reset_once(life: Life) -> None:
                 continue
             wrong = [said for said in life.truth.said if said.key == key and not said.is_clock_right]
             if any(before.at < said.at < after.at for said in wrong):
-                either += 2  # whether it was due could not be known
+                either += 2  # nobody could know whether it was due
             elif is_refill(before, after):
                 early += 1
             elif before.utilization > 0 and not after.is_refill:
@@ -192,18 +192,18 @@ def each_reset_once(life: Life) -> None:
 
 
 def every_event_has_its_own_id(life: Life) -> None:
-    """See that a consumer that drops ids it has seen loses nothing."""
+    """Check that a consumer that drops ids it has seen loses nothing."""
     ids = [event.document("default")["id"] for event in life.simulation.events]
     assert len(ids) == len(set(ids))
 
 
 def the_budget_holds(life: Life) -> None:
-    """See at most 20 requests in any hour, whatever had to be confirmed."""
+    """Check for at most 20 requests in any hour, whatever had to be confirmed."""
     polls = sorted(said.at for said in life.truth.said if said.key == "five_hour")
     for index, poll in enumerate(polls):
         assert sum(poll <= other < poll + HOUR for other in polls[index : index + 25]) <= 20
 
 
 def the_entities_of_a_renamed_window_stay(life: Life) -> None:
-    """See that a key that the API renames for more than a day removes nobody's entities."""
+    """Check that no entities are removed if the API renames a key for more than a day."""
     assert set(KEYS) <= set(life.simulation.state.usage.windows)

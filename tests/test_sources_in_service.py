@@ -7,19 +7,20 @@ from pathlib import Path
 
 import pytest
 
+from claude_usage_mqtt.service import workers
 from parts.claude_code import FakeClaudeCode
 from parts.credentials import write_credentials
 from parts.documents import sample_usage
 from parts.endpoint import Endpoint
 from parts.faults import rate_limited
-from parts.service import HEALTH, STATE, Start, has_status, is_ok, session_is
+from parts.service import HEALTH, STATE, Serve, Start, has_status, is_ok, session_is
 from parts.watcher import Watcher
 
 MAX_THREADS = 16
 
 
 def ago(seconds: float) -> dt.datetime:
-    """Return the instant so many seconds before now."""
+    """Return the instant that many seconds before now."""
     return (dt.datetime.now(dt.UTC) - dt.timedelta(seconds=seconds)).replace(microsecond=0)
 
 
@@ -37,13 +38,13 @@ def test_claude_code_day_and_night(start: Start, tmp_path: Path, watcher: Watche
         program.answers(None, rate_limits_available=False, subscription_type=None)
         assert "/login" in watcher.wait_topic(HEALTH, has_status("no_credentials")).json()["detail"]
         program.answers(sample_usage(five_hour=43), dt.datetime.now(dt.UTC))
-        write_credentials(program.folder)  # it is never opened, but that it has changed is seen
+        write_credentials(program.folder)  # it is never opened, but its change is seen
         watcher.wait_topic(STATE, session_is(43))
     assert endpoint.requests == []
 
 
 def test_the_first_numbers_need_no_request(start: Start, home: Path, watcher: Watcher, endpoint: Endpoint) -> None:
-    """What Claude Code keeps is published with its own time, although the API refuses."""
+    """The numbers that Claude Code keeps are published with their own time, although the API refuses."""
     program, read_at = FakeClaudeCode(home), ago(600)
     program.cache.write_text(program.keeps(sample_usage(five_hour=43), read_at))
     endpoint.fault = rate_limited(3600)
@@ -55,9 +56,28 @@ def test_the_first_numbers_need_no_request(start: Start, home: Path, watcher: Wa
     assert len(endpoint.requests) == 1
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="counts threads as Linux shows them")
+def test_a_login_that_changes_before_the_first_poll(
+    serve: Serve, home: Path, watcher: Watcher, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restarted service that must wait, as its token was refused, notices a new one meanwhile, and uses it."""
+    monkeypatch.setattr(workers, "CHECK_EVERY", 0.05)
+    endpoint.fault = rate_limited()
+    with serve():
+        watcher.wait_topic(HEALTH, has_status("rate_limited"))
+    mark = watcher.mark()
+    with serve() as running:
+        running.log.wait_for("Publishing at")
+        watcher.wait_topic(HEALTH, since=mark)
+        assert endpoint.count == 1
+        endpoint.fault = None
+        write_credentials(home, token="new")
+        watcher.wait_topic(HEALTH, is_ok)
+    assert endpoint.requests[-1].bearer == "new"
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux to count threads")
 def test_200_accounts_have_few_threads(start: Start, tmp_path: Path, endpoint: Endpoint) -> None:
-    """However many accounts there are, the threads are few: they would be refused on a small machine."""
+    """However many accounts there are, there are few threads: a small machine would refuse more."""
     folders = {f"a{number}": str(tmp_path / f"a{number}") for number in range(200)}
     for folder in folders.values():
         write_credentials(Path(folder))

@@ -1,6 +1,7 @@
-"""The files that start the program with a box or a login: systemd, launchd, Task Scheduler.
+"""The files that start the program at boot or login: systemd, launchd, Task Scheduler.
 
-Only systemd is on the machines that run these tests; what belongs to macOS and Windows is parsed and checked by name.
+Only systemd is on the machines that run these tests; the files for macOS and Windows are parsed, and their names
+checked.
 """
 
 import os
@@ -92,7 +93,7 @@ def test_a_unit_starts_its_command_and_does_not_repeat_a_mistake(name: str, comm
 
 
 def test_the_system_unit() -> None:
-    """It waits for the network and for a clock that is right, and says at its top what to type (`head -12`).
+    """It waits for the network and for a correct clock, and says at its top what to type (`head -12`).
 
     In an LXC container LoadCredential can give empty files: the password is in a plain file that systemd reads.
     """
@@ -115,7 +116,7 @@ def test_the_unit_sees_its_program_wherever_it_is() -> None:
 
 
 def test_the_unit_is_of_the_user_who_prints_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever is logged in with Claude Code prints it and changes nothing: user and folder of the login are theirs."""
+    """The user who is logged in with Claude Code prints it and changes nothing: it has their name and login folder."""
     pwd = pytest.importorskip("pwd")
     monkeypatch.setenv("CLAUDE_CONFIG_DIR", "/srv/my login")
     service = unit("systemd")["Service"]
@@ -127,7 +128,7 @@ def test_the_unit_is_of_the_user_who_prints_it(monkeypatch: pytest.MonkeyPatch) 
 def test_in_a_container_the_reporter_gets_a_name(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A reporter needs MACHINE_NAME in a container, and elsewhere not; a path of the image may mean nothing outside."""
+    """A reporter needs MACHINE_NAME only in a container; a path in the image may mean nothing outside."""
     for is_container in (True, False):
         monkeypatch.setattr(started, "is_container", lambda is_container=is_container: is_container)
         assert ("MACHINE_NAME=laptop" in RECIPES["systemd-report"].text()) is is_container
@@ -184,7 +185,7 @@ def test_the_shell_of_the_launchd_agent_becomes_the_program(suffix: str, install
 @posix
 @pytest.mark.parametrize("name", ["systemd-report", "launchd-report"])
 def test_a_password_reaches_the_settings_as_it_is(name: str, installed: Installed, tmp_path: Path) -> None:
-    """The command at the top writes any password between its quotes: no character of it means anything."""
+    """The command at the top writes any password between its quotes: no character has a special meaning."""
     lines = [line.lstrip("# ") for line in installed.prints(name).splitlines()]
     commands = [line for line in lines if line.startswith(("mkdir", "printf"))]
     script = "\n".join(commands).replace("MQTT_PASSWORD=secret", r'MQTT_PASSWORD=50%s \n$x"')
@@ -195,8 +196,8 @@ def test_a_password_reaches_the_settings_as_it_is(name: str, installed: Installe
 
 
 @pytest.mark.parametrize("name", ["systemd", "systemd-report"])
-def test_what_the_lines_at_the_top_install_the_last_ones_remove(name: str) -> None:
-    """Whoever pastes the block that installs a unit finds one that leaves no file of it and nothing on the broker."""
+def test_the_last_lines_remove_what_the_lines_at_the_top_install(name: str) -> None:
+    """Next to the block that installs a unit is one that removes all its files and its topics on the broker."""
     top = RECIPES[name].text().partition("\n\n")[0]
     installs, _, removes = top.partition("# To remove it")
     written = set(re.findall(r"(?:/etc|~/\.config)/[-\w./]+\.(?:service|env)", installs))
@@ -219,7 +220,7 @@ def test_the_command_at_the_top_prints_the_recipe_again(name: str, installed: In
 
 
 def test_claude_code_is_found_as_in_the_shell_that_prints_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At a login the PATH is short: the reporter gets the one of the shell in which `claude` works, without repeats."""
+    """At login the PATH is short: the reporter gets that of the shell in which `claude` works, without repeats."""
     monkeypatch.setenv("PATH", "/home/me/.local/bin:/mnt/c/Program Files:/home/me/.local/bin::/a&b:/usr/bin:/a&b")
     agent = plistlib.loads(RECIPES["launchd-report"].text().encode())
     assert agent["EnvironmentVariables"] == {"PATH": "/home/me/.local/bin:/mnt/c/Program Files:/a&b:/usr/bin"}

@@ -1,4 +1,4 @@
-"""The status line: one line, at once, whatever the broker does; and numbers that nobody need trust."""
+"""The status line: one line, at once, whatever the broker does; and numbers that are checked before use."""
 
 import json
 import math
@@ -33,7 +33,7 @@ NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 RESET = NOW + timedelta(hours=2, minutes=11)
 TOPIC = "claude-usage/default/statusline"
 HUNG = 30.0
-"""Seconds that only something that hangs would take."""
+"""Seconds that are exceeded only if something hangs."""
 
 
 def limits(five_hour: float = 42.0, seven_day: float = 19.0, *, now: datetime = NOW, left: float = 7865) -> Any:
@@ -53,7 +53,7 @@ def sections(document: Any, now: datetime = NOW) -> dict[str, Limit]:
 
 
 def handed_over(document: Any, at: datetime = NOW, *, is_response: bool | None = False) -> StatusLineMessage:
-    """Return what is handed over for Claude Code's object."""
+    """Return what the command hands over for Claude Code's object."""
     return StatusLineMessage(at, sections(document, at), is_response=is_response)
 
 
@@ -84,7 +84,7 @@ class Program:
         return [sys.executable, "-m", "claude_usage_mqtt", "statusline", *arguments]
 
     def run(self, document: Any, *arguments: str, **environment: str) -> str:
-        """Pass it a document, or bytes, and return its line; it says nothing else and does not fail."""
+        """Pass it a document, or bytes, and return its line; it must print nothing else and not fail."""
         data = document if isinstance(document, bytes) else json.dumps(document).encode()
         ran = subprocess.run(
             self.command(*arguments),
@@ -116,11 +116,11 @@ class Program:
             os.close(ours)
 
     def use(self, port: int, **more: str) -> None:
-        """Let it hand its numbers to a broker."""
+        """Let it publish its numbers to a broker."""
         self.environment |= {"MQTT_HOST": LOOPBACK, "MQTT_PORT": str(port), **more}
 
     def rest(self) -> None:
-        """Return when no process of it is at work anymore."""
+        """Return when no process of it is running."""
         eventually(lambda: not self.lock.exists())
 
 
@@ -136,7 +136,7 @@ def program(tmp_path: Path) -> Iterator[Program]:
 
 
 def test_both_forms_of_a_reset_are_read() -> None:
-    """Seconds and ISO text mean the same reset, and a window that is missing takes no other with it."""
+    """Seconds and ISO text mean the same reset, and a missing window does not affect the other."""
     text = {"rate_limits": {"five_hour": {"used_percentage": 23.5, "resets_at": RESET.isoformat()}, "seven_day": None}}
     found = read(text)
     assert found.seven_day is None
@@ -166,7 +166,7 @@ def test_a_hundred_percent_means_at_least_that(said: float, known: float) -> Non
         *({}, [], "42", None),
     ],
 )
-def test_a_malformed_window_is_no_window(section: object) -> None:
+def test_a_malformed_window_is_not_a_window(section: object) -> None:
     """Nonsense in one window never becomes a number, and the other one is still read."""
     other = {"used_percentage": 19, "resets_at": None}
     found = parse_statusline(message(five_hour=section, seven_day=other), NOW)
@@ -189,13 +189,13 @@ def test_a_malformed_window_is_no_window(section: object) -> None:
         message(five_hour={"used_percentage": 1}) + b" " * MAX_MESSAGE,
     ],
 )
-def test_what_is_no_message_is_ignored(payload: bytes) -> None:
-    """Rubbish, the future, the past and the far too long change nothing, and crash nothing."""
+def test_what_is_not_a_message_is_ignored(payload: bytes) -> None:
+    """Garbage, the future, the past and what is far too long change nothing and crash nothing."""
     assert parse_statusline(payload, NOW) is None
 
 
 def test_a_replay_changes_nothing() -> None:
-    """A message that comes again, or one from before, takes no number back and makes nothing fresh."""
+    """A repeated or older message undoes no number and makes nothing fresh."""
     account = make_account()
     first, second = read(limits(40)), read(limits(41), NOW + timedelta(minutes=5))
     take(account, first, partial=True)
@@ -209,13 +209,13 @@ def test_a_replay_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("given", "published"),
     [
-        # Terminals that were open before the command was set up: together they make no refill of their old numbers,
-        # nor do they refute a true one.
+        # Terminals that were open before the command was set up: together, their old numbers
+        # neither make a refill nor refute one.
         ([(62, True), (45, False), (47, False), (44, False), (63, True)], [62, 62, 62, 62, 63]),
         ([(62, True), (15, True), (17, False), (62, False), (16, True)], [62, 62, 62, 62, 16]),
         # An old number and a single near-zero response confirm nothing either.
         ([(62, True), (45, False), (0, True), (63, True)], [62, 62, 62, 63]),
-        # Without a session's id nobody can say what is new: two lower numbers are believed.
+        # Without a session's id it is unclear what is new: two lower numbers are believed.
         ([(60, None), (2, None), (8, None)], [60, 60, 8]),
     ],
 )
@@ -235,7 +235,7 @@ def test_what_a_terminal_shows_first_decides_nothing(
 
 
 def test_the_line_is_compact() -> None:
-    """The line says both windows, the time to the session's reset, and the organization's spend limit if it has one."""
+    """The line has both windows, the time to the session's reset, and the organization's spend limit, if any."""
     assert line(sections(limits()), NOW, in_color=False) == "5h 42% ↻ 2h11m · 7d 19%"
     assert line(sections(limits(99.7, 100)), NOW, in_color=False) == "5h 99% ↻ 2h11m · 7d 100%"
     assert line(sections(limits(80, 95)), NOW, in_color=True) == "5h \x1b[33m80%\x1b[0m ↻ 2h11m · 7d \x1b[31m95%\x1b[0m"
@@ -271,7 +271,7 @@ def test_a_spend_limit_is_published(program: Program, running_broker: Broker, wa
             account.update(reading, now)
     document = state_document(account, now)
     assert document["windows"] == {}
-    assert document["blocked"] is None  # how other limits are is not known
+    assert document["blocked"] is None  # what other limits look like is not known
     extra = document["extra_usage"]
     assert (extra["used"], extra["limit"], extra["utilization"], extra["currency"]) == (65, 50, 130, "USD")
 
@@ -289,7 +289,7 @@ def test_the_api_knows_the_money_better() -> None:
 
 
 def test_ascii_only(program: Program) -> None:
-    """If the encoding has nothing else, the line is plain ASCII."""
+    """If the encoding allows nothing else, the line is plain ASCII."""
     document = limits(80, 95, now=datetime.now(UTC))
     ascii_only = {"PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii", "NO_COLOR": "1"}
     assert program.run(document, NO_COLOR="1") == "5h 80% ↻ 2h11m · 7d 95%\n"
@@ -314,7 +314,7 @@ def test_colors_inside_claude_code(program: Program, environment: dict[str, str]
 
 @pytest.mark.parametrize(("environment", "has_colors"), COLORS)
 def test_colors_on_a_terminal(program: Program, environment: dict[str, str], has_colors: bool) -> None:  # noqa: FBT001
-    """On a terminal high numbers have a color, unless NO_COLOR or the terminal says no."""
+    """On a terminal high numbers are colored, unless NO_COLOR or the terminal forbids it."""
     data = json.dumps(limits(95, now=datetime.now(UTC))).encode()
     _, shown = program.run_on_terminal(data, "stdout", **environment)
     assert "95%" in shown
@@ -323,14 +323,14 @@ def test_colors_on_a_terminal(program: Program, environment: dict[str, str], has
 
 @pytest.mark.parametrize("rubbish", [b"", b"{", b"\xff", b"[" * 100_000, b"null", b'{"rate_limits": 3}'])
 def test_rubbish_never_shows_a_traceback(program: Program, rubbish: bytes) -> None:
-    """A status line has no place for an error: at most it says that it knows nothing."""
+    """A status line has no room for an error: at most it says that it knows nothing."""
     program.use(9)
     assert program.run(rubbish) == "5h – · 7d –\n"  # noqa: RUF001
     assert not program.cache.exists()
 
 
 @pytest.mark.parametrize("rubbish", [b"hello", b"{}"])
-def test_who_tries_it_by_hand_is_told_what_is_missing(program: Program, rubbish: bytes) -> None:
+def test_a_terminal_shows_what_is_missing(program: Program, rubbish: bytes) -> None:
     """On a terminal it says why it prints so little; Claude Code, which reads pipes, gets the line alone."""
     printed, said = program.run_on_terminal(rubbish, "stderr")
     assert printed == "5h – · 7d –\n".encode()  # noqa: RUF001
@@ -346,8 +346,8 @@ def test_the_help_has_an_input_to_try(program: Program) -> None:
     assert (ran.stdout, ran.stderr) == ("5h 42%\n", "")
 
 
-def test_a_reader_who_has_left_is_no_error(program: Program) -> None:
-    """Where Claude Code has already gone on, the command ends quietly."""
+def test_a_closed_pipe_is_not_an_error(program: Program) -> None:
+    """If Claude Code no longer reads the line, the command ends quietly."""
     reader, writer = os.pipe()
     os.close(reader)
     ran = subprocess.run(
@@ -364,7 +364,7 @@ def test_a_reader_who_has_left_is_no_error(program: Program) -> None:
 
 
 def test_without_a_broker_it_only_prints(program: Program, closed_port: int) -> None:
-    """Where MQTT_HOST is not set, or nothing can be kept, no process is started; one that found no broker is gone."""
+    """If MQTT_HOST is not set, or no file can be kept, no process is started; one that found no broker is gone."""
     document = limits(now=datetime.now(UTC))
     assert program.run(document).startswith("5h 42%")
     assert not program.cache.exists()
@@ -428,7 +428,7 @@ def test_the_folder_somebody_works_in_is_not_read(program: Program, running_brok
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\x00" * 10_000])
 def test_a_broken_file_is_replaced(program: Program, running_broker: Broker, content: bytes) -> None:
-    """Rubbish in the file of the last numbers is as good as no file."""
+    """Garbage in the file with the last numbers counts as no file."""
     program.use(running_broker.port)
     program.cache.mkdir(parents=True)
     program.stamp.write_bytes(content)
@@ -455,7 +455,7 @@ def test_a_frozen_broker_delays_nothing(program: Program, mosquitto: Mosquitto) 
 
 @needs_mosquitto
 def test_what_was_refused_is_sent_later(program: Program) -> None:
-    """A refusal is not shown in the line; the numbers arrive with the next one after a minute, with their time."""
+    """The line does not show a refusal; the numbers arrive with the next line after a minute, with their own time."""
     now = datetime.now(UTC)
     with (
         Mosquitto(users={"me": "right"}) as mosquitto,
@@ -473,7 +473,7 @@ def test_what_was_refused_is_sent_later(program: Program) -> None:
 
 
 def ends_by_itself(folder: Path, code: str, **settings: str) -> None:
-    """Run the process that hands over, with half a second to live; it ends on its own, and not by a crash."""
+    """Run the process that hands over, with half a second to live; it ends by itself, and not by a crash."""
     ran = subprocess.run(
         [sys.executable, "-c", f"from claude_usage_mqtt.cli.statusline_publish import main; {code}"],
         cwd=folder,
@@ -500,7 +500,7 @@ def test_the_process_ends_whatever_it_hangs_in(tmp_path: Path) -> None:
 
 
 def test_the_process_ends_although_a_thread_does_not(tmp_path: Path) -> None:
-    """What the connection to the broker leaves running keeps no process alive after the work is done."""
+    """Threads that the connection to the broker leaves running do not keep the process alive after the work."""
     ends_by_itself(
         tmp_path,
         "import threading, time; threading.Thread(target=time.sleep, args=[600]).start(); main('default', 0.5)",
@@ -523,8 +523,8 @@ def test_the_process_ends_although_a_thread_does_not(tmp_path: Path) -> None:
         (limits(left=7865 + 2), False, 1.0, False),  # the reset jitters
     ],
 )
-def test_what_is_news(new: Any, is_response: bool, age: float, news: bool) -> None:  # noqa: FBT001
-    """Only news, or a response that confirms the numbers, is sent; several open sessions do not cause a storm."""
+def test_what_is_new(new: Any, is_response: bool, age: float, news: bool) -> None:  # noqa: FBT001
+    """Only new numbers, or a response that confirms them, are sent; several open sessions do not cause a storm."""
     known = handed_over(limits(now=NOW - timedelta(minutes=1), left=7865 + 60), NOW - timedelta(minutes=1))
     assert is_news(handed_over(new, is_response=is_response), known, age) is news
     assert is_news(handed_over(new, is_response=is_response), None, age)
@@ -539,7 +539,7 @@ def make_older(file: Path, seconds: float) -> None:
 
 @pytest.mark.parametrize(("is_taken", "wait"), [(False, 60), (True, 300)])
 def test_a_message_is_repeated_as_it_was(tmp_path: Path, is_taken: bool, wait: float) -> None:  # noqa: FBT001
-    """It is sent again after a minute if the broker did not take it, and after five if it did; it stays as old."""
+    """It is sent again after a minute if the broker did not take it, after five if it did, with the same time."""
     pending, mark = PendingReading("default", tmp_path), Mark(limits())
     assert take_in(pending, mark, sections(limits()), NOW)
     message = pending.read()
@@ -555,7 +555,7 @@ def test_a_message_is_repeated_as_it_was(tmp_path: Path, is_taken: bool, wait: f
 
 
 def seen(folder: Path, minutes: float, percent: float = 42, **mark: Any) -> tuple[float, bool]:
-    """Let a session show a percentage; return in which minute it was read, and whether a response is certain."""
+    """Let a session show a percentage; return the minute of the reading, and whether a response is certain."""
     now = NOW + timedelta(minutes=minutes)
     document = {"session_id": "a"} | mark
     if "ms" in mark:
@@ -596,7 +596,7 @@ SHOWN: dict[str, list[tuple[float, float, dict[str, Any], tuple[float, bool | No
 
 @pytest.mark.parametrize("shown", SHOWN.values(), ids=SHOWN)
 def test_when_numbers_were_read(tmp_path: Path, shown: list[Any]) -> None:
-    """Claude Code repeats old numbers every minute, in each session: they are as old as their response."""
+    """Claude Code repeats old numbers every minute, in each session: their age is that of their response."""
     for minute, percent, mark, expected in shown:
         assert seen(tmp_path, minute, percent, **mark) == expected
 
@@ -608,7 +608,7 @@ def test_a_session_known_before_its_first_response(tmp_path: Path) -> None:
 
 
 def test_numbers_that_nobody_takes_are_not_sent(tmp_path: Path) -> None:
-    """A terminal that sits idle for more than an hour starts no process anymore, however often it is asked."""
+    """A terminal that sits idle for more than an hour starts no more processes, however often it is asked."""
     pending, mark = PendingReading("default", tmp_path), Mark(limits())
     started = []
     for minute in range(120):
@@ -646,7 +646,7 @@ def test_a_refill_reaches_the_broker(program: Program, running_broker: Broker, w
 
 
 def test_another_command_shows_its_line(program: Program, running_broker: Broker, watcher: Watcher) -> None:
-    """With --then the user's own command gets the same input and its lines are shown; the numbers still arrive."""
+    """With --then the user's own command gets the same input and its lines are shown; the numbers arrive too."""
     program.use(running_broker.port)
     document = limits(now=datetime.now(UTC))
     shown = program.run(document, "--account", "My Work", "--then", "echo mine; cat")
@@ -677,7 +677,7 @@ def test_another_command_ends_with_us(program: Program, tmp_path: Path) -> None:
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:
-    """Of two lines at once one starts a process; a claim left by one that was killed does not last forever."""
+    """Of two lines at once, one starts a process; a lock left by one that was killed does not last forever."""
     pending = PendingReading("default", tmp_path)
     assert pending.claim()
     assert not PendingReading("default", tmp_path).claim()
@@ -688,8 +688,8 @@ def test_one_at_a_time(tmp_path: Path) -> None:
     assert pending.claim()
 
 
-def test_where_the_file_lies() -> None:
-    """The file lies where each system keeps such things."""
+def test_where_the_file_is() -> None:
+    """The file is where each system keeps such files."""
     assert cache_folder({"XDG_CACHE_HOME": "/x"}, "linux") == Path("/x/claude-usage-mqtt")
     assert cache_folder({"XDG_CACHE_HOME": "not/absolute"}, "linux").parts[-2:] == (".cache", "claude-usage-mqtt")
     assert cache_folder({"LOCALAPPDATA": "/l"}, "win32") == Path("/l/claude-usage-mqtt")

@@ -26,7 +26,7 @@ CASES = Path(__file__).parent / "cases"
 
 @dataclass
 class Replay:
-    """What a case made of the line and of the state document, and the events."""
+    """The line, the state document and the events of a case."""
 
     lines: list[str] = field(default_factory=list)
     states: list[dict[str, Any]] = field(default_factory=list)

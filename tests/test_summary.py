@@ -32,17 +32,17 @@ def summary(**responses: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("responses", "highest", "headroom", "blocked", "who"),
     [
-        # A model's own week is neither: the account with a used-up Opus week has the most headroom.
+        # A model's own week does not count: the account with a used-up Opus week has the most headroom.
         ({"a": FREE, "b": BUSY}, ("b", 60), "a", False, []),
         ({"a": FREE, "b": USED_UP}, ("b", 100), "a", False, ["b"]),
         ({"a": BUSY, "b": USED_UP}, ("b", 100), "a", False, ["b"]),
         ({"a": USED_UP, "b": USED_UP}, ("a", 100), None, True, ["a", "b"]),
     ],
 )
-def test_usage_and_headroom_are_about_what_stops_all_work(
+def test_usage_and_headroom_come_from_what_stops_all_work(
     responses: dict[str, Any], highest: tuple[str, float], headroom: str | None, *, blocked: bool, who: list[str]
 ) -> None:
-    """Highest usage and headroom come from the session and the week; who is blocked has no headroom."""
+    """Highest usage and headroom come from the session and the week; a blocked account has no headroom."""
     found = summary(**responses)
     assert (found["highest_account"], found["highest_utilization"]) == highest
     assert (found["headroom_account"], found["blocked"], found["blocked_accounts"]) == (headroom, blocked, who)
@@ -50,7 +50,7 @@ def test_usage_and_headroom_are_about_what_stops_all_work(
     assert found["blocked_until"] == (week if blocked else None)
 
 
-def test_an_account_of_which_a_limit_is_not_known_is_not_the_one_with_headroom() -> None:
+def test_an_account_with_an_unknown_limit_is_not_the_one_with_headroom() -> None:
     """A session at 5 % says nothing while the week may be used up."""
     state = make_state()
     reading = make_reading(NOW, 5, NOW + timedelta(hours=2), source=STATUSLINE)

@@ -1,4 +1,4 @@
-"""The log of the numbers: whole lines, and no harm done where there can be none."""
+"""The log of the numbers: whole lines, and no harm if there can be none."""
 
 import json
 import logging
@@ -46,7 +46,7 @@ def numbers(path: Path) -> list[float]:
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """Let no file grow beyond `size` bytes, as on a disk that is full."""
+    """Let no file grow beyond `size` bytes, as on a full disk."""
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
@@ -87,7 +87,7 @@ def test_a_rotated_file_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_half_line_on_a_full_disk_spoils_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What does not fit is cut; that is logged once, and once that there is room again, and the next line is whole."""
+    """What does not fit is cut; that is logged once, and again when there is room, and the next line is whole."""
     path = tmp_path / "usage.log"
     log = UsageLog(path)
     log.write(document(1), NOW)
@@ -102,8 +102,8 @@ def test_a_half_line_on_a_full_disk_spoils_no_other(tmp_path: Path, caplog: pyte
     assert str(path) in caplog.records[0].message
 
 
-def test_where_nothing_can_be_written_that_is_reported_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Where the folder is missing, for example, the service goes on, and writes as soon as it is there."""
+def test_a_file_that_cannot_be_written_is_reported_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """If the folder is missing, for example, the service continues, and writes as soon as it is there."""
     path = tmp_path / "missing" / "usage.log"
     log = UsageLog(path)
     log.write(document(1), NOW)
@@ -133,7 +133,7 @@ def test_a_pipe_that_nobody_reads_does_not_hang(tmp_path: Path, caplog: pytest.L
 def test_a_dead_mount_stops_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """While a write hangs the service goes on; lines wait, and if they become too many that is logged once."""
+    """While a write hangs the service continues; lines wait, and if there are too many, that is logged once."""
     hangs, written = threading.Event(), []
     log, state = UsageLog(tmp_path / "usage.log"), document()
 
@@ -152,7 +152,7 @@ def test_a_dead_mount_stops_nothing(
 
 
 def test_the_last_lines_are_written(tmp_path: Path) -> None:
-    """Whoever stops the service has the line of its last poll."""
+    """When the service is stopped, the line of its last poll is written."""
     log = UsageLog(tmp_path / "usage.log")
     for percent in range(1, 4):
         log.put(document(percent), NOW)

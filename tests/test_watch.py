@@ -1,4 +1,4 @@
-"""The dashboard in a real terminal: fed by the broker alone, in place, narrow, and gone without a trace."""
+"""The dashboard in a real terminal: fed by the broker alone, redrawn in place, narrow, and gone without a trace."""
 
 import contextlib
 import fcntl
@@ -39,11 +39,11 @@ from claude_usage_mqtt.cli.board import MAX_ACCOUNTS, Board
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 COLUMNS, ROWS = 40, 30
 HUNG = 30.0
-"""Seconds that only something that hangs would take."""
+"""Seconds that are exceeded only if something hangs."""
 
 TAKE_TERMINAL = (
     "import fcntl, os, sys, termios\n"
-    "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"  # so that Ctrl-C means what it means
+    "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"  # so that Ctrl-C works as usual
     "os.execv(sys.executable, [sys.executable, '-m', 'claude_usage_mqtt', 'watch'])"
 )
 CURSOR_ON, SCREEN_BACK = "\x1b[?25h", "\x1b[?1049l"
@@ -191,11 +191,11 @@ def test_accounts_are_shown_and_ctrl_c_leaves_no_trace(
         assert "Traceback" not in terminal.raw
         assert terminal.raw.rindex(CURSOR_ON) > terminal.raw.rindex("\x1b[?25l")
         assert terminal.raw.rindex(SCREEN_BACK) > terminal.raw.rindex("\x1b[?1049h")
-    assert len(watcher.messages()) == len(retained), "watching says nothing itself"
+    assert len(watcher.messages()) == len(retained), "watching publishes nothing"
 
 
-def test_the_countdown_runs_and_news_are_drawn(running_broker: Broker, watcher: Watcher, tmp_path: Path) -> None:
-    """The countdown goes on between two messages, and a message is on the screen as soon as it is there."""
+def test_the_countdown_runs_and_messages_are_drawn(running_broker: Broker, watcher: Watcher, tmp_path: Path) -> None:
+    """The countdown continues between two messages, and a message is on the screen as soon as it arrives."""
     watcher.publish(STATE, state(41), retain=True)
     watcher.publish(HEALTH, health(), retain=True)
     with Terminal(running_broker.port, tmp_path) as terminal:
@@ -213,7 +213,7 @@ def test_the_countdown_runs_and_news_are_drawn(running_broker: Broker, watcher: 
 
 @needs_mosquitto
 def test_a_broker_that_is_away_is_waited_for(tmp_path: Path) -> None:
-    """Whether it is not there yet or goes away: that is shown, and the numbers come with the broker."""
+    """A broker that is not there yet, or goes away, is shown as that; the numbers come with the broker."""
     with Mosquitto() as mosquitto:
         mosquitto.stop()
         with Terminal(mosquitto.port, tmp_path) as terminal:
@@ -229,7 +229,7 @@ def test_a_broker_that_is_away_is_waited_for(tmp_path: Path) -> None:
 
 
 @needs_mosquitto
-def test_it_does_not_throw_the_service_out(mosquitto: Mosquitto, tmp_path: Path) -> None:
+def test_it_does_not_disconnect_the_service(mosquitto: Mosquitto, tmp_path: Path) -> None:
     """Started with the service's own settings, it is another client, whatever MQTT_CLIENT_ID says."""
     with Terminal(mosquitto.port, tmp_path, MQTT_CLIENT_ID="ours") as terminal:
         terminal.wait("No data under")
@@ -273,7 +273,7 @@ def test_without_its_extra_it_says_how_to_get_it(tmp_path: Path) -> None:
 
 
 def test_without_a_terminal_it_says_what_to_use(tmp_path: Path) -> None:
-    """Into a pipe nothing is drawn."""
+    """Nothing is drawn into a pipe."""
     ran = run_command(tmp_path, "watch", MQTT_HOST=LOOPBACK)
     assert (ran.returncode, ran.stdout) == (2, "")
     assert "watch needs a terminal; 'claude-usage-mqtt guard' prints" in ran.stderr
@@ -321,15 +321,15 @@ def test_nonsense_is_survived(payload: bytes) -> None:
 
 
 def test_a_flood_of_accounts_is_bounded() -> None:
-    """Whoever may publish cannot fill our memory with invented accounts."""
+    """Nobody can fill our memory with invented accounts."""
     board = make_board()
     for number in range(MAX_ACCOUNTS + 5):
         board.take(Message(topic=f"{BASE}/a{number}/state", payload=b'{"windows": {}}'))
     assert len(board.states) == MAX_ACCOUNTS
 
 
-def test_an_account_that_was_taken_away_is_gone() -> None:
-    """When the service takes an account back its part of the screen goes too."""
+def test_a_removed_account_is_gone() -> None:
+    """When the service removes an account, its part of the screen goes too."""
     board = make_board("old", state={"windows": {}}, health={"windows": {}})
     assert "Claude old" in drawn(board)
     for name in ("state", "health"):
@@ -337,8 +337,8 @@ def test_an_account_that_was_taken_away_is_gone() -> None:
     assert "Claude old" not in drawn(board)
 
 
-def test_what_is_not_known_is_no_number() -> None:
-    """Unknown numbers are shown as such, a window that has not started too, and after a reset nothing is negative."""
+def test_what_is_not_known_is_not_a_number() -> None:
+    """Unknown numbers and a window that has not started are shown as such, and after a reset nothing is negative."""
     windows = {
         label: {"label": label, "utilization": utilization, "resets_at": resets_at, "duration_hours": 168}
         for label, utilization, resets_at in (
@@ -354,14 +354,14 @@ def test_what_is_not_known_is_no_number() -> None:
     assert any("resets now" in line for line in shown)
 
 
-def test_plain_ascii_where_the_terminal_has_nothing_else() -> None:
+def test_plain_ascii_if_the_terminal_has_nothing_else() -> None:
     """On a terminal without Unicode the bars are made of plain characters."""
     shown = drawn(make_board(state=state(50, now=NOW).encode()), encoding="ascii")
     assert "#" in shown
     assert shown.isascii()
 
 
-def test_it_answers_whether_one_can_work() -> None:
+def test_it_shows_whether_one_can_work() -> None:
     """Blocked or not, until when, the closest limit and the summary are at the top; a severity is shown if known."""
     document = json.loads(state(100, now=NOW))
     document |= {"blocked": True, "blocked_until": (NOW + timedelta(days=2)).isoformat()}
@@ -377,7 +377,7 @@ def test_it_answers_whether_one_can_work() -> None:
 
 
 def test_without_a_sign_of_life_nothing_is_called_current() -> None:
-    """After a power cut of broker and service the retained numbers are shown as old, and blocked is not claimed."""
+    """After a power cut of broker and service the retained numbers are shown as old, and nobody is called blocked."""
     dead = {"status": "ok", "fresh": True, "alive_until": (NOW - timedelta(minutes=1)).isoformat()}
     shown = drawn(make_board(is_online=True, state=state(now=NOW).encode(), health=dead))
     assert "No sign of life" in shown

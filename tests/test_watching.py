@@ -1,4 +1,4 @@
-"""Watching logins: whatever happens to one place, the others are looked at, and an account that waits is woken."""
+"""Watching logins: whatever happens to one place, the others are still watched, and an account that waits is woken."""
 
 import datetime as dt
 import os
@@ -139,7 +139,7 @@ def test_a_mount_that_comes_back(watching: Callable[..., Watching], tmp_path: Pa
 
 
 def test_numbers_that_are_there_are_reported_once(watching: Callable[..., Watching]) -> None:
-    """What Claude Code keeps comes at the start and whenever it is newer."""
+    """The numbers that Claude Code keeps are reported at the start and whenever they are newer."""
     place = Place()
     place.reading = Reading(read_at=NOW, windows={})
     seen = watching(default=place)
@@ -171,7 +171,7 @@ def test_one_place_that_hangs_does_not_stop_the_others(
 
 
 def test_a_reporter_reads_a_login_again_that_could_not_be_read() -> None:
-    """A file that was replaced in a bad moment is not announced as what it was before, until it changes once more."""
+    """A file that was read while it was replaced is read again, even if it does not change once more."""
 
     class Stumbling(Place):
         stumbles = False
@@ -219,7 +219,7 @@ def worker_threads() -> int:
 
 
 def test_polls_that_hang_do_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A dead mount takes its own account, not the pool; each such account is named once."""
+    """A dead mount stops its own account, not the pool; each such account is named once."""
     monkeypatch.setattr(workers, "WORKER_DEADLINE", 0.0)
     before, dead = worker_threads(), [Place() for _ in range(MAX_THREADS)]
     for place in dead:
@@ -240,7 +240,7 @@ def test_polls_that_hang_do_not_stop_the_others(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_thread_that_dies_ends_the_program(running_broker: Broker, endpoint: Endpoint, tmp_path: Path) -> None:
-    """Without one of its threads the service would be there and do nothing: it ends, and its supervisor restarts it."""
+    """Without one of its threads the service would be useless: it ends, and its supervisor restarts it."""
     code = """
 from claude_usage_mqtt.sources.api.source import ApiSource
 def poll(*_, **__):

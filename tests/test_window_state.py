@@ -1,4 +1,4 @@
-"""One window followed over time: resets that stand still, and events that each fire once."""
+"""One window followed over time: resets that do not jitter, and events that each fire once."""
 
 import dataclasses
 import random
@@ -17,7 +17,7 @@ from parts.readings import RESET, make_account, make_answer, make_reading, make_
 THRESHOLDS = (75.0, 90.0)
 NEXT = RESET + SESSION
 UNKNOWN_KEYS = {"label", "duration_hours", "source", "read_at"}
-"""What is known of a window whose numbers are not."""
+"""What is known of a window whose numbers are unknown."""
 
 
 class Story:
@@ -57,23 +57,23 @@ def test_a_day_of_jitter_moves_no_reset(offset: float) -> None:
 
 @pytest.mark.parametrize("moved", [SESSION, timedelta(minutes=2), -timedelta(minutes=2), -timedelta(minutes=90)])
 def test_a_real_move_shows_at_once(moved: timedelta) -> None:
-    """What is more than jitter is published with the same answer."""
+    """A move that is larger than jitter is published at once."""
     story = Story()
     story.read((0, 50, RESET), (5, 50, RESET + moved))
     assert shown(story.usage, minutes(5))["resets_at"] == (RESET + moved).isoformat()
 
 
 STORIES: dict[str, tuple[list[tuple[float, float, datetime | None]], list[str]]] = {
-    "a fresh start alarms nobody about what was reached long ago": ([(0, 100, RESET), (5, 100, RESET)], []),
+    "a first start sends no alarm about what was reached long ago": ([(0, 100, RESET), (5, 100, RESET)], []),
     "a reset into an idle window fires once, and not again when the window starts": (
         [(200, 80, RESET), (301, 0, None), (306, 0, None), (400, 1, minutes(700)), (405, 2, minutes(700))],
         ["reset"],
     ),
-    "the published minute may be half a minute after the true reset: that is not an early one": (
+    "the published minute may be half a minute after the true reset: that is not an early reset": (
         [(200, 80, RESET + timedelta(seconds=31)), (300.6, 0, None), (302, 0, None)],
         ["reset"],
     ),
-    "what was used between a refill and its confirmation hides neither it nor a threshold": (
+    "use between a refill and its confirmation hides neither the refill nor a threshold": (
         [(0, 60, RESET), (50, 92, RESET), (100, 74, RESET), (106, 82, RESET), (112, 93, RESET)],
         ["threshold_reached 90", "reset_early", "threshold_reached 75", "threshold_reached 90"],
     ),
@@ -85,7 +85,7 @@ STORIES: dict[str, tuple[list[tuple[float, float, datetime | None]], list[str]]]
         [(-180, 20, None), (1, 50, RESET), (6, 80, RESET)],
         ["threshold_reached 75"],
     ),
-    "a window of which only the next one's reset is known has reset": (
+    "a window whose end is unknown has reset once the next one's reset is known": (
         [(0, 80, None), (700, 81, minutes(800))],
         ["reset", "threshold_reached 75"],
     ),
@@ -93,7 +93,7 @@ STORIES: dict[str, tuple[list[tuple[float, float, datetime | None]], list[str]]]
         [(0, 74, RESET), (1, 74.9999999, RESET), (2, 75.0000001, RESET), (3, 74.99999, RESET)],
         ["threshold_reached 75"],
     ),
-    "where the answers never said when, an idle window, or one begun since, shows that the old one is over": (
+    "if the answers never said when, an idle window, or one begun since, shows that the old one is over": (
         [(0, 80, None), (5, 0, None), (10, 0, None), (20, 39, None), (30, 78, None), (400, 5, minutes(600))],
         ["reset", "threshold_reached 75", "reset"],
     ),
@@ -101,7 +101,7 @@ STORIES: dict[str, tuple[list[tuple[float, float, datetime | None]], list[str]]]
         [(0, 70, RESET), (290, 80, RESET), (301, 3, NEXT), (306, 40, NEXT), (310, 78, NEXT)],
         ["threshold_reached 75", "reset", "threshold_reached 75"],
     ),
-    "an idle window is not woken by what was before it": (
+    "an idle window is not started by old numbers": (
         [(290, 70, RESET), (301, 0, None), (301.5, 80, RESET), (310, 80, RESET), (315, 0, None)],
         ["reset"],
     ),
@@ -118,7 +118,7 @@ def test_what_happened(answers: list[tuple[float, float, datetime | None]], name
 
 
 def test_each_threshold_fires_once_in_a_window() -> None:
-    """However the use dips and rises by little, each threshold is reported once."""
+    """However the use rises and dips slightly, each threshold is reported once."""
     story = Story()
     story.read(*((m, u, RESET) for m, u in enumerate((70, 74.99, 75, 74, 76, 89, 91, 85, 95, 99.9, 100, 99, 100, 120))))
     assert story.names == ["threshold_reached 75", "threshold_reached 90", "limit_reached"]
@@ -146,7 +146,7 @@ def test_a_jump_is_one_event_with_all_thresholds_that_it_reached() -> None:
 
 
 def test_a_locked_window_has_reached_its_limit_and_no_threshold() -> None:
-    """What passes 90 % and is locked is one notification; a threshold counts again once the window is unlocked."""
+    """Passing 90 % and being locked is one notification; a threshold counts again once the window is unlocked."""
     usage, events = make_account(), []
     for minute, utilization, locked in (
         (0, 65, False),
@@ -236,7 +236,7 @@ def test_an_early_reset_fires_once(new_reset: datetime | None) -> None:
 
 
 def test_a_missing_reset_does_not_end_a_window() -> None:
-    """An answer that forgets to say when the window ends changes nothing about it."""
+    """An answer that does not say when the window ends changes nothing about it."""
     story = Story()
     story.read((0, 50, RESET), (5, 51, None))
     assert shown(story.usage, minutes(5))["resets_at"] == RESET.isoformat()
@@ -245,7 +245,7 @@ def test_a_missing_reset_does_not_end_a_window() -> None:
 
 
 def test_a_window_that_is_over_when_first_seen_is_not_shown() -> None:
-    """Only its entities are there; the next reading is the first, and no event."""
+    """Only its entities exist; the next reading counts as the first, and is not an event."""
     story = Story()
     story.read((305, 80, RESET))
     assert shown(story.usage, minutes(305))["utilization"] is None
@@ -268,7 +268,7 @@ def test_the_old_numbers_are_shown_for_two_minutes_after_the_reset() -> None:
 
 
 def test_the_windows_do_not_mix() -> None:
-    """What one window does does not concern another."""
+    """What happens to one window does not affect another."""
     usage = make_account()
     events: list[Event] = []
     week = minutes(0) + WEEK
@@ -287,7 +287,7 @@ def test_the_windows_do_not_mix() -> None:
 def test_within_a_window_a_threshold_fires_exactly_if_it_is_reached_from_below(
     changes: list[float], thresholds: set[float]
 ) -> None:
-    """Whatever the likely readings, a threshold is reported once if the first was below it and a later one was not."""
+    """Whatever the readings, a threshold is reported once if the first was below it and a later one was not."""
     readings = [20.0]
     for change in changes:
         readings.append(round(min(150, max(0, readings[-1] + change)), 2))
@@ -302,6 +302,6 @@ def test_within_a_window_a_threshold_fires_exactly_if_it_is_reached_from_below(
 
 
 def test_the_log_does_not_say_of_a_window_what_happened_to_the_account() -> None:
-    """After the session has reset, the account is unblocked: not the week, which is only the tightest window then."""
+    """After a session's reset the account is unblocked, not the week, which is only the tightest window then."""
     event = Event(event_type="unblocked", at=RESET, expires_at=RESET, label="Weekly", utilization=16.58)
     assert str(event) == "unblocked (closest to its limit: Weekly, 16.58 %)"

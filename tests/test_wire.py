@@ -1,4 +1,4 @@
-"""The wire form of the usage endpoint: what of it is understood, and that nothing in it can do harm."""
+"""The wire format of the usage endpoint: what is understood, and that nothing in it can do harm."""
 
 import math
 import re
@@ -81,7 +81,7 @@ def test_the_more_precise_number_is_shown() -> None:
 
 
 def test_limits_alone_are_enough() -> None:
-    """Where the flat windows are null, session and week come from `limits`, with the resets given there."""
+    """If the flat windows are null, session and week come from `limits`, with the resets given there."""
     usage = parse(sample_usage(now=NOW, scoped={"Fable": 31}) | {"five_hour": None, "seven_day": None})
     assert [(w.key, w.utilization) for w in usage] == [("five_hour", 42), ("seven_day", 17), ("seven_day_fable", 31)]
     assert all(window.resets_at is not None for window in usage)
@@ -96,7 +96,7 @@ def test_flat_windows_alone_are_enough() -> None:
     assert {window.key: window.utilization for window in usage} == numbers
 
 
-def test_the_reset_may_stand_in_either_place() -> None:
+def test_the_reset_may_be_in_either_place() -> None:
     """A reset that only one of the two shapes gives is not lost."""
     document = sample_usage(now=NOW, five_hour=make_window(7, None))
     document["limits"] = [make_limit("session", 7, RESET)]
@@ -147,8 +147,8 @@ def test_one_percent_is_one_percent() -> None:
         {"utilization": 5, "resets_at": "2026-11-25T15:00:00Z"},
     ],
 )
-def test_a_malformed_window_becomes_unknown_and_takes_no_other_with_it(section: Any) -> None:
-    """Numbers that cannot be right are not shown, and everything else of the same answer is."""
+def test_a_malformed_window_becomes_unknown_and_affects_no_other(section: Any) -> None:
+    """Numbers that cannot be right are not shown; everything else in the same answer is."""
     usage = parse(sample_usage(now=NOW, five_hour=None, extra_usage=EXTRA) | {"five_hour": section})
     assert usage.five_hour is None
     assert usage.malformed == ("five_hour",)
@@ -157,13 +157,13 @@ def test_a_malformed_window_becomes_unknown_and_takes_no_other_with_it(section: 
 
 
 @pytest.mark.parametrize("limits", ["all", 5, {}, [None, 7, "x", [], {}], [{"kind": "session"}], [{"kind": "new"}]])
-def test_malformed_limits_take_nothing_with_them(limits: Any) -> None:
-    """Whatever becomes of `limits`, the flat windows stay."""
+def test_malformed_limits_affect_nothing_else(limits: Any) -> None:
+    """Whatever is in `limits`, the flat windows stay."""
     usage = parse(sample_usage(now=NOW, limits=limits))
     assert set(usage.windows) == {"five_hour", "seven_day"}
 
 
-def test_a_malformed_entry_of_limits_takes_no_other_with_it() -> None:
+def test_a_malformed_entry_of_limits_affects_no_other() -> None:
     """One model's bad entry does not hide the next model's."""
     document = scoped("Fable", "Opus")
     document["limits"][0]["percent"] = "much"
@@ -183,8 +183,8 @@ def test_a_malformed_entry_of_limits_takes_no_other_with_it() -> None:
         EXTRA | {"utilization": "11"},
     ],
 )
-def test_malformed_money_is_unknown_and_takes_nothing_with_it(section: Any) -> None:
-    """A wrong amount is worse than none; the windows are shown all the same."""
+def test_malformed_money_is_unknown_and_affects_nothing_else(section: Any) -> None:
+    """A wrong amount is worse than none; the windows are still shown."""
     usage = parse(sample_usage(now=NOW, extra_usage=section))
     assert usage.extra_usage is None
     assert usage.malformed == ("extra_usage",)
@@ -250,7 +250,7 @@ def test_what_only_spend_reports_is_not_lost() -> None:
 
 
 def test_a_limit_of_nothing_is_none_while_extra_usage_is_off() -> None:
-    """An organization that used up its money is reported with a limit of 0: nobody can have reached that one."""
+    """An organization that used up its money is reported with a limit of 0, which nobody can have reached."""
     off = make_spend(0, 0, "USD") | {"enabled": False, "disabled_reason": "org_level_disabled_until"}
     money = money_of(spend=off)
     assert (money.limit, money.remaining, money.utilization, money.is_used_up) == (None, None, None, False)
@@ -276,7 +276,7 @@ def test_dollars_make_up_for_a_missing_percentage(section: str, key: str, dollar
 
 @pytest.mark.parametrize("reason", [None, "", False])
 def test_an_empty_reason_locks_no_window(reason: object) -> None:
-    """A window is locked by a reason only."""
+    """Only a reason locks a window."""
     assert parse({"five_hour": make_window(5, RESET) | {"locked_reason": reason}})["five_hour"].locked is False
     assert parse({"five_hour": make_window(5, RESET) | {"locked_reason": "billing"}})["five_hour"].locked is True
 
@@ -290,21 +290,21 @@ def test_a_scope_may_be_a_name() -> None:
 
 
 def test_unknown_sections_are_ignored_and_named() -> None:
-    """Code names come and go every month; a window under one of them is not ours to show, and null says nothing."""
+    """Code names come and go every month; a window under one of them is not shown, and null means nothing."""
     usage = parse(sample_usage(now=NOW, amber_ladder=make_window(99, RESET)))
     assert set(usage.windows) == {"five_hour", "seven_day"}
     assert usage.ignored == ("amber_ladder", "tangelo")
 
 
 @pytest.mark.parametrize("answer", [None, [], "x", 5, True, {"error": {"type": "overloaded_error"}}, {"x": None}])
-def test_what_is_no_usage_answer_is_refused(answer: Any) -> None:
-    """Something else than a usage document never passes for an account without windows."""
+def test_what_is_not_a_usage_document_is_refused(answer: Any) -> None:
+    """Anything but a usage document is never mistaken for an account without windows."""
     with pytest.raises(InvalidResponse):
         parse(answer)
 
 
-def test_limits_of_unknown_kinds_alone_are_no_account_without_limits() -> None:
-    """If the API renames all its limits, nobody reads that the plan has none."""
+def test_limits_of_unknown_kinds_are_not_an_account_without_limits() -> None:
+    """If the API renames all its limits, the plan is not shown as having none."""
     limits = [make_limit("session_v2", 5, RESET), make_limit("weekly_v2", 6, RESET)]
     with pytest.raises(InvalidResponse, match="limits of unknown kinds"):
         parse(sample_usage(now=NOW, five_hour=None, seven_day=None, limits=limits))
@@ -315,7 +315,7 @@ def test_limits_of_unknown_kinds_alone_are_no_account_without_limits() -> None:
     "name", [*INJECTIONS, "A" * 10_000, "Ünïcødé Modèl", "模型", "  spaced   out  ", "\u0435", "\u0663", "\ufdfd" * 500]
 )
 def test_a_hostile_model_name_gets_into_no_key(name: str) -> None:
-    """Keys become topics, entity ids and templates: they are of a-z, 0-9 and _ whatever the API calls a model."""
+    """Keys become topics, entity ids and templates: they consist of a-z, 0-9 and _ whatever the API calls a model."""
     usage = parse(scoped(name) | {"five_hour": make_window(5, RESET)})
     for window in usage:
         assert WINDOW_KEY.fullmatch(window.key)
@@ -342,7 +342,7 @@ def test_of_two_limits_of_one_name_the_tighter_is_shown() -> None:
 
 
 def test_a_limit_is_not_hidden_by_a_placeholder_of_its_name() -> None:
-    """A dead section with 0 % says nothing of the limit that `limits` reports for the same model or surface."""
+    """A placeholder section with 0 % does not hide the limit that `limits` reports for the same model or surface."""
     limit = make_limit("weekly_scoped", 63, RESET, model="x")
     limit["scope"] = {"model": None, "surface": {"id": "cowork", "display_name": "Cowork"}}
     usage = parse({"seven_day_cowork": {"utilization": 0.0, "resets_at": None}, "limits": [limit]})
@@ -383,7 +383,7 @@ def test_any_answer_is_a_usage_or_refused(answer: Any) -> None:
 
 
 def test_a_huge_answer_takes_no_time() -> None:
-    """An answer of the full megabyte that is let in is done with at once, by processor time."""
+    """An answer of the full megabyte that is allowed takes hardly any processor time."""
     document = scoped(*("x" * 100_000 for _ in range(9))) | {f"key{n}": n for n in range(20_000)}
     began = time.process_time()
     parse(document)

@@ -1,6 +1,6 @@
 """The usage of a Claude subscription: for MQTT and Home Assistant, and as a library.
 
-Nothing is imported before it is used: the container's health check and the status line start this package often.
+Nothing is imported until it is used: the container's health check and the status line start this package often.
 """
 
 __version__ = "2.0.0"
@@ -26,7 +26,7 @@ __all__ = [
     "get_usage",
 ]
 
-TYPE_CHECKING = False  # what type checkers know by this name; typing itself is not worth importing here
+TYPE_CHECKING = False  # type checkers know this name; typing itself is too slow to import here
 
 if TYPE_CHECKING:
     from claude_usage_mqtt.errors import (

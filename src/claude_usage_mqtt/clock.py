@@ -1,4 +1,4 @@
-"""Time, passed in wherever it matters: the system's, or a faster one for the demo and the tests."""
+"""Clocks, passed in wherever time matters: the system's, or a faster one for the demo and the tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What the service needs to know of time."""
+    """What the service needs to know about time."""
 
     def now(self) -> datetime:
         """Return the wall clock, aware, UTC; it may be set at any moment."""
@@ -23,7 +23,7 @@ class Clock(Protocol):
 class SystemClock:
     """The system's clock."""
 
-    # Linux counts the host's sleep in this one only; elsewhere a sleep looks like a clock that was set.
+    # Linux counts the host's sleep in this one only; elsewhere, a sleep looks as if the clock had been set.
     _steady = getattr(time, "CLOCK_BOOTTIME", None)
 
     def now(self) -> datetime:
@@ -61,7 +61,7 @@ class FastClock:
 
 
 CLOCK_SET = 2.0
-"""Seconds between wall clock and steady clock that say that the wall clock was set."""
+"""Seconds of drift between wall clock and steady clock that mean that the wall clock was set."""
 
 
 class StepDetector:

@@ -38,9 +38,9 @@ class ClaudeUsageError(Exception):
     """The `status` of the health topic for this error."""
 
     def without_history(self) -> Self:
-        """Return it without what led to it, for whoever keeps it: the frames of a traceback hold tokens and sockets.
+        """Return it without its cause, for code that keeps it: the frames of a traceback hold tokens and sockets.
 
-        Mostly they also hold the error itself, and then all of it would wait for the garbage collector.
+        Usually they also hold the error itself, and then all of it would wait for the garbage collector.
         """
         self.__cause__ = self.__context__ = None
         return self.with_traceback(None)
@@ -60,7 +60,7 @@ class CredentialsError(ClaudeUsageError):
 
 
 class CredentialsNotFound(CredentialsError):  # noqa: N818 - named by what happened, as users read it
-    """No credentials are where the settings say."""
+    """There are no credentials in the place that the settings name."""
 
     status = "no_credentials"
 
@@ -76,7 +76,7 @@ class TokenExpired(CredentialsError):  # noqa: N818
 
 
 class NoReporter(CredentialsError):  # noqa: N818
-    """No machine that runs a reporter can be asked now."""
+    """No machine with a reporter can be asked now."""
 
     status = "no_reporter"
 
@@ -96,7 +96,7 @@ class Unauthorized(ApiError):  # noqa: N818
 
 
 class InsufficientScope(ApiError):  # noqa: N818
-    """The token is good, but may not read the usage (403 naming `user:profile`)."""
+    """The token is valid, but may not read the usage (403 naming `user:profile`)."""
 
     exit_status = 4
     status = "insufficient_scope"
@@ -128,7 +128,7 @@ class ServerError(ApiError):
 
 
 class InvalidResponse(ApiError):  # noqa: N818
-    """The answer is not one that this program understands."""
+    """This program does not understand the answer."""
 
     exit_status = 7
     status = "invalid_response"

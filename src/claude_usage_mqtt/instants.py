@@ -1,4 +1,4 @@
-"""Instants as they travel: ISO 8601 with an offset, always UTC here."""
+"""Instants as they are sent: ISO 8601 with an offset, always UTC here."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 
 SAME_INSTANT = timedelta(minutes=1)
-"""Two instants the API means to be the same differ by up to about 2 s, on both sides of a minute; real moves
-are minutes or more. Source: measured by several independent clients of the endpoint."""
+"""What the API means as the same instant varies by up to about 2 s, on both sides of a minute; real moves are minutes
+or more. Source: measured by several independent clients of the endpoint."""
 
 
 def parse_instant(value: object) -> datetime | None:
@@ -58,5 +58,5 @@ def steady(known: datetime | None, new: datetime | None) -> datetime | None:
 
 
 def moved(instant: datetime | None, step: timedelta, kept: Collection[datetime] = ()) -> datetime | None:
-    """Return what an instant is after the clock that it was read from was set by `step`; those in `kept` stay."""
+    """Return an instant after the clock that it was read from was set by `step`; those in `kept` stay."""
     return instant if instant is None or instant in kept else instant + step

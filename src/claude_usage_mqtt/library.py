@@ -71,7 +71,7 @@ def get_usage(
 
     The credentials are those of Claude Code in `config_dir`, by default in the folder that Claude Code's own
     variables name (CLAUDE_SECURESTORAGE_CONFIG_DIR, CLAUDE_CONFIG_DIR) or `~/.claude`; or `token` is an access token,
-    and no file is read. No other setting of the service counts here, and `.env` is not read. The token is sent to
+    and no file is read. No other setting of the service applies here, and `.env` is not read. The token is sent to
     `api_url` (https, or http on loopback) and forgotten: when the call is over, nothing here holds it, nor does an
     error that it raised.
 
@@ -110,7 +110,7 @@ def get_usage(
     try:
         raise outcome.error or InvalidResponse("The usage could not be read; update this program.")
     finally:
-        del outcome  # or the error and this frame hold each other, and the certificates, until garbage is collected
+        del outcome  # else the error and this frame hold each other, and the certificates, until garbage is collected
 
 
 def _login(config_dir: str | os.PathLike[str] | None, token: str | None) -> LocalLogin:

@@ -1,4 +1,4 @@
-"""The log: text for people or JSON for machines, one line a message, and one line per outage, not per attempt."""
+"""The log: text for people or JSON for machines, one line per message, and one per outage, not per attempt."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from datetime import UTC, datetime
 
 
 class _OneLine(logging.Formatter):
-    """Text; what is not printable (a terminal escape, a line break in outside data) becomes `?`."""
+    """Text; unprintable characters (a terminal escape, a line break in outside data) become `?`."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
-        record.exc_info = record.exc_text = record.stack_info = None  # a traceback would show whatever the frames hold
+        record.exc_info = record.exc_text = record.stack_info = None  # a traceback could show whatever the frames hold
         return "".join(c if c.isprintable() else "?" for c in super().format(record))
 
 
 class _JsonLine(logging.Formatter):
-    """One JSON object a line: `time`, `level`, `message`."""
+    """One JSON object per line: `time`, `level`, `message`."""
 
     def format(self, record: logging.LogRecord) -> str:
         return json.dumps(
@@ -45,7 +45,7 @@ def set_up_logging(level: str, form: str) -> None:
 class Outage:
     """Something that may be broken: one line when it breaks, one when it is back.
 
-    Another line comes only if it is broken in a new way (`kind`) that was not reported yet.
+    Another line comes only if it breaks in a way (`kind`) that was not reported yet.
     """
 
     def __init__(self, log: logging.Logger) -> None:

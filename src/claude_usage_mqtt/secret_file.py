@@ -1,4 +1,4 @@
-"""Files that hold one secret, such as Docker's: read up to a limit, freed of what editors add, errors explained."""
+"""Files that hold one secret, such as Docker's: read up to a limit, without what editors add, with errors explained."""
 
 from __future__ import annotations
 
@@ -57,5 +57,5 @@ def why_unreadable(error: OSError) -> str:
 
 
 def current_user() -> str:
-    """Return who we are, for a sentence about permissions; by number, as containers have users without a name."""
+    """Return the user we run as, for a sentence about permissions; by number, as it may have no name in a container."""
     return f"user {os.getuid()}" if hasattr(os, "getuid") else f"user {os.environ.get('USERNAME', '?')}"

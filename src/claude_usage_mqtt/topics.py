@@ -37,8 +37,8 @@ FIXED_BY_TIME = ("rate_limited", "network_error", "server_error", "invalid_respo
 FAILURES_TOLERATED = 3
 
 ASLEEP = ("no_reporter",)
-"""These are a problem after `ASLEEP_TOLERATED` seconds without numbers: machines sleep at night. They are at once if
-all machines have a login that a person must fix."""
+"""These are a problem after `ASLEEP_TOLERATED` seconds without numbers: machines sleep at night. They are a problem at
+once if a person must fix the login of every machine."""
 
 ASLEEP_TOLERATED = 86400
 
@@ -65,7 +65,7 @@ class Topics(NamedTuple):
 
     @property
     def health(self) -> str:
-        """How the polling is doing."""
+        """How polling is going."""
         return f"{self.base}/{self.account}/health"
 
     @property

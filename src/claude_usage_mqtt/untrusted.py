@@ -1,4 +1,4 @@
-"""Helpers for data from outside: what is not exactly right becomes None, and nothing here raises."""
+"""Helpers for data from outside: anything that is not exactly right becomes None, and nothing here raises."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def number(value: object, *, maximum: float) -> float | None:
 
 
 def json_object(payload: bytes | None, longest: int = 1_000_000) -> dict[str, Any]:
-    """Return the JSON object of a payload of at most so many bytes; empty if it is not one."""
+    """Return the JSON object of a payload of at most this many bytes; empty if it is not one."""
     try:
         document = json.loads(payload) if payload and len(payload) <= longest else None
     except (ValueError, RecursionError):
@@ -51,6 +51,6 @@ def clean_text(value: object, maximum: int = MAX_LABEL) -> str | None:
 
 
 def slug(text: str) -> str:
-    """Return `text` as lower-case ASCII letters, digits and underscores; empty if none of it is left."""
+    """Return `text` as lower-case ASCII letters, digits and underscores; empty if nothing is left."""
     plain = unicodedata.normalize("NFKD", text[: 4 * MAX_LABEL]).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]+", "_", plain.lower()).strip("_")[:MAX_LABEL].strip("_")

@@ -27,14 +27,14 @@ from parts.broker import available
 IMPORTS = "import paho.mqtt.client, httpx, pydantic_settings"
 BARE_POLLS = 300
 WARM_UP = 100
-"""Polls that are not counted: what is made once has been made after them."""
+"""Polls that are not counted: after them, everything that is made once exists."""
 
 PACE = 20
 """Polls a second, of the service and of the floor: a process that sleeps in between pays for each time it wakes up.
 Five minutes pass in 50 ms, and a poll takes half a minute: no sign of life is due during it or before the next."""
 
 ALIKE = 10
-"""Answers with the same numbers: with more of them the service would think that nobody works, and ask less often."""
+"""Answers with the same numbers: with more, the service would think that nobody is working, and ask less often."""
 
 SETTLED_AFTER, IDLE_FOR = 20, 60
 """Seconds."""
@@ -42,12 +42,12 @@ SETTLED_AFTER, IDLE_FOR = 20, 60
 THREE_LIBRARIES = "importing the three libraries"
 
 MISSED = 3
-"""Exit status where a target is missed; other machines at work are enough for that."""
+"""Exit status if a target is missed; other work on the same hardware is enough for that."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A line of the table; `value` is what the target is for, a ratio where there is a floor of the same kind."""
+    """A line of the table; `value` is what the target limits, a ratio if there is a floor of the same kind."""
 
     what: str
     ours: str
@@ -69,7 +69,7 @@ class Row:
 
 
 def main() -> int:
-    """Measure, print the table, return `MISSED` where a target is missed."""
+    """Measure, print the table, return `MISSED` if a target is missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--full", action="store_true", help="10,000 polls, and more of everything: half an hour")
     full = parser.parse_args().full
@@ -99,7 +99,7 @@ def table(rows: list[Row]) -> Iterator[str]:
 
 
 def machine() -> str:
-    """Return what this was measured on."""
+    """Return the machine that this was measured on."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     model = next(
         (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
@@ -108,7 +108,7 @@ def machine() -> str:
 
 
 def start(around: World, full: bool) -> Iterator[Row]:  # noqa: FBT001
-    """Measure the start, turn by turn with its floors, so that a busy moment meets all of them."""
+    """Measure the start alternately with its floors, so that a busy moment affects all of them."""
     imports, bare, ours = [], [], []
     with endpoint() as url:
         for _ in range(15 if full else 7):
@@ -137,7 +137,7 @@ def start(around: World, full: bool) -> Iterator[Row]:  # noqa: FBT001
 def _until_retained(around: World, url: str, *, bare: bool) -> float:
     prefix = next(around.names)
     topic = f"{prefix}/default/state"
-    # this topic alone: a message that comes behind others waits in the broker until those are acknowledged
+    # this topic alone: a message behind others waits in the broker until those are acknowledged
     with Counter(around.broker.port, (topic,)) as counter:
         began = time.perf_counter()
         command = ["benchmarks.floor", url, str(around.broker.port), topic, "1", "0"] if bare else ["claude_usage_mqtt"]
@@ -264,7 +264,7 @@ def accounts(around: World, full: bool) -> Iterator[Row]:  # noqa: FBT001
     rounds = 24 if full else 5
     cost: dict[int, float] = {}
     for number in (1, 10, 50, 200):
-        # as many polls for few as for many, else the kernel's clock is too coarse
+        # as many polls with few accounts as with many, else the kernel's clock is too coarse
         turns = max(rounds, rounds * 100 // number)
         with run(around, accounts=number, polls_per_second=PACE) as service:
             first = service.reading_after(2 * number)

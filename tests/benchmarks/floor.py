@@ -22,7 +22,7 @@ def main(url: str, port: int, topic: str, count: int, pause: float) -> None:
         for number in range(count):
             time.sleep(pause)
             body = client.get(url).content
-            # no two alike, as in life
+            # no two alike, as in reality
             broker.publish(topic, b"%d%b" % (number, body), qos=1, retain=True).wait_for_publish(10)
     print("done", flush=True)
     sys.stdin.read()

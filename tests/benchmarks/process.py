@@ -9,7 +9,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
 ENVIRONMENT = {"PATH": os.environ.get("PATH", os.defpath), "PYTHONPATH": str(TESTS)}
-"""And nothing else: what is set here may keep Python from keeping what it has compiled."""
+"""Nothing else: a variable that is set here may keep Python from caching compiled code."""
 TICK = 1 / os.sysconf("SC_CLK_TCK")
 
 Process = subprocess.Popen[str]
@@ -35,7 +35,7 @@ def threads(process: Process) -> int:
 
 
 def wakeups(process: Process) -> int:
-    """Return how often its threads have waited for something, and so have been woken up."""
+    """Return how often its threads have waited for something, and so were woken up."""
     found = 0
     for thread in Path(f"/proc/{process.pid}/task").iterdir():
         status = (thread / "status").read_text(encoding="ascii")

@@ -97,7 +97,7 @@ class World:
 
 @contextmanager
 def world() -> Iterator[World]:
-    """Run a broker, one that holds no small packet back: by default it does, at times, for 40 ms that are not ours."""
+    """Run a broker, one that holds no small packet back: by default it sometimes does, for 40 ms that are not ours."""
     at_once = ["set_tcp_nodelay true"]
     with tempfile.TemporaryDirectory() as folder, Mosquitto(persistence=False, extra_lines=at_once) as broker:
         write_credentials(Path(folder), expires_in=None)
@@ -106,7 +106,7 @@ def world() -> Iterator[World]:
 
 @contextmanager
 def endpoint(*, alike: int = 1, origin: float = 0.0, speed: float = 1.0) -> Iterator[str]:
-    """Run an endpoint; give its URL."""
+    """Run an endpoint; return its URL."""
     with running("-m", "benchmarks.endpoint", str(alike), str(origin), str(speed)) as process:
         yield f"http://127.0.0.1:{first_line(process)}"
 

@@ -45,7 +45,7 @@ needs_mosquitto = pytest.mark.skipif(not available(), reason="Mosquitto is not i
 
 @contextlib.contextmanager
 def any_broker() -> Iterator[Broker]:
-    """Run a broker of whatever kind this machine has."""
+    """Run a broker of the kind that this machine has."""
     if available():
         with Mosquitto() as mosquitto:
             yield mosquitto
@@ -60,7 +60,7 @@ class Mosquitto(Server):
     """A separate Mosquitto process, with its own folder and ports; a context manager.
 
     `port` is always there and plain; `tls`, `websockets` and `unix_socket` add listeners next to it, so that a
-    test can watch on the plain one. Settings hold for all listeners: with `users` nobody is anonymous.
+    test can watch on the plain one. Settings hold for all listeners: with `users` there are no anonymous clients.
     The ports stay the same, and stay reserved, until the end of the context.
     """
 
@@ -79,7 +79,7 @@ class Mosquitto(Server):
     ) -> None:
         """Take the settings; `start` runs it.
 
-        `persistence` keeps retained messages over a `stop`, not over a `kill`. `server_certificate` replaces the
+        `persistence` keeps retained messages across a `stop`, not across a `kill`. `server_certificate` replaces the
         good one, by an expired one of another `Authority` for instance. `extra_lines` are global lines of
         mosquitto.conf.
         """
@@ -138,14 +138,14 @@ class Mosquitto(Server):
     # -- its life
 
     def start(self) -> Self:
-        """Start it; returns when it has accepted a connection, which is the first one in its log."""
+        """Start it; returns when it has accepted a connection, the first one in its log."""
         program = _program("mosquitto")
         assert program is not None, "Mosquitto is not installed"
         assert self._process is None, "this Mosquitto runs already"
         self._process = LoggedProcess([program, "-c", self._configuration], cwd=self.folder).__enter__()
         try:
             self.log.wait_for(" running", START_TIMEOUT)
-            # it says so before its loop runs, and until then it would lose a signal: wait for what the loop does
+            # it logs that before its loop runs, and until then it would lose a signal: wait for the loop's first act
             socket.create_connection((LOOPBACK, self.port), START_TIMEOUT).close()
             self.log.wait_for("New connection from", START_TIMEOUT)
         except BaseException:
@@ -158,7 +158,7 @@ class Mosquitto(Server):
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it by SIGKILL: it says and saves nothing."""
+        """End it by SIGKILL: it sends and saves nothing."""
         self._end(signal.SIGKILL)
 
     def restart(self, *, wipe: bool = False) -> None:
@@ -169,11 +169,11 @@ class Mosquitto(Server):
         self.start()
 
     def freeze(self) -> None:
-        """Stop it in its tracks: connections stay open and nothing answers."""
+        """Suspend it: connections stay open and nothing answers."""
         self._running().process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let a frozen one go on."""
+        """Let a frozen one continue."""
         self._running().process.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
@@ -232,7 +232,7 @@ def _general_lines(folder: Path, *, persistence: bool) -> list[str]:
         f"persistence_location {folder}/",
     ]
     if os.name == "posix" and os.geteuid() == 0:
-        lines.append(f"user {getpass.getuser()}")  # else it becomes a user that may not read its folder
+        lines.append(f"user {getpass.getuser()}")  # else it changes to a user that may not read its folder
     return lines
 
 

@@ -1,4 +1,4 @@
-"""A program that behaves as Claude Code was measured to, for what the real one cannot be made to do at will.
+"""A program that behaves as Claude Code was measured to, for cases that cannot be produced with the real one.
 
 The real one is in `tests/real`. This one is steered by `mode.json` in its CLAUDE_CONFIG_DIR, and writes there what it
 was called with.
@@ -64,7 +64,7 @@ class FakeClaudeCode:
 
     @property
     def calls(self) -> list[dict[str, Any]]:
-        """What it was called with, each time it was asked for the usage."""
+        """How it was called, each time it was asked for the usage."""
         path = self.folder / "calls.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -88,11 +88,11 @@ class FakeClaudeCode:
         }
         return json.dumps(document)
 
-    def answers(self, body: Any, fetched_at: dt.datetime | None = None, *, sleep: float = 0, **response: Any) -> None:
+    def answers(self, body: Any, fetched_at: dt.datetime | None = None, **response: Any) -> None:
         """Let it answer with a body; if it was `fetched_at`, that is noted in its file when it is asked."""
         given = {"subscription_type": "max", "rate_limits_available": True, "rate_limits": body, **response}
         files = {} if fetched_at is None else {".claude.json": self.keeps(body, fetched_at)}
-        self.mode(lines=[control_response({"subtype": "success", "response": given})], files=files, sleep=sleep)
+        self.mode(lines=[control_response({"subtype": "success", "response": given})], files=files)
 
 
 def control_response(response: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from claude_usage_mqtt.cli import main
 
-# What a process needs to start at all; nothing of the tester's own settings may reach the program.
+# What a process needs to start at all; none of the tester's own settings may reach the program.
 KEPT = ("PATH", "SYSTEMROOT", "LANG", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "COVERAGE_PROCESS_START")
 
 
@@ -35,7 +35,7 @@ from claude_usage_mqtt.reporter import publishing
 publishing.NAME_CHECK = 0.3
 raise SystemExit(main(["report"]))
 """
-"""`report` that does not wait two seconds for another one of its name."""
+"""`report` without the wait of two seconds for another one of its name."""
 
 
 def run_command(home: Path, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
@@ -69,7 +69,7 @@ def call_command(home: Path, *arguments: str, **settings: object) -> subprocess.
 
 @contextlib.contextmanager
 def _in_place_of_ours(home: Path, settings: Mapping[str, object]) -> Iterator[None]:
-    """Set a command's environment, folder and signal handlers in this process, and then its own again."""
+    """Set a command's environment, folder and signal handlers in this process, and restore them afterward."""
     environment, folder = dict(os.environ), Path.cwd()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     wanted = clean_environment(home, settings)

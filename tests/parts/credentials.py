@@ -19,7 +19,7 @@ def write_credentials(
     organization: str = "6a3c1f0e",
     **overrides: Any,
 ) -> Path:
-    """Write the file with this access token, of the organization whose id begins so, and give its path.
+    """Write the file with this access token, of the organization whose id has this beginning, and return its path.
 
     `expires_in` None leaves `expiresAt` out, a negative one makes the token expired. `overrides` are keys of
     `claudeAiOauth`, for instance `expiresAt="soon"` or `subscriptionType=None`.
@@ -54,5 +54,5 @@ def write_credentials_text(folder: Path, text: str) -> Path:
 
 
 def break_mount(folder: Path) -> None:
-    """Let whatever asks for a folder fail as on a mount that is gone: with an error that does not mean "not there"."""
+    """Let all access to a folder fail as on a mount that is gone: with an error that does not mean "not there"."""
     folder.symlink_to("x" * 300)  # ENAMETOOLONG, to pathlib the same as ESTALE, ENOTCONN and EIO

@@ -27,7 +27,7 @@ def sample_usage(
     spend: Any = None,
     **more: Any,
 ) -> Document:
-    """Build an answer. A number becomes a window, a mapping is taken as it is, `None` is `null`.
+    """Build an answer. A number becomes a window, a mapping is used unchanged, `None` is `null`.
 
     `resets_at` is the five-hour window's. Without the two resets the session ends two to three hours and the
     week three days after `now` (the real time unless given). `scoped` maps a model's display name to its

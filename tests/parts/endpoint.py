@@ -1,6 +1,6 @@
 """A real HTTP server on loopback that answers like the usage endpoint, and fails on request.
 
-It speaks just enough HTTP/1.1 to be exact about every byte: a fault decides what goes over the wire, and when.
+It has just enough HTTP/1.1 to control every byte: a fault decides what goes over the wire, and when.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ class Request:
 
     @property
     def bearer(self) -> str | None:
-        """Return the bearer token: empty where an empty one was sent, `None` where none was."""
+        """Return the bearer token: empty if an empty one was sent, `None` if none was."""
         scheme, _, token = self.headers.get("authorization", "").partition(" ")
         return token.strip() if scheme.lower() == "bearer" else None
 
@@ -53,11 +53,11 @@ class Fault(Protocol):
     """A way to answer. The connection is kept only after a complete answer (`Exchange.answer`)."""
 
     def serve(self, exchange: "Exchange") -> None:
-        """Answer, or do not."""
+        """Answer, or do not answer."""
 
 
 class Exchange:
-    """One request and the wire to answer it on; every method raises `ClientGone` once nobody listens."""
+    """One request and the wire to answer it on; every method raises `ClientGone` once the client is gone."""
 
     def __init__(
         self, request: Request, connection: socket.socket, gate: socket.socket, usual: Callable[["Exchange"], None]
@@ -105,7 +105,7 @@ class Exchange:
         self._stay(self._connection, self._gate, timeout=None)
 
     def reset(self) -> None:
-        """Make the coming close an abrupt one (RST)."""
+        """Make the next close an abrupt one (RST)."""
         linger_none = struct.pack("ii", 1, 0)
         with contextlib.suppress(OSError):
             self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_none)
@@ -116,9 +116,9 @@ class Exchange:
 
 
 class Endpoint(Server):
-    """The server; a context manager. Its settings may be changed at any time and hold from the next request on.
+    """The server; a context manager. Its settings may be changed at any time and apply from the next request on.
 
-    - `document`: what it answers, or a function of the `Request` that gives it
+    - `document`: what it answers, or a function of the `Request` that returns it
     - `fault`: how it answers all requests, `None` for as usual; `fault_next` is for the next ones alone
     - `tokens`: the bearer tokens it knows, `None` for any
     """
@@ -153,7 +153,7 @@ class Endpoint(Server):
         return self
 
     def close(self) -> None:
-        """Hang up on everybody and end all threads."""
+        """Disconnect all clients and end all threads."""
         self._acceptor.close()
         with self._changed:
             self._closing = True
@@ -204,7 +204,7 @@ class Endpoint(Server):
             return self._bytes_sent
 
     def wait_for_requests(self, count: int, timeout: float = REASONABLE) -> list[Request]:
-        """Wait until that many requests came in all, and give those that are remembered."""
+        """Wait until that many requests came in all, and return those that are remembered."""
         self._wait_until(lambda: self._count >= count, timeout, f"{count} requests")
         return self.requests
 
@@ -212,7 +212,7 @@ class Endpoint(Server):
         """Wait until that many clients left before their answer was complete."""
         self._wait_until(lambda: self._gone >= count, REASONABLE, f"{count} clients to leave")
 
-    # -- what it is to do
+    # -- what it should do
 
     def fault_next(self, *faults: Fault) -> None:
         """Answer the next requests with these faults, one each, before `fault` counts again."""

@@ -30,7 +30,7 @@ WRONG_TYPES: Final[tuple[Any, ...]] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A complete answer of any kind: a page, bytes that are no JSON, JSON that is not a document."""
+    """A complete answer of any kind: a page, bytes that are not JSON, JSON that is not a document."""
 
     status: int = 200
     body: bytes = b""
@@ -86,7 +86,7 @@ def html_page(status: int = 200) -> Answer:
 
 
 def invalid_json(body: bytes = b'{"five_hour": {"utilization": 4') -> Answer:
-    """200 that says it is JSON, and is not."""
+    """200 with a JSON content type, and a body that is not JSON."""
     return Answer(body=body, headers=JSON_HEADERS)
 
 
@@ -134,7 +134,7 @@ class DripBody:
     size: int = MEGABYTE
 
     def serve(self, exchange: Exchange) -> None:
-        """Drip until the client is gone, or all is sent."""
+        """Drip until the client is gone or everything is sent."""
         exchange.send(exchange.head(200, {**JSON_HEADERS, "Content-Length": str(self.size)}))
         for _ in range(self.size):
             exchange.send(b" ")
@@ -148,7 +148,7 @@ class HugeBody:
     size: int = 100 * MEGABYTE
 
     def serve(self, exchange: Exchange) -> None:
-        """Send until the client is gone, or all is sent."""
+        """Send until the client is gone or everything is sent."""
         exchange.send(exchange.head(200, {**JSON_HEADERS, "Transfer-Encoding": "chunked"}))
         piece = b" " * (64 * 1024)
         for _ in range(self.size // len(piece)):
@@ -163,7 +163,7 @@ class GzipBomb:
     size: int = 1024 * MEGABYTE
 
     def serve(self, exchange: Exchange) -> None:
-        """Send until the client is gone, or all is sent."""
+        """Send until the client is gone or everything is sent."""
         headers = {**JSON_HEADERS, "Content-Encoding": "gzip", "Connection": "close"}
         exchange.send(exchange.head(200, headers))
         gzip = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
@@ -199,5 +199,5 @@ class CloseAtOnce:
 
 
 def redirect(to: Endpoint, status: int = 302) -> Answer:
-    """Send the client elsewhere; that endpoint's requests show what it brought along."""
+    """Send the client elsewhere; that endpoint's requests show what it sent there."""
     return Answer(status=status, headers={"Location": to.usage_url})

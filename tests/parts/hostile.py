@@ -1,4 +1,4 @@
-"""What somebody may send who means no good: values of any kind, and documents in which anything may be anything."""
+"""Hostile input: values of any kind, and documents in which anything may have any type."""
 
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -36,7 +36,7 @@ values = st.recursive(
 
 
 def spoiled(document: Any) -> st.SearchStrategy[Any]:
-    """Return documents of this shape in which anything may be anything."""
+    """Return documents of this shape in which anything may have any type."""
     if isinstance(document, dict):
         return st.fixed_dictionaries({}, optional={key: values | spoiled(value) for key, value in document.items()})
     if isinstance(document, list) and document:

@@ -35,7 +35,7 @@ class Server:
 
 
 class HeldPort:
-    """A loopback port that stays ours until `close()`, also while nobody listens on it; a context manager.
+    """A loopback port that stays reserved until `close()`, even while nobody listens on it; a context manager.
 
     Linux lets a second socket listen on a port that another one has only bound, so the number cannot be
     given to anybody else over restarts. Elsewhere it is a number that was free a moment ago.
@@ -62,7 +62,7 @@ class HeldPort:
         return listener
 
     def close(self) -> None:
-        """Let the port go."""
+        """Release the port."""
         self._holder.close()
 
     def __enter__(self) -> Self:
@@ -75,7 +75,7 @@ class HeldPort:
 def hang_up(connection: socket.socket) -> None:
     """Wake every thread that is blocked on the connection: each sees its end. Closes nothing."""
     with contextlib.suppress(OSError):
-        # not the method: an SSLSocket forgets its TLS state in it, under the feet of the other thread
+        # not the method: it would drop an SSLSocket's TLS state while the other thread uses it
         socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 

@@ -1,4 +1,4 @@
-"""What the program waits for in real seconds, as short as parts on one machine need it: the order of things stays."""
+"""The program's waits in real seconds, as short as parts on one machine allow: the order of events stays the same."""
 
 from __future__ import annotations
 

@@ -24,13 +24,13 @@ class Log:
         self._has_ended = False
 
     def add(self, line: str) -> None:
-        """Take a line in."""
+        """Add a line."""
         with self._changed:
             self._lines.append(line)
             self._changed.notify_all()
 
     def end(self) -> None:
-        """Let nobody wait for more lines."""
+        """End all waits for more lines."""
         with self._changed:
             self._has_ended = True
             self._changed.notify_all()
@@ -84,7 +84,7 @@ class LoggedProcess:
         self.stop()
 
     def stop(self, by: signal.Signals = signal.SIGTERM) -> int:
-        """End it by a signal, as fast as a container engine wants it; give its exit status."""
+        """End it by a signal, as fast as a container engine requires; return its exit status."""
         self.process.send_signal(by)
         status = self.process.wait(END_TIMEOUT)
         self._reader.join()

@@ -44,7 +44,7 @@ class _Pipe:
         return len(self.waiting)
 
     def drain(self) -> None:
-        """Hand on what the other side takes."""
+        """Pass on as much as the other side accepts."""
         try:
             self.waiting = self.waiting[self.sink.send(self.waiting) :]
         except BlockingIOError:
@@ -64,7 +64,7 @@ class _Link:
         self.down = _Pipe(target, client)
 
     def over(self) -> bool:
-        """Return whether either side has closed and all it had said is handed on."""
+        """Return whether either side has closed and everything that it sent is passed on."""
         return any(pipe.ended and not pipe.waiting for pipe in (self.up, self.down))
 
     def close(self) -> None:
@@ -76,7 +76,7 @@ class _Link:
 class FaultyProxy(Server):
     """A proxy to `target_port` on loopback; a context manager. It passes everything by default.
 
-    `port` stays the same, and stays ours, over all faults.
+    `port` stays the same, and reserved, through all faults.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -127,7 +127,7 @@ class FaultyProxy(Server):
         self._do(self._reset)
 
     def refuse(self) -> None:
-        """Drop the open connections and listen no more: new ones are refused."""
+        """Drop the open connections and stop listening: new ones are refused."""
         self._do(self._refuse)
 
     def freeze(self) -> None:
@@ -182,7 +182,7 @@ class FaultyProxy(Server):
         }
         pauses = [pipe.not_before - now for pipe in pipes if pipe.not_before > now]
         if blocked:
-            pauses.append(SLOW_STEP)  # a sink that takes nothing: look again
+            pauses.append(SLOW_STEP)  # a receiver that accepts nothing: look again
         ends: list[socket.socket] = [self._wake, *fillable]
         if self._listener is not None and not self._frozen:
             ends.append(self._listener)
@@ -215,7 +215,7 @@ class FaultyProxy(Server):
             pipe.not_before = time.monotonic() + count / self._rate
         if left is not None:
             self._left = left - count if count < left else None
-            pipe.ended = pipe.ended or self._left is None  # closed as soon as these bytes are handed on
+            pipe.ended = pipe.ended or self._left is None  # closed as soon as these bytes are passed on
 
     def _accept(self) -> None:
         if self._listener is None:

@@ -1,4 +1,4 @@
-"""Readings of one window each, for tests of what becomes of them over time."""
+"""Readings of one window each, for tests of how they develop over time."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -40,7 +40,7 @@ def make_usage(at: datetime, *windows: Window, money: ExtraUsage | None = None) 
 
 
 def make_account(stale_after: timedelta = timedelta(days=365)) -> AccountUsage:
-    """Return an account of which nothing is known; its numbers do not become stale unless a test is about that."""
+    """Return an account of which nothing is known; its numbers become stale only if a test is about that."""
     return AccountUsage("default", Rules(stale_after=stale_after))
 
 

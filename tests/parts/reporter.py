@@ -52,7 +52,7 @@ def running_reporter(
 
 
 def is_online(message: Message) -> bool:
-    """Return whether it is the presence of a reporter that is there."""
+    """Return whether it is the presence of a reporter that is online."""
     return bool(message.payload) and message.json()["online"] is True
 
 

@@ -89,7 +89,7 @@ class Clock:
     """A clock for the service that the test may set, put to sleep, and run fast."""
 
     def __init__(self, speed: float = 1.0, *, origin: float | None = None, start: dt.datetime | None = None) -> None:
-        """Begin at `start` when the system's monotonic clock says `origin`: two processes may have the same clock."""
+        """Begin at `start` when the system's monotonic clock says `origin`: two processes can share a clock."""
         self._speed = speed
         self.start = start or dt.datetime.now(dt.UTC)
         self.origin = time.monotonic() if origin is None else origin
@@ -109,7 +109,7 @@ class Clock:
         return seconds / self._speed
 
     def sleep(self, span: dt.timedelta) -> None:
-        """Let the host have slept, or simply time have passed."""
+        """Make it seem that the host has slept, or that time has passed."""
         self._slept += span.total_seconds()
 
     def set(self, step: dt.timedelta) -> None:
@@ -118,7 +118,7 @@ class Clock:
 
 
 class Impatient(random.Random):
-    """Chance that always gives the least."""
+    """Chance that always returns the least."""
 
     def uniform(self, a: float, _: float) -> float:
         """Return the lower bound."""

@@ -1,4 +1,4 @@
-"""An account that lives in simulated time: its own policy decides when to poll, the world decides what it reads."""
+"""An account that lives in simulated time: its policy decides when to poll, the world decides what it reads."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ TOPICS = Topics(base="claude-usage", account="default")
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What was published from an instant on."""
+    """The document that was published from an instant on."""
 
     at: datetime
     state: dict[str, Any]
 
     def window(self, key: str) -> dict[str, Any]:
-        """Return what is shown of a window; nothing of one that is not there."""
+        """Return what is shown of a window; empty if it is not there."""
         found: dict[str, Any] = self.state["windows"].get(key, {})
         return found
 
 
 NOT_ASKED = UsageApi("http://127.0.0.1:9/", "tests")
-"""The simulation answers in its place."""
+"""The simulation answers instead."""
 
 
 def make_state(
@@ -66,7 +66,7 @@ def make_state(
 
 
 def poll(state: AccountState, at: datetime, source: str = OAUTH, **found: Any) -> list[Event]:
-    """Let an account be polled, and find a reading, an error or nothing new; return what happened."""
+    """Poll an account, with a reading, an error or nothing new as the result; return what happened."""
     state.begin_poll(at)
     return state.finish_poll(PollResult(account=state.name, source=source, **{"requests": 1, **found}), at)
 
@@ -118,20 +118,20 @@ class Simulation:
             self.shown.append(Shown(self.now, state))
 
     def restart(self) -> None:
-        """Let the service be restarted: what is retained is all that the next one knows."""
+        """Restart the service: the next run knows only what is retained."""
         retained = dict(documents(self.state, self.now))
         restarted = make_state(7, interval=self.state.options.interval.total_seconds())
         restarted.restore(retained, self.now)
         self.state = restarted
 
     def set_clock(self, step: timedelta) -> None:
-        """Let the wall clock be set; the world's time is what it was."""
+        """Set the wall clock; the world's time does not change."""
         self.now += step
         self.state.clock_stepped(step, self.now)
 
 
 def sequence(entries: Mapping[datetime, Any], one_poll: tuple[datetime, ...] = ()) -> Callable[[datetime], Any]:
-    """Return a world in which each entry holds from its instant to the next; those in `one_poll` for one poll only."""
+    """Return a world in which each entry holds from its instant to the next; those in `one_poll` only for one poll."""
     seen: set[datetime] = set()
 
     def respond(now: datetime) -> Any:

@@ -45,7 +45,7 @@ class Supervisor:
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
 
     def install_broker(self, port: int) -> None:
-        """Let the Mosquitto app be there from now on, on loopback."""
+        """Provide the Mosquitto app from now on, on loopback."""
         self.broker = {
             "addon": "core_mosquitto",
             "host": LOOPBACK,

@@ -1,7 +1,7 @@
-"""An account whose truth is known: what the endpoint says of it, faults included, and what really happened.
+"""An account whose truth is known: what the endpoint reports of it, faults included, and what really happened.
 
 Windows fill while somebody works, end at their resets, are refilled, drift, and now and then a response is wrong in a
-way that was reported of the real endpoint.
+way that was reported for the real endpoint.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SESSION, MINUTE, HOUR, DAY = timedelta(hours=5), timedelta(minutes=1), timedelta
 
 @dataclass(slots=True)
 class TrueWindow:
-    """A window as it is; `fill` counts how often it began, or was refilled (`is_refill`)."""
+    """The true window; `fill` counts how often it began, or was refilled (`is_refill`)."""
 
     key: str
     utilization: float = 0.0
@@ -28,14 +28,14 @@ class TrueWindow:
     is_refill: bool = False
 
     def empty(self, utilization: float, resets_at: datetime | None, *, is_refill: bool = False) -> None:
-        """Begin anew, or be refilled."""
+        """Start over, or be refilled."""
         self.utilization, self.resets_at, self.is_refill = utilization, resets_at, is_refill
         self.fill += 1
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What one response said of one window, and whether that is true."""
+    """What one response said about one window, and whether that is true."""
 
     at: datetime
     key: str
@@ -49,14 +49,14 @@ class Said:
 
 @dataclass
 class TrueAccount:
-    """The account and its endpoint. Asked with the real time, which only moves forward."""
+    """The account and its endpoint. It is asked with the real time, which only moves forward."""
 
     rng: random.Random
     now: datetime
     said: list[Said] = field(default_factory=list)
     is_clock_right: bool = True
     quiet: int = 3
-    """Responses that are right, whatever comes: a fault that lasts is indistinguishable from the truth."""
+    """Responses that must be right next: a fault that lasts is indistinguishable from the truth."""
 
     def __post_init__(self) -> None:
         self.session = TrueWindow("five_hour")
@@ -135,7 +135,7 @@ class TrueAccount:
         document: dict[str, Any] = {window.key: self._section(window) for window in self.windows}
         wrong = fault(document) if fault is not None else set()
         is_old = self.old_session is not None and now < self.old_session[0] and self.old_session[1] >= 50
-        # A clock that is wrong does not know when the reset was, and may ask twice in this time.
+        # A service with a wrong clock does not know when the reset was, and may ask twice in this time.
         if self.old_session is not None and is_old and self.is_clock_right and not wrong:
             document["five_hour"] = {"utilization": self.old_session[1], "resets_at": (self.now + SESSION).isoformat()}
             wrong, self.quiet = {"five_hour"}, 3
@@ -180,7 +180,7 @@ class TrueAccount:
         return {"five_hour"}
 
     def _flip(self, document: dict[str, Any]) -> set[str]:
-        """Show the number from before the refill once more, if that is unlikely."""
+        """Show the number from before the refill once more, if that looks unlikely."""
         old = self.flips.pop()
         if old - self.week.utilization < 45:
             return set()
@@ -189,7 +189,7 @@ class TrueAccount:
 
     def _zero(self, document: dict[str, Any]) -> set[str]:
         if not self.is_clock_right:
-            return set()  # to a clock that is ahead it is a window that has just begun
+            return set()  # with a clock that is ahead, it is a window that has just begun
         last = {said.key: said for said in self.said}
         wrong = {key for key, said in last.items() if said.utilization >= 11 and said.fill == self._fill(key)}
         moved = self.rng.choice([None, timedelta(0), DAY])  # sometimes the reset is wrong, too

@@ -1,10 +1,10 @@
-"""Waiting for what happens in another thread or process, as long as it takes within reason."""
+"""Waiting for what happens in another thread or process, for a reasonable time."""
 
 import time
 from collections.abc import Callable
 
 REASONABLE = 30.0
-"""Seconds, on a machine that is busy with something else."""
+"""Seconds, enough for a machine that is busy with something else."""
 
 
 def eventually(is_true: Callable[[], bool]) -> None:

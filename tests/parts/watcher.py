@@ -1,4 +1,4 @@
-"""An MQTT client that has nothing to do with the program and remembers all that it saw."""
+"""An MQTT client, independent of the program, that remembers everything it saw."""
 
 import json
 import threading
@@ -91,7 +91,7 @@ class Watcher(Server):
             return [message for message in self._messages[since:] if topic_matches_sub(topic, message.topic)]
 
     def mark(self) -> int:
-        """Return the place in the order where the next message will be: a `since` for what is yet to come."""
+        """Return the place in the order where the next message will be: a `since` for messages to come."""
         with self._changed:
             return len(self._messages)
 
@@ -114,7 +114,7 @@ class Watcher(Server):
         *,
         since: int = 0,
     ) -> Message:
-        """Return the first message of a topic or filter, from `since` on, that the predicate likes; wait for it."""
+        """Return the first message of a topic or filter, from `since` on, that fulfills the predicate; wait for it."""
         seen = since
         found: Message | None = None
 
@@ -133,7 +133,7 @@ class Watcher(Server):
         return found
 
     def settle(self, timeout: float = REASONABLE) -> None:
-        """Return when all that the broker had taken before this call has arrived here."""
+        """Return when everything that the broker had accepted before this call has arrived here."""
         fence = f"{FENCE_PREFIX}{self._id}/{uuid.uuid4().hex}"
         self.publish(fence, "")
         with self._changed:
@@ -157,10 +157,10 @@ class Watcher(Server):
                 if message.retain and any(topic_matches_sub(topic, message.topic) for topic in self.topics)
             }
 
-    # -- what it says
+    # -- what it publishes
 
     def publish(self, topic: str, payload: str | bytes = "", *, retain: bool = False, qos: int = 1) -> None:
-        """Publish, and wait until the broker has taken it."""
+        """Publish, and wait until the broker has accepted it."""
         assert self._client is not None, "the watcher is not started"
         mid = self._client.publish(topic, payload, qos=qos, retain=retain).mid
         with self._changed:

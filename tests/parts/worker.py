@@ -1,4 +1,4 @@
-"""The demo's account, of somebody who works more or less than its own."""
+"""The demo's account, with somebody who works more or less."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from claude_usage_mqtt.demo.simulated_account import SimulatedAccount
 
 
 class Worker(SimulatedAccount):
-    """The demo's account, if each minute of work costs so many `times` as much."""
+    """The demo's account, with each minute of work costing `times` as much."""
 
     def __init__(self, clock: Callable[[], dt.datetime], times: float, seed: int = 7) -> None:
         super().__init__(clock, seed)

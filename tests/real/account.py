@@ -15,7 +15,7 @@ EUR = make_extra_usage(1234.0, 5000, "EUR")
 
 
 def document(**changes: Any) -> dict[str, Any]:
-    """Make an answer: a session two hours before its reset, half of a week, a model's week, and some money."""
+    """Make an answer: a session two hours before its reset, half a week, a model's week, and some money."""
     soon = dt.datetime.now(dt.UTC) + dt.timedelta(hours=2)
     arguments: dict[str, Any] = {
         "five_hour": 42.5,

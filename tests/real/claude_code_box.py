@@ -13,7 +13,7 @@ import claude_usage_mqtt
 
 
 class Box:
-    """What a script left, in a folder for each of its trials."""
+    """The files that a script left, in a folder for each of its trials."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

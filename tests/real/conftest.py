@@ -18,7 +18,7 @@ from real.home import HomeAssistant, StepClock
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is here, and skip it loudly where the real programs are not."""
+    """Mark the tests here, and skip them loudly if the real programs are missing."""
     here = Path(__file__).parent
     missing = pytest.mark.skip(
         reason="NOT RUN AGAINST THE REAL PROGRAMS: set REAL_PARTS to the folder of the scripts that start them"
@@ -54,7 +54,7 @@ def the_home(scripts: Path, mosquitto: Mosquitto) -> Iterator[HomeAssistant]:
 
 @pytest.fixture
 def home(the_home: HomeAssistant) -> Iterator[HomeAssistant]:
-    """Return the Home Assistant; at the end its log may hold no warning or error that is new."""
+    """Return the Home Assistant; at the end its log must not have a new warning or error."""
     before = the_home.complaints()
     yield the_home
     new = the_home.complaints()[len(before) :]
@@ -91,7 +91,7 @@ def serve(mosquitto: Mosquitto, endpoint: Endpoint, tmp_path: Path, clock: StepC
 
 @pytest.fixture
 def watcher(mosquitto: Mosquitto, home: HomeAssistant) -> Iterator[Watcher]:
-    """Watch the broker; at the end take what the service left off it, and see that Home Assistant follows."""
+    """Watch the broker; at the end remove what the service left, and check that Home Assistant follows."""
     with Watcher(mosquitto.port) as watching:
         yield watching
         for topic in watching.retained():

@@ -21,12 +21,12 @@ START_TIMEOUT: Final = 180
 SEVERE: Final = re.compile(r" (WARNING|ERROR|CRITICAL) ")
 NOT_OURS: Final = re.compile(
     r"homeassistant\.bootstrap\] Skipping pip|The 'server_host' option near"
-    # what Home Assistant says of a broker that the test has stopped
+    # what Home Assistant logs about a broker that the test has stopped
     r"|mqtt\.client\] (Disconnected from MQTT server|Failed to connect to MQTT server|Error returned from MQTT server)"
     r"|mqtt\.util\] Error talking to MQTT: The client is not currently connected"
     r"|paho\.mqtt\.client\] failed to receive on socket"
     r"|Task exception was never retrieved[^$]*_async_resubscribe_and_publish_birth_message"
-    # and of its own database after it was killed
+    # and about its own database after it was killed
     r"|recorder\.util\] (The system could not validate that the sqlite3 database|Ended unfinished session)"
 )
 RECORD: Final = re.compile(r"^(?=\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.)", re.MULTILINE)
@@ -38,7 +38,7 @@ class StepClock(Clock):
     """A clock for the service that (nearly) stops until the test lets time pass."""
 
     def to_real(self, seconds: float) -> float:
-        """Return real seconds: the service often checks whether time has passed."""
+        """Return real seconds: so small that the service often checks whether time has passed."""
         return min(seconds, 0.05)
 
     def advance(self, **span: float) -> None:
@@ -60,7 +60,7 @@ class HomeAssistant:
     # -- its life
 
     def start(self, *, fresh: bool = False) -> None:
-        """Start it; returns when it runs. `fresh` throws away all that it knew."""
+        """Start it; returns when it runs. `fresh` discards everything that it knew."""
         settings = {"FRESH": "1" if fresh else "0", "NO_BROKER": "1", "MQTT_LOG": "warning"}
         said = self._script("start_ha.sh", str(self._mqtt_port), **settings)
         found = re.search(r"\(pid \d+, log (\S+), token (\S+)\)", said)
@@ -83,7 +83,7 @@ class HomeAssistant:
     # -- what it says
 
     def ask(self, command: str, **arguments: Any) -> Any:
-        """Send a websocket command and give its result."""
+        """Send a websocket command and return its result."""
         with self._socket() as socket:
             return socket.cmd(command, **arguments)
 
@@ -101,7 +101,7 @@ class HomeAssistant:
         return {state["entity_id"]: state for state in self.ask("get_states")}
 
     def wait(self, condition: Callable[[dict[str, State]], object], timeout: float = 30) -> dict[str, State]:
-        """Return the states as soon as the condition holds of them."""
+        """Return the states as soon as they meet the condition."""
         with self._socket() as socket:
             socket.cmd("subscribe_events", event_type="state_changed")
             states = {state["entity_id"]: state for state in socket.cmd("get_states")}
@@ -129,7 +129,7 @@ class HomeAssistant:
         return self.wait(lambda states: all(_state(states, key) == state for key, state in ids.items()), timeout)
 
     def history(self, entity_id: str, since: dt.datetime) -> set[str]:
-        """Return the states that an entity has changed to since then, without the empty one at an end of its own."""
+        """Return the states that an entity has changed to since then, without the empty one at the end of a run."""
         begin = since.isoformat(timespec="seconds").replace("+00:00", "Z")
         (changes,) = self.rest("GET", f"/api/history/period/{begin}?filter_entity_id={entity_id}&no_attributes")
         return {each["state"] for each in changes if dt.datetime.fromisoformat(each["last_changed"]) > since} - {""}
@@ -149,14 +149,14 @@ class HomeAssistant:
     def wait_entities(
         self, condition: Callable[[dict[str, dict[str, Any]]], object], identifier: str = "claude_usage_default"
     ) -> dict[str, dict[str, Any]]:
-        """Return the entries of a device as soon as the condition holds of them."""
+        """Return the entries of a device as soon as they meet the condition."""
         until = time.monotonic() + 30
         while not condition(entries := self.entities(identifier)):
             assert time.monotonic() < until, f"waited for the entities; there are {sorted(entries)}"
             time.sleep(0.1)  # two registries and no event covers both
         return entries
 
-    # -- what it complains of
+    # -- what it complains about
 
     def complaints(self) -> list[str]:
         """Return every record of its log, since the start, that is a warning or worse, with its traceback."""
@@ -194,7 +194,7 @@ def pass_until(clock: StepClock, instant: dt.datetime, watcher: Watcher) -> None
 
 
 def run_script(scripts: Path, name: str, *arguments: str, **settings: str) -> str:
-    """Run one of the scripts and give what it printed."""
+    """Run one of the scripts and return what it printed."""
     done = subprocess.run(
         ["bash", str(scripts / name), *arguments],
         env=os.environ | settings,

@@ -17,7 +17,7 @@ def box(scripts: Path, tmp_path_factory: pytest.TempPathFactory) -> Box:
 
 
 def test_all_numbers_without_a_token(box: Box) -> None:
-    """All windows and the money are published with the time of the fetch; nobody sent a message to a model."""
+    """All windows and the money are published with the time of the fetch; no message went to a model."""
     state, health = box.messages("numbers", "default/state")[-1], box.messages("numbers", "default/health")[-1]
     windows = state["windows"]
     used = {key: window["utilization"] for key, window in windows.items() if window["utilization"] is not None}
@@ -36,19 +36,19 @@ def test_nothing_of_the_users_own_runs(box: Box) -> None:
 
 
 def test_once_and_check(box: Box) -> None:
-    """Both ask it too, and say what it answered."""
+    """Both ask Claude Code too, and print what it answered."""
     (line,) = box.text("once").splitlines()
     assert json.loads(line)["windows"]["five_hour"]["utilization"] == 42
     assert "claude-code  ok    Claude Code (/opt/cc/claude): Session 42 %" in box.text("check")
 
 
 def test_an_expired_token_is_renewed_by_its_owner(box: Box) -> None:
-    """The numbers go on over the end of a token: Claude Code rewrites its file."""
+    """The numbers continue past the end of a token: Claude Code rewrites its file."""
     assert box.messages("expired", "default/state")[-1]["windows"]["five_hour"]["utilization"] == 42
     assert "renewed" in box.text("expired", "credentials")
 
 
-def test_direct_requests_go_on_with_the_renewed_token(box: Box) -> None:
+def test_direct_requests_continue_with_the_renewed_token(box: Box) -> None:
     """With `oauth` Claude Code is asked once, and then the API again."""
     assert "renewed" in box.text("oauth_expired", "credentials")
     assert box.messages("oauth_expired", "default/state")[-1]["windows"]["five_hour"]["source"] == "oauth"
@@ -62,7 +62,7 @@ def test_a_login_that_is_over(box: Box) -> None:
 
 @pytest.mark.parametrize("trial", ["limited", "failing"])
 def test_refusals_that_look_alike(box: Box, trial: str) -> None:
-    """A 429 and a 500 cannot be distinguished, and wait as after a 429; numbers of before keep their own time."""
+    """A 429 and a 500 cannot be distinguished, and wait as after a 429; earlier numbers keep their own time."""
     health = box.messages(trial, "default/health")[-1]
     assert "cannot be distinguished" in health["detail"]
     assert health["retry_at"] is not None
@@ -73,14 +73,14 @@ def test_refusals_that_look_alike(box: Box, trial: str) -> None:
 
 
 def test_a_logout(box: Box) -> None:
-    """Nobody is logged in: the sentence says what to do."""
+    """If nobody is logged in, the sentence says what to do."""
     health = box.messages("logged_out", "default/health")[-1]
     assert (health["status"], "/login" in health["detail"]) == ("no_credentials", True)
 
 
 @pytest.mark.parametrize("trial", TRIALS)
 def test_nothing_keeps_running_and_no_token_is_shown(box: Box, trial: str) -> None:
-    """After the service has ended no Claude Code is left; no token or e-mail address is in a message or the log."""
+    """After the service has ended no Claude Code is left; no message or log has a token or e-mail address."""
     assert box.text(trial, "left") == ""
     for output in (box.text(trial, "messages"), box.text(trial, "log"), box.text("once"), box.text("check")):
         assert "sk-ant" not in output

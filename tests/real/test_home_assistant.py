@@ -1,4 +1,4 @@
-"""The whole way into a real Home Assistant: what its user sees, over all that happens in months."""
+"""The whole path into a real Home Assistant: what its user sees, through everything that happens in months."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def is_settled(states: dict[str, State]) -> bool:
 
 
 def is_complete(states: dict[str, State]) -> bool:
-    """Return whether everything is known that ever is while nothing happens."""
+    """Return whether everything is known that can be known while nothing happens."""
     return is_settled(states) and not any(
         state["state"] == "unknown"
         for entity_id, state in states.items()
@@ -136,7 +136,7 @@ def test_every_entity_has_its_state_unit_and_class(home: HomeAssistant, start: S
 def test_several_accounts_are_several_devices(
     home: HomeAssistant, mosquitto: Mosquitto, start: Start, tmp_path: Path
 ) -> None:
-    """Each account has its device and entity ids, and there is one for all; taken away, nothing is left."""
+    """Each account has its device and entity ids, and there is one for all; once removed, nothing is left."""
     with start(**two_accounts(tmp_path)):
         home.wait_for(
             sensor__claude_work_weekly_usage="61.0",
@@ -198,7 +198,7 @@ def test_restarts_leave_everything_as_it_was(home: HomeAssistant, mosquitto: Mos
 def test_check_changes_nothing(
     home: HomeAssistant, mosquitto: Mosquitto, start: Start, endpoint: Endpoint, tmp_path: Path
 ) -> None:
-    """Before anything was announced, and if the broker has forgotten what was: no line in the log, no entity lost."""
+    """Before any announcement, and after the broker forgot it: no line in the log, no entity lost."""
     settings = {"MQTT_HOST": LOOPBACK, "MQTT_PORT": mosquitto.port, "CLAUDE_API_URL": endpoint.url}
 
     def check() -> None:
@@ -232,7 +232,7 @@ def stable(states: dict[str, State]) -> dict[str, str]:
 def test_a_week_over_pace_is_shown_as_one(
     home: HomeAssistant, serve: Serve, clock: StepClock, endpoint: Endpoint
 ) -> None:
-    """`on pace` of a week agrees with the projection next to it, and does not flap when that is close to 100 %."""
+    """A week's `on pace` agrees with the projection next to it, and does not flap close to 100 %."""
     week = clock.now() + dt.timedelta(days=3, hours=12)  # half of it has passed
 
     def answer(used: float) -> dict[str, Any]:
@@ -251,7 +251,7 @@ def test_a_week_over_pace_is_shown_as_one(
 def test_stale_numbers_are_unavailable_and_the_reason_is_readable(
     home: HomeAssistant, serve: Serve, clock: StepClock, tmp_path: Path
 ) -> None:
-    """An hour without an answer takes the numbers away, and the device says why and what to do."""
+    """After an hour without an answer the numbers are unavailable, and the device says why and what to do."""
     with serve():
         home.wait(is_settled)
         write_credentials(tmp_path, expires_in=dt.timedelta(hours=-1))
@@ -272,7 +272,7 @@ def test_stale_numbers_are_unavailable_and_the_reason_is_readable(
 def test_a_window_comes_and_goes(
     home: HomeAssistant, serve: Serve, clock: StepClock, endpoint: Endpoint, watcher: Watcher
 ) -> None:
-    """A model's window has entities as long as the API reports it, and a day later none are left; nor of money."""
+    """A model's window has entities as long as the API reports it, and none a day later; the same for money."""
     week = clock.now() + dt.timedelta(days=6)
 
     def answer(**changes: Any) -> dict[str, Any]:
@@ -297,7 +297,7 @@ def test_a_window_comes_and_goes(
 
 @pytest.mark.usefixtures("watcher")
 def test_a_currency_changes(home: HomeAssistant, serve: Serve, clock: StepClock, endpoint: Endpoint) -> None:
-    """Amounts in another currency are other entities, so that no statistics add up euros and dollars."""
+    """Amounts in another currency are separate entities, so that no statistics mix euros and dollars."""
     spent = "sensor.claude_extra_usage_used"
     with serve(interval=600):
         home.wait_for(sensor__claude_extra_usage_used="12.34")
@@ -327,7 +327,7 @@ def test_a_seat_with_nothing_but_a_budget(
 
 @pytest.mark.usefixtures("watcher")
 def test_a_new_month_is_not_a_refund(home: HomeAssistant, serve: Serve, endpoint: Endpoint, tmp_path: Path) -> None:
-    """What is spent starts over with a month: Home Assistant knows that, and its sums continue; a correction counts."""
+    """The amount starts over each month: Home Assistant knows that, and its sums continue; a correction counts."""
     month = (dt.datetime.now(dt.UTC).replace(day=1, hour=0, minute=0, second=0) + dt.timedelta(days=32)).replace(day=1)
     clock = StepClock(start=month - dt.timedelta(minutes=40))
     write_credentials(tmp_path, now=month)
@@ -351,7 +351,7 @@ def test_a_new_month_is_not_a_refund(home: HomeAssistant, serve: Serve, endpoint
 
 
 def test_an_empty_message_removes_the_device(home: HomeAssistant, start: Start, watcher: Watcher) -> None:
-    """What a user, or `remove`, does by hand: the device is gone at once, with all its entities."""
+    """After an empty message, by hand or from `remove`, the device is gone at once, with all its entities."""
     with start():
         home.wait(is_settled)
     watcher.publish(CONFIG, "", retain=True)
@@ -361,7 +361,7 @@ def test_an_empty_message_removes_the_device(home: HomeAssistant, start: Start, 
 
 @pytest.mark.usefixtures("watcher")
 def test_controls_do_what_they_say(home: HomeAssistant, start: Start, endpoint: Endpoint) -> None:
-    """Pressing, setting and switching in Home Assistant reaches the service, and shows what holds."""
+    """Buttons, numbers and switches in Home Assistant reach the service, and show the values in effect."""
     with start():
         home.wait(is_settled)
         polled = endpoint.count
@@ -401,7 +401,7 @@ def test_automations_run_exactly_once_over_a_day_with_three_restarts(
             hours = step / 4
             used = (hours % 5) * (18 if 10 <= hours < 15 else 10)
             endpoint.document = answer(hours, used)
-            # two minutes later: in the first one of a window nothing is asked
+            # two minutes later: in a window's first minute nothing is asked
             pass_until(running.clock, midnight + dt.timedelta(hours=hours, minutes=2), watcher)
         home.wait(lambda states: is_settled(states) and float(value(states, USAGE)) == used)
 
@@ -422,7 +422,7 @@ def test_automations_run_exactly_once_over_a_day_with_three_restarts(
             for name in ("on_event", "on_number"):  # Home Assistant shows the number before it runs what it triggers
                 watcher.wait_topic(RAN, lambda message, name=name: message.payload == name)
             assert ran() == ["on_event", "on_number"]
-            home.restart()  # and after it, while the number is still up there
+            home.restart()  # and after it, while the number is still above
             home.wait(is_settled)
             mosquitto.restart()
             home.wait(lambda states: value(states, USAGE) == "unavailable")
@@ -439,7 +439,7 @@ def test_automations_run_exactly_once_over_a_day_with_three_restarts(
 
 @contextlib.contextmanager
 def automation(home: HomeAssistant, config: dict[str, Any]) -> Iterator[None]:
-    """Have an automation that publishes its name."""
+    """Create an automation that publishes its name."""
     name = config["alias"]
     action = {"action": "mqtt.publish", "data": {"topic": RAN, "payload": name, "qos": 1}}
     home.rest("POST", f"/api/config/automation/config/{name}", config | {"mode": "queued", "actions": [action]})

@@ -35,7 +35,7 @@ SPAN = 4
 def test_a_power_cut_leaves_no_number_for_long(
     home: HomeAssistant, mosquitto: Mosquitto, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broker and service die together and nobody sends a will: what the broker replays is gone after a while."""
+    """Broker and service die together and nobody sends a will: what the broker replays soon becomes unavailable."""
     monkeypatch.setattr(discovery, "EXPIRE_AFTER", SPAN)
     with Watcher(mosquitto.port) as watcher, serve(clock=Clock()) as running:
         home.wait_for(sensor__claude_session_usage="42.5")
@@ -60,7 +60,7 @@ def test_a_power_cut_leaves_no_number_for_long(
 
 
 class StuckClock(StepClock):
-    """A clock that does not answer while the test holds it: whoever asks for the time hangs."""
+    """A clock that does not answer while the test holds it: asking for the time hangs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class StuckClock(StepClock):
 def test_a_service_that_hangs_leaves_no_number_for_long(
     home: HomeAssistant, serve: Serve, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is connected, so there is no will, and it renews nothing: the numbers go; they are back when it goes on."""
+    """It is connected, so there is no will, and it renews nothing: the numbers go; they are back when it continues."""
     monkeypatch.setattr(discovery, "EXPIRE_AFTER", SPAN)
     clock = StuckClock()
     with serve(clock=clock):
@@ -97,7 +97,7 @@ def test_a_service_that_hangs_leaves_no_number_for_long(
 def test_what_is_replayed_long_after_the_last_sign_of_life_is_not_shown(
     home: HomeAssistant, start: Start, watcher: Watcher
 ) -> None:
-    """A broker that still says online, with messages from before: nothing is shown, not even for a moment."""
+    """A broker still has `online` and old messages: nothing is shown, not even for a moment."""
     with start() as running:
         home.wait_for(sensor__claude_session_usage="42.5")
         running.stop(signal.SIGKILL)
@@ -120,7 +120,7 @@ def test_what_is_replayed_long_after_the_last_sign_of_life_is_not_shown(
 def test_clocks_a_few_minutes_apart_change_nothing(
     home: HomeAssistant, serve: Serve, clock: StepClock, ahead: int
 ) -> None:
-    """The service's machine and Home Assistant's need not agree to the minute."""
+    """The clocks of the service and Home Assistant may differ by a few minutes."""
     clock.set(dt.timedelta(minutes=ahead))
     with serve():
         home.wait_for(sensor__claude_session_usage="42.5", sensor__claude_status="OK")
@@ -130,7 +130,7 @@ def test_clocks_a_few_minutes_apart_change_nothing(
 def test_resets_stay_known_through_the_night(
     home: HomeAssistant, serve: Serve, clock: StepClock, tmp_path: Path
 ) -> None:
-    """After an hour without an answer the numbers are gone, and when the week resets is still there."""
+    """After an hour without an answer the numbers are gone, but the time of the weekly reset is still there."""
     write_credentials(tmp_path, expires_in=dt.timedelta(hours=1))
     with serve():
         home.wait_for(sensor__claude_weekly_usage="61.0")
@@ -145,7 +145,7 @@ def test_resets_stay_known_through_the_night(
 def test_one_failure_is_not_a_problem(
     home: HomeAssistant, serve: Serve, clock: StepClock, endpoint: Endpoint, watcher: Watcher
 ) -> None:
-    """An HTTP 500 passes by itself; the third one in a row is worth a look."""
+    """An HTTP 500 passes by itself; the third one in a row is a problem."""
     with serve():
         home.wait_for(sensor__claude_status="OK", binary_sensor__claude_problem="off")
         endpoint.fault = server_error()
@@ -157,7 +157,7 @@ def test_one_failure_is_not_a_problem(
 
 
 def test_version_1_is_upgraded_in_place(home: HomeAssistant, start: Start, watcher: Watcher) -> None:
-    """Entity ids, registry entries and so history stay, and Home Assistant has nothing to say about it."""
+    """Entity ids, registry entries and so history stay, and Home Assistant logs nothing."""
     leave_version_1(watcher, "single")
     before = home.wait_entities(lambda entries: len(entries) == 3 * 11 + 5 + 9)
     watcher.publish(STATUS, "online", retain=True)
@@ -177,7 +177,7 @@ def test_a_named_account_of_version_1_keeps_its_entity_ids(
 ) -> None:
     """Its device moves from `default` to its name; the entity ids, to which history belongs, stay through restarts.
 
-    The name is one that Home Assistant has not seen in another test: it would remember the entity ids of that one.
+    The name is one that Home Assistant has not seen in another test: it would remember that one's entity ids.
     """
     leave_version_1(watcher, "single")
     before = home.wait_entities(lambda entries: len(entries) == 3 * 11 + 5 + 9)
@@ -196,7 +196,7 @@ def test_a_named_account_of_version_1_keeps_its_entity_ids(
 def test_two_accounts_of_version_1_are_upgraded_in_place(
     home: HomeAssistant, mosquitto: Mosquitto, start: Start, tmp_path: Path
 ) -> None:
-    """Both devices and the one for all keep all their entities, and their statistics are not objected to."""
+    """Both devices and the one for all keep all their entities, and Home Assistant accepts their statistics."""
     devices = ("claude_usage_personal", "claude_usage_work", "claude_usage_all")
     with Watcher(mosquitto.port) as watcher:
         leave_version_1(watcher, "several")
@@ -224,7 +224,7 @@ def test_two_accounts_of_version_1_are_upgraded_in_place(
 def test_accounts_of_version_1_that_are_no_longer_configured_are_removed(
     home: HomeAssistant, start: Start, watcher: Watcher, tmp_path: Path
 ) -> None:
-    """Of its two accounts and the device for both, one account stays; Home Assistant has nothing to say about it."""
+    """Of its two accounts and the device for both, one account stays; Home Assistant logs nothing."""
     leave_version_1(watcher, "several")
     watcher.publish(STATUS, "online", retain=True)
     gone = ("claude_usage_work", "claude_usage_all")
@@ -237,10 +237,10 @@ def test_accounts_of_version_1_that_are_no_longer_configured_are_removed(
             home.wait_entities(lambda entries: not entries, identifier)
 
 
-def test_extra_usage_switched_off_takes_its_amounts_away(
+def test_the_amounts_of_extra_usage_go_when_it_is_switched_off(
     home: HomeAssistant, start: Start, endpoint: Endpoint, watcher: Watcher
 ) -> None:
-    """What version 1 left of amounts that mean nothing is removed, and whether it is enabled stays."""
+    """Amounts from version 1 that mean nothing are removed; the entity that says whether it is enabled stays."""
     leave_version_1(watcher, "single")
     home.wait_entities(lambda entries: "sensor.claude_extra_usage_used" in entries)
     endpoint.document = document(extra_usage=dict(document()["extra_usage"], is_enabled=False))
@@ -279,7 +279,7 @@ def test_two_instances_with_one_name_do_not_alternate(
 def test_removal_leaves_no_line_in_the_log(
     home: HomeAssistant, mosquitto: Mosquitto, start: Start, tmp_path: Path, by: str
 ) -> None:
-    """`remove`, or somebody who empties all topics in any order: no complaint about what is not JSON."""
+    """After `remove`, or all topics emptied in any order, there is no complaint about what is not JSON."""
     settings = two_accounts(tmp_path)
     with Watcher(mosquitto.port) as watcher:
         with start(**settings):
@@ -295,7 +295,7 @@ def test_removal_leaves_no_line_in_the_log(
 
 @pytest.mark.usefixtures("watcher")
 def test_a_blocked_day(home: HomeAssistant, serve: Serve, clock: StepClock, endpoint: Endpoint) -> None:
-    """With the week used up, the first row says blocked and until when, whatever the session says; then it is over."""
+    """With the week used up, the first row says blocked and until when, whatever the session shows; then it is over."""
     ends = (clock.now() + dt.timedelta(days=1)).replace(second=0, microsecond=0)
 
     def answer(week: float, resets_at: dt.datetime) -> dict[str, Any]:
@@ -332,7 +332,7 @@ def remove_all(home: HomeAssistant, watcher: Watcher) -> None:
 
 
 def leave_version_1(watcher: Watcher, which: str) -> None:
-    """Leave on the broker what version 1 did, as if that had been a minute ago."""
+    """Leave on the broker what version 1 left, as if that had been a minute ago."""
     recorded = dt.datetime.fromisoformat(VERSION_1["recorded_at"])
     later = dt.datetime.now(dt.UTC) - recorded - dt.timedelta(minutes=1)
     moved = later - later % dt.timedelta(minutes=1)  # resets are whole minutes

@@ -1,4 +1,4 @@
-"""What users copy, loaded into the real programs: it does what it says."""
+"""What users copy, loaded into the real programs: it does what it promises."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def publishing(text: str) -> list[dict[str, Any]]:
 
 
 def ran(watcher: Watcher, count: int) -> list[str]:
-    """Return what the actions sent, once there are so many; there are no more."""
+    """Return what the actions sent, once there are this many; there must be no more."""
     if count:
         watcher.wait_topic(RAN, lambda _: len(watcher.messages(RAN)) >= count)
     watcher.settle()
@@ -130,7 +130,7 @@ def everything_is_read(home: HomeAssistant, watcher: Watcher) -> None:
 def test_blueprints_notify_once_of_a_threshold_and_of_the_reset(
     home: HomeAssistant, mosquitto: Mosquitto, watcher: Watcher, session: Session
 ) -> None:
-    """They notify at the threshold, at the limit, and when one can go on; a restart does not notify again."""
+    """They notify at the threshold, at the limit, and when work can continue; a restart does not notify again."""
     home.wait_for(sensor__claude_session_usage="0.0")
     message = publishing("{{ title }} | {{ message }}")
     from_blueprint(home, "threshold", window_event=EVENT, threshold=90, actions=message)
@@ -161,13 +161,13 @@ def test_blueprints_notify_once_of_a_threshold_and_of_the_reset(
     assert home.ask("persistent_notification/get") == []
     session.later(3, hours=4)
     home.wait(lambda states: states[EVENT]["attributes"]["event_type"] == "reset")
-    session.later(10, hours=5)  # hardly used: resets without a word
+    session.later(10, hours=5)  # hardly used: resets without a notification
     home.wait(lambda states: states[EVENT]["attributes"]["previous_utilization"] == 3)
     (notification,) = home.ask("persistent_notification/get")
     assert notification["title"] == "Claude Session has reset"
     assert notification["message"] == "100 % had been used; now you can continue."
     assert ran(watcher, 2) == sent
-    watcher.publish(CONFIG, "", retain=True)  # they are there while their entity is taken away, and do not mind
+    watcher.publish(CONFIG, "", retain=True)  # they are there while their entity is removed, and keep working
     home.wait(lambda states: EVENT not in states)
     for name in ("threshold", "reset"):
         home.rest("DELETE", f"/api/config/automation/config/{name}")
@@ -175,7 +175,7 @@ def test_blueprints_notify_once_of_a_threshold_and_of_the_reset(
 
 @pytest.mark.usefixtures("_helper")
 def test_blueprint_holds_jobs_back_while_over_pace(home: HomeAssistant, watcher: Watcher, session: Session) -> None:
-    """The helper is on while a window is over pace, stays on over restarts, and each turn is acted on once."""
+    """The helper is on while a window is over pace, stays on over restarts, and acts once on each change."""
     sensors = ["binary_sensor.claude_session_on_pace", "binary_sensor.claude_weekly_on_pace"]
     home.wait_for(binary_sensor__claude_weekly_on_pace="on")
     from_blueprint(
@@ -259,7 +259,7 @@ def test_blueprint_notifies_before_the_login_ends(
 @pytest.mark.usefixtures("session")
 @pytest.mark.parametrize(("name", "label"), [("threshold", "Window"), ("reminder", "Usage")])
 def test_a_picker_lists_only_our_entities(home: HomeAssistant, watcher: Watcher, name: str, label: str) -> None:
-    """Nobody looks for the account among the hundreds of entities that the same broker has from other devices."""
+    """Nobody has to find the account among hundreds of entities that other devices have on the same broker."""
     components = {
         "button": {"platform": "event", "unique_id": "button", "state_topic": "tests/button", "event_types": ["press"]},
         "humidity": {"platform": "sensor", "unique_id": "humidity", "state_topic": "tests/humidity"},
@@ -296,7 +296,7 @@ def test_dashboard_shows_the_account_without_an_error(home: HomeAssistant, tmp_p
 def test_dashboard_says_why_there_are_no_numbers(
     home: HomeAssistant, serve: Serve, clock: StepClock, endpoint: Endpoint, tmp_path: Path, scripts: Path
 ) -> None:
-    """The first card says what to do while the numbers are gone, and that the service is; no card fails."""
+    """While the numbers are gone the first card says what to do, or that the service is gone; no card fails."""
     write_credentials(tmp_path, expires_in=dt.timedelta(hours=1))
     endpoint.document = sample_usage()
     with serve():
@@ -396,7 +396,7 @@ def node_red(scripts: Path, mosquitto: Mosquitto, tmp_path: Path) -> Iterator[Ca
 def test_node_red_flow_branches_on_pace_and_acts_on_a_reset(
     watcher: Watcher, node_red: Callable[[], None], session: Session
 ) -> None:
-    """Each turn of the pace comes out once, a stale number never, and a reset after much use is reported."""
+    """Each change of the pace comes out once, a stale number never, and a reset after much use is reported."""
     session.later(10, minutes=60)
     node_red()
     watcher.wait_topic("tests/on-pace")
@@ -428,7 +428,7 @@ def test_node_red_flow_branches_on_pace_and_acts_on_a_reset(
 def test_node_red_flow_reports_a_jump_to_the_limit_once(
     watcher: Watcher, node_red: Callable[[], None], session: Session
 ) -> None:
-    """What passes the thresholds and the limit at once is one message; what it costs then is said in words."""
+    """A jump past the thresholds and the limit is one message; what it costs then is in words."""
     session.later(35, minutes=30)
     session.later(70, minutes=30)
     node_red()
@@ -529,7 +529,7 @@ def test_a_reset_while_home_assistant_is_away_is_notified_of_once(
 
 
 def test_esphome_takes_the_display(tmp_path: Path) -> None:
-    """The display's configuration is valid for ESPHome."""
+    """ESPHome accepts the display's configuration."""
     program = os.environ.get("ESPHOME") or shutil.which("esphome")
     if program is None:
         pytest.skip("NOT VALIDATED: esphome is not on the PATH, nor does ESPHOME name one")

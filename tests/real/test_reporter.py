@@ -34,7 +34,7 @@ def test_an_expired_token_is_renewed_by_its_owner(box: Box) -> None:
 
 
 @pytest.mark.parametrize("trial", TRIALS)
-def test_a_machine_without_power_is_seen(box: Box, trial: str) -> None:
+def test_a_machine_without_power_is_noticed(box: Box, trial: str) -> None:
     """The last will says that the machine is gone, and the status names it; the numbers stay."""
     assert box.messages(trial, "reporter/laptop")[-1] == {"online": False}
     health = box.messages(trial, "default/health")[-1]

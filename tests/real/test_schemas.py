@@ -66,7 +66,7 @@ def messages() -> Iterator[tuple[str, bytes]]:
 
 
 def validate(scripts: Path, installed: str, payloads: dict[str, bytes]) -> str:
-    """Return what Home Assistant's schemas say, a line per message and one per finding."""
+    """Return the findings of Home Assistant's schemas, a line per message and one per finding."""
     root = Path(os.environ.get("HA_ROOT") or Path(os.environ.get("TMPDIR", "/tmp")) / "real-parts") / "forky"  # noqa: S108
     if not (root / "opt" / installed / "VERSION").exists():
         pytest.skip(f"NOT VALIDATED: Home Assistant {installed} is not installed (setup_ha.sh with INST={installed})")
@@ -91,8 +91,8 @@ def validate(scripts: Path, installed: str, payloads: dict[str, bytes]) -> str:
 
 
 @pytest.mark.parametrize("which", INSTALLED)
-def test_home_assistant_finds_nothing_to_object_to(scripts: Path, which: str) -> None:
-    """For every plan, number of accounts and currency all entities are taken, with no option ignored."""
+def test_home_assistant_accepts_everything(scripts: Path, which: str) -> None:
+    """For every plan, number of accounts and currency all entities are accepted, with no option ignored."""
     payloads = dict(messages())
     said = validate(scripts, INSTALLED[which], payloads)
     found = dict(re.findall(r"/([^/]+)\.json: (\d+) findings", said))
@@ -100,7 +100,7 @@ def test_home_assistant_finds_nothing_to_object_to(scripts: Path, which: str) ->
 
 
 @pytest.mark.parametrize("which", INSTALLED)
-def test_home_assistant_understands_what_is_taken_back(scripts: Path, which: str) -> None:
+def test_home_assistant_understands_removals(scripts: Path, which: str) -> None:
     """After a window and the money have been gone for a day, their entities are removed, and only those."""
     gone = announce(
         sample_usage(now=NOW, scoped={"Fable": 3}, extra_usage=MONEY["EUR"]), None, later=sample_usage(now=NOW)

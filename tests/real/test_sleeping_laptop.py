@@ -1,4 +1,4 @@
-"""What the user of a real Home Assistant sees of a laptop that has the login, and sleeps."""
+"""What the user of a real Home Assistant sees of a sleeping laptop that has the login."""
 
 import datetime as dt
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The status line of a real session: Claude Code's terminal program runs our command; a service has nothing else."""
+"""The status line of a real session: Claude Code's terminal program runs our command, the service's only source."""
 
 import json
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ def test_each_response_arrives_once_with_its_time(box: Path) -> None:
 
 
 def test_the_service_shows_what_the_session_showed(box: Path) -> None:
-    """The numbers have the time of the response; a lower one from a new response is news, if the next agrees."""
+    """The numbers have the time of the response; a lower one from a new response counts if the next agrees."""
     windows = [state["windows"] for state in published(box, "state")]
     first, *_ = published(box, "statusline")
     shown = windows[0]["five_hour"]
@@ -64,6 +64,6 @@ def test_the_line_has_colors(box: Path) -> None:
 
 
 def test_nothing_keeps_running(box: Path) -> None:
-    """After the session has ended neither Claude Code nor a command of ours is left, and nothing complained."""
+    """After the session has ended neither Claude Code nor a command of ours is left, and there was no complaint."""
     assert (box / "left").read_text() == ""
     assert "Traceback" not in (box / "log").read_text()

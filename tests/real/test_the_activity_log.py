@@ -24,7 +24,7 @@ HIDDEN = ("sensor.claude_weekly_limit_at", "sensor.claude_weekly_fable_limit_at"
 """Entities that are not enabled by default; another test may have enabled them."""
 
 FIRST_LINES = 2
-"""Lines of an entity that are not noise: its first state, and its return after it was unavailable. Both depend on what
+"""Lines of an entity that do not count: its first state, and its return after it was unavailable. Both depend on what
 the tests before have left in Home Assistant."""
 
 NEWS = ("_event", "_resets_at", "_limit_reached", "claude_blocked", "claude_blocked_until", "extra_usage_active")
@@ -32,7 +32,7 @@ NEWS = ("_event", "_resets_at", "_limit_reached", "claude_blocked", "claude_bloc
 
 
 def news(windows: dict[str, Any]) -> list[tuple[Any, ...]]:
-    """Return what of the state changes with an event or a reset."""
+    """Return the part of the state that changes with an event or a reset."""
     return [
         (
             key,
@@ -48,7 +48,7 @@ def news(windows: dict[str, Any]) -> list[tuple[Any, ...]]:
 def test_the_activity_log_is_about_events_and_resets(
     home: HomeAssistant, mosquitto: Mosquitto, watcher: Watcher, tmp_path: Path, times: float
 ) -> None:
-    """At most one line in ten is neither news nor comes with it; nothing makes a line with every poll.
+    """At most one line in ten is not about an event or a reset; nothing makes a line with every poll.
 
     The recorder gets at most one row of an entity per poll, and none without a line unless it is a number.
     """
@@ -61,7 +61,7 @@ def test_the_activity_log_is_about_events_and_resets(
         moments = []
 
         def live(span: dt.timedelta) -> int:
-            """Let time pass, and return the number of polls in it; note when there was news."""
+            """Let time pass, and return the number of polls in it; note when an event or a reset happened."""
             until, polls = clock.now() + span, 0
             while clock.now() < until:
                 due = dt.datetime.fromisoformat(watcher.json(HEALTH)["next_poll"])

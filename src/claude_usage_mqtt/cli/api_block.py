@@ -12,8 +12,7 @@ from datetime import UTC, datetime
 from claude_usage_mqtt.errors import BrokerError, RateLimited, SettingsError
 from claude_usage_mqtt.instants import local_time, parse_instant
 from claude_usage_mqtt.mqtt.session import Session
-from claude_usage_mqtt.settings.claude import Account
-from claude_usage_mqtt.settings.fields import Settings
+from claude_usage_mqtt.settings.fields import Account, Settings
 from claude_usage_mqtt.untrusted import json_object
 
 WITHIN, QUIET = 3.0, 0.5

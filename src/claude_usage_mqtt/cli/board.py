@@ -65,8 +65,14 @@ class Board:
     def view(self, now: datetime, options: ConsoleOptions) -> RenderableType:
         """Return what to show, on a terminal with these options."""
         accounts = sorted({*self.states, *self.healths})
-        parts = [*self._connection()]
-        if not accounts and self.is_connected:
+        parts: list[Text] = []
+        if self.is_connected and self.is_online is False:
+            parts.append(Text("The service is not running.", style="red"))
+        if self.problem is not None:
+            parts.append(Text(self.problem, style="red"))
+        if not self.is_connected:
+            parts.append(Text(f"Connecting to {self.broker} ...", style="dim"))
+        elif not accounts:
             parts.append(Text(f"No data under {self.base}/ yet; is the service running?"))
         for account in accounts:
             parts += [*self._account(account, now, options), Text()]
@@ -90,14 +96,6 @@ class Board:
         yield from _health(health, now, is_current=is_current)
         if not is_alive:
             yield Text("No sign of life from the service; these numbers are old.", style="red")
-
-    def _connection(self) -> Iterator[Text]:
-        if self.is_connected and self.is_online is False:
-            yield Text("The service is not running.", style="red")
-        if self.problem is not None:
-            yield Text(self.problem, style="red")
-        if not self.is_connected:
-            yield Text(f"Connecting to {self.broker} ...", style="dim")
 
 
 def _health(health: dict[str, Any], now: datetime, *, is_current: bool) -> Iterator[Text]:

@@ -37,9 +37,7 @@ def check(*, force: bool = False, dump: bool = False) -> int:
         settings.machine()
     except SettingsError as error:
         report.skip("machine", f"{error} 'claude-usage-mqtt report' does not start without it.")
-    usage_log = settings.usage_log
-    if usage_log is not None:
-        report.link("usage_log", lambda: _may_append(usage_log))
+    report.link("usage_log", lambda: _may_append(settings.usage_log))
     blocked = {} if force else blocks(settings, accounts)
     responses: list[object] = []
     for account in accounts:
@@ -50,8 +48,10 @@ def check(*, force: bool = False, dump: bool = False) -> int:
     return report.end()
 
 
-def _may_append(path: Path) -> str:
-    """Look whether a line could be added to the log of the numbers, and make no file."""
+def _may_append(path: Path | None) -> str | None:
+    """Look whether a line could be added to the log of the numbers, if there is one, and make no file."""
+    if path is None:
+        return None
     folder = path.parent
     if path.is_dir():
         raise SettingsError(f"USAGE_LOG ({path}) is a folder; name a file in it.")

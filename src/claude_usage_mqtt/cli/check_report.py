@@ -12,12 +12,11 @@ class NotChecked(Exception):  # noqa: N818 - nothing went wrong
 
 
 class Report:
-    """Prints the lines and counts the failures."""
+    """Prints the lines and collects the failures."""
 
     def __init__(self) -> None:
         self.width = 12
-        self._exit_status = 0
-        self._failures = 0
+        self._errors: list[ClaudeUsageError] = []
 
     def link(self, name: str, examine: Callable[[], str | None]) -> ClaudeUsageError | None:
         """Examine one link of the chain; return what is wrong with it. What is None is not worth a line."""
@@ -40,8 +39,7 @@ class Report:
     def fail(self, name: str, error: ClaudeUsageError) -> None:
         """Say what is wrong with a link."""
         self._line(name, "FAIL", str(error))
-        self._exit_status = self._exit_status or error.exit_status
-        self._failures += 1
+        self._errors.append(error)
 
     def skip(self, name: str, why: str) -> None:
         """Say that a link was not examined."""
@@ -49,11 +47,11 @@ class Report:
 
     def end(self) -> int:
         """Say what to do next; return the exit status of the first failure."""
-        if self._failures:
-            print(f"Fix {'each' if self._failures > 1 else 'the'} FAIL, then run `check` again.")
-        else:
+        if not self._errors:
             print("Everything that was checked works.")
-        return self._exit_status
+            return 0
+        print(f"Fix {'each' if len(self._errors) > 1 else 'the'} FAIL, then run `check` again.")
+        return self._errors[0].exit_status
 
     def _line(self, name: str, verdict: str, text: str) -> None:
         clean = "".join(c if c.isprintable() else "?" for c in text)

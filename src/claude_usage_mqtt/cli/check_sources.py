@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import datetime
 from functools import partial
 
@@ -9,8 +10,7 @@ from claude_usage_mqtt.cli.check_report import Report
 from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import ApiError, CredentialsNotFound, InvalidResponse, RateLimited
 from claude_usage_mqtt.instants import local_time
-from claude_usage_mqtt.settings.claude import Account
-from claude_usage_mqtt.settings.fields import Settings
+from claude_usage_mqtt.settings.fields import Account, Settings
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.api.wire import parse_usage
 from claude_usage_mqtt.sources.credentials.token import Credentials, CredentialSource
@@ -93,15 +93,13 @@ def _validity(expires_at: datetime | None, now: datetime) -> str:
 
 
 def _ask_api(settings: Settings, place: CredentialSource, credentials: Credentials, responses: list[object]) -> str:
-    api = UsageApi(settings.claude_api_url, settings.claude_user_agent)
     try:
-        response = api.fetch(credentials.token)
+        with closing(UsageApi(settings.claude_api_url, settings.claude_user_agent)) as api:
+            response = api.fetch(credentials.token)
         responses.append(response)
         return _windows(parse_usage(response, SystemClock().now(), plan=credentials.login.plan))
     except ApiError as error:
         raise with_other_sources(place.explain(error), OAUTH) from None
-    finally:
-        api.close()
 
 
 def _ask(settings: Settings, login: LocalLogin, name: str) -> str:

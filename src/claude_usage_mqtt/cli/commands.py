@@ -101,8 +101,12 @@ def dispatch(arguments: list[str]) -> int:
         parsed = _parse(arguments)
     except SystemExit as end:
         return int(end.code or 0)
+    options = vars(parsed)
+    name = options.pop("command") or "run"
     try:
-        return _run(parsed)
+        module = importlib.import_module("claude_usage_mqtt.cli." + name)
+        handle_signals(_interrupt)
+        return int(getattr(module, name)(**options))  # both are named like the command
     except ClaudeUsageError as error:
         print(f"claude-usage-mqtt: {error}", file=sys.stderr)
         return error.exit_status
@@ -130,13 +134,3 @@ def _place(fault: Exception) -> str:
 def _interrupt(number: int, _frame: FrameType | None) -> None:
     """Unwind: connections are closed, and what the command started ends. What runs for long has its own handler."""
     raise KeyboardInterrupt(number)
-
-
-def _run(parsed: argparse.Namespace) -> int:
-    """Call the function of the command, which its module is named like; its options are the function's arguments."""
-    options = vars(parsed)
-    name = options.pop("command") or "run"
-    module = importlib.import_module("claude_usage_mqtt.cli." + name)
-    handle_signals(_interrupt)
-    status: int = getattr(module, name)(**options)
-    return status

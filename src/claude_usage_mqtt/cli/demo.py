@@ -18,8 +18,7 @@ from claude_usage_mqtt.demo.simulated_account import SimulatedAccount
 from claude_usage_mqtt.demo.simulated_api import SimulatedApi
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.session import Session
-from claude_usage_mqtt.settings.claude import Account
-from claude_usage_mqtt.settings.fields import Settings
+from claude_usage_mqtt.settings.fields import Account, Settings
 from claude_usage_mqtt.settings.load import load_settings
 from claude_usage_mqtt.sources.credentials.file import GivenToken
 from claude_usage_mqtt.sources.local_login import LocalLogin
@@ -30,46 +29,44 @@ SPEED = 600
 
 BAR = 20
 
+SIMULATED: dict[str, Any] = {
+    "claude_code_oauth_token": "demo",
+    "claude_code_oauth_token_file": None,
+    "claude_accounts": None,
+    "claude_source": "oauth",
+    "poll_interval": 300,
+    "usage_log": None,
+}
+"""Settings for the simulated account, whatever a person has set."""
+
+OWN_BROKER: dict[str, Any] = {
+    "mqtt_host": "127.0.0.1",
+    "mqtt_transport": "tcp",
+    "mqtt_protocol": "3.1.1",  # all it speaks; to 5 it says nothing, and we would wait
+    "mqtt_tls": False,
+    **dict.fromkeys(["mqtt_tls_ca", "mqtt_tls_cert", "mqtt_tls_key"]),
+    **dict.fromkeys(["mqtt_username", "mqtt_password", "mqtt_password_file"]),
+}
+
 
 def demo() -> int:
     """Show topics changing, windows filling and resetting, until Ctrl-C."""
     clock = FastClock(SPEED, datetime.now(UTC).replace(hour=8, minute=0, second=0, microsecond=0))
     with contextlib.ExitStack() as parts:
         api = parts.enter_context(SimulatedApi(SimulatedAccount(clock.now, seed=7)))
-        named = load_settings()
+        named, given, account = load_settings(), {**SIMULATED, "claude_api_url": api.url}, DEFAULT_ACCOUNT
         if named.mqtt_host is None:
-            settings, account = _with_own_broker(api.url, named, parts), DEFAULT_ACCOUNT
+            given |= OWN_BROKER | {"mqtt_port": parts.enter_context(EmbeddedBroker()).port}
         else:
             # A broker that others use: nothing real may be overwritten, and nothing may stay.
-            settings, account = _settings(api.url, named, mqtt_base_topic=f"{named.mqtt_base_topic}-demo"), "demo"
+            given["mqtt_base_topic"], account = f"{named.mqtt_base_topic}-demo", "demo"
+        settings = Settings(**{**named.model_dump(), **given})
+        if account != DEFAULT_ACCOUNT:
             parts.callback(_clear, settings, account)
         print(f"MQTT broker   {settings.broker().address}   (look at {settings.mqtt_base_topic}/#)")
         print(f"Time          {SPEED} times as fast: a session lasts half a minute. Ctrl-C ends it.\n", flush=True)
         _run(settings, account, clock)
     return 0
-
-
-def _settings(api_url: str, named: Settings, **more: Any) -> Settings:
-    """Return the settings for the simulated account: those of a person as far as they are of the broker."""
-    given: dict[str, Any] = {
-        "claude_api_url": api_url,
-        "claude_code_oauth_token": "demo",
-        "claude_code_oauth_token_file": None,
-        "claude_accounts": None,
-        "claude_source": "oauth",
-        "poll_interval": 300,
-        "usage_log": None,
-    }
-    return Settings(**{**named.model_dump(), **given, **more})
-
-
-def _with_own_broker(api_url: str, named: Settings, parts: contextlib.ExitStack) -> Settings:
-    broker = parts.enter_context(EmbeddedBroker())
-    given: dict[str, Any] = dict.fromkeys(["mqtt_username", "mqtt_password", "mqtt_password_file"])
-    given |= dict.fromkeys(["mqtt_tls_ca", "mqtt_tls_cert", "mqtt_tls_key"])
-    given |= {"mqtt_host": "127.0.0.1", "mqtt_port": broker.port, "mqtt_tls": False, "mqtt_transport": "tcp"}
-    given["mqtt_protocol"] = "3.1.1"  # all it speaks; to 5 it says nothing, and we would wait
-    return _settings(api_url, named, **given)
 
 
 def _clear(settings: Settings, account: str) -> None:

@@ -18,9 +18,6 @@ from claude_usage_mqtt.usage.standing import clock_time
 WITHIN, QUIET = 10.0, 1.0
 """Seconds for all retained messages, and without one until nothing more is expected."""
 
-MAX_LISTED = 10
-"""Accounts named in one sentence."""
-
 YES, WAIT, UNKNOWN = 0, 9, 10
 """Exit statuses."""
 
@@ -66,7 +63,7 @@ def _others(session: Session, place: Topics) -> list[str]:
     """Return the accounts that are published: one that was misspelled is not a service that is gone."""
     session.subscribe([place._replace(account="+").health])
     names = {message.topic.split("/")[-2] for message in session.collect(QUIET, WITHIN) if message.payload}
-    return sorted(name for name in names if slug(name) == name)[:MAX_LISTED]
+    return sorted(name for name in names if slug(name) == name)[:10]
 
 
 def _account(settings: Settings, account: str | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from claude_usage_mqtt.cli.api_block import blocks
-from claude_usage_mqtt.clock import Clock, SystemClock
+from claude_usage_mqtt.clock import SystemClock
 from claude_usage_mqtt.errors import ClaudeUsageError, RateLimited, SettingsError
 from claude_usage_mqtt.instants import parse_instant
 from claude_usage_mqtt.settings.load import load_settings
@@ -27,7 +27,7 @@ def once(*, as_json: bool, force: bool = False) -> int:
     `force` asks the API even if the service on the broker may not.
     """
     settings = load_settings()
-    api, clock = UsageApi(settings.claude_api_url, settings.claude_user_agent), SystemClock()
+    api = UsageApi(settings.claude_api_url, settings.claude_user_agent)
     first_error: Exception | None = None
     polled = [
         (account, in_order(polled_sources(settings.sources, account.login, api, settings.claude_code_command)))
@@ -41,7 +41,7 @@ def once(*, as_json: bool, force: bool = False) -> int:
     blocked = {} if force else blocks(settings, [account for account, _ in polled])
     for account, source in polled:
         try:
-            reading = None if source is None else _ask(account.id, source, clock, blocked.get(account.id))
+            reading = None if source is None else _ask(account.id, source, blocked.get(account.id))
         except ClaudeUsageError as error:
             first_error = first_error or error
             continue
@@ -55,12 +55,12 @@ def once(*, as_json: bool, force: bool = False) -> int:
     return 0
 
 
-def _ask(account: str, source: PolledSource, clock: Clock, blocked: RateLimited | None) -> Reading | None:
+def _ask(account: str, source: PolledSource, blocked: RateLimited | None) -> Reading | None:
     """Return what a source has, None if that is nothing new; `blocked` says why it must not be asked."""
     if blocked is not None:
         raise blocked
     require_answer(source, source.login)
-    result = source.poll(account, clock, may_retry=True)
+    result = source.poll(account, SystemClock(), may_retry=True)
     if result.error is not None:
         raise with_other_sources(result.error, result.source)  # this may be the first request that was ever made
     return result.reading
@@ -109,10 +109,10 @@ def _notes(key: str, window: dict[str, Any], document: dict[str, Any]) -> list[s
     return notes + ([severity] if severity and severity != "normal" else [])
 
 
-def _weekday_and_time(instant: str | None) -> str | None:
-    """Return weekday and time of an instant in the local time zone."""
+def _weekday_and_time(instant: str | None) -> str:
+    """Return weekday and time of an instant in the local time zone, empty if there is none."""
     parsed = parse_instant(instant)
-    return None if parsed is None else parsed.astimezone().strftime("%a %H:%M")
+    return "" if parsed is None else parsed.astimezone().strftime("%a %H:%M")
 
 
 def _amounts(money: dict[str, Any]) -> str:

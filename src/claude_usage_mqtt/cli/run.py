@@ -14,8 +14,7 @@ from claude_usage_mqtt.service.liveness import publishes_here
 from claude_usage_mqtt.service.loop import Service
 from claude_usage_mqtt.service.options import AccountOptions, ServiceOptions
 from claude_usage_mqtt.service.usage_log import UsageLog
-from claude_usage_mqtt.settings.claude import Account
-from claude_usage_mqtt.settings.fields import Settings
+from claude_usage_mqtt.settings.fields import Account, Settings
 from claude_usage_mqtt.sources.api.client import UsageApi
 from claude_usage_mqtt.sources.in_order import in_order
 from claude_usage_mqtt.sources.names import AUTO

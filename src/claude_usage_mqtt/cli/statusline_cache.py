@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 import time
 from datetime import datetime
@@ -33,8 +34,6 @@ MAX_RECORD = 4096
 
 LIFE = 8.0
 """Seconds after which the process that publishes ends, whatever it hangs in."""
-
-NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
 
 
 def cache_folder(environment: Mapping[str, str], platform: str = sys.platform) -> Path:
@@ -77,7 +76,7 @@ def note_session(folder: Path, mark: Mark, limits: Mapping[str, Limit], now: dat
     another session, which begins with the numbers of the one before and is as old. Without a session's id it is not
     known at all (None): several may take turns.
     """
-    name = "".join(c for c in mark.session[:64] if c in NAME_CHARACTERS)
+    name = re.sub(r"[^A-Za-z0-9_-]", "", mark.session[:64])
     file = folder / f"session-{name or 'unnamed'}.json"
     shown = {
         key: [limit.percent, limit.resets_at and int(limit.resets_at.timestamp())] for key, limit in limits.items()

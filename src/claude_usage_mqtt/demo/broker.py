@@ -1,8 +1,8 @@
 """An MQTT broker inside this process, for the demo and for tests on machines without Mosquitto.
 
 amqtt does the work, in an event loop on its own thread. It is an optional extra, so it is imported only
-when a broker is made. It speaks MQTT 3.1.1 only and keeps nothing on disk. Nothing from amqtt gets
-through: no log line, no warning, no exception of one of its tasks.
+when a broker is made. It speaks MQTT 3.1.1 only and keeps nothing on disk. Nothing of amqtt shows: no log line, no
+warning, no exception in its tasks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from claude_usage_mqtt.errors import SettingsError
 if TYPE_CHECKING:
     from types import ModuleType
 
-_LISTENER = "default"  # amqtt insists on a listener of this name
+_LISTENER = "default"  # amqtt requires a listener of this name
 _ANONYMOUS = "amqtt.plugins.authentication.AnonymousAuthPlugin"
 _START_TIMEOUT = 10.0  # s
 _SHUTDOWN_TIMEOUT = 1.5  # s for amqtt's own shutdown, which a client that does not read can hold up
@@ -31,7 +31,7 @@ _CLOSE_TIMEOUT = 3.0  # s for all of `close()`
 
 
 class EmbeddedBroker:
-    """A broker for everybody who can reach it: with the default host, programs on this machine.
+    """A broker for anybody who can reach it: with the default host, programs on this machine.
 
     It listens from the moment it is made until `close()`: on `port`, or on a free one if that is taken or 0; then the
     attribute `port` is that one.
@@ -78,7 +78,7 @@ class EmbeddedBroker:
 
     async def _serve(self, started: Future[None]) -> None:
         self._loop = asyncio.get_running_loop()
-        self._loop.set_exception_handler(lambda *_: None)  # what ends a connection's task concerns only that one
+        self._loop.set_exception_handler(lambda *_: None)  # an error in a connection's task affects only that one
         broker = self._amqtt.broker.Broker(
             {"listeners": {_LISTENER: {"type": "external"}}, "plugins": {_ANONYMOUS: {}}}
         )
@@ -96,7 +96,7 @@ class EmbeddedBroker:
                 self._connections.discard(writer)
                 writer.transport.abort()
 
-        # The socket is ours, not amqtt's: so its port is known, and nobody can take it in between.
+        # We make the socket, not amqtt: so its port is known, and nobody can take it in between.
         server = await asyncio.start_server(connected, sock=self._socket)
         started.set_result(None)
         await self._stopping.wait()
@@ -106,7 +106,7 @@ class EmbeddedBroker:
         await asyncio.wait({shutdown}, timeout=_SHUTDOWN_TIMEOUT)
         for writer in self._connections:
             writer.transport.abort()
-        await asyncio.sleep(0)  # one turn of the loop closes the sockets of what was aborted
+        await asyncio.sleep(0)  # one turn of the loop closes the aborted sockets
 
 
 def _import_amqtt() -> ModuleType:

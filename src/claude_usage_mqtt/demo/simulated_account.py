@@ -1,8 +1,8 @@
 """A made-up subscription, and what Claude's usage endpoint would answer for it.
 
-The account shows everything a watcher should see within days: windows that fill, run out and reset, nights in
-which the session is idle, money that drains once the quota is gone. It knows nothing of the rest of the package:
-the wire form is written down here a second time on purpose, so that the parser meets an independent source.
+Within days the account shows everything worth seeing: windows that fill, run out and reset, nights in which the session
+is idle, money that drains once the quota is gone. It knows nothing of the rest of the package: the wire format is
+written a second time here on purpose, so that the parser meets an independent source.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def _rhythm(rng: random.Random) -> Iterator[tuple[float, bool]]:
 class SimulatedAccount:
     """One made-up subscription: its usage follows from the clock and the seed, not from how often it is asked.
 
-    `clock` returns an aware datetime in UTC. It may run fast and may jump; what it jumps over is caught up with on
-    the next answer, at most eight days of it. Not safe for use from several threads at once.
+    `clock` returns an aware datetime in UTC. It may run fast and may jump; the next answer makes up for the jump, for
+    at most eight days of it. Not safe for use from several threads at once.
     """
 
     def __init__(self, clock: Callable[[], datetime], seed: int = 0) -> None:
@@ -165,7 +165,7 @@ class SimulatedAccount:
 
 def _wire_window(window: _Window, jitter: timedelta) -> dict[str, Any]:
     return {
-        # By way of a fraction, for the float noise that the endpoint's numbers have.
+        # Through a fraction, for the floating-point noise that the endpoint's numbers have.
         "utilization": round(window.utilization, 2) / 100 * 100,
         "resets_at": window.wire_reset(jitter),
         "limit_dollars": None,

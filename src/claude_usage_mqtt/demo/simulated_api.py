@@ -19,8 +19,8 @@ BETA_HEADER = "oauth-2025-04-20"
 class SimulatedApi(HTTPServer):
     """The usage endpoint on this machine, answering for one simulated account from its own thread.
 
-    It listens from the moment it is made until the end of a `with`, after which its thread has ended. It wants the
-    headers that the real endpoint wants, takes any token, and keeps and logs none.
+    It listens from the moment it is made until the end of a `with`, after which its thread has ended. It requires the
+    headers that the real endpoint requires, accepts any token, and keeps and logs none.
     """
 
     def __init__(self, account: SimulatedAccount) -> None:
@@ -45,7 +45,7 @@ class SimulatedApi(HTTPServer):
         self.server_name, self.server_port = "127.0.0.1", int(self.server_address[1])
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing of a client that hung up in the middle."""
+        """Ignore a client that disconnected in the middle."""
 
     def __exit__(self, *_: object) -> None:
         self.shutdown()
@@ -57,13 +57,13 @@ class _Handler(BaseHTTPRequestHandler):
     """Answers one request and closes the connection."""
 
     server: SimulatedApi
-    timeout = 10  # s: a client that connects and says nothing does not hold the thread forever
+    timeout = 10  # s: a client that connects and sends nothing does not hold the thread forever
 
     def do_GET(self) -> None:
         if urlsplit(self.path).path != USAGE_PATH:
-            self._send(HTTPStatus.NOT_FOUND, _error("not_found_error", "Not found"))
+            self._refuse(HTTPStatus.NOT_FOUND, "not_found_error")
         elif not self._is_authorized():
-            self._send(HTTPStatus.UNAUTHORIZED, _error("authentication_error", "Invalid authentication"))
+            self._refuse(HTTPStatus.UNAUTHORIZED, "authentication_error")
         else:
             self._send(HTTPStatus.OK, self.server.account.answer())
 
@@ -75,6 +75,9 @@ class _Handler(BaseHTTPRequestHandler):
         betas = [beta.strip() for beta in self.headers.get("anthropic-beta", "").split(",")]
         return scheme.lower() == "bearer" and bool(token.strip()) and BETA_HEADER in betas
 
+    def _refuse(self, status: HTTPStatus, kind: str) -> None:
+        self._send(status, {"type": "error", "error": {"type": kind, "message": status.phrase}})
+
     def _send(self, status: HTTPStatus, document: dict[str, Any]) -> None:
         body = json.dumps(document).encode()
         self.send_response(status)
@@ -82,7 +85,3 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
-
-
-def _error(kind: str, message: str) -> dict[str, Any]:
-    return {"type": "error", "error": {"type": kind, "message": message}}

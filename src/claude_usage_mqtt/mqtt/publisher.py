@@ -7,11 +7,9 @@ the newest only. Every method is for the loop's thread; the connector's thread a
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from claude_usage_mqtt.logs import Outage
 from claude_usage_mqtt.mqtt.client import Message
 from claude_usage_mqtt.mqtt.connection import (
     Acknowledged,
@@ -21,12 +19,11 @@ from claude_usage_mqtt.mqtt.connection import (
     Settled,
     Subscribed,
 )
+from claude_usage_mqtt.mqtt.connection_log import ConnectionLog
 from claude_usage_mqtt.mqtt.connector import Connector
 from claude_usage_mqtt.mqtt.delivery import Delivery
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.restrictions import FOR_GOOD, Restrictions
-
-log = logging.getLogger(__name__)
 
 STOP_PATIENCE = 1.2
 """Real seconds for the last messages; stopping takes at most about twice that."""
@@ -52,17 +49,20 @@ class Publisher:
         """Prepare; `announcements` is how topics begin whose messages are verified, and may be left out."""
         self._connector = Connector(options, notify, will)
         self._will = will
-        self._address = options.address
-        self._outage = Outage(log)
-        self._is_shaky = False
-        """Whether the last connection did not settle: then the next one is logged only once it has."""
+        self._log = ConnectionLog(options.address)
         self._restrictions = Restrictions(announcements)
         self._delivery: Delivery | None = None  # over the connection that the loop was notified of
         self._retained: dict[str, bytes] = {}  # empty: the topic is to be removed
         self._own: dict[str, deque[int]] = {}
         self._events: deque[Message] = deque(maxlen=MAX_EVENTS)
-        self.start = self._connector.start
-        self.is_alive = self._connector.is_alive
+
+    def start(self) -> None:
+        """Connect, again and again."""
+        self._connector.start()
+
+    def is_alive(self) -> bool:
+        """Whether the thread that connects is running."""
+        return self._connector.is_alive()
 
     @property
     def is_connected(self) -> bool:
@@ -71,18 +71,15 @@ class Publisher:
 
     # What happened
 
-    def handle(self, notice: Connected | Disconnected | Acknowledged | Subscribed | Settled) -> None:
+    def handle(self, event: Connected | Disconnected | Acknowledged | Subscribed | Settled) -> None:
         """Process an event of the connection; the loop passes them on in the order of arrival."""
         delivery = self._delivery
-        match notice:
+        match event:
             case Connected(client=client, max_packet=max_packet):
-                log.debug("Connected with MQTT %s", notice.version)
+                self._log.connected(event)
                 self._delivery = Delivery(client, max_packet)
-                if not self._is_shaky:
-                    self._log_up()
-                self._is_shaky = True
-            case Disconnected(error=error, refused=is_refused):
-                self._outage.down("refused" if is_refused else "lost", str(error))
+            case Disconnected():
+                self._log.disconnected(event)
                 if delivery is not None:
                     self._disconnected(delivery)
             case _ if delivery is None:
@@ -95,13 +92,9 @@ class Publisher:
             case Subscribed(mid=mid, refused=refused):
                 self._restrictions.not_subscribed(delivery.subscriptions.refused(mid, refused))
             case Settled():
-                self._is_shaky = False
-                self._log_up()
+                self._log.settled()
                 delivery.subscriptions.is_settled = True
                 self._restrictions.settled(delivery.subscriptions.unverified)
-
-    def _log_up(self) -> None:
-        self._outage.up(f"Connected to the broker at {self._address} again.")
 
     def _disconnected(self, delivery: Delivery) -> None:
         open_topics = [*delivery.subscriptions.unverified, *(message.topic for message in delivery.under_way.values())]
@@ -202,7 +195,7 @@ class Publisher:
     # What others have published
 
     def remember_own(self, topic: str, payload: bytes) -> None:
-        """Note a message as one of ours: an earlier run's, or one that is not retained."""
+        """Note a message as one of ours; what `publish` sends to be retained is noted there."""
         self._own.setdefault(topic, deque(maxlen=OWN_KEPT)).append(hash(payload))
 
     def has_sent(self, message: Message) -> bool:

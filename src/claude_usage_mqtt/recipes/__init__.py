@@ -14,7 +14,7 @@ from claude_usage_mqtt.recipes import started
 class Recipe:
     """One recipe; its `file` says at its top what to do with it.
 
-    If it starts the program, with a `command`, `values` replace the marks in it: the program's place on this machine.
+    If it starts the program, with a `command`, `values` replace its marks: where the program is on this machine.
     """
 
     file: str
@@ -23,7 +23,7 @@ class Recipe:
     command: str = "run"
 
     def text(self, account: str | None = None) -> str:
-        """Return what is to be copied, for the account with this id if there are several."""
+        """Return the text to copy, for the account with this id if there are several."""
         text = Path(__file__).with_name(self.file).read_text(encoding="utf-8")
         for mark, value in self.values(self.command).items() if self.values else ():
             text = text.replace(mark, value)
@@ -46,7 +46,7 @@ def _of_account(text: str, account: str) -> str:
 
 
 RECIPES = {
-    "dashboard": Recipe("dashboard.yaml", "a dashboard of Home Assistant's own cards"),
+    "dashboard": Recipe("dashboard.yaml", "a dashboard made with Home Assistant's own cards"),
     "blueprint-threshold": Recipe(
         "blueprint-threshold.yaml", "Home Assistant notifies you when a threshold is reached"
     ),

@@ -1,6 +1,6 @@
-"""What a file that starts the program has to know of this machine: where the program is and whose login it reads.
+"""What a file that starts the program must know about this machine: where the program is and whose login it reads.
 
-Each kind of file has its own way of quoting; what is printed works as it is.
+Each kind of file has its own quoting; what is printed works unchanged.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def for_systemd(command: str) -> Mapping[str, str]:
         "@START@": f"{quoted_for_systemd(str(program()))} {command}",
         "@USER@": _user(),
         "@LOGIN@": quoted_for_systemd(f"CLAUDE_CONFIG_DIR={_absolute(login)}"),
-        "@SEEN@": " ".join(quoted_for_systemd(each) for each in seen),
+        "@SEEN@": " ".join(quoted_for_systemd(folder) for folder in seen),
         "@PATH@": quoted_for_systemd(f"PATH={_path()}"),
         "@MACHINE@": " MACHINE_NAME=laptop" if is_container() else "",
     }
@@ -57,7 +57,7 @@ def for_launchd(command: str) -> Mapping[str, str]:
     path = shlex.quote(str(program()))
     return {
         **_names(command, "launchd"),
-        "@PROGRAM@": path.replace("--", "-'-'"),  # the same to a shell; two hyphens would end a comment of XML
+        "@PROGRAM@": path.replace("--", "-'-'"),  # the same to a shell; two hyphens would end an XML comment
         "@START@": escape(path, quote=False),
         "@PATH@": escape(_path(), quote=False),
     }
@@ -106,15 +106,15 @@ def _absolute(path: str | Path) -> str:
 
 
 def needed() -> set[str]:
-    """Return the folders with what is read when the program starts: itself, its package, and Python, link by link."""
+    """Return the folders that are read when the program starts: its own, its package's, and Python's, link by link."""
     files = [str(program()), sys.executable]
     while Path(files[-1]).is_symlink():
         files.append(_absolute(Path(files[-1]).parent / Path(files[-1]).readlink()))
-    folders = {str(Path(each).parent.parent) for each in files}
+    folders = {str(Path(file).parent.parent) for file in files}
     return folders | {sys.prefix, sys.base_prefix, str(Path(__file__).parents[2])}
 
 
 def hidden(folders: Iterable[str]) -> list[str]:
     """Return those that `ProtectHome` would hide, without what is in another one."""
-    found = {Path(each) for each in folders if any(Path(each).is_relative_to(place) for place in HIDDEN)}
-    return sorted(str(each) for each in found if found.isdisjoint(each.parents))
+    found = {Path(folder) for folder in folders if any(Path(folder).is_relative_to(place) for place in HIDDEN)}
+    return sorted(str(folder) for folder in found if found.isdisjoint(folder.parents))

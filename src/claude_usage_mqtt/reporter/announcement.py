@@ -17,11 +17,11 @@ from claude_usage_mqtt.topics import ReporterTopics
 log = logging.getLogger(__name__)
 
 BOTH_NEW = 5.0
-"""Real seconds after the first announcement in which another one of the same name has just started, too: both have
+"""Real seconds after the first announcement in which another reporter of the same name has also just started: both
 asked before either could answer."""
 
 REASSERT_AFTER = 10.0
-"""Real seconds between announcements that correct somebody else's: two of one name must not make a storm."""
+"""Real seconds between announcements that correct somebody else's: two reporters of one name must not cause a storm."""
 
 ECHO = 5.0
 """Real seconds in which an older announcement of ours may still come back."""
@@ -47,7 +47,7 @@ class Announcement:
         self._sent_at = float("-inf")
         self._name = Outage(log)
         self.due_at: float | None = None
-        """When to announce again what has not changed."""
+        """When to repeat an announcement that has not changed."""
 
     def update(self, accounts: Mapping[str, AnnouncedLogin]) -> None:
         """Announce these logins, if they are not announced."""
@@ -95,7 +95,7 @@ class Announcement:
         self.plan(max(now, self._sent_at + REASSERT_AFTER))
 
     def _gives_way(self, other: Presence, now: float) -> bool:
-        """Whether a name belongs to another one that is running: it was there first, or both have just started."""
+        """Whether the name belongs to another running reporter: it was there first, or both have just started."""
         if other.instance is None or now - self._first_sent_at > BOTH_NEW:
             return False
         return not self._payload or other.instance < self._instance

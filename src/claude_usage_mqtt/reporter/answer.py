@@ -1,4 +1,4 @@
-"""From an ask to its answer: at most one poll of the source, in a worker thread."""
+"""Turns an ask into its answer: at most one poll of the source, in a worker thread."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ HOLD = timedelta(seconds=5)
 """How long an ask may wait for its turn instead of being refused."""
 
 MAX_WORKERS = 5
-"""As many as the publisher asks for at the same time."""
+"""As many as the publisher asks for at a time."""
 
 HANGS_AFTER = 60.0
-"""Real seconds after which a poll hangs, on a dead mount for example: it keeps its thread, and others get one."""
+"""Real seconds after which a poll counts as hanging, on a dead mount for example: it keeps its thread."""
 
 MAX_IDS = 2000
-"""Remembered ids of asks, so that none is answered twice: more than can be honestly asked in a week."""
+"""Remembered ids of asks, so that none is answered twice: more than an honest publisher can ask in a week."""
 
 
 class Answering:
@@ -78,7 +78,7 @@ class Answering:
         self._answer(answer)
 
     def stop(self) -> None:
-        """Begin no request anymore."""
+        """Begin no more requests."""
         self._stopping.set()
 
     def _answer(self, answer: Answer) -> None:

@@ -1,8 +1,8 @@
-"""A reporter's own limits, which hold whatever it is asked, and by whom: anybody who may publish on the broker can ask.
+"""A reporter's own limits, whatever it is asked and by whom: anybody who may publish on the broker can ask.
 
-A reporter counts its own requests, hears what other machines answer, and reads how many the publisher counted, which
-was there while this machine slept. What it hears and reads can only make it ask less often. The publisher has its own
-budget, and asks less often than this allows. Instants are seconds of one steady clock.
+A reporter counts its own requests, sees other machines' answers, and reads how many requests the publisher counted,
+which was there while this machine slept. What it sees and reads can only make it ask less often. The publisher has its
+own budget, and asks less often than this allows. Instants are seconds of one steady clock.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ SPACING = timedelta(seconds=60)
 """Between two requests: the numbers do not change faster, and bursts are punished."""
 
 AFTER_START = timedelta(seconds=60)
-"""After the start, a request of the run before, which nobody remembers, may still be recent for this long."""
+"""After the start, a request of the previous run, which is not remembered, may still be recent for this long."""
 
 BELIEVED_FOR = timedelta(minutes=10)
 """For how long the publisher's count holds: it is published again every five minutes."""
 
 ASK_AGAIN = timedelta(seconds=60)
-"""Until the next try if the publisher's count is too high: it falls as time passes, nobody knows when."""
+"""Until the next try if the publisher's count is too high: it falls as time passes, but when is not known."""
 
 MAX_HEALTH = 64 * 1024
 
@@ -47,7 +47,7 @@ class Budget:
         self._started_at = self._now()
         self._requests = {account: RequestLog(limited=limited) for account in accounts}
         self._health = {Topics(base=base, account=account).health: account for account in self._requests}
-        self._heard_at = dict.fromkeys(self._requests, LONG_AGO)  # of another machine's request
+        self._others_asked_at = dict.fromkeys(self._requests, LONG_AGO)
         self._counted: dict[str, tuple[int, datetime]] = {}  # account -> the publisher's count, and when it came
 
     def _now(self) -> datetime:
@@ -63,14 +63,14 @@ class Budget:
         """Return how long a request would have to wait, 0 if it may be made now."""
         now, requests = self._now(), self._requests[account]
         requests.forget(now)
-        others_ask = now - self._heard_at[account] < BUDGET_SPAN
+        others_ask = now - self._others_asked_at[account] < BUDGET_SPAN
         wait = requests.earliest(now, BUDGET - (SIMULTANEOUS if others_ask else 0), SPACING) - now
         count, at = self._counted.get(account, (0, LONG_AGO))
         is_full = self._limited and count >= BUDGET - SIMULTANEOUS and now - at < BELIEVED_FOR
         return max(wait, ASK_AGAIN) if is_full else wait
 
     def is_recent(self, source: PolledSource) -> bool:
-        """Whether Claude Code's own numbers may be of a request of the run before, which nobody remembers."""
+        """Whether Claude Code's own numbers may come from a request of the previous run, which is not remembered."""
         if not self._limited or self._now() - self._started_at >= AFTER_START:
             return False
         now = self._clock.now()
@@ -81,10 +81,10 @@ class Budget:
         """Note a request that is made after a wait."""
         self._requests[account].record(self._now() + wait)
 
-    def hear(self, answer: Answer) -> None:
+    def note_answer(self, answer: Answer) -> None:
         """Note the requests of another machine's answer."""
         if answer.account in self._requests and answer.requests:
-            self._heard_at[answer.account] = self._now()
+            self._others_asked_at[answer.account] = self._now()
             self._requests[answer.account].record_unasked(self._now(), answer.requests)
 
     def take(self, message: Message) -> None:

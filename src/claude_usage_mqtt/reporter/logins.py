@@ -1,4 +1,4 @@
-"""Looks at the logins of a reporter's accounts and says when what is to be announced has changed. Makes no request."""
+"""Looks at the logins of a reporter's accounts and reports what must be announced again. Makes no request."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LoginSeen(NamedTuple):
 
 
 class ReportedLogin(Watched[LoginSeen]):
-    """One account's login; `seen` is what is announced of it, and only what differs from that is news."""
+    """One account's login; `seen` is what was announced of it, and only a difference from that is reported."""
 
     def __init__(self, account: str, source: PolledSource) -> None:
         super().__init__(account, source)
@@ -41,10 +41,10 @@ class ReportedLogin(Watched[LoginSeen]):
         self._looks = 0
 
     def unread(self) -> LoginSeen:
-        """Return what is known of a login that was not read yet, or cannot be: reading it may hang."""
+        """Return what is known of a login that has not been read yet, or cannot be: reading it may hang."""
         return LoginSeen(self.account, AnnouncedLogin(self.source.name, CredentialsUnreadable.status, Login()))
 
-    def _news(self, now: datetime) -> Iterator[LoginSeen]:
+    def _changes(self, now: datetime) -> Iterator[LoginSeen]:
         login, status, problem = self._read()
         remedy = remedy_of_end(self.source, login, now)
         if status == USABLE and remedy is not None:
@@ -70,23 +70,23 @@ class ReportedLogin(Watched[LoginSeen]):
 
 
 class ReportedLogins:
-    """All of a reporter's; `put` gets what is new, in another thread."""
+    """All logins of a reporter; `put` gets changes, in another thread."""
 
     def __init__(self, sources: Mapping[str, PolledSource], clock: Clock, put: Callable[[LoginSeen], None]) -> None:
         self._logins = {account: ReportedLogin(account, source) for account, source in sources.items()}
         self.watch = LoginWatch(clock.now, put, clock.to_real(CHECK_EVERY))
 
     def start(self) -> None:
-        """Look at all of them, again and again."""
+        """Look at all of them repeatedly."""
         self.watch.start(list(self._logins.values()))
 
     @property
     def announced(self) -> dict[str, AnnouncedLogin]:
-        """What is to be announced."""
-        return {account: each.seen.login for account, each in self._logins.items()}
+        """The logins to announce."""
+        return {account: login.seen.login for account, login in self._logins.items()}
 
     def take(self, seen: LoginSeen) -> None:
-        """Process what is new."""
+        """Process a change."""
         login = self._logins[seen.account]
         login.seen = seen
         if seen.problem:
@@ -103,7 +103,7 @@ class ReportedLogins:
 
 
 def remedy_of_end(source: PolledSource, login: Login, now: datetime) -> str | None:
-    """Return what makes a login usable again that has ended, None if it has not; what Claude Code renews does not."""
+    """Return what makes an ended login usable again, None if it has not ended; one that Claude Code renews has not."""
     soon = now + EXPIRY_MARGIN
     if login.login_expires_at is not None and login.login_expires_at <= soon:
         return "log in with Claude Code"

@@ -35,10 +35,10 @@ from claude_usage_mqtt.topics import ReporterTopics
 log = logging.getLogger(__name__)
 
 SLEPT = 30.0
-"""Seconds without a turn of the loop after which the machine was asleep: what was sent to it meanwhile is old."""
+"""Seconds without a turn of the loop after which the machine was asleep: what was sent to it in the meantime is old."""
 
-DEAF_FOR = 2.0
-"""Real seconds after that in which asks are ignored: they come out of buffers, and their senders have given up."""
+IGNORE_FOR = 2.0
+"""Real seconds after that in which asks are ignored: they come from buffers, and their senders have given up."""
 
 
 class ReporterOptions(NamedTuple):
@@ -58,8 +58,8 @@ class Reporter:
         self.inbox: Inbox[ConnectionEvent | LoginSeen | Answer | Stop] = Inbox()
         self._options = options
         self._clock = clock
-        self._turned_at = self._moment()  # when the machine was awake last
-        self._deaf_until = 0.0
+        self._turned_at = self._moment()  # when the machine was last awake
+        self._ignore_until = 0.0
         topics = ReporterTopics(base=options.base_topic, machine=options.machine)
         self._publishing = ReporterPublishing(options.broker, topics, self.inbox.put)
         self._logins = ReportedLogins(options.sources, clock, self.inbox.put)
@@ -78,7 +78,7 @@ class Reporter:
         ]
 
     def stop(self, cause: BaseException | None = None) -> None:
-        """Ask the loop to end, by raising the cause if there is one; safe from any thread and from a signal handler."""
+        """Ask the loop to end, raising the cause if there is one; safe from any thread and from a signal handler."""
         self.inbox.put(Stop(cause))
 
     def run(self) -> None:
@@ -107,7 +107,7 @@ class Reporter:
     def _handle(self, item: ConnectionEvent | LoginSeen | Answer) -> None:
         match item:
             case Connected():
-                self._deaf_until = 0.0  # nothing that was sent before reaches a new connection
+                self._ignore_until = 0.0  # nothing that was sent before reaches a new connection
                 self._publishing.connected(item)
             case Disconnected():
                 self._publishing.disconnected(item)
@@ -123,7 +123,7 @@ class Reporter:
                 self._logins.watch.look_now()  # it may have been renewed, or refused
 
     def _on_ask(self, message: Message) -> None:
-        if self._publishing.is_named and time.monotonic() >= self._deaf_until:
+        if self._publishing.is_named and time.monotonic() >= self._ignore_until:
             self._answering.asked(message.payload)
 
     def _on_answer(self, message: Message, machine: str) -> None:
@@ -133,7 +133,7 @@ class Reporter:
         if machine == self._options.machine:
             self._publishing.answered(answer)
         if not self._publishing.publisher.has_sent(message):
-            self._budget.hear(answer)
+            self._budget.note_answer(answer)
 
     # What time brings
 
@@ -144,7 +144,7 @@ class Reporter:
         gap = max(now - then for now, then in zip(self._turned_at, before, strict=True))
         if self._clock.to_real(gap) > SLEPT:
             # The broker may not have noticed anything, but the service may have asked in vain.
-            self._publishing.announcement.due_at = self._deaf_until = time.monotonic() + DEAF_FOR
+            self._publishing.announcement.due_at = self._ignore_until = time.monotonic() + IGNORE_FOR
 
     def _moment(self) -> tuple[float, float]:
         return self._clock.steady(), self._clock.now().timestamp()
@@ -158,6 +158,6 @@ class Reporter:
             log.info("Reporting as %s at %s, accounts: %s", options.machine, options.broker.address, names)
 
     def _patience(self) -> float:
-        """Return how many real seconds may pass until something is to be done."""
+        """Return how many real seconds may pass before something has to be done."""
         now = time.monotonic()
         return max(0.0, min([self._liveness.patience(), *(at - now for at in self._publishing.moments())]))

@@ -1,6 +1,6 @@
-"""The reporter's presence on the broker: its connection, its name, and what it announces once the name is its own.
+"""The reporter's presence on the broker: its connection, its name, and what it announces once it owns the name.
 
-Before anything is announced, an ask is sent that nobody may answer: whoever does has our name.
+Before anything is announced, an ask is sent that nobody should answer: a reporter that does has our name.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NAME_CHECK = 2.0
 """Real seconds in which another reporter of the same name would answer."""
 
 MOST_LOST = 2
-"""Connections that may end during the name check before it is left out: our login may not be allowed to write there."""
+"""Connections that may end during the name check before it is skipped: our login may not be allowed to write there."""
 
 
 class ReporterPublishing:
@@ -43,9 +43,9 @@ class ReporterPublishing:
             ]
         )
         self.is_named = False
-        """Whether the name is ours: until then, each connection begins to check it again."""
+        """Whether the name is ours: until then, each new connection checks it again."""
         self._name_ask: str | None = None
-        self._named_at: float | None = None  # when nobody has answered for long enough
+        self._named_at: float | None = None  # when the wait for an answer is over
         self._lost = 0
         self.announcement = Announcement(topics, self.publisher)
 
@@ -65,7 +65,7 @@ class ReporterPublishing:
     def disconnected(self, event: Disconnected) -> None:
         """Note that there is no connection."""
         self.publisher.handle(event)
-        self._lost += not self.is_named  # some brokers disconnect whoever sends what is not allowed
+        self._lost += not self.is_named  # some brokers disconnect a client that sends what is not allowed
 
     def announce(self, accounts: Mapping[str, AnnouncedLogin]) -> None:
         """Announce these logins, if the name is ours."""
@@ -93,7 +93,7 @@ class ReporterPublishing:
         try:
             self.announcement.seen(message, is_named=self.is_named)
         except SettingsError:
-            self.is_named = False  # what is retained there is the other one's
+            self.is_named = False  # the other one's announcement is retained there
             raise
 
     def _on_service(self, message: Message) -> None:
@@ -108,7 +108,7 @@ class ReporterPublishing:
         self.announcement.tick(now)
         if self._named_at is None or now < self._named_at:
             return False
-        self._named_at = None  # without a connection it begins again with the next one
+        self._named_at = None  # without a connection, the check begins again with the next one
         self.is_named = self.publisher.is_connected
         if self.is_named:
             self.publisher.subscribe(self.routes.topics(late=True))

@@ -14,6 +14,7 @@ from claude_usage_mqtt.service.account_log import AccountLog
 from claude_usage_mqtt.service.discovery_message import DiscoveryMessage
 from claude_usage_mqtt.service.event_delivery import EventDelivery
 from claude_usage_mqtt.service.options import AccountOptions
+from claude_usage_mqtt.service.polling import Polling
 from claude_usage_mqtt.service.restore import own_document
 from claude_usage_mqtt.sources.account_reporters import AccountReporters
 from claude_usage_mqtt.sources.credentials.watch import LoginChanged
@@ -39,11 +40,7 @@ class AccountState:
     def __init__(self, options: AccountOptions, rng: random.Random, reporters: AccountReporters | None = None) -> None:
         self.options = options
         self.usage = AccountUsage(options.topics.account, options.rules)
-        self.policy = Policy(options.interval, rng, limited=options.limited)
-        self.is_polling_on = True
-        self.is_polling = False
-        """Whether a poll is under way."""
-        self.has_polled = False
+        self.polling = Polling(Policy(options.interval, rng, limited=options.limited))
         self.look_at = datetime.max.replace(tzinfo=UTC)
         """When there is something to do by time alone."""
         self.reporters = reporters
@@ -60,7 +57,7 @@ class AccountState:
 
     def set_interval(self, interval: timedelta) -> None:
         """Use another poll interval; numbers stay known for 2.2 of them at least."""
-        self.policy.interval = interval
+        self.polling.policy.interval = interval
         stale_after = max(self.options.rules.stale_after, LEAST_INTERVALS * interval)
         self.usage.rules = self.options.rules._replace(stale_after=stale_after)
 
@@ -86,7 +83,7 @@ class AccountState:
         self.discovery.restore(retained, memory)
 
     def _restore_polling(self, health: Mapping[str, Any], memory: Mapping[str, Any], now: datetime) -> None:
-        policy = self.policy
+        policy = self.polling.policy
         policy.restore(memory.get("policy", memory.get("schedule")), now, self.usage.windows.resets())
         if str(health.get("status")) in CREDENTIALS_STATUSES:
             policy.poll_soon(now)
@@ -97,7 +94,7 @@ class AccountState:
             if self.health.status == STARTING:
                 self.health.show_ok()
         elif health.get("polling") is False:
-            self.is_polling_on = False
+            self.polling.is_on = False
         interval = health.get("poll_interval")
         setting = int(self.options.interval.total_seconds())
         # What was set by hand holds until the setting itself is changed.
@@ -108,21 +105,16 @@ class AccountState:
 
     def due(self, now: datetime) -> datetime | None:
         """Return when to poll next; None while a poll is under way, or none is to be made."""
-        if self.is_polling or not self.options.is_polled or not (self.is_polling_on or self.policy.refresh_wanted):
-            return None
-        return self.policy.due(now, self.usage.windows.resets())
+        return self.polling.due(now, self.usage.windows.resets()) if self.options.is_polled else None
 
     def begin_poll(self, now: datetime) -> bool:
         """Note that a poll begins; return whether a second request would be within the budget."""
         self.health.hint = None
-        self.is_polling = True
-        self.policy.record_request(now)
-        return self.policy.requests.allows_another(now)
+        return self.polling.begin(now)
 
     def finish_poll(self, result: PollResult, now: datetime) -> list[Event]:
         """Apply the result of a poll; return what happened."""
-        self.is_polling = False
-        self.policy.requests.record_sent(now, result.requests)
+        self.polling.end(now, result.requests)
         self.health.renew(now)
         self.health.login.fingerprint = result.fingerprint
         if result.login is not None:
@@ -139,13 +131,13 @@ class AccountState:
 
     def _fail(self, error: ClaudeUsageError, source: str, now: datetime) -> None:
         self.log.failed(error)
-        self.policy.failed(now, error)
+        self.polling.policy.failed(now, error)
         if self.reporters is not None and isinstance(error, UNUSABLE):
             self.reporters.login_failed()
         pushed = {source.name for source in self.options.pushed}
         is_pushed = any(window.source in pushed for window in self.usage.known_windows(now))
         if error.status in MISSING and self.options.is_auto and is_pushed:
-            self.policy.excuse_failures()  # another source delivers
+            self.polling.policy.excuse_failures()  # another source delivers
             self.health.show_ok()
         elif isinstance(error, RateLimited) and self.health.last_success is not None:
             self.report(error)
@@ -159,7 +151,7 @@ class AccountState:
         self.health.succeeded(reading.read_at)
         has_limits = reading.windows or reading.extra_usage is not None
         self.health.show_ok(None if has_limits else NO_LIMITS_DETAIL)
-        self.policy.succeeded(now, self.usage.rules.stale_after, self.usage.history.last_change)
+        self.polling.policy.succeeded(now, self.usage.rules.stale_after, self.usage.history.last_change)
         return events
 
     def receive(self, source: PushedSource, payload: bytes, now: datetime) -> list[Event]:
@@ -178,7 +170,7 @@ class AccountState:
         events = self._update(reading, now)
         if self.usage.read_times() == before:
             return events  # nothing newer: it neither saves a request nor makes anything fresh
-        self.policy.numbers_arrived(now, self.usage.rules.stale_after)
+        self.polling.policy.numbers_arrived(now, self.usage.rules.stale_after)
         self.health.succeeded(reading.read_at)
         if not self.options.is_polled or (self.options.is_auto and self.health.status in MISSING):
             self.health.show_ok()
@@ -192,7 +184,7 @@ class AccountState:
         for suspect in new:
             self.log.unlikely(suspect)
         if new:
-            self.policy.confirm(now, REPEATS_FOR.get(new[0].window.source, timedelta(0)))
+            self.polling.policy.confirm(now, REPEATS_FOR.get(new[0].window.source, timedelta(0)))
         return events
 
     def report(self, error: ClaudeUsageError) -> None:
@@ -206,12 +198,12 @@ class AccountState:
         login = changed.login or Login(mark=self.health.login.known.mark)
         is_other_token = self.health.login.is_other_token(login)
         if self._use_login(login):
-            self.policy.account_changed(now)
+            self.polling.policy.account_changed(now)
         elif self.health.lacks_login:
-            self.policy.poll_soon(now)
+            self.polling.policy.poll_soon(now)
         # The file is written for other reasons too; a token that was refused is not sent again for them.
         if is_other_token:
-            self.policy.credentials_changed(now)
+            self.polling.policy.credentials_changed(now)
 
     def _use_login(self, login: Login) -> bool:
         self.health.login.known = login
@@ -226,7 +218,7 @@ class AccountState:
     def wake_at(self, now: datetime) -> datetime | None:
         """Return when time alone changes something, other than a poll being due."""
         moments = [self.usage.changes_at(now), self.discovery.removed_until]
-        moments += self.health.changes_at(now, self.due(now), is_polling=self.is_polling)
+        moments += self.health.changes_at(now, self.due(now), is_polling=self.polling.is_under_way)
         if self.reporters is not None:
             moments.append(self.reporters.wake_at(now))
         return min((moment for moment in moments if moment is not None), default=None)
@@ -237,7 +229,7 @@ class AccountState:
             self.health.show_silence(self.options.pushed, self.name, now)
         if self.reporters is not None:
             self._look_at_reporters(self.reporters, now)
-        self.health.tick(now, self.due(now), is_polling=self.is_polling)
+        self.health.tick(now, self.due(now), is_polling=self.polling.is_under_way)
         self.delivery.add(self.health.login.events(now))
         self.discovery.forget_removed(now)
         self.log.another_login(is_seen=self.usage.history.saw_foreign(now))
@@ -245,7 +237,7 @@ class AccountState:
 
     def _look_at_reporters(self, reporters: AccountReporters, now: datetime) -> None:
         """Poll as soon as it is allowed if a machine can be asked again, and the numbers waited for that."""
-        policy, last_success = self.policy, self.health.last_success
+        policy, last_success = self.polling.policy, self.health.last_success
         policy.requests.record_unasked(now, reporters.take_unasked())
         if reporters.has_become_askable(now):
             is_late = last_success is None or now - last_success >= policy.interval
@@ -257,7 +249,7 @@ class AccountState:
     def clock_stepped(self, step: timedelta, now: datetime) -> None:
         """Follow a clock that was set by `step` to `now`."""
         self.usage.clock_stepped(step)
-        self.policy.clock_stepped(step, now)
+        self.polling.policy.clock_stepped(step, now)
         self.discovery.removed_until = moved(self.discovery.removed_until, step)
         if step < timedelta(0):
             self.health.last_success = moved(self.health.last_success, step, self.usage.history.restored)

@@ -89,7 +89,6 @@ class Accounts(dict[str, AccountState]):
             state.restore({**found, **former}, now)
             if former:
                 state.discovery.entity_ids_of = DEFAULT_ACCOUNT
-            self._publisher.remember_own(topics.health, found.get(topics.health, b""))
             state.look_at = now + (MOVE_PAUSE if former else timedelta(0))
         self._digests = {name: digest(state, now) for name, state in self.items()}
         self._workers.watch_logins(self.values())
@@ -135,13 +134,12 @@ class Accounts(dict[str, AccountState]):
         state.tick(now)
         delivers_at = FAR_AWAY
         is_renewed = state.health.is_renewed
-        if is_renewed or not (begins and state.has_polled):
+        if is_renewed or not (begins and state.polling.has_ended_once):
             # Before the first request its trace is published, so that a crash during it is remembered too.
             for topic, payload in documents(state, now):
                 self._publisher.retain(topic, payload, again=is_renewed and topic == state.options.topics.state)
             self._digests[state.name], state.health.is_renewed = digest(state, now), False
             delivers_at = self._deliver(state, now)
-        state.has_polled = state.has_polled or begins
         if begins and source is not None:
             self._workers.poll(state.name, source, may_retry=may_retry)
         moments = [state.due(now), state.wake_at(now), delivers_at]

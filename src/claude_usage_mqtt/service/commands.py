@@ -26,8 +26,8 @@ def obey(state: AccountState, name: str, payload: bytes, now: datetime) -> None:
 
 
 def _refresh(state: AccountState, _: str, now: datetime) -> bool:
-    when = state.policy.refresh(now)
-    if not state.is_polling and when > now + timedelta(seconds=1):
+    when = state.polling.policy.refresh(now)
+    if not state.polling.is_under_way and when > now + timedelta(seconds=1):
         state.health.hint = f"The refresh will run at {local_time(when)}, to stay within the rate limit."
     return True
 
@@ -37,16 +37,16 @@ def _set_interval(state: AccountState, seconds: str, now: datetime) -> bool:
         return False
     interval = timedelta(seconds=int(seconds))
     state.set_interval(interval)
-    state.policy.set_interval(now, interval)
+    state.polling.policy.set_interval(now, interval)
     return True
 
 
 def _switch_polling(state: AccountState, on_or_off: str, now: datetime) -> bool:
     if on_or_off.upper() not in ("ON", "OFF"):
         return False
-    state.is_polling_on = on_or_off.upper() == "ON"
-    if state.is_polling_on:
-        state.policy.poll_soon(now)
+    state.polling.is_on = on_or_off.upper() == "ON"
+    if state.polling.is_on:
+        state.polling.policy.poll_soon(now)
     return True
 
 

@@ -41,7 +41,7 @@ def health_document(state: AccountState, now: datetime) -> dict[str, Any]:
     `retry_at`: before this the API must not be asked. `alive_until`: after this, whoever reads this retained message
     must not trust what this service published.
     """
-    shown, policy, login = state.health, state.policy, state.health.login.known
+    shown, policy, login = state.health, state.polling.policy, state.health.login.known
     retry_at = policy.rate_limit.blocked_until
     parts = [shown.detail, shown.hint, shown.login.sentence(now)]
     if state.usage.history.saw_foreign(now):
@@ -50,17 +50,17 @@ def health_document(state: AccountState, now: datetime) -> dict[str, Any]:
         parts += map(unlikely_sentence, state.usage.windows.suspects().values())
     parts.append(shown.other_instance.sentence)
     return {
-        "status": shown.status if state.is_polling_on else PAUSED,
+        "status": shown.status if state.polling.is_on else PAUSED,
         "detail": " ".join(part for part in parts if part) or None,
         "fresh": state.usage.is_fresh(now),
         "alive_until": format_instant(shown.alive_until),
         "last_success": format_instant(shown.last_success),
-        "next_poll": format_instant(policy.next_regular if state.is_polling else state.due(now)),
+        "next_poll": format_instant(policy.next_regular if state.polling.is_under_way else state.due(now)),
         "retry_at": format_instant(retry_at) if retry_at is not None and retry_at > now else None,
         "token_expires_at": format_instant(login.token_expires_at),
         "login_expires_at": format_instant(login.login_expires_at),
         "poll_interval": int(policy.interval.total_seconds()),
-        "polling": state.is_polling_on,
+        "polling": state.polling.is_on,
         "requests_last_hour": policy.requests.last_hour(now),
         "consecutive_failures": policy.failures.count,
         "reporters": [] if state.reporters is None else state.reporters.documents(now),
@@ -78,7 +78,7 @@ def memory_document(state: AccountState) -> dict[str, Any]:
         "discovery_topic": state.options.topics.config if state.options.discovery else None,
         "interval_setting": int(state.options.interval.total_seconds()),
         "currency": state.discovery.first_currency,
-        "policy": state.policy.save(),
+        "policy": state.polling.policy.save(),
         "events": state.delivery.save(),
         "login_notice": state.health.login.save(),
         "usage": save(state.usage),

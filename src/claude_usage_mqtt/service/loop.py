@@ -62,8 +62,8 @@ class Service:
             Route(f"{base}/+/command/+", self._on_command),
             *(Route(f"{base}/+/{level}", partial(self._on_pushed, level)) for level in sorted(levels)),
             *(
-                Route(each.health, partial(self._on_health, each.account), is_late=True, takes_retained=True)
-                for each in (account.topics for account in self._options.accounts)
+                Route(account.topics.health, partial(self._on_health, account.topics.account), is_late=True)
+                for account in self._options.accounts
             ),
         ]
 
@@ -129,7 +129,7 @@ class Service:
         state, now = self._accounts.touch(item.account), self._clock.now()
         if isinstance(item, CachedReading):
             self._accounts.note(state, state.take(item.reading, now))
-        elif item.fingerprint != state.health.login.fingerprint and not state.is_polling:
+        elif item.fingerprint != state.health.login.fingerprint and not state.polling.is_under_way:
             state.on_login_changed(item, now)
 
     def _connected(self) -> None:
@@ -164,6 +164,7 @@ class Service:
                 self._accounts.note(state, state.receive(source, message.payload, now))
 
     def _on_health(self, account: str, message: Message) -> None:
+        """Notice another instance, not by what is retained: an earlier run of ours may have left that."""
         if message.payload and not self._publishing.publisher.has_sent(message):
             self._accounts.touch(account).health.other_instance.seen(self._clock.now())
 

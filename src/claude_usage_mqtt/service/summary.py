@@ -35,7 +35,7 @@ class Digest(NamedTuple):
 def digest(state: AccountState, now: datetime) -> Digest:
     """Return the digest of an account as of `now`."""
     known, where = state.usage.known_windows(now), state.usage.standing(now)
-    health, failures = state.health, state.policy.failures.count
+    health, failures = state.health, state.polling.policy.failures.count
     machines = [] if state.reporters is None else [each["status"] for each in state.reporters.documents(now)]
     return Digest(
         account=state.name,
@@ -44,7 +44,7 @@ def digest(state: AccountState, now: datetime) -> Digest:
         blocked=where.blocked,
         blocked_until=where.blocked_until,
         next_reset=min((w.resets_at for w in known if w.resets_at and w.resets_at > now), default=None),
-        has_problem=state.is_polling_on and is_problem(health.status, failures, health.last_success, machines, now),
+        has_problem=state.polling.is_on and is_problem(health.status, failures, health.last_success, machines, now),
     )
 
 

@@ -46,12 +46,13 @@ def read_env_file(known: Collection[str]) -> tuple[dict[str, str], list[str]]:
     mistakes: list[str] = []
     lines: dict[str, int] = {}
     for binding in parse_stream(io.StringIO(text)):
-        mistakes += [f"Line {_line(binding)} of {ENV_FILE}: {mistake}." for mistake in _mistakes(binding, known)]
+        line = _line(binding)
+        mistakes += [f"Line {line} of {ENV_FILE}: {mistake}." for mistake in _mistakes(binding, known)]
         if binding.key is None or binding.value is None or not NAME.fullmatch(binding.key):
             continue
         name = binding.key.upper()
-        if name in known and lines.setdefault(name, _line(binding)) != _line(binding):
-            mistakes.append(f"{name} is on lines {lines[name]} and {_line(binding)} of {ENV_FILE}; remove one of them.")
+        if name in known and lines.setdefault(name, line) != line:
+            mistakes.append(f"{name} is on lines {lines[name]} and {line} of {ENV_FILE}; remove one of them.")
         values[name] = binding.value
     outside = environment()
     values = {name: value for name, value in values.items() if value and name not in outside}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -14,15 +14,15 @@ from claude_usage_mqtt import __version__
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.mqtt.options import BrokerOptions, Protocol, Transport
 from claude_usage_mqtt.settings import values
-from claude_usage_mqtt.settings.claude import ACCOUNTS, Account, distinct, named_accounts, parse_accounts
 from claude_usage_mqtt.settings.env_file import environment
 from claude_usage_mqtt.settings.machine import machine_name
 from claude_usage_mqtt.settings.typos import misspelled
 from claude_usage_mqtt.sources.api.url import API_URL, checked_url, is_loopback
 from claude_usage_mqtt.sources.credentials.file import GivenToken
-from claude_usage_mqtt.sources.local_login import SECURE_STORAGE_DIR, local_login
+from claude_usage_mqtt.sources.local_login import SECURE_STORAGE_DIR, LocalLogin, local_login
 from claude_usage_mqtt.sources.names import AUTO, LOCAL, SOURCES, parse_source, selected_sources
 from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, LONGEST_INTERVAL, SHORTEST_INTERVAL, Topics
+from claude_usage_mqtt.untrusted import slug
 from claude_usage_mqtt.usage.reading import REPORTER, STATUSLINE
 
 Seconds = Annotated[int, values.Shape(unit="seconds")]
@@ -43,9 +43,9 @@ Percentages = Annotated[
 Accounts = Annotated[
     dict[str, str | None] | None,
     NoDecode,
-    values.Shape(unit="accounts", words=ACCOUNTS),
-    BeforeValidator(parse_accounts),
-    AfterValidator(distinct),
+    values.Shape(unit="accounts", words=values.ACCOUNTS),
+    BeforeValidator(values.parse_accounts),
+    AfterValidator(values.distinct_accounts),
 ]
 Topic = Annotated[
     str,
@@ -58,6 +58,17 @@ UrlPath = Annotated[str, values.matching(r"/[!-~]*", "a path that begins with /,
 Header = Annotated[str, values.matching(r"[!-~][ -~]*", "plain ASCII text only")]
 Line = Annotated[str, AfterValidator(values.line)]
 File = Annotated[Path, AfterValidator(values.expanded)]
+
+
+class Account(NamedTuple):
+    """One configured account: its id (a slug), the label a person gave it, its login.
+
+    `login` is None if it is not on this machine: reporters or status lines supply it.
+    """
+
+    id: str
+    label: str | None
+    login: LocalLogin | None
 
 
 class Settings(BaseSettings):
@@ -210,7 +221,13 @@ class Settings(BaseSettings):
         if with_logins is None:
             with_logins = bool(LOCAL & set(self.sources))
         if self.claude_accounts is not None:
-            return named_accounts(self.claude_accounts if with_logins else dict.fromkeys(self.claude_accounts))
+            folders = self.claude_accounts if with_logins else dict.fromkeys(self.claude_accounts)
+            # Each names the folder of its secrets: Claude Code's own variables name one, and cannot mean all of them.
+            logins = {
+                name: None if folder is None else local_login(folder, setting="CLAUDE_ACCOUNTS")
+                for name, folder in folders.items()
+            }
+            return tuple(Account(id=slug(name), label=name, login=login) for name, login in logins.items())
         if not with_logins:
             return (Account(id=DEFAULT_ACCOUNT, label=None, login=None),)
         # An empty variable is not a setting, except for this one, in which it means the default folder.

@@ -14,6 +14,7 @@ from typing import Literal, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from claude_usage_mqtt.errors import SettingsError
 from claude_usage_mqtt.settings.env_file import ENV_FILE, PASSWORDS, environment, read_env_file
@@ -41,22 +42,19 @@ def load_settings(*, with_env_file: bool = True) -> Settings:
     try:
         settings = Settings(**known)  # type: ignore[arg-type]
     except ValidationError as error:
-        mistakes += [
-            _describe(detail["loc"], detail["type"], detail["msg"])
-            for detail in error.errors(include_input=False, include_url=False)
-        ]
+        mistakes += map(_describe, error.errors(include_input=False, include_url=False))
     else:
         if not mistakes:
             return settings
     raise SettingsError(" ".join(dict.fromkeys([*mistakes, *_hints(outside, file)])))
 
 
-def _describe(location: tuple[int | str, ...], kind: str, message: str) -> str:
+def _describe(error: ErrorDetails) -> str:
     """Return our sentence for an error of pydantic, whose own words are for programmers."""
-    message = message.removeprefix("Value error, ")
-    if not location:
+    kind, message = error["type"], error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:
         return f"{message}."
-    name = str(location[0])
+    name = str(error["loc"][0])
     if kind != "value_error":
         message = _expected(Settings.model_fields[name], is_too_long=kind in ("too_long", "string_too_long"))
     return f"{name.upper()}: {message}."

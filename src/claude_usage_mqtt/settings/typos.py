@@ -49,7 +49,7 @@ class Misspelled(NamedTuple):
     name: str
     meant: str
     is_typo: bool
-    is_set: bool = False
+    is_set: bool
 
 
 def misspelled(given: Iterable[str], known: Iterable[str]) -> Iterator[Misspelled]:
@@ -57,13 +57,12 @@ def misspelled(given: Iterable[str], known: Iterable[str]) -> Iterator[Misspelle
     ours, names = frozenset(known), frozenset(given)
     missing = sorted(name for name in ours if not {name, f"{name}_FILE", name.removesuffix("_FILE")} & names)
     for name in sorted(names - ours):
-        meant = _meant(name, missing)
-        if meant is not None:
-            yield Misspelled(name, meant, is_typo=_is_typo(name, meant))
+        meant = _meant(name, missing) or _meant(name, sorted(ours))
+        if meant is None:
             continue
-        meant = _meant(name, sorted(ours))
-        if meant is not None and _is_typo(name, meant):
-            yield Misspelled(name, meant, is_typo=True, is_set=True)
+        is_typo, is_set = _is_typo(name, meant), meant not in missing
+        if is_typo or not is_set:
+            yield Misspelled(name, meant, is_typo, is_set)
 
 
 def _is_typo(name: str, meant: str) -> bool:
@@ -75,20 +74,20 @@ def _is_typo(name: str, meant: str) -> bool:
     return sum(max(i2 - i1, j2 - j1) for tag, i1, i2, j1, j2 in pair.get_opcodes() if tag != "equal") <= TYPO
 
 
-def _meant(name: str, missing: list[str]) -> str | None:
+def _meant(name: str, among: list[str]) -> str | None:
     if name.startswith(NOT_OURS):
         return None
     name = _our_spelling(name)
-    if name in missing:
+    if name in among:
         return name
     if name in SLIPS:
-        return SLIPS[name] if SLIPS[name] in missing else None
+        return SLIPS[name] if SLIPS[name] in among else None
     family = next((family for family in FAMILIES if name.startswith(family)), None)
     if family is None:
         return None
     import difflib  # noqa: PLC0415 - rarely needed, and start-up time counts
 
-    tails = {_tail(ours, family): ours for ours in missing if ours.startswith(family)}
+    tails = {_tail(ours, family): ours for ours in among if ours.startswith(family)}
     near = difflib.get_close_matches(_tail(name, family), tails, n=1, cutoff=ALIKE)
     return tails[near[0]] if near else None
 

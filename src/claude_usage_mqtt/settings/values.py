@@ -6,6 +6,7 @@ Each function raises ValueError with our own words, which never hold the value.
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 from pydantic import AfterValidator
 
 from claude_usage_mqtt.secret_file import LONGEST_STRING
+from claude_usage_mqtt.topics import DEFAULT_ACCOUNT
+from claude_usage_mqtt.untrusted import slug
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +28,9 @@ class Shape:
 
 THRESHOLDS = "percentages above 0, for example 75,90"
 
-LONGEST_NAME = 255
-"""Characters of a name in the DNS."""
+RESERVED_ACCOUNTS = frozenset({"all", DEFAULT_ACCOUNT, "reporter", "status"})
+SAME_TOPIC = "two account ids become the same topic; make them differ in letters or digits"
+ACCOUNTS = 'not valid JSON of names and folders; write {"personal": "/claude/personal", "work": "/claude/work"}'
 
 
 def plain(value: object) -> object:
@@ -104,7 +108,7 @@ def host(value: str) -> str:
     try:
         ipaddress.ip_address(bare)
     except ValueError:
-        if len(value) > LONGEST_NAME or not re.fullmatch(r"[\w.-]+", value):
+        if not re.fullmatch(r"[\w.-]{1,255}", value):  # the DNS has no longer names
             raise ValueError("the name or address alone; the port goes into MQTT_PORT") from None
         return value
     return bare
@@ -125,3 +129,38 @@ def percentages(value: tuple[float, ...]) -> tuple[float, ...]:
     if not all(0 < threshold <= 1000 for threshold in value):
         raise ValueError(THRESHOLDS)
     return tuple(sorted(set(value)))
+
+
+def parse_accounts(value: object) -> object:
+    """Return the JSON of CLAUDE_ACCOUNTS; raises ValueError."""
+    try:
+        return json.loads(value, object_pairs_hook=_each_once) if isinstance(value, str) else value
+    except KeyError:
+        raise ValueError(SAME_TOPIC) from None
+    except (ValueError, RecursionError):
+        raise ValueError(ACCOUNTS) from None
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return an object of JSON; raises KeyError if a name is there twice, of which the last would silently win."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise KeyError
+    return found
+
+
+def distinct_accounts(folders: dict[str, str | None] | None) -> dict[str, str | None] | None:
+    """Return the accounts; raises ValueError unless each name makes its own id, and each folder could be one."""
+    seen: set[str] = set()
+    for name, folder in (folders or {}).items():
+        identifier = slug(name)
+        if not identifier or identifier in RESERVED_ACCOUNTS:
+            raise ValueError(
+                "each account's id needs letters or digits; all, default, reporter and status are reserved"
+            )
+        if identifier in seen:
+            raise ValueError(SAME_TOPIC)
+        if folder is not None and not folder.strip():
+            raise ValueError("each account needs the folder of its credentials, or null if another machine has it")
+        seen.add(identifier)
+    return folders

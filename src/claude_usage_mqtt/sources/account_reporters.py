@@ -2,7 +2,7 @@
 
 Of the machines that are online and have a usable login of this account, the one that answered last is asked, then the
 next. One that was silent, or refused, is left alone for a while, unless it announces itself again. A login of another
-account replaces the known one only if it was there for long enough and nobody has the known one anymore.
+account replaces the known one only after it has been there long enough and no machine has the known one.
 Safe from any thread: the loop feeds it, workers read it.
 """
 
@@ -33,7 +33,7 @@ from claude_usage_mqtt.sources.source import Login, PollResult
 from claude_usage_mqtt.usage.reading import REPORTER, Owner
 
 FAULTS = frozenset({NetworkError.status, InvalidResponse.status})
-"""Reasons that another machine may not have; whether they are gone only a poll can show."""
+"""Reasons that may not apply to another machine; only a poll can show whether they are gone."""
 
 MOMENT = timedelta(minutes=1)
 """A machine that may ask again within this time is not missing: it has just asked."""
@@ -69,7 +69,7 @@ class AccountReporters:
             return [name for _, name in sorted(askable)]
 
     def _is_foreign(self, machine: Machine, owner: Owner, now: datetime) -> bool:
-        """Whether a login that a machine has, or used, is not the account's, and may not replace it either."""
+        """Whether a login that a machine has or used is not the account's and may not replace it."""
         if self._owner.is_same(owner) is not False:
             return False
         since = machine.login(self._account).foreign_since
@@ -84,7 +84,7 @@ class AccountReporters:
         )
 
     def accepts(self, name: str, login: Login, now: datetime) -> bool:
-        """Whether the reading is taken that a machine made with a login, which is the account's from now on."""
+        """Whether to accept a machine's reading; if so, the login that made it is the account's from now on."""
         with self._registry.changed:
             machine = self._registry.machines.get(name) or Machine(name, now)
             entry = machine.login(self._account)
@@ -135,7 +135,7 @@ class AccountReporters:
     # What arrives
 
     def compare(self, login: MachineLogin, now: datetime) -> None:
-        """Note since when the login that a machine announced, if there is one, is not the account's."""
+        """Note since when the login that a machine announced, if any, has not been the account's."""
         is_foreign = self._owner.is_same(login.owner) is False
         login.foreign_since = (login.foreign_since or now) if is_foreign else None
 
@@ -152,19 +152,19 @@ class AccountReporters:
         return bool(self.to_ask(now))
 
     def has_become_askable(self, now: datetime) -> bool:
-        """Whether a machine can be asked, and none could at the last call, or a login could not be used since then."""
+        """Whether a machine can be asked now, if none could at the last call or a login has failed since then."""
         is_askable = self.can_be_asked(now)
         if not is_askable and (self.is_waiting(now) or self._is_held(now, FAULTS)):
-            return False  # as soon as its turn comes, nothing has changed
+            return False  # when its turn comes, nothing will have changed
         was_askable, self._was_askable = self._was_askable, is_askable
         return is_askable and not was_askable
 
     def login_failed(self) -> None:
-        """Note that a poll failed for want of a login: a machine that can be asked is worth another one."""
+        """Note that a poll failed for lack of a login: a machine that can be asked is worth another poll."""
         self._was_askable = False
 
     def wait_for_one(self, now: datetime, within: float) -> bool:
-        """Wait until a machine can be asked, at most so many real seconds; return whether one can."""
+        """Wait until a machine can be asked, at most this many real seconds; return whether one can."""
         with self._registry.changed:
             return self._registry.changed.wait_for(lambda: self.can_be_asked(now), within)
 
@@ -178,7 +178,7 @@ class AccountReporters:
         return min((moment for moment in moments if moment is not None and moment > now), default=None)
 
     def documents(self, now: datetime) -> list[dict[str, Any]]:
-        """Return `health.reporters`; that a machine has asked a moment ago is not a reason to show."""
+        """Return `health.reporters`; that a machine has just asked is not shown as a reason."""
         with self._registry.changed:
             self._registry.forget_old(now)
             return [
@@ -191,11 +191,11 @@ class AccountReporters:
             ]
 
     def is_waiting(self, now: datetime) -> bool:
-        """Whether a machine only waits because it has asked a moment ago."""
+        """Whether a machine is waiting only because it has just asked."""
         return self._is_held(now, {Busy.status}, MOMENT)
 
     def _is_held(self, now: datetime, reasons: Collection[str], at_most: timedelta = timedelta.max) -> bool:
-        """Whether one of these reasons keeps a machine from being asked, for so long at most."""
+        """Whether one of these reasons keeps a machine from being asked, for at most this long."""
         with self._registry.changed:
             return self._registry.is_connected and any(
                 login.hold is not None and login.hold.until - now <= at_most and status in reasons
@@ -209,7 +209,7 @@ class AccountReporters:
             return self._registry.is_connected and statuses == {status}
 
     def why_none(self, now: datetime) -> str | None:
-        """Return the sentence that lists the machines and why none can be asked; None if it is we who are away."""
+        """Return the sentence that lists the machines and why none can be asked; None if we are away."""
         with self._registry.changed:
             if not self._registry.is_connected:
                 return None

@@ -1,4 +1,4 @@
-"""How long failures make us wait: those of the network and the server, refused logins, and the API's rate limit."""
+"""How long failures make us wait: network and server faults, refused logins, and the API's rate limit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from claude_usage_mqtt.untrusted import number
 
 TRANSIENT_FIRST = timedelta(seconds=30)
 TRANSIENT_LONGEST = timedelta(seconds=600)
-"""Back-off for faults of the network and the server, doubling: they end by themselves, often quickly."""
+"""Back-off for network and server faults, doubling: they pass by themselves, often quickly."""
 
 WINDOW_FULL_FIRST = timedelta(seconds=300)
 WINDOW_FULL_FACTOR = 1.5
@@ -28,13 +28,13 @@ REFUSED_THEN = timedelta(hours=1)
 
 SLOW_INTERVAL = timedelta(seconds=360)
 SLOW_FOR = timedelta(hours=1)
-"""After the wait that a 429 asks for, not faster than this for that long: whoever returns at once is refused again."""
+"""After the wait that a 429 asks for, no faster than this for that long: a hasty client is refused again."""
 
 LONGEST_BLOCK = timedelta(hours=25)
-"""A block of more is taken as this; none of more than an hour was ever seen."""
+"""A longer block is cut to this; none of more than an hour was ever seen."""
 
 MAX_COUNT = 100_000
-"""More failures in a row than this were never counted by anybody."""
+"""Nobody ever counted more failures in a row than this."""
 
 TOKEN, ACCOUNT = "token", "account"  # what a block belongs to
 
@@ -46,10 +46,10 @@ class Failures:
         self.count = self.faults = self.refusals = 0
 
     def wait(self, error: ClaudeUsageError, interval: timedelta) -> timedelta:
-        """Note a failure other than a rate limit; return how long to wait, `interval` if it asks for nothing else."""
+        """Note a failure other than a rate limit; return how long to wait, by default `interval`."""
         if isinstance(error, CredentialsError):
-            # Nothing was sent. Looking at the credentials costs nobody anything: they are read again at the
-            # normal pace, and at once when they change.
+            # Nothing was sent. Looking at credentials is free: they are read again at the normal pace, and at once
+            # after a change.
             return interval
         if isinstance(error, Unauthorized | InsufficientScope):
             self.refusals += 1

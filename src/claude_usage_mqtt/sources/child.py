@@ -1,4 +1,4 @@
-"""Another program, run once: bounded in time and output, in a process group that never outlives us."""
+"""Another program, run once: with limits on its time and output, in a process group that never outlives us."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_OUTPUT = 2 * 1024 * 1024
 """Bytes; Claude Code's answer has a few thousand."""
 
 ENDS_WITHIN = 2.0
-"""Seconds for a program that has closed its output to end."""
+"""Seconds that a program has to end once it has closed its output."""
 
 GUARD = """
 exec 3<&0 < /dev/null
@@ -27,8 +27,8 @@ program=$!
 exec 3<&- > /dev/null 2>&1
 wait "$program"
 """
-"""Gives the program its input and waits for it. Next to it something waits at a pipe whose other end only we have: when
-we are gone, even by SIGKILL, that pipe ends, and what waits there removes the folder and kills the whole group."""
+"""Gives the program its input and waits for it. A guard next to it waits on a pipe whose other end only we have: when
+we are gone, even by SIGKILL, that pipe ends, and the guard removes the folder and kills the whole group."""
 
 IS_POSIX = os.name == "posix"
 

@@ -1,7 +1,7 @@
 """Claude Code as a source: this machine's program is asked for the usage. No token is read, and it renews its login.
 
 The request is one that Claude Code calls experimental: what is not understood is reported, and never taken for 0. It
-returns old numbers without saying so; what they are is decided by when Claude Code fetched them (`.claude.json`).
+returns old numbers without saying so; their age follows from when Claude Code fetched them (`.claude.json`).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ PASSED_ON = frozenset(
         *("SYSTEMROOT", "SYSTEMDRIVE", "COMSPEC", "PATHEXT", "USERPROFILE", "APPDATA", "LOCALAPPDATA", "PROGRAMDATA"),
     ]
 )
-"""What it needs to find its login, the network and itself. A token in the environment would hide its login."""
+"""How it finds its login, the network and itself. A token in the environment would hide its login."""
 
 QUIET = {"DISABLE_AUTOUPDATER": "1", "DISABLE_TELEMETRY": "1", "DISABLE_ERROR_REPORTING": "1"}
 

@@ -23,7 +23,7 @@ MAX_FILE = 16 * 1024 * 1024
 """Bytes; years of prompts are in it."""
 
 AHEAD = timedelta(seconds=5)
-"""How far a fetch may be ahead of our clock, which is the same machine's: more says that a clock was wrong."""
+"""How far a fetch may be ahead of our clock, which is the same machine's: more means that a clock was wrong."""
 
 
 class CachedUsage(NamedTuple):
@@ -38,7 +38,7 @@ class CachedUsage(NamedTuple):
 
 
 _Content = tuple[Login | None, CachedUsage | None]
-"""Whose account Claude Code is logged in to, and what it keeps for that."""
+"""Whose account Claude Code is logged in to, and what it keeps for that account."""
 
 
 class UsageCache:
@@ -59,7 +59,7 @@ class UsageCache:
         return self._content()[1]
 
     def newest(self, now: datetime) -> Reading | None:
-        """Return what Claude Code keeps as a reading, None if there is nothing to believe; never raises."""
+        """Return what Claude Code keeps as a reading, None if there is nothing believable; never raises."""
         usage = self.usage
         if usage is None or not usage.is_believable(now):
             return None

@@ -15,16 +15,16 @@ SKIP_REFUSED = timedelta(hours=1)
 """A login that the API refused is not sent again for this long while another source delivers, unless it changes."""
 
 SKIP_MEANWHILE = timedelta(minutes=10)
-"""The same while none delivers: less than until the policy's second try, as a good login was seen refused once."""
+"""The same while no source delivers: less than until the policy's second try, as a good login was once seen refused."""
 
 REFUSED = (Unauthorized, InsufficientScope)
 
 UNUSABLE = (CredentialsError, *REFUSED)
-"""Errors of a login: another source may have a better one. Of any other error the API or the network is the cause."""
+"""Errors of a login: another source may have a better one. Any other error is caused by the API or the network."""
 
 
 class InOrder:
-    """Asks the next source if a login cannot be used; what is watched is the first one's login."""
+    """Asks the next source if a login cannot be used; only the first one's login is watched."""
 
     def __init__(self, sources: Sequence[PolledSource]) -> None:
         first = sources[0]

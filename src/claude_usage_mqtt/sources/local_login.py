@@ -36,7 +36,7 @@ def local_login(
 ) -> LocalLogin:
     """Return the login in the folders that Claude Code's variables name; raises SettingsError.
 
-    None is a variable that is not set; that of the secrets may be empty. `setting` is where `config_dir` is written.
+    None means a variable is not set; that of the secrets may be empty. `setting` is where `config_dir` is written.
     """
     folder = _expanded(config_dir or DEFAULT_FOLDER)
     inside, next_to_it = folder / FILE_NAME, folder.parent / FILE_NAME
@@ -83,6 +83,6 @@ def _expanded(folder: str) -> Path:
     try:
         return Path(folder).expanduser()
     except RuntimeError:
-        is_ours = folder == DEFAULT_FOLDER  # then nobody may have written it
+        is_ours = folder == DEFAULT_FOLDER  # then perhaps nobody has written it
         remedy = f"set HOME, or {CONFIG_DIR} to the whole path of that folder" if is_ours else "write the whole path"
         raise SettingsError(f"The home folder in {folder} is not known; {remedy}.") from None

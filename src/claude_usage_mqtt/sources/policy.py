@@ -1,7 +1,7 @@
-"""When to ask the API next: a pure policy, all instants passed in, all numbers argued for here.
+"""When to ask the API next: a pure policy, with all instants passed in and all numbers explained here.
 
 We ask rarely, at the right moment, and remember across restarts when we may ask again: why, and how often at most, is
-in `request_log`; how long to wait after a failure in `backoff`.
+in `request_log`; how long to wait after a failure is in `backoff`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from claude_usage_mqtt.sources.request_log import BUDGET, BUDGET_SPAN, HOUR, Req
 
 RESERVE = 4
 """Of the budget, kept at most for the polls that follow the resets of the next hour, so that each is seen in time
-whatever the interval and whoever asks by hand. No account was seen with more windows that reset apart."""
+whatever the interval and whoever asks by hand. No account was seen with more separate resets."""
 
 CONFIRMING = 1
-"""Of the budget, kept for the poll that confirms an unlikely reading: at the shortest interval too it is in time."""
+"""Of the budget, kept for the poll that confirms an unlikely reading, also at the shortest interval."""
 
 SHORTEST = BUDGET_SPAN / (BUDGET - CONFIRMING)
-"""A shorter interval would use up the budget early in the hour, and end in a gap."""
+"""A shorter interval would use up the budget early in the hour and leave a gap."""
 
 FLOOR = timedelta(seconds=60)
 """From any request to one that is asked for by hand: the answer does not change faster, and bursts are punished."""
@@ -33,17 +33,17 @@ SPACING = timedelta(seconds=30)
 """Between any two requests: as short as the shortest back-off, and short enough for a reset that follows a refresh."""
 
 JITTER = 0.1
-"""Share of the interval, both ways, so that accounts everywhere do not ask in step."""
+"""Share of the interval, both ways, so that accounts around the world do not ask in step."""
 
 AFTER_RESET = timedelta(seconds=60)
 """The poll that follows a reset: late enough for a jittering reset to have passed, early enough to be seen in 90 s."""
 
 IDLE_AFTER = timedelta(hours=1)
 IDLE_INTERVAL = timedelta(minutes=10)
-"""If nothing has changed for an hour, nobody works; the first change brings back the normal interval."""
+"""If nothing has changed for an hour, nobody is working; the first change brings back the normal interval."""
 
 SAVED_INTERVALS = 4
-"""While the status line reports the session and the week, only every fourth request is made: for the rest."""
+"""While the status line reports the session and the week, only every fourth request is made, for the rest."""
 
 CONFIRM_AFTER = timedelta(seconds=60)
 """From an unlikely reading to the poll that confirms it: faults of the API were gone one poll later."""
@@ -72,20 +72,20 @@ class Policy:
         budget = BUDGET - CONFIRMING - min(RESERVE, sum(now < after <= now + BUDGET_SPAN for after in after_resets))
         due = self._allowed(now, self.next_regular or now, budget, SPACING)
         for after in after_resets:
-            # One so shortly before that it would delay the more useful poll becomes that poll.
+            # A poll that would come just before the more useful one, and delay it, becomes that one.
             if after - self._spacing(now) < due < after:
                 due = after
         if self.confirm_at is not None:
             due = min(due, self._allowed(now, self.confirm_at, BUDGET, SPACING))
         for after in after_resets:
-            # Responses of the first minute were seen with the old number: two of them would confirm it.
+            # Responses in the first minute were seen with the old number: two of them would confirm it.
             if after - AFTER_RESET <= due < after:
                 due = after
         if self.refresh_wanted:
             due = min(due, self._allowed(now, now, budget, FLOOR))
         last = self.requests.last_attempt_at
         for after in after_resets:
-            # Once asked after it, the response has shown it, or nothing more can be learned by asking at once.
+            # Once we have asked after it, the response has shown it, or asking again at once would not help.
             if after > now - HOUR and (last is None or last < after):
                 due = min(due, self._allowed(now, after, BUDGET, SPACING))
         return due
@@ -111,16 +111,16 @@ class Policy:
         self.next_regular = now + self._jittered(self._pace)
 
     def numbers_arrived(self, now: datetime, stale_after: timedelta) -> None:
-        """Note that the main numbers arrived without a request: the next one can wait, for a while.
+        """Note that the main numbers arrived without a request: the next request can wait for a while.
 
-        The others come from requests alone, and become unknown after `stale_after`.
+        The other numbers come only from requests, and become unknown after `stale_after`.
         """
         if self.requests.times and self.next_regular is not None:
             latest = max(self.requests.times) + min(SAVED_INTERVALS * self.interval, stale_after / 2)
             self.next_regular = max(self.next_regular, min(now + self.interval, latest))
 
     def confirm(self, now: datetime, repeats_for: timedelta = timedelta(0)) -> None:
-        """Want one poll soon, as a reading was unlikely; the source repeats its last response for `repeats_for`."""
+        """Poll soon, as a reading was unlikely; the source repeats its last response for `repeats_for`."""
         self.confirm_at = now + max(CONFIRM_AFTER, repeats_for + CONFIRM_AFTER / 4)
 
     def succeeded(self, now: datetime, stale_after: timedelta, last_change: datetime | None = None) -> None:
@@ -150,7 +150,7 @@ class Policy:
         self.failures.count = 0
 
     def credentials_changed(self, now: datetime) -> None:
-        """Note other credentials: what waited for them waits no longer, what belongs to the account stays."""
+        """Note other credentials: waits for them end; what belongs to the account stays."""
         self.rate_limit.window_full = 0
         if self.failures.refusals:
             self.failures.refusals = 0
@@ -160,13 +160,13 @@ class Policy:
             self.next_regular = now
 
     def account_changed(self, now: datetime) -> None:
-        """Note that another account is logged in: a block of the one before does not concern it."""
+        """Note that another account is logged in: a block of the one before does not apply to it."""
         self.credentials_changed(now)
         self.rate_limit.lift()
         self.poll_soon(now)
 
     def poll_soon(self, now: datetime) -> None:
-        """Want the next request as soon as one by hand is allowed."""
+        """Make the next request as soon as one by hand is allowed."""
         last = self.requests.last_sent_at if self.requests.limited else None
         self.next_regular = now if last is None else max(now, last + FLOOR)
 
@@ -176,12 +176,12 @@ class Policy:
             self.next_regular = min(self.next_regular, self.requests.last_sent_at + FLOOR)
 
     def refresh(self, now: datetime) -> datetime:
-        """Want a request by hand; return when it will be made: `now`, or later."""
+        """Make a request by hand; return when it will be made: `now`, or later."""
         self.refresh_wanted = True
         return self.due(now)
 
     def set_interval(self, now: datetime, interval: timedelta) -> None:
-        """Change the normal interval; a shorter one is felt at once."""
+        """Change the normal interval; a shorter one takes effect at once."""
         self.interval = interval
         if self.next_regular is not None and self.failures.count == 0:
             self.next_regular = min(self.next_regular, now + self._jittered(interval))
@@ -216,7 +216,7 @@ class Policy:
     def restore(self, saved: object, now: datetime, resets: Iterable[datetime] = ()) -> None:
         """Continue from `saved`, untrusted: nothing in it can wait longer than a block can last.
 
-        A request that was due before now is counted as made: the program may have ended before it could say so.
+        A request that was due before now counts as made: the program may have ended before it could note that.
         """
         if not isinstance(saved, dict):
             return

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SPEND_LIMIT = "spend_limit"
 
 LONGEST = {"five_hour": timedelta(hours=5), "seven_day": timedelta(days=7), SPEND_LIMIT: timedelta(days=366)}
-"""The sections that are read, and how far ahead each one's reset can be: 2030 has been seen where none was known."""
+"""The sections that are read, and how far ahead each one's reset can be: 2030 has been seen when none was known."""
 
 SLACK = timedelta(hours=1)
 """How far two clocks may be apart before a reset looks impossible."""
@@ -43,10 +43,10 @@ AHEAD = timedelta(seconds=60)
 """How far the sender's clock may be ahead of ours."""
 
 OLDEST = timedelta(hours=1)
-"""Older readings say nothing of now; nor does a sender whose clock is that far behind."""
+"""Older readings say nothing about now; nor does a sender whose clock is that far behind."""
 
 CAP = 100.0
-"""Claude Code reports no more than this percentage of a window: the true one is this or more."""
+"""Claude Code never reports a higher percentage of a window than this: the true one is this or more."""
 
 
 class Limit:
@@ -69,7 +69,7 @@ class Limit:
         return self.key != SPEND_LIMIT and self.percent >= CAP
 
     def section(self) -> dict[str, Any]:
-        """Return the section again, as `parse_limits` reads it."""
+        """Return the section as `parse_limits` reads it."""
         found: dict[str, Any] = {
             "used_percentage": self.percent,
             "resets_at": None if self.resets_at is None else int(self.resets_at.timestamp()),
@@ -104,7 +104,7 @@ def _limit(key: str, section: object, seen_at: datetime, now: datetime) -> Limit
 
 
 class StatusLineMessage:
-    """What was read at one moment, and whether a response had just come; None if nobody can say that."""
+    """What was read at one moment, and whether a response had just come; None if that is not known."""
 
     __slots__ = ("at", "is_response", "limits")
 
@@ -135,7 +135,7 @@ def parse_message(payload: bytes, now: datetime) -> StatusLineMessage | None:
 
 
 def is_from_another_time(payload: bytes, now: datetime) -> bool:
-    """Whether a message that has just come is dated so that its sender's clock, or ours, must be wrong."""
+    """Whether a message that has just come has a time that proves its sender's clock, or ours, wrong."""
     at = from_epoch(json_object(payload, MAX_MESSAGE).get("at"))
     return at is not None and not now - OLDEST - AHEAD <= at <= now + AHEAD
 
@@ -156,8 +156,8 @@ class Mark:
     def is_other_than(self, duration: object, prompt: object) -> bool:
         """Whether there was a response since these were seen.
 
-        The prompt changes when it is sent, its response comes later: between the two the old numbers are shown
-        again. So it only decides if the duration is not there.
+        The prompt changes when it is sent, and its response comes later: in between, the old numbers are shown again.
+        So the prompt decides only if the duration is missing.
         """
         if self.duration is not None and duration is not None:
             return self.duration != duration

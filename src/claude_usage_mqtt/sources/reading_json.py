@@ -1,4 +1,4 @@
-"""A reading, or an error, as JSON between two machines of one user, and back again as untrusted input.
+"""A reading, or an error, as JSON between two machines of one user, and back as untrusted input.
 
 Anybody who may publish on the broker can send such a document: it is parsed and typed as strictly as the API's own
 response. It has no times by our clock, only an age: the clocks of two machines differ. A reset is the API's own time.
@@ -81,7 +81,7 @@ def reading_to_json(reading: Reading, now: datetime) -> dict[str, Any]:
 def reading_from_json(document: object, now: datetime, machine: str) -> Reading:
     """Return the reading that `machine` sent, with times by our clock.
 
-    Raises InvalidResponse if it is not one, or if any window of it is not right: a number could belong to another.
+    Raises InvalidResponse if it is not one, or if any of its windows is wrong: a number could belong to another window.
     """
     if not isinstance(document, dict):
         raise _not_understood(machine)

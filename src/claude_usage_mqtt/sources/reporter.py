@@ -1,7 +1,7 @@
 """Reporters as a source: a poll asks one machine after another, each with a bounded wait, until one has the reading.
 
 `poll` runs in a worker thread. It sends through a function that it was given, and the thread that receives messages
-hands the answers over; what is learned about the machines goes to the registry.
+hands over the answers; the registry gets what is learned about the machines.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FIRST_WITHIN = 4.0
 """Real seconds that the first poll waits for a machine to announce itself: after a start they appear one by one."""
 
 MAX_ASKED = 4
-"""Machines asked in one poll, those that refuse at once included; of those that make a request, two at most."""
+"""Machines asked in one poll, including those that refuse at once; at most two that make a request."""
 
 HOLD_SILENT = timedelta(minutes=5)
 """A machine that did not answer is left alone for this long: it sleeps, and its last will is still to come."""
@@ -43,7 +43,7 @@ HOLD_REFUSED = timedelta(hours=1)
 """A machine whose login is refused is left alone for this long, unless it announces another login."""
 
 SILENCE = Answer(id="", requests=1)
-"""Stands for an answer that did not come: a request may have been made all the same."""
+"""Represents an answer that did not come: a request may have been made anyway."""
 
 MAX_RECENT = 200
 """Ids of asks that are remembered: an answer that came too late was counted as a request already."""
@@ -59,7 +59,7 @@ class Asks:
         self._lock = threading.Lock()
 
     def ask(self, machine: str, account: str, within: float) -> Answer:
-        """Ask a machine and return its answer, `SILENCE` if none came within so many real seconds."""
+        """Ask a machine and return its answer, `SILENCE` if none came within this many real seconds."""
         identifier = secrets.token_hex(8)
         answers: queue.Queue[Answer] = queue.Queue(maxsize=1)
         with self._lock:
@@ -91,7 +91,7 @@ class Asks:
 
 
 class ReporterSource(PolledSource):
-    """The reporters of one account. Of their logins nothing is known here: each announces one that changed."""
+    """The reporters of one account. Nothing is known here of their logins: each announces a login that changed."""
 
     name = REPORTER
     lacks = ""
@@ -147,9 +147,9 @@ class ReporterSource(PolledSource):
         return PollResult(account=account, source=self.name, error=error, requests=requests)
 
     def _none(self, now: datetime) -> ApiError | CredentialsError | None:
-        """Return why no machine can be asked, None if one has asked a moment ago.
+        """Return why no machine can be asked, None if one has just asked.
 
-        Machines that only wait after an error of the API still have that.
+        For machines that are only waiting after an error of the API, that error is still the reason.
         """
         if self._reporters.is_waiting(now):
             return None
@@ -160,7 +160,7 @@ class ReporterSource(PolledSource):
 
 
 def _hold(answer: Answer, now: datetime) -> Hold | None:
-    """Return why a machine had no reading and until when it is left alone; None if every machine would answer so."""
+    """Return why a machine had no reading and until when it is left alone; None if all would answer the same."""
     if answer.error is None:
         return Hold(SILENT, now + HOLD_SILENT)
     if isinstance(answer.error, Busy):

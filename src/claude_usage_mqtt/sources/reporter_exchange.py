@@ -1,6 +1,6 @@
-"""The publisher's side of the reporters' topics: what to subscribe to, what is sent there, who gets what arrives.
+"""The publisher's side of the reporters' topics: what to subscribe to, what to send, and who gets what arrives.
 
-What arrives may come from anybody who may publish there: it is parsed, bounded, and believed only as far as it must be.
+What arrives may come from anybody who may publish there: it is parsed, bounded, and believed only as far as necessary.
 It does not talk to the broker itself.
 """
 
@@ -70,7 +70,7 @@ class ReporterExchange:
     def _arrived(
         self, name: str, machine: Machine | None, presence: Presence, now: datetime, *, is_replayed: bool
     ) -> set[str]:
-        """Note what a reporter has; what is replayed does not mean that the machine was there just now."""
+        """Note what a reporter has; a replayed message does not mean that the machine was there just now."""
         announced = {account: login for account, login in presence.accounts.items() if account in self._accounts}
         if not announced:
             self._registry.mention(name, "", sentence([], [name], self._accounts))
@@ -88,7 +88,7 @@ class ReporterExchange:
         return changed
 
     def _answered(self, machine: str, payload: bytes, now: datetime, *, is_replayed: bool) -> set[str]:
-        """Hand over an answer; of one that somebody else asked for, note the requests."""
+        """Hand over an answer; if somebody else asked for it, note its requests."""
         answer = parse_answer(payload, now, machine)
         if is_replayed or answer is None or self._asks.deliver(machine, answer):
             return set()
@@ -102,7 +102,7 @@ class ReporterExchange:
     def connected(self) -> list[str]:
         """Note a connection to the broker; return the known machines' topics.
 
-        They are subscribed to by name too: not every broker replays retained messages to a wildcard.
+        They are also subscribed to by name: not every broker replays retained messages to a wildcard.
         """
         with self._registry.changed:
             self._registry.is_connected = True

@@ -1,4 +1,4 @@
-"""The machines that have reporters: which there are, what is known of each, and what is said about them.
+"""The machines that have reporters: which ones there are, what is known of each, and the sentences about them.
 
 What they announce came over the broker from anybody who may publish there, so their number is bounded.
 """
@@ -26,11 +26,11 @@ MAX_MACHINES = 50
 ABSENT_AFTER = timedelta(minutes=10)
 """A machine that is away for less is not called offline: Wi-Fi and restarts."""
 
-HEARD_WITHIN = timedelta(minutes=1)
+SEEN_WITHIN = timedelta(minutes=1)
 """After a restart of the service a machine that was there has announced itself by then, whatever the broker replays."""
 
 FORGOTTEN_AFTER = timedelta(days=7)
-"""A machine that was not seen for longer is not listed anymore, and its login no longer counts as the account's."""
+"""A machine that was not seen for longer is no longer listed, and its login no longer counts as the account's."""
 
 SILENT, FOREIGN, AWAY, OFFLINE = "silent", "other_account", "away", "offline"
 
@@ -70,7 +70,7 @@ class Hold(NamedTuple):
 
 
 class MachineLogin:
-    """A machine's login of one account: `announced` is None if it has none anymore."""
+    """A machine's login of one account: `announced` is None if it no longer has one."""
 
     def __init__(self) -> None:
         self.announced: AnnouncedLogin | None = None
@@ -80,7 +80,7 @@ class MachineLogin:
 
     @property
     def owner(self) -> Owner:
-        """Whose it is, as far as it was announced."""
+        """Whose login it is, as far as it was announced."""
         return Owner() if self.announced is None else self.announced.login.owner
 
     def announce(self, announced: AnnouncedLogin | None, *, is_awake: bool) -> None:
@@ -91,7 +91,7 @@ class MachineLogin:
 
 
 class Machine:
-    """One reporter's, with its logins by their accounts.
+    """One reporter's machine, with its logins by their accounts.
 
     `seen_at` is its last own sign of life, `away_since` when the broker said that it is gone, None while it is online.
     """
@@ -109,7 +109,7 @@ class Machine:
 
     @property
     def accounts(self) -> set[str]:
-        """Those that it announced."""
+        """The accounts that it announced."""
         return {account for account, login in self.logins.items() if login.announced is not None}
 
     def login(self, account: str) -> MachineLogin:
@@ -118,7 +118,7 @@ class Machine:
 
     @property
     def has_answered(self) -> bool:
-        """Whether it ever had a reading."""
+        """Whether it ever sent a reading."""
         return any(login.answered_at is not None for login in self.logins.values())
 
     def was_there(self, now: datetime, within: timedelta) -> bool:
@@ -154,37 +154,38 @@ class Machine:
 
 
 class MachineRegistry:
-    """All machines by their names, for our `accounts`; whoever reads or changes anything in it holds `changed`."""
+    """All machines by their names, for our `accounts`; callers that read or change anything hold `changed`."""
 
     def __init__(self, accounts: Iterable[str]) -> None:
         self.accounts = frozenset(accounts)
         self.is_connected = False
-        """Whether we are connected to the broker: nobody is silent because we are."""
+        """Whether we are connected to the broker: if not, a machine's silence means nothing."""
         self.changed = threading.Condition()
         self.machines: dict[str, Machine] = {}
         self._mentioned: set[tuple[str, str]] = set()
 
     def logins(self, account: str) -> list[tuple[Machine, MachineLogin]]:
         """Return the machines that announced an account, with their logins."""
-        return [(each, each.logins[account]) for each in self.machines.values() if account in each.accounts]
+        return [(machine, machine.logins[account]) for machine in self.machines.values() if account in machine.accounts]
 
     def add(self, machine: Machine, now: datetime) -> bool:
         """Add a machine, if there is room."""
         self.forget_old(now)
         if len(self.machines) >= MAX_MACHINES:
-            idle = [each for each in self.machines.values() if not each.has_answered]
+            idle = [known for known in self.machines.values() if not known.has_answered]
             if not idle:
                 self.mention(
                     "", "full", f"More than {MAX_MACHINES} reporters announced themselves; the rest are ignored."
                 )
                 return False
-            del self.machines[min(idle, key=lambda each: (each.online, each.seen_at)).name]
+            del self.machines[min(idle, key=lambda known: (known.online, known.seen_at)).name]
         self.machines[machine.name] = machine
         return True
 
     def forget_old(self, now: datetime) -> None:
-        """Forget those that were not seen for long."""
-        self.machines = {name: each for name, each in self.machines.items() if each.was_there(now, FORGOTTEN_AFTER)}
+        """Forget machines that have not been seen for a long time."""
+        machines = self.machines.items()
+        self.machines = {name: machine for name, machine in machines if machine.was_there(now, FORGOTTEN_AFTER)}
 
     def mention(self, machine: str, kind: str, sentence: str) -> None:
         """Log something about a machine once; its `kind` is an account, or empty if the machine has none of ours."""
@@ -193,8 +194,8 @@ class MachineRegistry:
             log.warning("%s", sentence)
 
     def is_well(self, machine: str) -> None:
-        """Note that there is nothing to say about a machine anymore."""
-        self._mentioned = {each for each in self._mentioned if each[0] != machine}
+        """Note that a machine is fine again: its next problem is logged."""
+        self._mentioned = {(name, kind) for name, kind in self._mentioned if name != machine}
 
     def strangers(self) -> list[str]:
         """Return the machines that have none of our accounts."""
@@ -218,7 +219,7 @@ def sentence(machines: list[tuple[Machine, str]], strangers: Collection[str], ac
         )
     parts = [
         f"{machine.name} ({WORDS.get(status, status.replace('_', ' '))}, last seen {machine.seen_at:%b %d %H:%M} UTC)"
-        for machine, status in sorted(machines, key=lambda each: each[0].seen_at, reverse=True)[:MAX_LISTED]
+        for machine, status in sorted(machines, key=lambda pair: pair[0].seen_at, reverse=True)[:MAX_LISTED]
     ]
     return f"No machine can be asked: {', '.join(parts)}; {advice(status for _, status in machines)}."
 
@@ -230,7 +231,7 @@ def advice(statuses: Iterable[str]) -> str:
 
 
 def restored(name: str, account: str, entry: object, now: datetime) -> Machine | None:
-    """Return a machine that was saved, untrusted; None if it is not one, or was gone for long.
+    """Return a machine that was saved, untrusted; None if it is not one, or was gone for too long.
 
     It is away until it announces itself.
     """
@@ -241,7 +242,7 @@ def restored(name: str, account: str, entry: object, now: datetime) -> Machine |
     seen_at, answered_at = min(seen_at, now), parse_instant(saved.get("answered_at"))
     if now - (away_since or seen_at) >= FORGOTTEN_AFTER:
         return None
-    away_since = away_since or max(seen_at, now - ABSENT_AFTER + HEARD_WITHIN)
+    away_since = away_since or max(seen_at, now - ABSENT_AFTER + SEEN_WITHIN)
     machine = Machine(name, seen_at, away_since=min(away_since, now))
     login = machine.login(account)
     login.announced = AnnouncedLogin(source="", status="unknown", login=Login(**restored_owner(entry)._asdict()))

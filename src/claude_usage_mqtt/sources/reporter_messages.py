@@ -1,4 +1,4 @@
-"""What a reporter and the service say to each other over the broker, each as JSON and back as untrusted input.
+"""What a reporter and the service say to each other over the broker, encoded as JSON, and parsed as untrusted input.
 
 A presence is retained: whether the reporter is there, and what logins it has. An ask wants one reading, an answer
 holds it, or an error. None of them ever holds a token or an e-mail address.
@@ -30,7 +30,7 @@ MAX_ACCOUNTS = 500
 """As many as the settings allow."""
 
 MAX_REQUESTS = 2
-"""One answer needs at most these: a second one if the login was renewed in between."""
+"""One answer needs at most this many: a second one if the login was renewed in between."""
 
 MACHINE = re.compile(r"[a-z0-9](?:[a-z0-9_]{0,38}[a-z0-9])?")
 IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -61,7 +61,7 @@ class Presence:
 
 
 class Ask(NamedTuple):
-    """A request for a reading of an account; without an account it only asks whether somebody is there."""
+    """A request for a reading of an account; without an account it only asks whether anybody is there."""
 
     id: str
     account: str | None
@@ -125,7 +125,7 @@ def encode_ask(ask: Ask) -> bytes:
 
 
 def parse_ask(payload: bytes) -> Ask | None:
-    """Return an ask, None if it is none; never raises."""
+    """Return an ask, None if it is not one; never raises."""
     document = json_object(payload, MAX_ASK)
     identifier = matching(IDENTIFIER, document.get("id"))
     if identifier is None:
@@ -146,7 +146,7 @@ def encode_answer(answer: Answer, now: datetime) -> bytes:
 
 
 def parse_answer(payload: bytes, now: datetime, machine: str) -> Answer | None:
-    """Return an answer that `machine` sent, None if it is none; never raises.
+    """Return an answer that `machine` sent, None if it is not one; never raises.
 
     One that has neither a readable reading nor a readable error holds InvalidResponse.
     """

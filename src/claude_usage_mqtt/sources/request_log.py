@@ -1,6 +1,6 @@
-"""The requests of one account within the hour in which the API counts them, and when another one is in the budget.
+"""The requests of one account within the hour in which the API counts them, and when the budget allows another one.
 
-The endpoint is undocumented and guards itself. Best measurement: 28 to 30 requests in any hour, then an hour
+The endpoint is undocumented and protects itself. Best measurement: 28 to 30 requests in any hour, then an hour
 of refusals, for Claude Code on the same account too.
 """
 
@@ -14,17 +14,17 @@ from claude_usage_mqtt.instants import from_epoch, moved
 HOUR = timedelta(hours=1)
 
 BUDGET = 20
-"""Requests in any 60 minutes: two thirds of what was seen to be allowed, the rest is Claude Code's own."""
+"""Requests in any 60 minutes: two thirds of what the API was seen to allow; the rest is for Claude Code itself."""
 
 BUDGET_SPAN = HOUR + timedelta(seconds=30)
 """The hour in which the budget counts, and the time that a request may take to arrive where it is counted too."""
 
 
 class RequestLog:
-    """`times` are those of requests that were sent, or may have been: they count in the budget.
+    """`times` are those of requests that were sent, or may have been: they count toward the budget.
 
     `last_sent_at` is when one was last sent, `last_attempt_at` when one was last tried, sent or not. A step of this
-    machine's clock does not concern what was restored from the broker. If it is not `limited`, there is no budget.
+    machine's clock does not affect what was restored from the broker. If it is not `limited`, there is no budget.
     """
 
     def __init__(self, *, limited: bool = True) -> None:
@@ -41,7 +41,7 @@ class RequestLog:
         self.last_attempt_at = self.last_sent_at = now
 
     def record_sent(self, now: datetime, count: int) -> None:
-        """Correct the last recorded request: it took `count`, or none, as the credentials did not allow sending it."""
+        """Correct the last recorded request: it took `count`, or 0 if the credentials did not allow sending it."""
         self.times = self.times[: len(self.times) - (count == 0)] + [now] * (count - 1)
         self.last_sent_at = self.last_sent_at if count else max(self.times, default=None)
 
@@ -54,7 +54,7 @@ class RequestLog:
         self.times = [at for at in self.times if now - at < BUDGET_SPAN]
 
     def last_hour(self, now: datetime) -> int:
-        """Return how many requests the last 60 minutes saw."""
+        """Return how many requests there were in the last 60 minutes."""
         return sum(now - at < HOUR for at in self.times)
 
     def allows_another(self, now: datetime) -> bool:

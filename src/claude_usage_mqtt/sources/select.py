@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def with_other_sources(error: ClaudeUsageError, used: str) -> ClaudeUsageError:
     """Return the error of a first request, with the sources to try if the `used` one may never work here.
 
-    Some accounts get an instant and lasting 429 for any program but Claude Code itself. What
-    a reporter answers is left as it is: it is the other source.
+    Some accounts get an instant and lasting 429 for any program but Claude Code itself. A reporter's error is left as
+    it is: a reporter already is another source.
     """
     if used == REPORTER:
         return error
@@ -41,7 +41,7 @@ def with_other_sources(error: ClaudeUsageError, used: str) -> ClaudeUsageError:
 
 
 def pushed_sources(selected: Iterable[str]) -> tuple[PushedSource, ...]:
-    """Return what sends on its own."""
+    """Return the sources that send by themselves."""
     known = {STATUSLINE: StatusLine()}
     return tuple(known[name] for name in selected if name in known)
 
@@ -49,9 +49,9 @@ def pushed_sources(selected: Iterable[str]) -> tuple[PushedSource, ...]:
 def polled_sources(
     selected: Iterable[str], login: LocalLogin | None, api: UsageApi, command: str | None = None
 ) -> tuple[PolledSource, ...]:
-    """Return what can be polled on this machine; nothing without a login, which is then another machine's.
+    """Return the sources that can be polled on this machine; none without a login, which is then on another machine.
 
-    `command` is Claude Code's executable, None if it is not configured: then it renews no token for the API.
+    `command` is Claude Code's executable, None if it is not configured: then expired tokens are not renewed.
     """
     if login is None:
         return ()
@@ -61,7 +61,7 @@ def polled_sources(
 
 def _oauth(login: LocalLogin, api: UsageApi, command: str | None) -> PolledSource:
     if isinstance(login.credentials, GivenToken):
-        return ApiSource(login.credentials, api)  # whose it is is not known, nor does Claude Code renew it
+        return ApiSource(login.credentials, api)  # its owner is not known, and Claude Code does not renew it
     claude_code = None if command is None else _claude_code(login, api, command)
     return ApiSource(login.credentials, api, login.cache, claude_code)
 

@@ -1,4 +1,4 @@
-"""What a source is: polled ones are asked for a reading, in a worker thread; pushed ones send. They only report."""
+"""The types of sources: polled ones are asked for a reading, in a worker thread; pushed ones send. They only report."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Login(NamedTuple):
 
     @property
     def owner(self) -> Owner:
-        """Whose it is."""
+        """Whose login it is."""
         return Owner(self.account, self.organization)
 
 
@@ -39,7 +39,7 @@ class Login(NamedTuple):
 class PollResult:
     """What a poll brought: a reading or an error, and what is known of the login that was used.
 
-    Neither a reading nor an error means that there is nothing new. `requests` were made and count in the budget.
+    Neither a reading nor an error means that there is nothing new. `requests` were made and count toward the budget.
     """
 
     account: str
@@ -62,11 +62,11 @@ class Source(Protocol):
     name: str
     """One of the names in `usage.reading`."""
     lacks: str
-    """What it cannot deliver, in words; empty if it has all that the API has."""
+    """What it cannot deliver, in words; empty if it has everything that the API has."""
 
 
 class PushedSource(Source, Protocol):
-    """Sends on `<base>/<account>/<level>`, when it wants."""
+    """Sends on `<base>/<account>/<level>` at any time."""
 
     level: str
     """The last level of its topic."""
@@ -81,14 +81,14 @@ class PushedSource(Source, Protocol):
 
 
 class WrongClockError(Exception):
-    """What was sent is dated so that its sender's clock, or ours, must be wrong; its text says so."""
+    """A message has a time that proves its sender's clock, or ours, wrong; the text says so."""
 
 
 class PolledSource(Source, Protocol):
-    """One account's, which can be asked."""
+    """A source of one account that can be asked."""
 
     is_local: bool
-    """Whether its login is on this machine; another machine announces a login that changed."""
+    """Whether its login is on this machine; another machine announces a change of its login."""
     outlives_token: bool
     """Whether it can be asked after its token has expired."""
 
@@ -107,7 +107,7 @@ class PolledSource(Source, Protocol):
         """Return something that changes when the login does, cheaply and without reading it."""
         return None
 
-    def cached(self, now: datetime) -> Reading | None:  # noqa: ARG002 - whoever has some looks at it
+    def cached(self, now: datetime) -> Reading | None:  # noqa: ARG002 - for the sources that have some
         """Return the newest numbers that are there without a request, None if there are none; never raises."""
         return None
 

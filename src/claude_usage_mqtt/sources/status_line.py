@@ -1,4 +1,4 @@
-"""The status line as a source: Claude Code runs our command with what its last response said, and that sends it."""
+"""The status line as a source: Claude Code passes what its last response said to our command, which sends it."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def parse_statusline(payload: bytes, now: datetime) -> Reading | None:
 
 
 def _money(message: StatusLineMessage) -> ExtraUsage | None:
-    """Return an organization's limit on what a seat may spend; only if it is certain that it is of just now."""
+    """Return an organization's limit on what a seat may spend; only if it is certainly current."""
     limit = message.limits.get(SPEND_LIMIT)
     if limit is None or not message.is_response or limit.limit == 0:
         return None

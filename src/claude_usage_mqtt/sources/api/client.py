@@ -1,7 +1,7 @@
 """The usage endpoint over HTTP; the only import of httpx.
 
-One GET, one header with the token, one host. The whole exchange has one deadline and the body one bound,
-whatever the server does; redirects are not followed, because they would carry the token elsewhere.
+One GET, one header with the token, one host. Whatever the server does, the whole exchange has a deadline and the body a
+limit; redirects are not followed, because they would carry the token elsewhere.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class UsageApi:
                 limits=httpx.Limits(max_keepalive_connections=0),
                 timeout=httpx.Timeout(deadline),
                 follow_redirects=False,
-                # Plain http is for loopback only: no proxy may see it, and no certificates need loading. Where they do,
+                # Plain http is for loopback only: no proxy may see it, and no certificates need loading. If they do,
                 # they are loaded here: left to itself, httpx loads them again for each proxy variable.
                 trust_env=secure,
                 verify=httpx.create_ssl_context() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
@@ -69,7 +69,7 @@ class UsageApi:
 
 
 class _Exchange:
-    """One request in its own thread, so that whatever hangs (a name lookup too) cannot hang the caller."""
+    """One request in its own thread, so that nothing that hangs, such as a name lookup, can hang the caller."""
 
     def __init__(self, api: UsageApi, token: str) -> None:
         self._api = api
@@ -97,14 +97,14 @@ class _Exchange:
             _forget_frames(error)
         finally:
             if self._socket is not None:
-                self._socket.close()  # if the client was closed meanwhile, nobody else does
+                self._socket.close()  # if the client was closed in the meantime, nobody else closes it
         self._outcome.put(outcome)
 
     def _in_our_words(self, error: Exception) -> ApiError:
         match error:
             case ApiError():
                 return error
-            case httpx.TimeoutException():  # its limit is the deadline too
+            case httpx.TimeoutException():  # the deadline limits it too
                 return self._no_answer()
             case httpx.HTTPError():
                 return NetworkError(_explain(error, self._api.address))
@@ -138,7 +138,7 @@ class _Exchange:
         connection = self._socket
         if connection is not None:
             with contextlib.suppress(OSError):
-                # not the method: a TLS socket forgets its state in it, under the feet of the other thread
+                # not the method: it would drop a TLS socket's state while the other thread uses it
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
@@ -163,7 +163,7 @@ def _forget_frames(error: BaseException) -> None:
 
 
 def _explain(error: httpx.HTTPError, address: str) -> str:
-    """Return a sentence for a failed exchange, made of our words, the system's, and the API's host and port."""
+    """Return a sentence for a failed exchange, made from our words, the system's, and the API's host and port."""
     reason = "no reason given"
     cause: BaseException | None = error
     while cause is not None:

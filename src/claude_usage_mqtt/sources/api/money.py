@@ -13,11 +13,11 @@ NO_POOL = "no_pool"
 """Our `disabled_reason` for extra usage that is enabled with a limit of 0, if the API gives none."""
 
 MAX_PERCENT = 50 * MAX_UTILIZATION
-"""Of a limit of money, which may be overspent by more than a window can."""
+"""The highest percentage of a limit of money, which can be overspent by more than a window."""
 
 
 class Malformed(Exception):  # noqa: N818 - never leaves this package
-    """A section is not what it should be."""
+    """A section is not in the expected form."""
 
 
 def parse_money(body: Mapping[str, Any], malformed: list[str]) -> ExtraUsage | None:
@@ -89,13 +89,13 @@ def _parse_spend(section: object) -> ExtraUsage:
 
 
 def _consistent(money: ExtraUsage) -> ExtraUsage:
-    """Return extra usage with the utilization that its amounts mean."""
+    """Return extra usage with the utilization that its amounts imply."""
     if money.limit == 0:
         # There is no pool: nothing can be spent, but "0 left" would read as used up.
         reason = money.disabled_reason or (NO_POOL if money.enabled else None)
         return replace(money, limit=None, utilization=None, disabled_reason=reason)
     if money.limit is None:
-        return replace(money, utilization=None)  # a percentage of no limit says nothing, and it is given as 0
+        return replace(money, utilization=None)  # without a limit the percentage, which is given as 0, means nothing
     if money.utilization is None and money.used is not None:
         return replace(money, utilization=100 * money.used / money.limit)
     return money

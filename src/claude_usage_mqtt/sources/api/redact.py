@@ -1,6 +1,6 @@
-"""A response with everything personal removed, so that people can attach it to a report. Pure.
+"""Removes everything personal from a response, so that people can attach it to a report. Pure.
 
-By allow-list: of what is not known here only the shape remains. Whatever the API adds, a person's name, a mail address
+By allow-list: only the shape remains of what is not known here. Whatever the API adds, a person's name, a mail address
 or an identifier cannot come out.
 """
 

@@ -25,11 +25,11 @@ from claude_usage_mqtt.untrusted import clean_text
 AGAIN = "try again in a few minutes (the service does so automatically)"
 
 LONGEST_RETRY = timedelta(hours=24)
-"""A longer Retry-After is taken as this: nothing seen so far asked for more than an hour."""
+"""A longer Retry-After is cut to this: nothing seen so far asked for more than an hour."""
 
 MAX_BRACKETS = 2_000
 """Opening brackets in a body; a real response has a hundred. Without this bound one broken response costs memory
-for good: Python 3.13 parses a nesting of 10,000 levels, and keeps the 1.5 MB that this takes.
+permanently: Python 3.13 parses a nesting of 10,000 levels, and keeps the 1.5 MB that this takes.
 """
 
 SCOPE_REFUSED = "oauth_scope_insufficient"
@@ -56,7 +56,7 @@ class Refusal(NamedTuple):
 
 
 def interpret(status: int, headers: Mapping[str, str], body: bytes, now: datetime) -> Any:
-    """Return the JSON document of a good response; raises the ApiError that any other one means."""
+    """Return the JSON document of a good response; raises the matching ApiError for any other."""
     document = _json(body)
     if status == 200:
         if document is None and body.lstrip()[:1] == b"<":
@@ -72,7 +72,7 @@ def interpret(status: int, headers: Mapping[str, str], body: bytes, now: datetim
 
 def _error(status: int, headers: Mapping[str, str], refusal: Refusal, now: datetime) -> ApiError:
     if status == 429:
-        # A date is one of the API's clock, and ours may be hours off.
+        # A date is by the API's clock, and ours may be hours off.
         wait = parse_retry_after(headers.get("Retry-After"), _http_date(headers.get("Date")) or now)
         return RateLimited(_explain_wait(wait), retry_after=wait)
     if status >= 500 or status == 408:
@@ -103,7 +103,7 @@ def _refused(status: int, refusal: Refusal) -> ApiError:
 
 def _forbidden(status: int, refusal: Refusal) -> ApiError:
     if refusal == Refusal() or refusal.type == "forbidden" or "request not allowed" in refusal.message.lower():
-        # A page of the API's own guard, or its refusal of a region, a VPN or a proxy: the token is not at fault.
+        # A page of the API's firewall, or its refusal of a region, a VPN or a proxy: the token is not at fault.
         return NetworkError(
             f"The API refuses requests from this network (HTTP {status}: region, VPN or proxy); "
             "check those if it lasts (the service tries again automatically)."

@@ -1,6 +1,6 @@
 """The API as a source: each poll reads the login that is on this machine now, and sends its token once.
 
-We never renew a login ourselves: that would log Claude Code out. It may be asked to, once the token has expired.
+We never renew a login ourselves: that would log Claude Code out. Claude Code may do so once the token has expired.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from claude_usage_mqtt.sources.source import Login, PolledSource, PollResult, us
 from claude_usage_mqtt.usage.reading import OAUTH, Reading
 
 ASK_AGAIN = timedelta(hours=1)
-"""From one question to Claude Code for the same expired token to the next: each costs a request, and a login that is
-over stays so."""
+"""Between questions to Claude Code about one expired token: each costs a request, and an ended login stays ended."""
 
 
 class ApiSource:
@@ -46,7 +45,7 @@ class ApiSource:
         self.place = credentials.place
         self.outlives_token = claude_code is not None
         self._claude_code = claude_code
-        self._asked: tuple[int | None, datetime] | None = None  # for which token to renew (its mark), and when
+        self._asked: tuple[int | None, datetime] | None = None  # the mark of the token to renew, and when we asked
         self._credentials = credentials
         self._api = api
         self._cache = cache
@@ -78,7 +77,7 @@ class ApiSource:
     def poll(self, account: str, clock: Clock, *, may_retry: bool) -> PollResult:
         """Ask once; with `may_retry` a second time if the token was renewed meanwhile. Never raises.
 
-        If it has expired, Claude Code is asked, whose answer is as good.
+        If it has expired, Claude Code is asked; its answer is as good.
         """
         result = self._ask(account, clock, may_retry=may_retry)
         if self._claude_code is None or not isinstance(result.error, TokenExpired):

@@ -1,4 +1,4 @@
-"""Where a token may be sent: anywhere encrypted, and unencrypted to this machine only."""
+"""Where a token may be sent: anywhere if encrypted, and only to this machine if not."""
 
 from __future__ import annotations
 

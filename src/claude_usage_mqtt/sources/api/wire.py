@@ -1,6 +1,6 @@
 """The body of the usage endpoint, turned into a Reading. Everything here is outside data: nothing is trusted.
 
-A section that is malformed becomes unknown and affects no other; keys that are not known are ignored, and named.
+A section that is malformed becomes unknown and affects no other; unknown keys are ignored, and named.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ FLAT_WINDOWS: Mapping[str, str] = {
     "seven_day_cowork": "Weekly Cowork",
     "seven_day_omelette": "Weekly Omelette",
 }
-"""The windows that have a section of their own, and their labels."""
+"""The windows that have their own section, and their labels."""
 
 OTHER_SECTIONS = frozenset({"extra_usage", "limits", "spend"})
 
 LIMITS = "limits: "
-"""Before the name of an unknown kind of limit."""
+"""Comes before the name of an unknown kind of limit."""
 
 JITTER = timedelta(minutes=10)
-"""Clocks differ, and a reset is reported some seconds off: a window that just began may seem longer than it is."""
+"""Clocks differ, and a reset is reported some seconds off: a window that has just begun may seem longer than it is."""
 
 MAX_SCOPED_WINDOWS = 20
 MAX_LIMITS = 200
@@ -101,7 +101,7 @@ def _is_known(key: object) -> bool:
 
 
 def _is_empty(section: object) -> bool:
-    """Whether a section says nothing yet: code names are there as null, or with 0 % and no reset, before their use."""
+    """Whether a section says nothing yet: before they are used, code names are null, or have 0 % and no reset."""
     if not isinstance(section, dict):
         return section is None
     return "utilization" in section and not section["utilization"] and section.get("resets_at") is None
@@ -126,7 +126,7 @@ def _window(key: str, label: str, section: Mapping[str, Any], percent: object, r
         if resets_at - read_at > 2 * duration:
             raise Malformed
         if resets_at - read_at > duration + JITTER:
-            resets_at = None  # the window cannot have begun: its number may be right, this is not its end
+            resets_at = None  # the window cannot have begun: its number may be right, but this is not its end
     return Window(
         key=key,
         label=label,
@@ -166,7 +166,7 @@ def _complete(flat: Window | None, limit: Window | None) -> Window | None:
 def _parse_pools(
     body: Mapping[str, Any], read_at: datetime, malformed: list[str], ignored: set[str]
 ) -> dict[str, Window]:
-    """Return the dollar pools of the seat: they come under code names, recognized by their `limit_dollars`."""
+    """Return the dollar pools of the seat: they have code names, and are recognized by their `limit_dollars`."""
     pools: dict[str, Window] = {}
     for name, section in list(body.items())[:MAX_LIMITS]:
         if _is_known(name) or not isinstance(section, dict) or not slug(name):
@@ -208,7 +208,7 @@ def _parse_limits(section: object, read_at: datetime, malformed: list[str], igno
         twin = windows.get(key)
         if twin is None and len(windows) >= MAX_SCOPED_WINDOWS:
             break
-        if twin is None or twin.utilization < window.utilization:  # the tighter one is the one that stops work
+        if twin is None or twin.utilization < window.utilization:  # the tighter one stops work first
             windows[key] = window
     return windows
 

@@ -1,6 +1,6 @@
 """Files with a login: `.credentials.json` in Claude Code's folder, or one that holds a token and nothing else.
 
-A file from outside is read bounded, and as text. A token may also be given directly, in the environment.
+At most so much of a file is read, as text. A token may also be given directly, in the environment.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class GivenToken:
         text = (self.token if self.file is None else self._read_file(self.file)).strip()
         if not text:
             raise CredentialsNotFound(f"{self.place} is empty; put the token there, or use Claude Code's own file.")
-        if text.startswith("{"):  # Claude Code's file: with the refresh token in it
+        if text.startswith("{"):  # Claude Code's file, with the refresh token in it
             raise CredentialsUnreadable(
                 f"{self.place} holds JSON, not an access token alone; point {self.folder_name} at the folder of Claude "
                 "Code's file instead."

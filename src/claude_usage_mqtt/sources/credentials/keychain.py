@@ -1,6 +1,6 @@
 """The item that Claude Code keeps in the macOS Keychain, with the file next to it, which is often an old copy.
 
-The Keychain goes first. Of the two, what has no token does not count, and the one that expires later is used.
+The Keychain goes first. A place without a token does not count; of two tokens, the one that expires later is used.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KEYCHAIN_TIMEOUT = 10.0
 
 NO_ITEM = 44
 FALLBACK_ACCOUNT = "claude-code-user"
-"""Claude Code's name for a user whose own has other than letters, digits, dot, dash and underscore."""
+"""What Claude Code calls a user whose name has characters other than letters, digits, dot, dash and underscore."""
 
 CUT_OFF = (
     "perhaps because the Keychain cut it off, as it does with the tokens of many MCP servers in it; "
@@ -66,11 +66,11 @@ class Keychain(CredentialSource):
             found = self._file.read()
         except CredentialsError:
             raise refusal from None
-        # An old copy that has expired must not hide why the Keychain was of no use.
+        # An old copy that has expired must not hide why the Keychain was unusable.
         return replace(found, remark=str(refusal)) if isinstance(refusal, CredentialsUnreadable) else found
 
     def _from_keychain(self) -> Credentials:
-        """Return what an item holds for any account that Claude Code may have written it for."""
+        """Return what an item holds, for any account that Claude Code may have used."""
         found: list[Credentials] = []
         problem: CredentialsError = CredentialsNotFound(
             f"Neither a Keychain item '{self._items[0]}' nor {self._file.path} exists; log in with Claude Code first."
@@ -141,8 +141,8 @@ def _decoded(text: str) -> str:
 def item_names(folder: str | None, path: Path, default: Path) -> tuple[str, ...]:
     """Return the names that Claude Code may have given the item of a folder; None is a folder that is not set.
 
-    Claude Code appends a hash of the variable's raw text whenever that is set. What is written in our settings need not
-    be what it saw: a shell expands `~` and may add a slash, and the default folder is mostly not set at all.
+    Claude Code appends a hash of the variable's raw text whenever that is set. Our settings may differ from what it
+    saw: a shell expands `~` and may add a slash, and the default folder is usually not set at all.
     """
     if folder is None:
         return (ITEM,)

@@ -1,6 +1,6 @@
 """An access token and what is known about it: read again at every poll, never written, never kept.
 
-What is wrong with a login is reported by a CredentialsError that names the place, and never what was found there.
+A problem with a login is a CredentialsError that names the place, but never what was found there.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BEING_WRITTEN = f"perhaps because it is being written; if it stays so, {LOG_IN_A
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """An access token and what is known about its login. `remark`: what else a person should know if it has expired."""
+    """An access token and what is known about its login. `remark`: what else to say if it has expired."""
 
     token: str = field(repr=False)
     login: Login = field(default_factory=Login)
@@ -113,7 +113,7 @@ def checked_token(token: str, place: str) -> str:
 
 
 def _login(document: dict[str, Any], section: dict[str, Any], token: str) -> Login:
-    # The account and its organization are inside since 2026; older files have them next to the section.
+    # Since 2026 the account and its organization are inside; older files have them next to the section.
     account, organization = (section.get(key) or document.get(key) for key in ("accountUuid", "organizationUuid"))
     return Login(
         account=hashed(account),
@@ -128,14 +128,14 @@ def _login(document: dict[str, Any], section: dict[str, Any], token: str) -> Log
 
 
 def _milliseconds(value: object) -> datetime | None:
-    """Return an instant in milliseconds, a number or text, or in ISO 8601; missing, zero or nonsense is not known."""
+    """Return an instant in milliseconds, a number or text, or in ISO 8601; None if it is missing, zero or nonsense."""
     if isinstance(value, str) and re.fullmatch(r"\d{1,16}", value):
         return from_epoch(int(value), 1000)
     return from_epoch(value, 1000) or parse_instant(value)
 
 
 def hashed(value: object) -> str | None:
-    """Return a short hash of an account's or organization's id: enough to see that it changed, and nothing more."""
+    """Return a short hash of an account's or organization's id: enough to notice a change, and nothing more."""
     if not isinstance(value, str) or not value:
         return None
     return hashlib.sha256(value.encode("utf-8", "replace")).hexdigest()[:16]

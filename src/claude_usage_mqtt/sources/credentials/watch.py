@@ -1,4 +1,4 @@
-"""Looks at logins, whose place may hang, such as a dead network mount, or a pipe. Only reports.
+"""Looks at logins, in places that may hang, such as a dead network mount or a pipe. It only reports.
 
 While a service or a reporter runs, one thread looks at all accounts in turn, for logins that change between polls and
 numbers that somebody else asked for. A look that hangs keeps its thread: another one then takes over for the other
@@ -65,16 +65,16 @@ class Watched(ABC, Generic[Found]):
         self.outage = Outage(log)
 
     def look(self, now: datetime) -> Iterator[Found]:
-        """Yield what is new. Whatever a look raises, there is a next one: nothing else may wake a waiting account."""
+        """Yield what is new. Whatever a look raises, there is another: nothing else may wake a waiting account."""
         try:
-            yield from self._news(now)
+            yield from self._changes(now)
             self.outage.up(f"Account {self.account}: the login can be checked again.")
         except Exception as error:  # noqa: BLE001 - the text of an unknown error could hold outside data
             kind = type(error).__name__
             self.outage.down(kind, f"Account {self.account}: the login cannot be checked ({kind}); trying again.")
 
     @abstractmethod
-    def _news(self, now: datetime) -> Iterator[Found]:
+    def _changes(self, now: datetime) -> Iterator[Found]:
         """Yield what is new; may raise anything, and may hang."""
 
 
@@ -86,7 +86,7 @@ class WatchedLogin(Watched[LoginChanged | CachedReading]):
         self._known = known
         self._last_read_at: datetime | None = None
 
-    def _news(self, now: datetime) -> Iterator[LoginChanged | CachedReading]:
+    def _changes(self, now: datetime) -> Iterator[LoginChanged | CachedReading]:
         fingerprint = self.source.fingerprint()
         if fingerprint != self._known():
             yield LoginChanged(account=self.account, fingerprint=fingerprint, login=usable_login(self.source))
@@ -97,20 +97,20 @@ class WatchedLogin(Watched[LoginChanged | CachedReading]):
 
 
 class LoginWatch(Generic[Found]):
-    """Looks at logins every so many real seconds until it is stopped."""
+    """Looks at logins at regular intervals, in real seconds, until it is stopped."""
 
     def __init__(self, now: Callable[[], datetime], report: Callable[[Found], None], every: float) -> None:
         self._now = now
         self._report = report
         self._every = every
-        self._logins: Sequence[Watched[Found]] = ()  # none anymore once it is stopped
+        self._logins: Sequence[Watched[Found]] = ()  # empty once it is stopped
         self._wake = threading.Event()
         self._lock = threading.Lock()
         self._looking: tuple[Watched[Found], float] | None = None
-        self._turn = 0  # of the thread that looks; one that was given up finds a later one
+        self._turn = 0  # of the thread that looks; a thread that was given up finds a later one
 
     def start(self, logins: Sequence[Watched[Found]]) -> None:
-        """Begin to look, at once and then again and again."""
+        """Begin to look, at once and then repeatedly."""
         self._logins = logins
         if logins:
             self._take_over()
@@ -125,7 +125,7 @@ class LoginWatch(Generic[Found]):
         self._wake.set()
 
     def replace_hanging(self) -> str | None:
-        """Start another thread if the one that looks hangs, and return whose login it is; called now and then."""
+        """Start another thread if the one that looks hangs, and return that login's account; called now and then."""
         with self._lock:
             if self._looking is None or time.monotonic() - self._looking[1] < HANGS_AFTER:
                 return None
@@ -160,10 +160,10 @@ class LoginWatch(Generic[Found]):
 
 
 def require_answer(login: PolledSource | CredentialSource, read: Callable[[], object]) -> None:
-    """Read a login beforehand, well or not; raises CredentialsUnreadable if that does not end.
+    """Try to read a login in advance; raises CredentialsUnreadable if that hangs.
 
-    What hangs is left to a thread that ends with the program; looking whether it can be watched may hang as well. Only
-    what can be watched is read: a pipe can be read once.
+    What hangs stays in a thread that ends with the program; even asking whether a login can be watched may hang. Only a
+    login that can be watched is read: a pipe can be read only once.
     """
     has_ended = threading.Event()
 
