@@ -1,5 +1,7 @@
 """A connection for one job ends within its deadline, with the result or with the reason why there is none."""
 
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -10,7 +12,7 @@ from claude_usage_mqtt.mqtt.options import BrokerOptions, Protocol
 from claude_usage_mqtt.mqtt.session import Session, publish_once
 from parts import broker
 from parts.broker import Broker, Mosquitto, needs_mosquitto
-from parts.net import LOOPBACK
+from parts.net import LOOPBACK, HeldPort
 from parts.watcher import Watcher
 
 HUNG = 30.0
@@ -129,3 +131,23 @@ def test_after_a_loss_nothing_waits(mosquitto: Mosquitto) -> None:
             session.receive(HUNG)
         with pytest.raises(BrokerUnreachable, match="No connection"):
             session.subscribe(["t"])
+
+
+def test_a_message_on_its_way_at_the_end_does_not_reset_the_connection() -> None:
+    """The broker reads our DISCONNECT whatever it has just sent: after a reset some publish the last will instead."""
+
+    def broker() -> list[bytes]:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1024)
+            connection.sendall(b"\x20\x02\x00\x00")  # CONNACK
+            said = [connection.recv(1024)]
+            connection.sendall(b"\x30\x03\x00\x01t")  # PUBLISH
+            connection.shutdown(socket.SHUT_WR)
+            return [*said, connection.recv(1024)]
+
+    with HeldPort() as port, port.listen() as listener, ThreadPoolExecutor() as pool:
+        said = pool.submit(broker)
+        with Session(options(port.number, protocol="3.1.1")):
+            pass
+        assert said.result() == [b"\xe0\x00", b""]  # DISCONNECT, and the connection's end

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
@@ -136,11 +138,26 @@ class Client(paho.Client):
 
     def close(self, patience: float) -> None:
         """Disconnect, wait `patience` seconds for the network thread to end, then cut the connection."""
+        self.on_socket_close = lambda _client, _data, connection: _read_to_the_end(connection, patience)
         self.disconnect()
         if not self.ended.wait(patience):
             with contextlib.suppress(OSError, AttributeError):
                 self.socket().shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
             self.ended.wait(patience)
+
+
+def _read_to_the_end(connection: paho.SocketLike, patience: float) -> None:
+    """Read until the broker has closed the connection, as it must after our DISCONNECT, at most so many seconds.
+
+    Closing a socket with something unread resets the connection. A broker (amqtt) may lose the DISCONNECT in that, and
+    then publishes the last will.
+    """
+    ends = time.monotonic() + patience
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as rest:  # below any TLS
+        while (remaining := ends - time.monotonic()) > 0:
+            rest.settimeout(remaining)
+            if not rest.recv(MAX_INCOMING):
+                return
 
 
 def unique_client_id() -> str:
