@@ -68,7 +68,7 @@ def test_recipes_for_another_account_name_its_entities_and_topics(entity_ids: se
     assert "title: Claude Work mac\n" in RECIPES["dashboard"].text("work_mac")
     flow = json.loads(RECIPES["nodered"].text("work"))
     topics = {node["topic"] for node in flow if node["type"] == "mqtt in"}
-    assert topics == {TOPICS.status, *(f"claude-usage/work/{each}" for each in ("state", "health", "event/+"))}
+    assert topics == {TOPICS.status, *(f"claude-usage/work/{level}" for level in ("state", "health", "event/+"))}
 
 
 @pytest.mark.parametrize("name", BLUEPRINTS)
@@ -140,8 +140,8 @@ def test_node_red_flow_reads_from_left_to_right() -> None:
 def test_display_listens_where_we_publish() -> None:
     """The display's topics and keys are those of the documents."""
     mqtt = load("esphome")["mqtt"]
-    assert [each["topic"] for each in mqtt["on_json_message"]] == [TOPICS.state, TOPICS.health]
-    assert [each["topic"] for each in mqtt["on_message"]] == [TOPICS.status]
+    assert [part["topic"] for part in mqtt["on_json_message"]] == [TOPICS.state, TOPICS.health]
+    assert [part["topic"] for part in mqtt["on_message"]] == [TOPICS.status]
 
 
 def test_the_list_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:
