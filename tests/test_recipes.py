@@ -68,7 +68,7 @@ def test_recipes_for_another_account_name_its_entities_and_topics(entity_ids: se
     assert "title: Claude Work mac\n" in RECIPES["dashboard"].text("work_mac")
     flow = json.loads(RECIPES["nodered"].text("work"))
     topics = {node["topic"] for node in flow if node["type"] == "mqtt in"}
-    assert topics == {TOPICS.status, *(f"claude-usage/work/{level}" for level in ("state", "health", "event/+"))}
+    assert topics == {TOPICS.status, *(f"claude-usage/work/{each}" for each in ("state", "health", "event/+"))}
 
 
 @pytest.mark.parametrize("name", BLUEPRINTS)
