@@ -44,12 +44,12 @@ def refused(error: ClaudeUsageError, login: Login = Login(mark=1)) -> AccountSta
 
 
 def use_login(state: AccountState, login: Login | None, at: datetime = SOON) -> None:
-    """Let the file of the login be written: it holds this one now, or none."""
+    """Write the file of the login: it holds this one now, or none."""
     state.on_login_changed(LoginChanged(account="default", fingerprint="b", login=login), at)
 
 
 def status_line(state: AccountState, at: datetime, utilization: float = 42, resets_at: datetime | None = None) -> None:
-    """Let a status line arrive that reports the session."""
+    """Receive a status line that reports the session."""
     session = make_reading(at, utilization, resets_at or at + timedelta(hours=3), source=STATUSLINE)
     state.take(replace(make_usage(at, session), is_partial=True), at)
 
@@ -99,7 +99,7 @@ def test_only_another_token_ends_a_wait_that_belongs_to_the_token(error: ClaudeU
 
 
 def test_a_wait_that_belongs_to_the_account_ends_with_the_account_alone() -> None:
-    """Who is shut out for an hour is shut out with every token, and not in another organization."""
+    """A block for an hour holds for every token, but not in another organization."""
     first, second = (Login(mark=mark, account=f"a{mark}", organization=f"o{mark}") for mark in (1, 2))
     state = refused(BLOCKED, first)
     use_login(state, first._replace(mark=3))
@@ -117,16 +117,16 @@ def test_a_wait_that_belongs_to_the_account_ends_with_the_account_alone() -> Non
         (OAUTH, CredentialsNotFound("No file."), "set CLAUDE_SOURCE=reporter,statusline here and run 'claude-usage-"),
     ],
 )
-def test_what_was_never_successful_names_the_other_sources(source: str, error: ClaudeUsageError, advice: str) -> None:
-    """Waiting may not help there; a source does not name itself, and nobody is advised to pose as another program."""
+def test_a_source_that_never_succeeded_names_the_others(source: str, error: ClaudeUsageError, advice: str) -> None:
+    """Waiting may not help then; a source does not name itself, and no sentence suggests posing as another program."""
     state = make_state(sources=(source,))
     poll(state, NOW, source, error=error)
     assert advice in shown(state)[1]
     assert "USER_AGENT" not in shown(state)[1]
 
 
-def test_what_is_not_there_is_not_missed_while_another_source_delivers() -> None:
-    """With `auto` a login that is not on this machine is the status until a status line delivers, and not after."""
+def test_a_missing_login_is_not_reported_while_another_source_delivers() -> None:
+    """With `auto`, a login that is not on this machine is the status only until a status line delivers."""
     state = make_state(is_auto=True, sources=(OAUTH, REPORTER, STATUSLINE))
 
     def status(at: datetime) -> str:
@@ -140,8 +140,8 @@ def test_what_is_not_there_is_not_missed_while_another_source_delivers() -> None
     assert status(SOON + timedelta(hours=2)) == "no_credentials"
 
 
-def test_a_reporter_that_cannot_be_asked_anymore_is_missed_although_its_numbers_are_fresh() -> None:
-    """Whoever has one laptop, whose login has ended, reads so at once, not when its last numbers become stale."""
+def test_a_reporter_that_cannot_be_asked_is_reported_although_its_numbers_are_fresh() -> None:
+    """If the only laptop's login has ended, the status says so at once, not when its last numbers become stale."""
     state = make_state(is_auto=True, sources=(REPORTER, STATUSLINE))
     session = make_reading(NOW, 42, NOW + timedelta(hours=3), source=REPORTER)
     poll(state, NOW, REPORTER, reading=make_usage(NOW, session))
@@ -153,7 +153,7 @@ def test_a_reporter_that_cannot_be_asked_anymore_is_missed_although_its_numbers_
 
 @pytest.mark.parametrize("status", ["ok", "starting"])
 def test_a_machine_that_has_nothing_new_is_not_missing(status: str) -> None:
-    """A laptop that woke up and answers that its numbers are the old ones is there: the status says so."""
+    """A laptop that woke up and answers that it has no new numbers is there: the status says so."""
     state = make_state(sources=(REPORTER,))
     if status == "ok":
         poll(state, NOW, REPORTER, reading=make_usage(NOW))
@@ -164,7 +164,7 @@ def test_a_machine_that_has_nothing_new_is_not_missing(status: str) -> None:
 
 
 def test_a_memory_of_another_version_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
-    """If the saved state cannot be read, one line says why, and the last numbers are the beginning."""
+    """If the saved state cannot be read, one line says why, and the service starts with the last numbers."""
     ours = retained(make_state())
     foreign = ours | {TOPICS.memory: ours[TOPICS.memory].replace(b'"format":2', b'"format":99')}
     missing = {topic: payload for topic, payload in ours.items() if topic != TOPICS.memory}
@@ -178,7 +178,7 @@ def test_a_memory_of_another_version_is_reported_once(caplog: pytest.LogCaptureF
 def test_the_end_of_a_login_is_notified_once_over_restarts() -> None:
     """Three days before a login ends there is one event, and the next login gets its own.
 
-    Claude Code's file has the end with milliseconds, what is saved has not.
+    Claude Code's file has the end with milliseconds, our saved state does not.
     """
     state = make_state()
     ends = NOW + timedelta(days=5, milliseconds=123)
@@ -202,8 +202,8 @@ def test_the_end_of_a_login_is_notified_once_over_restarts() -> None:
 
 
 @pytest.mark.skipif(not hasattr(time, "tzset"), reason="TZ means something else on Windows")
-def test_what_a_person_reads_has_local_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each sentence of the health, which Home Assistant shows on a phone, names its time in the zone of `TZ`."""
+def test_sentences_for_people_have_local_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each sentence of the health, which Home Assistant shows on a phone, has its time in the zone of `TZ`."""
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
     try:
@@ -228,7 +228,7 @@ def test_what_a_person_reads_has_local_times(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_silent_status_line_says_why() -> None:
-    """If nothing polls, numbers that are stale have their likely reasons, and a day without them a status.
+    """If nothing polls, stale numbers come with their likely reasons, and a day without numbers is a status.
 
     Both survive a restart, and the next status line clears them.
     """
@@ -251,7 +251,7 @@ def test_a_silent_status_line_says_why() -> None:
 
 
 def test_a_clock_that_was_set_is_wrong_no_longer() -> None:
-    """Once a status line is accepted, a later silence has its own reasons, not the clock that was wrong before."""
+    """Once a status line is accepted, a later silence has its own reasons, not the earlier wrong clock."""
     state = make_state(sources=(STATUSLINE,))
     (pushed,) = state.options.pushed
     state.receive(pushed, json.dumps({"at": (NOW - timedelta(hours=3)).timestamp()}).encode(), NOW)
@@ -264,7 +264,7 @@ def test_a_clock_that_was_set_is_wrong_no_longer() -> None:
 
 
 def test_a_seat_that_has_only_a_spend_limit_is_well() -> None:
-    """Its money is all that a status line reports of it: that is not a silent status line."""
+    """A status line reports only its money: that is not a silent status line."""
     state = make_state(sources=(STATUSLINE,))
     money = ExtraUsage(enabled=True, used=5.0, limit=50.0, utilization=10.0, currency="USD")
     state.tick(NOW)
@@ -276,7 +276,7 @@ def test_a_seat_that_has_only_a_spend_limit_is_well() -> None:
 
 
 def test_a_clock_that_is_set_back_leaves_what_was_restored() -> None:
-    """Who starts it on a machine whose clock is ahead, and is corrected, reads when the last success really was."""
+    """After a start with a clock that is ahead, and then corrected, the true time of the last success is shown."""
     polled_at = NOW + timedelta(milliseconds=400)
     before, after = make_state(), make_state()
     poll(before, polled_at, reading=make_usage(polled_at, make_reading(polled_at, 20, NOW + timedelta(hours=3))))
@@ -287,7 +287,7 @@ def test_a_clock_that_is_set_back_leaves_what_was_restored() -> None:
 
 
 def test_what_was_not_understood_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """Two servers of the API that differ in what they add do not fill the debug log by turns."""
+    """Two servers of the API with different additions do not fill the debug log alternately."""
     caplog.set_level(logging.DEBUG, "claude_usage_mqtt")
     state = make_state()
     for minute in range(6):
@@ -298,7 +298,7 @@ def test_what_was_not_understood_is_logged_once(caplog: pytest.LogCaptureFixture
 
 
 def test_an_unlikely_status_line_is_named_until_it_is_confirmed(caplog: pytest.LogCaptureFixture) -> None:
-    """Without polls nothing confirms it within a minute: who misses the number finds out why, here and in the log."""
+    """Without polls nothing confirms it within a minute: health and log say why the number is missing."""
     state = make_state(sources=(STATUSLINE,))
     sentence = "Session 15 % is unlikely; it is not shown until the next response confirms it."
     with caplog.at_level(logging.INFO, "claude_usage_mqtt"):
@@ -309,8 +309,8 @@ def test_an_unlikely_status_line_is_named_until_it_is_confirmed(caplog: pytest.L
     assert caplog.messages == [f"Account default: {sentence}"]
 
 
-def test_what_concerned_a_source_that_is_not_used_anymore_is_gone() -> None:
-    """Who changes from polling to status lines does not see failed polls, or the end of a login that is not used."""
+def test_the_problems_of_a_source_that_is_no_longer_used_are_gone() -> None:
+    """After a change from polling to status lines, failed polls and the end of the unused login are not shown."""
     polled = refused(ServerError("HTTP 500"), Login(token_expires_at=SOON, login_expires_at=SOON))
     health = health_document(restarted(polled, sources=(STATUSLINE,)), NOW)
     values = [health[key] for key in ("consecutive_failures", "token_expires_at", "login_expires_at", "detail")]
@@ -318,7 +318,7 @@ def test_what_concerned_a_source_that_is_not_used_anymore_is_gone() -> None:
 
 
 def test_another_logins_status_line_is_named_in_detail(caplog: pytest.LogCaptureFixture) -> None:
-    """The fix for two logins on one machine is said where a person looks, and once in the log."""
+    """The fix for two logins on one machine is in the status, and once in the log."""
     state = make_state(sources=(STATUSLINE,))
     for at, hours in ((NOW, 3), (SOON, 1)):
         status_line(state, at, resets_at=NOW + timedelta(hours=hours))
@@ -341,7 +341,7 @@ def test_the_log_says_what_else_is_wrong_with_the_reporters(caplog: pytest.LogCa
 
 
 def test_the_log_says_when_the_numbers_become_stale_and_when_they_are_back(caplog: pytest.LogCaptureFixture) -> None:
-    """Somebody who looks later sees from when to when nothing was known: one line each, and one a poll to debug."""
+    """The log shows later from when to when nothing was known: one line each, and one per poll at level debug."""
     caplog.set_level(logging.DEBUG, "claude_usage_mqtt")
     state = make_state()
     state.tick(NOW)
@@ -358,7 +358,7 @@ def test_the_log_says_when_the_numbers_become_stale_and_when_they_are_back(caplo
         ("INFO", "Session 42 %"),
         ("DEBUG", "the poll failed: HTTP 500"),
         ("WARNING", "HTTP 500"),
-        ("WARNING", f"the numbers, read at {read_at}, are not shown any longer."),
+        ("WARNING", f"the numbers, read at {read_at}, are no longer shown."),
         ("DEBUG", "Session 42 %"),
         ("INFO", "the usage is known again."),
         ("INFO", "the numbers are current again."),
@@ -367,7 +367,7 @@ def test_the_log_says_when_the_numbers_become_stale_and_when_they_are_back(caplo
 
 
 @pytest.mark.parametrize("error", [None, CredentialsNotFound("no file")], ids=["stopped before the answer", "no login"])
-def test_what_was_not_known_yet_is_asked_for_soon_after_a_restart(error: ClaudeUsageError | None) -> None:
+def test_unknown_numbers_are_asked_for_soon_after_a_restart(error: ClaudeUsageError | None) -> None:
     """Started again within seconds, or after logging in, nobody waits five minutes for the first numbers."""
     state = make_state()
     if error is None:
@@ -379,14 +379,14 @@ def test_what_was_not_known_yet_is_asked_for_soon_after_a_restart(error: ClaudeU
 
 
 def test_a_restart_does_not_shorten_a_wait() -> None:
-    """A container that is restarted again and again does not ask an API that refuses it each time."""
+    """A container that keeps restarting does not ask an API that refuses it each time."""
     state = refused(Unauthorized("no"))
     before = state.due(SOON)
     assert restarted(state, SOON).due(SOON) == before.replace(microsecond=0)
 
 
 def test_commands_that_can_do_nothing_say_so_until_there_are_new_numbers() -> None:
-    """With the status line alone there is nothing to poll: `paused` would be untrue, and the hint goes away."""
+    """With only the status line there is nothing to poll: `paused` would be wrong, and the hint goes away."""
     state = make_state(sources=(STATUSLINE,))
     state.restore({TOPICS.health: encode({"status": "ok", "polling": False})}, NOW)
     for name, value in (("refresh", b""), ("polling", b"OFF"), ("interval", b"600")):

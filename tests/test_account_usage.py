@@ -1,4 +1,4 @@
-"""All of an account: windows and money that come and go, another account, a partial answer, a clock that is set."""
+"""A whole account: windows and money that come and go, another account, a partial answer, a clock that is set."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -48,8 +48,8 @@ def test_a_window_that_an_answer_lacks_is_unknown_at_once(usage: AccountUsage) -
 
 
 @pytest.mark.parametrize("every", [5, 30, 66])
-def test_a_window_is_taken_back_after_a_day_of_good_answers_and_then_gone(usage: AccountUsage, every: float) -> None:
-    """A day without it, then an hour of the order to remove it, whatever the interval; then nothing."""
+def test_a_window_is_removed_after_a_day_of_good_answers_and_then_gone(usage: AccountUsage, every: float) -> None:
+    """A day without it, then an hour with its removal, whatever the interval; then nothing."""
     answer(usage, START, "seven_day", OPUS)
     at, retired = START, []
     while OPUS in state_document(usage, at)["windows"]:
@@ -61,8 +61,8 @@ def test_a_window_is_taken_back_after_a_day_of_good_answers_and_then_gone(usage:
     assert at - retired[0] >= HOUR
 
 
-def test_gaps_are_no_good_answers(usage: AccountUsage) -> None:
-    """A week without the API takes no entity back; only answers that lack the window do."""
+def test_gaps_are_not_good_answers(usage: AccountUsage) -> None:
+    """A week without the API removes no entity; only answers that lack the window do."""
     answer(usage, START, "seven_day", OPUS)
     at = minutes(5)
     answer(usage, at, "seven_day")
@@ -73,8 +73,8 @@ def test_gaps_are_no_good_answers(usage: AccountUsage) -> None:
     assert usage.windows[OPUS].absent_for < timedelta(hours=9)
 
 
-def test_the_order_to_remove_is_never_skipped(usage: AccountUsage) -> None:
-    """However much time the answer that completes the day covers, the order is published for an hour from then on."""
+def test_the_removal_is_never_skipped(usage: AccountUsage) -> None:
+    """However much time passes before the answer that completes the day, the removal is published for an hour."""
     answer(usage, START, "seven_day", OPUS, money=MONEY)
     at = follow(usage, START, timedelta(hours=23, minutes=58), "seven_day")
     answer(usage, at + timedelta(minutes=69), "seven_day")
@@ -88,7 +88,7 @@ def test_the_order_to_remove_is_never_skipped(usage: AccountUsage) -> None:
     assert usage.money is None
 
 
-def test_a_short_return_begins_the_day_anew(usage: AccountUsage) -> None:
+def test_a_short_return_restarts_the_day(usage: AccountUsage) -> None:
     """Twenty hours away, back once, twenty hours away: its entities stay."""
     answer(usage, START, "seven_day", OPUS)
     at = follow(usage, START, 20 * HOUR, "seven_day")
@@ -97,8 +97,8 @@ def test_a_short_return_begins_the_day_anew(usage: AccountUsage) -> None:
     assert not usage.windows[OPUS].is_retired
 
 
-def test_a_window_that_returns_while_it_is_taken_back_is_a_window_again(usage: AccountUsage) -> None:
-    """The order to remove is withdrawn, and the numbers are there."""
+def test_a_window_that_returns_during_its_removal_is_a_window_again(usage: AccountUsage) -> None:
+    """The removal is withdrawn, and the numbers are there."""
     answer(usage, START, "seven_day", OPUS)
     at = follow(usage, START, timedelta(hours=24, minutes=15), "seven_day")
     assert usage.windows[OPUS].is_retired
@@ -116,8 +116,8 @@ def test_the_events_of_a_window_that_was_away_fire_when_it_is_back(usage: Accoun
     assert [(event.event_type, event.resets_at) for event in events] == [("reset", RESET)]
 
 
-def test_another_account_starts_afresh(usage: AccountUsage) -> None:
-    """Other credentials: the numbers are unknown at once, and the other account's cause no event."""
+def test_another_account_starts_over(usage: AccountUsage) -> None:
+    """With other credentials the numbers are unknown at once, and the other account's cause no event."""
     assert not usage.identify(Owner())
     assert not usage.identify(Owner(organization="aa" * 8))
     take(usage, make_usage(START, make_reading(START, 80), money=MONEY), (75,))
@@ -137,7 +137,7 @@ def test_another_account_starts_afresh(usage: AccountUsage) -> None:
 
 
 def test_extra_usage_comes_and_goes_like_a_window(usage: AccountUsage) -> None:
-    """No entities before it is seen, none a day after it was last seen, and unknown at once where it lacks."""
+    """No entities before it is seen, none a day after it was last seen, and unknown at once if it is missing."""
     answer(usage, START, "seven_day")
     assert not usage.has_extra_usage
     at = follow(usage, START, HOUR, "seven_day", money=MONEY)
@@ -157,7 +157,7 @@ def test_extra_usage_comes_and_goes_like_a_window(usage: AccountUsage) -> None:
 
 
 def test_the_currency_stays_known_while_the_amounts_are_not(usage: AccountUsage) -> None:
-    """An answer without the money does not take the unit from its entities."""
+    """After an answer without the money, its entities keep their unit."""
     answer(usage, START, money=MONEY)
     answer(usage, minutes(65))
     assert usage.currency == "EUR"
@@ -166,15 +166,15 @@ def test_the_currency_stays_known_while_the_amounts_are_not(usage: AccountUsage)
     assert usage.currency == "EUR"
 
 
-def test_no_more_windows_are_followed_than_a_house_can_bear(usage: AccountUsage) -> None:
-    """Answers that name new models without end do not fill broker and memory."""
+def test_the_number_of_windows_is_limited(usage: AccountUsage) -> None:
+    """Answers that keep naming new models do not fill broker and memory."""
     for number in range(20):
         answer(usage, minutes(5 * number), *(f"seven_day_m{number}x{n}" for n in range(20)))
     assert len(usage.windows) == MAX_WINDOWS
 
 
 def test_a_change_is_noticed_whatever_changes(usage: AccountUsage) -> None:
-    """The schedule asks seldom only while neither use nor resets nor money move."""
+    """The policy polls rarely only while use, resets and money all stay the same."""
     follow(usage, START, 2 * HOUR, "seven_day")
     assert usage.history.last_change == minutes(5)
     at = follow(usage, minutes(120), timedelta(minutes=5), "seven_day", money=MONEY)
@@ -183,7 +183,7 @@ def test_a_change_is_noticed_whatever_changes(usage: AccountUsage) -> None:
     assert usage.history.last_change == minutes(130)
 
 
-def test_an_overtaken_answer_does_not_turn_back_the_time(usage: AccountUsage) -> None:
+def test_an_older_answer_that_comes_late_changes_nothing(usage: AccountUsage) -> None:
     """While a slow poll was under way the status line reported the reset; the poll's older answer changes nothing."""
     take(usage, make_answer(minutes(290), 80), (75,))
     newer = make_usage(minutes(301), make_reading(minutes(301), 1, RESET + SESSION, source=STATUSLINE))
@@ -195,8 +195,8 @@ def test_an_overtaken_answer_does_not_turn_back_the_time(usage: AccountUsage) ->
     assert shown(usage, minutes(306))["utilization"] == 2
 
 
-def test_the_status_line_takes_nothing_away(usage: AccountUsage) -> None:
-    """It reports two windows at most: what it lacks stays, and its own have its name as their source."""
+def test_a_status_line_removes_nothing(usage: AccountUsage) -> None:
+    """It reports at most two windows: what it lacks stays, and its own windows name it as their source."""
     answer(usage, START, "seven_day", OPUS, money=MONEY)
     take(usage, make_usage(minutes(1), make_reading(minutes(1), 5, source=STATUSLINE)), (), partial=True)
     document = state_document(usage, minutes(1))
@@ -205,8 +205,8 @@ def test_the_status_line_takes_nothing_away(usage: AccountUsage) -> None:
     assert document["extra_usage"] is not None
 
 
-def test_a_talkative_status_line_does_not_keep_what_is_gone(usage: AccountUsage) -> None:
-    """The day after which a window is removed is one of whole responses, whatever is reported between them."""
+def test_frequent_status_lines_do_not_keep_what_is_gone(usage: AccountUsage) -> None:
+    """Only complete responses count for the day after which a window is removed."""
     answer(usage, START, "seven_day", OPUS)
     for minute in range(1, 27 * 60):
         at = minutes(minute)
@@ -217,7 +217,7 @@ def test_a_talkative_status_line_does_not_keep_what_is_gone(usage: AccountUsage)
     assert OPUS not in usage.windows
 
 
-def test_after_a_backward_step_what_was_recorded_moves_along(usage: AccountUsage) -> None:
+def test_after_a_backward_step_recorded_times_move(usage: AccountUsage) -> None:
     """A clock that was ahead and is corrected makes no event, removes nothing, and does not stop the numbers."""
     for minute in (0, 5):
         answer(usage, minutes(minute), "seven_day", OPUS)
@@ -241,7 +241,7 @@ def test_after_a_forward_step_readings_age_by_it() -> None:
 
 
 def test_each_number_has_its_own_age() -> None:
-    """A talkative status line does not make the model's week and the money of ten hours ago look fresh."""
+    """Frequent status lines do not make the model's week and the money of ten hours ago look fresh."""
     usage = make_account(stale_after=HOUR)
     answer(usage, START, "seven_day", OPUS, money=MONEY)
     at = START + 2 * HOUR
@@ -254,8 +254,8 @@ def test_each_number_has_its_own_age() -> None:
     assert usage.is_fresh(at)
 
 
-def test_nobody_is_told_to_go_ahead_while_a_limit_cannot_be_read() -> None:
-    """With a session that is over, or a week of 900 %, the other window alone does not say that work can go on."""
+def test_nobody_is_allowed_to_continue_while_a_limit_cannot_be_read() -> None:
+    """With a session that is over, or a week of 900 %, the other window alone does not mean that work can continue."""
     week = make_reading(minutes(0), 19, START + timedelta(days=3), key="seven_day")
     over = make_reading(minutes(0), 55, minutes(-5))
     for reading in (
@@ -271,8 +271,8 @@ def test_nobody_is_told_to_go_ahead_while_a_limit_cannot_be_read() -> None:
         assert usage.standing(minutes(3)).blocked is False
 
 
-def test_covered_work_may_go_on_only_if_all_limits_are_known(usage: AccountUsage) -> None:
-    """Extra usage covers a session that is used up; of a week that cannot be read nobody knows."""
+def test_covered_work_may_continue_only_if_all_limits_are_known(usage: AccountUsage) -> None:
+    """Extra usage covers a used-up session; whether it covers an unreadable week is not known."""
     week = make_reading(minutes(0), 19, START + timedelta(days=3), key="seven_day")
     take(usage, make_usage(minutes(0), make_reading(minutes(0), 100), week, money=MONEY))
     assert usage.standing(minutes(1))[:3] == (False, None, True)
@@ -316,8 +316,8 @@ def test_another_accounts_status_line_is_ignored(usage: AccountUsage) -> None:
     assert not usage.history.saw_foreign(minutes(135))
 
 
-def test_another_accounts_status_line_after_the_own_session() -> None:
-    """Who uses the other login once the session is over: the week still says whose the numbers are."""
+def test_another_accounts_status_line_after_a_session() -> None:
+    """If the other login is used once the session is over, the week still says whose the numbers are."""
     usage, over = make_account(), 301
     take(usage, ours(280), (75,), partial=True)
     for minute in (over, over + 1, over + 2):
@@ -329,7 +329,7 @@ def test_another_accounts_status_line_after_the_own_session() -> None:
 
 
 def test_another_account_is_believed_after_an_hour(usage: AccountUsage) -> None:
-    """Somebody who logged in as another account sees its numbers an hour after the last ones, and no false event."""
+    """After a login to another account its numbers are shown an hour after the last ones, without a false event."""
     take(usage, ours(0), (75,), partial=True)
     take(usage, theirs(59), (75,), partial=True)
     assert shown(usage, minutes(59))["utilization"] == 10
@@ -339,7 +339,7 @@ def test_another_account_is_believed_after_an_hour(usage: AccountUsage) -> None:
 
 
 def test_another_account_is_not_believed_while_the_api_delivers() -> None:
-    """The API's token says whose numbers they are, even if it is asked seldom."""
+    """The API's token says whose numbers they are, even if it is asked rarely."""
     usage = make_account(stale_after=timedelta(hours=2.2))
     answer(usage, START, "seven_day")
     for minute in range(5, 130, 5):
@@ -362,5 +362,5 @@ def test_another_account_is_not_believed_while_the_api_delivers() -> None:
     ],
 )
 def test_a_tier_in_words(tier: str | None, words: str | None) -> None:
-    """How many times the plan is what people know; the API's code names say nothing to them, and are not shown."""
+    """People know the multiple of the plan; the API's code names mean nothing to them, and are not shown."""
     assert tier_in_words(tier) == words

@@ -1,4 +1,4 @@
-"""What makes lines in Home Assistant's activity log, over days of a simulated account."""
+"""The lines in Home Assistant's activity log, over days of a simulated account."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NEWS = ("_resets_at", "_limit_reached", "blocked", "blocked_until", "extra_usage
 """Ends of the entities that only change with an event or a reset."""
 
 MOMENT = timedelta(seconds=90)
-"""What changes with an event or a reset: the response that shows a reset comes a minute after it."""
+"""The time around an event or a reset: the response that shows a reset comes a minute after it."""
 
 
 def live(seed: int, times: float) -> Simulation:
@@ -44,7 +44,7 @@ def live(seed: int, times: float) -> Simulation:
 
 
 def assert_expected_time_moves_only_by_much(life: Simulation) -> None:
-    """See that `limit_at` moves by a twentieth of the time until it, five minutes at least; a week on pace has none."""
+    """Check that `limit_at` moves by a twentieth of its distance, at least five minutes; a week on pace has none."""
     moves = 0
     for before, after in pairwise(shown.state["windows"] for shown in life.shown):
         for key in before.keys() & after.keys():
@@ -60,7 +60,7 @@ def assert_expected_time_moves_only_by_much(life: Simulation) -> None:
 
 
 def test_nine_lines_in_ten_of_an_ordinary_day_are_events_and_resets() -> None:
-    """On days that stay within the limits this is so even if nothing that comes with an event is excused."""
+    """On days within the limits this holds even without counting the lines that come with an event."""
     lives = [live(seed, 0.6) for seed in SEEDS]
     keys = [key for life in lives for _, key in lines(life)]
     total = len(keys) + sum(len(life.events) for life in lives)
@@ -68,8 +68,8 @@ def test_nine_lines_in_ten_of_an_ordinary_day_are_events_and_resets() -> None:
 
 
 @pytest.mark.parametrize("times", [1.0, 1.7])
-def test_at_most_one_line_in_ten_is_no_event_and_no_reset(times: float) -> None:
-    """However hard somebody works, most of the log is news: what an event or a reset changes is part of it."""
+def test_at_most_one_line_in_ten_is_neither_an_event_nor_a_reset(times: float) -> None:
+    """However hard somebody works, most of the log is about events and resets, and their consequences."""
     noise: Counter[str] = Counter()
     total = 0
     for seed in SEEDS:
@@ -83,7 +83,7 @@ def test_at_most_one_line_in_ten_is_no_event_and_no_reset(times: float) -> None:
 
 
 def lines(simulation: Simulation) -> list[tuple[datetime, str]]:
-    """Return each change, after the first, of a state that is not a number: Home Assistant makes a line of it."""
+    """Return each change, after the first, of a state that is not a number: Home Assistant makes a line from it."""
     templates = {
         key: template(component["value_template"])
         for key, component in announced(simulation)["components"].items()

@@ -1,4 +1,4 @@
-"""The usage endpoint over real HTTP: whatever it does ends in time, within bounds, as an error with a sentence."""
+"""The usage endpoint over real HTTP: whatever it does, requests end in time and errors have a sentence."""
 
 import datetime as dt
 import gc
@@ -68,7 +68,7 @@ def test_one_get_with_the_token_and_an_honest_introduction(endpoint: Endpoint, a
 
 
 def test_a_path_in_the_url_is_kept(endpoint: Endpoint, connect: Connect) -> None:
-    """A gateway that has the API under a path is asked under that path."""
+    """A gateway that serves the API under a path is asked under that path."""
     with pytest.raises(InvalidResponse, match="404"):
         connect(endpoint.url + "/gateway/").fetch(TOKEN)
     assert endpoint.requests[0].path == "/gateway/api/oauth/usage"
@@ -93,7 +93,7 @@ REFUSALS: list[tuple[Fault, type[ApiError], str]] = [
     (faults.invalid_json(), InvalidResponse, "JSON"),
     (faults.invalid_json(b"1" * 5000), InvalidResponse, "JSON"),
     (faults.deep_json(5000), InvalidResponse, "JSON"),
-    # what no usage can be is not parsed: the memory that this takes would stay with the service for months
+    # what cannot be a usage is not parsed: the memory for that would stay with the service for months
     (faults.invalid_json(b"[" + b"[]," * 5000 + b"[]]"), InvalidResponse, "JSON"),
     (faults.GzipBomb(16 * faults.MEGABYTE), ServerError, "compressed"),
     (faults.CutBody(), NetworkError, "was lost"),
@@ -131,14 +131,14 @@ def test_a_429_says_for_how_long(endpoint: Endpoint, api: UsageApi, retry_after:
 
 
 def test_an_address_for_people_holds_no_login() -> None:
-    """An error names host and port, and never what comes before them in the URL."""
+    """An error names host and port, and never the login before them in the URL."""
     assert host_and_port("https://me:secret@api.example/path") == "api.example:443"
     assert host_and_port("http://[::1]:80") == "[::1]:80"
     assert host_and_port("http://127.0.0.1") == "127.0.0.1:80"
 
 
 def test_the_bound_on_a_body(endpoint: Endpoint, api: UsageApi) -> None:
-    """A mebibyte is read to its last byte, and of a hundred not more: the memory of the container stays flat."""
+    """A mebibyte is read to its last byte, and no more of a hundred: the memory of the container stays flat."""
     endpoint.fault_next(faults.invalid_json(b"{}".rjust(MAX_BODY)))
     assert api.fetch(TOKEN) == {}
     for fault in (faults.invalid_json(b"{}".rjust(MAX_BODY + 1)), faults.HugeBody()):
@@ -153,7 +153,7 @@ def test_the_bound_on_a_body(endpoint: Endpoint, api: UsageApi) -> None:
     "fault", [faults.Hang(), faults.DripHeaders(0.05), faults.DripBody(0.05)], ids=lambda fault: type(fault).__name__
 )
 def test_the_deadline_is_for_the_whole_request(endpoint: Endpoint, hasty: UsageApi, fault: Fault) -> None:
-    """A server that says nothing, or a byte now and then, is left in time, and its connection is closed."""
+    """A server that sends nothing, or a byte now and then, is given up in time, and its connection is closed."""
     endpoint.fault = fault
     with pytest.raises(NetworkError, match=r"within 0\.5 s"):
         hasty.fetch(TOKEN)
@@ -180,7 +180,7 @@ def test_the_deadline_is_for_the_whole_request(endpoint: Endpoint, hasty: UsageA
 def test_a_poll_leaves_no_garbage_behind(tmp_path: Path, endpoint: Endpoint, hasty: UsageApi, fault: Fault) -> None:
     """No thread, token, request or response waits in memory for the garbage collector, however a poll ended.
 
-    In an outage thousands of them would: the process would grow, and a dump of it would show the token.
+    In an outage there would be thousands: the process would grow, and a dump of it would show the token.
     """
     write_credentials(tmp_path, token=TOKEN)
     source = ApiSource(CredentialsFile(tmp_path), hasty)
@@ -194,7 +194,7 @@ def test_a_poll_leaves_no_garbage_behind(tmp_path: Path, endpoint: Endpoint, has
 
 @pytest.mark.parametrize("text", [None, '{"claudeAi', "[]", '{"claudeAiOauth": {"accessToken": ["no"]}}'])
 def test_a_poll_without_credentials_leaves_no_garbage_behind(tmp_path: Path, api: UsageApi, text: str | None) -> None:
-    """A login that cannot be read is looked at every half minute, for weeks if nobody repairs it."""
+    """A login that cannot be read is checked every half minute, for weeks if nobody fixes it."""
     if text is not None:
         write_credentials_text(tmp_path, text)
     source = ApiSource(CredentialsFile(tmp_path), api)
@@ -205,7 +205,7 @@ def test_a_poll_without_credentials_leaves_no_garbage_behind(tmp_path: Path, api
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_not_followed(endpoint: Endpoint, api: UsageApi, status: int) -> None:
-    """The token goes to one host; one that sends it elsewhere is reported, not obeyed."""
+    """The token goes to one host; a redirect is reported, not followed."""
     with Endpoint() as elsewhere:
         endpoint.fault = faults.redirect(elsewhere, status)
         with pytest.raises(InvalidResponse, match="redirects"):
@@ -213,7 +213,7 @@ def test_a_redirect_is_not_followed(endpoint: Endpoint, api: UsageApi, status: i
         assert elsewhere.count == 0
 
 
-def test_nobody_there(connect: Connect, closed_port: int) -> None:
+def test_no_server(connect: Connect, closed_port: int) -> None:
     """A refused connection is a network error that says so."""
     said = rf"127\.0\.0\.1:{closed_port} cannot be reached \(.*refused.*CLAUDE_API_URL"
     with pytest.raises(NetworkError, match=said):
@@ -229,7 +229,7 @@ def test_no_such_name(connect: Connect) -> None:
 def test_a_name_lookup_that_hangs_ends_with_the_deadline(
     endpoint: Endpoint, hasty: UsageApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A dead name server holds nothing up, and what it says too late sends no token."""
+    """A dead name server delays nothing, and no token is sent after its late answer."""
     may_answer, answered = threading.Event(), threading.Event()
     real = socket.getaddrinfo
 
@@ -284,7 +284,7 @@ def test_a_tls_request_that_hangs_is_cut(authority: Authority, connect: Connect)
 def test_a_proxy_of_the_environment_is_used_for_https_only(
     endpoint: Endpoint, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Behind a corporate proxy the API is reached through it; loopback never is, its token would travel openly."""
+    """Behind a corporate proxy the API is reached through it; loopback never is: the proxy would see its token."""
     with Endpoint() as proxy:
         for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"):
             monkeypatch.setenv(name, proxy.url)
@@ -300,7 +300,7 @@ def test_a_proxy_of_the_environment_is_used_for_https_only(
 def test_certificates_are_loaded_once_however_many_proxies_there_are(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A machine with the usual three proxy variables starts as fast and as small as one without: 0.8 MB each time."""
+    """A machine with the usual three proxy variables starts as fast and as small as one without: a load is 0.8 MB."""
     for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     gc.collect()
@@ -312,14 +312,14 @@ def test_certificates_are_loaded_once_however_many_proxies_there_are(
 
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "SSL_CERT_FILE"])
 def test_unusable_environment_is_an_error_of_settings(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
-    """A proxy that is not a URL, or certificates that are not there, are said at the start and not at each poll."""
+    """A proxy that is not a URL, or certificates that are not there, are reported at the start and not at each poll."""
     monkeypatch.setenv(variable, "gopher://nowhere:1" if variable == "HTTPS_PROXY" else "/nowhere")
     with pytest.raises(SettingsError, match=variable):
         UsageApi("https://api.claude.invalid", "tests")
 
 
 def test_several_threads_share_one_client(endpoint: Endpoint, api: UsageApi) -> None:
-    """Accounts are polled side by side, and each sends its own token."""
+    """Accounts are polled at the same time, and each sends its own token."""
     endpoint.document = lambda request: sample_usage() | {"mine": request.bearer}
     tokens = [f"token-{number}" for number in range(10)]
     with ThreadPoolExecutor(len(tokens)) as threads:
@@ -349,7 +349,7 @@ NOW = dt.datetime(2026, 11, 20, 16, 0, tzinfo=dt.UTC)
     ],
 )
 def test_how_long_to_wait(text: str | None, seconds: int | None) -> None:
-    """What the API asks for is waited, never longer than a day, and nonsense is ignored."""
+    """The wait is what the API asks for, but never longer than a day; nonsense is ignored."""
     wait = parse_retry_after(text, NOW)
     assert (None if wait is None else wait.total_seconds()) == seconds
 
@@ -358,7 +358,7 @@ def test_how_long_to_wait(text: str | None, seconds: int | None) -> None:
     ("date", "hours"),
     [("Fri, 20 Nov 2026 19:00:00 GMT", 1), ("Fri, 20 Nov 2026 13:00:00 GMT", 7), ("soon", 4), (None, 4)],
 )
-def test_a_date_to_wait_for_is_one_of_the_apis_clock(date: str | None, hours: int) -> None:
+def test_a_date_to_wait_for_is_by_the_apis_clock(date: str | None, hours: int) -> None:
     """A Raspberry Pi whose clock is hours off waits as long as the API says; without the API's date, by its own."""
     headers = {"Retry-After": "Fri, 20 Nov 2026 20:00:00 GMT"} | ({} if date is None else {"Date": date})
     with pytest.raises(RateLimited) as caught:
@@ -368,7 +368,7 @@ def test_a_date_to_wait_for_is_one_of_the_apis_clock(date: str | None, hours: in
 
 @given(st.just(429) | st.integers(100, 599), st.text(max_size=80), st.binary(max_size=200) | st.just(b"[" * 100_000))
 def test_no_answer_breaks_it(status: int, retry_after: str, body: bytes) -> None:
-    """Whatever comes is a document or one of our errors, whose sentence holds nothing of it; no wait is over a day."""
+    """Any answer is a document or one of our errors, which quotes nothing of it; no wait is over a day."""
     try:
         interpret(status, {"Retry-After": retry_after}, body, NOW)
     except ApiError as error:
@@ -382,7 +382,7 @@ def test_no_answer_breaks_it(status: int, retry_after: str, body: bytes) -> None
 
 
 def test_close_ends_what_hangs(endpoint: Endpoint, hasty: UsageApi) -> None:
-    """The client can be closed at any time, and takes no time for it."""
+    """The client can be closed at any time, at once."""
     endpoint.fault = faults.Hang()
     with ThreadPoolExecutor(1) as thread:
         asked = thread.submit(hasty.fetch, TOKEN)

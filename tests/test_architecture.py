@@ -1,4 +1,4 @@
-"""The layout: which package may import which, which library has which place, how long a module may be."""
+"""The layout: which package may import which, where each library is used, how long a module may be."""
 
 import ast
 import subprocess
@@ -15,7 +15,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LONGEST = 350
 
 BASE = {"errors", "clock", "logs", "topics", "instants", "untrusted", "secret_file", ""}
-"""Known to everybody, and importing only each other; "" is the package itself, for its version."""
+"""Modules that all may import, and that import only each other; "" is the package itself, for its version."""
 
 MAY_IMPORT: dict[str, set[str]] = {
     **{name: set() for name in BASE},
@@ -47,7 +47,7 @@ ONLY_IN = {
 
 PURE = ("usage", "homeassistant")
 WITHOUT_IO = {"__future__", "claude_usage_mqtt", "collections", "dataclasses", "datetime", "re", "typing"}
-"""What a pure package imports; more of the standard library may be added if it does no I/O and has no clock."""
+"""What a pure package may import; more of the standard library may be added if it has no I/O and no clock."""
 
 HEAVY = ("pydantic", "pydantic_settings", "httpx", "paho", "amqtt", "rich", "asyncio", "logging", "socket", "argparse")
 
@@ -64,7 +64,7 @@ def package_of(path: Path) -> str:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Return what a module imports anywhere in it, late imports and those for types included."""
+    """Return what a module imports anywhere in it, including late imports and those for types."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -75,7 +75,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def packages_imported(path: Path) -> set[str]:
-    """Return the packages of ours that a module imports from, without its own."""
+    """Return our packages that a module imports from, except its own."""
     found = set()
     for module in imports(path):
         parts = module.split(".")
@@ -87,7 +87,7 @@ def packages_imported(path: Path) -> set[str]:
 
 
 def loaded_by(code: str) -> set[str]:
-    """Return the modules that a bare interpreter has loaded after running `code`, without its first ones."""
+    """Return the modules that a bare interpreter has loaded after running `code`, except those that it always loads."""
     script = f"import sys; before = set(sys.modules)\n{code}\nprint(*set(sys.modules) - before, file=sys.stderr)"
     ended = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True, timeout=30)
     return set(ended.stderr.split())
@@ -100,26 +100,26 @@ def test_every_package_is_on_the_plan() -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_imports_point_one_way(path: Path) -> None:
-    """A change in an upper package needs no look at the lower ones: cli, service, sources and mqtt, usage, base."""
+    """A change in an upper package cannot affect the lower ones: cli, service, sources and mqtt, usage, base."""
     assert packages_imported(path) <= MAY_IMPORT[package_of(path)]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_each_library_has_one_place(path: Path) -> None:
-    """A new major version of a library concerns one package."""
+    """A new major version of a library affects only one package."""
     for library in {module.split(".")[0] for module in imports(path)} & set(ONLY_IN):
         assert any(name_of(path).startswith(place) for place in ONLY_IN[library]), library
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if package_of(path) in PURE], ids=name_of)
 def test_what_decides_about_numbers_does_no_io(path: Path) -> None:
-    """What is computed depends on what is passed in alone, so that it can be tested and trusted."""
+    """A computed value depends only on its arguments, so that it can be tested and trusted."""
     assert {module.split(".")[0] for module in imports(path)} <= WITHOUT_IO
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_a_module_fits_on_a_few_screens_and_says_why_it_exists(path: Path) -> None:
-    """A maintainer reads a module in one go."""
+    """A maintainer can read a module in one go."""
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= LONGEST
     assert ast.get_docstring(ast.parse(text))
@@ -151,11 +151,11 @@ def test_every_wait_ends(path: Path) -> None:
 
 
 def test_importing_the_package_costs_nothing() -> None:
-    """Who uses a part of it as a library pays for that part only."""
+    """A program that uses a part of it as a library loads only that part."""
     assert loaded_by("import claude_usage_mqtt") == {"claude_usage_mqtt"}
 
 
-def test_healthcheck_starts_light() -> None:
+def test_healthcheck_loads_little() -> None:
     """Asked every minute on a small box, it must not load what the service needs."""
     loaded = loaded_by("import claude_usage_mqtt.cli\nclaude_usage_mqtt.cli.main(['healthcheck'])")
     assert {module.split(".")[0] for module in loaded} & set(HEAVY) == set()
@@ -168,7 +168,7 @@ def test_healthcheck_starts_light() -> None:
     }
 
 
-def test_help_needs_no_library_and_version_neither() -> None:
-    """`--help` answers at once, also where an installation is broken."""
+def test_help_and_version_need_no_library() -> None:
+    """`--help` answers at once, even if an installation is broken."""
     loaded = loaded_by("import claude_usage_mqtt.cli\nclaude_usage_mqtt.cli.main(['--help'])")
     assert {module.split(".")[0] for module in loaded} & {"pydantic", "httpx", "paho", "amqtt", "rich"} == set()

@@ -1,6 +1,6 @@
 """The main path on each broker that people run: Mosquitto, the embedded one, and those that `BROKER_PORTS` names.
 
-`BROKER_PORTS="rabbit=18840 nats=18842"` names running brokers that take anybody, each with its port on loopback.
+`BROKER_PORTS="rabbit=18840 nats=18842"` names running brokers without a login, each with its port on loopback.
 """
 
 import contextlib
@@ -55,12 +55,12 @@ def running_broker(request: pytest.FixtureRequest) -> Iterator[Named]:
 
 @pytest.fixture
 def protocol(running_broker: Named) -> str:
-    """Return `auto`, but for the brokers that never answer in MQTT 5: that takes two seconds, and one test sees it."""
+    """Return `auto`, except for brokers that never answer in MQTT 5: that takes two seconds, and one test covers it."""
     return "3.1.1" if running_broker.name in ("embedded", "amqtt") else "auto"
 
 
 def clear(watcher: Watcher) -> None:
-    """Take everything away; RabbitMQ refuses a message while the queue of somebody who has just left is ending."""
+    """Remove everything; RabbitMQ refuses a message while it deletes the queue of a client that has just left."""
     for topic in (*EVERYTHING, LAPTOP.presence):
         for _ in range(10):
             with contextlib.suppress(AssertionError):
@@ -82,7 +82,7 @@ def watcher(running_broker: Named) -> Iterator[Watcher]:
 
 
 def retained(watcher: Watcher) -> dict[str, Any]:
-    """Return what is retained on the broker, parsed; asked again if a broker (aedes) is late with some of it."""
+    """Return what is retained on the broker, parsed; asking again if a broker (aedes) is late with some of it."""
     found: dict[str, str] = {}
     for _ in range(20):
         found |= {topic: text for topic, text in watcher.retained().items() if text}
@@ -116,7 +116,7 @@ def test_memory_survives_a_restart(start: Start, protocol: str, endpoint: Endpoi
 
 
 def test_a_first_start_is_quick(serve: Serve, protocol: str, endpoint: Endpoint, watcher: Watcher) -> None:
-    """If nothing is retained on it, that is known at once and not only after the longest wait."""
+    """If nothing is retained, that is known at once and not only after the longest wait."""
     with serve(protocol=protocol) as found:
         watcher.wait_topic(HEALTH, is_ok)
         assert "not ours" not in found.log.text
@@ -150,7 +150,7 @@ def test_birth(serve: Serve, protocol: str, endpoint: Endpoint, watcher: Watcher
 
 
 def test_the_will(start: Start, protocol: str, watcher: Watcher) -> None:
-    """When the process is killed the broker says `offline`."""
+    """When the process is killed, the broker publishes `offline`."""
     with start(MQTT_PROTOCOL=protocol) as process:
         watcher.wait_topic(STATUS, is_online)
         since = watcher.mark()
@@ -167,13 +167,13 @@ def test_two_instances(serve: Serve, protocol: str, endpoint: Endpoint, watcher:
         endpoint.wait_for_requests(3)
         assert first.log.count(said) == 0
         with serve(interval=0.2, protocol=protocol):
-            first.log.wait_for(said, count=2)  # the log is one for both
+            first.log.wait_for(said, count=2)  # both share one log
             watcher.wait_topic(HEALTH, lambda m: m.payload and "another instance" in (m.json()["detail"] or "").lower())
         assert first.log.count(said) == 2
 
 
 def test_the_older_protocol(serve: Serve, watcher: Watcher) -> None:
-    """Whoever sets 3.1.1 gets 3.1.1, everywhere."""
+    """The setting 3.1.1 is used everywhere."""
     with serve(protocol="3.1.1", client_id=uuid.uuid4().hex[:20]) as found:
         watcher.wait_topic(HEALTH, is_ok)
         watcher.wait_topic(STATUS, is_online)
@@ -183,7 +183,7 @@ def test_the_older_protocol(serve: Serve, watcher: Watcher) -> None:
 def test_a_reporter(
     tmp_path: Path, home: Path, start: Start, serve: Serve, protocol: str, endpoint: Endpoint, watcher: Watcher
 ) -> None:
-    """A service without a login gets its numbers from a machine, after restarts too, and sees that it is gone."""
+    """A service without a login gets its numbers from a machine, after restarts too, and notices when it is gone."""
     nothing, more = tmp_path / "nothing", {"protocol": protocol, "selected": (REPORTER,), "interval": 600.0}
     with start(home, "report", MQTT_PROTOCOL=protocol, MACHINE_NAME="laptop") as process:
         with serve(nothing, **more):

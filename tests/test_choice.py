@@ -41,16 +41,16 @@ def reporters(*machines: tuple[str, Login, str], is_online: bool = True) -> Acco
     return found
 
 
-def test_whoever_answered_last_is_asked_first() -> None:
-    """The machine that works is not changed without need; then the others, in an order that does not jump."""
+def test_the_machine_that_answered_last_is_asked_first() -> None:
+    """A machine that works is kept; then come the others, in a stable order."""
     found = reporters(*((name, OURS, "ok") for name in ("d", "a", "c", "b")))
     assert found.accepts("a", OURS, NOW - 60 * MINUTE)
     assert found.accepts("b", OURS, NOW - MINUTE)
     assert found.to_ask(NOW) == ["b", "a", "c", "d"]
 
 
-def test_who_cannot_answer_is_not_asked() -> None:
-    """Without a usable login, or logged in with another account, or asleep: not asked."""
+def test_a_machine_that_cannot_answer_is_not_asked() -> None:
+    """A machine without a usable login, with another account's login, or asleep is not asked."""
     machines = (("a", OURS, "token_expired"), ("b", OURS, "ok"), ("c", OTHER, "ok"))
     found = reporters(*machines)
     assert found.accepts("b", OURS, NOW)
@@ -92,14 +92,14 @@ def test_logins_are_compared_by_account_first(known: Login, other: Login, same: 
     ],
 )
 def test_the_advice_fits_what_is_wrong(status: str, advice: str) -> None:
-    """Nobody is sent to wake a machine that is awake, or to log in again because the API is away."""
+    """Nobody is advised to wake up a machine that is awake, or to log in again because the API is down."""
     machine = Machine(name="laptop", seen_at=dt.datetime(2026, 11, 20, tzinfo=dt.UTC))
     assert sentence([(machine, status)], (), ["default"]).endswith(f"; {advice}")
 
 
 @pytest.mark.parametrize(("minutes", "status"), [(1, None), (30, "no_reporter")])
 def test_a_machine_that_asked_a_moment_ago_is_not_missing(minutes: int, status: str | None) -> None:
-    """Whoever presses refresh again within the minute reads no error; that the hourly limit is reached is one."""
+    """A second refresh within the minute shows no error; a reached hourly limit is one."""
     found, clock = reporters(("a", OURS, "ok")), SystemClock()
     found.rejected("a", Hold(Busy.status, clock.now() + minutes * MINUTE), NOW)
     result = ReporterSource(found, Asks(lambda *_: None)).poll("default", clock, may_retry=True)
@@ -107,7 +107,7 @@ def test_a_machine_that_asked_a_moment_ago_is_not_missing(minutes: int, status: 
 
 
 def test_a_machine_that_has_nothing_new_is_asked_as_often_as_ever() -> None:
-    """Claude Code may repeat old numbers for an hour: that its reporter's minute is over is not news each time."""
+    """Claude Code may repeat old numbers for an hour: the end of its reporter's minute causes no poll."""
     found = reporters(("a", OURS, "ok"))
     assert found.has_become_askable(NOW)
     found.rejected("a", Hold(Busy.status, NOW + MINUTE), NOW)
@@ -119,8 +119,8 @@ def test_a_machine_that_has_nothing_new_is_asked_as_often_as_ever() -> None:
 
 
 @pytest.mark.parametrize("status", ["network_error", "invalid_response"])
-def test_the_end_of_a_machines_wait_after_a_fault_is_not_news(status: str) -> None:
-    """While the house has no internet, each machine's five minutes end again and again; the back-off decides."""
+def test_the_end_of_a_machines_wait_after_a_fault_causes_no_poll(status: str) -> None:
+    """While the house has no internet, each machine's five minutes end repeatedly; the back-off decides."""
     found = reporters(("a", OURS, "ok"), ("b", OURS, "ok"))
     assert found.has_become_askable(NOW)
     for name in ("a", "b"):
@@ -144,7 +144,7 @@ def failing_polls(error: ClaudeUsageError, found: AccountReporters | None) -> li
 
 @pytest.mark.parametrize("error", [ServerError("out of order"), NetworkError("away")])
 def test_in_an_outage_the_waits_grow_though_a_reporter_is_online(error: ClaudeUsageError) -> None:
-    """Asked each minute, the API would have seen the whole hour's requests when it is back, and nobody could ask."""
+    """With a request each minute, the hour's budget would be used up when the API is back."""
     polls = failing_polls(error, reporters(("a", OURS, "ok")))
     assert polls == failing_polls(error, None)
     assert len(polls) < 12
@@ -153,7 +153,7 @@ def test_in_an_outage_the_waits_grow_though_a_reporter_is_online(error: ClaudeUs
 def test_a_refused_login_stays_the_reason_while_no_machine_delivers(
     home: Path, endpoint: Endpoint, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Most people have no reporter: they read that the token was refused, and it is sent again in time."""
+    """Without a reporter, as most people are, the refused token is the reason, and it is sent again in time."""
     monkeypatch.setattr(reporter, "FIRST_WITHIN", 0.0)
     endpoint.fault = faults.unauthorized()
     source = in_order([ApiSource(CredentialsFile(home), connect()), ReporterSource(reporters(), Asks(lambda *_: None))])
@@ -169,7 +169,7 @@ def test_a_refused_login_stays_the_reason_while_no_machine_delivers(
 @pytest.mark.parametrize("announced", ["ok", "token_expired"])
 @pytest.mark.parametrize("hold", [None, Hold(SILENT, NOW + 5 * MINUTE)])
 def test_a_machine_that_is_gone_has_one_status(announced: str, hold: Hold | None) -> None:
-    """A laptop that fell asleep is called the same in the list and in the sentence: away, and offline after a while."""
+    """A sleeping laptop has the same status in the list and in the sentence: away, and offline after a while."""
     laptop = Machine("laptop", NOW, away_since=NOW + MINUTE)
     login = laptop.login("default")
     login.announced = AnnouncedLogin(source=OAUTH, status=announced, login=OURS)
@@ -180,7 +180,7 @@ def test_a_machine_that_is_gone_has_one_status(announced: str, hold: Hold | None
 
 
 def test_a_cause_that_all_machines_share_stays_the_status() -> None:
-    """While the network is away, machines that wait for their next turn are not called missing."""
+    """While the network is down, machines that wait for their next turn are not reported as missing."""
     found = reporters(("a", OURS, "ok"), ("b", OURS, "ok"))
     found.rejected("a", Hold("network_error", NOW + 5 * MINUTE), NOW)
     assert not found.all_have("network_error", NOW)

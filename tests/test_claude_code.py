@@ -1,4 +1,4 @@
-"""Claude Code as a source: how its answers are dated and understood, and that nothing of it outlives a question."""
+"""Claude Code as a source: how its answers are dated and understood, and that no process outlives a question."""
 
 import datetime as dt
 import json
@@ -64,12 +64,12 @@ def ask(asked: PolledSource) -> PollResult:
 
 
 def ago(seconds: float) -> dt.datetime:
-    """Return the instant so many seconds before now."""
+    """Return the instant that many seconds before now."""
     return (dt.datetime.now(dt.UTC) - dt.timedelta(seconds=seconds)).replace(microsecond=0)
 
 
 def test_an_answer_is_dated_by_its_fetch(program: FakeClaudeCode) -> None:
-    """All windows and the money are there, with the time at which Claude Code fetched them, and whose they are."""
+    """All windows and the money are there, with the time at which Claude Code fetched them, and their owner."""
     fetched_at = ago(2)
     program.answers(BODY | {"model_scoped": [{"display_name": "Fable"}]}, fetched_at)
     result = ask(source(program))
@@ -92,7 +92,7 @@ def test_two_answers_of_one_fetch_are_one_reading(program: FakeClaudeCode) -> No
 
 @pytest.mark.parametrize("body", [BODY, OLD])
 def test_numbers_that_somebody_else_asked_for_a_moment_ago(program: FakeClaudeCode, body: Any) -> None:
-    """What a terminal session fetched within the last minute is a reading of that time, and no request of ours."""
+    """Numbers that a terminal session fetched within the last minute are a reading of that time, without a request."""
     fetched_at = ago(30)
     program.cache.write_text(program.keeps(BODY, fetched_at))
     program.answers(body)
@@ -102,7 +102,7 @@ def test_numbers_that_somebody_else_asked_for_a_moment_ago(program: FakeClaudeCo
 
 
 @pytest.mark.parametrize("body", [OLD, None])
-def test_old_numbers_without_a_word_are_a_refusal(program: FakeClaudeCode, body: Any) -> None:
+def test_old_numbers_are_a_refusal(program: FakeClaudeCode, body: Any) -> None:
     """An answer of ten minutes ago, or none, means that the API refused: the sentence says what is not known."""
     program.cache.write_text(program.keeps(BODY, ago(600)))
     program.answers(body)
@@ -114,7 +114,7 @@ def test_old_numbers_without_a_word_are_a_refusal(program: FakeClaudeCode, body:
 
 @pytest.mark.parametrize("body", [BODY, OLD])
 def test_a_fetch_in_the_future_is_not_believed(program: FakeClaudeCode, body: Any) -> None:
-    """Numbers whose age is not known are not published, and the clock is named."""
+    """Numbers of unknown age are not published, and the clock is named."""
     program.cache.write_text(program.keeps(BODY, ago(-7200)))
     program.answers(body)
     asked = source(program)
@@ -125,7 +125,7 @@ def test_a_fetch_in_the_future_is_not_believed(program: FakeClaudeCode, body: An
 
 
 def test_a_folder_that_cannot_be_written(program: FakeClaudeCode) -> None:
-    """A complete answer that Claude Code could not note is of now."""
+    """A complete answer that Claude Code could not record is current."""
     program.cache.write_text(program.keeps(BODY, ago(7200)))
     program.answers(BODY)
     before = dt.datetime.now(dt.UTC)
@@ -142,7 +142,7 @@ def test_a_folder_that_cannot_be_written(program: FakeClaudeCode) -> None:
 def test_a_login_that_cannot_be_used(
     program: FakeClaudeCode, response: dict[str, Any], kind: type[ClaudeUsageError], text: str
 ) -> None:
-    """A logout and a token without permission are different troubles, and each says what to do."""
+    """A logout and a token without permission are different problems, and each says what to do."""
     program.answers(None, rate_limits_available=False, **response)
     with pytest.raises(kind, match=text):
         raise ask(source(program)).error or AssertionError
@@ -176,7 +176,7 @@ def test_a_program_that_is_not_there(program: FakeClaudeCode) -> None:
 
 
 def test_what_it_is_started_with(program: FakeClaudeCode, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It sees no secret of ours, no token that hides its login, an empty folder, one line and the end of its input."""
+    """It sees none of our secrets, no token that hides its login, an empty folder, and one line of input."""
     for name in ("CLAUDE_CODE_OAUTH_TOKEN", "MQTT_PASSWORD", "ANTHROPIC_API_KEY", "CLAUDE_CODE_USE_BEDROCK"):
         monkeypatch.setenv(name, "canary")
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example")
@@ -197,14 +197,14 @@ def test_what_it_is_started_with(program: FakeClaudeCode, monkeypatch: pytest.Mo
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process is there and not only waiting to be collected."""
+    """Whether a process is running, and not just a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
 
-linux_only = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes as Linux shows them")
+linux_only = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux to look at processes")
 
 
 @linux_only
@@ -212,7 +212,7 @@ linux_only = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="lo
     "mode", [{"sleep": 600}, {"spawn": {}}, {"spawn": {}, "sleep": 600}, {"flood": True}, {"spawn": {}, "status": 3}]
 )
 def test_nothing_keeps_running(program: FakeClaudeCode, mode: dict[str, Any]) -> None:
-    """One that hangs, floods us, or leaves something behind is killed with all it started, within the deadline."""
+    """A process that hangs, floods us, or leaves others behind is killed with its children, within the deadline."""
     program.mode(**mode)
     result = ask(source(program, deadline=1.0))
     assert isinstance(result.error, NetworkError | InvalidResponse)
@@ -225,7 +225,7 @@ def test_nothing_keeps_running(program: FakeClaudeCode, mode: dict[str, Any]) ->
 @linux_only
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
 def test_it_does_not_outlive_us(program: FakeClaudeCode, tmp_path: Path, by: signal.Signals) -> None:
-    """Even if we are killed in the middle of a question, all of it ends with us."""
+    """Even if we are killed in the middle of a question, all its processes end with us."""
     program.mode(sleep=600, spawn={})
     spawned = program.folder / "spawned"
     code = f"""
@@ -247,8 +247,8 @@ asked.poll("default", SystemClock(), may_retry=True)
 
 
 @pytest.mark.skipif(shutil.which("setsid") is None, reason="there is no setsid here")
-def test_what_escapes_and_writes_later_is_not_read(tmp_path: Path) -> None:
-    """A process that left the group holds the pipe: what it writes after the deadline harms no thread of ours."""
+def test_a_process_that_escapes_and_writes_later_is_not_read(tmp_path: Path) -> None:
+    """A process that left the group holds the pipe: what it writes after the deadline does not harm our threads."""
     os.mkfifo(tmp_path / "go")
     escape = f"setsid sh -c 'cat {tmp_path}/go; sleep 0.1; echo more' & sleep 600"
     ended = child.run_child(["sh", "-c", escape], "", {"PATH": os.environ["PATH"]}, 0.5)
@@ -266,8 +266,8 @@ def test_output_is_bounded(program: FakeClaudeCode, monkeypatch: pytest.MonkeyPa
     assert ended.status is None
 
 
-def test_what_it_keeps_is_read_if_it_is_its_own_accounts(program: FakeClaudeCode) -> None:
-    """Numbers of another account that was logged in before are not this one's; the e-mail address goes nowhere."""
+def test_kept_numbers_are_read_if_they_are_its_own_accounts(program: FakeClaudeCode) -> None:
+    """Numbers of a previously logged-in account are ignored; the e-mail address goes nowhere."""
     now, fetched_at = dt.datetime.now(dt.UTC), ago(3600)
     program.cache.write_text(program.keeps(BODY, fetched_at))
     asked = source(program)
@@ -293,7 +293,7 @@ def renewing(program: FakeClaudeCode, connect: Connect) -> ApiSource:
 
 
 def renews(program: FakeClaudeCode, tmp_path: Path) -> None:
-    """Let Claude Code write a new token when it is asked."""
+    """Have Claude Code write a new token when it is asked."""
     new = write_credentials(tmp_path / "new", token="new").read_text()
     program.answers(BODY, ago(1))
     mode = json.loads((program.folder / "mode.json").read_text())
@@ -317,7 +317,7 @@ def test_an_expired_token_is_renewed_by_its_owner(
 def test_a_token_that_is_not_renewed_is_asked_for_once(
     program: FakeClaudeCode, endpoint: Endpoint, renewing: ApiSource
 ) -> None:
-    """A login that is over costs one question an hour, and says what Claude Code said."""
+    """A login that has ended costs one question an hour, and its error quotes Claude Code's."""
     program.answers(None, rate_limits_available=False, subscription_type=None)
     assert {type(ask(renewing).error) for _ in range(3)} == {TokenExpired}
     assert len(program.calls) == 1

@@ -57,14 +57,14 @@ def given(running_broker: Broker, api: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def published(home: Path, given: dict[str, Any], watcher: Watcher) -> None:
-    """Let a service have published everything, and be stopped."""
+    """Run a service until it has published everything, and stop it."""
     with ServiceProcess(home, CLAUDE_CONFIG_DIR=home / ".claude", **given) as process:
         watcher.wait_topic(HEALTH, lambda message: message.json()["fresh"])
         assert process.stop() == 0
 
 
 def test_once_prints_a_table(home: Path, endpoint: Endpoint, api: dict[str, Any]) -> None:
-    """`once` says whether one can work, in one sentence how much is used, then each window and the money."""
+    """`once` says whether one can work, gives the usage in one sentence, then each window and the money."""
     endpoint.document = sample_usage(extra_usage=make_extra_usage(190.0, 1700, "EUR"))
     result = call_command(home, "once", **api)
     assert result.returncode == 0, result.stderr
@@ -78,7 +78,7 @@ def test_once_prints_a_table(home: Path, endpoint: Endpoint, api: dict[str, Any]
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
 @pytest.mark.parametrize(("source", "name"), [("oauth", ".claude/.credentials.json"), ("claude-code", ".claude.json")])
-def test_a_login_that_cannot_be_read_for_hanging(home: Path, source: str, name: str) -> None:
+def test_a_login_whose_reading_hangs(home: Path, source: str, name: str) -> None:
     """On a dead mount `once` and `check` say so and end; here it is a pipe, and opening it waits for a writer."""
     file = home / name
     file.unlink(missing_ok=True)
@@ -94,7 +94,7 @@ def test_a_login_that_cannot_be_read_for_hanging(home: Path, source: str, name: 
 @pytest.mark.skipif(os.name == "nt", reason="not everybody may make a symbolic link")
 @pytest.mark.parametrize("setting", ["CLAUDE_CONFIG_DIR", "CLAUDE_CODE_OAUTH_TOKEN_FILE"])
 def test_a_login_on_a_mount_that_is_gone(tmp_path: Path, endpoint: Endpoint, api: dict[str, Any], setting: str) -> None:
-    """It is an error of the credentials, in one sentence with the reason, and nobody is asked."""
+    """It is a credentials error, one sentence with the reason, and nothing is asked."""
     break_mount(tmp_path / "mount")
     once, check = (call_command(tmp_path, each, **api, **{setting: tmp_path / "mount"}) for each in ("once", "check"))
     assert (once.returncode, check.returncode, endpoint.count) == (3, 3, 0)
@@ -172,7 +172,7 @@ def test_the_api_is_not_asked_while_the_service_waits(
 
 
 def test_check_shows_each_link_of_the_chain(home: Path, given: dict[str, Any], watcher: Watcher) -> None:
-    """On a machine where all is well each line says ok, the token is not shown, and nothing stays on the broker."""
+    """If everything works, each line says ok, the token is not shown, and nothing stays on the broker."""
     result = call_command(home, "check", MACHINE_NAME="laptop", **given)
     assert watcher.retained() == {}
     found = report(result)
@@ -185,14 +185,14 @@ def test_check_shows_each_link_of_the_chain(home: Path, given: dict[str, Any], w
 
 
 def test_check_names_what_is_not_asked_here(home: Path, given: dict[str, Any]) -> None:
-    """A selected source that sends, or is on another machine, is a line of its own that says so, and what it lacks."""
+    """A selected source that sends, or is on another machine, has its own line that says so, and what it lacks."""
     found = report(call_command(home, "check", CLAUDE_SOURCE="oauth,statusline,reporter", **given))
     assert "it sends on its own; it does not have a model's week" in found["statusline"]
     assert "run 'claude-usage-mqtt check' on their machines" in found["reporter"]
 
 
 def test_variables_of_other_programs_are_shown(home: Path, given: dict[str, Any]) -> None:
-    """What looks like a setting of ours and may be another program's is a line of `check` and a warning of `run`."""
+    """A name like a setting of ours that may be another program's is a line of `check` and a warning of `run`."""
     given |= {"MQTT_TOPIC": "house/energy", "POLLING_INTERVAL": "10"}
     result = call_command(home, "check", **given)
     with ServiceProcess(home, CLAUDE_CONFIG_DIR=home / ".claude", **given) as process:
@@ -205,7 +205,7 @@ def test_variables_of_other_programs_are_shown(home: Path, given: dict[str, Any]
     assert "house/energy" not in result.stdout + process.log.text
 
 
-def test_check_in_a_container_misses_the_name_of_a_reporter(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_in_a_container_asks_for_the_name_of_a_reporter(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`report` ends in a container without MACHINE_NAME: `check` says so before."""
     for is_container in (True, False):
         monkeypatch.setattr(machine, "is_container", lambda is_container=is_container: is_container)
@@ -217,7 +217,7 @@ def test_check_in_a_container_misses_the_name_of_a_reporter(home: Path, monkeypa
 
 
 def report(check: subprocess.CompletedProcess[str]) -> dict[str, str]:
-    """Return what `check` said of each link: `ok`, `FAIL` or `-`, and a sentence."""
+    """Return what `check` said about each link: `ok`, `FAIL` or `-`, and a sentence."""
     return dict(re.findall(r"^(\w+):? +((?:ok|FAIL|-) .*)$", check.stdout, re.MULTILINE))
 
 
@@ -226,7 +226,7 @@ Allowed = Callable[..., contextlib.AbstractContextManager[tuple[dict[str, Any], 
 
 @pytest.fixture
 def allowed(api: dict[str, Any]) -> Allowed:
-    """Return what runs a broker whose user may do only so much; it gives the user's settings, and who sees all."""
+    """Return what runs a broker whose user has limited rights; it yields the user's settings, and a watcher of all."""
 
     @contextlib.contextmanager
     def allowed(*rules: str, **settings: Any) -> Iterator[tuple[dict[str, Any], Watcher]]:
@@ -246,10 +246,10 @@ both_protocols = pytest.mark.parametrize("protocol", ["5", "3.1.1"])
 
 @needs_mosquitto
 @both_protocols
-def test_check_where_reading_is_not_allowed(
+def test_check_if_reading_is_not_allowed(
     home: Path, allowed: Allowed, protocol: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One missing permission is reported once: what could not be tried for want of it is not called broken."""
+    """One missing permission is reported once: what could not be tried without it is not called broken."""
     monkeypatch.setattr(check_rights, "ANSWER_WITHIN", 0.5)
     with allowed("write claude-usage/#", "write homeassistant/#", MQTT_PROTOCOL=protocol) as (settings, _):
         result = call_command(home, "check", **settings)
@@ -263,8 +263,8 @@ def test_check_where_reading_is_not_allowed(
 
 @needs_mosquitto
 @both_protocols
-def test_check_where_writing_is_not_allowed(home: Path, allowed: Allowed, protocol: str) -> None:
-    """Whether the broker refuses or hangs up, what to allow is reported, and what follows from it is not."""
+def test_check_if_writing_is_not_allowed(home: Path, allowed: Allowed, protocol: str) -> None:
+    """Whether the broker refuses or disconnects, the permission to add is reported, but not its consequences."""
     with allowed("read claude-usage/#", MQTT_PROTOCOL=protocol) as (settings, _):
         result = call_command(home, "check", **settings)
     found = report(result)
@@ -280,7 +280,7 @@ ANSWER = "claude-usage/reporter/laptop/answer"
 @needs_mosquitto
 @both_protocols
 def test_check_with_the_login_of_a_laptop(home: Path, allowed: Allowed, protocol: str) -> None:
-    """With the rights that the README gives to a laptop, all is well there, and what `run` would need is said."""
+    """With the rights that the README gives a laptop, everything is ok there, and what `run` would need is added."""
     found = re.search(r"^  user laptop\n((?:  topic .*\n)+)", README, re.MULTILINE)
     rules = [line.strip().removeprefix("topic ") for line in found[1].splitlines()]
     assert f"write {LINE}" in rules
@@ -298,7 +298,7 @@ def test_check_with_the_login_of_a_laptop(home: Path, allowed: Allowed, protocol
 @needs_mosquitto
 @pytest.mark.parametrize(("protocol", "rule"), [("5", "write"), ("3.1.1", "readwrite")])
 def test_check_with_the_login_of_a_status_line(home: Path, allowed: Allowed, protocol: str, rule: str) -> None:
-    """A login that may send nothing but the status line is right for that, and trying it out leaves nothing behind."""
+    """A login that may send only the status line is ok for that, and the check leaves nothing behind."""
     with allowed(f"{rule} {LINE}", MQTT_PROTOCOL=protocol, CLAUDE_SOURCE="statusline") as (settings, watcher):
         result = call_command(home, "check", **settings)
         watcher.settle()
@@ -342,7 +342,7 @@ OTHER_LOGINS: dict[str, tuple[list[str], dict[str, str], int, str]] = {
 def test_check_with_a_login_that_lacks_rights(
     home: Path, allowed: Allowed, rules: list[str], more: dict[str, str], status: int, said: str
 ) -> None:
-    """What would be lost without a word is a failure if it was asked for, else a remark; what to allow is named."""
+    """What would be silently lost is a failure if it is selected, otherwise a remark; what to allow is named."""
     with allowed(*rules, **more) as (settings, _):
         result = call_command(home, "check", **settings)
     assert result.returncode == status
@@ -351,8 +351,8 @@ def test_check_with_a_login_that_lacks_rights(
 
 @needs_mosquitto
 @both_protocols
-def test_check_where_announcing_is_not_allowed(home: Path, allowed: Allowed, protocol: str) -> None:
-    """A user that may not write discovery messages is found out before and after the first one, and nothing changes."""
+def test_check_if_announcing_is_not_allowed(home: Path, allowed: Allowed, protocol: str) -> None:
+    """A user that may not write discovery messages is detected before and after the first one, and nothing changes."""
     rules = ("readwrite claude-usage/#", "read homeassistant/#")
     with allowed(*rules, MQTT_PROTOCOL=protocol) as (settings, watcher):
         owner = settings | {"MQTT_USERNAME": "owner", "MQTT_PASSWORD": "o"}
@@ -381,10 +381,10 @@ def test_check_where_announcing_is_not_allowed(home: Path, allowed: Allowed, pro
     [(("readwrite homeassistant/#", f"deny {CONFIG}"), "FAIL"), ((f"readwrite {CONFIG}",), "ok")],
     ids=["only ours is forbidden", "only ours is allowed"],
 )
-def test_check_tries_to_announce_where_the_service_does(
+def test_check_tries_the_topic_that_the_service_announces_under(
     home: Path, allowed: Allowed, protocol: str, rules: tuple[str, ...], verdict: str
 ) -> None:
-    """Before anything was announced too, the topic that counts is tried; nothing that is known under it is removed."""
+    """Even before the first announcement the right topic is tried; nothing that is known under it is removed."""
     with allowed("readwrite claude-usage/#", *rules, MQTT_PROTOCOL=protocol) as (settings, watcher):
         result = call_command(home, "check", **settings)
         watcher.settle()
@@ -392,14 +392,14 @@ def test_check_tries_to_announce_where_the_service_does(
         tried = watcher.messages(CONFIG)
     assert (result.returncode, result.stderr) == (0 if verdict == "ok" else 8, "")
     assert report(result)["discovery"].startswith(verdict)
-    # an empty message removes the device in Home Assistant, and what it does not understand it logs
+    # an empty message removes the device in Home Assistant, and it logs what it does not understand
     assert all(message.json() == {"migrate_discovery": True} for message in tried)
     assert bool(tried) is (verdict == "ok")
 
 
 @needs_mosquitto
 def test_check_with_the_client_id_of_the_service(home: Path, mosquitto: Mosquitto, api: dict[str, Any]) -> None:
-    """`check` connects with MQTT_CLIENT_ID, as the service does, but never throws a running service out."""
+    """`check` connects with MQTT_CLIENT_ID, as the service does, but never disconnects a running service."""
     given = {"MQTT_HOST": LOOPBACK, "MQTT_PORT": mosquitto.port, "MQTT_CLIENT_ID": "attic", **api}
     alone = call_command(home, "check", **given)
     mosquitto.log.wait_for(" as attic (")
@@ -414,7 +414,7 @@ def test_check_with_the_client_id_of_the_service(home: Path, mosquitto: Mosquitt
 
 
 def test_check_keeps_its_columns_with_several_accounts(home: Path, api: dict[str, Any]) -> None:
-    """However long the accounts' names are, the verdicts are below each other."""
+    """However long the accounts' names are, the results line up."""
     write_credentials(home / "work", token=TOKEN)
     accounts = json.dumps({"the one at work": str(home / "work"), "me": str(home / ".claude")})
     result = call_command(home, "check", CLAUDE_ACCOUNTS=accounts, **api)
@@ -456,14 +456,14 @@ def test_an_answer_that_is_understood_in_part(home: Path, endpoint: Endpoint, ap
 
 
 def test_check_with_a_socket_that_is_not_there(home: Path, api: dict[str, Any]) -> None:
-    """A unix socket has no port, and none is spoken of."""
+    """A unix socket has no port, and none is mentioned."""
     path = home / "socket"
     result = call_command(home, "check", MQTT_TRANSPORT="unix", MQTT_HOST=path, **api)
     assert f"No connection to the broker at {path} (No such file" in result.stdout
     assert "MQTT_PORT" not in result.stdout
 
 
-def test_check_goes_on_after_a_failure_and_ends_with_the_first(tmp_path: Path) -> None:
+def test_check_continues_after_a_failure_and_ends_with_the_first(tmp_path: Path) -> None:
     """With neither login nor broker both are reported, and the exit status is that of the login."""
     result = call_command(tmp_path, "check", MQTT_HOST="127.0.0.1", MQTT_PORT=1)
     assert result.returncode == 3
@@ -473,7 +473,7 @@ def test_check_goes_on_after_a_failure_and_ends_with_the_first(tmp_path: Path) -
 
 
 def test_check_says_at_its_end_what_to_do(home: Path, given: dict[str, Any]) -> None:
-    """One mistake is to be fixed, in the settings too; a name that has no effect is a line; a good end is said."""
+    """Each mistake must be fixed, also in the settings; a name without effect is a line; success is reported."""
     good = call_command(home, "check", **given, MQTT_HOTS="x")
     bad = call_command(home, "check", POLL_INTERVAL="soon")
     assert (good.returncode, bad.returncode) == (0, 2)
@@ -484,7 +484,7 @@ def test_check_says_at_its_end_what_to_do(home: Path, given: dict[str, Any]) -> 
 
 @pytest.mark.parametrize("command", [(), ("report",), ("guard",), ("remove",), ("watch",), ("check",)])
 def test_without_a_broker_setting(home: Path, api: dict[str, Any], command: tuple[str, ...]) -> None:
-    """Whatever needs a broker says that none is set and ends with 2; `check` does so next to what else it found."""
+    """A command that needs a broker says that none is set and ends with 2; `check` also reports everything else."""
     result = call_command(home, *command, MACHINE_NAME="laptop", **api)
     assert result.returncode == 2
     assert "MQTT_HOST is not set" in (result.stdout if command == ("check",) else result.stderr)
@@ -496,7 +496,7 @@ LEFT_BEHIND = "ha_old/device/claude_usage_default/config"
 
 @pytest.mark.usefixtures("published")
 def test_remove_takes_ours_and_nothing_else(home: Path, given: dict[str, Any], watcher: Watcher) -> None:
-    """`remove` removes everything we have retained, nothing of others, and says what; beside a publisher, little."""
+    """`remove` removes everything we have retained, nothing of others, and says what; next to a publisher, little."""
     others = {
         "claude-usage-other/status": "online",
         "homeassistant/device/claude_usage_foreign/config": '{"origin": {"name": "somebody else"}}',
@@ -548,7 +548,7 @@ def test_demo_shows_topics_changing_and_ends_with_ctrl_c(tmp_path: Path) -> None
 
 @pytest.mark.usefixtures("published")
 def test_demo_on_a_named_broker_leaves_it_as_it_was(home: Path, given: dict[str, Any], watcher: Watcher) -> None:
-    """Pointed at the broker of the house, the demo touches nothing real, and takes its own away again."""
+    """On the home's broker, the demo touches nothing real, and removes its own topics."""
     before = watcher.retained()
     with ServiceProcess(home, ("demo",), **given) as demo:
         watcher.wait_topic("claude-usage-demo/demo/state")
@@ -557,7 +557,7 @@ def test_demo_on_a_named_broker_leaves_it_as_it_was(home: Path, given: dict[str,
 
 
 def test_a_reader_who_leaves_ends_the_output_without_a_traceback(home: Path, api: dict[str, Any]) -> None:
-    """`once | head -0` says nothing on standard error."""
+    """`once | head -0` prints nothing on standard error."""
     read_end, write_end = os.pipe()
     os.close(read_end)
     environment = clean_environment(home, {**api, "PYTHONUNBUFFERED": "1"})
@@ -588,7 +588,7 @@ def test_help_explains_the_exit_status(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_usage_ends_with_2(tmp_path: Path, arguments: list[str], said: str) -> None:
-    """An unknown command or option is refused, in words that help to correct it."""
+    """An unknown command or option is refused, with a hint that helps to correct it."""
     result = call_command(tmp_path, *arguments)
     assert result.returncode == 2
     assert result.stderr.endswith(f": {said}\n")
@@ -597,7 +597,7 @@ def test_wrong_usage_ends_with_2(tmp_path: Path, arguments: list[str], said: str
 def test_an_error_of_our_own_shows_its_place_and_no_traceback(
     home: Path, api: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A fault nobody thought of is one line with a place to report, without what the error's text might hold."""
+    """An unforeseen fault is one line with its place, to be reported, without the error's text."""
 
     def standing(*_: object) -> None:
         raise RuntimeError(TOKEN)
@@ -614,7 +614,7 @@ def test_an_error_of_our_own_shows_its_place_and_no_traceback(
 @pytest.mark.parametrize(("by", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("command", ["once", "check"])
 def test_a_signal_ends_a_command_without_a_trace(home: Path, command: str, by: signal.Signals, status: int) -> None:
-    """Ended in the middle, a command shows no traceback, and what it started ends and cleans up."""
+    """A command that is ended in the middle shows no traceback, and what it started ends and cleans up."""
     started = home / "started"
     program = home / "claude"
     program.write_text(f"#!/bin/sh\nsleep 0.2; pwd > {started}.new; mv {started}.new {started}; sleep 600\n")

@@ -1,4 +1,4 @@
-"""The controls that Home Assistant shows: refresh, interval, polling. Each does what it is for, within the budget."""
+"""The controls that Home Assistant shows: refresh, interval, polling. Each does its job, within the budget."""
 
 import datetime as dt
 from collections.abc import Iterator
@@ -23,20 +23,20 @@ class Panel(NamedTuple):
     clock: Clock
 
     def press(self, name: str, payload: str = "PRESS", *, retain: bool = False) -> int:
-        """Send a command; give the mark before it."""
+        """Send a command; return the mark before it."""
         since = self.watcher.mark()
         self.watcher.publish(command(name), payload, retain=retain)
         return since
 
     def shows(self, since: int, **values: Any) -> dict[str, Any]:
-        """Wait until `health` has these values, and give it."""
+        """Wait until `health` has these values, and return it."""
         message = self.watcher.wait_topic(
             HEALTH, lambda m: m.payload and all(m.json()[key] == value for key, value in values.items()), since=since
         )
         return dict(message.json())
 
     def health(self) -> dict[str, Any]:
-        """Return what `health` says now, when all that was sent is done."""
+        """Return `health` once everything that was sent is processed."""
         self.watcher.settle()
         return dict(self.watcher.json(HEALTH))
 
@@ -52,7 +52,7 @@ def panel(serve: Serve, watcher: Watcher) -> Iterator[Panel]:
 
 
 def test_refresh_polls_now(panel: Panel, endpoint: Endpoint) -> None:
-    """A button press brings new numbers at once, where the last request was a while ago."""
+    """A button press brings new numbers at once if the last request was a while ago."""
     panel.clock.sleep(dt.timedelta(minutes=2))
     since = panel.press("refresh")
     panel.shows(since, requests_last_hour=2, status="ok")
@@ -60,7 +60,7 @@ def test_refresh_polls_now(panel: Panel, endpoint: Endpoint) -> None:
 
 
 def test_refresh_too_soon_says_when(panel: Panel, endpoint: Endpoint) -> None:
-    """Pressed right after a request, nothing is asked yet: `health.detail` says when it will, and then it is."""
+    """A press right after a request asks nothing yet: `health.detail` says when it will, and then it is."""
     since = panel.press("refresh")
     shown = panel.shows(since, status="ok")
     assert local_time(dt.datetime.fromisoformat(shown["next_poll"])) in shown["detail"]
@@ -73,7 +73,7 @@ def test_refresh_too_soon_says_when(panel: Panel, endpoint: Endpoint) -> None:
 
 
 def test_a_stuck_button_stays_within_the_budget(panel: Panel, endpoint: Endpoint) -> None:
-    """An automation that presses without end costs no more than twenty requests an hour."""
+    """An automation that keeps pressing costs no more than twenty requests an hour."""
     for _ in range(58):
         panel.clock.sleep(dt.timedelta(seconds=61))
         panel.press("refresh")
@@ -83,7 +83,7 @@ def test_a_stuck_button_stays_within_the_budget(panel: Panel, endpoint: Endpoint
 
 
 def test_interval(panel: Panel) -> None:
-    """The number sets the poll interval, within its bounds: below 180 seconds the API would shut the account out."""
+    """The number sets the poll interval, within its bounds: below 180 seconds the API would block the account."""
     since = panel.press("interval", "600")
     panel.shows(since, poll_interval=600)
     for wrong in ("", "60", "-300", "4000", "300.5", "1e3", "NaN", "³00", "99999999999999999999", "600\x00", "{}"):
@@ -92,7 +92,7 @@ def test_interval(panel: Panel) -> None:
     assert panel.health()["poll_interval"] == 600
 
 
-def test_a_shorter_interval_is_felt_at_once(panel: Panel) -> None:
+def test_a_shorter_interval_takes_effect_at_once(panel: Panel) -> None:
     """Nobody waits for the end of the old interval."""
     before = panel.health()["next_poll"]
     since = panel.press("interval", "180")
@@ -100,7 +100,7 @@ def test_a_shorter_interval_is_felt_at_once(panel: Panel) -> None:
 
 
 def test_polling_off_and_on(panel: Panel, endpoint: Endpoint) -> None:
-    """Switched off, nothing is asked except by hand; switched on, it goes on."""
+    """While polling is off, only a refresh by hand asks; once it is on, polling continues."""
     since = panel.press("polling", "OFF")
     assert panel.shows(since, polling=False)["status"] == "paused"
     panel.clock.sleep(dt.timedelta(hours=2))
@@ -116,7 +116,7 @@ def test_polling_off_and_on(panel: Panel, endpoint: Endpoint) -> None:
     endpoint.wait_for_requests(3)
 
 
-def test_what_was_set_by_hand_survives_a_restart(serve: Serve, watcher: Watcher, endpoint: Endpoint) -> None:
+def test_commands_survive_a_restart(serve: Serve, watcher: Watcher, endpoint: Endpoint) -> None:
     """An interval and a switch that were set in Home Assistant are still set after an update of the container."""
     with serve():
         watcher.wait_topic(HEALTH, is_ok)
@@ -146,7 +146,7 @@ def test_a_retained_command_is_not_obeyed(proxy: FaultyProxy, serve: Serve, watc
 
 
 def test_the_status_line_alone_has_nothing_to_refresh(serve: Serve, watcher: Watcher, endpoint: Endpoint) -> None:
-    """Where no request is ever made, the button says so."""
+    """If no request is ever made, the button says so."""
     with serve(selected=(STATUSLINE,)):
         watcher.wait_topic(STATUS, is_online)
         watcher.publish(command("refresh"), "")

@@ -1,4 +1,4 @@
-"""Whatever the way to the broker has in it, it is used or the reason is given in words that help."""
+"""Whatever is between us and the broker, it works or the error helps."""
 
 import datetime as dt
 import os
@@ -32,7 +32,7 @@ def why_not(options: BrokerOptions, within: float = 10) -> BrokerError:
 
 
 def secure(port: int, ca: Path | None, **more: Any) -> BrokerOptions:
-    """Return how to reach a broker over TLS that trusts this authority alone."""
+    """Return the options for a broker over TLS that trust only this authority."""
     options = {"host": "localhost", "port": port, "tls": True, "tls_ca": None if ca is None else str(ca)}
     return BrokerOptions(**options | more)
 
@@ -41,7 +41,7 @@ def secure(port: int, ca: Path | None, **more: Any) -> BrokerOptions:
 
 
 def openssl(folder: Path, *arguments: str) -> None:
-    """Run openssl in a folder, with a configuration that says no more than Debian's."""
+    """Run openssl in a folder, with a configuration that has no more than Debian's."""
     subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
 
 
@@ -70,7 +70,7 @@ def private_authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, K
 
 @pytest.fixture
 def _like_python_3_13(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make contexts as Python 3.13 and later do, so that older ones are tested in the same way."""
+    """Make contexts as Python 3.13 and later do, so that older ones are tested the same way."""
     really = ssl.create_default_context
 
     def create(*arguments: object, **named: object) -> ssl.SSLContext:
@@ -99,8 +99,8 @@ def test_an_authority_as_the_manual_of_mosquitto_makes_it(private_authority: tup
 
 @needs_mosquitto
 @needs_openssl
-def test_the_broker_s_own_certificate_may_be_what_is_trusted(private_authority: tuple[Path, KeyPair]) -> None:
-    """Somebody who has only the broker's certificate names that, on every Python; the name is verified all the same."""
+def test_the_brokers_own_certificate_may_be_trusted(private_authority: tuple[Path, KeyPair]) -> None:
+    """The broker's own certificate may be named alone, on every Python; its name is still verified."""
     _, pair = private_authority
     with Mosquitto(server_certificate=pair) as mosquitto:
         publish_once(secure(mosquitto.tls_port, pair.certificate), Message(topic="t", payload=b"1"))
@@ -110,7 +110,7 @@ def test_the_broker_s_own_certificate_may_be_what_is_trusted(private_authority: 
 @needs_mosquitto
 @pytest.mark.parametrize(("starts", "word"), [(1, "which may be behind"), (-40, "which may be ahead")])
 def test_a_wrong_clock_is_suspected(tmp_path: Path, starts: int, word: str) -> None:
-    """A box that starts without the time sees certificates of the future: the clock is named, not the authority."""
+    """A box that starts with a wrong clock sees certificates from the future: the clock is named, not the authority."""
     authority = Authority(tmp_path)
     first = dt.datetime.now(dt.UTC) + dt.timedelta(days=starts)
     pair = authority.issue(not_before=first, not_after=first + dt.timedelta(days=30))
@@ -137,7 +137,7 @@ REFUSALS = {
 
 @pytest.mark.parametrize("status", REFUSALS)
 def test_what_a_proxy_answers_instead_of_a_websocket(endpoint: Endpoint, status: int) -> None:
-    """The status of a proxy before the broker is shown, with what it means there; 5xx may pass by themselves."""
+    """The status from a proxy in front of the broker is shown and explained; 5xx may pass by themselves."""
     kind, words = REFUSALS[status]
     endpoint.fault = faults.Answer(status=status, headers={"Location": "https://elsewhere.example/mqtt"})
     place = f"{LOOPBACK}:{endpoint.port}"
@@ -161,7 +161,7 @@ def test_the_same_under_tls(tmp_path: Path) -> None:
 def test_the_path_of_rabbitmq() -> None:
     """RabbitMQ serves WebSockets under /ws: with the path set it is used, without it the path is named.
 
-    `RABBITMQ_WEBSOCKETS` is the port of its Web MQTT plugin on loopback, for anybody.
+    `RABBITMQ_WEBSOCKETS` is the port of its Web MQTT plugin on loopback, without a login.
     """
     port = int(os.environ["RABBITMQ_WEBSOCKETS"])
     options = BrokerOptions(host=LOOPBACK, port=port, transport="websockets", websocket_path="/ws")
@@ -188,7 +188,7 @@ def test_an_ipv6_address_is_printed_in_brackets(host: str, address: str) -> None
     ],
 )
 def test_an_address_of_another_network(host: str, words: str) -> None:
-    """An address is not looked up, so the DNS is not blamed; what is missing is its network interface."""
+    """An address is not looked up, so the DNS is not blamed; its network interface is missing."""
     said = str(why_not(BrokerOptions(host=host)))
     assert words in said
     assert "DNS" not in said

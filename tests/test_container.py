@@ -1,4 +1,4 @@
-"""The container image and the systemd unit: what they promise, and the image run for real."""
+"""The container image and the systemd unit: what they promise, and the real image."""
 
 import json
 import os
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 HARNESS = os.environ.get("REAL_PARTS", "")
 IMAGE = "claude-usage-mqtt-test"
 MOST_BYTES = 25_000_000
-"""What the image may add to its base; it is 16 MB now."""
+"""The most that the image may add to its base; it is 16 MB now."""
 
 USER = 1000
 
@@ -49,7 +49,7 @@ def test_the_image_needs_no_shell_no_root_and_no_volume() -> None:
     assert json.loads(last("CMD")) == ["run"]
     healthcheck = last("HEALTHCHECK").partition("CMD ")[2]
     assert json.loads(healthcheck) == ["/app/bin/claude-usage-mqtt", "healthcheck"]
-    # Kubernetes takes only a number for a proof that it is not root
+    # Kubernetes accepts only a number as proof that it is not root
     assert last("USER") == f"{USER}:{USER}"
     assert "VOLUME" not in dict(instructions())
 
@@ -67,13 +67,13 @@ def test_the_build_is_given_nothing_that_it_does_not_copy() -> None:
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 @pytest.mark.parametrize("kind", ["user", "dynamic user"])
 def test_the_unit_is_rated_safe(tmp_path: Path, kind: str) -> None:
-    """The rating of the sandbox by systemd itself, from 0 to 10, is at most 1.5, in both ways the unit can be used."""
+    """Systemd's own rating of the sandbox, from 0 to 10, is at most 1.5, in both ways of using the unit."""
     text = RECIPES["systemd"].text()
     if kind == "dynamic user":
         text = re.sub(r"^User=.*", "DynamicUser=yes", text, flags=re.MULTILINE)
         assert "\nDynamicUser=yes" in text
     unit = tmp_path / "claude-usage-mqtt.service"
-    # what it starts has to exist to be rated
+    # the program must exist to be rated
     unit.write_text(re.sub(r"^ExecStart=.*", f"ExecStart={sys.executable}", text, flags=re.MULTILINE))
     command = ["systemd-analyze", "security", "--offline=yes", "--threshold=15", "--no-pager", str(unit)]
     rated = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -85,7 +85,7 @@ def test_the_unit_is_rated_safe(tmp_path: Path, kind: str) -> None:
 
 
 def harness(*arguments: str, **environment: str) -> str:
-    """Run the script that builds and runs images, and give what it prints."""
+    """Run the script that builds and runs images, and return what it prints."""
     command = ["bash", f"{HARNESS}/image.sh", *arguments]
     ended = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr[-2000:]
@@ -128,7 +128,7 @@ def variables(running_broker: Broker, endpoint: Endpoint) -> dict[str, str]:
 
 
 def assert_healthy(process: "subprocess.Popen[str]", *command: str, user: int = USER) -> None:
-    """See that the health check of a running container succeeds."""
+    """Check that the health check of a running container succeeds."""
     healthy = inside(process, *command or ("/app/bin/claude-usage-mqtt", "healthcheck"), user=user)
     assert (healthy.returncode, healthy.stderr) == (0, "")
 
@@ -195,7 +195,7 @@ def test_the_image_reports(
 def test_the_image_says_which_user_may_not_read_the_credentials(
     image: str, tmp_path: Path, variables: dict[str, str], endpoint: Endpoint, watcher: Watcher
 ) -> None:
-    """Whose host user is another than 1000 reads in the status what to change."""
+    """If the host user is not 1000, the status says what to change."""
     folder = hand_over(tmp_path / "claude", USER + 1)
     with running(image, folder, "/claude", variables):
         message = watcher.wait_topic(
@@ -209,14 +209,14 @@ INSIDE = """
 import importlib.metadata, json, pathlib, sys
 names = [found.name.lower().replace("_", "-") for found in importlib.metadata.distributions(path=sys.path[-1:])]
 sources = pathlib.Path("/app/lib").rglob("*.py")
-raw = [str(each) for each in sources if not list((each.parent / "__pycache__").glob(each.stem + ".*.pyc"))]
+raw = [str(path) for path in sources if not list((path.parent / "__pycache__").glob(path.stem + ".*.pyc"))]
 print(json.dumps({"packages": names, "not compiled": raw}))
 """
 
 
 @pytest.mark.real_parts
 def test_only_what_run_needs_is_in_the_image(image: str) -> None:
-    """No installer, no extra, no test, nothing to compile at each start; and it stays small."""
+    """It has no installer, extra or test, and nothing to compile at each start; and it stays small."""
     found = json.loads(harness("shell", image, "--", "/app/bin/python", "-c", INSIDE))
     assert "claude-usage-mqtt" in found["packages"]
     assert not {"pip", "setuptools", "wheel", "amqtt", "rich", "pytest", "hatchling"} & set(found["packages"])

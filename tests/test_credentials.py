@@ -1,4 +1,4 @@
-"""Claude Code's credentials: found, read and judged as its own files are, and never written."""
+"""Claude Code's credentials: found, read and interpreted as Claude Code does, and never written."""
 
 import contextlib
 import datetime as dt
@@ -68,7 +68,7 @@ def test_the_newer_form_of_the_file() -> None:
     ],
 )
 def test_expiry(value: Any, expected: dt.datetime | None) -> None:
-    """Milliseconds as a number or text, or ISO 8601; what is missing, zero or nonsense is not known: it is tried."""
+    """Milliseconds as a number or text, or ISO 8601; if it is missing, zero or nonsense, the token is tried."""
     section = {"accessToken": "t", "expiresAt": value}
     found = parse_credentials(json.dumps({"claudeAiOauth": section}), "it")
     assert found.login.token_expires_at == expected
@@ -80,15 +80,15 @@ def test_expiry(value: Any, expected: dt.datetime | None) -> None:
     ("minutes", "verb"), [(6, None), (5.01, None), (5, "expires"), (0, "expired"), (-600, "expired")]
 )
 def test_five_minutes_before_its_end_a_token_is_not_sent(tmp_path: Path, minutes: float, verb: str | None) -> None:
-    """An expired token is answered as if too much had been asked: it is better not sent."""
+    """The API answers an expired token with a rate limit: it is better not sent."""
     write_credentials(tmp_path, now=NOW, expires_in=dt.timedelta(minutes=minutes))
     said = pytest.raises(TokenExpired, match=f"The access token {verb} at .* open Claude Code")
     with said if verb else contextlib.nullcontext():
         CredentialsFile(tmp_path).read().require_unexpired(NOW)
 
 
-def test_it_is_opened_afresh_each_time(tmp_path: Path) -> None:
-    """A file that Claude Code replaces by a rename is seen, and its fingerprint changes with it."""
+def test_it_is_opened_again_each_time(tmp_path: Path) -> None:
+    """A file that Claude Code replaces by a rename is noticed, and its fingerprint changes with it."""
     source = CredentialsFile(tmp_path)
     assert source.fingerprint() is None
     with pytest.raises(CredentialsNotFound, match="CLAUDE_CONFIG_DIR"):
@@ -110,14 +110,14 @@ def test_nothing_is_ever_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"x" * 2_000_000, b"\xef\xbb\xbf[]", b"\x00", b"[" * 200_000])
-def test_what_is_no_text(tmp_path: Path, content: bytes) -> None:
-    """Bytes that are not credentials are reported as that, however many they are."""
+def test_what_is_not_text(tmp_path: Path, content: bytes) -> None:
+    """Bytes that are not credentials are reported as such, however many there are."""
     (tmp_path / FILE_NAME).write_bytes(content)
     with pytest.raises(CredentialsUnreadable):
         CredentialsFile(tmp_path).read()
 
 
-def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:
     """An editor on Windows may have left one."""
     write_credentials_text(tmp_path, "\ufeff" + json.dumps({"claudeAiOauth": {"accessToken": "t"}}))
     assert CredentialsFile(tmp_path).read().token == "t"
@@ -132,14 +132,14 @@ def test_a_file_of_somebody_else(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_the_file_itself(tmp_path: Path) -> None:
-    """Whoever named the file in place of its folder is asked to name the folder."""
+    """If the file was named instead of its folder, the error asks for the folder."""
     file = write_credentials(tmp_path)
     with pytest.raises(CredentialsNotFound, match="is a file; name the folder that contains it"):
         CredentialsFile(file).read()
 
 
 def test_a_file_that_a_container_engine_made_a_folder(tmp_path: Path) -> None:
-    """A mount of a file that was not there yet is explained by what it leaves: a folder."""
+    """A mount of a missing file is recognized by what it leaves: a folder."""
     (tmp_path / FILE_NAME).mkdir()
     with pytest.raises(CredentialsUnreadable, match=r"is a folder.* mount Claude Code's folder"):
         CredentialsFile(tmp_path).read()
@@ -154,8 +154,8 @@ def test_a_file_with_a_token_that_is_not_there(tmp_path: Path) -> None:
         assert "CLAUDE_CONFIG_DIR" not in str(caught.value)
 
 
-def test_a_path_that_is_none() -> None:
-    """A folder that cannot exist is an error of ours like any other."""
+def test_a_path_that_is_not_valid() -> None:
+    """A folder that cannot exist gives one of our errors."""
     source = CredentialsFile(Path("/no\x00where"))
     assert source.fingerprint() is None
     with pytest.raises(CredentialsUnreadable, match=r"The path '/no\\x00where/.credentials.json' is not valid"):
@@ -178,8 +178,8 @@ def test_a_given_token(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", [{"separators": (",", ":")}, {"indent": 2}, {}])
-def test_the_whole_file_is_no_token(tmp_path: Path, layout: dict[str, Any]) -> None:
-    """Claude Code's file, named as the one that holds a token, is refused: it has the refresh token in it."""
+def test_the_whole_file_is_not_a_token(tmp_path: Path, layout: dict[str, Any]) -> None:
+    """Claude Code's file in place of a token's file is refused: it contains the refresh token."""
     login = {"claudeAiOauth": {"accessToken": "sk-ant-oat01-A", "refreshToken": "sk-ant-ort01-B"}}
     file = write_credentials_text(tmp_path, json.dumps(login, **layout))
     for given in (GivenToken(file=file), GivenToken(file.read_text())):
@@ -194,7 +194,7 @@ def test_the_whole_file_is_no_token(tmp_path: Path, layout: dict[str, Any]) -> N
 def test_a_keychain_that_says_no(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int | None, kind: type[CredentialsError]
 ) -> None:
-    """No item, a locked Keychain and one that waits for somebody to click have their sentences."""
+    """A missing item, a locked Keychain and one that waits for a click have their own sentences."""
 
     def security(command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
         if status is None:
@@ -208,7 +208,7 @@ def test_a_keychain_that_says_no(
 
 @pytest.mark.parametrize("refusal", [InsufficientScope("no"), Unauthorized("no")])
 def test_a_given_token_that_hides_a_usable_login(tmp_path: Path, refusal: ApiError) -> None:
-    """With a setup token and a login, the message says which one to remove, else to replace it; others stay."""
+    """With a setup token and a login, the message says to remove the token, otherwise to replace it; others stay."""
     hiding = GivenToken("t", hidden=CredentialsFile(tmp_path))
     assert "claude setup-token" in str(hiding.explain(InsufficientScope("no")))
     with pytest.raises(Unauthorized, match="log in with Claude Code again") as of_a_login:
@@ -223,15 +223,15 @@ def test_a_given_token_that_hides_a_usable_login(tmp_path: Path, refusal: ApiErr
 
 
 def test_a_given_token_that_may_have_expired(tmp_path: Path) -> None:
-    """The API answers an expired token with a 429, and when a given one ends is not known: both reasons are named."""
+    """The API answers an expired token with a 429, and the end of a given one is not known: both reasons are named."""
     hiding = GivenToken("t", hidden=CredentialsFile(tmp_path))
     assert str(hiding.explain(RateLimited("No."))).startswith("No. An expired token is answered in the same way")
     write_credentials(tmp_path)
     assert f"which hides the login in {tmp_path}" in str(hiding.explain(RateLimited("No.")))
 
 
-def test_a_place_that_hangs_already_when_it_is_looked_at_ends_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a dead mount even asking what kind of file there is does not return: the command says so, and ends."""
+def test_a_place_whose_check_already_hangs_ends_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a dead mount even asking for the type of a file does not return: the command says so, and ends."""
     released = threading.Event()
 
     class DeadMount:

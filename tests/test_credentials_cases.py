@@ -1,4 +1,4 @@
-"""Logins as people really have them: each case was reported in public, and is replayed with the right outcome."""
+"""Real logins: each case was reported in public, and is replayed with the right outcome."""
 
 import datetime as dt
 import hashlib
@@ -45,7 +45,7 @@ FOUND = {
     "macos_stale_file_shadows_keychain": ["FRESH"],
     "securestorage_config_dir": ["SECURE"],
 }
-"""The ends of the tokens of the accounts, in the order of the settings."""
+"""The last characters of the accounts' tokens, in the order of the settings."""
 
 REFUSED: dict[str, tuple[type[CredentialsError], str]] = {
     "desktop_app_only_token_expires": (TokenExpired, "command-line program renews .* desktop app .* do not"),
@@ -59,13 +59,13 @@ REFUSED: dict[str, tuple[type[CredentialsError], str]] = {
 
 
 class Mac:
-    """Stands for macOS' `security`, which is on no other system: items by account and service."""
+    """Replaces `security` of macOS, which no other system has: items by account and service."""
 
     def __init__(self, items: dict[tuple[str, str], str]) -> None:
         self.items = items
 
     def run(self, command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
-        """Answer as it does; without an account, with any item of the service."""
+        """Answer as it does: without an account, with any item of the service."""
         service = command[command.index("-s") + 1]
         account = command[command.index("-a") + 1] if "-a" in command else None
         found = [text for (owner, name), text in self.items.items() if name == service and account in (None, owner)]
@@ -73,7 +73,7 @@ class Mac:
 
 
 def moved(text: str, home: Path) -> str:
-    """Return a text of a case with its home folders in this test's own."""
+    """Return a text of a case with its home folders moved into this test's."""
     text = re.sub(r"(?<![\w/])(/home/alex|/Users/alex|~)(?=/)", str(home), text)
     text = re.sub(r"^/claude$", str(home / "mounted"), text)
     return re.sub(r"<sha256 of (.*?)>", lambda found: hashlib.sha256(found[1].encode()).hexdigest()[:8], text)
@@ -88,7 +88,7 @@ def home(empty: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def build(case: dict[str, Any], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the world of a case."""
+    """Make the environment of a case."""
     items: dict[tuple[str, str], str] = {}
     for key, value in case.items():
         if key.startswith("file ") and (isinstance(value, dict) or value == ""):
@@ -115,7 +115,7 @@ def test_each_case_has_its_outcome() -> None:
 
 @pytest.mark.parametrize("name", FOUND)
 def test_the_login_that_works_is_found(name: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever else is there is passed over; an expiry that cannot be true is not known."""
+    """Everything else is ignored; an impossible expiry counts as unknown."""
     build(CASES[name], home, monkeypatch)
     read = usable_logins()
     assert [credentials.token for credentials in read] == [f"sk-ant-oat01-{end}" for end in FOUND[name]]
@@ -164,7 +164,7 @@ ALEX = "alex", keychain.ITEM
 @pytest.mark.parametrize(
     ("item", "file", "token"),
     [
-        (content("k", 1), content("f", 2), "f"),  # whichever is renewed last
+        (content("k", 1), content("f", 2), "f"),  # the one that is renewed last
         (content("k", 2), content("f", 1), "k"),
         (content("k", 1), content("f", 1), "k"),
         (content("k", None), content("f", 5), "k"),  # the Keychain goes first if they cannot be compared
@@ -177,12 +177,12 @@ ALEX = "alex", keychain.ITEM
 def test_of_keychain_and_file_the_better_one(
     home: Path, monkeypatch: pytest.MonkeyPatch, item: str, file: str, token: str
 ) -> None:
-    """On a Mac an old file does not hide the Keychain, nor the other way around."""
+    """On a Mac an old file does not hide the Keychain, nor vice versa."""
     assert on_a_mac(monkeypatch, home, {ALEX: item}, file).token == token
 
 
 def test_hex_in_any_form(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An item that is printed as hex is read whatever the digits look like."""
+    """An item that is printed as hex is read, whatever the form of its digits."""
     digits = content("k").encode().hex()
     for printed in (digits, digits.upper(), f"0x{digits}", f"efbbbf{digits}"):
         assert on_a_mac(monkeypatch, home, {ALEX: printed}).token == "k"
@@ -195,7 +195,7 @@ def test_of_several_accounts_of_the_item_the_one_that_expires_last(home: Path, m
     assert on_a_mac(monkeypatch, home, {("somebody", keychain.ITEM): content("any", 1)}).token == "any"
 
 
-def test_an_expired_file_does_not_hide_why_the_keychain_was_of_no_use(
+def test_an_expired_file_does_not_hide_why_the_keychain_was_unusable(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A locked or broken Keychain is named, not only the old file."""
@@ -208,7 +208,7 @@ def test_an_expired_file_does_not_hide_why_the_keychain_was_of_no_use(
 def test_no_token_is_left_on_a_mac_with_a_file(
     home: Path, monkeypatch: pytest.MonkeyPatch, items: dict[tuple[str, str], str]
 ) -> None:
-    """Where the Keychain is of no use, no poll leaves the file's token in memory, waiting for the garbage collector."""
+    """If the Keychain is unusable, no poll leaves the file's token in memory, waiting for the garbage collector."""
     with no_garbage(Credentials):
         assert on_a_mac(monkeypatch, home, items, content("f", 1)).token == "f"
 
@@ -233,7 +233,7 @@ def test_the_suffix_is_of_the_raw_text() -> None:
 
 
 def test_the_default_folder_named_outright(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Our own variable may name the default folder although Claude Code's is not set: both names are tried."""
+    """Our variable may name the default folder while Claude Code's is not set: both names are tried."""
     monkeypatch.setenv("CLAUDE_CONFIG_DIR", "~/.claude")
     assert on_a_mac(monkeypatch, home, {ALEX: content("bare")}).token == "bare"
     suffix = hashlib.sha256(f"{home}/.claude".encode()).hexdigest()[:8]
@@ -242,7 +242,7 @@ def test_the_default_folder_named_outright(home: Path, monkeypatch: pytest.Monke
 
 
 def test_the_variable_of_the_secrets(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It goes before CLAUDE_CONFIG_DIR; empty it means the default folder; several accounts name their own folders."""
+    """It wins over CLAUDE_CONFIG_DIR; if empty it means the default folder; several accounts name their own folders."""
     for name in (".claude", "cfg", "secure", "one", "two"):
         write_credentials_text(home / name, content(name))
 
@@ -281,7 +281,7 @@ def test_a_missing_file_names_the_setting_of_its_folder(
 
 @pytest.mark.parametrize("value", ["sk-ant-oat01-A\nB", "sk-ant-oat01-A B", "sk-ant-oat01-A\r\nX: y"])
 def test_a_token_with_a_line_break_is_never_sent(home: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    """A pasted line break would end the header; the token is refused without being quoted, in a file or a variable."""
+    """A pasted line break would end the header; the token, in a file or a variable, is refused without being quoted."""
     (home / "token").write_bytes(value.encode())
     monkeypatch.setenv("CLAUDE_CODE_OAUTH_TOKEN_FILE", str(home / "token"))
     login = load_settings().accounts()[0].login

@@ -25,12 +25,12 @@ START = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)
 History = list[tuple[datetime, dict[str, Any]]]
 JITTER = timedelta(seconds=2)
 GOOD_HEADERS = {"Authorization": "Bearer some-token", "anthropic-beta": "oauth-2025-04-20"}
-PATIENCE = 10.0  # s until a test gives up; none waits that long where all is well
+PATIENCE = 10.0  # s until a test gives up; none waits that long if all is well
 
 
 @pytest.fixture(scope="module")
 def history() -> History:
-    """Ten days, an answer for each minute, lived through once for all tests that only look."""
+    """Ten days, an answer for each minute, simulated once for all tests that only read it."""
     now = START
     account = SimulatedAccount(lambda: now, seed=0)
     answers = []
@@ -42,14 +42,14 @@ def history() -> History:
 
 @pytest.mark.parametrize("window", ["five_hour", "seven_day"])
 def test_windows_fill_and_reset(history: History, window: str) -> None:
-    """Somebody who watches the demo sees both windows get nearly full and start again."""
+    """In the demo both windows get nearly full and start again."""
     used = [answer[window]["utilization"] for _, answer in history]
     assert max(used) >= 90
     assert any(after < before - 20 for before, after in itertools.pairwise(used))
 
 
 def test_every_answer_is_json_with_sane_numbers(history: History) -> None:
-    """The demo never shows a number that no account could have."""
+    """The demo never shows a number that is impossible for an account."""
     text = json.dumps([answer for _, answer in history], allow_nan=False)  # which refuses what is not finite
     assert not re.search(r"(: |, |\[)-", text)
 
@@ -85,7 +85,7 @@ def test_extra_usage_drains_only_without_quota(history: History) -> None:
 
 
 def test_newer_model_is_only_in_the_limits(history: History) -> None:
-    """The demo's model window comes the way that newer models' windows come: not as a flat one."""
+    """The demo's model window comes as newer models' windows do: not as a flat one."""
     _, answer = history[-1]
     scoped = [limit for limit in answer["limits"] if limit["kind"] == "weekly_scoped"]
     assert [limit["scope"]["model"]["display_name"] for limit in scoped] == ["Fable"]
@@ -94,7 +94,7 @@ def test_newer_model_is_only_in_the_limits(history: History) -> None:
 
 
 def test_account_does_not_depend_on_how_often_it_is_asked(history: History) -> None:
-    """Two watchers of the same demo see the same numbers, however seldom one of them looks."""
+    """Two watchers of the same demo see the same numbers, however rarely one of them looks."""
     now = START
     account = SimulatedAccount(lambda: now, seed=0)
     rng = random.Random(1)
@@ -108,7 +108,7 @@ def test_account_does_not_depend_on_how_often_it_is_asked(history: History) -> N
 
 
 def test_account_survives_a_leap_of_the_clock() -> None:
-    """A demo on a machine that slept for a year goes on with windows that end in the future."""
+    """A demo on a machine that slept for a year continues with windows that end in the future."""
     now = START
     account = SimulatedAccount(lambda: now)
     account.answer()
@@ -142,7 +142,7 @@ def test_api_is_gone_at_the_end() -> None:
 
 
 def watching(broker: EmbeddedBroker, *topics: str) -> Watcher:
-    """Return a client, which is subscribed to these topics inside a `with`; `test_brokers` sees the main path."""
+    """Return a client, which is subscribed to these topics inside a `with`; `test_brokers` covers the main path."""
     return Watcher(broker.port, topics)
 
 
@@ -169,7 +169,7 @@ def test_broker_takes_another_port_when_its_own_is_taken() -> None:
             one.publish("demo/state", "x", retain=True)
 
 
-def test_broker_starts_and_stops_again_and_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_broker_starts_and_stops_repeatedly(caplog: pytest.LogCaptureFixture) -> None:
     """Twenty demos in a row leave neither a log line, nor a warning, nor a thread behind."""
     caplog.set_level(logging.DEBUG)
     for _ in range(20):
@@ -181,7 +181,7 @@ def test_broker_starts_and_stops_again_and_again(caplog: pytest.LogCaptureFixtur
     assert not [record for record in caplog.records if record.levelno > logging.DEBUG]
 
 
-def test_broker_closes_on_clients_that_do_not_go() -> None:
+def test_broker_closes_despite_clients_that_stay() -> None:
     """Ctrl-C ends the demo even while clients are connected, in the middle of something, or silent."""
     broker = EmbeddedBroker(port=0)
     with socket.create_connection(("127.0.0.1", broker.port)) as silent, watching(broker, "demo/state"):
@@ -194,7 +194,7 @@ def test_broker_closes_on_clients_that_do_not_go() -> None:
 
 
 def test_broker_without_its_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody without the extra sees the command that helps, not a traceback."""
+    """Without the extra, the command that helps is shown, not a traceback."""
     monkeypatch.setitem(sys.modules, "amqtt.broker", None)
     with pytest.raises(SettingsError, match=r" -m pip install 'amqtt<0.13'"):
         EmbeddedBroker(port=0)

@@ -1,4 +1,4 @@
-"""The derived numbers: each rule, and that they stay right whatever becomes of the polls and the clocks."""
+"""The derived numbers: each rule, and that they stay right whatever happens to polls and clocks."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,7 @@ MINUTE = timedelta(minutes=1)
 
 
 def after(readings: Iterable[tuple[float, float]], resets_at: datetime = RESET) -> dict[str, Any]:
-    """Return what is shown after readings at these minutes of the window."""
+    """Return the shown numbers after readings at these minutes of the window."""
     usage = make_account()
     last = START
     for minute, utilization in readings:
@@ -34,7 +34,7 @@ def test_elapsed_is_the_share_of_the_window_that_has_passed() -> None:
     assert derived.elapsed(None, SESSION, START) is None
 
 
-def test_what_is_an_average_is_unknown_in_the_first_twentieth() -> None:
+def test_averages_are_unknown_in_the_first_twentieth() -> None:
     """In the first 5 % of a window one request would project to hundreds of percent."""
     early, later = after([(14.9, 2)]), after([(15, 2)])
     assert (early["projected"], early["on_pace"]) == (None, None)
@@ -44,15 +44,15 @@ def test_what_is_an_average_is_unknown_in_the_first_twentieth() -> None:
 
 
 def test_on_pace_is_a_projection_within_a_hundred() -> None:
-    """A fifth gone and 30 % used is 150 % at the reset; at half time 50 % lasts exactly, and a little more does not."""
+    """A fifth gone and 30 % used is 150 % at the reset; at half time 50 % just lasts, and a little more does not."""
     assert after([(60, 30)])["projected"] == 150
     assert after([(150, 50)])["on_pace"] is True
     assert after([(150, 50.01)])["on_pace"] is False
     assert after([(150, 120)])["on_pace"] is False
 
 
-def test_idle_is_a_state_of_its_own(usage: AccountUsage) -> None:
-    """A session that has not started is 0 % used and on pace; nothing is said of its time."""
+def test_idle_is_a_separate_state(usage: AccountUsage) -> None:
+    """A session that has not started is 0 % used and on pace; nothing is said about its time."""
     for minute in range(0, 60, 5):
         take(usage, make_answer(minutes(minute), 0, None), ())
     window = shown(usage, minutes(56))
@@ -70,8 +70,8 @@ def test_idle_is_a_state_of_its_own(usage: AccountUsage) -> None:
     }
 
 
-def test_used_without_a_reset_says_nothing_of_time(usage: AccountUsage) -> None:
-    """Where the answer never said when the window ends, only what needs no end is shown."""
+def test_use_without_a_reset_says_nothing_about_time(usage: AccountUsage) -> None:
+    """If no answer said when the window ends, only what needs no end is shown."""
     take(usage, make_answer(START, 30, None), ())
     window = shown(usage, START)
     assert (window["utilization"], window["remaining"]) == (30, 70)
@@ -82,15 +82,15 @@ def test_used_without_a_reset_says_nothing_of_time(usage: AccountUsage) -> None:
     ("utilization", "remaining", "is_reached"),
     [(0, 100, False), (99.99, 0.01, False), (100, 0, True), (137.5, 0, True)],
 )
-def test_remaining_never_falls_below_nothing(utilization: float, remaining: float, *, is_reached: bool) -> None:
-    """Above 100 % the use is shown as it is, with nothing left and the limit reached."""
+def test_remaining_is_never_negative(utilization: float, remaining: float, *, is_reached: bool) -> None:
+    """Above 100 % the use is shown unchanged, with nothing left and the limit reached."""
     window = after([(200, utilization)])
     assert (window["utilization"], window["remaining"]) == (utilization, remaining)
     assert window["limit_reached"] is is_reached
 
 
-def test_time_remaining_has_one_place_and_never_falls_below_nothing(usage: AccountUsage) -> None:
-    """Hours until the reset, and none in the two minutes after it."""
+def test_time_remaining_has_one_decimal_and_is_never_negative(usage: AccountUsage) -> None:
+    """Hours until the reset, and 0 in the two minutes after it."""
     take(usage, make_answer(minutes(99), 5), ())
     assert shown(usage, minutes(100))["time_remaining_hours"] == 3.3
     assert shown(usage, minutes(301))["time_remaining_hours"] == 0
@@ -103,18 +103,18 @@ def test_time_remaining_has_one_place_and_never_falls_below_nothing(usage: Accou
         ([(20, 10), (40, 20)], None),
         ([(20, 10), (25, 12), (29.9, 14)], None),
         ([(20, 10), (25, 12), (30, 14)], 24),
-        # What was burnt more than an hour ago does not count, and a correction downwards does not gain quota.
+        # Use of more than an hour ago does not count, and a downward correction does not gain quota.
         ([(0, 0), (60, 50), *((minute, 50) for minute in range(70, 131, 5))], 0),
         ([(20, 50), (25, 45), (30, 40)], 0),
-        # At one poll an hour the last three readings serve, and two failed hours change nothing.
+        # With one poll an hour the last three readings count, and two failed hours change nothing.
         *(([(m, m / 4) for m in range(20, 290, interval)], 15) for interval in (61, 66)),
         ([(m, m / 4) for m in (20, 25, 30, 31, 32, 33, 48, 63, 185, 190, 191.5)], 15),
-        # However often it is asked, status line included.
+        # However often there are readings, including status lines.
         *(([(m, m / 4) for m in range(100, 281, interval)], 15) for interval in (1, 3, 5, 10, 20, 29)),
     ],
 )
 def test_burn_rate(readings: list[tuple[float, float]], rate: float | None) -> None:
-    """It is that of the last hour, known from three readings over ten minutes on, and never negative."""
+    """It is that of the last hour, known after three readings over ten minutes, and never negative."""
     assert after(readings)["burn_rate"] == (None if rate is None else pytest.approx(rate, abs=0.01))
 
 
@@ -145,8 +145,8 @@ def test_limit_is_predicted_only_before_the_reset() -> None:
     assert after([(120, 80), (140, 90), (160, 100)])["limit_at"] is None
 
 
-def test_limit_that_the_minute_rounds_onto_the_reset_is_none() -> None:
-    """15 seconds before the reset would read as the reset itself."""
+def test_a_limit_that_rounds_onto_the_reset_is_unknown() -> None:
+    """A limit 15 seconds before the reset would look like the reset itself."""
     rate = 100 / (300 - 0.25)
     window = after([(minute, minute * rate) for minute in (180, 200, 220)])
     assert window["burn_rate"] is not None
@@ -154,7 +154,7 @@ def test_limit_that_the_minute_rounds_onto_the_reset_is_none() -> None:
 
 
 def test_limit_does_not_flap_between_minutes() -> None:
-    """A steady burn gives one instant, though each reading computes it anew from rounded numbers."""
+    """A steady burn gives one instant, though each reading computes it again from rounded numbers."""
     usage, found = make_account(), set()
     for minute in range(100, 160, 5):
         take(usage, make_answer(minutes(minute + minute % 3 / 30), round((minute + minute % 3 / 30) / 2.4, 2)), ())
@@ -163,7 +163,7 @@ def test_limit_does_not_flap_between_minutes() -> None:
 
 
 def test_limit_that_has_passed_unseen_is_unknown(usage: AccountUsage) -> None:
-    """The predicted instant is past and the use was below 100 at the last reading: unknown."""
+    """If the predicted instant is past and the last reading was below 100, the limit is unknown."""
     for minute in (100, 110, 120):
         take(usage, make_answer(minutes(minute), minute / 1.25), ())
     assert shown(usage, minutes(124))["limit_at"] == "2026-11-20T12:05:00+00:00"
@@ -171,15 +171,15 @@ def test_limit_that_has_passed_unseen_is_unknown(usage: AccountUsage) -> None:
 
 
 @given(st.lists(st.floats(0, 290), min_size=3, max_size=400), st.floats(0.01, 3))
-def test_a_steady_burn_is_shown_as_it_is_or_not_at_all(at: list[float], per_minute: float) -> None:
-    """However the readings fall, the rate is the true one as far as rounding goes, or unknown."""
+def test_a_steady_burn_is_shown_right_or_not_at_all(at: list[float], per_minute: float) -> None:
+    """Whenever the readings come, the rate is right within rounding, or unknown."""
     rate = after([(minute, minute * per_minute) for minute in sorted(at)])["burn_rate"]
     if rate is not None:
         assert rate == pytest.approx(per_minute * 60, rel=0.01, abs=0.2)
 
 
 def test_summer_time_changes_nothing() -> None:
-    """A week over the change of the clocks elapses evenly: 100 % are 168 hours."""
+    """A week across the change of the clocks elapses evenly: 100 % are 168 hours."""
     berlin = ZoneInfo("Europe/Berlin")
     resets_at = datetime(2026, 10, 28, 9, 0, tzinfo=berlin)
     begun = (resets_at.astimezone(UTC) - WEEK).astimezone(berlin)
@@ -191,7 +191,7 @@ def test_summer_time_changes_nothing() -> None:
 
 @pytest.mark.parametrize("step", [timedelta(hours=-1), timedelta(minutes=-7)])
 def test_a_clock_that_is_set_back_changes_no_rate(usage: AccountUsage, step: timedelta) -> None:
-    """If the clock was ahead, what was recorded by it moves with it; only the reset was always right."""
+    """If the clock was ahead, times recorded by it move with it; only the reset was always right."""
     for minute in (100, 110, 120):
         take(usage, make_answer(minutes(minute), minute / 2), ())
     usage.clock_stepped(step)
@@ -204,7 +204,7 @@ def test_a_clock_that_is_set_back_changes_no_rate(usage: AccountUsage, step: tim
 
 
 def test_the_samples_are_bounded(usage: AccountUsage) -> None:
-    """A status line that speaks each second makes the memory no larger, and the rate no worse."""
+    """A status line every second makes the memory no larger, and the rate no worse."""
     for second in range(0, 7200, 7):
         take(usage, make_answer(START + timedelta(seconds=second), second / 360), ())
     assert len(usage.windows["five_hour"].samples) <= 80

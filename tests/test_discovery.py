@@ -44,12 +44,12 @@ def message(topics: Topics = TOPICS, *, label: str | None = None, **changes: Any
 
 
 def components(topics: Topics = TOPICS, **changes: Any) -> dict[str, Any]:
-    """Make a message and give its components."""
+    """Make a message and return its components."""
     return dict(message(topics, **changes)["components"])
 
 
 def test_every_key_of_the_contract_is_there_and_no_other() -> None:
-    """Every row of the reference's table, which a test compares, is announced as what it promises."""
+    """Every row of the reference's table, which a test compares, is announced as documented."""
     wanted = {f"{window}_{row.key}": row.platform for window in WINDOWS for row in WINDOW_ENTITIES}
     wanted |= {row.key: row.platform for row in (*ACCOUNT_ENTITIES, *EXTRA_USAGE_ENTITIES)}
     assert {key: each["platform"] for key, each in components().items()} == wanted | {
@@ -57,15 +57,15 @@ def test_every_key_of_the_contract_is_there_and_no_other() -> None:
     }
 
 
-def test_unique_ids_are_made_of_account_and_key_alone() -> None:
-    """A changed label or name never makes a second entity out of one."""
+def test_unique_ids_are_made_only_of_account_and_key() -> None:
+    """A changed label or name never turns one entity into two."""
     for topics, label in ((TOPICS, None), (WORK, "Work"), (WORK, "The office")):
         for key, each in components(topics, label=label).items():
             assert each["unique_id"] == f"claude_usage_{topics.account}_{key}"
 
 
 def test_entity_ids_read_well_and_stay_when_a_label_changes() -> None:
-    """They speak of session and week, carry the account where there are several, and never the label."""
+    """They have session and week, the account if there are several, and never the label."""
     found = components()
     assert found["five_hour_utilization"]["default_entity_id"] == "sensor.claude_session_usage"
     assert found["seven_day_opus_resets_at"]["default_entity_id"] == "sensor.claude_weekly_opus_resets_at"
@@ -87,8 +87,8 @@ def test_the_device_is_named_after_the_account(label: str | None, name: str) -> 
     assert message(WORK, label=label)["device"]["name"] == name
 
 
-def test_what_home_assistant_insists_on_is_there() -> None:
-    """Without identifiers, origin, or with a key that it does not know it would drop the whole device."""
+def test_what_home_assistant_requires_is_there() -> None:
+    """Without identifiers or origin, or with an unknown key, it would drop the whole device."""
     made = message()
     assert set(made) == {"device", "origin", "qos", "components"}
     assert made["device"]["identifiers"] == ["claude_usage_default"]
@@ -102,10 +102,10 @@ def condition(topic: str, holds: str) -> dict[str, str]:
     return {"topic": topic, "value_template": f"{{{{ 'online' if {holds} else 'offline' }}}}"}
 
 
-def test_what_is_shown_depends_on_what_still_holds() -> None:
+def test_availability_depends_on_what_is_still_valid() -> None:
     """Stale numbers are unavailable, diagnostics and resets stay, controls and events need the service only.
 
-    Amounts have an age of their own: an account may have nothing else.
+    Amounts have their own age: an account may have nothing else.
     """
     alive = "as_timestamp((value_json | default({})).get('alive_until'), 0) > as_timestamp(now())"
     controls = {"refresh", "poll_interval", "polling"}
@@ -125,8 +125,8 @@ def test_what_is_shown_depends_on_what_still_holds() -> None:
         assert each.get("expire_after") == (420 if len(wanted) > 1 else None), key
 
 
-def test_an_event_entity_remembers_what_it_had() -> None:
-    """An event that is delivered again is not one for Home Assistant: its log, its history, every automation."""
+def test_an_event_entity_remembers_its_events() -> None:
+    """Home Assistant ignores an event that is delivered again: in its log, its history, every automation."""
     for key in ("five_hour_event", "account_event"):
         render, ids = template(components()[key]["value_template"]), list("abcdefgh")
         this = SimpleNamespace(attributes={"earlier_ids": ids})
@@ -135,21 +135,21 @@ def test_an_event_entity_remembers_what_it_had() -> None:
 
 
 def test_an_emptied_topic_is_not_parsed() -> None:
-    """What `remove` empties leaves no line in Home Assistant's log, whichever topic comes first."""
+    """The topics that `remove` empties leave no line in Home Assistant's log, whichever comes first."""
     for key, each in components().items():
         for option in ("value_template", "json_attributes_template", "last_reset_value_template"):
             if option in each:
                 assert re.search(r"value_json (is defined|\| default\()", each[option]), key
 
 
-def test_the_same_is_said_in_the_same_words() -> None:
-    """Home Assistant has nothing to do when nothing has changed, and the message contains no time."""
+def test_the_same_input_gives_the_same_message() -> None:
+    """Home Assistant has nothing to do if nothing has changed, and the message contains no time."""
     assert json.dumps(message()) == json.dumps(message())
     assert not re.search(r"20\d\d-|[0-9]{9}", json.dumps(message()))
 
 
 def test_money_has_its_currency_and_statistics_that_start_over() -> None:
-    """What is spent has statistics and its currency's decimals; without a currency it has no statistics."""
+    """The amount spent has statistics and its currency's decimals; without a currency it has no statistics."""
     for currency, precision in (("EUR", 2), ("USD", 2), ("JPY", 0), ("KWD", 3)):
         money = components(currency=currency)["extra_usage_used"]
         assert (money["device_class"], money["unit_of_measurement"]) == ("monetary", currency)
@@ -161,7 +161,7 @@ def test_money_has_its_currency_and_statistics_that_start_over() -> None:
     assert components(currency=None)["extra_usage_utilization"]["unit_of_measurement"] == "%"
 
 
-def test_another_currency_has_entities_of_its_own() -> None:
+def test_another_currency_has_its_own_entities() -> None:
     """Statistics in two units cannot be added up; the first currency keeps its ids."""
     found = components(currency="USD", first_currency="EUR")
     assert "extra_usage_used" not in found
@@ -172,7 +172,7 @@ def test_another_currency_has_entities_of_its_own() -> None:
 
 
 def test_money_has_entities_only_while_extra_usage_is_enabled() -> None:
-    """Somebody without extra usage does not see entities that never know anything."""
+    """Without extra usage there are no entities that are always unknown."""
     without = EVERYTHING - {EXTRA_USAGE, EXTRA_USAGE_ENABLED}
     assert not any(key.startswith("extra_usage") for key in components(features=without))
     off = {key for key in components(features=without | {EXTRA_USAGE}) if key.startswith("extra_usage")}
@@ -180,9 +180,9 @@ def test_money_has_entities_only_while_extra_usage_is_enabled() -> None:
 
 
 def test_what_is_removed_is_a_platform_and_nothing_else() -> None:
-    """Only so does Home Assistant remove an entity; one that is wanted is never removed.
+    """Home Assistant removes an entity only this way; one that is wanted is never removed.
 
-    The order stays for an hour, also if the clock is set meanwhile.
+    The removal stays for an hour, even if the clock is set in between.
     """
     before = message()
     before["components"]["seven_day_sonnet_event"] = {"platform": "event", "unique_id": "x"}
@@ -236,10 +236,10 @@ def test_status_says_what_is_wrong_and_what_to_do() -> None:
         ("no_reporter", 1, 25, ("offline",), "ON"),
     ],
 )
-def test_a_problem_is_what_a_person_must_fix_or_what_lasts(
+def test_a_problem_needs_a_person_or_lasts(
     status: str, failures: int, hours: int, machines: tuple[str, ...], shown: str
 ) -> None:
-    """Nobody is disturbed by one failure or a sleeping laptop; a login that has ended is a problem at once."""
+    """One failure or a sleeping laptop is not a problem; a login that has ended is one at once."""
     now = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
     last_success = now - timedelta(hours=hours)
     health = {
@@ -255,7 +255,7 @@ def test_a_problem_is_what_a_person_must_fix_or_what_lasts(
 
 @given(label=st.text(min_size=1), window=st.text(min_size=1))
 def test_a_hostile_label_cannot_become_a_template(label: str, window: str) -> None:
-    """Whatever the API or a person calls something, it is a name, and nothing that Home Assistant evaluates."""
+    """Whatever the API or a person calls something, Home Assistant does not evaluate the name."""
     plain = message(WORK, label="Work")
     hostile = message(WORK, label=label, windows=WINDOWS | {"five_hour": window})
     assert hostile["components"]["five_hour_utilization"]["name"] == f"{window} usage"
@@ -285,13 +285,13 @@ def test_what_was_announced_can_be_read_back() -> None:
     ],
     ids=lambda payload: repr(payload[:40]),
 )
-def test_a_message_that_is_not_ours_takes_nothing_back(payload: bytes) -> None:
-    """What somebody else left under our topic neither crashes the service nor removes anything."""
+def test_a_message_that_is_not_ours_removes_nothing(payload: bytes) -> None:
+    """A stranger's message under our topic neither crashes the service nor removes anything."""
     assert announced(payload) == {}
 
 
 def test_the_device_of_all_accounts_is_independent() -> None:
-    """It is available as long as the service is, and no account has its ids."""
+    """It is available as long as the service is, and and no account shares its ids."""
     made = summary_discovery(Topics(base="claude-usage", account=SUMMARY), WORK.health)
     assert made["device"]["name"] == "Claude accounts"
     for key, each in made["components"].items():

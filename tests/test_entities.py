@@ -1,4 +1,4 @@
-"""The table of entities: what a user sees of each, and that no row is wrong."""
+"""The table of entities: what users see of each, and that no row is wrong."""
 
 import itertools
 
@@ -27,7 +27,7 @@ ROWS = [row for table in TABLES for row in table]
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_no_key_and_no_name_is_there_twice(table: tuple[Entity, ...]) -> None:
+def test_no_key_or_name_appears_twice(table: tuple[Entity, ...]) -> None:
     """Two entities with one key or name would replace each other, or look alike."""
     for attribute in ("key", "name"):
         values = [getattr(row, attribute) for row in table]
@@ -37,7 +37,7 @@ def test_no_key_and_no_name_is_there_twice(table: tuple[Entity, ...]) -> None:
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.key)
 def test_names_are_sentence_case_without_units(row: Entity) -> None:
     """A name reads like Home Assistant's own: one capital, no unit, no `Claude` (the device says it)."""
-    starts_a_name = row not in WINDOW_ENTITIES  # those follow the window's label
+    starts_a_name = row not in WINDOW_ENTITIES  # these follow the window's label
     assert row.name[0].isupper() == starts_a_name
     assert row.name[1:] == row.name[1:].lower()
     assert "claude" not in row.name.lower()
@@ -45,7 +45,7 @@ def test_names_are_sentence_case_without_units(row: Entity) -> None:
 
 
 def test_only_a_session_shows_when_its_limit_is_expected() -> None:
-    """For a week it is unknown most of the time, and a row that is always unknown is noise."""
+    """For a week it is unknown most of the time, and such a row is noise."""
     windows = {"five_hour": "Session", "seven_day": "Weekly"}
     shown = {row.key: row.enabled for row in entities(Inventory(windows=windows)) if row.key.endswith("limit_at")}
     assert shown == {"five_hour_limit_at": True, "seven_day_limit_at": False}
@@ -61,7 +61,7 @@ def test_a_pool_has_no_entities_that_would_always_be_unknown() -> None:
     }
 
 
-def test_what_an_account_does_not_have_has_no_entities() -> None:
+def test_an_account_has_no_entities_for_what_it_lacks() -> None:
     """An unknown plan, a login that does not expire, and controls without effect have no row on the device page."""
     keys = {row.key for row in entities(Inventory(windows={}))}
     assert not keys & {"plan", "login_expires_at", "refresh", "poll_interval", "polling", "extra_usage_enabled"}
@@ -79,7 +79,7 @@ def test_each_reporter_has_a_row() -> None:
 
 
 def test_every_status_is_an_option_in_words() -> None:
-    """No status that the service can have is refused by the enum, and none is shown as a code."""
+    """The enum accepts every status that the service can have, and none is shown as a code."""
     (row,) = (row for row in ACCOUNT_ENTITIES if row.key == "status")
     assert row.options == tuple(map(status_in_words, STATUSES))
     assert {"OK", "Rate limited", "No reporter"} <= set(row.options)
@@ -104,14 +104,14 @@ def broken_rules(row: Entity) -> list[str]:
         "everything has a value, except a button and an event": (row.value is None) == (kind in ("button", "event")),
         "a control has a command": (row.command is not None) == (is_control or kind == "button"),
         "an event has its topic": (row.topic == EVENT and row.level is not None) == (kind == "event"),
-        "what cannot expire is available while the service is": row.trust == SERVICE or kind in EXPIRING,
+        "an entity that cannot expire is available while the service is": row.trust == SERVICE or kind in EXPIRING,
     }
     return [rule for rule, is_kept in rules.items() if not is_kept]
 
 
 @pytest.mark.parametrize("currency", [None, "USD"])
-def test_no_row_is_one_that_home_assistant_would_drop(currency: str | None) -> None:
-    """A slip in the table is found here, and does not fail silently in somebody's home."""
+def test_home_assistant_would_drop_no_row(currency: str | None) -> None:
+    """A mistake in the table is found here, instead of failing silently in somebody's home."""
     features = frozenset({EXTRA_USAGE, EXTRA_USAGE_ENABLED, PLAN, LOGIN_EXPIRY, POLLING})
     windows = {"five_hour": "Session", "pool_cinder": "Cinder"}
     rows = entities(Inventory(windows, features, currency, first_currency="EUR", reporters=("laptop",)))
@@ -120,7 +120,7 @@ def test_no_row_is_one_that_home_assistant_would_drop(currency: str | None) -> N
 
 
 def test_icons_differ_within_a_device() -> None:
-    """On the device page the entities of a window differ by their icons."""
+    """On the device page the entities of a window have different icons."""
     for table in TABLES:
         for one, other in itertools.combinations([row for row in table if row.icon], 2):
             assert one.icon != other.icon, (one.key, other.key)

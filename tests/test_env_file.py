@@ -1,4 +1,4 @@
-"""Every line of a `.env` file counts or is reported, and none decides where a secret of the environment goes."""
+"""Every line of a `.env` file counts or is reported, and none decides where a secret from the environment goes."""
 
 import codecs
 from pathlib import Path
@@ -24,7 +24,7 @@ def load(text: str) -> Settings:
 
 
 def mistake(text: str) -> str:
-    """Return what is reported of this file."""
+    """Return what is reported about this file."""
     with pytest.raises(SettingsError) as caught:
         load(text)
     assert CANARY not in str(caught.value)
@@ -48,7 +48,7 @@ def mistake(text: str) -> str:
     ],
 )
 def test_a_value_stays_as_it_is_written(line: str, expected: str | None) -> None:
-    """Nothing is expanded in a value, and quotes hold it together."""
+    """Nothing in a value is expanded, and quotes keep it together."""
     assert read_password(load(LOGIN + line).broker()) == expected
 
 
@@ -74,27 +74,27 @@ def test_a_line_that_is_not_understood_is_named(line: str, number: int) -> None:
 
 
 @pytest.mark.parametrize("line", [f"MQTT_PASSWORD={CANARY} #1", f"MQTT_PASSWORD= # {CANARY}", "MQTT_PORT=1884 # TLS"])
-def test_what_may_be_a_comment_or_not_is_reported(line: str) -> None:
+def test_a_possible_comment_is_reported(line: str) -> None:
     """` #` begins a comment for some programs that read such files, and not for others (docker --env-file)."""
     name = line.partition("=")[0]
     assert f"Line 3 of .env: a # in the value of {name}" in mistake(LOGIN + line)
 
 
 @pytest.mark.parametrize("second", [f"MQTT_PASSWORD={CANARY}2", f"export mqtt_password='{CANARY}'", "MQTT_PASSWORD="])
-def test_a_setting_that_is_there_twice_is_reported(second: str) -> None:
-    """Nobody has to guess which of two lines counts: docker, compose and systemd do not agree, and the old one may."""
+def test_a_setting_that_appears_twice_is_reported(second: str) -> None:
+    """Nobody has to guess which of two lines counts: docker, compose and systemd do not agree on that."""
     said = mistake(f"{LOGIN}MQTT_PASSWORD={CANARY}\n\n# the new one\n{second}\n")
     assert said.startswith("MQTT_PASSWORD is on lines 3 and 6 of .env; remove one of them.")
 
 
 def test_lines_of_others_are_left_alone() -> None:
-    """What other programs read from the same file is theirs."""
+    """Lines for other programs in the same file are ignored."""
     theirs = "POSTGRES_PASSWORD=a # b\nFOO=${BAR}\nFOO=2\nspring.datasource-1.url=a\n"
     assert load(theirs + LOGIN).mqtt_host == "broker"
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32", "latin-1"])
-def test_a_file_in_another_encoding_is_not_taken_for_an_empty_one(empty: Path, encoding: str) -> None:
+def test_a_file_in_another_encoding_is_not_mistaken_for_an_empty_one(empty: Path, encoding: str) -> None:
     """UTF-16 without its mark is valid UTF-8 full of NULs: not one of its lines would count."""
     (empty / ".env").write_bytes(f"{LOGIN}MQTT_PASSWORD=p\xe4ss\n".encode(encoding))
     with pytest.raises(SettingsError, match=r"^The file \.env is not valid UTF-8 text; correct or remove it\.$"):
@@ -102,13 +102,13 @@ def test_a_file_in_another_encoding_is_not_taken_for_an_empty_one(empty: Path, e
 
 
 @pytest.mark.parametrize("name", ["MQTT_USERNAME", "MQTT_PASSWORD"])
-def test_what_is_too_long_for_mqtt_is_named(name: str) -> None:
-    """A whole file where its name was meant is the setting's fault, not the connection's."""
+def test_a_value_that_is_too_long_for_mqtt_is_named(name: str) -> None:
+    """A whole file in place of its name is reported as a wrong setting, not as a connection problem."""
     assert f"{name}: longer than MQTT allows" in mistake(f"MQTT_HOST=broker\n{name}={'x' * 65536}\n")
 
 
 @pytest.mark.parametrize("host", ["broker\u200b", "bro\u00adker", "bro\x07ker", "b" * 256])
-def test_what_cannot_be_seen_in_a_host_is_reported(host: str) -> None:
+def test_invisible_characters_in_a_host_are_reported(host: str) -> None:
     """A name copied from a web page, with something invisible in it, looks right in "cannot be resolved"."""
     with pytest.raises(SettingsError, match="MQTT_HOST: the name or address alone"):
         load(f"MQTT_HOST={host}\n").broker()
@@ -130,7 +130,7 @@ def test_a_byte_order_mark_is_not_part_of_a_name_or_a_secret(empty: Path, mark: 
     ids=lambda content: repr(content[:8]),
 )
 def test_a_password_file_that_holds_no_password(empty: Path, content: bytes) -> None:
-    """What cannot be a password is reported when the program starts."""
+    """Content that cannot be a password is reported when the program starts."""
     (empty / "password").write_bytes(content)
     with pytest.raises(SettingsError, match=r"^MQTT_PASSWORD_FILE \(password\) "):
         require_readable(load(LOGIN + "MQTT_PASSWORD_FILE=password\n").broker())
@@ -158,7 +158,7 @@ def test_what_surrounds_a_host_is_removed(monkeypatch: pytest.MonkeyPatch, given
 
 
 @pytest.mark.parametrize("name", ["CLAUDE_API_URL", "CLAUDE_CODE_COMMAND", "CLAUDE_USER_AGENT"])
-def test_what_only_the_environment_may_say(name: str) -> None:
+def test_what_only_the_environment_may_decide(name: str) -> None:
     """A file in somebody else's folder decides neither where a token goes nor which program runs."""
     assert f"Line 3 of .env: {name} is read from the environment only" in mistake(f"{LOGIN}{name}=https://x.example\n")
 

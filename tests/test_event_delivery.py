@@ -1,4 +1,4 @@
-"""Events reach whoever listens, whichever of broker, service and Home Assistant was away when they happened."""
+"""Events reach their listeners, whichever of broker, service and Home Assistant was away when they happened."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EVENT = f"{BASE}/default/event/five_hour"
 
 
 def event(minutes: int = 0, *, lasts: int = 60) -> Event:
-    """Return what happened some minutes after NOW."""
+    """Return an event some minutes after NOW."""
     at = NOW + dt.timedelta(minutes=minutes)
     return Event(
         event_type="threshold_reached",
@@ -34,7 +34,7 @@ def event(minutes: int = 0, *, lasts: int = 60) -> Event:
 
 
 def id_of(event: Event) -> str:
-    """Return what an event is recognized by."""
+    """Return the id by which an event is recognized."""
     return str(event.document("default")["id"])
 
 
@@ -62,7 +62,7 @@ def test_one_event_of_an_entity_at_a_time(home_assistant: bool) -> None:  # noqa
 def test_a_jump_to_the_limit_is_two_events_one_after_the_other(
     serve: Serve, endpoint: Endpoint, watcher: Watcher
 ) -> None:
-    """Threshold and limit are reached at once; both reach an event entity, a moment apart."""
+    """Threshold and limit are reached at once; both arrive at an event entity, a moment apart."""
     raise_session(endpoint, 70)
     with serve(interval=0.3):
         watcher.wait_topic(STATE, session_is(70))
@@ -72,14 +72,14 @@ def test_a_jump_to_the_limit_is_two_events_one_after_the_other(
 
 
 def test_an_event_of_a_window_that_ended_is_dropped() -> None:
-    """After a reset it is not reported that the window before it was nearly used up."""
+    """After a reset, nothing reports that the previous window was nearly used up."""
     delivery = EventDelivery("default")
     delivery.add([event(lasts=10)])
     assert taken(delivery, NOW + dt.timedelta(minutes=10)) == []
 
 
-def test_what_waits_is_bounded() -> None:
-    """A broker that is away for weeks costs no memory: the newest events are kept."""
+def test_the_number_of_waiting_events_is_limited() -> None:
+    """A broker that is away for weeks costs little memory: only the newest events are kept."""
     delivery = EventDelivery("default")
     delivery.add(event(minute) for minute in range(3 * MAX_WAITING))
     assert len(delivery.save()) == MAX_WAITING
@@ -100,7 +100,7 @@ def test_what_waits_is_bounded() -> None:
     ],
 )
 def test_only_events_of_ours_are_restored(damage: dict[str, Any]) -> None:
-    """What somebody else wrote into the memory topic is not sent on."""
+    """A stranger's text in the memory topic is not sent on."""
     before, after = EventDelivery("default"), EventDelivery("default")
     before.add([event()])
     after.restore([saved | damage for saved in before.save()] + [None, 5, {}], NOW)
@@ -108,7 +108,7 @@ def test_only_events_of_ours_are_restored(damage: dict[str, Any]) -> None:
 
 
 def raise_session(endpoint: Endpoint, utilization: float) -> None:
-    """Let the endpoint report another utilization of the session."""
+    """Make the endpoint report another utilization of the session."""
     endpoint.document = endpoint.document | {"five_hour": endpoint.document["five_hour"] | {"utilization": utilization}}
 
 
@@ -130,7 +130,7 @@ def test_an_event_is_not_repeated_by_a_restart(serve: Serve, endpoint: Endpoint,
 
 
 def test_home_assistant_gets_it_after_its_restart(serve: Serve, endpoint: Endpoint, watcher: Watcher) -> None:
-    """What happened during a restart of Home Assistant is sent again after its birth message, with the same id."""
+    """An event during a restart of Home Assistant is sent again after its birth message, with the same id."""
     with serve(rng=Impatient()):
         watcher.wait_topic(HEALTH, is_ok)
         raise_session(endpoint, 80)
@@ -141,13 +141,13 @@ def test_home_assistant_gets_it_after_its_restart(serve: Serve, endpoint: Endpoi
         again = watcher.wait_topic(EVENT, since=since)
         since = watcher.mark()
         watcher.publish(BIRTH, "online")
-        watcher.wait_topic(STATE, since=since)  # all that is retained is sent again after a birth
+        watcher.wait_topic(STATE, since=since)  # everything retained is sent again after a birth
         watcher.settle()
     assert again.payload == first.payload
     assert len(watcher.messages(EVENT)) == 2
 
 
-def test_what_happened_while_the_broker_was_away(
+def test_an_event_while_the_broker_was_away(
     serve: Serve, mosquitto: Mosquitto, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is sent when the broker has been back for a while, even if the service was restarted before that."""
@@ -161,14 +161,14 @@ def test_what_happened_while_the_broker_was_away(
             mosquitto.start()
             watcher.wait_topic(STATE, session_is(95))
             watcher.wait_topic(MEMORY, lambda m: len(m.json()["events"]) == 1)
-            assert not watcher.messages(EVENT)  # those who listen are not back yet
+            assert not watcher.messages(EVENT)  # the listeners are not back yet
         with serve(port=mosquitto.port, interval=0.3):
             fired = watcher.wait_topic(EVENT).json()
     assert (fired["thresholds"], fired["threshold"]) == ([75, 90], 90)
 
 
 def test_the_sign_of_life_is_renewed(serve: Serve, watcher: Watcher) -> None:
-    """While the service lives, what is retained never looks older than eight minutes, and time goes by in it."""
+    """While the service runs, its retained messages never look older than eight minutes, and show that time passes."""
     clock = Clock()
     with serve(clock=clock, interval=3600):
         window = watcher.wait_topic(STATE, session_is(42)).json()["windows"]["five_hour"]

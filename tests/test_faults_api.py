@@ -1,4 +1,4 @@
-"""Whatever the API and the clock do: numbers right or marked unknown, a line for the fall and one for the rise."""
+"""Whatever the API and the clock do: numbers are right or unknown, with one line at each break and return."""
 
 import datetime as dt
 import os
@@ -34,7 +34,7 @@ def running(serve: Serve, watcher: Watcher, endpoint: Endpoint) -> Iterator[Runn
 
 
 def truth(clock: Clock) -> Any:
-    """Return an answer whose session ends in two hours from now, whatever now is."""
+    """Return an answer whose session ends two hours from now."""
     return sample_usage(now=clock.now(), five_hour=55.0, resets_at=clock.now() + dt.timedelta(hours=2))
 
 
@@ -45,14 +45,14 @@ FAULTS: list[tuple[Fault, str]] = [
     (faults.Hang(), "network_error"),
     (faults.invalid_json(), "invalid_response"),
 ]
-"""One of each kind: which answers are of which kind is for the tests of the client."""
+"""One of each kind: the tests of the client cover which answers are of which kind."""
 
 
 @pytest.mark.parametrize(("fault", "status"), FAULTS)
 def test_each_fault_is_reported_once_and_recovered_from(
     endpoint: Endpoint, watcher: Watcher, running: Running, fault: Fault, status: str
 ) -> None:
-    """The last good numbers stay, the status says what is wrong, and one back-off after the cure all is well."""
+    """The last good numbers stay, the status says what is wrong, and one back-off after the fault all is well."""
     endpoint.fault = fault
     shown = watcher.wait_topic(HEALTH, has_status(status)).json()
     watcher.wait_topic(HEALTH, lambda m: m.payload and m.json()["consecutive_failures"] >= 2)
@@ -68,7 +68,7 @@ def test_each_fault_is_reported_once_and_recovered_from(
 
 
 def test_old_numbers_are_marked_old(endpoint: Endpoint, watcher: Watcher, running: Running) -> None:
-    """After an hour without an answer nobody is to act on the numbers, and after the reset they are unknown."""
+    """After an hour without an answer the numbers must not be used, and after the reset they are unknown."""
     endpoint.fault = faults.server_error()
     watcher.wait_topic(HEALTH, has_status("server_error"))
     running.clock.sleep(dt.timedelta(minutes=55))
@@ -89,7 +89,7 @@ def test_old_numbers_are_marked_old(endpoint: Endpoint, watcher: Watcher, runnin
 @pytest.mark.parametrize(
     ("fault", "status"), [(faults.unauthorized(), "unauthorized"), (faults.insufficient_scope(), "insufficient_scope")]
 )
-def test_a_refused_token_is_sent_again_seldom_and_another_one_at_once(
+def test_a_refused_token_is_sent_again_rarely_and_another_one_at_once(
     endpoint: Endpoint, watcher: Watcher, home: Path, fault: Fault, status: str
 ) -> None:
     """A token that the API refuses is tried again a quarter of an hour later; another one is tried soon."""
@@ -104,7 +104,7 @@ def test_a_refused_token_is_sent_again_seldom_and_another_one_at_once(
     assert endpoint.requests[-1].bearer == "another"
 
 
-def test_a_token_renewed_meanwhile_is_tried_at_once(
+def test_a_token_renewed_in_between_is_tried_at_once(
     endpoint: Endpoint, watcher: Watcher, running: Running, home: Path
 ) -> None:
     """When Claude Code renews its token while ours is being refused, nobody notices."""
@@ -125,7 +125,7 @@ def test_a_token_renewed_meanwhile_is_tried_at_once(
 def test_a_file_that_cannot_be_opened(
     serve: Serve, watcher: Watcher, endpoint: Endpoint, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A dead network mount is reported; when it is back so are the numbers, and no thread outlives the service."""
+    """A dead network mount is reported; once it is back, so are the numbers, and no thread outlives the service."""
     monkeypatch.setattr(workers, "WORKER_DEADLINE", 0.2)
     monkeypatch.setattr(liveness, "BEAT_EVERY", 0.1)
     (home / FILE_NAME).rename(home / "mended")
@@ -149,12 +149,12 @@ def test_a_file_that_cannot_be_opened(
 
 
 def wake(watcher: Watcher) -> None:
-    """Make the loop look at its clock now and not within ten seconds: a command that means nothing."""
+    """Make the loop look at its clock now, and not within ten seconds, by a command without effect."""
     watcher.publish(command("interval"), "nonsense")
 
 
 def test_the_host_was_asleep_for_a_day(serve: Serve, watcher: Watcher, endpoint: Endpoint) -> None:
-    """After a day's sleep the old numbers are not taken for new ones, and one request brings the new ones."""
+    """After a day's sleep the old numbers are not mistaken for new ones, and one request brings new ones."""
     clock = Clock()
     endpoint.document = lambda _: truth(clock)
     with serve(clock=clock, limited=True) as running:

@@ -34,7 +34,7 @@ AGAIN = "Connected to the broker"
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give up sooner than in life, too: on a connection, and on what nobody returns."""
+    """Also give up sooner than in reality: on a connection, and on messages that do not come back."""
     monkeypatch.setattr(mqtt_client, "CONNECT_TIMEOUT", 0.5)
     monkeypatch.setattr(restore, "LONGEST", 0.5)
 
@@ -66,20 +66,20 @@ def wait_for_all(watcher: Watcher, since: int) -> None:
 
 
 def assert_all_is_back(watcher: Watcher, since: int, log: Log) -> None:
-    """See that everything was sent again, and that the outage made one warning and one line when it was over."""
+    """Check that everything was sent again, with one warning for the outage and one line when it was over."""
     wait_for_all(watcher, since)
     log.wait_for(AGAIN)
     assert (log.count("WARNING"), log.count(AGAIN)) == (1, 1), log.text
 
 
-def assert_numbers_go_on(watcher: Watcher) -> None:
-    """See that the service still obeys, and publishes."""
+def assert_numbers_continue(watcher: Watcher) -> None:
+    """Check that the service still obeys and publishes."""
     watcher.publish(service.command("interval"), "400")
     watcher.wait_topic(HEALTH, lambda message: message.json()["poll_interval"] == 400)
 
 
 def test_refused_for_a_while(proxy: FaultyProxy, watcher: Watcher, running: Running) -> None:
-    """A broker that was stopped and started: `offline` meanwhile, then all as before."""
+    """While a broker is stopped the numbers are `offline`; then everything is as before."""
     since = watcher.mark()
     proxy.refuse()
     running.log.wait_for("was lost")
@@ -101,7 +101,7 @@ def test_restarted_with_and_without_its_store(
 
 
 def test_half_open(proxy: FaultyProxy, watcher: Watcher, running: Running) -> None:
-    """A connection that nobody closed and nothing passes through is noticed, and left for a new one."""
+    """A connection that is open but passes nothing is noticed, and replaced by a new one."""
     since = watcher.mark()
     proxy.freeze()
     running.log.wait_for("WARNING")
@@ -122,7 +122,7 @@ def test_slow(proxy: FaultyProxy, watcher: Watcher, running: Running) -> None:
 @pytest.mark.usefixtures("running")
 @pytest.mark.parametrize("count", [1, 20, 300, 9000])
 def test_cut_in_the_middle_of_a_packet(proxy: FaultyProxy, watcher: Watcher, count: int) -> None:
-    """A connection that ends in the middle of a message leaves no half message, and the next one brings it."""
+    """A connection that ends in the middle of a message leaves no half message; the next one delivers it."""
     since = watcher.mark()
     proxy.cut_after(count)
     proxy.drop()
@@ -132,7 +132,7 @@ def test_cut_in_the_middle_of_a_packet(proxy: FaultyProxy, watcher: Watcher, cou
 
 
 def test_the_client_id_is_taken(mosquitto: Mosquitto, watcher: Watcher, serve: Serve) -> None:
-    """Two programs with one id throw each other out: said once, not at each round, and over when one leaves."""
+    """Two programs with one id disconnect each other: that is logged once, not each time, and ends when one leaves."""
     with serve(client_id="twin") as running:
         watcher.wait_topic(HEALTH, is_ok)
         twin = paho.Client(CallbackAPIVersion.VERSION2, client_id="twin")
@@ -154,7 +154,7 @@ USERS = {"us": "right", "watcher": "w"}
 
 @contextlib.contextmanager
 def guarded(acl: str = "topic readwrite #") -> Iterator[tuple[Mosquitto, Watcher]]:
-    """Run a broker that lets us in with a password, to do only so much; and watch it as somebody who may do all."""
+    """Run a broker that gives us limited rights with a password, and watch it with a login that has all rights."""
     rules = f"user us\n{acl}\nuser watcher\ntopic readwrite #\n"
     with (
         Mosquitto(users=USERS, acl=rules) as mosquitto,
@@ -164,7 +164,7 @@ def guarded(acl: str = "topic readwrite #") -> Iterator[tuple[Mosquitto, Watcher
 
 
 def test_a_login_that_is_revoked(serve: Serve) -> None:
-    """A password that was changed is reported as such, once, and when it is right again so is everything."""
+    """A changed password is reported as such, once; when it is right again, everything works."""
     with guarded() as (mosquitto, watcher), serve(port=mosquitto.port, username="us", password="right") as running:
         watcher.wait_topic(HEALTH, is_ok)
         broker.write_passwords(mosquitto.folder / "passwords", {"watcher": "w"})
@@ -220,7 +220,7 @@ def test_certificates_that_were_renewed_in_their_files(serve: Serve, tmp_path: P
 
 
 def wait_until_settled(running: Running) -> None:
-    """Wait for another connection, until nothing can be late on it anymore."""
+    """Wait for another connection, until nothing on it can still be late."""
     with listen_to_log(Log(), logging.DEBUG) as log:
         log.wait_for("Announcements that have not come back")
     running.log.wait_for(AGAIN)
@@ -228,7 +228,7 @@ def wait_until_settled(running: Running) -> None:
 
 @contextlib.contextmanager
 def restricted(acl: str, serve: Serve, **more: Any) -> Iterator[tuple[Running, Watcher, FaultyProxy]]:
-    """Run with a broker that lets us do only so much, behind a proxy."""
+    """Run with a broker that gives us limited rights, behind a proxy."""
     with (
         guarded(acl) as (mosquitto, watcher),
         FaultyProxy(mosquitto.port) as proxy,
@@ -238,31 +238,31 @@ def restricted(acl: str, serve: Serve, **more: Any) -> Iterator[tuple[Running, W
 
 
 def test_publishing_is_not_allowed(serve: Serve) -> None:
-    """A topic that the broker does not let us write is named once, with MQTT 5; the rest is published."""
+    """With MQTT 5, a topic that we may not write is named once; the rest is published."""
     acl = "topic readwrite claude-usage/#\ntopic read homeassistant/status"
     with restricted(acl, serve) as (running, watcher, _):
         watcher.wait_topic(HEALTH, is_ok)
         watcher.wait_topic(STATUS, is_online)
         running.log.wait_for(CONFIG)
-        assert_numbers_go_on(watcher)
+        assert_numbers_continue(watcher)
         log = running.log
         assert log.count(CONFIG) == 1, log.text
-        assert log.count("WARNING") <= 2, log.text  # Mosquitto 2.0 disconnects after what it refuses, 2.1 does not
+        assert log.count("WARNING") <= 2, log.text  # Mosquitto 2.0 disconnects after a refused message, 2.1 does not
 
 
 def test_announcing_is_not_allowed(serve: Serve) -> None:
-    """Mosquitto 2.0.11 disconnects after what it refuses: the announcement is left out, and the numbers go on."""
+    """Mosquitto 2.0.11 disconnects after a refused message: the announcement is suspended, and the numbers continue."""
     acl = "topic readwrite claude-usage/#\ntopic read homeassistant/#"
     with restricted(acl, serve, protocol="3.1.1") as (running, watcher, _):
         running.log.wait_for(f"The broker disconnects every time we publish {CONFIG}")
         running.log.wait_for(AGAIN)
-        assert_numbers_go_on(watcher)
+        assert_numbers_continue(watcher)
         assert running.log.count("allow this user to write there") == 1
         assert CONFIG not in watcher.retained()
 
 
-def test_an_announcement_that_is_discarded_in_silence(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MQTT 3.1.1 has no word for a refusal: that no entity appears in Home Assistant is logged all the same, once."""
+def test_an_announcement_that_is_silently_discarded(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MQTT 3.1.1 cannot report a refusal: that no entity appears in Home Assistant is still logged, once."""
     amqtt = pytest.importorskip("amqtt.broker")
     from claude_usage_mqtt.demo.broker import EmbeddedBroker
 
@@ -301,7 +301,7 @@ def test_an_announcement_that_is_retained_is_verified(
 
 
 def test_nothing_may_be_published(serve: Serve, endpoint: Endpoint) -> None:
-    """With a user who may write nothing, each topic is named once, and the program goes on."""
+    """With a user who may write nothing, each topic is named once, and the program continues."""
     with restricted("topic read claude-usage/#", serve) as (running, _, _):
         endpoint.wait_for_requests(1)
         for topic in EVERYTHING:
@@ -310,7 +310,7 @@ def test_nothing_may_be_published(serve: Serve, endpoint: Endpoint) -> None:
 
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
 def test_reading_is_not_allowed(serve: Serve, protocol: str) -> None:
-    """Without the right to read, memory and commands are missing, and the numbers still come."""
+    """Without the right to read, memory and commands are missing, but the numbers still come."""
     acl = "topic write claude-usage/#\ntopic write homeassistant/#"
     with restricted(acl, serve, protocol=protocol) as (_, watcher, _):
         watcher.wait_topic(HEALTH, is_ok)
@@ -330,7 +330,7 @@ DYNAMIC_SECURITY = next(Path("/usr/lib").glob("*/mosquitto_dynamic_security.so")
 @pytest.mark.skipif(DYNAMIC_SECURITY is None, reason="Mosquitto's plugin for dynamic security is not installed")
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
 def test_a_subscription_that_is_refused(home: Path, endpoint: Endpoint, serve: Serve, protocol: str) -> None:
-    """A subscription that the broker refuses is named, and no other, once however often we connect."""
+    """Only a refused subscription is named, once, however often we connect."""
     rules = home / "rules.json"
     rules.write_text(json.dumps(DENY_COMMANDS))
     plugin = (f"plugin {DYNAMIC_SECURITY}", f"plugin_opt_config_file {rules}")
@@ -349,7 +349,7 @@ def test_a_subscription_that_is_refused(home: Path, endpoint: Endpoint, serve: S
         settings = {"MQTT_HOST": LOOPBACK, "MQTT_PORT": mosquitto.port, "MQTT_PROTOCOL": protocol}
         checked = call_command(home, "check", "--force", CLAUDE_API_URL=endpoint.url, **settings).stdout
         refused = "The broker refused the subscription to claude-usage/default/command/check; allow this user to read"
-        assert refused in checked or protocol == "3.1.1"  # then it may be a reporter's login, which does less
+        assert refused in checked or protocol == "3.1.1"  # then it may be a reporter's login, which has fewer rights
 
 
 LIMIT = 4500
@@ -357,21 +357,21 @@ LIMIT = 4500
 
 
 def test_a_limit_that_the_broker_announces(serve: Serve) -> None:
-    """With MQTT 5 the broker says how large a packet may be: what is larger is named, and not sent."""
+    """With MQTT 5 the broker says how large a packet may be: a larger one is named, and not sent."""
     with (
         Mosquitto(extra_lines=[f"max_packet_size {LIMIT}"]) as mosquitto,
         serve(port=mosquitto.port) as running,
         Watcher(mosquitto.port) as watcher,
     ):
         watcher.wait_topic(HEALTH, is_ok)
-        running.log.wait_for(f"takes no packet over {LIMIT} bytes")
+        running.log.wait_for(f"accepts no packet over {LIMIT} bytes")
         assert set(watcher.retained()) == EVERYTHING - {CONFIG}
         assert running.log.count("WARNING") == 1, running.log.text
 
 
 @pytest.mark.parametrize(("protocol", "limit"), [("3.1.1", "max_packet_size"), ("5", "message_size_limit")])
 def test_a_limit_that_the_broker_does_not_announce(serve: Serve, protocol: str, limit: str) -> None:
-    """If the broker disconnects at a large message, that message is left out, and the numbers are published."""
+    """If the broker disconnects after a large message, that message is suspended, and the numbers are published."""
     with (
         Mosquitto(extra_lines=[f"{limit} {LIMIT}"]) as mosquitto,
         serve(port=mosquitto.port, protocol=protocol) as running,
@@ -379,7 +379,7 @@ def test_a_limit_that_the_broker_does_not_announce(serve: Serve, protocol: str, 
     ):
         running.log.wait_for(f"disconnects every time we publish {CONFIG}")
         running.log.wait_for(AGAIN)
-        assert_numbers_go_on(watcher)
+        assert_numbers_continue(watcher)
         assert set(watcher.retained()) == EVERYTHING - {CONFIG}
         assert running.log.count("WARNING") <= 3, running.log.text
 
@@ -395,7 +395,7 @@ def secure() -> Iterator[Mosquitto]:
 
 
 def reaches(serve: Serve, watched: Mosquitto, **how: Any) -> None:
-    """See that the service publishes, without a warning."""
+    """Check that the service publishes without a warning."""
     with Watcher(watched.port) as watcher:
         since = watcher.mark()
         with serve(**how) as running:
@@ -404,7 +404,7 @@ def reaches(serve: Serve, watched: Mosquitto, **how: Any) -> None:
 
 
 def fails(serve: Serve, endpoint: Endpoint, sentence: str, **how: Any) -> None:
-    """See that the service cannot connect, says why in one line, and does not ask the API meanwhile."""
+    """Check that the service cannot connect, says why in one line, and does not ask the API."""
     with serve(**how) as running:
         running.log.wait_for(sentence)
     assert len(running.log.lines) == 1, running.log.text
@@ -413,7 +413,7 @@ def fails(serve: Serve, endpoint: Endpoint, sentence: str, **how: Any) -> None:
 
 @pytest.mark.parametrize(("transport", "tls"), [("tcp", True), ("websockets", True), ("websockets", False)])
 def test_tls_and_websockets(serve: Serve, secure: Mosquitto, transport: str, *, tls: bool) -> None:
-    """With the broker's own authority named, TLS works, bare and under websockets; these work without it, too."""
+    """With the broker's own authority named, TLS works, with and without websockets; these work without TLS too."""
     secure_port = secure.tls_port if transport == "tcp" else secure.secure_websockets_port
     port = secure_port if tls else secure.websockets_port
     ca = str(secure.ca_path) if tls else None
@@ -421,7 +421,7 @@ def test_tls_and_websockets(serve: Serve, secure: Mosquitto, transport: str, *, 
 
 
 def test_a_client_certificate(serve: Serve, endpoint: Endpoint) -> None:
-    """A broker that wants our certificate gets it; without one the log says what may be missing."""
+    """A broker that requires our certificate gets it; without one the log says what may be missing."""
     with Mosquitto(require_client_certificate=True) as mosquitto:
         assert mosquitto.authority is not None
         pair = mosquitto.authority.issue("client.invalid")
@@ -431,7 +431,7 @@ def test_a_client_certificate(serve: Serve, endpoint: Endpoint) -> None:
 
 
 def test_the_wrong_port(serve: Serve, endpoint: Endpoint, secure: Mosquitto) -> None:
-    """Plain to a TLS port, TLS to a plain port, and websockets or not end in a sentence that names the settings."""
+    """Plain to a TLS port, TLS to a plain port, and websockets or not give a sentence that names the settings."""
     fails(serve, endpoint, "MQTT_TLS", port=secure.tls_port)
     fails(serve, endpoint, "MQTT_TLS", port=secure.port, tls=True, tls_ca=str(secure.ca_path))
     fails(serve, endpoint, "MQTT_TRANSPORT", port=secure.websockets_port)

@@ -1,7 +1,7 @@
-"""Responses that real accounts got, from public reports, each with what must be published of it.
+"""Responses that real accounts got, from public reports, each with what must be published.
 
-A case with several responses is replayed as the world: each holds until the next, and the account's own policy decides
-when to poll, the polls that confirm an unlikely reading included.
+A case with several responses is replayed in time: each holds until the next, and the account's own policy decides when
+to poll, including the polls that confirm an unlikely reading.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from parts.simulation import Simulation, make_state, sequence
 
 CASES = Path(__file__).parent / "cases"
 SEEDS = range(10)
-"""The policy's jitter puts the polls elsewhere with each."""
+"""With each seed, the policy's jitter puts the polls at other times."""
 
 
 def case(name: str) -> Any:
@@ -30,7 +30,7 @@ def case(name: str) -> Any:
 
 
 def at(clock: str, day: int = 25) -> datetime:
-    """Return an instant of the day that all cases are about."""
+    """Return an instant on the day of all cases."""
     return datetime.fromisoformat(f"2026-11-{day}T{clock}+00:00")
 
 
@@ -53,7 +53,7 @@ def first_state(name: str) -> dict[str, Any]:
 
 
 def money(state: dict[str, Any]) -> tuple[Any, ...]:
-    """Return what is said of extra usage in short."""
+    """Return the main fields of extra usage."""
     extra = state["extra_usage"]
     return tuple(extra[key] for key in ("enabled", "used", "limit", "remaining", "utilization", "currency"))
 
@@ -79,7 +79,7 @@ WINDOWS = [
 
 @pytest.mark.parametrize(("name", "expected"), WINDOWS, ids=[name for name, _ in WINDOWS])
 def test_windows(name: str, expected: dict[str, float]) -> None:
-    """Each limit that the account has is a window with the right number; nothing else is."""
+    """Each limit of the account is a window with the right number; nothing else is."""
     shown = {key: window["utilization"] for key, window in first_state(name)["windows"].items()}
     assert {key: utilization for key, utilization in shown.items() if utilization is not None} == expected
 
@@ -97,12 +97,12 @@ MONEY = [
 
 @pytest.mark.parametrize(("name", "expected"), MONEY, ids=[name for name, _ in MONEY])
 def test_money(name: str, expected: tuple[Any, ...]) -> None:
-    """Amounts are in the currency's own unit; nothing that is off reads as spent, nothing else as a limit."""
+    """Amounts are in the currency's own unit; what is off does not look spent, and only a limit looks like one."""
     assert money(first_state(name)) == expected
 
 
 def test_a_used_up_pool_stops_work() -> None:
-    """The dollars that are included in an Enterprise seat are its limit, unless extra usage covers it."""
+    """The dollars included in an Enterprise seat are its limit, unless extra usage covers it."""
     state = first_state("enterprise_budget_cinder_cove")
     assert state["windows"]["pool_cinder_cove"]["limit_reached"] is True
     assert state["windows"]["pool_cinder_cove"]["resets_at"] == "2026-11-28T12:00:00+00:00"
@@ -111,7 +111,7 @@ def test_a_used_up_pool_stops_work() -> None:
 
 
 def test_windows_without_resets() -> None:
-    """A used-up session blocks although nobody says when it ends."""
+    """A used-up session blocks although its end is not known."""
     state = first_state("enterprise_seat_without_resets")
     assert (state["blocked"], state["blocked_until"]) == (True, None)
     assert {window["resets_at"] for window in state["windows"].values()} == {None}
@@ -129,7 +129,7 @@ def test_a_plan_without_limits_is_not_a_fault() -> None:
     ("name", "unknown"),
     [("breakdown_rows", "seven_day_breakdown"), ("kinds_model_scoped_and_session_scoped", "model_scoped")],
 )
-def test_what_is_not_understood_is_logged_once(name: str, unknown: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_unknown_sections_are_logged_once(name: str, unknown: str, caplog: pytest.LogCaptureFixture) -> None:
     """Unknown sections and kinds of limits are in the debug log, one line each, however often they come."""
     caplog.set_level(logging.DEBUG, "claude_usage_mqtt")
     replay(name, until=at("13:00:00"))
@@ -138,14 +138,14 @@ def test_what_is_not_understood_is_logged_once(name: str, unknown: str, caplog: 
 
 
 def test_a_reset_beyond_the_week_is_unknown() -> None:
-    """Of a week that cannot have begun yet, only the percentage is shown."""
+    """Only the percentage of a week that cannot have begun yet is shown."""
     week = first_state("weekly_reset_nine_days_ahead")["windows"]["seven_day"]
     derived = ("resets_at", "elapsed", "pace", "projected", "on_pace", "time_remaining_hours", "limit_at")
     assert {week[key] for key in derived} == {None}
 
 
 def test_a_locked_window_is_used_up() -> None:
-    """A locked session cannot be used at 40 %; the week that locked it says until when."""
+    """A locked session cannot be used although it is at 40 %; the week that locked it says until when."""
     state = first_state("window_locked")
     session = state["windows"]["five_hour"]
     assert (session["locked"], session["limit_reached"], session["on_pace"]) == (True, True, False)
@@ -156,7 +156,7 @@ def test_a_locked_window_is_used_up() -> None:
 
 
 def values(simulation: Simulation, key: str) -> list[tuple[float | None, str | None]]:
-    """Return the utilization and the reset that were published, in order, each change once."""
+    """Return the utilization and the reset that were published, in order, without repetitions."""
     found: list[tuple[float | None, str | None]] = []
     for shown in simulation.shown:
         window = shown.window(key)
@@ -168,7 +168,7 @@ def values(simulation: Simulation, key: str) -> list[tuple[float | None, str | N
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_reset_that_keeps_its_number(seed: int) -> None:
-    """100 % under a new reset is published, without a second event, once another response has said the same."""
+    """100 % under a new reset is published, without a second event, once another response confirms it."""
     simulation = replay("counters_kept_at_scheduled_reset", until=at("12:40:00"), seed=seed)
     shown = [value for value in values(simulation, "seven_day") if value[0] is not None]
     assert shown == [(100.0, "2026-11-25T12:05:00+00:00"), (100.0, "2026-12-02T12:05:00+00:00")]
@@ -182,7 +182,7 @@ def test_a_reset_that_keeps_its_number(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_refill(seed: int) -> None:
-    """A week that is filled up again in its middle: one early reset, thresholds count again, the rate starts over."""
+    """A week that is refilled in the middle is one early reset; thresholds count again, the rate starts over."""
     simulation = replay("refill_same_boundary_weekly", until=at("16:00:00"), seed=seed)
     assert [value for value, _ in values(simulation, "seven_day")] == [73.0, 0.0, 10.0, 80.0, 95.0]
     happened = [(event.event_type, event.threshold) for event in simulation.events if event.window]
@@ -201,8 +201,8 @@ RUNNING = at("06:40:00", day=28)
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("claimed", [RUNNING, RUNNING + timedelta(days=1), at("12:20:00") + timedelta(days=7), None])
-def test_one_near_zero_response_is_no_reset_whatever_its_reset(seed: int, claimed: datetime | None) -> None:
-    """A week cannot be over before its time because of one response: the number stays, and nothing fires."""
+def test_one_near_zero_response_is_not_a_reset_whatever_its_reset(seed: int, claimed: datetime | None) -> None:
+    """One response cannot end a week early: the number stays, and nothing fires."""
     moved = RUNNING + timedelta(days=1) if claimed == RUNNING + timedelta(days=1) else RUNNING
     world = {at("12:00:00"): week(60, RUNNING), at("12:19:59"): week(60, moved), at("12:20:00"): week(0, claimed)}
     simulation = Simulation(sequence(world, (at("12:20:00"),)), at("12:00:00"), make_state(seed))
@@ -214,7 +214,7 @@ def test_one_near_zero_response_is_no_reset_whatever_its_reset(seed: int, claime
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("length", [timedelta(days=7), timedelta(days=5), None])
 def test_a_claimed_reset(seed: int, length: timedelta | None) -> None:
-    """A week that begins anew before its time is published within 90 seconds, with one early reset."""
+    """A week that starts over early is published within 90 seconds, with one early reset."""
 
     def world(now: datetime) -> Any:
         if now < at("12:20:00"):
@@ -245,7 +245,7 @@ def test_a_drifting_reset(seed: int) -> None:
 @pytest.mark.parametrize("days", [5, 7])
 @pytest.mark.parametrize("begins", [0, None])
 def test_a_week_of_five_days(days: int, begins: float | None, *, restarted: bool) -> None:
-    """Once the week before it was seen to end, a week is as long as it is: a day into it, a fifth has passed."""
+    """If the end of the previous week was seen, the true length counts: after a day, a fifth has passed."""
     reset, second = at("12:40:00"), at("12:40:00") + timedelta(days=days)
 
     def world(now: datetime) -> Any:
@@ -267,8 +267,8 @@ def test_a_week_of_five_days(days: int, begins: float | None, *, restarted: bool
     assert [event.event_type for event in simulation.events] == ["reset"]
 
 
-def test_a_week_that_began_unseen_is_taken_as_a_whole_one() -> None:
-    """After days without a reading nobody knows of a reset that was claimed meanwhile: a week has seven days."""
+def test_a_week_whose_beginning_was_not_seen_counts_as_a_whole_one() -> None:
+    """After days without a reading a reset in between is not known: a week has seven days."""
     reset = at("12:40:00")
     entries = {at("12:00:00"): week(80, reset), reset: week(2, reset + timedelta(days=5))}
     simulation = Simulation(sequence(entries), at("12:00:00"), make_state(1))
@@ -280,7 +280,7 @@ def test_a_week_that_began_unseen_is_taken_as_a_whole_one() -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_old_number_under_the_new_reset(seed: int) -> None:
-    """After a reset the old percentage is not shown as the new window's, and no event comes of it."""
+    """After a reset the old percentage is not shown as the new window's, and causes no event."""
     simulation = replay("rollover_old_percent_with_new_reset", until=at("14:10:00"), seed=seed)
     new = [value for value, reset in values(simulation, "five_hour") if reset and "T17:05" in reset]
     assert [value for value in new if value is not None] == [12.0, 80.0]
@@ -293,7 +293,7 @@ def test_the_old_number_under_the_new_reset(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_spike(seed: int) -> None:
-    """100 % in one poll is nothing; 80 % and 100 % that last are published with their events, within 90 seconds."""
+    """100 % in one poll is ignored; 80 % and 100 % that last are published with their events, within 90 seconds."""
     simulation = replay("spike_to_100_in_the_same_window", until=at("14:50:00"), seed=seed, one_poll=(at("13:00:00"),))
     assert [value for value, _ in values(simulation, "five_hour")] == [12.0, 13.0, 80.0, 100.0]
     happened = [(event.event_type, event.threshold) for event in simulation.events if event.window]
@@ -313,10 +313,10 @@ RENAMED = GONE | {"cinder_cove": OPUS["seven_day_opus"]}
 @pytest.mark.parametrize(
     ("before", "after", "stays"),
     [
-        (OPUS | {"cinder_cove": None}, RENAMED, True),  # a code name may be there, as null, long before it is used
+        (OPUS | {"cinder_cove": None}, RENAMED, True),  # a code name may exist, as null, long before it is used
         (OPUS | {"cinder_cove": PLACEHOLDER}, RENAMED, True),
         (OPUS, RENAMED, True),
-        (OPUS, GONE | {"amber_gauge": None}, False),  # and one that still is not used is not another name of a window
+        (OPUS, GONE | {"amber_gauge": None}, False),  # and one that is still unused is not a new name for a window
         (OPUS, GONE | {"amber_gauge": PLACEHOLDER}, False),
         (OPUS, GONE, False),
     ],
@@ -324,7 +324,7 @@ RENAMED = GONE | {"cinder_cove": OPUS["seven_day_opus"]}
 def test_a_window_under_another_name_keeps_its_entities(
     before: dict[str, Any], after: dict[str, Any], *, stays: bool
 ) -> None:
-    """What the API renames is not removed; what it drops is, a day later."""
+    """A window that the API renames is not removed; one that it drops is, a day later."""
     main = week(12, at("06:40:00", day=30))
     world = {at("12:00:00"): main | before, at("13:00:00"): main | after}
     simulation = Simulation(sequence(world), at("12:00:00"), make_state(1))
@@ -335,7 +335,7 @@ def test_a_window_under_another_name_keeps_its_entities(
 @pytest.mark.parametrize("restarted", [False, True])
 @pytest.mark.parametrize(("name", "stays"), [("usage_credits", True), ("member_dashboard_available", False)])
 def test_extra_usage_under_another_name_keeps_its_entities(name: str, *, stays: bool, restarted: bool) -> None:
-    """Extra usage that the API renames is not removed; what it drops is, whatever else it always reports."""
+    """Extra usage that the API renames is not removed; if it drops it, it is, whatever else it always reports."""
     main = week(12, at("06:40:00", day=30)) | {"member_dashboard_available": True}
     money = {"is_enabled": True, "monthly_limit": 2000, "used_credits": 150, "currency": "USD"}
     world = {at("12:00:00"): main | {"extra_usage": money}, at("12:00:30"): main | {"extra_usage": None, name: money}}
@@ -348,7 +348,7 @@ def test_extra_usage_under_another_name_keeps_its_entities(name: str, *, stays: 
 
 
 def test_a_malformed_pool_is_not_gone() -> None:
-    """A pool of dollars whose number cannot be read is shown until it is too old, and blocks no less than before."""
+    """A pool of dollars whose number cannot be read is shown until it is too old, and blocks as before."""
 
     def pool(utilization: object) -> dict[str, Any]:
         section = {"utilization": utilization, "resets_at": None, "limit_dollars": 1000, "used_dollars": None}
@@ -367,7 +367,7 @@ def test_a_malformed_pool_is_not_gone() -> None:
 
 
 def refused(name: str) -> ApiError:
-    """Return the error that a case is."""
+    """Return the error of a case."""
     given = case(name)
     body = given["body"] if isinstance(given["body"], str) else json.dumps(given["body"])
     with pytest.raises(ApiError) as caught:
@@ -387,7 +387,7 @@ def polls_after(name: str, hours: float) -> list[float]:
 
 
 def test_an_organization_without_access() -> None:
-    """The sentence sends nobody to log in again, since that would not help."""
+    """The sentence does not advise logging in again, since that would not help."""
     error = refused("http_401_oauth_not_allowed_for_organization")
     assert error.status == "unauthorized"
     assert "organization" in str(error)
@@ -396,7 +396,7 @@ def test_an_organization_without_access() -> None:
 
 @pytest.mark.parametrize("name", ["http_403_request_not_allowed", "http_403_html_challenge"])
 def test_a_refused_network_is_transient(name: str) -> None:
-    """A VPN, a proxy or a region that is refused is tried again by itself, ever more slowly."""
+    """A refused VPN, proxy or region is tried again automatically, less and less often."""
     error = refused(name)
     assert error.status == "network_error"
     waits = polls_after(name, 1.5)
@@ -411,12 +411,12 @@ def test_a_scope_refusal_without_the_usual_words() -> None:
 
 
 def test_a_retry_after_is_waited_out_with_a_margin() -> None:
-    """3000 s are waited, and 15 minutes more, since many blocks are followed by another one."""
+    """The wait is 3000 s, and 15 minutes more, since many blocks are followed by another one."""
     assert polls_after("http_429_3000", 1.5)[0] == pytest.approx(65, abs=0.1)
 
 
 def test_a_retry_after_of_zero_is_not_a_permission() -> None:
-    """The hourly window is full: at least five minutes pass, then ever more."""
+    """The hourly window is full: at least five minutes pass, then more each time."""
     waits = polls_after("http_429_zero", 3)
     assert waits[0] >= 5
     assert waits[-1] - waits[-2] == pytest.approx(30, abs=0.1)

@@ -1,4 +1,4 @@
-"""`guard`: whether heavy work may start, from retained messages alone; what is not certain is never a yes."""
+"""`guard`: whether heavy work may start, from retained messages alone; only what is certain is a yes."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ SOON, LATER = NOW + timedelta(hours=2), NOW + timedelta(days=2)
 
 
 def window(utilization: float | None, resets_at: datetime | None = SOON, label: str = "Session", **more: Any) -> Any:
-    """Return a window of a state document, as far as it is looked at."""
+    """Return a window of a state document, as far as `guard` reads it."""
     reset = None if resets_at is None else resets_at.isoformat()
     return {"label": label, "utilization": utilization, "resets_at": reset, "locked": False} | more
 
 
 def state(five_hour: float | None = 42, seven_day: float | None = 19, **more: Any) -> dict[str, Any]:
-    """Return a state document, as far as it is looked at."""
+    """Return a state document, as far as `guard` reads it."""
     windows = {"five_hour": window(five_hour), "seven_day": window(seven_day, LATER, "Weekly")}
     document = {"blocked": False, "blocked_until": None, "summary": "Session 42 %.", "windows": windows}
     return document | more
 
 
 def health(*, now: datetime = NOW, fresh: bool = True, **more: Any) -> dict[str, Any]:
-    """Return a health document, as far as it is looked at."""
+    """Return a health document, as far as `guard` reads it."""
     return {"fresh": fresh, "detail": None, "alive_until": (now + timedelta(minutes=8)).isoformat()} | more
 
 
@@ -69,7 +69,7 @@ def asked(document: Any, *, status: bytes = b"online", said: Any = None, **optio
     ],
 )
 def test_the_verdict(document: Any, options: dict[str, Any], expected: int) -> None:
-    """Yes only if it is certain; a limit that is reached is a reason to wait, whatever else is unknown."""
+    """Yes only if it is certain; a reached limit is a reason to wait, whatever else is unknown."""
     assert asked(document, **options) == expected
 
 
@@ -81,18 +81,18 @@ def test_the_verdict(document: Any, options: dict[str, Any], expected: int) -> N
         (b"", {}),
         (b"online", {}),
         (b"online", health(fresh=False, detail="The token has expired.")),
-        (b"online", health(now=NOW - timedelta(minutes=9))),  # nobody was left to say offline
+        (b"online", health(now=NOW - timedelta(minutes=9))),  # no program was left to publish offline
         (b"online", health(alive_until=None)),
     ],
 )
-def test_old_numbers_are_no_answer(status: bytes, said: Any) -> None:
-    """What a service left behind that is gone, stuck, or knows nothing anymore is not believed."""
+def test_old_numbers_are_not_an_answer(status: bytes, said: Any) -> None:
+    """Messages of a service that is gone, stuck, or without current numbers are not believed."""
     assert asked(state(), status=status, said=said) == UNKNOWN
     assert asked(state(blocked=True), status=status, said=said) == UNKNOWN
 
 
 def test_it_says_until_when(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sentence names what is used up and the local time of the last reset that has to be waited for."""
+    """The sentence names what is used up and the local time of the last reset to wait for."""
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
     try:

@@ -30,9 +30,9 @@ from parts.watcher import Watcher
 
 TEMPLATE = Path(app_folder.__file__).parent / "home_assistant_app/config.yaml"
 DEFAULTS = yaml.safe_load(TEMPLATE.read_text(encoding="utf-8").replace("@", ""))["options"]
-"""What a fresh app hands to the program."""
+"""What a new app passes to the program."""
 
-# What the Supervisor takes in an app's config.yaml: a required key, or one of use here; and its types of options
+# What the Supervisor accepts in an app's config.yaml: required keys and those used here, and its option types
 REQUIRED = {"name": str, "version": str, "slug": str, "description": str, "arch": list}
 OPTIONAL = {"url": str, "startup": str, "boot": str, "init": bool, "services": list, "map": list, "timeout": int}
 TYPES = re.compile(r"(str|bool|password|int\(-?\d+,-?\d+\)|list\([^()]+\)|match\(.+\))\??")
@@ -63,7 +63,7 @@ def options_file(folder: Path, options: object) -> Path:
 
 
 def parsed(file: Path) -> dict[str, Any]:
-    """Return what is in a YAML file of the app."""
+    """Return the content of a YAML file of the app."""
     return dict(yaml.safe_load(file.read_text(encoding="utf-8")))
 
 
@@ -82,7 +82,7 @@ def test_the_recipe_writes_everything_that_home_assistant_shows(
 
 
 def test_the_recipe_without_a_folder_says_what_is_missing(tmp_path: Path) -> None:
-    """The app is not printed, nothing else is written to a folder, and a folder that cannot be written is reported."""
+    """The app is not printed, nothing else is written to a folder, and an unwritable folder is reported."""
     with pytest.raises(SettingsError, match="Add the folder"):
         recipe(app_folder.NAME)
     with pytest.raises(SettingsError, match="redirect"):
@@ -93,7 +93,7 @@ def test_the_recipe_without_a_folder_says_what_is_missing(tmp_path: Path) -> Non
 
 
 def test_the_recipe_overwrites_nothing(tmp_path: Path) -> None:
-    """Who names the folder of another project, or of an app with changes of their own, loses nothing."""
+    """The folder of another project, or of a changed app, is not overwritten."""
     (tmp_path / "Dockerfile").write_text("FROM mine")
     with pytest.raises(SettingsError, match="is not empty"):
         recipe(app_folder.NAME, str(tmp_path))
@@ -118,7 +118,7 @@ def test_config_fits_the_supervisors_schema(app: Path) -> None:
     for name, kind in found["schema"].items():
         for each in kind[0].values() if isinstance(kind, list) else [kind]:
             assert TYPES.fullmatch(each), name
-        # the Supervisor takes a list for optional only if its elements are plain and optional
+        # the Supervisor treats a list as optional only if its elements are plain and optional
         first = kind[0] if isinstance(kind, list) else kind
         assert name in found["options"] or (isinstance(first, str) and first.endswith("?")), f"{name} is required"
 
@@ -130,8 +130,8 @@ def test_every_option_is_read_and_explained(app: Path) -> None:
     assert all(each["name"] and each["description"] for each in translations.values())
 
 
-def test_the_icon_has_the_size_that_home_assistant_wants(app: Path) -> None:
-    """A square of 128 pixels."""
+def test_the_icon_has_the_size_that_home_assistant_requires(app: Path) -> None:
+    """It is a square of 128 pixels."""
     content = (app / "icon.png").read_bytes()
     assert content.startswith(b"\x89PNG")
     assert struct.unpack(">II", content[16:24]) == (128, 128)
@@ -151,12 +151,12 @@ def test_the_app_is_the_image_of_the_same_version_started_as_root(app: Path) -> 
 
 
 def read(folder: Path, **options: object) -> dict[str, str]:
-    """Return the variables that these options become."""
+    """Return the variables made from these options."""
     return home_assistant_app.read_options(options_file(folder, DEFAULTS | options))
 
 
 def test_default_options_need_no_login(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fresh app reports no missing login: it waits for what the machines with Claude Code send."""
+    """A new app reports no missing login: it waits for numbers from the machines with Claude Code."""
     for name, value in read(empty).items():
         monkeypatch.setenv(name, value)
     settings = load_settings()
@@ -165,7 +165,7 @@ def test_default_options_need_no_login(empty: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_options_become_settings(tmp_path: Path) -> None:
-    """What somebody types into the form reaches the program; an empty field is as if it was not there."""
+    """The values of the form reach the program; an empty field counts as missing."""
     variables = read(tmp_path, mqtt_tls=True, mqtt_port=8883, mqtt_host="x.example", mqtt_username="", log_level=None)
     wanted = {"MQTT_TLS": "true", "MQTT_PORT": "8883", "MQTT_HOST": "x.example"}
     assert wanted.items() <= variables.items()
@@ -179,7 +179,7 @@ def test_a_login_may_be_in_the_share(tmp_path: Path, folder: str) -> None:
 
 
 @pytest.mark.parametrize("folder", ["../data", "/data", "a/../../data"])
-def test_a_login_is_nowhere_else(tmp_path: Path, folder: str) -> None:
+def test_a_login_may_be_nowhere_else(tmp_path: Path, folder: str) -> None:
     """An option cannot make the app read its own secrets as a login."""
     with pytest.raises(SettingsError, match="share"):
         read(tmp_path, login_folder=folder)
@@ -194,7 +194,7 @@ def test_several_accounts(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [account.label for account in load_settings().accounts()] == ["home", "work"]
 
 
-def test_no_account_of_the_form_is_lost(tmp_path: Path) -> None:
+def test_no_account_in_the_form_is_lost(tmp_path: Path) -> None:
     """Two accounts with one name are reported: neither may silently replace the other."""
     with pytest.raises(SettingsError, match="the name work twice; give each"):
         read(tmp_path, accounts=[{"name": "work", "login_folder": "one"}, {"name": "work", "login_folder": "two"}])
@@ -239,7 +239,7 @@ def test_the_broker_comes_from_the_supervisor(box: Supervisor) -> None:
 
 
 def test_each_reason_to_wait_is_a_sentence(box: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No broker, a refusal and a Supervisor that is not there differ, and say what to do; none shows the token."""
+    """No broker, a refusal and a missing Supervisor have their own sentences with what to do; none shows the token."""
     with pytest.raises(BrokerUnreachable, match="install and start the app Mosquitto broker") as missing:
         home_assistant_app.fetch_broker()
     monkeypatch.setenv(home_assistant_app.URL, "http://127.0.0.1:1")
@@ -252,10 +252,8 @@ def test_each_reason_to_wait_is_a_sentence(box: Supervisor, monkeypatch: pytest.
     assert not any("canary" in str(each.value) for each in (missing, gone, refused))
 
 
-def test_a_supervisor_with_an_error_of_its_own_is_no_missing_broker(
-    box: Supervisor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nobody is sent to install a broker that is there, because the Supervisor could not answer."""
+def test_an_error_of_the_supervisor_is_not_a_missing_broker(box: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is advised to install an existing broker because the Supervisor could not answer."""
     for status in (302, 500, 503):
         monkeypatch.setattr(box, "answer", lambda *_, status=status: (status, {"result": "error", "message": "busy"}))
         with pytest.raises(BrokerUnreachable, match=rf"no usable response about its MQTT broker \(HTTP {status}\)"):
@@ -265,7 +263,7 @@ def test_a_supervisor_with_an_error_of_its_own_is_no_missing_broker(
 def test_a_broker_that_is_installed_later_is_found(
     box: Supervisor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The app may be installed first; it says so once, not at every question."""
+    """The app may be installed first; it says so once, not at every request."""
     ask_again = SimpleNamespace(sleep=lambda _: len(box.requests) < 4 or box.install_broker(1884))
     monkeypatch.setattr(home_assistant_app, "time", ask_again)
     assert home_assistant_app.wait_for_broker()["MQTT_PORT"] == "1884"
@@ -276,7 +274,7 @@ def test_a_broker_that_is_installed_later_is_found(
 def test_a_supervisor_that_answers_slowly_is_asked_again(
     box: Supervisor, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: Fault
 ) -> None:
-    """A busy box does not leave the app waiting for the rest of one response, without a sign of life."""
+    """On a busy box the app does not wait for the rest of one response without a sign of life."""
     box.install_broker(1884)
     endpoint.fault = fault
     monkeypatch.setattr(home_assistant_app, "TIMEOUT", 0.5)
@@ -288,8 +286,8 @@ def test_a_supervisor_that_answers_slowly_is_asked_again(
     assert record.getMessage().startswith("The Supervisor gave no usable response about its MQTT broker")
 
 
-# The whole: a process started like the Supervisor's. The place of the options and the user 1000 belong to the image,
-# whose own test is below.
+# The whole app: a process started as the Supervisor does. The place of the options and the user 1000 belong to the
+# image, which has its own test below.
 
 START = """
 import os, pathlib, sys
@@ -312,7 +310,7 @@ def running_app(home: Path, box: Supervisor, **options: object) -> LoggedProcess
 @needs_mosquitto
 @pytest.mark.skipif(os.name != "posix", reason="an app is a Linux container")
 def test_an_app_waits_for_a_broker_publishes_and_stops(tmp_path: Path) -> None:
-    """Installed before the broker, it is online as soon as there is one, and leaves cleanly."""
+    """Installed before the broker, it is online as soon as there is one, and ends cleanly."""
     with Supervisor() as box, Mosquitto(users={"addons": PASSWORD, "reader": "reader"}) as broker:
         with running_app(tmp_path, box) as process:
             assert box.asked.wait(30)
@@ -337,7 +335,7 @@ def test_an_app_that_waits_is_healthy_and_can_be_stopped(tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can become another user")
-def test_root_is_left_for_good() -> None:
+def test_root_is_given_up_permanently() -> None:
     """After the options have been read nothing runs as root, and nothing can become root again."""
     code = "import os; from claude_usage_mqtt.cli import home_assistant_app; home_assistant_app.drop_privileges(); "
     code += "print(os.getresuid(), os.getresgid(), os.getgroups())"

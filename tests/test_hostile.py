@@ -1,4 +1,4 @@
-"""Whatever anybody sends: only our own errors come out, within bounds, and nothing of it acts on anything."""
+"""Whatever anybody sends: only our own errors come out, within bounds, and nothing of it has an effect."""
 
 import datetime as dt
 import json
@@ -27,7 +27,7 @@ NOW = dt.datetime(2026, 11, 20, 16, 0, tzinfo=dt.UTC)
 
 
 def publish(state: AccountState, now: dt.datetime) -> dict[str, Any]:
-    """Return what the account would publish, as a reader gets it, having seen that it is strict JSON."""
+    """Return what the account would publish, as a reader gets it, after a check that it is strict JSON."""
     found = {topic: json.loads(payload, parse_constant=pytest.fail) for topic, payload in documents(state, now)}
     assert sum(len(json.dumps(document)) for document in found.values()) < 1_000_000
     return found
@@ -46,7 +46,7 @@ CREDENTIALS = {
 
 @given(spoiled(CREDENTIALS).map(json.dumps) | st.text(max_size=300) | values.map(json.dumps))
 def test_no_credentials_file_breaks_it(text: str) -> None:
-    """Any file is credentials or one of our errors, whose sentence quotes nothing of it."""
+    """Any file is credentials or one of our errors, which quotes nothing of it."""
     try:
         found = parse_credentials(text, "the file")
     except CredentialsError as error:
@@ -64,7 +64,7 @@ def test_no_credentials_file_breaks_it(text: str) -> None:
     | values
 )
 def test_no_answer_breaks_what_is_published(answer: Any) -> None:
-    """Any JSON is a usage or our error; what is published of it is strict JSON within bounds, without templates."""
+    """Any JSON is a usage or our error; what is published is strict JSON within bounds, without templates."""
     state = make_state(sources=(OAUTH, STATUSLINE))
     try:
         poll(state, NOW, reading=parse_usage(answer, NOW))
@@ -75,7 +75,7 @@ def test_no_answer_breaks_what_is_published(answer: Any) -> None:
 
 @pytest.mark.parametrize("text", INJECTIONS)
 def test_names_of_the_api_cannot_be_templates_or_topics(text: str) -> None:
-    """A model's name appears as a name alone: no template, topic level or entity id is made of more than its slug."""
+    """A model's name appears only as a name: templates, topic levels and entity ids contain at most its slug."""
     answer = sample_usage(now=NOW, limits=[make_limit("weekly_scoped", 5, None, model="M " + text)], **{text: 1})
     money = {"is_enabled": True, "monthly_limit": 5, "used_credits": 1, "currency": text, "decimal_places": 2}
     state = make_state(sources=(OAUTH, STATUSLINE))
@@ -85,7 +85,7 @@ def test_names_of_the_api_cannot_be_templates_or_topics(text: str) -> None:
 
 
 def assert_harmless(documents: dict[str, Any]) -> None:
-    """See that outside data is only where text is shown."""
+    """Check that outside data is only in texts that are shown."""
     for key, component in documents[TOPICS.config]["components"].items():
         assert re.fullmatch(r"[a-z0-9_]+", key)
         for option, value in component.items():
@@ -119,7 +119,7 @@ LATER = NOW + dt.timedelta(minutes=2)
     (values | st.fixed_dictionaries({"components": st.dictionaries(st.text(max_size=9), values)})).map(json.dumps),
 )
 def test_no_retained_memory_breaks_a_start(memory: str, health: str, state_text: str, config: str) -> None:
-    """Anybody may have written there: the start goes on, what is published is ours, and no wait is without end."""
+    """Anybody may have written there: the start continues, we publish only our own data, and every wait ends."""
     state = make_state(sources=(OAUTH, STATUSLINE))
     retained = {TOPICS.memory: memory, TOPICS.health: health, TOPICS.state: state_text, TOPICS.config: config}
     state.restore({topic: text.encode("utf-8", "replace") for topic, text in retained.items()}, LATER)
@@ -127,7 +127,7 @@ def test_no_retained_memory_breaks_a_start(memory: str, health: str, state_text:
     assert_harmless(publish(state, LATER))
     due = state.polling.policy.due(LATER, state.usage.windows.resets())
     assert due <= LATER + dt.timedelta(hours=26)
-    later = LATER + dt.timedelta(days=8)  # when nothing can be in the future anymore
+    later = LATER + dt.timedelta(days=8)  # when nothing can still be in the future
     answer = sample_usage(now=later, five_hour=50.0)
     for at in (later, later + dt.timedelta(minutes=1)):
         assert len(poll(state, at, reading=parse_usage(answer, at))) < 20
@@ -136,7 +136,7 @@ def test_no_retained_memory_breaks_a_start(memory: str, health: str, state_text:
 
 @given(st.sampled_from(["refresh", "interval", "polling", "fence", "x", *INJECTIONS]), st.binary(max_size=60))
 def test_no_command_breaks_it(name: str, payload: bytes) -> None:
-    """A command does what it is for, or nothing."""
+    """A command does its job, or nothing."""
     state = make_state(sources=(OAUTH, STATUSLINE))
     obey(state, name, payload, NOW)
     published = publish(state, NOW)
@@ -152,7 +152,7 @@ STATUS_LINES = st.fixed_dictionaries(
 
 @given((values | STATUS_LINES).map(lambda message: json.dumps(message).encode()) | st.binary(max_size=300))
 def test_no_status_line_breaks_it(payload: bytes) -> None:
-    """A message with anything in it gives numbers within bounds, or none."""
+    """A message with any content gives numbers within bounds, or none."""
     usage = parse_statusline(payload, NOW)
     if usage is not None:
         state = make_state(sources=(OAUTH, STATUSLINE))
@@ -161,6 +161,6 @@ def test_no_status_line_breaks_it(payload: bytes) -> None:
 
 
 @given(values.map(lambda value: json.dumps({"accounts": value}).encode()) | st.binary(max_size=99))
-def test_no_summary_takes_foreign_topics_away(payload: bytes) -> None:
-    """Of what a former summary says only names that an account can have are believed."""
+def test_no_summary_removes_foreign_topics(payload: bytes) -> None:
+    """From a former summary only names that an account can have are believed."""
     assert all(re.fullmatch(r"[a-z0-9_]{1,40}", name) for name in former_accounts(payload))

@@ -97,7 +97,7 @@ def test_refusals_say_what_to_do() -> None:
     """No login, a wrong password, a topic that may not be written and one that may not be read: each is reported."""
     with Mosquitto(users={"writer": "secret"}, acl="user writer\ntopic readwrite allowed/#\n") as mosquitto:
         for login, said in (
-            ({}, r"wants a login .*; set MQTT_USERNAME and MQTT_PASSWORD\."),
+            ({}, r"requires a login .*; set MQTT_USERNAME and MQTT_PASSWORD\."),
             ({"username": "writer", "password": "wrong"}, "check MQTT_USERNAME and MQTT_PASSWORD"),
         ):
             with pytest.raises(BrokerRefused, match=said), Session(options(mosquitto.port, **login)):

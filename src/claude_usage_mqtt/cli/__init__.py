@@ -1,4 +1,4 @@
-"""The command line: one module a command, each imported only when it is asked for."""
+"""The command line: one module per command, each imported only when needed."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments == ["healthcheck"]:
-        # Asked every minute by the container: nothing else is imported for it.
+        # The container runs this every minute: nothing else is imported for it.
         from claude_usage_mqtt.cli.healthcheck import healthcheck  # noqa: PLC0415
 
         return healthcheck()
     if arguments[:1] == ["statusline"]:
-        # Somebody waits for its line; the parser, which is slow to import, is for mistakes and `--help`.
+        # Somebody waits for its line; the parser, which is slow to import, is only for mistakes and `--help`.
         names, values = arguments[1::2], arguments[2::2]
         are_simple = len(names) == len(values) == len(set(names)) and not any(v.startswith("-") for v in values)
         if are_simple and set(names) <= {"--account", "--then"}:
             from claude_usage_mqtt.cli.statusline import statusline  # noqa: PLC0415
 
             return statusline(**{name[2:]: value for name, value in zip(names, values, strict=True)})
-    # Until a command has been imported, which takes up to half a second, there is nothing to end: Ctrl-C would show
-    # where it hit, and the kernel ignores SIGTERM for process 1, as in a container, unless there is a handler.
+    # Until a command has been imported, which takes up to half a second, there is nothing to clean up: Ctrl-C would
+    # show a traceback, and the kernel ignores SIGTERM for process 1, as in a container, unless there is a handler.
     handle_signals(_end_at_once)
     from claude_usage_mqtt.cli.commands import dispatch  # noqa: PLC0415
 
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def handle_signals(handler: Callable[[int, FrameType | None], object]) -> None:
-    """Handle SIGTERM and Ctrl-C from now on; in the background of a shell Ctrl-C was ignored."""
+    """Handle SIGTERM and Ctrl-C from now on; in the background of a shell, Ctrl-C stays ignored."""
     import signal  # noqa: PLC0415 - `healthcheck` and `statusline` do not wait for this
 
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,4 +1,4 @@
-"""What the service says about the API on the broker: `once` and `check` must not ask while the service may not.
+"""What the service on the broker says about the API: `once` and `check` must not ask while the service may not.
 
 One request too many while the API refuses lengthens the refusal, for the service and for Claude Code. Otherwise their
 requests are not in the service's budget: a person makes them, and the budget leaves 8 of the 28 that the API allows.
@@ -16,7 +16,7 @@ from claude_usage_mqtt.settings.fields import Account, Settings
 from claude_usage_mqtt.untrusted import json_object
 
 WITHIN, QUIET = 3.0, 0.5
-"""Seconds for all of it, and without a message until nothing more is expected: it works without a broker too."""
+"""Seconds for everything, and seconds without a message until no more is expected: it works without a broker too."""
 
 
 def blocks(settings: Settings, accounts: Iterable[Account]) -> dict[str, RateLimited]:

@@ -1,6 +1,6 @@
 """What `watch` shows, and how it looks. What came from the broker is outside data: cleaned here, never markup.
 
-Times are computed from the local clock, so that they run on between two messages.
+Times are computed from the local clock, so that they continue between two messages.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Board:
     healths: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def take(self, message: Message) -> None:
-        """Process a message; what is malformed is ignored, what is empty was removed."""
+        """Process a message; a malformed one is ignored, an empty one removes."""
         parts = message.topic.removeprefix(self.base + "/").split("/")
         if parts == ["status"]:
             self.is_online = message.payload == ONLINE
@@ -111,7 +111,7 @@ def _health(health: dict[str, Any], now: datetime, *, is_current: bool) -> Itera
 
 
 def _window(window: dict[str, Any], now: datetime, options: ConsoleOptions, *, is_current: bool) -> Iterator[Text]:
-    """Yield label, bar and percent; countdown, pace and what it comes to; how serious the API calls it."""
+    """Yield label, bar and percent; countdown, pace and projection; the severity that the API gives."""
     utilization = number(window.get("utilization"), maximum=MAX_UTILIZATION)
     resets_at = parse_instant(window.get("resets_at"))
     hours = number(window.get("duration_hours"), maximum=1000)
@@ -213,7 +213,7 @@ def _countdown(left: timedelta) -> str:
 
 
 def _at(instant: datetime, now: datetime) -> str:
-    """Return the local time of an instant that has passed, with its day unless it is today's."""
+    """Return the local time of an instant that has passed, with its day unless that is today."""
     local = instant.astimezone()
     return f"{local:%H:%M}" if local.date() == now.astimezone().date() else f"{local:%a %H:%M}"
 

@@ -1,4 +1,4 @@
-"""`check`: the whole chain, link by link, a line each: ok, or what to do."""
+"""`check`: the whole chain, one line per link: ok, or what to do."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def check(*, force: bool = False, dump: bool = False) -> int:
 
 
 def _may_append(path: Path | None) -> str | None:
-    """Look whether a line could be added to the log of the numbers, if there is one, and make no file."""
+    """Check whether a line could be added to the log of the numbers, if there is one, without making a file."""
     if path is None:
         return None
     folder = path.parent

@@ -17,8 +17,8 @@ from claude_usage_mqtt.topics import DEFAULT_ACCOUNT, ONLINE
 from claude_usage_mqtt.untrusted import clean_text, json_object
 
 NO_ANNOUNCEMENT = b'{"migrate_discovery": true}'
-"""Home Assistant ignores it, without a line in its log, if it knows no such device; else its entities wait for the
-announcement that is to come. An empty message would remove them, and anything else is logged."""
+"""Home Assistant ignores it, without a line in its log, if it does not know the device; otherwise the entities wait for
+the real announcement. An empty message would remove them, and anything else is logged."""
 
 
 class _NothingCameBack(BrokerRefused):
@@ -60,7 +60,7 @@ class _Checker:
         report.link("reporters", lambda: reporters(session, settings))
 
     def _require_publisher(self) -> None:
-        """Publish to one of our topics that nobody acts on, and wait for it to come back."""
+        """Publish to one of our topics without consequences, and wait for the message to come back."""
         topic, nonce = self._probe, secrets.token_hex(8).encode()
         refused = self._session.subscribe([topic])
         try:
@@ -68,7 +68,7 @@ class _Checker:
             is_back = not refused and comes_back(self._session, topic, nonce)
         except BrokerRefused as error:
             raise BrokerRefused(f"{str(error).partition(';')[0]}; {remedy(self._settings)}.") from None
-        except BrokerUnreachable as error:  # older Mosquittos disconnect at what they do not allow
+        except BrokerUnreachable as error:  # older Mosquittos disconnect after forbidden messages
             raise BrokerUnreachable(
                 f"{str(error).removesuffix('.')} as {topic} was published; {remedy(self._settings)}."
             ) from None
@@ -78,8 +78,8 @@ class _Checker:
             raise _NothingCameBack(f"{what}; {remedy(self._settings)}.")
 
     def _look_for_lesser_rights(self, error: ClaudeUsageError) -> None:
-        """Say what this user may do if it cannot be the publisher's because of an error."""
-        # A user that may write everything with MQTT 5 is a publisher's, whatever else is wrong with it.
+        """Say what this user may do if an error shows that it cannot be the publisher's."""
+        # With MQTT 5, a user that may write everything is a publisher's, whatever else is wrong.
         is_publisher = isinstance(error, _NothingCameBack) and self._session.version == "5"
         try:
             found = None if is_publisher else lesser_rights(self._settings)
@@ -93,7 +93,7 @@ class _Checker:
             self._report.skip(name, "not checked: publishing does not work")
 
     def _connects_as_service(self) -> str | None:
-        """Connect with the configured client id, unless a service has it: that would be thrown out."""
+        """Connect with the configured client id, unless a service uses it: that would be disconnected."""
         if self._settings.mqtt_client_id is None:
             return None
         status = f"{self._settings.mqtt_base_topic}/status"
@@ -103,7 +103,7 @@ class _Checker:
             return f"connected as {self._settings.mqtt_client_id}"
 
     def _may_retain(self) -> str:
-        """Let the broker retain a message, ask for it again, and remove it."""
+        """Have the broker retain a message, read it back, and remove it."""
         topic, nonce = self._probe, secrets.token_hex(8).encode()
         try:
             self._session.publish(Message(topic=topic, payload=nonce, retain=True))
@@ -125,7 +125,7 @@ class _Checker:
         missing: list[str] = []
         for place in places:
             message = Message(topic=place.config, payload=found.get(place.config, b""), retain=True)
-            # What is retained already is published again, which changes nothing.
+            # An already retained announcement is published again, which changes nothing.
             if announced_by(message.payload) != place.status:
                 message = Message(topic=place.config, payload=NO_ANNOUNCEMENT)
                 missing.append(place.account)
@@ -141,7 +141,7 @@ class _Checker:
         return f"announced under {folder}/, last known: {states}"
 
     def _is_accepted(self, message: Message) -> bool:
-        """Publish; whether the broker accepts it, and, with MQTT 3.1.1, gives it back."""
+        """Publish; return whether the broker accepts it, and, with MQTT 3.1.1, sends it back."""
         try:
             self._session.publish(message)
             return self._session.version == "5" or comes_back(self._session, message.topic, message.payload)

@@ -21,7 +21,7 @@ from claude_usage_mqtt.usage.reading import REPORTER
 
 
 def other_instance(session: Session, settings: Settings) -> None:
-    """Raise NotChecked if another instance publishes these accounts; without any that is not worth a line."""
+    """Raise NotChecked if another instance publishes these accounts; if none does, there is no line."""
     address = settings.broker().address
     if publishes_here(settings.mqtt_base_topic, address):
         return
@@ -41,9 +41,9 @@ def other_instance(session: Session, settings: Settings) -> None:
 
 
 def reporters(session: Session, settings: Settings) -> str | None:
-    """Return what is known of the reporters; without any that is worth a line only if they were asked for.
+    """Return what is known of the reporters; if there are none, there is a line only if they are selected.
 
-    That none can be asked is a fault only if none is asleep.
+    If none can be asked, that is a failure only if none is asleep.
     """
     if REPORTER not in settings.sources:
         return None
@@ -80,9 +80,9 @@ def reporters(session: Session, settings: Settings) -> str | None:
 
 
 def _last_status(machine: str, health: bytes | None, now: datetime) -> str:
-    """Return how a machine's last answer for an account was; `ok` if no service that is alive says anything else."""
+    """Return the status of a machine's last answer for an account; `ok` unless a running service says otherwise."""
     reporters = json_object(health).get("reporters") if alive_until(health, now) is not None else None
-    for each in reporters if isinstance(reporters, list) else ():
-        if isinstance(each, dict) and each.get("machine") == machine:
-            return clean_text(each.get("status")) or USABLE
+    for reporter in reporters if isinstance(reporters, list) else ():
+        if isinstance(reporter, dict) and reporter.get("machine") == machine:
+            return clean_text(reporter.get("status")) or USABLE
     return USABLE

@@ -19,7 +19,7 @@ class Report:
         self._errors: list[ClaudeUsageError] = []
 
     def link(self, name: str, examine: Callable[[], str | None]) -> ClaudeUsageError | None:
-        """Examine one link of the chain; return what is wrong with it. What is None is not worth a line."""
+        """Examine one link of the chain; return what is wrong with it. None prints no line."""
         try:
             found = examine()
         except ClaudeUsageError as error:

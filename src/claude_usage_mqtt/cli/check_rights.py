@@ -14,8 +14,8 @@ from claude_usage_mqtt.topics import ReporterTopics
 from claude_usage_mqtt.usage.reading import STATUSLINE
 
 ANSWER_WITHIN, QUIET = 3.0, 0.5
-"""Seconds for the broker to give back what was published, and without a message after which all that was retained has
-come."""
+"""Seconds for the broker to send back what was published, and seconds without a message after which all retained ones
+have come."""
 
 
 def comes_back(session: Session, topic: str, payload: bytes, *, retained: bool = False) -> bool:
@@ -32,13 +32,13 @@ def retained(session: Session, wanted: list[str]) -> dict[str, bytes]:
         refused = session.subscribe(wanted)
         if not refused:
             return {message.topic: message.payload for message in session.collect(QUIET, ANSWER_WITHIN)}
-    except BrokerUnreachable:  # older Mosquittos disconnect at a discovery message that they do not allow
+    except BrokerUnreachable:  # older Mosquittos disconnect after a forbidden discovery message
         raise NotChecked("not checked: the connection was lost") from None
     raise NotChecked(f"not checked: this user may not read {', '.join(refused)}")
 
 
 def lesser_rights(settings: Settings) -> str | None:
-    """Return what this user may do without being the publisher's; None if it may neither report nor send.
+    """Return what this user may do although it is not the publisher's; None if it may neither report nor send.
 
     Raises BrokerRefused if it may not send the status line, and `CLAUDE_SOURCE` selects that.
     """
@@ -82,7 +82,7 @@ def _place(settings: Settings) -> ReporterTopics | None:
 
 
 def _may_report(settings: Settings, topic: str) -> bool:
-    """Whether this machine's answers arrive under their topic: a reporter's login needs little more."""
+    """Whether this machine's answers arrive at their topic: a reporter's login needs little more."""
     nonce = secrets.token_hex(8).encode()
     try:
         with Session(settings.broker()) as session:
@@ -96,7 +96,7 @@ def _may_report(settings: Settings, topic: str) -> bool:
 def _may_send(settings: Settings, topic: str) -> bool | None:
     """Return whether this user may write a status line's topic; None if that cannot be seen.
 
-    An empty message says nothing to a publisher, and is not retained.
+    An empty message means nothing to a publisher, and is not retained.
     """
     try:
         with Session(settings.broker()) as session:
@@ -104,11 +104,11 @@ def _may_send(settings: Settings, topic: str) -> bool | None:
                 session.subscribe([topic])
             session.publish(Message(topic=topic, payload=b""))
             return True if session.version == "5" or comes_back(session, topic, b"") else None
-    except (BrokerRefused, BrokerUnreachable):  # older Mosquittos disconnect at what they do not allow
+    except (BrokerRefused, BrokerUnreachable):  # older Mosquittos disconnect after forbidden messages
         return False
 
 
 def remedy(settings: Settings) -> str:
-    """Return what to do about a user that may do none of it."""
+    """Return what to do about a user that may do neither."""
     needed = f"allow this user to read and write {settings.mqtt_base_topic}/#"
     return needed if _place(settings) else f"{needed}, or set MACHINE_NAME if this is a reporter's login"

@@ -1,4 +1,4 @@
-"""The part of `check` about an account's sources: each is tried by itself, so that a second one hides no fault."""
+"""The part of `check` about an account's sources: each is tried by itself, so that a second one hides no failure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check_sources(
 ) -> None:
     """Try each selected source of an account; `blocked` says why the API must not be asked now.
 
-    What the API answers is added to `responses`, understood or not.
+    The API's answers are added to `responses`, understood or not.
     """
     end, login = suffix(account), account.login
     sends = {
@@ -61,7 +61,7 @@ def check_sources(
 
 
 def suffix(account: Account) -> str:
-    """Return what the names of an account's links end with."""
+    """Return the end of the names of an account's links."""
     return "" if account.label is None else f" {account.id}"
 
 

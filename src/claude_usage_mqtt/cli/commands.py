@@ -74,7 +74,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _percent(text: str) -> float:
-    """Return a percentage; raises ArgumentTypeError, whose words argparse shows."""
+    """Return a percentage; raises ArgumentTypeError, whose text argparse shows."""
     with contextlib.suppress(ValueError):
         percent = float(text.removesuffix("%"))
         if 0 < percent <= 100:
@@ -106,14 +106,14 @@ def dispatch(arguments: list[str]) -> int:
     try:
         module = importlib.import_module("claude_usage_mqtt.cli." + name)
         handle_signals(_interrupt)
-        return int(getattr(module, name)(**options))  # both are named like the command
+        return int(getattr(module, name)(**options))  # both have the command's name
     except ClaudeUsageError as error:
         print(f"claude-usage-mqtt: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt as end:
         return 128 + int(end.args[0])
     except BrokenPipeError:
-        # whoever read our output has left; nothing more can be said, not even when the interpreter ends
+        # the reader of our output has left; nothing more can be written, not even when the interpreter ends
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -132,5 +132,5 @@ def _place(fault: Exception) -> str:
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
-    """Unwind: connections are closed, and what the command started ends. What runs for long has its own handler."""
+    """Unwind: connections are closed, and what the command started ends. Long runs have their own handler."""
     raise KeyboardInterrupt(number)

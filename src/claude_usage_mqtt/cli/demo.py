@@ -1,4 +1,4 @@
-"""`demo`: the real service against a simulated account over real HTTP, in time that runs faster."""
+"""`demo`: the real service with a simulated account over real HTTP, in accelerated time."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ SIMULATED: dict[str, Any] = {
     "poll_interval": 300,
     "usage_log": None,
 }
-"""Settings for the simulated account, whatever a person has set."""
+"""Settings for the simulated account, whatever the user has set."""
 
 OWN_BROKER: dict[str, Any] = {
     "mqtt_host": "127.0.0.1",
     "mqtt_transport": "tcp",
-    "mqtt_protocol": "3.1.1",  # all it speaks; to 5 it says nothing, and we would wait
+    "mqtt_protocol": "3.1.1",  # it speaks nothing else; to 5 it would not answer, and we would wait
     "mqtt_tls": False,
     **dict.fromkeys(["mqtt_tls_ca", "mqtt_tls_cert", "mqtt_tls_key"]),
     **dict.fromkeys(["mqtt_username", "mqtt_password", "mqtt_password_file"]),
@@ -58,7 +58,7 @@ def demo() -> int:
         if named.mqtt_host is None:
             given |= OWN_BROKER | {"mqtt_port": parts.enter_context(EmbeddedBroker()).port}
         else:
-            # A broker that others use: nothing real may be overwritten, and nothing may stay.
+            # A broker that others use: nothing real may be overwritten, and nothing may remain.
             given["mqtt_base_topic"], account = f"{named.mqtt_base_topic}-demo", "demo"
         settings = Settings(**{**named.model_dump(), **given})
         if account != DEFAULT_ACCOUNT:

@@ -16,7 +16,7 @@ from claude_usage_mqtt.usage.reading import MAX_UTILIZATION, stops_all_work
 from claude_usage_mqtt.usage.standing import clock_time
 
 WITHIN, QUIET = 10.0, 1.0
-"""Seconds for all retained messages, and without one until nothing more is expected."""
+"""Seconds for all retained messages, and seconds without one until no more is expected."""
 
 YES, WAIT, UNKNOWN = 0, 9, 10
 """Exit statuses."""
@@ -60,7 +60,7 @@ def guard(*, account: str | None, window: str | None, below: float | None) -> in
 
 
 def _others(session: Session, place: Topics) -> list[str]:
-    """Return the accounts that are published: one that was misspelled is not a service that is gone."""
+    """Return the accounts that are published: a misspelled account is not a service that is gone."""
     session.subscribe([place._replace(account="+").health])
     names = {message.topic.split("/")[-2] for message in session.collect(QUIET, WITHIN) if message.payload}
     return sorted(name for name in names if slug(name) == name)[:10]
@@ -84,7 +84,7 @@ def decide(
     window: str | None = None,
     below: float | None = None,
 ) -> Verdict:
-    """Return the verdict on retained messages, which are untrusted: what is not certain is not known.
+    """Return the verdict on retained messages, which are untrusted: what is not certain counts as unknown.
 
     Wait if the account is blocked, or the `window` (without it: the session, the week, or a pool of dollars) has
     reached its limit, or `below` percent.
@@ -98,14 +98,14 @@ def decide(
     if window is not None and window not in windows:
         known = ", ".join(windows) or "none"
         return Verdict(UNKNOWN, f"Nothing is known of the window {window}; known windows: {known}.")
-    looked_at = [each for key, each in windows.items() if (key == window if window else stops_all_work(key))]
-    full = [each for each in looked_at if each.is_full(100.0 if window and below is None else below)]
+    looked_at = [numbers for key, numbers in windows.items() if (key == window if window else stops_all_work(key))]
+    full = [numbers for numbers in looked_at if numbers.is_full(100.0 if window and below is None else below)]
     if full:
-        names = ", ".join(f"{each.label} {each.utilization:g} %" for each in full)
-        return _wait(names, [each.resets_at for each in full], now)
+        names = ", ".join(f"{numbers.label} {numbers.utilization:g} %" for numbers in full)
+        return _wait(names, [numbers.resets_at for numbers in full], now)
     is_certain = window is not None or state.get("blocked") is False
     if window is not None or below is not None:
-        is_certain = is_certain and bool(looked_at) and all(each.utilization is not None for each in looked_at)
+        is_certain = is_certain and bool(looked_at) and all(numbers.utilization is not None for numbers in looked_at)
     if not is_certain:
         return Verdict(UNKNOWN, "The usage is not completely known.")
     summary = clean_text(state.get("summary"), 200)
@@ -113,7 +113,7 @@ def decide(
 
 
 def _not_current(status: bytes, health: dict[str, Any], now: datetime) -> str | None:
-    """Return why the retained numbers must not be believed, None if they may."""
+    """Return why the retained numbers must not be believed, None if they may be."""
     if not status and not health:
         return "No data on the broker; is the service running?"
     if status != ONLINE:
@@ -128,7 +128,7 @@ def _not_current(status: bytes, health: dict[str, Any], now: datetime) -> str | 
 
 
 def _windows(state: dict[str, Any], now: datetime) -> dict[str, _Window]:
-    """Return the windows whose reset has not passed: what was published of the others is over."""
+    """Return the windows whose reset has not passed: the numbers of the others are over."""
     windows = state.get("windows")
     found = {
         key: _Window(
@@ -144,7 +144,7 @@ def _windows(state: dict[str, Any], now: datetime) -> dict[str, _Window]:
 
 
 def _wait(why: str, resets: list[datetime | None], now: datetime) -> Verdict:
-    """Return that one has to wait until the last of the resets, if all are known."""
+    """Return the verdict to wait until the last of the resets, if all are known."""
     known = [reset for reset in resets if reset is not None and reset > now]
     until = f" Wait until {clock_time(max(known), now)}." if known and len(known) == len(resets) else ""
     return Verdict(WAIT, f"{why}.{until or ' It is not known until when.'}")

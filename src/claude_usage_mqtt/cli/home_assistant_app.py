@@ -28,12 +28,12 @@ from claude_usage_mqtt.service.liveness import BEAT_EVERY, Liveness
 from claude_usage_mqtt.untrusted import json_object
 
 ASK_EVERY = BEAT_EVERY
-"""Seconds between two questions for a broker, which may be installed hours later; each is also a sign of life."""
+"""Seconds between requests for a broker, which may be installed hours later; each is also a sign of life."""
 
 TOKEN = "SUPERVISOR_TOKEN"  # noqa: S105 - the name of a variable
 OTHER_TOKEN = "HASSIO_TOKEN"  # noqa: S105 - an older name of the same variable; the Supervisor still sets both
 URL = "SUPERVISOR_URL"
-"""Set in tests only; the Supervisor's own containers reach it under a fixed name."""
+"""Set only in tests; the Supervisor's own containers reach it under a fixed name."""
 
 SUPERVISOR = "http://supervisor"
 OPTIONS = Path("/data/options.json")
@@ -67,7 +67,7 @@ log = logging.getLogger(__name__)
 def prepare() -> None:
     """Put the app's options and the broker's login into the environment, as the image's user.
 
-    Waits for a broker as long as it takes; SIGTERM and SIGINT are an orderly end meanwhile. Raises SettingsError.
+    Waits for a broker as long as it takes; SIGTERM and SIGINT end that cleanly. Raises SettingsError.
     """
     handle_signals(_stop)
     options = read_options(OPTIONS)
@@ -124,10 +124,10 @@ def _logins(options: Mapping[str, Any]) -> dict[str, str]:
     folder, accounts = options.get("login_folder"), options.get("accounts")
     if accounts:
         folders: dict[str, str | None] = {}
-        for each in accounts:
-            if each["name"] in folders:
-                raise SettingsError(f"accounts has the name {each['name']} twice; give each account its own.")
-            folders[each["name"]] = _in_share(each.get("login_folder"))
+        for account in accounts:
+            if account["name"] in folders:
+                raise SettingsError(f"accounts has the name {account['name']} twice; give each account its own.")
+            folders[account["name"]] = _in_share(account.get("login_folder"))
         source = WITH_LOGIN if any(folders.values()) else WITHOUT_LOGIN
         return {"CLAUDE_ACCOUNTS": json.dumps(folders), "CLAUDE_SOURCE": source}
     if folder:
@@ -136,7 +136,7 @@ def _logins(options: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _in_share(folder: str | None) -> str | None:
-    """Return the path of a folder in Home Assistant's share, which is all that is mounted."""
+    """Return the path of a folder in Home Assistant's share, the only one that is mounted."""
     if not folder:
         return None
     parts = PurePosixPath(folder.replace("\\", "/").removeprefix(f"{SHARE}/")).parts
@@ -146,12 +146,12 @@ def _in_share(folder: str | None) -> str | None:
 
 
 def drop_privileges() -> None:
-    """Become the image's user for good, if this process is root."""
+    """Become the image's user permanently, if this process is root."""
     if os.name == "posix" and os.geteuid() == 0:
         os.setgroups([])
         os.setgid(USER)
         os.setuid(USER)
-        os.environ["HOME"] = "/"  # root's is not ours anymore, and this user has none
+        os.environ["HOME"] = "/"  # root's is no longer ours, and this user has none
 
 
 def fetch_broker() -> dict[str, str]:
@@ -181,10 +181,10 @@ def fetch_broker() -> dict[str, str]:
 
 
 def _ask_supervisor() -> tuple[int, bytes]:
-    """Return the status and the body of the response. No redirect is followed: it would take the token along."""
+    """Return the status and the body of the response. Redirects are not followed: they would pass the token on."""
     address = urlsplit(os.environ.get(URL) or SUPERVISOR)
     connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=TIMEOUT)
-    # The connection's own limit starts anew with each byte.
+    # The connection's own limit restarts with each byte.
     deadline = threading.Timer(TIMEOUT, _cut, [connection])
     deadline.daemon = True
     deadline.start()
@@ -200,5 +200,5 @@ def _ask_supervisor() -> tuple[int, bytes]:
 
 
 def _cut(connection: http.client.HTTPConnection) -> None:
-    with contextlib.suppress(AttributeError, OSError):  # there is no connection yet, or not any longer
+    with contextlib.suppress(AttributeError, OSError):  # there is no connection yet, or no longer one
         connection.sock.shutdown(socket.SHUT_RDWR)

@@ -56,13 +56,13 @@ def once(*, as_json: bool, force: bool = False) -> int:
 
 
 def _ask(account: str, source: PolledSource, blocked: RateLimited | None) -> Reading | None:
-    """Return what a source has, None if that is nothing new; `blocked` says why it must not be asked."""
+    """Return a source's reading, None if there is nothing new; `blocked` says why it must not be asked."""
     if blocked is not None:
         raise blocked
     require_answer(source, source.login)
     result = source.poll(account, SystemClock(), may_retry=True)
     if result.error is not None:
-        raise with_other_sources(result.error, result.source)  # this may be the first request that was ever made
+        raise with_other_sources(result.error, result.source)  # this may be the first request ever
     return result.reading
 
 
@@ -92,7 +92,7 @@ def table(document: dict[str, Any]) -> str:
 
 
 def _answer(document: dict[str, Any]) -> list[str]:
-    """Return whether one can work now, when that was known, and the summary."""
+    """Return whether one can work now, as of when, and the summary."""
     until = _weekday_and_time(document["blocked_until"])
     words = {True: "Blocked" + (f" until {until}" if until else ""), False: "Not blocked"}
     read_at = _weekday_and_time(document["updated_at"])

@@ -12,11 +12,11 @@ from claude_usage_mqtt.untrusted import slug
 
 
 def recipe(name: str | None, folder: str | None = None, account: str | None = None) -> int:
-    """Print a recipe as it is, or a line about each; raises SettingsError for an unknown name."""
-    abouts = {each: known.about for each, known in RECIPES.items()} | {app_folder.NAME: app_folder.ABOUT}
+    """Print a recipe unchanged, or a line about each; raises SettingsError for an unknown name."""
+    abouts = {key: known.about for key, known in RECIPES.items()} | {app_folder.NAME: app_folder.ABOUT}
     if name is None:
-        for each, about in abouts.items():
-            print(f"{each:<22} {about}")
+        for key, about in abouts.items():
+            print(f"{key:<22} {about}")
         return 0
     if name == app_folder.NAME:
         return _write_app(folder)
@@ -45,7 +45,7 @@ def _write_app(folder: str | None) -> int:
 
 def _unknown(name: str, known: list[str]) -> SettingsError:
     near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6)
-    near = near or [each for each in known if name and name.lower() in each]
+    near = near or [recipe for recipe in known if name and name.lower() in recipe]
     either = " or ".join(filter(None, [", ".join(near[:-1]), *near[-1:]]))
     remedy = f"did you mean {either}?" if near else "'claude-usage-mqtt recipe' lists them."
     return SettingsError(f"Unknown recipe {name}; {remedy}")

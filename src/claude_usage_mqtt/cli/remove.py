@@ -22,13 +22,13 @@ from claude_usage_mqtt.untrusted import json_object
 from claude_usage_mqtt.usage.standing import clock_time
 
 QUIET, WITHIN = 1.0, 15.0
-"""Seconds without a message after which all retained ones have come, and at most for all of them."""
+"""Seconds without a message after which all retained ones have come, and the limit for all of them."""
 
 
 def remove() -> int:
     """Empty our retained topics and say which; raises SettingsError while a publisher would fill them again.
 
-    What it announced under a prefix that it does not use anymore is removed while it runs.
+    Announcements under a prefix that it no longer uses are removed even while it runs.
     """
     settings = load_settings()
     with Session(settings.broker()) as session:
@@ -49,7 +49,7 @@ def remove() -> int:
             print(
                 f"A reporter still runs ({topic} says online); stop it, or it announces itself again.", file=sys.stderr
             )
-        # Home Assistant removes the entities first, then what they showed.
+        # Home Assistant's entities go first, then what they showed.
         for topic in sorted(ours, key=lambda topic: not topic.endswith("/config")):
             session.publish(Message(topic=topic, payload=b"", retain=True))
             print(f"removed {topic}")
@@ -74,7 +74,7 @@ def _of_accounts(base: str, kind: str, found: Mapping[str, bytes]) -> list[bytes
 
 
 def _left_behind(settings: Settings, found: Mapping[str, bytes], ours: list[str]) -> list[str]:
-    """Return the announcements under our prefix if the publisher that is alive has another one."""
+    """Return the announcements under our prefix if the running publisher has another one."""
     memories = _of_accounts(settings.mqtt_base_topic, "memory", found)
     announced = [json_object(memory).get("discovery_topic") for memory in memories]
     prefix = f"{settings.homeassistant_prefix}/device/"
@@ -99,14 +99,14 @@ def _machines(health: bytes | None) -> Iterable[str]:
     """Return the machines that a health document names, untrusted."""
     reporters = json_object(health).get("reporters")
     names = [
-        each.get("machine") for each in (reporters if isinstance(reporters, list) else ()) if isinstance(each, dict)
+        entry.get("machine") for entry in (reporters if isinstance(reporters, list) else ()) if isinstance(entry, dict)
     ]
     return [name for name in names if isinstance(name, str) and MACHINE.fullmatch(name)]
 
 
 def _exact(settings: Settings, accounts: Iterable[str]) -> list[str]:
     places = [settings.topics(name) for name in dict.fromkeys(accounts)]
-    return [topic for each in places for topic in (each.config, each.state, each.health, each.memory, each.statusline)]
+    return [topic for own in places for topic in (own.config, own.state, own.health, own.memory, own.statusline)]
 
 
 def _collect(session: Session, filters: list[str]) -> dict[str, bytes]:

@@ -79,10 +79,10 @@ def make_service(settings: Settings, clock: Clock, accounts: tuple[Account, ...]
 def instance_of(settings: Settings, broker: str) -> str:
     """Return what distinguishes this installation from others, also after its container was re-created.
 
-    The host name of a container is a new one then. Two services with one MQTT_CLIENT_ID cannot be connected.
+    Its host name changes then. Two services with one MQTT_CLIENT_ID cannot both be connected.
     """
     name = settings.machine_name or settings.mqtt_client_id or platform.node()
-    # The same machine is the same instance, restarted; unless that one still runs.
+    # The same machine is the same instance, restarted, unless that one is still running.
     if publishes_here(settings.mqtt_base_topic, broker):
         name += f" {os.getpid()}"
     return hashlib.sha256(name.encode()).hexdigest()[:8]

@@ -1,7 +1,7 @@
-"""`statusline`: Claude Code's status-line command. Prints the usage in one line and hands it to the broker.
+"""`statusline`: Claude Code's status-line command. Prints the usage in one line and publishes it.
 
-It is started several times a minute and whoever works waits for its line: until that is printed only what the line
-needs is imported, and publishing happens in a separate process.
+It is started several times a minute, and people wait for its line: until that is printed, only what the line needs is
+imported, and publishing happens in a separate process.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from claude_usage_mqtt.cli import handle_signals
 from claude_usage_mqtt.sources.rate_limits import SPEND_LIMIT, Limit, Mark, parse_limits
 from claude_usage_mqtt.untrusted import json_object, slug
 
-TYPE_CHECKING = False  # typing itself is not worth importing here
+TYPE_CHECKING = False  # typing itself is too slow to import here
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ DEFAULT_ACCOUNT = "default"
 
 NAMES = (("five_hour", "5h"), ("seven_day", "7d"))
 WARNING, CRITICAL = 75, 90
-"""Percent from which on a number is yellow, and red; events have their own settings."""
+"""Percent at which a number becomes yellow, and red; events have their own settings."""
 YELLOW, RED, PLAIN = "\x1b[33m", "\x1b[31m", "\x1b[0m"
 TRY = "'claude-usage-mqtt statusline --help' shows how to try it"
 SIGNS = {"↻": "reset", "·": "|", "–": "-"}  # noqa: RUF001 - a dash means an unknown number
@@ -53,7 +53,7 @@ def statusline(account: str | None = None, then: str | None = None) -> int:
     limits = parse_limits(document.get("rate_limits"), now, now)
     if then is not None:
         return _run_other(then, data, lambda: _hand_over(document, limits, account, now))
-    if not limits and sys.stderr is not None and sys.stderr.isatty():  # a person tries it: Claude Code reads a pipe
+    if not limits and sys.stderr is not None and sys.stderr.isatty():  # a person is trying it: Claude Code reads a pipe
         print(f"claude-usage-mqtt: the input has no usable rate_limits; {TRY}.", file=sys.stderr)
     _print(line(limits, now, in_color=_has_colors(sys.stdout, os.environ)))
     _hand_over(document, limits, account, now)
@@ -95,7 +95,7 @@ def countdown(left: timedelta) -> str:
 
 
 def _percent(limit: Limit, *, in_color: bool) -> str:
-    # below the limit it never says 100, however near
+    # below the limit it never says 100, however close
     percent = round(limit.percent) if limit.percent >= 100 else min(99, round(limit.percent))
     color = RED if percent >= CRITICAL else YELLOW if percent >= WARNING else ""
     return f"{color}{percent}%{PLAIN}" if in_color and color else f"{percent}%"
@@ -120,7 +120,7 @@ def _print(text: str) -> None:
     try:
         print(text, flush=True)
     except (OSError, ValueError):
-        # whoever read our output has gone; the interpreter must not complain about it when it ends
+        # the reader of our output has gone; the interpreter must not complain about that when it ends
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

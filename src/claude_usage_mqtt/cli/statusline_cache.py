@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_SESSIONS = 100
-"""Sessions that are remembered; the ones not seen for the longest time go first."""
+"""Sessions that are remembered; those not seen for the longest time are dropped first."""
 
 MAX_RECORD = 4096
 """Bytes; a record has about 250."""
 
 LIFE = 8.0
-"""Seconds after which the process that publishes ends, whatever it hangs in."""
+"""Seconds after which the publishing process ends, wherever it hangs."""
 
 
 def cache_folder(environment: Mapping[str, str], platform: str = sys.platform) -> Path:
@@ -70,7 +70,7 @@ def write_file(file: Path, content: bytes) -> bool:
 
 
 def note_session(folder: Path, mark: Mark, limits: Mapping[str, Limit], now: datetime) -> tuple[datetime, bool | None]:
-    """Return when a session's numbers were read, and whether it is certain that they are a response's of just now.
+    """Return when a session's numbers were read, and whether they certainly come from a response just now.
 
     When a session is first seen its numbers may be hours old, so that is not certain: after `/clear` a terminal has
     another session, which begins with the numbers of the one before and is as old. Without a session's id it is not
@@ -127,7 +127,7 @@ def _forget_oldest(folder: Path) -> None:
 
 
 def _age(file: Path) -> float:
-    """Return seconds since a file was written; endless if that cannot be said."""
+    """Return seconds since a file was written; infinite if that is not known."""
     try:
         age = time.time() - file.stat().st_mtime
     except OSError:
@@ -136,7 +136,7 @@ def _age(file: Path) -> float:
 
 
 class PendingReading:
-    """What is to be handed over for an account, and whose turn it is."""
+    """The message to publish for an account, and which process may do it."""
 
     def __init__(self, account: str, folder: Path) -> None:
         self.account = account
@@ -146,7 +146,7 @@ class PendingReading:
         self._lock = folder / f"statusline-{account}.lock"
 
     def read(self) -> bytes:
-        """Return the message of the last time; empty if there is none that can be read."""
+        """Return the last message; empty if no readable one exists."""
         return read_file(self._file)
 
     def write(self, message: bytes) -> bool:
@@ -154,19 +154,19 @@ class PendingReading:
         return write_file(self._file, message)
 
     def note_sent(self, message: bytes) -> None:
-        """Note that the broker has taken a message."""
+        """Note that the broker has accepted a message."""
         write_file(self._sent, message)
 
     def is_sent(self, message: bytes) -> bool:
-        """Whether the broker has taken this message."""
+        """Whether the broker has accepted this message."""
         return read_file(self._sent) == message
 
     def age(self) -> float:
-        """Return seconds since the message was written; endless if that cannot be said."""
+        """Return seconds since the message was written; infinite if that is not known."""
         return _age(self._file)
 
     def claim(self) -> bool:
-        """Return whether it is now ours to do; a claim older than any process can become is void."""
+        """Return whether this process may do it now; a claim older than any process can become is void."""
         if _age(self._lock) > LIFE + 2:
             self.release()
         try:
@@ -176,6 +176,6 @@ class PendingReading:
         return True
 
     def release(self) -> None:
-        """Let the next one do it."""
+        """Let the next process do it."""
         with contextlib.suppress(OSError):
             self._lock.unlink()

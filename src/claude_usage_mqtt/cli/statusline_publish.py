@@ -1,7 +1,7 @@
-"""The status line's numbers on their way to the broker, in a separate process that nobody waits for.
+"""Publishes the status line's numbers, in a separate process that nobody waits for.
 
-A file in the cache folder holds the message; a lock next to it lets one process at a time do the work. If neither can
-be written nothing is handed over: nothing else could keep a broken folder from starting a process per line.
+A file in the cache folder holds the message; a lock next to it lets one process at a time do the work. If they cannot
+be written, nothing is handed over: otherwise a broken folder would start a process per line.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 CONFIRM_AFTER = 60.0
-"""Seconds after which a response with unchanged numbers is handed over too: it confirms them, and keeps them fresh."""
+"""Seconds after which a response with unchanged numbers is also handed over: it confirms them, and keeps them fresh."""
 
 REPEAT_AFTER = 300.0
 """Seconds after which a message, with its time, is sent again: the first one may have reached no service."""
 
 RETRY_AFTER = 60.0
-"""Seconds after which a message that the broker did not take is sent again."""
+"""Seconds after which a message that the broker did not accept is sent again."""
 
 SAME_READING = timedelta(milliseconds=2)
-"""Two times this close are the same reading's: the message rounds them."""
+"""Two times this close belong to the same reading: the message rounds them."""
 
 WITHIN = 4.0
 """Seconds that the broker gets."""
 
 
 def hand_over(mark: Mark, limits: Mapping[str, Limit], account: str, now: datetime) -> None:
-    """Start a process that publishes the numbers, if they are news and no other one is running; returns at once."""
+    """Start a process that publishes the numbers, if they are new and no other process is running; return at once."""
     if not limits and not mark.session:
         return
     try:
@@ -50,7 +50,7 @@ def hand_over(mark: Mark, limits: Mapping[str, Limit], account: str, now: dateti
 
 
 def take_in(pending: PendingReading, mark: Mark, limits: Mapping[str, Limit], now: datetime) -> bool:
-    """Note what a session shows; return whether that is to be published, and was put down for it."""
+    """Note what a session shows; return whether it should be published, and was saved for that."""
     read_at, is_response = note_session(pending.folder, mark, limits, now)
     if not limits:
         return False
@@ -59,7 +59,7 @@ def take_in(pending: PendingReading, mark: Mark, limits: Mapping[str, Limit], no
     if now - read_at <= OLDEST and is_news(new, known, pending.age()):
         return pending.write(new.encode())
     is_due = pending.age() >= (REPEAT_AFTER if pending.is_sent(message) else RETRY_AFTER)
-    return known is not None and is_due and pending.write(message)  # again: its age starts anew
+    return known is not None and is_due and pending.write(message)  # again: its age starts over
 
 
 def _start(pending: PendingReading) -> None:
@@ -67,7 +67,7 @@ def _start(pending: PendingReading) -> None:
 
     try:
         process = subprocess.Popen(  # noqa: S603 - our own module
-            # the folder somebody works in must give us neither modules nor settings
+            # the user's working folder must give us neither modules nor settings
             [sys.executable, "-P", "-m", __name__, pending.account],
             cwd=pending.folder,
             stdin=subprocess.DEVNULL,
@@ -78,13 +78,13 @@ def _start(pending: PendingReading) -> None:
     except (OSError, ValueError):
         pending.release()
         return
-    process.returncode = 0  # nobody waits for it, and Python need not warn of that
+    process.returncode = 0  # nobody waits for it, and Python need not warn about that
 
 
 def is_news(new: StatusLineMessage, known: StatusLineMessage | None, age: float) -> bool:
-    """Whether numbers are worth a message of their own after the `known` one, handed over `age` seconds ago.
+    """Whether numbers are worth a separate message after the `known` one, handed over `age` seconds ago.
 
-    Each of several open sessions shows the numbers of its own last response. A lower number in the same window is news
+    Each of several open sessions shows the numbers of its own last response. A lower number in the same window is new
     only if a response has just come; so is a window that ends earlier than the known one.
     """
     if known is None:
@@ -113,7 +113,7 @@ def _is_news(new: Limit, known: Limit | None, *, is_response: bool) -> bool:
 
 
 def publish(pending: PendingReading) -> None:
-    """Publish what is to be handed over, and what was added meanwhile; the claim is ours, and is released."""
+    """Publish the pending message, and what was added in the meantime; we hold the claim, and release it."""
     from claude_usage_mqtt.errors import ClaudeUsageError  # noqa: PLC0415
     from claude_usage_mqtt.mqtt import client, session  # noqa: PLC0415
     from claude_usage_mqtt.settings.load import load_settings  # noqa: PLC0415
@@ -136,10 +136,10 @@ def publish(pending: PendingReading) -> None:
 
 
 def main(account: str, life: float = LIFE) -> None:
-    """Publish what is to be handed over for an account, from the working folder; ends within `life` seconds."""
+    """Publish an account's pending message, from the working folder; end within `life` seconds."""
     import threading  # noqa: PLC0415
 
-    # Whatever hangs, waits outside Python, and other threads go on.
+    # Whatever hangs, waits outside Python, and other threads continue.
     end = threading.Timer(life, os._exit, [1])
     end.daemon = True
     end.start()

@@ -1,4 +1,4 @@
-"""Long-running programs: how one starts, and what stops it, a signal or the death of a thread."""
+"""Long-running programs: how they start, and what stops them: a signal, or a thread that died."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 def run_until_stopped(make: Callable[[Settings], Service | Reporter]) -> int:
     """Run what `make` returns for the settings until SIGTERM or SIGINT; raises SettingsError.
 
-    It also stops with the error that ended a thread: no thread may be missing unnoticed.
+    It also stops with the error that ended a thread: no thread may end unnoticed.
     """
     settings = load_settings()
     set_up_logging(settings.log_level, settings.log_format)

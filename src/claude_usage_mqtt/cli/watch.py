@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from claude_usage_mqtt.cli.board import Board
 
 CLOSE_WITHIN = 0.5
-"""Seconds to disconnect; a broker that does not respond is left."""
+"""Seconds to disconnect; a broker that does not respond is given up."""
 
 
 def watch() -> int:
@@ -53,10 +53,10 @@ def watch() -> int:
 
 
 def _filters(settings: Settings) -> list[str]:
-    """Return what to subscribe to; not every broker replays to a wildcard what it has retained."""
+    """Return what to subscribe to; not every broker replays retained messages to a wildcard."""
     base = settings.mqtt_base_topic
     accounts = [settings.topics(account.id) for account in settings.accounts(with_logins=False)]
-    exact = [topic for each in accounts for topic in (each.state, each.health)]
+    exact = [topic for topics in accounts for topic in (topics.state, topics.health)]
     return [f"{base}/status", f"{base}/+/state", f"{base}/+/health", *exact]
 
 

@@ -34,8 +34,8 @@ NEW_EVENTS_ONLY = (
     "{{ '' if not id or id in ids"
     f" else dict(value_json, earlier_ids=(ids + [id])[-{EVENTS_REMEMBERED}:]) | tojson }}}}"
 )
-"""The template that ignores an event that the entity had before: it may be delivered more than once. The entity itself
-remembers the last ids, as an attribute; Home Assistant restores it."""
+"""The template that ignores an event that the entity already had: it may be delivered more than once. The entity itself
+remembers the last ids, as an attribute, which Home Assistant restores."""
 
 REMOVABLE = frozenset(
     {"sensor", "binary_sensor", "event", "button", "number", "switch", "select", "text", "update", "device_tracker"}
@@ -73,7 +73,7 @@ def make_components(
 ) -> dict[str, Any]:
     """Return the components of entities by key; `alive` is the topic of `alive_until` if it is not the health topic."""
     components: dict[str, Any] = {}
-    for row in rows:  # a model could be called "Time": the week's own entities come first, and stay
+    for row in rows:  # a model could be called "Time": the week's own entities come first, and win
         components.setdefault(row.key, _component(topics, row, alive or topics.health, entity_ids_of or topics.account))
     return components
 
@@ -101,7 +101,7 @@ def _component(topics: Topics, row: Entity, alive: str, entity_ids_of: str) -> d
         "enabled_by_default": None if row.enabled else False,
         "event_types" if row.platform == "event" else "options": list(row.options) or None,
     }
-    # An emptied topic has no JSON: "else" is what Home Assistant takes without a line in its log.
+    # An emptied topic has no JSON: Home Assistant accepts the "else" value without a line in its log.
     if row.last_reset is not None:
         options["last_reset_value_template"] = f"{{{{ {row.last_reset} if value_json is defined }}}}"
     if row.attributes is not None:
@@ -128,7 +128,7 @@ def _value_template(row: Entity) -> str | None:
 def _availability(topics: Topics, trust: str, alive: str) -> list[dict[str, str]]:
     conditions = [{"topic": topics.status}]
     if trust != SERVICE:
-        # Version 1's health has no `alive_until`, and it is what is retained while this one starts.
+        # Version 1's health, which is retained while this version starts, has no `alive_until`.
         holds = "as_timestamp((value_json | default({})).get('alive_until'), 0) > as_timestamp(now())"
         holds += " and value_json.fresh" if trust == FRESH else ""
         conditions.append(_condition(alive, holds))
@@ -143,7 +143,7 @@ def _condition(topic: str, holds: str) -> dict[str, str]:
 
 
 def announced_by(payload: bytes) -> str | None:
-    """Return the status topic of the service that made a discovery message, None if it was not this program."""
+    """Return the status topic of the service that made a discovery message, None if this program did not make it."""
     document = json_object(payload)
     if not isinstance(document.get("components"), dict):
         return None
@@ -154,7 +154,7 @@ def announced_by(payload: bytes) -> str | None:
         conditions = component.get("availability") if isinstance(component, dict) else None
         for condition in conditions if isinstance(conditions, list) else ():
             if isinstance(condition, dict) and isinstance(condition.get("topic"), str):
-                return str(condition["topic"])  # the first one is the service's
+                return str(condition["topic"])  # the first one is the service's own
     return None
 
 

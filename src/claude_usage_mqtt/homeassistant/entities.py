@@ -1,4 +1,4 @@
-"""The tables of entities: a row an entity."""
+"""The tables of entities: one row per entity."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ DURATION = "duration"
 # a band in which nothing changes, wide for a session, whose average varies a lot. A session is over pace only once half
 # of it is used, and has an expected time only close to its limit: an earlier prediction often does not come true.
 SESSION_BAND, WEEK_BAND = (90, 120), (98, 102)
-"""Percent projected at the reset: more than the second is over pace, no more than the first is on pace again."""
+"""Percent projected at the reset: above the second it is over pace, at or below the first it is on pace again."""
 
 _IS_SHORT = "{window}.duration_hours < 24"
 _BACK, _OVER = (
@@ -52,8 +52,8 @@ _ON_PACE = (
     f" else {{window}}.projected <= {_BACK} if this.state == 'off'"
     f" else {{window}}.projected <= {_OVER} or {{window}}.utilization < 50 and {_IS_SHORT}"
 )
-# What is shown stays while the time expected now is close to it. If none is (nothing is being used), now is that time:
-# then it stays when it is near, for half an hour after it has passed.
+# What is shown stays while the time expected now is close to it. If none is (nothing is being used), now is used: a
+# near time stays, for half an hour after it has passed.
 _READ = "as_timestamp({window}.read_at)"
 _SHOWN = "as_timestamp(this.state, 0)"
 _LIMIT_AT = (
@@ -65,7 +65,7 @@ _LIMIT_AT = (
 
 WINDOW_ENTITIES: tuple[Entity, ...] = (
     percent("utilization", "usage", "mdi:gauge", "{window}.utilization", suffix="usage"),
-    # A reset stays true while the numbers are not known: it is null as soon as it is not.
+    # A reset stays true while the numbers are not known; it is null as soon as it is no longer true.
     timestamp("resets_at", "resets at", "mdi:timer-refresh-outline", "{window}.resets_at", trust=ALIVE),
     percent("projected", "projected at reset", "mdi:chart-line", "{window}.projected", needs=DURATION),
     timestamp("limit_at", "limit expected at", "mdi:timer-alert-outline", _LIMIT_AT, needs=DURATION),
@@ -188,7 +188,7 @@ ACCOUNT_ENTITIES: tuple[Entity, ...] = (
         needs=LOGIN_EXPIRY,
         **DIAGNOSTIC,
     ),
-    # Off by default: each writes a line per poll into the device's activity, until nothing else is there.
+    # Off by default: each writes a line per poll into the device's activity, and would crowd out everything else.
     _quiet("last_success", "Last success", "mdi:cloud-check-outline"),
     _quiet("next_poll", "Next poll", "mdi:cloud-clock-outline"),
     _quiet("token_expires_at", "Token expires at", "mdi:key-alert-outline"),

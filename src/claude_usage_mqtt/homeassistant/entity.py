@@ -8,16 +8,16 @@ from typing import Any
 STATE, HEALTH, EVENT = "state", "health", "event"
 
 SERVICE, ALIVE, FRESH, MONEY = "service", "alive", "fresh", "money"
-"""What must be true for an entity to be available: the service is connected; and what is retained is not older than
-`alive_until`; and the numbers of windows may be acted on, or the amounts of extra usage are known."""
+"""What must be true for an entity to be available: the service is connected; it is not later than `alive_until`; and
+the numbers of windows may be acted on, or the amounts of extra usage are known."""
 
 EXPIRE_AFTER = 420
-"""Seconds from a message until what it showed is unavailable. State and health are renewed every 300 seconds. Home
-Assistant evaluates templates only when a message arrives: without this a power cut of broker and service would leave
-the numbers there forever."""
+"""Seconds after a message until its values are unavailable. State and health are renewed every 300 seconds. Home
+Assistant evaluates templates only when a message arrives: without this the numbers would stay forever after a power cut
+of broker and service."""
 
 EXPIRING = ("sensor", "binary_sensor")
-"""The platforms that know `expire_after`."""
+"""The platforms that support `expire_after`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,9 +26,9 @@ class Entity:
 
     `value`, `attributes` and `last_reset` are Jinja expressions of `value_json`, the JSON of the entity's `topic`;
     `value` is None if it has no state to show. `trust` is what must hold for it to be available, `needs` a feature
-    of the account without which it does not exist. `suffix` ends the default entity id if the key would not read
-    well. `command` is the command topic of a control. `level` is the last level of an event's topic. Without an
-    `icon` it has its device class's, which follows the state.
+    of the account without which it does not exist. `suffix` ends the default entity id if the key does not read well.
+    `command` is the command topic of a control. `level` is the last level of an event's topic. Without an `icon` it has
+    that of its device class, which follows the state.
     """
 
     key: str
@@ -71,7 +71,7 @@ def timestamp(key: str, name: str, icon: str, value: str, **more: Any) -> Entity
 
 
 def control(key: str, platform: str, name: str, icon: str, **more: Any) -> Entity:
-    """Return a row for something that a person presses or sets: a button, a number or a switch."""
+    """Return a row for a control that a person presses or sets: a button, a number or a switch."""
     return Entity(key=key, platform=platform, name=name, icon=icon, topic=HEALTH, trust=SERVICE, **more)
 
 

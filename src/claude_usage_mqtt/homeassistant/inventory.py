@@ -1,4 +1,4 @@
-"""Which entities an account has: the rows of the tables, fitted to its windows, money and machines."""
+"""Which entities an account has: the rows of the tables for its windows, money and machines."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ class Inventory(NamedTuple):
     """What an account has, which decides which entities there are.
 
     `windows` maps the keys of windows to their labels. `currency` is the unit of the money, `first_currency` that of
-    the entities whose keys name no currency. `shortest_interval` are the seconds that the poll interval may not go
-    below. `without` are the keys of entities that would be unknown forever: those about the limit of extra usage that
-    has none.
+    the entities whose keys name no currency. `shortest_interval` is the least poll interval in seconds. `without` are
+    the keys of entities that would be unknown forever: those about the limit of extra usage without one.
     """
 
     windows: Mapping[str, str]

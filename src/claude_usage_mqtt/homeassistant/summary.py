@@ -10,7 +10,7 @@ from claude_usage_mqtt.homeassistant.entity import ALIVE, Entity, binary, percen
 from claude_usage_mqtt.topics import Topics
 
 SUMMARY = "all"
-"""The id that means all accounts; no account may have it."""
+"""The id that stands for all accounts; no account may have it."""
 
 SUMMARY_ENTITIES: tuple[Entity, ...] = tuple(
     replace(row, trust=ALIVE)
@@ -55,7 +55,7 @@ SUMMARY_ENTITIES: tuple[Entity, ...] = tuple(
         ),
     )
 )
-"""Values are keys of the summary's state document. What is not fresh is not in it."""
+"""Values are keys of the summary's state document, which has no old numbers."""
 
 
 def summary_discovery(topics: Topics, alive: str) -> dict[str, Any]:

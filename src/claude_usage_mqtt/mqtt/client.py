@@ -1,4 +1,4 @@
-"""Paho's client, made to measure: certificates verified, every wait bounded, and an end that is always noticed."""
+"""Paho's client, adapted: certificates are verified, every wait is bounded, and its end is always noticed."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ CONNECT_TIMEOUT = 5.0
 """Seconds for the TCP connection, and again for the TLS handshake."""
 
 MAX_INCOMING = 1024 * 1024
-"""Bytes of a packet that we accept; MQTT 5 lets us say so to the broker."""
+"""The largest packet that we accept, in bytes; MQTT 5 announces this to the broker."""
 
 MAX_QUEUED = 2000
-"""Messages that may wait for the broker; beyond that it is slower than we publish, and gets the newest later."""
+"""Messages that may wait for the broker; if there are more, it is slower than we publish, and gets the newest later."""
 
 MAX_IN_FLIGHT = 10
 """Messages sent and not yet acknowledged: paho ignores the limit that an MQTT 5 broker announces."""
 
 LONGEST_PATIENCE = 15.0
-"""Seconds between looks at the keepalive: paho's own second wakes a sleeping machine sixty times a minute."""
+"""Seconds between checks of the keepalive: with paho's one second an idle machine wakes up sixty times a minute."""
 
 STATUS_LENGTH = 16
-"""Bytes of an HTTP response that hold its status."""
+"""The first bytes of an HTTP response, which contain its status."""
 
 V5, V3 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
 
 
 class Message(NamedTuple):
-    """A message: a topic, its payload, and whether the broker retains (or had retained) it."""
+    """A message: a topic, its payload, and whether the broker retains it (or had it retained)."""
 
     topic: str
     payload: bytes
@@ -69,7 +69,7 @@ class PlainSocket(_FirstBytes, socket.socket):
 
 
 class TlsSocket(_FirstBytes, ssl.SSLSocket):
-    """The one over it, with TLS."""
+    """The socket over it, with TLS."""
 
 
 class Client(paho.Client):
@@ -104,7 +104,7 @@ class Client(paho.Client):
 
     def _create_socket_connection(self) -> socket.socket:
         self._opened = opened = PlainSocket(fileno=super()._create_socket_connection().detach())
-        # Else a small packet waits for the acknowledgement of the one before it: that costs 40 ms, at times twice.
+        # Otherwise a small packet waits for the acknowledgment of the one before it: that costs 40 ms, sometimes twice.
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return opened
 
@@ -117,7 +117,7 @@ class Client(paho.Client):
         return wrapped
 
     def _create_socket(self) -> paho.SocketLike:
-        """Open the connection, and close what was opened if that fails: paho leaves it to the garbage collector.
+        """Open the connection, and close everything if that fails: paho leaves it to the garbage collector.
 
         Raises UpgradeRefused for a refused WebSocket.
         """
@@ -133,7 +133,7 @@ class Client(paho.Client):
             self._opened = None
 
     def send(self, message: Message) -> paho.MQTTMessageInfo:
-        """Publish a message: each that we publish except the last will, which the broker publishes."""
+        """Publish a message: all of ours go through here except the last will, which the broker publishes."""
         return self.publish(message.topic, message.payload, qos=1, retain=message.retain)
 
     def close(self, patience: float) -> None:
@@ -147,10 +147,10 @@ class Client(paho.Client):
 
 
 def _read_to_the_end(connection: paho.SocketLike, patience: float) -> None:
-    """Read until the broker has closed the connection, as it must after our DISCONNECT, at most so many seconds.
+    """Read until the broker has closed the connection, as it must after our DISCONNECT, for at most this many seconds.
 
-    Closing a socket with something unread resets the connection. A broker (amqtt) may lose the DISCONNECT in that, and
-    then publishes the last will.
+    Closing a socket with something unread resets the connection. A broker (amqtt) may then lose the DISCONNECT, and
+    publish the last will.
     """
     ends = time.monotonic() + patience
     with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as rest:  # below any TLS
@@ -161,7 +161,7 @@ def _read_to_the_end(connection: paho.SocketLike, patience: float) -> None:
 
 
 def unique_client_id() -> str:
-    """Return a new id of at most 23 characters, which every broker must take.
+    """Return a new id of at most 23 characters, which every broker must accept.
 
     Two clients with one id would disconnect each other forever.
     """
@@ -169,8 +169,8 @@ def unique_client_id() -> str:
 
 
 def with_own_id(options: BrokerOptions) -> BrokerOptions:
-    """Return the options of a client next to the service, which would throw the service out with the same id."""
-    # A broker may prescribe how ids begin, and then it is how the service's begins.
+    """Return the options of a client next to the service, which would disconnect the service if it had the same id."""
+    # A broker may require a prefix of ids, and the service's id begins with it.
     return replace(options, client_id=f"{options.client_id}-{unique_client_id()}".removeprefix("-"))
 
 
@@ -197,14 +197,14 @@ def make_tls_context(options: BrokerOptions) -> ssl.SSLContext | None:
             f"MQTT_TLS_CA ({options.tls_ca}) cannot be read as certificates in PEM form; check path and permissions."
         ) from None
     # Python 3.13 and later also demand extensions that a private authority made with plain openssl (mosquitto-tls(7))
-    # does not have. The chain, the dates and the name are verified nevertheless.
+    # does not have. The chain, the dates and the name are still verified.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    # They also trust what is in the file without the authority above it: an intermediate one, the broker's certificate.
+    # They also trust certificates in the file without their authority: an intermediate one, the broker's own.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.sslsocket_class = TlsSocket
     if options.tls_cert is not None:
         try:
-            # an encrypted key would prompt on the terminal, where nobody is
+            # an encrypted key would ask for its password on the terminal
             context.load_cert_chain(options.tls_cert, options.tls_key, password="")
         except (OSError, ValueError):
             raise SettingsError(
@@ -255,7 +255,7 @@ def connect(client: Client, options: BrokerOptions) -> None:
             client.username_pw_set(options.username, read_password(options))
         if (tls := make_tls_context(options)) is not None:
             client.tls_set_context(tls)
-    except SettingsError as error:  # of a file that was good when we started
+    except SettingsError as error:  # of a file that was usable when we started
         raise BrokerRefused(str(error)) from None
     properties = None
     if client.protocol == V5:

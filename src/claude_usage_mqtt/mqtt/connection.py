@@ -1,6 +1,6 @@
-"""One connection from its making to its end, and what happens on it. Publisher and Session both use it.
+"""One connection from beginning to end, and what happens on it. Publisher and Session both use it.
 
-paho's thread and the thread that runs the connection only `notify`: whoever made it decides in its own thread.
+paho's thread and the thread that runs the connection only `notify`: its owner decides, in its own thread.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from claude_usage_mqtt.mqtt.client import V5, Client, Message
 from claude_usage_mqtt.mqtt.options import BrokerOptions
 
 LONGEST_MESSAGE = 256 * 1024
-"""Bytes of an incoming payload; no reader here accepts more."""
+"""The largest incoming payload, in bytes; no reader here accepts more."""
 
 SETTLED_AFTER = 10.0
-"""Seconds from which on a connection lasts, and what the broker has not sent back is not late but missing. One that
-ends sooner may do so each time: a client id that somebody else has too, a message that the broker does not accept."""
+"""Seconds after which a connection counts as lasting, and what the broker has not sent back as missing. One that ends
+sooner may do so each time: another client has the same id, or the broker does not accept a message."""
 
 CLOSE_WITHIN = 0.2
 """Seconds for the end of a connection that the broker has not accepted."""
@@ -46,8 +46,8 @@ class Connected(NamedTuple):
 class Disconnected(NamedTuple):
     """No connection: an attempt failed, or the connection that was there ended.
 
-    `refused`: the broker itself gave the reason, so that trying again alone will not help. `wrong_protocol`: the reason
-    is the version of MQTT. `silent`: it gave none, as do some brokers that do not know the version. `settled`: it had
+    `refused`: the broker itself gave the reason, so that just trying again will not help. `wrong_protocol`: the reason
+    is the version of MQTT. `silent`: it gave none, like some brokers that do not know the version. `settled`: it had
     lasted for `SETTLED_AFTER`.
     """
 
@@ -60,7 +60,7 @@ class Disconnected(NamedTuple):
 
 
 class Acknowledged(NamedTuple):
-    """The broker has taken the message `mid`, or refused it for the reason `refusal`."""
+    """The broker has accepted the message `mid`, or refused it for the reason `refusal`."""
 
     mid: int
     refusal: str | None
@@ -113,7 +113,7 @@ class Connection:
         try:
             mqtt_client.connect(self.client, self._options)
         except BrokerError as error:
-            # what led to it refers to the client, and would keep its sockets open
+            # its cause refers to the client, and would keep its sockets open
             ended = Disconnected(error.without_history(), refused=isinstance(error, BrokerRefused))
         else:
             ended = self._stay(stopping, patience)
@@ -123,7 +123,7 @@ class Connection:
     def _release(self) -> None:
         """Release the client: its callbacks refer to this object, and without them it is freed, sockets and all."""
         client = self.client
-        client.ended.set()  # also if it never ran: whoever stops us must not wait for that
+        client.ended.set()  # also if it never ran: a caller that stops us must not wait for that
         client.on_connect = client.on_disconnect = client.on_message = None
         client.on_publish = client.on_subscribe = client.on_end = None
 
@@ -137,7 +137,7 @@ class Connection:
             error = explain.loss(self._options, accepted=True, reason=self._reason)
             return Disconnected(error, accepted=True, settled=has_settled)
         self.client.close(CLOSE_WITHIN)
-        if self._is_accepted:  # just now, and that was reported: so its end must be reported
+        if self._is_accepted:  # connected just now, and that was reported: so its end must be reported
             return Disconnected(explain.loss(self._options, accepted=True, reason=None), accepted=True)
         if self._refusal is not None:
             return self._refusal

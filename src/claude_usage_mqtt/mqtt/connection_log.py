@@ -17,7 +17,7 @@ class ConnectionLog:
         self._address = address
         self._outage = Outage(log)
         self._is_shaky = False
-        """Whether the last connection did not last."""
+        """Whether the last connection ended early."""
 
     def connected(self, event: Connected) -> None:
         """Note a new connection."""
@@ -32,7 +32,7 @@ class ConnectionLog:
         self._up()
 
     def disconnected(self, event: Disconnected) -> None:
-        """Note that there is none, or none anymore."""
+        """Note that there is no connection, or no longer one."""
         self._outage.down("refused" if event.refused else "lost", str(event.error))
 
     def _up(self) -> None:

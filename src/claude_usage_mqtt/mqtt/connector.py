@@ -1,6 +1,6 @@
-"""Keeps a connection to the broker: one after the other, in its own thread, until stopped.
+"""Keeps a connection to the broker, making a new one after each, in its own thread, until stopped.
 
-Each is in MQTT 5, or in 3.1.1 with brokers that do not know it, some of which do not say so.
+Each uses MQTT 5, or 3.1.1 with brokers that do not know it, some of which do not say so.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ more often just restarting behind a proxy."""
 
 
 class Protocols:
-    """The version to try now; with `auto` 5 first, and the other one if the broker does not seem to know it."""
+    """The version to try now; with `auto` 5 first, and 3.1.1 if the broker does not seem to know it."""
 
     def __init__(self, options: BrokerOptions) -> None:
         self.current: MQTTProtocolVersion = V3 if options.protocol == "3.1.1" else V5
         self._has_choice = options.protocol == "auto"
         # Without `_knows_5` a broker that restarts would be asked for 3.1.1 from then on; without `_has_switched` one
-        # that is away would be asked in both versions by turns, without any pause.
+        # that is away would be asked in both versions alternately, without any pause.
         self._has_switched = self._knows_5 = False
         self._silences = 0
 
@@ -45,7 +45,7 @@ class Protocols:
         return SILENT_AFTER if is_first else client.CONNECT_TIMEOUT
 
     def retries_at_once_after(self, ended: Disconnected) -> bool:
-        """Note how a connection ended; return whether to try the other version at once, which is done once."""
+        """Note how a connection ended; return whether to try the other version at once, which happens only once."""
         self._silences = self._silences + 1 if ended.silent else 0
         if ended.accepted:
             self._has_switched, self._knows_5 = False, self.current == V5
@@ -61,7 +61,7 @@ class Protocols:
 class Connector:
     """The thread that connects; `notify` gets what happens on each connection, and why there is none.
 
-    With `stopping` set it makes no other connection, and does not report the end of the last one.
+    With `stopping` set it makes no more connections, and does not report the end of the last one.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Connector:
         if self._connection is not None:
             self._connection.client.close(patience)
         self._thread.join(patience)
-        self._connection = None  # the last client closes its sockets when nothing refers to it
+        self._connection = None  # the last client closes its sockets when nothing refers to it anymore
 
     def _keep_connected(self) -> None:
         protocols = Protocols(self._options)

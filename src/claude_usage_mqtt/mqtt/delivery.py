@@ -1,4 +1,4 @@
-"""What was sent and asked for over one connection, and what is still open; the next one starts empty."""
+"""What was sent and subscribed to over one connection, and what is still open; the next one starts empty."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Delivery:
     """Messages over a connection that accepts packets of at most `max_packet` bytes; None if the broker gave no limit.
 
     `sent` maps retained topics to what was sent there last, `busy` to the message under way there; those in `waiting`
-    are to be sent, in this order.
+    are still to be sent, in this order.
     """
 
     def __init__(self, client: Client, max_packet: int | None) -> None:
@@ -40,7 +40,7 @@ class Delivery:
         return True
 
     def acknowledged(self, mid: int) -> Message | None:
-        """Return the message that is not under way any longer."""
+        """Return the message that is no longer under way."""
         message = self.under_way.pop(mid, None)
         if message is not None and self.busy.get(message.topic) == mid:
             del self.busy[message.topic]
@@ -48,7 +48,7 @@ class Delivery:
 
 
 class Subscriptions:
-    """What was asked for over a connection. The topics in `unverified` are only to be read back, once."""
+    """The subscriptions of a connection. The topics in `unverified` are only read back, once."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -57,18 +57,18 @@ class Subscriptions:
         self.is_settled = False
 
     @property
-    def acknowledgements_lie(self) -> bool:
-        """Whether what is acknowledged must be read back: MQTT 3.1.1 also acknowledges what it does not permit."""
+    def must_verify(self) -> bool:
+        """Whether acknowledged messages must be read back: with MQTT 3.1.1 forbidden ones are acknowledged too."""
         return self._client.protocol == V3 and not self.is_settled
 
     def verify(self, topic: str) -> None:
-        """Ask for what is retained there, to see whether it is what was sent."""
+        """Ask for what is retained there, to compare it with what was sent."""
         if topic not in self.unverified:
             self.unverified[topic] = None
             self.subscribe([topic])
 
     def subscribe(self, filters: Iterable[str], *, no_local: bool = False) -> None:
-        """Ask for topics; the answer arrives as Subscribed."""
+        """Subscribe to topics; the answer arrives as Subscribed."""
         for some in portions(filters):
             if self._client.protocol == V5:
                 if no_local:
@@ -79,17 +79,17 @@ class Subscriptions:
             self._asked[mid or 0] = some
 
     def refused(self, mid: int, refused: Iterable[bool]) -> set[str]:
-        """Return the topics that were asked for and refused, other than those to verify."""
+        """Return the refused topics, except those to verify."""
         asked = zip(self._asked.pop(mid, []), refused, strict=False)
         return {topic for topic, is_refused in asked if is_refused and topic not in self.unverified}
 
     def unsubscribe(self, topics: Iterable[str]) -> None:
-        """Ask no longer for topics."""
+        """Unsubscribe from topics."""
         for some in portions(topics):
             self._client.unsubscribe(some)
 
 
 def portions(topics: Iterable[str]) -> list[list[str]]:
-    """Return topics in groups that a broker takes in one SUBSCRIBE."""
+    """Return topics in groups that a broker accepts in one SUBSCRIBE."""
     wanted = list(topics)
     return [wanted[start : start + FILTERS_PER_SUBSCRIBE] for start in range(0, len(wanted), FILTERS_PER_SUBSCRIBE)]

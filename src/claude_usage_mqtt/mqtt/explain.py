@@ -1,4 +1,4 @@
-"""What went wrong with the broker, in a sentence that says what to do."""
+"""Sentences about what went wrong with the broker, and what to do."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CERTIFICATE_HINTS = {
 OWN_AUTHORITY = "if the authority is your own, set MQTT_TLS_CA to its certificate"
 
 DERIVED_ID = re.compile(r"(.+)-claude-usage-[0-9a-f]{10}")
-"""The client id of a command that is connected next to the service, whose id it begins with."""
+"""The client id of a command next to the service; it begins with the service's id."""
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -124,16 +124,16 @@ def refusal(reason: ReasonCode, options: BrokerOptions) -> BrokerError:
         hint = "; check MQTT_CLIENT_ID" if name == "Client identifier not valid" else ""
         return BrokerRefused(f"{where} refused the connection ({name}){hint}.")
     if options.username is None:
-        return BrokerRefused(f"{where} wants a login ({name}); set MQTT_USERNAME and MQTT_PASSWORD.")
+        return BrokerRefused(f"{where} requires a login ({name}); set MQTT_USERNAME and MQTT_PASSWORD.")
     hint = _about_client_id(options.client_id)
     return BrokerRefused(f"{where} refused the login ({name}); check MQTT_USERNAME and MQTT_PASSWORD{hint}.")
 
 
 def _about_client_id(used: str) -> str:
-    beside = DERIVED_ID.fullmatch(used)
-    if beside is None:
+    derived = DERIVED_ID.fullmatch(used)
+    if derived is None:
         return ""
-    return f"; or the broker accepts this login only with the client id {beside[1]}, which is left to the service"
+    return f"; or the broker accepts this login only with the client id {derived[1]}, which is left to the service"
 
 
 def loss(options: BrokerOptions, *, accepted: bool, reason: str | None) -> BrokerError:
@@ -144,5 +144,5 @@ def loss(options: BrokerOptions, *, accepted: bool, reason: str | None) -> Broke
         return BrokerUnreachable(f"The connection to the broker at {options.address} was lost{why}{twin}.")
     return BrokerRefused(
         f"The broker at {options.address} closed the connection without giving a reason{why}; "
-        "check MQTT_PORT, MQTT_TLS and MQTT_TRANSPORT, and whether it wants a client certificate."
+        "check MQTT_PORT, MQTT_TLS and MQTT_TRANSPORT, and whether it requires a client certificate."
     )

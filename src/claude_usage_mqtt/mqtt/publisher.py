@@ -1,7 +1,7 @@
 """Keeps on the broker what should be retained there: a map of topics to payloads; and delivers events.
 
-Nothing is queued for a broker that is away: on each connection everything retained is sent again from the map,
-the newest only. Every method is for the loop's thread; the connector's thread and paho's only `notify` the loop.
+Nothing is queued for a broker that is away: on each connection the newest of everything retained is sent again from the
+map. Every method is for the loop's thread; the connector's thread and paho's only `notify` the loop.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from claude_usage_mqtt.mqtt.options import BrokerOptions
 from claude_usage_mqtt.mqtt.restrictions import FOR_GOOD, Restrictions
 
 STOP_PATIENCE = 1.2
-"""Real seconds for the last messages; stopping takes at most about twice that."""
+"""Real seconds for the last messages; stopping takes at most about twice as long."""
 
 MAX_EVENTS = 500
-"""Events that wait for the broker; the oldest are dropped, weeks of them would fit."""
+"""Events that wait for the broker, enough for weeks; the oldest are dropped."""
 
 OWN_KEPT = 64
-"""Payloads remembered per topic (their hashes): our own late echo must not be taken for another instance's message."""
+"""Payloads remembered per topic (their hashes): our late echo must not be mistaken for another instance's message."""
 
 
 class Publisher:
@@ -46,18 +46,18 @@ class Publisher:
         notify: Callable[[ConnectionEvent], None],
         announcements: str = "",
     ) -> None:
-        """Prepare; `announcements` is how topics begin whose messages are verified, and may be left out."""
+        """Prepare; `announcements` is the prefix of topics whose messages are verified, and may be suspended."""
         self._connector = Connector(options, notify, will)
         self._will = will
         self._log = ConnectionLog(options.address)
         self._restrictions = Restrictions(announcements)
-        self._delivery: Delivery | None = None  # over the connection that the loop was notified of
-        self._retained: dict[str, bytes] = {}  # empty: the topic is to be removed
+        self._delivery: Delivery | None = None  # over the connection that the loop knows of
+        self._retained: dict[str, bytes] = {}  # empty: remove the topic
         self._own: dict[str, deque[int]] = {}
         self._events: deque[Message] = deque(maxlen=MAX_EVENTS)
 
     def start(self) -> None:
-        """Connect, again and again."""
+        """Connect repeatedly."""
         self._connector.start()
 
     def is_alive(self) -> bool:
@@ -72,7 +72,7 @@ class Publisher:
     # What happened
 
     def handle(self, event: Connected | Disconnected | Acknowledged | Subscribed | Settled) -> None:
-        """Process an event of the connection; the loop passes them on in the order of arrival."""
+        """Process an event of the connection; the loop passes on events in the order of arrival."""
         delivery = self._delivery
         match event:
             case Connected(client=client, max_packet=max_packet):
@@ -98,7 +98,7 @@ class Publisher:
 
     def _disconnected(self, delivery: Delivery) -> None:
         open_topics = [*delivery.subscriptions.unverified, *(message.topic for message in delivery.under_way.values())]
-        # What was sent before it may be open too: the broker disconnected before it could confirm that.
+        # An earlier message may be unconfirmed too: the broker may have disconnected before it confirmed that one.
         suspect = next(filter(self._restrictions.is_announcement, open_topics), None)
         if suspect is not None:
             self._restrictions.disconnected_at(suspect, len(self._retained.get(suspect, b"")))
@@ -118,7 +118,7 @@ class Publisher:
         elif (
             message.retain
             and not is_removal
-            and delivery.subscriptions.acknowledgements_lie
+            and delivery.subscriptions.must_verify
             and self._restrictions.is_announcement(topic)
         ):
             delivery.subscriptions.verify(topic)
@@ -126,7 +126,7 @@ class Publisher:
             self._restrictions.delivered(topic)
 
     def takes(self, message: Message) -> bool:
-        """Whether a message arrived only because it was to be verified."""
+        """Whether a message arrived only for its verification."""
         unverified = {} if self._delivery is None else self._delivery.subscriptions.unverified
         if message.topic not in unverified:
             return False
@@ -147,22 +147,22 @@ class Publisher:
         if again:
             self._delivery.sent.pop(topic, None)
         if topic in self._delivery.busy or self._delivery.sent.get(topic) != payload:
-            self._delivery.waiting.pop(topic, None)  # at the end: what it now says may rest on what came before it
+            self._delivery.waiting.pop(topic, None)  # at the end: its new content may depend on what came before
             self._delivery.waiting[topic] = None
             self._send_waiting(self._delivery)
 
     def republish(self, topic: str) -> None:
-        """Send again what should be retained under `topic`: somebody has overwritten it."""
+        """Send again what should be retained under `topic`: somebody overwrote it."""
         self.retain(topic, self._retained.get(topic, b""), again=True)
 
     def send_event(self, topic: str, payload: bytes) -> None:
-        """Deliver an event: now, or when the broker is back, until it has said that it took it."""
+        """Deliver an event: now, or when the broker is back, until the broker acknowledges it."""
         message = Message(topic=topic, payload=payload)
         self._events.append(message)
         self.publish(message)
 
     def send_all(self) -> None:
-        """Send everything again: the events that wait, what is to be removed, what is retained, the will's topic."""
+        """Send everything again: waiting events, removals, retained messages, the will's topic."""
         if self._delivery is None:
             return
         self._delivery.sent.clear()
@@ -171,11 +171,11 @@ class Publisher:
         for event in [event for event in self._events if event not in under_way]:
             self.publish(event)
         retained = [Message(topic=topic, payload=payload, retain=True) for topic, payload in self._retained.items()]
-        for message in sorted(retained, key=lambda each: (bool(each.payload), each.topic == self._will.topic)):
+        for message in sorted(retained, key=lambda message: (bool(message.payload), message.topic == self._will.topic)):
             self.publish(message)
 
     def _send_waiting(self, delivery: Delivery) -> None:
-        """Send what waits, in order, one message a topic at a time: a slow broker gets the newest, not all of them."""
+        """Send what waits, in order, one message per topic at a time: a slow broker gets only the newest."""
         for topic in list(delivery.waiting):
             if topic in delivery.busy:
                 return
@@ -185,10 +185,10 @@ class Publisher:
                 self.publish(Message(topic=topic, payload=payload, retain=True))
 
     def publish(self, message: Message) -> None:
-        """Send a message if there is a connection and it may be sent, else forget it."""
+        """Send a message if there is a connection and it may be sent, otherwise forget it."""
         if self._delivery is None or not self._restrictions.allow(message, self._delivery.max_packet):
             return
-        # If it is slower than we send, the message is left out; the next connection, or the next change, sends it.
+        # If it is slower than we send, the message is skipped; the next connection, or the next change, sends it.
         if self._delivery.publish(message) and message.retain:
             self.remember_own(message.topic, message.payload)
 
@@ -199,16 +199,16 @@ class Publisher:
         self._own.setdefault(topic, deque(maxlen=OWN_KEPT)).append(hash(payload))
 
     def has_sent(self, message: Message) -> bool:
-        """Whether a message that arrived is one of the last that we sent there ourselves."""
+        """Whether an incoming message is one of the last that we sent there ourselves."""
         return hash(message.payload) in self._own.get(message.topic, ())
 
     def subscribe(self, filters: Iterable[str], *, no_local: bool = False) -> None:
-        """Ask for topics; the answer arrives as Subscribed."""
+        """Subscribe to topics; the answer arrives as Subscribed."""
         if self._delivery is not None:
             self._delivery.subscriptions.subscribe(filters, no_local=no_local)
 
     def unsubscribe(self, topics: Iterable[str]) -> None:
-        """Ask no longer for topics."""
+        """Unsubscribe from topics."""
         if self._delivery is not None:
             self._delivery.subscriptions.unsubscribe(topics)
 

@@ -1,4 +1,4 @@
-"""What the broker does not let us do, and what is logged about it: each topic once, with what to change."""
+"""What the broker does not let us do, logged once for each topic, with what to change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from claude_usage_mqtt.mqtt.client import Message
 log = logging.getLogger(__name__)
 
 SUSPENDED_FOR = 3600.0
-"""Seconds for which a message that the broker does not accept is left out: Mosquitto 2.0 disconnects after each."""
+"""Seconds for which a message that the broker does not accept is suspended: Mosquitto 2.0 disconnects after each."""
 
 SUSPECT_SIZE = 4096
 SUSPECT_AFTER = 3
@@ -19,13 +19,13 @@ SUSPECT_AFTER = 3
 that disconnects at a large packet (Mosquitto with MQTT 3.1.1) would keep the numbers from ever arriving."""
 
 FOR_GOOD = frozenset({"Not authorized", "Topic name invalid", "Packet too large", "Payload format invalid"})
-"""Reasons of a refusal that trying again does not change."""
+"""Refusals that trying again does not change."""
 
 MAX_NOTED = 1000
 
 
 class Restrictions:
-    """Topics that cannot be published for now. `announcements` is how topics begin that the rest works without."""
+    """Topics that cannot be published for now. `announcements` is the prefix of topics that the rest works without."""
 
     def __init__(self, announcements: str) -> None:
         self._announcements = announcements
@@ -34,7 +34,7 @@ class Restrictions:
         self._suspended: dict[str, float] = {}
 
     def is_announcement(self, topic: str) -> bool:
-        """Whether Home Assistant learns of entities under a topic."""
+        """Whether a topic announces entities to Home Assistant."""
         return bool(self._announcements) and topic.startswith(self._announcements)
 
     def allow(self, message: Message, max_packet: int | None) -> bool:
@@ -44,18 +44,18 @@ class Restrictions:
             return time.monotonic() >= self._suspended.get(message.topic, 0.0)
         self._note(
             [message.topic],
-            f"The broker takes no packet over {max_packet} bytes and {message.topic} needs {size}; raise its limit.",
+            f"The broker accepts no packet over {max_packet} bytes and {message.topic} needs {size}; raise its limit.",
         )
         return False
 
     def delivered(self, topic: str) -> None:
-        """Note that a message did no harm to the connection."""
+        """Note that a message did not harm the connection."""
         self._suspicions.pop(topic, None)
 
     def refused(self, topic: str, reason: str) -> None:
-        """Note that the broker refused a message; what may pass is sent again with the next change."""
+        """Note that the broker refused a message; if that may be temporary, it is sent again with the next change."""
         if reason not in FOR_GOOD:
-            log.debug("The broker did not take %s (%s)", topic, reason)
+            log.debug("The broker did not accept %s (%s)", topic, reason)
             return
         self._suspicions.pop(topic, None)
         self._suspended[topic] = time.monotonic() + SUSPENDED_FOR
@@ -66,7 +66,7 @@ class Restrictions:
         )
 
     def disconnected_at(self, topic: str, size: int) -> None:
-        """Note the announcement that the broker had not confirmed when it disconnected."""
+        """Note an announcement that the broker had not confirmed when it disconnected."""
         if size < SUSPECT_SIZE:
             return
         count = self._suspicions[topic] = self._suspicions.get(topic, 0) + 1
@@ -79,7 +79,7 @@ class Restrictions:
             )
 
     def settled(self, missing: Iterable[str]) -> None:
-        """Note the announcements that did not come back by now: MQTT 3.1.1 cannot say that a message was refused."""
+        """Note the announcements that have not come back: MQTT 3.1.1 cannot report that a message was refused."""
         wanted = sorted(missing)
         for topic in wanted:
             self.delivered(topic)

@@ -1,4 +1,4 @@
-"""A connection for one job: made within a deadline or not at all, never made again by itself."""
+"""A connection for one job: made within a deadline or not at all, and never made again."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ WITHIN = 10.0
 """Seconds for each step, by default."""
 
 CLOSE_WITHIN = 0.5
-"""Seconds to disconnect; a broker that does not respond is left after twice that."""
+"""Seconds to disconnect; a broker that does not respond is given up after twice that."""
 
 
 def publish_once(options: BrokerOptions, message: Message, within: float = WITHIN) -> None:
-    """Connect, publish one message, see it acknowledged and disconnect; raises BrokerError or SettingsError."""
+    """Connect, publish one message, wait for its acknowledgment and disconnect; raises BrokerError or SettingsError."""
     until = time.monotonic() + within
     with Session(options, within) as session:
         session.publish(message, until - time.monotonic())
 
 
 class Session:
-    """A connection that is open inside a `with`; MQTT 5, or 3.1.1 if the options or the broker want that.
+    """A connection that is open inside a `with`; MQTT 5, or 3.1.1 if the options or the broker require that.
 
-    Every method is for the same thread, takes at most `within` seconds and raises BrokerError: BrokerUnreachable
+    Every method is for one thread, takes at most `within` seconds and raises BrokerError: BrokerUnreachable
     if there was no connection, no response in time, or the connection was lost; BrokerRefused if the broker refused.
     """
 
     def __init__(self, options: BrokerOptions, within: float = WITHIN, *, as_service: bool = False) -> None:
-        """Prepare; `as_service` connects with the service's own client id, which throws a running service out."""
+        """Prepare; `as_service` connects with the service's own client id, which disconnects a running service."""
         self._options = options if as_service else with_own_id(options)
         self._within = within
         self._connected: Connected | None = None
@@ -66,7 +66,7 @@ class Session:
         require_readable(self._options)
         protocols = Protocols(self._options)
         while True:
-            # A broker that only knows 3.1.1 may not respond to 5 at all: that must leave time for the other.
+            # A broker that only knows 3.1.1 may not respond to 5 at all: that must leave time for 3.1.1.
             patience = min(protocols.patience, (until - time.monotonic()) / 2)
             connection = Connection(self._options, protocols.current, self._arrived.put)
             threading.Thread(target=self._run, args=(connection, patience), name="broker", daemon=True).start()
@@ -81,7 +81,7 @@ class Session:
                 raise failure.error
 
     def _run(self, connection: Connection, patience: float) -> None:
-        # In a thread, because a name lookup cannot be given a deadline.
+        # In a thread, because a name lookup has no deadline.
         self._arrived.put(connection.run(self._stopping, patience))
 
     def __exit__(self, *_: object) -> None:
@@ -91,9 +91,9 @@ class Session:
             connected.client.close(CLOSE_WITHIN)
 
     def publish(self, message: Message, within: float = WITHIN) -> None:
-        """Publish and wait until the broker has taken it.
+        """Publish and wait until the broker has accepted it.
 
-        A broker that speaks 3.1.1 takes what it then discards for lack of permission: it has no way to say so.
+        With MQTT 3.1.1 a broker also accepts messages that it then discards for lack of permission.
         """
         info = self._open().client.send(message)
         answer = self._answer(info.mid, within)
@@ -104,7 +104,7 @@ class Session:
             )
 
     def subscribe(self, filters: Iterable[str], within: float = WITHIN) -> list[str]:
-        """Ask for topics and wait for the answer; return those that were refused."""
+        """Subscribe to topics and wait for the answer; return those that were refused."""
         refused: list[str] = []
         for some in portions(filters):
             _, mid = self._open().client.subscribe([(topic, 1) for topic in some])
@@ -129,7 +129,7 @@ class Session:
     def collect(self, quiet: float, within: float = WITHIN) -> list[Message]:
         """Return the messages that arrive until none has come for `quiet` seconds.
 
-        No other end can be seen: no broker says that it has sent all that it had retained.
+        There is no other sign of the end: no broker says that it has sent everything retained.
         """
         until = time.monotonic() + within
         found: list[Message] = []
@@ -143,7 +143,7 @@ class Session:
         return self._answers.pop(mid)
 
     def _wait(self, has_come: Callable[[], bool], until: float) -> bool:
-        """Process what arrives; return whether what is waited for came until then."""
+        """Process what arrives; return whether the expected answer came in time."""
         while not has_come():
             try:
                 notice = self._arrived.get(timeout=max(0.0, until - time.monotonic()))

@@ -1,1 +1,1 @@
-"""The running service: one loop that decides, and workers and threads that only report to it."""
+"""The running service: one loop that decides; workers and other threads only report to it."""

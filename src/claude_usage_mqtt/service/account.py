@@ -1,4 +1,4 @@
-"""One account in the service: what happens to it, and what follows from that for its parts. No I/O."""
+"""One account in the service: what happens to it, and the consequences for its parts. No I/O."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from claude_usage_mqtt.usage.reading import Reading
 from claude_usage_mqtt.usage.saved_state import is_readable, restore
 
 LEAST_INTERVALS = 2.2
-"""Poll intervals after which a number may become unknown at the earliest: one failed poll is not an outage."""
+"""Poll intervals before which no number becomes unknown: one failed poll is not an outage."""
 
 NO_LIMITS_DETAIL = "The API reports no limits for this account; a plan without limits has nothing to show."
 
 
 class AccountState:
-    """The changing state of one account; what is published follows from it and the time alone."""
+    """The changing state of one account; what is published follows only from it and the time."""
 
     def __init__(self, options: AccountOptions, rng: random.Random, reporters: AccountReporters | None = None) -> None:
         self.options = options
         self.usage = AccountUsage(options.topics.account, options.rules)
         self.polling = Polling(Policy(options.interval, rng, limited=options.limited))
         self.look_at = datetime.max.replace(tzinfo=UTC)
-        """When there is something to do by time alone."""
+        """When time alone requires something."""
         self.reporters = reporters
         self.health = AccountHealth(options.topics)
         self.log = AccountLog(options.topics.account)
@@ -56,13 +56,13 @@ class AccountState:
         return self.options.topics.account
 
     def set_interval(self, interval: timedelta) -> None:
-        """Use another poll interval; numbers stay known for 2.2 of them at least."""
+        """Use another poll interval; numbers stay known for at least 2.2 intervals."""
         self.polling.policy.interval = interval
         stale_after = max(self.options.rules.stale_after, LEAST_INTERVALS * interval)
         self.usage.rules = self.options.rules._replace(stale_after=stale_after)
 
     def restore(self, retained: Mapping[str, bytes], now: datetime) -> None:
-        """Continue from what an earlier run retained: untrusted, and ignored with one line if it is unusable."""
+        """Continue from what an earlier run retained: untrusted, and ignored with one log line if it is unusable."""
         topics = self.options.topics
         health, state, memory = (
             own_document(retained, topic, self.name) for topic in (topics.health, topics.state, topics.memory)
@@ -90,21 +90,21 @@ class AccountState:
         elif health.get("status") == STARTING:
             policy.was_cut_short()
         if not self.options.is_polled:
-            policy.excuse_failures()  # of a source that is not used anymore
+            policy.excuse_failures()  # of a source that is no longer used
             if self.health.status == STARTING:
                 self.health.show_ok()
         elif health.get("polling") is False:
             self.polling.is_on = False
         interval = health.get("poll_interval")
         setting = int(self.options.interval.total_seconds())
-        # What was set by hand holds until the setting itself is changed.
+        # What was set by hand stays until the setting itself is changed.
         if memory.get("interval_setting") == setting and type(interval) is int and self.options.allows(interval):
             self.set_interval(timedelta(seconds=interval))
 
     # Polling
 
     def due(self, now: datetime) -> datetime | None:
-        """Return when to poll next; None while a poll is under way, or none is to be made."""
+        """Return when to poll next; None while a poll is under way, or if none will be made."""
         return self.polling.due(now, self.usage.windows.resets()) if self.options.is_polled else None
 
     def begin_poll(self, now: datetime) -> bool:
@@ -165,11 +165,11 @@ class AccountState:
         return [] if reading is None else self.take(reading, now)
 
     def take(self, reading: Reading, now: datetime) -> list[Event]:
-        """Apply what was read without our asking; return what happened."""
+        """Apply a reading that we did not ask for; return what happened."""
         before = self.usage.read_times()
         events = self._update(reading, now)
         if self.usage.read_times() == before:
-            return events  # nothing newer: it neither saves a request nor makes anything fresh
+            return events  # not newer: it neither saves a request nor makes anything fresh
         self.polling.policy.numbers_arrived(now, self.usage.rules.stale_after)
         self.health.succeeded(reading.read_at)
         if not self.options.is_polled or (self.options.is_auto and self.health.status in MISSING):
@@ -180,7 +180,7 @@ class AccountState:
     def _update(self, reading: Reading, now: datetime) -> list[Event]:
         before = self.usage.windows.suspects()
         events = self.usage.update(reading, now)
-        new = [each for key, each in self.usage.windows.suspects().items() if each != before.get(key)]
+        new = [suspect for key, suspect in self.usage.windows.suspects().items() if suspect != before.get(key)]
         for suspect in new:
             self.log.unlikely(suspect)
         if new:
@@ -193,7 +193,7 @@ class AccountState:
         self.log.down(error)
 
     def on_login_changed(self, changed: LoginChanged, now: datetime) -> None:
-        """Process a login that changed: what waited for another token waits no longer."""
+        """Process a changed login: a wait for another token ends."""
         self.health.login.fingerprint = changed.fingerprint
         login = changed.login or Login(mark=self.health.login.known.mark)
         is_other_token = self.health.login.is_other_token(login)
@@ -201,7 +201,7 @@ class AccountState:
             self.polling.policy.account_changed(now)
         elif self.health.lacks_login:
             self.polling.policy.poll_soon(now)
-        # The file is written for other reasons too; a token that was refused is not sent again for them.
+        # The file is written for other reasons too; a refused token is not sent again for them.
         if is_other_token:
             self.polling.policy.credentials_changed(now)
 
@@ -224,7 +224,7 @@ class AccountState:
         return min((moment for moment in moments if moment is not None), default=None)
 
     def tick(self, now: datetime) -> None:
-        """Renew the sign of life, forget what is over, and note what can be done again."""
+        """Renew the sign of life, forget what is over, and note what is possible again."""
         if not self.options.is_polled and not self.usage.has_numbers(now):
             self.health.show_silence(self.options.pushed, self.name, now)
         if self.reporters is not None:
@@ -236,7 +236,7 @@ class AccountState:
         self.log.freshness(is_fresh=self.usage.is_fresh(now), last_success=self.health.last_success)
 
     def _look_at_reporters(self, reporters: AccountReporters, now: datetime) -> None:
-        """Poll as soon as it is allowed if a machine can be asked again, and the numbers waited for that."""
+        """Poll as soon as possible if a machine can be asked again and the numbers waited for that."""
         policy, last_success = self.polling.policy, self.health.last_success
         policy.requests.record_unasked(now, reporters.take_unasked())
         if reporters.has_become_askable(now):

@@ -30,14 +30,14 @@ MISSING = frozenset({CredentialsNotFound.status, NoReporter.status})
 """Statuses of sources that are missing."""
 
 SILENT_AFTER = timedelta(days=1)
-"""If nothing was sent for this long it is a status, and a problem: nights and meetings are shorter."""
+"""Silence for this long is a status, and a problem: nights and meetings are shorter."""
 
 ALIVE_FOR = timedelta(minutes=8)
 RENEWED_EVERY = timedelta(minutes=5)
-"""Of the sign of life: with each poll, and in between if polls are rare."""
+"""How often the sign of life is renewed: with each poll, and in between if polls are rare."""
 
 POLL_WITHIN = timedelta(minutes=1)
-"""A renewal waits this long for a poll, which also renews it; Home Assistant waits for seven minutes in all."""
+"""How long a renewal waits for a poll, which also renews it; Home Assistant waits seven minutes in all."""
 
 MENTIONED_FOR = timedelta(hours=1)
 """How long another instance is mentioned after its last message."""
@@ -46,7 +46,7 @@ NOTICE = timedelta(days=3)
 """How long before its end a login is mentioned: a weekend, and a day to act."""
 
 SAME_END = timedelta(days=1)
-"""Two ends this close are of one login: what was saved has no milliseconds, and there is one event a day at most."""
+"""Two ends this close belong to one login: saved ones have no milliseconds, and there is at most one event a day."""
 
 
 class AccountLogin:
@@ -57,10 +57,10 @@ class AccountLogin:
         self.fingerprint: object = None
         """Changes when the login does."""
         self._notified: datetime | None = None
-        """The end that was an event already."""
+        """The end that already was an event."""
 
     def is_other_token(self, login: Login) -> bool:
-        """Whether a login surely has another token; what an earlier run knew has no mark, but the token's expiry."""
+        """Whether a login surely has another token; an earlier run saved no mark, but the token's expiry."""
         if login.mark is None or self.known.mark is not None:
             return login.mark not in (None, self.known.mark)
         return format_instant(login.token_expires_at) != format_instant(self.known.token_expires_at)
@@ -71,7 +71,7 @@ class AccountLogin:
         return ends_at if ends_at is not None and ends_at - NOTICE <= now < ends_at else None
 
     def events(self, now: datetime) -> list[Event]:
-        """Return the event if it is due, early enough to log in again; `resets_at` in it is when the login ends."""
+        """Return the event if it is due, early enough to log in again; its `resets_at` is when the login ends."""
         ends_at = self._ending(now)
         if ends_at is None or (self._notified is not None and abs(ends_at - self._notified) < SAME_END):
             return []
@@ -95,7 +95,7 @@ class AccountLogin:
         )
 
     def save(self) -> str | None:
-        """Return what must survive a restart apart from the health, for JSON."""
+        """Return what must survive a restart besides the health, for JSON."""
         return format_instant(self._notified)
 
     def restore(self, health: Mapping[str, Any], saved: object) -> None:
@@ -136,14 +136,14 @@ class OtherInstance:
             log.warning("Account %s: %s", self._topics.account, self.sentence)
 
     def tick(self, now: datetime) -> None:
-        """Forget it if it has been silent for long enough."""
+        """Forget it once it has been silent for long enough."""
         if self.ends_at is not None and now >= self.ends_at:
             self.seen_at = None
             log.info("Account %s: the other instance is gone.", self._topics.account)
 
 
 class AccountHealth:
-    """The `hint` is about what a person asked for, the `detail` about the status."""
+    """The `hint` is about a person's command, the `detail` about the status."""
 
     def __init__(self, topics: Topics) -> None:
         self.status = STARTING
@@ -153,14 +153,14 @@ class AccountHealth:
         self.wrong_clock: tuple[str, datetime] | None = None  # a sentence, and when it became true
         self.login = AccountLogin()
         self.alive_until: datetime | None = None
-        """Until when what is retained may be trusted; None before the first sign of life."""
+        """Until when retained messages may be trusted; None before the first sign of life."""
         self.is_renewed = False
-        """Whether there is a sign of life that was not published yet."""
+        """Whether there is an unpublished sign of life."""
         self.other_instance = OtherInstance(topics)
 
     @property
     def lacks_login(self) -> bool:
-        """Whether nothing could be asked, as there is no login to ask with."""
+        """Whether nothing could be asked because there is no login."""
         return self.status in CREDENTIALS_STATUSES
 
     def succeeded(self, read_at: datetime) -> None:
@@ -173,7 +173,7 @@ class AccountHealth:
         self.status, self.detail = OK, detail
 
     def show_nothing_new(self) -> None:
-        """Show that a machine can be asked, if none could: it answered that its numbers are the old ones."""
+        """Show that a machine can be asked again: it answered that it has no new numbers."""
         if self.status == NoReporter.status:
             self.status, self.detail = STARTING if self.last_success is None else OK, None
 
@@ -182,7 +182,7 @@ class AccountHealth:
         self.status, self.detail = error.status, str(error)
 
     def show_silence(self, pushed: Iterable[PushedSource], account: str, now: datetime) -> None:
-        """Show that none of the pushed sources sends."""
+        """Show that no pushed source sends anything."""
         last = self.last_success
         for source in pushed:
             self.detail = source.why_silent(account, last)
@@ -215,9 +215,9 @@ class AccountHealth:
         self.other_instance.tick(now)
 
     def restore(self, document: Mapping[str, Any], *, is_known: bool) -> None:
-        """Continue from the health that was retained, untrusted, and worth nothing if no numbers are known.
+        """Continue from the retained health, untrusted, and useless if no numbers are known.
 
-        A restart does not change the account: what was well is well until the next poll says otherwise.
+        A restart does not change the account: an `ok` stays `ok` until the next poll says otherwise.
         """
         self.last_success = parse_instant(document.get("last_success")) if is_known else None
         if self.last_success is not None and document.get("status") == OK:

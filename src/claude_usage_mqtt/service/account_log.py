@@ -1,4 +1,4 @@
-"""The log of one account: a lasting problem is logged once, and once when it is over."""
+"""The log of one account: a lasting problem is logged once when it begins and once when it is over."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ ANOTHER_LOGIN = (
 )
 
 MAX_SECTIONS = 200
-"""Names that are remembered as logged; an API that never ends to invent some does not fill the memory."""
+"""Names that are remembered as logged; an API that keeps inventing names does not fill the memory."""
 
 
 def unlikely_sentence(suspect: Suspect) -> str:
-    """Return the sentence about a reading that is not believed yet."""
+    """Return the sentence about a reading that is not yet believed."""
     window = suspect.window
     return f"{window.label} {window.utilization:g} % is unlikely; it is not shown until the next response confirms it."
 
@@ -36,12 +36,12 @@ class AccountLog:
         self._staleness = Outage(log)
         self._another_login = Outage(log)
         self._clock = Outage(log)
-        self._was_fresh = False  # what is old already at the start is not worth a line
+        self._was_fresh = False  # numbers that are already old at the start are not worth a line
         self._has_answered = False
         self._sections: tuple[str, ...] = ()
 
     def unreadable(self, topic: str, payload: bytes | None) -> None:
-        """Log that what was saved was written by another version, or is not there."""
+        """Log that the saved state was written by another version, or is missing."""
         why = "has an unsupported format" if payload else "is missing, or this user may not read it"
         log.warning("The saved state in %s %s; only the last readings are restored.", topic, why)
 
@@ -61,7 +61,7 @@ class AccountLog:
         self._failure.up(f"Account {self._account}: the usage is known again.")
 
     def unlikely(self, suspect: Suspect) -> None:
-        """Log a reading that is not believed yet."""
+        """Log a reading that is not yet believed."""
         log.info("Account %s: %s", self._account, unlikely_sentence(suspect))
 
     def another_login(self, *, is_seen: bool) -> None:
@@ -69,7 +69,7 @@ class AccountLog:
         if is_seen:
             self._another_login.down("foreign", f"Account {self._account}: {ANOTHER_LOGIN}")
         else:
-            self._another_login.up(f"Account {self._account}: no numbers of another login arrive anymore.")
+            self._another_login.up(f"Account {self._account}: numbers of another login no longer arrive.")
 
     def wrong_clock(self, sentence: str) -> None:
         """Log, once, that the clock of a machine is wrong."""
@@ -80,7 +80,7 @@ class AccountLog:
         log.debug("Account %s: the poll failed: %s", self._account, error)
 
     def down(self, error: ClaudeUsageError) -> None:
-        """Log what is wrong; of reporters again if something else helps, which is the end of the sentence."""
+        """Log what is wrong; for reporters again if the advice, the end of the sentence, changes."""
         helps = str(error).rpartition("; ")[2] if isinstance(error, NoReporter) else ""
         self._failure.down(error.status + helps, f"Account {self._account}: {error}")
 
@@ -95,6 +95,6 @@ class AccountLog:
         elif self._was_fresh and last_success is not None:
             read_at = last_success.astimezone().strftime("%H:%M")
             self._staleness.down(
-                "stale", f"Account {self._account}: the numbers, read at {read_at}, are not shown any longer."
+                "stale", f"Account {self._account}: the numbers, read at {read_at}, are no longer shown."
             )
         self._was_fresh = is_fresh

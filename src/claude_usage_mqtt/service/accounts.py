@@ -1,4 +1,4 @@
-"""The accounts of the loop: each is looked at when something is due for it, and what follows from that is published."""
+"""The accounts of the loop: each is checked when something is due for it, and the results are published."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FAR_AWAY = datetime.max.replace(tzinfo=UTC)
 
 MOVE_PAUSE = timedelta(seconds=3)
 """From the removal of a predecessor's device to the announcement of its successor: Home Assistant frees the entity ids
-meanwhile."""
+in between."""
 
 
 class Accounts(dict[str, AccountState]):
@@ -54,7 +54,7 @@ class Accounts(dict[str, AccountState]):
         return min(state.look_at for state in self.values())
 
     def touch(self, name: str) -> AccountState:
-        """Return an account that something happened to, so that what follows from it is done at once."""
+        """Return an account that something happened to, so that the consequences follow at once."""
         self[name].look_at = self._clock.now()
         return self[name]
 
@@ -78,11 +78,11 @@ class Accounts(dict[str, AccountState]):
             self.touch(name).report(hangs("The login" if source is None else source.place))
 
     def stop(self) -> None:
-        """Let the workers end."""
+        """Stop the workers."""
         self._workers.stop()
 
     def restore(self, found: Mapping[str, bytes], now: datetime, *, is_moved: bool) -> None:
-        """Continue from what was retained; if the device has moved (`is_moved`), from what was its predecessor's."""
+        """Continue from what was retained; if the device has moved (`is_moved`), from its predecessor's."""
         for state in self.values():
             topics = state.options.topics
             former = inherited(found, topics) if is_moved else {}
@@ -100,12 +100,12 @@ class Accounts(dict[str, AccountState]):
             state.look_at = now
 
     def deliver(self, now: datetime) -> None:
-        """Send the events that wait."""
+        """Send the waiting events."""
         for state in self.values():
             state.look_at = min(state.look_at, self._deliver(state, now))
 
     def _deliver(self, state: AccountState, now: datetime) -> datetime:
-        """Send an account's events, after the memory that holds them was published; return when to send more."""
+        """Send an account's events once the memory that holds them is published; return when to send more."""
         if not self._publishing.may_deliver:
             return FAR_AWAY
         is_there = self._publishing.is_home_assistant_online
@@ -135,7 +135,7 @@ class Accounts(dict[str, AccountState]):
         delivers_at = FAR_AWAY
         is_renewed = state.health.is_renewed
         if is_renewed or not (begins and state.polling.has_ended_once):
-            # Before the first request its trace is published, so that a crash during it is remembered too.
+            # The first request is published before it is made, so that a crash during it is remembered too.
             for topic, payload in documents(state, now):
                 self._publisher.retain(topic, payload, again=is_renewed and topic == state.options.topics.state)
             self._digests[state.name], state.health.is_renewed = digest(state, now), False

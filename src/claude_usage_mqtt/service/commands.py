@@ -1,4 +1,4 @@
-"""What people ask an account to do: refresh, another poll interval, polling on or off."""
+"""The commands to an account: refresh, another poll interval, polling on or off."""
 
 from __future__ import annotations
 

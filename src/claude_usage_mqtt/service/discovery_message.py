@@ -1,4 +1,4 @@
-"""What is announced to Home Assistant for one account, and which entities are to be removed. No I/O."""
+"""What is announced to Home Assistant for one account, and which entities it should remove. No I/O."""
 
 from __future__ import annotations
 
@@ -20,35 +20,34 @@ from claude_usage_mqtt.usage.account import AccountUsage, Plan
 log = logging.getLogger(__name__)
 
 KEPT_FEATURES = frozenset({PLAN, LOGIN_EXPIRY})
-"""Once known, they keep their entities: a login that cannot be read for a while still has a plan."""
+"""Features that keep their entities once known: a login that cannot be read for a while still has a plan."""
 
 
 AMOUNTS_OF_A_LIMIT = ("limit", "remaining", "utilization")
 
 
 class DiscoveryMessage:
-    """The discovery message of an account; made again only if what it is made of has changed."""
+    """The discovery message of an account; made again only if its input has changed."""
 
     def __init__(self, options: AccountOptions) -> None:
         self._options = options
         self._features: frozenset[str] = frozenset()
-        self._inventory: Inventory | None = None  # of the message that was made last
+        self._inventory: Inventory | None = None  # of the last message
         self._announced: dict[str, str] = {}  # entities and their platforms
-        self._removed: dict[str, str] = {}  # likewise: what the message orders to remove
+        self._removed: dict[str, str] = {}  # likewise: the entities that the message removes
         self.removed_until: datetime | None = None
-        """When the order may leave the message."""
+        """When the removal may be dropped from the message."""
         self.owner: str | None = None
-        """The status topic of the service whose device it is, None if nobody's; that of another running service is left
-        to it."""
+        """The status topic of the service that owns the device, None if none does; a running one keeps its device."""
         self.entity_ids_of = options.topics.account
-        """The account whose name the entity ids contain: that of a predecessor, whose history they continue."""
+        """The account whose name the entity ids contain: a predecessor's, to continue its history."""
         self.first_currency: str | None = None
-        """The currency of the entities whose keys name none; another one has its own entities."""
+        """The currency of the entities whose keys name none; other currencies have their own entities."""
         self.payload = b""
-        """The message that was made last, at first the one that was retained."""
+        """The last message, at first the retained one."""
 
     def restore(self, retained: Mapping[str, bytes], memory: Mapping[str, Any]) -> None:
-        """Continue from the message that was retained, and from what else an earlier run saved; both are untrusted."""
+        """Continue from the retained message, and from what else an earlier run saved; both are untrusted."""
         topics = self._options.topics
         payload = retained.get(topics.config, b"")
         self.owner = announced_by(payload)
@@ -110,13 +109,13 @@ class DiscoveryMessage:
                 self.removed_until = now + STUB_KEPT
             former = self._removed | self._announced
             self._removed = {key: former[key] for key in sorted(former) if key not in components}
-            self._announced = {key: each["platform"] for key, each in components.items()}
+            self._announced = {key: component["platform"] for key, component in components.items()}
             components |= {key: {"platform": platform} for key, platform in self._removed.items()}
             self.payload = encode(message)
         return self.payload
 
     def forget_removed(self, now: datetime) -> None:
-        """Leave out the order to remove entities once it has been there for long enough."""
+        """Drop the removal of entities once it has been in the message for long enough."""
         if self.removed_until is not None and now >= self.removed_until:
             self._removed, self.removed_until, self._inventory = {}, None, None
 
@@ -144,7 +143,7 @@ class DiscoveryMessage:
         )
 
     def _has_amount(self, usage: AccountUsage, field: str) -> bool:
-        """Whether extra usage has this amount; if the last response lacked it all, whether it had."""
+        """Whether extra usage has this amount; if the last response lacked all of them, whether it had it before."""
         if usage.money is None or usage.money.money is None:
             return any(key.startswith(f"extra_usage_{field}") for key in self._announced)
         return getattr(usage.money.money, field) is not None

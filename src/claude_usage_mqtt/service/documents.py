@@ -1,4 +1,4 @@
-"""What is retained for one account: documents that follow from its state and the time."""
+"""The retained documents of one account: they follow from its state and the time."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from claude_usage_mqtt.usage.saved_state import save
 def documents(state: AccountState, now: datetime) -> Iterator[tuple[str, bytes]]:
     """Yield topics and payloads in the order to publish them.
 
-    The state comes before the discovery message, so that no entity is announced whose value is not there yet, and
-    the health last, so that nothing is called fresh before it is.
+    The state comes before the discovery message, so that no entity is announced before it has a value, and the health
+    last, so that nothing is called fresh too early.
     """
     topics, how = state.options.topics, health_document(state, now)
     if state.usage.is_known:
         yield topics.state, encode(state_document(state.usage, now))
     owner = state.discovery.owner
     if state.options.discovery and owner in (None, topics.status):
-        has_expiry, machines = how["login_expires_at"] is not None, [each["machine"] for each in how["reporters"]]
+        machines, has_expiry = [entry["machine"] for entry in how["reporters"]], how["login_expires_at"] is not None
         message = state.discovery.update(state.usage, now, has_login_expiry=has_expiry, reporters=machines)
         yield topics.config, message
     elif owner == topics.status:
@@ -38,15 +38,15 @@ def documents(state: AccountState, now: datetime) -> Iterator[tuple[str, bytes]]
 def health_document(state: AccountState, now: datetime) -> dict[str, Any]:
     """Return how polling is going.
 
-    `retry_at`: before this the API must not be asked. `alive_until`: after this, whoever reads this retained message
-    must not trust what this service published.
+    `retry_at`: before this the API must not be asked. `alive_until`: after this, a reader of this retained message must
+    not trust what this service published.
     """
     shown, policy, login = state.health, state.polling.policy, state.health.login.known
     retry_at = policy.rate_limit.blocked_until
     parts = [shown.detail, shown.hint, shown.login.sentence(now)]
     if state.usage.history.saw_foreign(now):
         parts.append(ANOTHER_LOGIN)
-    if not state.options.is_polled:  # where we ask, the confirming poll comes within a minute or so
+    if not state.options.is_polled:  # if we poll, the confirming poll comes within a minute or so
         parts += map(unlikely_sentence, state.usage.windows.suspects().values())
     parts.append(shown.other_instance.sentence)
     return {

@@ -1,8 +1,8 @@
-"""Events on their way to whoever listens: delivered at least once, always with the same id. No I/O.
+"""The delivery of events to their listeners: at least once, always with the same id. No I/O.
 
-An event waits until the broker has been connected for a while, since its listeners come back seconds after it. If Home
-Assistant was away, the event is delivered again after its next birth message. What waits is part of what is saved, so
-that our restart loses nothing; it is dropped when its window is over.
+An event waits until the broker has been connected for a while, since the listeners come back seconds later. If Home
+Assistant was away, the event is delivered again after its next birth message. Waiting events are saved, so that our
+restart loses none; they are dropped when their window is over.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from claude_usage_mqtt.usage.json_values import MAX_AHEAD
 from claude_usage_mqtt.usage.reading import WINDOW_KEY
 
 MAX_WAITING = 50
-"""Of one account. The oldest are dropped: nobody wants more than that at once."""
+"""Waiting events of one account. The oldest are dropped: nobody wants more at once."""
 
 SPACING = timedelta(seconds=1)
 """Between two events of one topic. The state of an event entity is the millisecond in which the event came: in Home
-Assistant before 2026.8 two of the same millisecond are one change, and automations miss the second."""
+Assistant before 2026.8 two in the same millisecond are one change, and automations miss the second."""
 
 MAX_EVENT = 1000
-"""Characters of a saved event; ours have about 300."""
+"""The most characters of a saved event; ours have about 300."""
 
 
 @dataclass(slots=True)
 class Waiting:
-    """An event that waits; `level` is the last of its topic. If it `awaits_birth`, only Home Assistant lacks it."""
+    """An event that waits; `level` is the last of its topic. If it `awaits_birth`, only Home Assistant missed it."""
 
     level: str
     document: dict[str, Any]
@@ -47,7 +47,7 @@ class EventDelivery:
         self._account = account
         self._waiting: list[Waiting] = []
         self._sent: dict[str, datetime] = {}
-        """When the last event of each topic was sent, if that is not long enough ago for another one."""
+        """When the last event of each topic was sent, if that is too recent for another one."""
 
     def add(self, events: Iterable[Event]) -> None:
         """Note what happened."""
@@ -56,39 +56,39 @@ class EventDelivery:
         del self._waiting[:-MAX_WAITING]
 
     def take(self, now: datetime, *, is_home_assistant_online: bool) -> Iterator[tuple[str, bytes]]:
-        """Yield the topic level and payload of what is to be delivered now, and forget what needs nothing more.
+        """Yield topic level and payload of the events to deliver now, and forget those that are done.
 
         Call this while listeners are connected: after the broker was connected for a while, and after each birth. One
         event per topic is delivered within `SPACING`; if another one is due, call it again after that.
         """
         waiting, self._waiting = self._waiting, []
         self._sent = {level: at for level, at in self._sent.items() if timedelta(0) <= now - at < SPACING}
-        for each in waiting:
-            if now >= each.expires_at:
+        for event in waiting:
+            if now >= event.expires_at:
                 continue
-            is_due = is_home_assistant_online or not each.awaits_birth
-            is_sent = is_due and each.level not in self._sent
+            is_due = is_home_assistant_online or not event.awaits_birth
+            is_sent = is_due and event.level not in self._sent
             if is_sent:
-                self._sent[each.level] = now
-                yield each.level, encode(each.document)
+                self._sent[event.level] = now
+                yield event.level, encode(event.document)
             if not (is_sent and is_home_assistant_online):
-                each.awaits_birth = each.awaits_birth or is_sent
-                self._waiting.append(each)
+                event.awaits_birth = event.awaits_birth or is_sent
+                self._waiting.append(event)
 
     def has_due(self, *, is_home_assistant_online: bool) -> bool:
         """Whether `take` would deliver something."""
-        return any(is_home_assistant_online or not each.awaits_birth for each in self._waiting)
+        return any(is_home_assistant_online or not event.awaits_birth for event in self._waiting)
 
     def save(self) -> list[dict[str, Any]]:
-        """Return what waits as JSON."""
+        """Return the waiting events, for JSON."""
         return [
             {
-                "level": each.level,
-                "document": each.document,
-                "expires_at": format_instant(each.expires_at),
-                "awaits_birth": each.awaits_birth,
+                "level": event.level,
+                "document": event.document,
+                "expires_at": format_instant(event.expires_at),
+                "awaits_birth": event.awaits_birth,
             }
-            for each in self._waiting
+            for event in self._waiting
         ]
 
     def restore(self, saved: object, now: datetime) -> None:

@@ -1,6 +1,6 @@
-"""Devices that an earlier run published and this one does not: found by what that run left. No I/O.
+"""Devices that an earlier run published and this one does not: recognized by what that run left. No I/O.
 
-Only what is ours is removed: what is retained under our base topic, and discovery messages that name it.
+Only ours are removed: what is retained under our base topic, and discovery messages that name it.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ log = logging.getLogger(__name__)
 
 
 class FormerDevices:
-    """What is to be removed: the topics in `gone` at once, and of those in `suspects` what turns out to be ours.
+    """The topics to remove: those in `gone` at once, and those in `suspects` that turn out to be ours.
 
-    What another living instance publishes under the same base topic is not ours, and stays.
+    Topics of another running instance under the same base topic are not ours, and stay.
     """
 
     def __init__(self, options: ServiceOptions, found: Mapping[str, bytes], now: datetime) -> None:
-        """Draw conclusions from what was `found` under the topics of the summary and of the account `default`."""
+        """Evaluate what was `found` under the topics of the summary and of the account `default`."""
         own, current = options.first.topics, {account.topics.account for account in options.accounts}
         self._status, self._instance, self._now = own.status, options.first.instance, now
         self._seen = dict(found)
@@ -37,8 +37,8 @@ class FormerDevices:
         summary, default = own._replace(account=SUMMARY), own._replace(account=DEFAULT_ACCOUNT)
         names = [name for name in former_accounts(found.get(summary.state)) if name not in current | {DEFAULT_ACCOUNT}]
         self._others = [own._replace(account=name) for name in names]
-        # The order matters: a broker sends what is retained in the order in which it was asked for.
-        self.suspects = [topic for each in self._others for topic in (each.memory, each.config, each.health)]
+        # The order matters: a broker sends retained messages in the order of the subscriptions.
+        self.suspects = [topic for other in self._others for topic in (other.memory, other.config, other.health)]
         self.gone: list[str] = []
         if DEFAULT_ACCOUNT not in current and not self._is_kept(default):
             self.gone += [topic for topic in (default.state, default.health, default.memory) if topic in found]
@@ -55,12 +55,12 @@ class FormerDevices:
         if not message.payload:
             return []
         self._seen[message.topic] = message.payload
-        for each in self._others:
-            if message.topic == each.health and not self._is_kept(each):
-                self._left.add(each.account)
-                return [*self._announced([each.config]), each.state, each.health, each.memory]
-            if message.topic == each.config and each.account not in self._left:
-                return []  # its health says whose it is
+        for other in self._others:
+            if message.topic == other.health and not self._is_kept(other):
+                self._left.add(other.account)
+                return [*self._announced([other.config]), other.state, other.health, other.memory]
+            if message.topic == other.config and other.account not in self._left:
+                return []  # the account's health says whose it is
         return self._announced([message.topic])
 
     def _announced(self, topics: Iterable[str]) -> list[str]:

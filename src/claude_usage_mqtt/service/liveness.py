@@ -1,9 +1,9 @@
 """Signs of life of the loop: a file for `healthcheck`, and systemd's notify socket if there is one.
 
-Imports little: `healthcheck` has to start in no time, and knows of the rest of the program only this module. A watchdog
-inside the process could restart it, but Docker and people ask from outside. Each process has its own file (the time of
-its last sign of life, and whose it is) and keeps it locked: the kernel releases the lock of one that was killed. The
-folders are open to everybody, so nothing is followed, and nothing believed, that another user could have put there.
+Imports little: `healthcheck` has to start fast, and loads no other module of the program. A watchdog inside the process
+could restart it, but Docker and people ask from outside. Each process has its own file (the time of its last sign of
+life, and whose it is) and keeps it locked: the kernel releases the lock of one that was killed. The folders are open to
+everybody, so links, and files that another user could have put there, are ignored.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BEAT_EVERY = 10.0
 """Real seconds between signs of life; less if systemd's watchdog wants more."""
 
 STUCK_AFTER = 90.0
-"""Real seconds without one until the loop counts as stuck: it never takes that long for one turn."""
+"""Real seconds without one until the loop counts as stuck: one turn never takes that long."""
 
 BEATS_PER_WATCHDOG = 3
 """Signs of life in systemd's `WatchdogSec`: one may be late."""
@@ -35,7 +35,7 @@ MAX_SIGN, MAX_ENV_FILE = 4096, 100_000
 FOLDERS = ("/dev/shm", "/run", "/tmp", "/var/tmp")  # noqa: S108 - one of them is writable on a read-only root
 NAME = "claude-usage-mqtt-heartbeat"
 SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-"""How files in open folders are opened: through no link, and never waiting for the other end of a pipe."""
+"""How files in open folders are opened: never through a link, never waiting for the other end of a pipe."""
 
 
 def _setting(variable: str) -> str:
@@ -76,12 +76,12 @@ def _folders() -> list[str]:
 
 
 class Liveness:
-    """Shows that the loop is running. If nothing can be written it stays silent: that must not stop the service."""
+    """Shows that the loop is running. If nothing can be written it does nothing: that must not stop the service."""
 
     def __init__(self, base_topic: str | None = None, publishes_at: str = "") -> None:
         """Prepare; `base_topic` distinguishes several services of a user, by default that of the environment.
 
-        `publishes_at` is the address of the broker, empty for what does not publish the usage (a reporter).
+        `publishes_at` is the address of the broker, empty if it does not publish the usage (a reporter).
         """
         self._identity = f"{base_topic or own_base_topic()}\n{own_accounts()}\n{publishes_at}"
         self._next: float | None = None
@@ -98,7 +98,7 @@ class Liveness:
         return 0.0 if self._next is None else max(0.0, self._next - time.monotonic())
 
     def beat(self, *, alive: bool = True) -> None:
-        """Give a sign of life if it is time for one; not `alive` if a part that nothing works without has died."""
+        """Give a sign of life if it is time for one; not `alive` means that a vital part has died."""
         now = time.monotonic()
         if self._next is not None and now < self._next:
             return
@@ -111,7 +111,7 @@ class Liveness:
     def _write(self, sign: bytes) -> None:
         try:
             if self._descriptor is not None and not os.fstat(self._descriptor).st_nlink:
-                os.close(self._descriptor)  # somebody tidied the folder up
+                os.close(self._descriptor)  # somebody cleaned up the folder
                 self._descriptor = None
             if self._descriptor is None:
                 self._open()
@@ -122,7 +122,7 @@ class Liveness:
             pass
 
     def _open(self) -> None:
-        """Open our file in the first folder that can be used, and remove those that killed processes left there."""
+        """Open our file in the first usable folder, and remove those that killed processes left there."""
         for folder in _folders():
             path = os.path.join(folder, f"{NAME}-{_user()}-{os.getpid()}")
             descriptor = _opened(path, os.O_RDWR | os.O_CREAT)
@@ -218,7 +218,7 @@ def _sign(path: str) -> _Sign | None:
     if descriptor is None:
         return None
     try:
-        has_ended = _lock(descriptor, shared=True)  # the lock of one that lives cannot be had
+        has_ended = _lock(descriptor, shared=True)  # the lock of a running process cannot be taken
         moment, *identity = os.read(descriptor, MAX_SIGN).decode("utf-8", "replace").split("\n")
         return _Sign(path, None if has_ended else time.monotonic() - float(moment), *identity[:3])
     except (OSError, TypeError, ValueError):
@@ -239,7 +239,7 @@ def check() -> tuple[int, str]:
     It has our base topic and, if `CLAUDE_ACCOUNTS` is set, our accounts; the stalest of several counts.
     """
     own, accounts = own_base_topic(), own_accounts()
-    is_app = bool(os.environ.get("SUPERVISOR_TOKEN"))  # it runs alone, with settings that the environment lacks
+    is_app = bool(os.environ.get("SUPERVISOR_TOKEN"))  # only one runs, with settings that the environment lacks
     signs = _signs(_folders())
     ours = [
         sign for sign in signs if is_app or (sign.base_topic == own and (not accounts or sign.accounts == accounts))

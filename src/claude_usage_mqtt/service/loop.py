@@ -68,7 +68,7 @@ class Service:
         ]
 
     def stop(self, cause: BaseException | None = None) -> None:
-        """Ask the loop to end, by raising the cause if there is one; safe from any thread and from a signal handler."""
+        """Ask the loop to end, raising the cause if there is one; safe from any thread and from a signal handler."""
         self.inbox.put(Stop(cause))
 
     def run(self) -> None:
@@ -82,7 +82,7 @@ class Service:
                 item = self.inbox.get(self._patience())
                 if isinstance(item, Stop):
                     return item.obey()
-                self._follow_clock()  # before anything is noted at the new time
+                self._follow_clock()  # before anything is recorded at the new time
                 if item is not None:
                     self._handle(item)
                 self._tick()
@@ -164,7 +164,7 @@ class Service:
                 self._accounts.note(state, state.receive(source, message.payload, now))
 
     def _on_health(self, account: str, message: Message) -> None:
-        """Notice another instance, not by what is retained: an earlier run of ours may have left that."""
+        """Notice another instance, but not by a retained message, which an earlier run of ours may have left."""
         if message.payload and not self._publishing.publisher.has_sent(message):
             self._accounts.touch(account).health.other_instance.seen(self._clock.now())
 
@@ -197,7 +197,7 @@ class Service:
         log.info("Publishing at %s, accounts: %s", self._options.broker.address, ", ".join(names[:10]))
 
     def _patience(self) -> float:
-        """Return how many real seconds may pass until something is to be done."""
+        """Return how many real seconds may pass before something has to be done."""
         moments = self._publishing.moments()
         if self._startup.ends_at is not None:
             moments.append(self._startup.ends_at)

@@ -27,7 +27,7 @@ class AccountOptions(NamedTuple):
     instance: str = ""
     """What distinguishes this installation from another that publishes the same account."""
     is_auto: bool = False
-    """Whether they are whatever there is: then one that is not there is not missed once another delivers."""
+    """Whether they are just those available: then a missing one is not reported once another delivers."""
 
     @property
     def is_polled(self) -> bool:
@@ -55,5 +55,5 @@ class ServiceOptions(NamedTuple):
 
     @property
     def first(self) -> AccountOptions:
-        """Any account: topics, prefix, instance and discovery are the same for all."""
+        """The first account: its base topic, prefix, instance and discovery are the same for all."""
         return self.accounts[0]

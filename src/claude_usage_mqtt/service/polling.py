@@ -31,6 +31,6 @@ class Polling:
         return self.policy.requests.allows_another(now)
 
     def end(self, now: datetime, requests: int) -> None:
-        """Note that it has ended, after so many requests."""
+        """Note that it has ended, after this many requests."""
         self.is_under_way, self.has_ended_once = False, True
         self.policy.requests.record_sent(now, requests)

@@ -19,8 +19,8 @@ from claude_usage_mqtt.topics import OFFLINE, ONLINE
 log = logging.getLogger(__name__)
 
 SETTLED_AFTER = 15.0
-"""Seconds from a connection, or from Home Assistant's birth message, until an event finds its listeners: Node-RED was
-seen to subscribe one second after the broker was back, Home Assistant six."""
+"""Seconds from a connection, or from Home Assistant's birth message, until listeners get an event: Node-RED was seen to
+subscribe one second after the broker was back, Home Assistant six."""
 
 RESEND_AFTER_DISCOVERY = 1.0
 """Real seconds: an entity whose announcement has changed is unavailable in Home Assistant until its next message."""
@@ -46,13 +46,13 @@ class Publishing:
         self.is_home_assistant_online = False
         """Not before its birth message."""
         self._to_real = clock.to_real
-        self._settled_at: float | None = None  # when the wait for who listens to events ends, if there is one
+        self._settled_at: float | None = None  # when the wait for listeners of events ends, if there is one
         self._rng = rng
         self._resend_at: float | None = None
 
     @property
     def may_deliver(self) -> bool:
-        """Whether events find those who listen to them: there is a connection, and they are back."""
+        """Whether events reach their listeners: there is a connection, and the listeners are back."""
         return self.publisher.is_connected and self._settled_at is None
 
     def connected(self, event: Connected, topics: Iterable[str]) -> None:
@@ -67,7 +67,7 @@ class Publishing:
             self.publisher.send_all()
 
     def begin(self, former: FormerDevices) -> None:
-        """Publish from now on; what is left of former devices is removed."""
+        """Publish from now on; remains of former devices are removed."""
         self.is_begun = True
         self._remove(former.gone)
 
@@ -85,7 +85,7 @@ class Publishing:
     # Handlers of topics
 
     def _on_status(self, message: Message) -> None:
-        """Correct somebody else's offline message, or a late will of our own: while we run, we are online."""
+        """Correct somebody else's offline message, or our own late will: while we run, we are online."""
         if message.payload != ONLINE:
             self.publisher.republish(self._status)
 
@@ -98,7 +98,7 @@ class Publishing:
 
     def _remove(self, topics: Iterable[str]) -> None:
         for topic in topics:
-            log.info("Removing %s: the settings have no account or device for it any longer.", topic)
+            log.info("Removing %s: the settings no longer have an account or device for it.", topic)
             self.publisher.retain(topic, b"")
 
     def _subscribe_late(self) -> None:
@@ -111,7 +111,7 @@ class Publishing:
         self._resend_at = time.monotonic() + RESEND_AFTER_DISCOVERY
 
     def tick(self) -> bool:
-        """Do what is due; return whether the wait for those who listen to events ends now."""
+        """Do what is due; return whether the wait for listeners of events ends now."""
         now = time.monotonic()
         if self._resend_at is not None and now >= self._resend_at:
             self._resend_at = None

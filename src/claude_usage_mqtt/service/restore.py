@@ -1,7 +1,7 @@
-"""Reading back at the start what an earlier run left on the broker: its retained topics, exactly those.
+"""Reading at the start what an earlier run left on the broker: its retained topics, by exact name.
 
-Not by wildcard: not every broker replays retained messages to one. What is not there is not reported, so a message of
-our own, sent after the subscription and received again, says that everything retained has arrived.
+Not by wildcard: not every broker replays retained messages to one. A broker does not report missing messages, so our
+own message, sent after the subscription and received again, shows that everything retained has arrived.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ log = logging.getLogger(__name__)
 FENCE = "fence"
 
 ROUNDS = 4
-"""How often the fence goes round while anything is missing: on some brokers (aedes) it overtakes what was retained."""
+"""How often the fence is sent again while anything is missing: on some brokers (aedes) it comes first."""
 
 LONGEST_WAIT = timedelta(minutes=10)
-"""A sign of life that reaches further ahead is not one of ours, or was made while a clock was wrong."""
+"""A sign of life that reaches further ahead is not ours, or was made by a wrong clock."""
 
 LONGEST = 10.0
-"""Real seconds until nothing is expected anymore: a link may be slow."""
+"""Real seconds after which nothing more is expected: a link may be slow."""
 
 QUIET = 2.0
-"""Real seconds after a message until no other one is expected, if the broker does not send us our own messages."""
+"""Real seconds after a message until no other is expected, if the broker does not return our own messages."""
 
 
 class RetainedReader:
-    """What has been read back so far; the `fence` is to be sent at first, and whenever it has come round too early."""
+    """What has been read so far; the `fence` is sent at first, and again whenever it came back too early."""
 
     def __init__(self, topics: Iterable[str], fence: str, began: float) -> None:
         self.topics = list(topics)
@@ -54,7 +54,7 @@ class RetainedReader:
         return message.topic in (*self.topics, self.fence.topic)
 
     def is_over(self, now: float) -> bool:
-        """Whether everything that was retained has arrived, or waiting longer is useless."""
+        """Whether everything retained has arrived, or waiting longer is useless."""
         return self._rounds >= ROUNDS or len(self.found) == len(self.topics) or now >= self.ends_at
 
 
@@ -71,14 +71,14 @@ def own_document(retained: Mapping[str, bytes], topic: str, account: str) -> dic
 
 
 def lives_elsewhere(found: Mapping[str, bytes], topics: Topics, instance: str, now: datetime) -> datetime | None:
-    """Return until when another instance is alive by what it retained for an account; None if it is not."""
+    """Return until when another instance is alive, by what it retained for an account; None if it is not."""
     if json_object(found.get(topics.memory)).get("instance") in (None, instance):
         return None
     return alive_until(found.get(topics.health), now)
 
 
 def alive_until(health: bytes | None, now: datetime) -> datetime | None:
-    """Return until when whoever retained a health document, untrusted, is alive; None if it is not."""
+    """Return until when the sender of a health document, untrusted, is alive; None if it is not."""
     until = parse_instant(json_object(health).get("alive_until"))
     return until if until is not None and now < until <= now + LONGEST_WAIT else None
 
@@ -87,9 +87,9 @@ def inherited(found: Mapping[str, bytes], own: Topics) -> dict[str, bytes]:
     """Return what was retained for `default` as if it were the own account's; empty if there is nothing to continue.
 
     `found` holds retained messages by topic. Version 1 called the only account `default` even if it had a name: its
-    numbers, events and limits go on under the name, and its entities keep their ids, to which Home Assistant's history
-    belongs. An account that has its own topics continues those. What version 2 retained for `default` belongs to
-    another service, one whose account has no name.
+    numbers, events and limits continue under the name, and its entities keep their ids, to which Home Assistant's
+    history belongs. An account that has its own topics continues those. What version 2 retained for `default` belongs
+    to another service, whose account has no name.
     """
     former = own._replace(account=DEFAULT_ACCOUNT)
     if own.account == DEFAULT_ACCOUNT or found.get(own.health) or found.get(own.state) or found.get(former.memory):

@@ -1,4 +1,4 @@
-"""A table of topics and their handlers: it says what to subscribe to, and what a message that arrived means. No I/O."""
+"""A table of topics and their handlers: it says what to subscribe to, and how to handle a message. No I/O."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Route(NamedTuple):
     is_early: bool = False
     """Whether it is also handled before the service publishes."""
     takes_retained: bool = False
-    """Whether it is also handled if it was retained: an old command would run again with each connection."""
+    """Whether it is also handled if it was retained: an old command would run again on each connection."""
     is_late: bool = False
     """Whether it is subscribed to when we publish ourselves, not with the connection."""
 
@@ -43,7 +43,7 @@ class Routes:
         return [route.topic for route in routes if route.is_late == late]
 
     def handle(self, message: Message, *, is_early: bool) -> None:
-        """Call the handler of a message's topic, unless it is not for such a message."""
+        """Call the handler of a message's topic, unless it is not meant for such messages."""
         route, levels = self._find(message.topic)
         if route is not None and (route.is_early or not is_early) and (route.takes_retained or not message.retain):
             route.handle(message, *levels)

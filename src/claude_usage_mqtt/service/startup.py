@@ -1,4 +1,4 @@
-"""The time before the service publishes: reading back what was retained, standing by while another instance lives."""
+"""The time before the service publishes: reading what was retained, and standing by while another instance runs."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class Startup:
     def connected(self, real: float) -> None:
         """Ask for what was retained."""
         accounts = [account.topics for account in self._options.accounts]
-        topics, names = accounts[0], {each.account for each in accounts}
-        devices = accounts + [topics._replace(account=name) for name in (SUMMARY, DEFAULT_ACCOUNT) if name not in names]
+        first, names = accounts[0], {topics.account for topics in accounts}
+        devices = accounts + [first._replace(account=name) for name in (SUMMARY, DEFAULT_ACCOUNT) if name not in names]
         self._found = {}
         self._publisher.subscribe([self._status])
-        self._read([topic for each in devices for topic in (each.state, each.config, each.health, each.memory)], real)
+        self._read([topic for own in devices for topic in (own.state, own.config, own.health, own.memory)], real)
 
     def _read(self, topics: list[str], real: float) -> None:
         self._reader = RetainedReader(topics, self._options.first.topics.command(FENCE), real)
@@ -76,7 +76,7 @@ class Startup:
         return True
 
     def found(self, real: float, now: datetime) -> Mapping[str, bytes] | None:
-        """Return what was retained once the service may publish, None as long as it may not."""
+        """Return what was retained once the service may publish, None until then."""
         if self._reader is None:
             if self.ends_at is not None and real >= self.ends_at:
                 self.connected(real)
@@ -84,7 +84,7 @@ class Startup:
         if not self._reader.is_over(real):
             return None
         reader, self._reader = self._reader, None
-        # The health topics stay, to notice other instances: some brokers (aedes) take requests in any order.
+        # The health topics stay subscribed, to notice other instances: some brokers (aedes) take requests in any order.
         kept = {account.topics.health for account in self._options.accounts}
         self._publisher.unsubscribe(topic for topic in reader.topics if topic not in kept)
         self._found |= reader.found
@@ -122,5 +122,5 @@ class Startup:
     def _others(self, now: datetime) -> dict[str, datetime]:
         """Return which of our accounts another instance publishes, and until when its messages may be trusted."""
         topics = [account.topics for account in self._options.accounts]
-        alive = {each.account: lives_elsewhere(self._found, each, self._options.first.instance, now) for each in topics}
+        alive = {own.account: lives_elsewhere(self._found, own, self._options.first.instance, now) for own in topics}
         return {name: until for name, until in alive.items() if until is not None}

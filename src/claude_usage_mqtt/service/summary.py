@@ -18,7 +18,7 @@ from claude_usage_mqtt.topics import (
 
 
 class Digest(NamedTuple):
-    """What the summary needs of one account, as far as it is known.
+    """What the summary needs to know about one account, as far as it is known.
 
     `tightest` is the utilization of the window closest to its limit among those that stop all work, in percent.
     """
@@ -36,7 +36,7 @@ def digest(state: AccountState, now: datetime) -> Digest:
     """Return the digest of an account as of `now`."""
     known, where = state.usage.known_windows(now), state.usage.standing(now)
     health, failures = state.health, state.polling.policy.failures.count
-    machines = [] if state.reporters is None else [each["status"] for each in state.reporters.documents(now)]
+    machines = [] if state.reporters is None else [reporter["status"] for reporter in state.reporters.documents(now)]
     return Digest(
         account=state.name,
         label=state.options.label or state.name,
@@ -49,7 +49,7 @@ def digest(state: AccountState, now: datetime) -> Digest:
 
 
 def is_problem(status: str, failures: int, last_success: datetime | None, machines: list[str], now: datetime) -> bool:
-    """Whether a status is a problem yet; the template of the entity `problem` says the same.
+    """Whether a status is a problem yet; the template of the entity `problem` must agree.
 
     `machines` are the statuses of the reporters.
     """
@@ -64,21 +64,21 @@ def is_problem(status: str, failures: int, last_success: datetime | None, machin
 def summarize(digests: Iterable[Digest]) -> dict[str, Any]:
     """Return the summary's state document."""
     digests = list(digests)
-    tightest = {each.label: each.tightest for each in digests if each.tightest is not None}
-    free = [each.label for each in digests if each.label in tightest and each.blocked is False]
+    tightest = {entry.label: entry.tightest for entry in digests if entry.tightest is not None}
+    free = [entry.label for entry in digests if entry.label in tightest and entry.blocked is False]
     highest = max(tightest, key=tightest.__getitem__, default=None)
-    blocked = [each for each in digests if each.blocked]
+    blocked = [entry for entry in digests if entry.blocked]
     is_blocked = len(blocked) == len(digests)
     return {
-        "accounts": [each.account for each in digests],
-        "blocked": True if is_blocked else False if any(each.blocked is False for each in digests) else None,
-        "blocked_until": _first(each.blocked_until for each in blocked) if is_blocked else None,
-        "blocked_accounts": [each.label for each in blocked],
+        "accounts": [entry.account for entry in digests],
+        "blocked": True if is_blocked else False if any(entry.blocked is False for entry in digests) else None,
+        "blocked_until": _first(entry.blocked_until for entry in blocked) if is_blocked else None,
+        "blocked_accounts": [entry.label for entry in blocked],
         "highest_utilization": None if highest is None else tightest[highest],
         "highest_account": highest,
         "headroom_account": min(free, key=tightest.__getitem__, default=None),
-        "next_reset": _first(each.next_reset for each in digests),
-        "problems": sum(each.has_problem for each in digests),
+        "next_reset": _first(entry.next_reset for entry in digests),
+        "problems": sum(entry.has_problem for entry in digests),
     }
 
 

@@ -1,6 +1,6 @@
 """The log of the numbers: one flat JSON line per successful poll, for Loki and the like.
 
-Whatever is wrong with the file never stops the service: one warning, and lines again as soon as they can be written.
+A problem with the file never stops the service: there is one warning, and lines are written again as soon as possible.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CLOSE_WITHIN = 0.3
 
 
 class UsageLog:
-    """A file that lines are appended to; opened for each, so that it may be rotated or removed at any time.
+    """A file that lines are appended to; opened for each line, so that it may be rotated or removed at any time.
 
     Not logging's `WatchedFileHandler`, which prints a traceback for each line that fails and waits for a pipe's reader.
     """
@@ -57,7 +57,7 @@ class UsageLog:
             self._outage.down("hangs", f"USAGE_LOG ({self._path}): writing hangs; its lines are lost until it ends.")
 
     def close(self) -> None:
-        """Write what waits, if that takes no longer than a moment."""
+        """Write the waiting lines, if that takes only a moment."""
         if self._thread is not None and not self._waiting.full():
             self._waiting.put_nowait(None)
             self._thread.join(CLOSE_WITHIN)
@@ -67,14 +67,14 @@ class UsageLog:
             self.write(*waiting)
 
     def write(self, document: Mapping[str, Any], now: datetime) -> None:
-        """Append the line of a state document; if that fails one warning is logged, and never an error raised."""
+        """Append the line of a state document; if that fails, one warning is logged, and no error is raised."""
         line = json.dumps(flat(document, now)).encode() + b"\n"
         try:
             self._append(line)
         except OSError as error:
             reason = error.strerror or type(error).__name__
             self._outage.down(
-                reason, f"USAGE_LOG ({self._path}) cannot be written: {reason}; its lines are lost until it can."
+                reason, f"USAGE_LOG ({self._path}) cannot be written: {reason}; its lines are lost until then."
             )
         else:
             self._outage.up(f"USAGE_LOG ({self._path}) is written again.")
@@ -82,7 +82,7 @@ class UsageLog:
     def _append(self, line: bytes) -> None:
         descriptor = os.open(self._path, FLAGS, 0o644)
         try:
-            # A line that a full disk has cut is ended first, so that it does not damage the next one.
+            # A line that a full disk cut short is ended first, so that it does not damage the next one.
             line = b"\n" + line if self._is_torn else line
             written = os.write(descriptor, line)
         finally:

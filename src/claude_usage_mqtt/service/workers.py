@@ -1,7 +1,7 @@
 """The threads of the service: those that poll, and one that watches the logins. They only report.
 
 A service with 200 accounts has at most 16 threads: these, two of the connection to the broker, the loop's, and one for
-each request under way. A thread that dies of an unexpected error ends the program (`cli/until.py`).
+each request under way. A thread that ends with an unexpected error ends the program (`cli/until.py`).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from claude_usage_mqtt.sources.credentials.watch import (
 from claude_usage_mqtt.sources.source import PolledSource, PollResult
 
 WORKER_DEADLINE = 60.0
-"""Real seconds after which a poll counts as hanging: a request is cut at 20, a file on a dead mount is not."""
+"""Real seconds after which a poll counts as hanging: a request is cut off at 20, a file on a dead mount is not."""
 
 MAX_THREADS = 5
 """Polls at the same time; each takes a second, and 200 accounts have five minutes for theirs."""
 
 MAX_HANGING = 10
-"""Polls that hang, beyond those: each keeps its thread, and another one takes its place."""
+"""Hanging polls, in addition to those: each keeps its thread, and another one takes its place."""
 
 
 class Workers:
@@ -45,7 +45,7 @@ class Workers:
         self._logins: LoginWatch[LoginChanged | CachedReading] = LoginWatch(clock.now, put, clock.to_real(CHECK_EVERY))
 
     def stop(self) -> None:
-        """Begin nothing anymore; no thread is waited for."""
+        """Begin nothing more; no thread is waited for."""
         self._logins.stop()
         self._waiting.clear()
 
@@ -71,7 +71,7 @@ class Workers:
         self._begin()
 
     def hanging(self) -> set[str]:
-        """Return the accounts whose poll hangs, each once; what waits behind them gets other threads."""
+        """Return the accounts whose poll hangs, each once; other threads take over what waits behind them."""
         self._logins.replace_hanging()
         now = time.monotonic()
         late = {account for account, began in self._began.items() if now - began > WORKER_DEADLINE}
@@ -80,7 +80,7 @@ class Workers:
         return found
 
     def watch_logins(self, accounts: Iterable[AccountState]) -> None:
-        """Watch the logins that are on this machine: other machines announce one that changed."""
+        """Watch the logins that are on this machine: other machines announce changes of theirs."""
         self._logins.start(
             [
                 WatchedLogin(state.name, source, partial(getattr, state.health.login, "fingerprint"))

@@ -1,6 +1,6 @@
-"""The `.env` file: every line of it is a setting, or is reported.
+"""The `.env` file: every line is a setting or is reported.
 
-It is in whatever folder the program is started in, which may be somebody else's. It never decides where a secret of
+It is in the folder in which the program is started, which may be somebody else's. It never decides where a secret from
 the environment goes, nor which program runs.
 """
 
@@ -20,10 +20,10 @@ from claude_usage_mqtt.secret_file import decode, why_unreadable
 ENV_FILE = ".env"
 
 FROM_ENVIRONMENT_ONLY = frozenset({"CLAUDE_API_URL", "CLAUDE_CODE_COMMAND", "CLAUDE_USER_AGENT"})
-"""What decides where a token goes, as whose request, and which program runs."""
+"""Settings that decide where a token goes, as whose request, and which program runs."""
 
 NAME = re.compile(r"\w[\w.-]*", re.ASCII)
-"""Names of variables, also those of other programs: `$env:NAME`, `"NAME"` or `;NAME` would count as nobody's."""
+"""Names of variables, also those of other programs: `$env:NAME`, `"NAME"` or `;NAME` would not count as anybody's."""
 
 PASSWORDS = ("MQTT_PASSWORD", "MQTT_PASSWORD_FILE")
 
@@ -31,7 +31,7 @@ PASSWORDS = ("MQTT_PASSWORD", "MQTT_PASSWORD_FILE")
 def read_env_file(known: Collection[str]) -> tuple[dict[str, str], list[str]]:
     """Return what the file in the working folder sets, and a sentence for each mistake; names are in capitals.
 
-    What is empty, or set in the environment, is not set there. Raises SettingsError if the file cannot be read.
+    Empty values, and settings of the environment, are left out. Raises SettingsError if the file cannot be read.
     """
     try:
         text = decode(Path(ENV_FILE).read_bytes())
@@ -66,7 +66,7 @@ def read_env_file(known: Collection[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def _line(binding: Binding) -> int:
-    """Return the number of a binding's line; the parser counts the empty ones before it to it."""
+    """Return the number of a binding's line; the parser includes the empty lines before it."""
     text = binding.original.string
     before = text[: len(text) - len(text.lstrip())]
     return binding.original.line + len(re.findall(r"\r\n|\n|\r", before))

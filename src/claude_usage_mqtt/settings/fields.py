@@ -192,7 +192,7 @@ class Settings(BaseSettings):
 
     @property
     def api_is_local(self) -> bool:
-        """Whether the API is one on loopback (tests, the demo): then neither floor nor budget apply."""
+        """Whether the API is on loopback (tests, the demo): then neither floor nor budget applies."""
         return is_loopback(self.claude_api_url)
 
     @property
@@ -216,7 +216,7 @@ class Settings(BaseSettings):
     def accounts(self, *, with_logins: bool | None = None) -> tuple[Account, ...]:
         """Return the configured accounts, a single one called `default`; raises SettingsError for a folder.
 
-        Where their logins are is found out only if that is needed: by default, if a selected source is a local one.
+        Their logins are located only if needed: by default, if a selected source is local.
         """
         if with_logins is None:
             with_logins = bool(LOCAL & set(self.sources))
@@ -230,7 +230,7 @@ class Settings(BaseSettings):
             return tuple(Account(id=slug(name), label=name, login=login) for name, login in logins.items())
         if not with_logins:
             return (Account(id=DEFAULT_ACCOUNT, label=None, login=None),)
-        # An empty variable is not a setting, except for this one, in which it means the default folder.
+        # An empty variable is not a setting, except this one: there it means the default folder.
         secrets = os.environ.get(SECURE_STORAGE_DIR, self.claude_securestorage_config_dir)
         login = local_login(self.claude_config_dir, secrets)
         token, file = self.claude_code_oauth_token, self.claude_code_oauth_token_file

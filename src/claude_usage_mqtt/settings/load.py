@@ -1,6 +1,6 @@
-"""Where the settings come from: the environment, the `.env` file, and sentences about mistakes in both.
+"""Loads the settings, from the environment and the `.env` file, and describes mistakes in both.
 
-pydantic reads the environment only; the `.env` file is read by us, so that every line of it counts or is reported.
+pydantic reads only the environment; we read the `.env` file, so that every line of it counts or is reported.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TIME_ZONES = ("/usr/share/zoneinfo", "/usr/lib/zoneinfo", "/usr/share/lib/zonein
 """The folders that may hold the system's time zones, if TZDIR does not name it."""
 
 RULE = r"(<[-+\w]{3,}>|[A-Za-z]{3,})[-+]?\d.*|UTC|GMT"
-"""A time zone without a file: its name and its distance from UTC, for example `CET-1CEST,M3.5.0,M10.5.0/3`."""
+"""A time zone without a file: its name and its offset from UTC, for example `CET-1CEST,M3.5.0,M10.5.0/3`."""
 
 
 def load_settings(*, with_env_file: bool = True) -> Settings:
@@ -50,7 +50,7 @@ def load_settings(*, with_env_file: bool = True) -> Settings:
 
 
 def _describe(error: ErrorDetails) -> str:
-    """Return our sentence for an error of pydantic, whose own words are for programmers."""
+    """Return our sentence for an error of pydantic, whose own text is for programmers."""
     kind, message = error["type"], error["msg"].removeprefix("Value error, ")
     if not error["loc"]:
         return f"{message}."
@@ -62,12 +62,12 @@ def _describe(error: ErrorDetails) -> str:
 
 def _expected(field: FieldInfo, *, is_too_long: bool) -> str:
     """Return what a setting should be."""
-    shape = next((each for each in field.metadata if isinstance(each, Shape)), Shape())
+    shape = next((item for item in field.metadata if isinstance(item, Shape)), Shape())
     limits = {
-        name: getattr(each, name)
-        for each in field.metadata
+        name: getattr(item, name)
+        for item in field.metadata
         for name in ("ge", "le", "max_length")
-        if hasattr(each, name)
+        if hasattr(item, name)
     }
     kinds = [field.annotation, *get_args(field.annotation)]
     if is_too_long:
@@ -96,11 +96,11 @@ def _hints(outside: Mapping[str, str], file: Mapping[str, str]) -> Iterator[str]
     for found in misspelled(given, variables()):
         if found.is_set:
             yield f"Unknown setting {found.name} is ignored; {found.meant} is set too."
-        elif not found.is_typo and found.name not in file:  # there, nobody else reads it: a mistake
+        elif not found.is_typo and found.name not in file:  # no other program reads that file: a mistake
             yield f"{found.name} is not a setting of this program; if it is meant for it, its name is {found.meant}."
     if "MQTT_USERNAME" in given and not given.keys() & {*PASSWORDS, "MQTT_TLS_CERT"}:
         yield "MQTT_USERNAME is set without MQTT_PASSWORD; most brokers refuse a login without a password."
-    # The C library reads TZ, and not we: it takes a name unknown to it for UTC.
+    # The C library reads TZ, not we: it treats an unknown name as UTC.
     if hasattr(time, "tzset"):
         if "TZ" in file:
             yield f"TZ in {ENV_FILE} has no effect; set it in the environment."

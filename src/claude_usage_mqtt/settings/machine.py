@@ -17,7 +17,7 @@ NO_NAMES = frozenset({"localhost", "localdomain"})
 
 
 def machine_name(setting: str | None) -> str:
-    """Return the name as it is used in topics; raises SettingsError if there is none that would last."""
+    """Return the name as it is used in topics; raises SettingsError if there is no permanent one."""
     if setting is not None:
         if not slug(setting):
             raise SettingsError("MACHINE_NAME needs letters or digits; set it to a name for this machine.")

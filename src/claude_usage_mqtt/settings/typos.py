@@ -1,4 +1,4 @@
-"""Misspelled names of settings: which one each was meant for, and whether it can be another program's."""
+"""Misspelled names of settings: which setting each one means, and whether it may be another program's."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ SLIPS = {
 """What other programs call the same thing."""
 
 FAMILIES = ("MQTT", "HOMEASSISTANT", "CLAUDE_", "POLL", "STALE", "ALERT", "EXTRA_USAGE", "MACHINE", "USAGE", "LOG_")
-"""How our names begin. Names that begin differently are not reported."""
+"""The beginnings of our names. Names that begin differently are not reported."""
 
 NOT_OURS = "CLAUDE_CODE"
-"""Claude Code has many variables that begin so, and more with each version: none of them is a slip."""
+"""Claude Code has many variables that begin like this, and more with each version: none of them is a typo."""
 
 ALIKE = 0.75
-"""How much of what follows the family must be the same, 0 to 1: two swapped letters of four are within it."""
+"""How much of the rest of the name must be the same, 0 to 1: two swapped letters of four are within it."""
 
 TYPO = 2
-"""Letters that a typo changes at most. What differs by more is probably another program's variable."""
+"""Letters that a typo changes at most. A name that differs by more is probably another program's."""
 
 
 class Misspelled(NamedTuple):
@@ -53,7 +53,7 @@ class Misspelled(NamedTuple):
 
 
 def misspelled(given: Iterable[str], known: Iterable[str]) -> Iterator[Misspelled]:
-    """Yield each given name that looks like a known one; if that one is set too, only if it must be a typo."""
+    """Yield each given name that looks like a known one; if the known one is set too, only certain typos."""
     ours, names = frozenset(known), frozenset(given)
     missing = sorted(name for name in ours if not {name, f"{name}_FILE", name.removesuffix("_FILE")} & names)
     for name in sorted(names - ours):

@@ -1,6 +1,6 @@
 """Single values of settings as people write them: cleaned up, or refused with a reason.
 
-Each function raises ValueError with our own words, which never hold the value.
+Each function raises ValueError with our own text, which never holds the value.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from claude_usage_mqtt.untrusted import slug
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What a field's type and limits do not say: its unit, or all of it in words."""
+    """What a field's type and limits do not say: its unit, or the whole description in words."""
 
     unit: str = ""
     words: str = ""
@@ -34,7 +34,7 @@ ACCOUNTS = 'not valid JSON of names and folders; write {"personal": "/claude/per
 
 
 def plain(value: object) -> object:
-    """Return a value without what surrounds it: blanks, line breaks, and quotes that compose has kept."""
+    """Return a value without what surrounds it: blanks, line breaks, and quotes that compose kept."""
     if not isinstance(value, str):
         return value
     text = value.strip()
@@ -44,7 +44,7 @@ def plain(value: object) -> object:
 
 
 def password(value: object) -> object:
-    """Return a password as it will be sent: without line breaks around it, else as it is."""
+    """Return a password as it will be sent: without line breaks around it, but otherwise unchanged."""
     if not isinstance(value, str):
         return value
     text = value.strip("\r\n")
@@ -71,7 +71,7 @@ def split(value: object) -> object:
 
 
 def matching(pattern: str, otherwise: str) -> AfterValidator:
-    """Return what takes text that matches all of a pattern, and says `otherwise` what is expected."""
+    """Return a validator for text that matches a whole pattern; `otherwise` says what is expected."""
 
     def checked(value: str) -> str:
         if re.fullmatch(pattern, value):
@@ -108,7 +108,7 @@ def host(value: str) -> str:
     try:
         ipaddress.ip_address(bare)
     except ValueError:
-        if not re.fullmatch(r"[\w.-]{1,255}", value):  # the DNS has no longer names
+        if not re.fullmatch(r"[\w.-]{1,255}", value):  # no name in the DNS is longer
             raise ValueError("the name or address alone; the port goes into MQTT_PORT") from None
         return value
     return bare
@@ -142,7 +142,7 @@ def parse_accounts(value: object) -> object:
 
 
 def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Return an object of JSON; raises KeyError if a name is there twice, of which the last would silently win."""
+    """Return an object of JSON; raises KeyError if a name appears twice, as the last would silently win."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise KeyError
@@ -150,7 +150,7 @@ def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def distinct_accounts(folders: dict[str, str | None] | None) -> dict[str, str | None] | None:
-    """Return the accounts; raises ValueError unless each name makes its own id, and each folder could be one."""
+    """Return the accounts; raises ValueError unless each name has its own id, and each folder is possible."""
     seen: set[str] = set()
     for name, folder in (folders or {}).items():
         identifier = slug(name)

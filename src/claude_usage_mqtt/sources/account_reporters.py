@@ -187,7 +187,7 @@ class AccountReporters:
                     "status": USABLE if status == Busy.status else status,
                     "seen_at": format_instant(machine.seen_at),
                 }
-                for machine, _, status in sorted(self._statuses(now), key=lambda each: each[0].name)
+                for machine, _, status in sorted(self._statuses(now), key=lambda pair: pair[0].name)
             ]
 
     def is_waiting(self, now: datetime) -> bool:

@@ -41,7 +41,7 @@ class Ended(NamedTuple):
 
 
 def run_child(command: Sequence[str], request: str, environment: Mapping[str, str], deadline: float) -> Ended:
-    """Run a program in an empty temporary folder, at most so many seconds; raises OSError if it cannot be started.
+    """Run a program in an empty temporary folder, for at most this long; raises OSError if it cannot be started.
 
     Its standard input is the one line `request`. Its own temporary files are removed with the folder.
     """

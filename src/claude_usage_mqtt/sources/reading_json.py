@@ -162,6 +162,6 @@ def _money(section: object, machine: str) -> ExtraUsage:
     known: Mapping[str, Any] = section if isinstance(section, dict) else {}
     money = amounts_from_json(section, most=MAX_UTILIZATION)
     numbers = ("used", "limit", "balance", "utilization", "currency")
-    if money is None or any(getattr(money, each) is None and known.get(each) is not None for each in numbers):
+    if money is None or any(getattr(money, name) is None and known.get(name) is not None for name in numbers):
         raise _not_understood(machine)
     return money

@@ -1,4 +1,4 @@
-"""What a subscription's usage is and what follows from it.
+"""A subscription's usage, and what follows from it.
 
-Pure: no I/O, and no clock but the one passed in.
+Pure: no I/O, and no clock other than the one passed in.
 """

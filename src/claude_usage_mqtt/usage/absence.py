@@ -1,4 +1,4 @@
-"""What good responses lack, for how long they have lacked it, and when its entities go."""
+"""What good responses lack, for how long, and when its entities go."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 
 ENTITIES_KEPT = timedelta(hours=24)
-"""Entities of what good responses lack for this long are removed: shorter absences are faults of the API."""
+"""Entities that good responses lack for this long are removed: shorter absences are faults of the API."""
 
 STUB_KEPT = timedelta(hours=1)
 """How long the order to remove its entities stays on the broker, so that a Home Assistant that is just
@@ -14,7 +14,7 @@ restarting gets it too."""
 
 
 class MayBeAbsent:
-    """What good responses may lack: `absent_for` says for how long they have lacked it, as far as that counts.
+    """Something that good responses may lack: `absent_for` says for how long, as far as that counts.
 
     `seen_among` are the unknown sections that came with it when it was last seen.
     """
@@ -31,7 +31,7 @@ class MayBeAbsent:
 
     @property
     def is_gone(self) -> bool:
-        """Whether none of it needs to be kept anymore."""
+        """Whether it need not be kept any longer."""
         return self.absent_for >= ENTITIES_KEPT + STUB_KEPT
 
     def absence_after(self, passed: timedelta, ignored: Iterable[str]) -> timedelta:

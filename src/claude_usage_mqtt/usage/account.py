@@ -1,4 +1,4 @@
-"""The usage of one account followed over time: all windows and the money, each with its own age."""
+"""The usage of one account over time: all windows and the money, each with its own age."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from claude_usage_mqtt.usage.window_state import WindowState
 from claude_usage_mqtt.usage.windows import Windows
 
 LONGEST_GAP = timedelta(minutes=70)
-"""Of the time between two complete responses no more than this counts: of a longer gap they say nothing."""
+"""At most this much of the time between two complete responses counts: they say nothing about a longer gap."""
 
 UNSUPPORTED_AFTER = timedelta(hours=1)
 """A status line that contradicts the known resets is believed if no reading has agreed with them for this long."""
 
 FOREIGN_FOR = timedelta(minutes=15)
-"""So long after another account's status line it is said that there is one: its next response repeats that."""
+"""Another account's status line is reported for this long: its next response repeats the report."""
 
 
 class Rules(NamedTuple):
@@ -46,7 +46,7 @@ class Plan(NamedTuple):
 
 
 class ReadingHistory:
-    """`last_complete` is when the last response came that also says what does not exist; a status line's do not.
+    """`last_complete` is when the last response came that also says what does not exist; those of a status line do not.
 
     `ignored` are its unknown sections, `unusable` the windows that it had without a usable number. `foreign_at`
     is when another account's status line was last ignored.
@@ -60,14 +60,14 @@ class ReadingHistory:
         self.ignored: tuple[str, ...] = ()
         self.unusable: tuple[str, ...] = ()
         self.restored: frozenset[datetime] = frozenset()
-        """Instants that were restored from the broker: a step of this machine's clock does not concern them."""
+        """Instants that were restored from the broker: a step of this machine's clock does not affect them."""
 
     def has_complete(self, now: datetime, within: timedelta) -> bool:
-        """Whether complete responses come: they know whose they are, and more of the money than a status line."""
+        """Whether complete responses come: they say whose they are, and more about the money than a status line."""
         return self.last_complete is not None and now - self.last_complete < within
 
     def saw_foreign(self, now: datetime) -> bool:
-        """Whether another account's status line was ignored lately."""
+        """Whether another account's status line was ignored recently."""
         return self.foreign_at is not None and now - self.foreign_at < FOREIGN_FOR
 
     def clock_stepped_back(self, step: timedelta) -> None:
@@ -107,10 +107,10 @@ class AccountUsage:
         return None if self.money is None else self.money.currency
 
     def identify(self, owner: Owner) -> bool:
-        """Note whose login is used; what is not known says nothing, and learning the account later is not a change.
+        """Note whose login is used; learning the account later is not a change.
 
-        Return whether it is another one than before: then all numbers and all memory of events are forgotten, and
-        only the entities stay, as unknown.
+        Return whether it has changed: then all numbers and events are forgotten, and only the entities stay, as
+        unknown.
         """
         if self.owner.is_same(owner) is not False:
             self.owner = owner.completed(self.owner)
@@ -148,7 +148,7 @@ class AccountUsage:
         return events + self.events.update(self._lasting(now), now)
 
     def _is_supported(self, now: datetime) -> bool:
-        """Whether the known resets are some source's still: lately read, or the API's, which knows whose they are."""
+        """Whether the known resets still count: read recently, or by the API, which knows whose they are."""
         newest = self.windows.newest()
         if newest is not None and now - newest < UNSUPPORTED_AFTER:
             return True
@@ -169,7 +169,7 @@ class AccountUsage:
         return events
 
     def _update_complete(self, reading: Reading) -> None:
-        """Note what a response lacks, which counts only if it is a good one that has the session or the week."""
+        """Note what a response lacks; that counts only if it is a good one, with the session or the week."""
         last, read_at = self.history.last_complete, reading.read_at
         if last is not None and read_at <= last:
             return
@@ -209,9 +209,9 @@ class AccountUsage:
         return self._standing(self.windows.values(), now)
 
     def _lasting(self, now: datetime) -> Standing:
-        """Return the same for events: 99 % for a moment is neither the end of a block nor its beginning."""
+        """Return the same for events: a dip to 99 % neither ends a block nor begins one."""
         windows = self.windows.values()
-        return self._standing([replace(each, locked=each.locked or each.stays_used_up) for each in windows], now)
+        return self._standing([replace(held, locked=held.locked or held.stays_used_up) for held in windows], now)
 
     def _standing(self, windows: Iterable[WindowState], now: datetime) -> Standing:
         money = self.known_money(now)
@@ -233,7 +233,7 @@ class AccountUsage:
         return times if self.money is None else times | {"": self.money.read_at}
 
     def changes_at(self, now: datetime) -> datetime | None:
-        """Return when time alone changes more than the passing numbers: a reset, a limit reached, a number stale."""
+        """Return when time alone changes more than the elapsed time: a reset, a limit reached, a number stale."""
         instants = self.windows.changes(self.rules.stale_after)
         if self.money is not None:
             instants.append(self.money.read_at + self.rules.stale_after)
@@ -243,7 +243,7 @@ class AccountUsage:
         """Follow a clock that was set by `step`.
 
         After a forward step readings age by it: a machine that slept and one whose clock was set late look the same.
-        After a backward one everything that this process recorded moves, and nothing that was restored.
+        After a backward step everything that this process recorded moves, and nothing that was restored.
         """
         if step >= timedelta(0):
             return

@@ -1,7 +1,7 @@
-"""The numbers derived from a window's over time: projection, rates, the limit to expect; each a pure function.
+"""The numbers derived from a window over time: projection, rates, the expected limit; each a pure function.
 
 Percentages are 0 to 100 and may exceed 100; instants are aware UTC datetimes; None means "not known".
-A window that has not started (0 %, no reset) is idle: nothing can be said of its time.
+A window that has not started (0 %, no reset) is idle: nothing can be said about its time.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 TOO_EARLY = 5.0
-"""Percent of a window in which an average over it says nothing yet: one request would project to hundreds."""
+"""Percent of a window before which its average says nothing yet: one request would project to hundreds."""
 
 RECENT = timedelta(hours=1)
-"""What counts as recent for the burn rate: long enough to smooth a pause, short enough to see a burst."""
+"""What counts as recent for the burn rate: long enough to smooth out a pause, short enough to show a burst."""
 
 RECENT_SAMPLES = 3
 RECENT_SPAN = timedelta(minutes=10)
@@ -24,10 +24,10 @@ OLDEST_SAMPLE = timedelta(hours=4)
 """No sample older than this counts, however few there are: four times the longest poll interval."""
 
 SAMPLE_EVERY = timedelta(seconds=55)
-"""Readings closer than this to the last sample add nothing; it bounds what is kept."""
+"""Readings closer than this to the last sample add nothing; this limits how many are kept."""
 
 OLDER_SAMPLES = 24
-"""Samples kept of the time before the last hour."""
+"""Samples from before the last hour that are kept."""
 
 MAX_SAMPLES = 100
 
@@ -76,9 +76,9 @@ def _are_enough(samples: Sequence[Sample]) -> bool:
 
 def sampled(samples: tuple[Sample, ...], read_at: datetime, utilization: float, span: timedelta) -> tuple[Sample, ...]:
     """Return the samples to keep after a reading; rates over at most `span` are computed from them."""
-    new = Sample(read_at.replace(microsecond=0), utilization)  # the same after it was saved and restored
+    new = Sample(read_at.replace(microsecond=0), utilization)  # equal after saving and restoring
     kept = [sample for sample in samples if sample.at < new.at]
-    # The newest reading always counts; it makes room for the next one if it is close to the one before.
+    # The newest reading always counts; the next one replaces it if it is close to the one before.
     if len(kept) >= RECENT_SAMPLES and kept[-1].at - kept[-2].at < SAMPLE_EVERY:
         kept.pop()
     thinned: list[Sample] = []
@@ -92,8 +92,7 @@ def sampled(samples: tuple[Sample, ...], read_at: datetime, utilization: float, 
 def burn_rate(samples: Sequence[Sample], now: datetime, span: timedelta = RECENT) -> float | None:
     """Return percent per hour over the last `span`: the rise from the first to the last sample, never below 0.
 
-    There must be three of them over ten minutes, and the newest must be of the last hour. Samples of an earlier
-    window must not be among them.
+    There must be three samples over ten minutes, the newest from the last hour, and none from an earlier window.
     """
     found = recent(samples, now, span)
     if not _are_enough(found) or now - found[-1].at > RECENT:
@@ -105,7 +104,7 @@ def burn_rate(samples: Sequence[Sample], now: datetime, span: timedelta = RECENT
 def limit_at(utilization: float, rate: float | None, read_at: datetime, resets_at: datetime | None) -> datetime | None:
     """Return when 100 % is reached at `rate` (percent per hour) from the reading at `read_at`.
 
-    None unless that is before the reset; None if the limit is reached already.
+    None unless that is before the reset; None if the limit has already been reached.
     """
     if rate is None or rate <= 0 or resets_at is None or utilization >= 100:
         return None

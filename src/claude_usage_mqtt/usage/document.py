@@ -1,4 +1,4 @@
-"""The state document: a pure function of what is known of an account and of the time."""
+"""The state document: a pure function of the time and of what is known about an account."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _window(window: WindowState, now: datetime, stale_after: timedelta) -> dict[
 
 
 def _numbers(window: WindowState, now: datetime) -> dict[str, Any]:
-    """Return what is shown of a window only while it is known."""
+    """Return the numbers of a window that are shown only while it is known."""
     left, on_pace, limit_at = window.time_until_reset(now), window.is_on_pace(now), window.limit_at
     is_expected = window.rate(now) is not None and not (window.duration == WEEK and on_pace)
     return {

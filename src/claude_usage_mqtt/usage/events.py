@@ -30,10 +30,10 @@ ACCOUNT_EVENT_TYPES = (
     UNBLOCKED,
     LOGIN_EXPIRING,
 )
-"""Of an account, in the order in which one reading reports them."""
+"""The events of an account, in the order in which one reading reports them."""
 
 ACCOUNT = "account"
-"""The last level of the topic of events that belong to no window."""
+"""The last topic level of events that belong to no window."""
 
 LIMIT = 100.0
 

@@ -1,4 +1,4 @@
-"""Values that several documents hold: as JSON, and back as untrusted input."""
+"""Values that several documents hold, encoded as JSON, and parsed as untrusted input."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from claude_usage_mqtt.untrusted import CURRENCY, clean_text, matching, number
 from claude_usage_mqtt.usage.reading import MAX_AMOUNT, WEEK, ExtraUsage
 
 MAX_AHEAD = WEEK
-"""What was recorded may be ahead of a clock that was not set yet; further ahead than a window it means nothing."""
+"""A saved time may be ahead of a clock that was not set yet; further ahead than a window, it is ignored."""
 
 MAX_ABSENCE = timedelta(days=3)
 MAX_NAMES = 50
@@ -21,7 +21,7 @@ def epoch(instant: datetime | None) -> float | None:
 
 
 def saved_instant(value: object, now: datetime) -> datetime | None:
-    """Return an instant saved as seconds or as text; one too far ahead means nothing."""
+    """Return an instant saved as seconds or as text; one too far ahead is ignored."""
     instant = from_epoch(value) or parse_instant(value)
     return None if instant is None or instant > now + MAX_AHEAD else instant
 

@@ -1,4 +1,4 @@
-"""Extra usage followed over time: its age, its thresholds, and the period it is counted in."""
+"""Extra usage over time: its age, its thresholds, and the period it is counted in."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ACCOUNT_EVENT_LASTS = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoneyState(MayBeAbsent):
-    """What is remembered of extra usage.
+    """The remembered state of extra usage.
 
     `period_start` is when the amount last started over, for statistics that must not count a new month as a refund.
     `money` is None after responses without extra usage.
@@ -47,7 +47,7 @@ class MoneyState(MayBeAbsent):
 def next_money(
     known: MoneyState | None, money: ExtraUsage, read_at: datetime, *, thresholds: Iterable[float], now: datetime
 ) -> tuple[MoneyState, list[Event]]:
-    """Follow `known` with newer amounts; return what is known then, and what happened in between."""
+    """Update `known` with newer amounts; return the new state, and what happened in between."""
     utilization = money.utilization or 0.0
     state = MoneyState(
         money=money,
@@ -62,14 +62,14 @@ def next_money(
         return state, []
     if known.money is None and not known.peak:  # another account's, or nothing was spent before
         return replace(state, period_start=known.period_start), []
-    # Of amounts that a response lacked in between, the share of the limit is remembered.
+    # If a response lacked the amounts in between, the share of the limit is remembered.
     before = known.money or ExtraUsage(
         enabled=known.enabled, used=None, limit=None, utilization=known.peak, currency=None
     )
     is_another_currency = known.currency is not None and money.currency not in (None, known.currency)
     starts_over = is_another_currency or _starts_over(before, money, known.read_at, read_at)
     period_start = read_at.replace(microsecond=0) if starts_over else known.period_start
-    # Of what is off the amounts may be blanked: they are neither less nor, when it is on again, more.
+    # While it is off, the amounts may be blank: that is not a drop, nor a rise when it is on again.
     high = (before.utilization or 0.0) if before.enabled else known.peak
     dropped = starts_over or (money.enabled and high - utilization >= REFILL)
     peak = utilization if dropped else known.peak
@@ -82,7 +82,7 @@ def next_money(
         expires_at=now + ACCOUNT_EVENT_LASTS,
     )
     was_on = money.enabled or before.enabled  # the API turns it off when its limit is reached
-    # A balance that is spent is the limit: a threshold below it is not news.
+    # A spent balance is the limit: a threshold below it is not reported.
     counted = 0.0 if money.is_used_up and utilization < LIMIT else utilization
     reached = newly_reached(peak, counted, thresholds) if was_on else ()
     if reached:
@@ -98,7 +98,7 @@ def month_of(instant: datetime) -> datetime:
 
 
 def _starts_over(before: ExtraUsage, new: ExtraUsage, read_before: datetime, read_at: datetime) -> bool:
-    """Whether less is spent because a month began; a small drop within one month is a correction."""
+    """Whether the amount dropped because a month began; a small drop within one month is a correction."""
     if before.used is None or new.used is None or new.used >= before.used:
         return False
     is_another_month = (read_before.year, read_before.month) != (read_at.year, read_at.month)

@@ -21,7 +21,7 @@ REFILL = 10.0
 """Points. A refill, a plan upgrade or a claimed reset drops far more; rounding and corrections drop less."""
 
 ABOUT_FULL = 95.0
-"""Percent. In a window that began unseen, that is the 100 % of above, however high the last reading was."""
+"""Percent. In a window whose beginning was not seen, this is such a 100 %, however high the last reading was."""
 
 OLD_NUMBER = 50.0
 """Percent. The first response after a reset was seen with the old number under the new reset; a window that just
@@ -35,7 +35,7 @@ JUST_BEGUN = timedelta(minutes=15)
 after its last reading."""
 
 SETTLED_AFTER = timedelta(seconds=90)
-"""So long after a window began, two responses in a row may carry the old number: they confirm nothing."""
+"""For this long after a window began, two responses in a row may have the old number: they confirm nothing."""
 
 
 class Suspect(NamedTuple):
@@ -47,7 +47,7 @@ class Suspect(NamedTuple):
     def is_confirmed_by(self, new: Window) -> bool:
         """Whether a later reading is nearer to the suspect than to the baseline, or beyond it.
 
-        A rise must be one of the same window, and nobody uses as much in its first moments. After a drop the reset may
+        A rise must be in the same window, and nobody uses that much in its first moments. After a drop the reset may
         still be moving: it is null until the window is used again.
         """
         suspect, baseline = self.window.utilization, self.baseline
@@ -93,7 +93,7 @@ def is_of_another_account(known: Mapping[str, datetime | None], windows: Iterabl
     """Whether a status line contradicts every known reset that has not passed: it belongs to another login.
 
     `known` maps a window's key to its known reset. A window without one that is running contradicts nothing: when the
-    session is over, the week alone says whose it is.
+    session is over, only the week says whose it is.
     """
     resets = [(known.get(window.key), window.resets_at) for window in windows if window.source == STATUSLINE]
     running = [(old, new) for old, new in resets if old is not None and new is not None and now < old]

@@ -14,13 +14,13 @@ SESSION = timedelta(hours=5)
 WEEK = timedelta(days=7)
 
 MAX_UTILIZATION = 200.0
-"""Percent; above this a number is a fault: 130 % was real, 900 % was not (public reports)."""
+"""Percent; a higher number is a fault: 130 % was real, 900 % was not (public reports)."""
 
 MAX_AMOUNT = 1e12
 """More money than this is nonsense in any currency."""
 
 MAX_WINDOWS = 40
-"""Windows beyond this many are not followed: each has a dozen entities, and responses could name new ones forever."""
+"""The most windows that are followed: each has a dozen entities, and responses could name new ones forever."""
 
 MINOR_DIGITS: Mapping[str, int] = (
     dict.fromkeys(["BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG"], 0)
@@ -80,7 +80,7 @@ class WindowNumbers:
 
     @property
     def length(self) -> timedelta | None:
-        """How long it lasts."""
+        """How long the window lasts."""
         return self.duration
 
     @property
@@ -123,7 +123,7 @@ class Window(WindowNumbers):
     """One usage window as it was read.
 
     `is_placeholder`: a section that exists for everybody and says nothing (0 %, no reset). `at_least`: the source does
-    not count beyond this number. `may_be_old`: nothing says that the number is from a response of just now; `is_first`:
+    not count beyond this number. `may_be_old`: the number may not be from a current response; `is_first`:
     it is what a terminal shows before its first response, perhaps for hours.
     """
 
@@ -157,7 +157,7 @@ class ExtraUsage:
 
     @property
     def is_used_up(self) -> bool:
-        """Whether nothing can be spent anymore."""
+        """Whether nothing more can be spent."""
         return self.remaining == 0 or (self.utilization is not None and self.utilization >= 100)
 
     @property
@@ -167,7 +167,7 @@ class ExtraUsage:
 
 
 class Owner(NamedTuple):
-    """Short hashes of an account and its organization; None is not known."""
+    """Short hashes of an account and its organization; None means not known."""
 
     account: str | None = None
     organization: str | None = None

@@ -1,4 +1,4 @@
-"""What must survive a restart, as a JSON object, and back again as untrusted input.
+"""What must survive a restart, encoded as a JSON object, and parsed as untrusted input.
 
 Everything restored here was on a broker that others may write to: what is not exactly right is left out.
 """
@@ -114,14 +114,14 @@ def _save_absence(known: MayBeAbsent, ignored: tuple[str, ...]) -> dict[str, Any
 
 
 def is_readable(saved: object) -> bool:
-    """Whether `restore` can read this: it is in a form that this version or an older one writes."""
+    """Whether `restore` can read this: this version or an older one writes this format."""
     return isinstance(saved, dict) and saved.get("format") in READABLE
 
 
 def restore(usage: AccountUsage, saved: object, state: object, now: datetime) -> None:
     """Fill a fresh AccountUsage from what was saved, and from the state document, which older versions need.
 
-    Without saved state (a much older version, or one that was emptied) the numbers of the state document serve.
+    Without saved state (a much older version, or one that was emptied) the numbers of the state document are used.
     """
     document: dict[str, Any] = state if isinstance(state, dict) else {}
     history = usage.history
@@ -165,13 +165,13 @@ def _restore_window(key: str, entry: Mapping[str, Any], now: datetime, ignored: 
     resets_at = steady(None, parse_instant(entry.get("resets_at")))
     blank = entry.get("blank") is True
     if entry.get("utilization") is None:
-        utilization, blank = 0.0, True  # a document's: announced, but not known
+        utilization, blank = 0.0, True  # from a document: announced, but not known
     if label is None or utilization is None or (resets_at is None and entry.get("resets_at") is not None):
         return None
     if resets_at is not None and duration is not None and resets_at - now > 2 * duration:
         return None
     read_at = saved_instant(entry.get("read_at"), now)
-    if read_at is None:  # version 1 did not say; it was read before the window was over
+    if read_at is None:  # version 1 did not say when; it was read before the window was over
         read_at = now if resets_at is None else min(resets_at, now)
     peak = number(entry.get("peak"), maximum=MAX_UTILIZATION)
     limit_at = steady(None, parse_instant(entry.get("limit_at")))
@@ -257,7 +257,7 @@ def _restore_money(entry: object, now: datetime, ignored: tuple[str, ...]) -> Mo
 
 
 def _money_of_document(saved: Mapping[str, Any], document: Mapping[str, Any], read_at: datetime) -> dict[str, Any]:
-    """Return what would have been saved of extra usage; `read_at` is when, if the document does not say."""
+    """Return extra usage as it would have been saved; `read_at` is its time if the document has none."""
     section = document.get("extra_usage")
     money = section if isinstance(section, dict) else {}
     return {

@@ -39,14 +39,14 @@ def standing(
 ) -> Standing:
     """Return what `windows` and `money` mean together.
 
-    `unusable` are the keys of windows that there are, though the last response had no usable number of them.
-    `has_money` says that `money` of None is not known.
+    `unusable` are the keys of existing windows for which the last response had no usable number. `has_money`: `money`
+    is None because it is not known.
     """
     existing = [window for window in windows if not window.is_retired]
     known = [window for window in existing if window.is_known(now, stale_after)]
     stopping = [window for window in known if stops_all_work(window.key)]
     used_up = [window for window in stopping if window.is_limit_reached]
-    # A window that continues is not blocked by its absence from a response: entities of session and week are kept.
+    # A window's absence from a response blocks nothing: entities of session and week are kept.
     expected = {window.key for window in existing if not window.blank}.union(unusable)
     are_all_known = bool(stopping) and set(filter(stops_all_work, expected)) <= {window.key for window in stopping}
     covers = None if money is None and has_money else money is not None and money.covers
@@ -70,7 +70,7 @@ def _tightest(windows: Iterable[WindowState]) -> WindowState | None:
 
 
 class AccountEvents:
-    """Remembers what was last known for certain, so that each change is an event once."""
+    """Remembers what was last certain, so that each change is one event."""
 
     def __init__(self, *, was_blocked: bool | None = None, was_active: bool | None = None) -> None:
         self.was_blocked = was_blocked

@@ -30,7 +30,7 @@ UNKNOWN_LENGTH = timedelta(days=1)
 
 
 def first_reading(window: Window) -> WindowState:
-    """Start to follow a window: what it has reached already is not an event."""
+    """Start following a window: what it has already reached is not an event."""
     resets_at = steady(None, window.resets_at)
     is_over = resets_at is not None and resets_at + UNKNOWN_AFTER_RESET <= window.read_at
     state = _state(window, resets_at)
@@ -41,10 +41,10 @@ def first_reading(window: Window) -> WindowState:
 def next_reading(
     known: WindowState, window: Window, *, thresholds: Iterable[float], now: datetime, is_stale: bool
 ) -> tuple[WindowState, list[Event]]:
-    """Follow `known` with another reading; return what is known then, and what happened in between.
+    """Update `known` with another reading; return the new state, and what happened in between.
 
-    One that is older, of a window that is over, or unlikely changes nothing. `is_stale` says that the known number
-    is too old to be shown.
+    A reading that is older, unlikely, or of a window that is over changes nothing. `is_stale`: the known number is too
+    old to be shown.
     """
     if known.blank:
         return first_reading(window), []
@@ -53,10 +53,10 @@ def next_reading(
     if window.read_at <= known.newest or _is_late(known, window):
         return known, []
     if window.source == STATUSLINE and is_same:
-        window = replace(window, locked=known.locked)  # it does not say
+        window = replace(window, locked=known.locked)  # the source does not say
     if window.source == STATUSLINE and is_same and known.present:
-        # Each open session shows the numbers of its own last response: of two numbers the lower one is older, unless
-        # there is a sign of a new response. What a terminal shows first decides nothing.
+        # Each open session shows the numbers of its own last response: the lower of two numbers is older, unless there
+        # is a sign of a new response. What a terminal shows first decides nothing.
         drop = known.utilization - window.utilization
         if window.at_least and drop > 0:
             window, drop = replace(window, utilization=known.utilization), 0.0
@@ -77,7 +77,7 @@ def next_reading(
 def _believed(
     known: WindowState, window: Window, lowest: float, *, thresholds: Iterable[float], now: datetime
 ) -> tuple[WindowState, list[Event]]:
-    """Follow a reading that is believed; `lowest` is its utilization, or the lower one that it confirmed."""
+    """Apply a reading that is believed; `lowest` is its utilization, or the lower one that it confirmed."""
     state = _state(window, window.resets_at)
     ended = _ended(known, state, known.utilization - lowest)
 
@@ -100,7 +100,7 @@ def _believed(
         peak = lowest if is_refill else 0.0
         was_limited, samples, limit_at = False, (), None
     was_limited = was_limited or peak >= LIMIT
-    # A lock is the limit: a threshold below it is not news, until the window is unlocked.
+    # A lock is the limit: a threshold below it is not reported until the window is unlocked.
     counted = 0.0 if state.locked and state.utilization < LIMIT else state.utilization
     reached = newly_reached(peak, counted, thresholds)
     if reached:
@@ -116,7 +116,7 @@ def _believed(
 
 
 def _state(window: Window, resets_at: datetime | None) -> WindowState:
-    numbers = {each.name: getattr(window, each.name) for each in fields(WindowNumbers)}
+    numbers = {field.name: getattr(window, field.name) for field in fields(WindowNumbers)}
     return WindowState(**numbers | {"utilization": round(window.utilization, 2), "resets_at": resets_at})
 
 
@@ -130,7 +130,7 @@ def _reset(known: WindowState, window: Window) -> datetime | None:
 
 
 def _is_late(known: WindowState, window: Window) -> bool:
-    """Whether a reading describes a window that is over: its reset has passed, or is an earlier one than is known."""
+    """Whether a reading describes a window that is over: its reset has passed, or is earlier than the known one."""
     resets_at = window.resets_at
     if resets_at is None:
         return False
@@ -142,8 +142,8 @@ def _ended(known: WindowState, new: WindowState, drop: float) -> str | None:
     """Return RESET or RESET_EARLY if the window we knew is over or was refilled, else None."""
     begun = None if new.resets_at is None or new.duration is None else new.resets_at - new.duration
     if known.resets_at is None:
-        # Nobody said when it was due, but one that has not begun, or has begun since, is another one. With no less in
-        # it, it may be the same, read first by a machine whose clock was behind: unless its whole length has passed.
+        # No source said when it was due, but one that has not begun, or has begun since, is another one. If its use is
+        # no lower, it may be the same, first read by a machine with a slow clock, unless its whole length has passed.
         if new.resets_at is None and new.utilization > 0:
             return RESET_EARLY if drop >= REFILL else None
         is_same = drop <= 0 and (new.duration is None or new.read_at - known.read_at < new.duration)
@@ -155,7 +155,7 @@ def _ended(known: WindowState, new: WindowState, drop: float) -> str | None:
         # A reset may drift by a day while its window continues.
         has_begun_since = begun is not None and begun >= known.read_at - SAME_INSTANT
         return RESET_EARLY if drop >= REFILL or (drop > 0 and (has_begun_since or new.is_idle)) else None
-    # One that began well before it was due and was read since, with no less use, is the same one prolonged.
+    # One that began well before it was due and was read since, with no less use, was extended.
     if drop > 0 or begun is None or known.duration is None:
         return RESET
     earliest = min(known.read_at, known.resets_at - known.duration / 2) - SAME_INSTANT

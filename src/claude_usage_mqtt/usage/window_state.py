@@ -1,4 +1,4 @@
-"""What is remembered of one window from reading to reading, and what follows from it as time passes."""
+"""The state of one window between readings, and what follows from it as time passes."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ UNKNOWN_AFTER_RESET = timedelta(minutes=2)
 """How long the old numbers are shown after a reset: the poll that follows it comes after one minute."""
 
 AHEAD = timedelta(minutes=1)
-"""A reading further in the future than this was made while the clock was wrong, or is wrong now: it is not shown."""
+"""A reading further in the future than this is not shown: the clock was wrong then, or is wrong now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowState(WindowNumbers, MayBeAbsent):
-    """What is remembered of one window.
+    """The remembered state of one window.
 
     `resets_at` is the published one: a whole minute, the same object of time from reading to reading.
     `peak` is the highest utilization since the last reset or drop. `present` says whether the last good response
     had the window. Of a `blank` one only the entities are kept: its numbers are another account's, or were never good,
-    and the next reading is a first one. `suspect` is an unlikely reading that waits for the next one. `begun_after` is
-    when the window before it ended: it cannot have begun earlier.
+    and the next reading counts as the first. `suspect` is an unlikely reading that waits for the next one.
+    `begun_after` is when the window before it ended: it cannot have begun earlier.
     """
 
     peak: float = 0.0
@@ -44,9 +44,9 @@ class WindowState(WindowNumbers, MayBeAbsent):
 
     @property
     def length(self) -> timedelta | None:
-        """How long it lasts: as long as its kind, unless the one before it ended too late for that.
+        """How long it lasts: as long as its kind, unless the previous one ended too late for that.
 
-        Weeks of five days were reported. What is shorter than half, or by less than an hour, is a reset that moved.
+        Weeks of five days were reported. If it seems under half as long, or less than an hour shorter, its reset moved.
         """
         if self.duration is None or self.resets_at is None or self.begun_after is None:
             return self.duration
@@ -74,11 +74,11 @@ class WindowState(WindowNumbers, MayBeAbsent):
 
     @property
     def stays_used_up(self) -> bool:
-        """Whether it was used up and has fallen since by no more than rounding and corrections make it fall."""
+        """Whether it was used up and has since dropped by no more than rounding and corrections."""
         return self.peak >= LIMIT and self.peak - self.utilization < REFILL
 
     def known_reset(self, now: datetime) -> datetime | None:
-        """Return the reset if it is still ahead: it stays true when the numbers are not known anymore."""
+        """Return the reset if it is still ahead: it stays true when the numbers are no longer known."""
         return None if self.blank or self.resets_at is None or now >= self.resets_at else self.resets_at
 
     def unknown_at(self, stale_after: timedelta) -> datetime:
@@ -90,7 +90,7 @@ class WindowState(WindowNumbers, MayBeAbsent):
     def look_back(self) -> timedelta:
         """How far the rate behind `limit_at` looks back: a fifth of the window, an hour at least, a day at most.
 
-        A shorter time makes the expected instant jump from reading to reading.
+        With a shorter time the expected instant would jump between readings.
         """
         return RECENT if self.duration is None else min(max(self.duration / 5, RECENT), timedelta(days=1))
 
@@ -99,17 +99,17 @@ class WindowState(WindowNumbers, MayBeAbsent):
         return derived.burn_rate(self.samples, now, self.look_back)
 
     def with_limit(self, known: datetime | None) -> Self:
-        """Return the same with the limit that is to be expected now; `known` is the one that was expected before."""
+        """Return it with the limit that is expected now; `known` was expected before."""
         return replace(self, limit_at=derived.steady_limit_at(known, self._expected_limit(), self.read_at))
 
     def _expected_limit(self) -> datetime | None:
         rate = self.rate(self.read_at)
         reached_at = steady(None, derived.limit_at(self.utilization, rate, self.read_at, self.resets_at))
         if reached_at is None or self.locked or (self.resets_at is not None and reached_at >= self.resets_at):
-            return None  # rounding to the minute may have put it at the reset
+            return None  # rounding to the minute may have moved it onto the reset
         return None if self.duration == WEEK and self.is_on_pace() else reached_at
 
     def shifted(self, step: timedelta) -> Self:
-        """Return the same after a step of the clock, with which all moves but the reset: it is somebody else's time."""
+        """Return it after a clock step: everything moves but the reset, which is somebody else's time."""
         samples = tuple(Sample(sample.at + step, sample.utilization) for sample in self.samples)
         return replace(self, read_at=self.read_at + step, samples=samples, suspect=None)

@@ -1,4 +1,4 @@
-"""The windows of one account: which there are, and what their absence and a set clock change in them."""
+"""The windows of one account: which ones exist, and the effect of their absence and of clock steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from claude_usage_mqtt.usage.window_state import WindowState
 
 
 class Windows(dict[str, WindowState]):
-    """By their keys."""
+    """The windows by their keys."""
 
     def note_absent(self, response: Reading, passed: timedelta, *, counts: bool) -> None:
         """Note which of them a response lacks, `passed` after the one before it; if it `counts`, they are unknown."""
@@ -29,12 +29,12 @@ class Windows(dict[str, WindowState]):
                     del self[key]
 
     def forget_numbers(self) -> None:
-        """Keep nothing but the entities."""
+        """Keep only the entities."""
         for key, state in self.items():
             self[key] = replace(state, present=False, blank=True, suspect=None)
 
     def known_resets(self) -> dict[str, datetime | None]:
-        """Return the reset of each that has numbers."""
+        """Return the reset of each window that has numbers."""
         return {key: state.resets_at for key, state in self.items() if not state.blank}
 
     def newest(self) -> datetime | None:
@@ -46,7 +46,7 @@ class Windows(dict[str, WindowState]):
         return {key: state.suspect for key, state in self.items() if state.suspect is not None}
 
     def resets(self) -> list[datetime]:
-        """Return the resets of those that exist, soonest first."""
+        """Return the resets of the windows that exist, soonest first."""
         return sorted({state.resets_at for state in self.values() if state.present and state.resets_at is not None})
 
     def changes(self, stale_after: timedelta) -> list[datetime]:

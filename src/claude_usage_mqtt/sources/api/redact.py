@@ -44,9 +44,9 @@ def _redacted(value: object, path: tuple[str, str], depth: int) -> Any:
         return "(more)"
     if isinstance(value, dict):
         items = list(value.items())[:MAX_ITEMS]
-        return {_name(key): _redacted(each, (path[1], key), depth + 1) for key, each in items}
+        return {_name(key): _redacted(item, (path[1], key), depth + 1) for key, item in items}
     if isinstance(value, list):
-        return [_redacted(each, path, depth + 1) for each in value[:MAX_ITEMS]]
+        return [_redacted(item, path, depth + 1) for item in value[:MAX_ITEMS]]
     is_known = path[1] in KNOWN or path == MODEL_NAME
     if isinstance(value, int | float):
         return value if is_known else "(number)"
