@@ -1,4 +1,4 @@
-"""What the service on the broker says about the API: `once` and `check` must not ask while the service may not.
+"""What the service has published about the API: `once` and `check` must not ask while the service may not.
 
 One request too many while the API refuses lengthens the refusal, for the service and for Claude Code. Otherwise their
 requests are not in the service's budget: a person makes them, and the budget leaves 8 of the 28 that the API allows.

@@ -45,7 +45,7 @@ class Board:
     healths: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def take(self, message: Message) -> None:
-        """Process a message; a malformed one is ignored, an empty one removes."""
+        """Process a message; a malformed one is ignored, an empty one removes its topic."""
         parts = message.topic.removeprefix(self.base + "/").split("/")
         if parts == ["status"]:
             self.is_online = message.payload == ONLINE

@@ -52,8 +52,8 @@ _ON_PACE = (
     f" else {{window}}.projected <= {_BACK} if this.state == 'off'"
     f" else {{window}}.projected <= {_OVER} or {{window}}.utilization < 50 and {_IS_SHORT}"
 )
-# What is shown stays while the time expected now is close to it. If none is (nothing is being used), now is used: a
-# near time stays, for half an hour after it has passed.
+# What is shown stays while the time expected now is close to it. If none is (nothing is being used), the current time
+# counts: a near time stays, for half an hour after it has passed.
 _READ = "as_timestamp({window}.read_at)"
 _SHOWN = "as_timestamp(this.state, 0)"
 _LIMIT_AT = (

@@ -10,7 +10,7 @@ from claude_usage_mqtt.homeassistant.entity import ALIVE, Entity, binary, percen
 from claude_usage_mqtt.topics import Topics
 
 SUMMARY = "all"
-"""The id that stands for all accounts; no account may have it."""
+"""The id of all accounts together; no account may have it."""
 
 SUMMARY_ENTITIES: tuple[Entity, ...] = tuple(
     replace(row, trust=ALIVE)
