@@ -19,9 +19,9 @@ RUN rm -rf /usr/local/bin/pip* /usr/local/lib/python3.*/ensurepip /usr/local/lib
 COPY --from=build /app /app
 
 # Claude Code's folder goes here, read-only. Only their owner can read the credentials, so the container has to run as
-# that user: 1000 is the first user of most systems, and `--user` (compose: `user:`) takes any other. One heap for all
-# threads: with one for each, the C library keeps the largest use of each one forever. Large blocks are returned to the
-# system at once: by default, the library keeps twice the largest block it ever saw.
+# that user: 1000 is the first user of most systems, and `--user` (compose: `user:`) takes any other.
+# One heap for all threads: with one for each, the C library keeps the largest use of each one forever. Large blocks are
+# returned to the system at once: by default, the library keeps twice the largest block it ever saw.
 ENV CLAUDE_CONFIG_DIR=/claude \
     MALLOC_ARENA_MAX=1 \
     MALLOC_MMAP_THRESHOLD_=131072 \

@@ -31,7 +31,7 @@ def answer(utilization: float, money: object) -> dict[str, Any]:
 
 def live(*answers: tuple[float, object]) -> Simulation:
     """Let an account live through responses, `(utilization, money)` for each poll; the last one stays."""
-    waiting = [answer(*each) for each in answers]
+    waiting = [answer(*values) for values in answers]
     simulation = Simulation(lambda _: waiting.pop(0) if len(waiting) > 1 else waiting[0], START, make_state(0))
     simulation.run(START + timedelta(minutes=6 * len(answers)))
     return simulation
@@ -108,7 +108,7 @@ def test_blanked_amounts_are_not_a_new_month(off: object) -> None:
     """Money that was not reported for a while is not counted twice in the statistics."""
     simulation = live((5, extra(1850)), (5, off), (5, extra(1860)))
     money = [shown.state["extra_usage"] for shown in simulation.shown if shown.state["extra_usage"]]
-    assert {each["period_start"] for each in money} == {"2026-11-01T00:00:00+00:00"}
+    assert {amounts["period_start"] for amounts in money} == {"2026-11-01T00:00:00+00:00"}
     assert money[-1]["used"] == 18.6
     assert happened(simulation) == []
 
@@ -148,8 +148,8 @@ def test_an_account_without_a_limit_has_no_rows_for_one(money: list[object], amo
     """An account without a spending limit does not have three rows that are "Unknown" forever."""
     responses: list[object] = []
     simulation = Simulation(lambda _: answer(5, responses[-1]), START, make_state(0))
-    for each in (*money, money[-1]):
-        responses.append(each)
+    for response in (*money, money[-1]):
+        responses.append(response)
         simulation.run(simulation.now + timedelta(minutes=12))
         announced = json.loads(dict(documents(simulation.state, simulation.now))[TOPICS.config])["components"]
         simulation.restart()

@@ -142,8 +142,8 @@ def test_each_module_that_contributors_are_sent_to_exists() -> None:
     """The map of the packages and the recipes for changes name files that are there."""
     named = set(re.findall(r"`((?:\w+/)+\w+\.py)`", CONTRIBUTING))
     assert len(named) > 15
-    for each in named:
-        assert (PACKAGE / each).is_file() or (ROOT / each).is_file(), each
+    for path in named:
+        assert (PACKAGE / path).is_file() or (ROOT / path).is_file(), path
     for folder in (path.parent.name for path in PACKAGE.glob("*/__init__.py")):
         assert f"`{folder}/`" in CONTRIBUTING, folder
 
@@ -154,12 +154,12 @@ def test_the_map_names_each_module() -> None:
     folders = {"api/", "credentials/", "recipes/", "demo/"} & set(named)
     for path in PACKAGE.rglob("*.py"):
         module = path.relative_to(PACKAGE)
-        is_in_folder = any(f"{each}/" in folders for each in module.parts[:-1])
+        is_in_folder = any(f"{folder}/" in folders for folder in module.parts[:-1])
         if module.parts[0] == "cli" or path.stem.startswith("__") or is_in_folder:
             continue
-        assert any(fnmatch(path.stem, each.removesuffix(".py").rpartition("/")[2]) for each in named), module
+        assert any(fnmatch(path.stem, name.removesuffix(".py").rpartition("/")[2]) for name in named), module
     source = "".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
-    for constant in (each for each in named if re.fullmatch(r"_?[A-Z]+(_[A-Z]+)+", each)):
+    for constant in (name for name in named if re.fullmatch(r"_?[A-Z]+(_[A-Z]+)+", name)):
         assert re.search(rf"\b{constant}\b", source) or constant.lower() in Settings.model_fields, constant
 
 
@@ -169,7 +169,7 @@ def test_the_compose_file_and_the_deployment_are_whole() -> None:
     compose = next(block for block in blocks if "services" in block)
     deployment = next(block for block in blocks if block.get("kind") == "Deployment")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    given = {*compose["services"]["claude-usage"]["environment"], *(each["name"] for each in container["env"])}
+    given = {*compose["services"]["claude-usage"]["environment"], *(entry["name"] for entry in container["env"])}
     assert given - {"TZ"} <= {name.upper() for name in Settings.model_fields}
 
 
@@ -204,7 +204,7 @@ def test_the_commands_for_the_home_assistant_app_make_one_that_can_be_built(tmp_
     copied = {
         word for line in lines if line.startswith("COPY ") and "--from" not in line for word in line.split()[1:-1]
     }
-    assert all((app / each).exists() for each in copied)
+    assert all((app / name).exists() for name in copied)
     assert (app / "config.yaml").is_file()
 
 
@@ -223,4 +223,4 @@ def test_the_tests_that_windows_runs_exist() -> None:
     workflow = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
     named = re.findall(r"tests/test_\w+\.py", workflow)
     assert len(named) > 10
-    assert all((ROOT / each).is_file() for each in named)
+    assert all((ROOT / name).is_file() for name in named)

@@ -140,8 +140,8 @@ def test_node_red_flow_reads_from_left_to_right() -> None:
 def test_display_listens_where_we_publish() -> None:
     """The display's topics and keys are those of the documents."""
     mqtt = load("esphome")["mqtt"]
-    assert [each["topic"] for each in mqtt["on_json_message"]] == [TOPICS.state, TOPICS.health]
-    assert [each["topic"] for each in mqtt["on_message"]] == [TOPICS.status]
+    assert [part["topic"] for part in mqtt["on_json_message"]] == [TOPICS.state, TOPICS.health]
+    assert [part["topic"] for part in mqtt["on_message"]] == [TOPICS.status]
 
 
 def test_the_list_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:

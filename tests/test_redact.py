@@ -35,12 +35,12 @@ def test_nothing_comes_out_that_is_not_known_to_be_harmless(document: object) ->
 def _require_harmless(value: object, path: tuple[str, str] = ("", "")) -> None:
     is_known = path[1] in KNOWN or path == MODEL_NAME
     if isinstance(value, dict):
-        for name, each in value.items():
+        for name, item in value.items():
             assert name in SHAPES or NAME.fullmatch(name)
-            _require_harmless(each, (path[1], name))
+            _require_harmless(item, (path[1], name))
     elif isinstance(value, list):
-        for each in value:
-            _require_harmless(each, path)
+        for item in value:
+            _require_harmless(item, path)
     elif isinstance(value, str):
         assert value in SHAPES or (is_known and WORDS.fullmatch(value))
     elif isinstance(value, int | float) and not isinstance(value, bool):

@@ -212,8 +212,8 @@ def test_objects_that_hold_a_secret() -> None:
     credentials = parse_credentials(text, "the file")
     settings = Settings(mqtt_username="u", mqtt_password=PASSWORD, claude_code_oauth_token=TOKEN, _env_file=None)  # type: ignore[call-arg,arg-type]
     options = BrokerOptions(host="h", username="u", password=PASSWORD)
-    for each in (credentials, GivenToken(TOKEN), settings, options):
-        assert_nowhere(repr(each), str(each), f"{each}")
+    for holder in (credentials, GivenToken(TOKEN), settings, options):
+        assert_nowhere(repr(holder), str(holder), f"{holder}")
     assert_nowhere(settings.model_dump_json())
     with expected_error() as shown:
         credentials.require_unexpired(dt.datetime.now(dt.UTC))

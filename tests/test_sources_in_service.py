@@ -31,7 +31,7 @@ def test_claude_code_day_and_night(start: Start, tmp_path: Path, watcher: Watche
     settings = {"CLAUDE_SOURCE": "claude-code", "CLAUDE_CODE_COMMAND": program.command, "POLL_INTERVAL": 1}
     with start(CLAUDE_CONFIG_DIR=program.folder, **settings):
         health = watcher.wait_topic(HEALTH, is_ok).json()
-        windows = watcher.wait_topic(STATE, lambda each: bool(each.json()["windows"])).json()["windows"]
+        windows = watcher.wait_topic(STATE, lambda message: bool(message.json()["windows"])).json()["windows"]
         assert windows["seven_day_fable"]["utilization"] == 33
         assert windows["five_hour"]["source"] == "claude_code"
         assert health["last_success"] == windows["five_hour"]["read_at"]

@@ -265,8 +265,8 @@ def test_a_spend_limit_is_published(program: Program, running_broker: Broker, wa
         program.rest()
     watcher.wait_topic(TOPIC, lambda m: "65" in m.payload)
     watcher.settle()
-    for each in watcher.messages(TOPIC):
-        reading = parse_statusline(each.payload.encode(), now)
+    for message in watcher.messages(TOPIC):
+        reading = parse_statusline(message.payload.encode(), now)
         if reading is not None:
             account.update(reading, now)
     document = state_document(account, now)
@@ -637,9 +637,9 @@ def test_a_refill_reaches_the_broker(program: Program, running_broker: Broker, w
         program.run(limits(percent, now=now) | {"session_id": session, "cost": {"total_api_duration_ms": duration}})
         program.rest()
     watcher.wait_topic(TOPIC, lambda m: "50.0" in m.payload)
-    sent = [each.json() for each in watcher.messages(TOPIC)]
-    assert [each["rate_limits"]["five_hour"]["used_percentage"] for each in sent] == [60, 50]
-    assert [each["response"] for each in sent] == [False, True]
+    sent = [message.json() for message in watcher.messages(TOPIC)]
+    assert [message["rate_limits"]["five_hour"]["used_percentage"] for message in sent] == [60, 50]
+    assert [message["response"] for message in sent] == [False, True]
 
 
 # -- another status line next to ours

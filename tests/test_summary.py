@@ -55,7 +55,7 @@ def test_an_account_with_an_unknown_limit_is_not_the_one_with_headroom() -> None
     state = make_state()
     reading = make_reading(NOW, 5, NOW + timedelta(hours=2), source=STATUSLINE)
     week = make_reading(NOW - timedelta(hours=2), 99, NOW + timedelta(days=2), key="seven_day")
-    for each in (week, reading):
-        state.take(Reading(read_at=each.read_at, windows={each.key: each}, is_partial=True), each.read_at)
+    for window in (week, reading):
+        state.take(Reading(read_at=window.read_at, windows={window.key: window}, is_partial=True), window.read_at)
     found = summarize([digest(state, NOW), digest(make_state(2), NOW)])
     assert (found["highest_utilization"], found["headroom_account"], found["blocked"]) == (5, None, None)

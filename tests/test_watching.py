@@ -89,8 +89,8 @@ class Watching:
     def saw(self, account: str, fingerprint: object) -> bool:
         """Whether a change was reported."""
         return any(
-            isinstance(each, LoginChanged) and (each.account, each.fingerprint) == (account, fingerprint)
-            for each in self.reported
+            isinstance(found, LoginChanged) and (found.account, found.fingerprint) == (account, fingerprint)
+            for found in self.reported
         )
 
 
@@ -104,8 +104,8 @@ def watching() -> Iterator[Callable[..., Watching]]:
         return started[-1]
 
     yield start
-    for each in started:
-        each.watch.stop()
+    for found in started:
+        found.watch.stop()
 
 
 def test_a_login_is_noticed_from_the_start_and_whatever_a_look_raised(watching: Callable[..., Watching]) -> None:
@@ -115,7 +115,7 @@ def test_a_login_is_noticed_from_the_start_and_whatever_a_look_raised(watching: 
     for fingerprint in ("missing", "new"):
         place.now = fingerprint
         eventually(lambda fingerprint=fingerprint: seen.saw("default", fingerprint))  # type: ignore[misc]
-    logins = [each.login for each in seen.reported if isinstance(each, LoginChanged)]
+    logins = [found.login for found in seen.reported if isinstance(found, LoginChanged)]
     assert logins[0] is None
     assert logins[-1] == Login(mark=hash("new"))
 
@@ -134,7 +134,7 @@ def test_a_mount_that_comes_back(watching: Callable[..., Watching], tmp_path: Pa
     mount.unlink()
     write_credentials(mount)
     eventually(lambda: seen.saw("default", source.fingerprint()))
-    logins = [each.login for each in seen.reported if isinstance(each, LoginChanged)]
+    logins = [found.login for found in seen.reported if isinstance(found, LoginChanged)]
     assert logins == [None, source.login()]
 
 
@@ -146,7 +146,7 @@ def test_numbers_that_are_there_are_reported_once(watching: Callable[..., Watchi
     eventually(lambda: len(seen.reported) == 2)
     place.reading = Reading(read_at=NOW + dt.timedelta(minutes=1), windows={})
     eventually(lambda: len(seen.reported) == 3)
-    found = [each.reading.read_at for each in seen.reported if isinstance(each, CachedReading)]
+    found = [found.reading.read_at for found in seen.reported if isinstance(found, CachedReading)]
     assert found == [NOW, NOW + dt.timedelta(minutes=1)]
 
 
@@ -183,11 +183,11 @@ def test_a_reporter_reads_a_login_again_that_could_not_be_read() -> None:
 
     place = Stumbling("old")
     login = ReportedLogin("default", place)
-    assert [each.login.login for each in login.look(NOW)] == [Login(mark=hash("old"))]
+    assert [found.login.login for found in login.look(NOW)] == [Login(mark=hash("old"))]
     place.now, place.stumbles = "new", True
     assert list(login.look(NOW)) == []
     place.stumbles = False
-    assert [each.login.login for each in login.look(NOW)] == [Login(mark=hash("new"))]
+    assert [found.login.login for found in login.look(NOW)] == [Login(mark=hash("new"))]
 
 
 class Accounts:

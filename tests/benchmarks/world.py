@@ -51,7 +51,7 @@ class Counter:
         self._client.on_subscribe = lambda *_: subscribed.set()
         self._client.connect("127.0.0.1", self.port)
         self._client.loop_start()
-        self._client.subscribe([(each, 0) for each in self.filters])
+        self._client.subscribe([(topic, 0) for topic in self.filters])
         assert subscribed.wait(10)
         return self
 

@@ -29,4 +29,4 @@ def end_of_requests() -> None:
 
 
 def _count(kinds: tuple[type, ...]) -> int:
-    return sum(isinstance(each, kinds) for each in gc.get_objects())
+    return sum(isinstance(found, kinds) for found in gc.get_objects())

@@ -61,7 +61,7 @@ def ask(watcher: Watcher, machine: str = "laptop", account: str | None = "defaul
     topics = ReporterTopics(base=BASE, machine=machine)
     identifier = more.setdefault("id", uuid.uuid4().hex)
     watcher.publish(topics.ask, json.dumps({"account": account, **more}))
-    message = watcher.wait_topic(topics.answer, lambda each: f'"{identifier}"' in each.payload)
+    message = watcher.wait_topic(topics.answer, lambda message: f'"{identifier}"' in message.payload)
     assert not message.retain
     found: dict[str, Any] = message.json()
     return found

@@ -132,19 +132,19 @@ class HomeAssistant:
         """Return the states that an entity has changed to since then, without the empty one at the end of a run."""
         begin = since.isoformat(timespec="seconds").replace("+00:00", "Z")
         (changes,) = self.rest("GET", f"/api/history/period/{begin}?filter_entity_id={entity_id}&no_attributes")
-        return {each["state"] for each in changes if dt.datetime.fromisoformat(each["last_changed"]) > since} - {""}
+        return {entry["state"] for entry in changes if dt.datetime.fromisoformat(entry["last_changed"]) > since} - {""}
 
     def entities(self, identifier: str = "claude_usage_default") -> dict[str, dict[str, Any]]:
         """Return the registry's entries of a device by entity id; empty if no such device exists."""
         with self._socket() as socket:
             devices = socket.cmd("config/device_registry/list")
-            mine = [each["id"] for each in devices if ["mqtt", identifier] in each["identifiers"]]
+            mine = [entry["id"] for entry in devices if ["mqtt", identifier] in entry["identifiers"]]
             found = {
                 entry["entity_id"]: entry
                 for entry in socket.cmd("config/entity_registry/list")
                 if entry["device_id"] in mine
             }
-            return found | {f"device {each}": {} for each in mine if not found}
+            return found | {f"device {entry}": {} for entry in mine if not found}
 
     def wait_entities(
         self, condition: Callable[[dict[str, dict[str, Any]]], object], identifier: str = "claude_usage_default"
@@ -161,7 +161,7 @@ class HomeAssistant:
     def complaints(self) -> list[str]:
         """Return every record of its log, since the start, that is a warning or worse, with its traceback."""
         records = [*self._earlier, *self._log()]
-        return [each for each in records if SEVERE.search(each.partition("\n")[0]) and not NOT_OURS.search(each)]
+        return [entry for entry in records if SEVERE.search(entry.partition("\n")[0]) and not NOT_OURS.search(entry)]
 
     # -- inside
 

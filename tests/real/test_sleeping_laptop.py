@@ -30,7 +30,7 @@ def test_a_laptop_that_sleeps_and_wakes_up(
         with ServiceProcess(tmp_path / "laptop", ("report",), **settings) as process:
             home.wait_for(**{USAGE: "42.0", LAPTOP: "on"})
             process.process.kill()
-            watcher.wait_topic(HEALTH, lambda each: '"status":"away"' in each.payload)
+            watcher.wait_topic(HEALTH, lambda message: '"status":"away"' in message.payload)
         clock.sleep(dt.timedelta(minutes=11))
         states = home.wait_for(**{LAPTOP: "off"})
         assert states[USAGE]["state"] == "42.0"
