@@ -60,14 +60,14 @@ def protocol(running_broker: Named) -> str:
 
 
 def clear(watcher: Watcher) -> None:
-    """Remove everything; RabbitMQ refuses a message while it deletes the queue of a client that has just left."""
+    """Remove everything; RabbitMQ silently drops a message while it deletes the queue of a client that just left."""
     for topic in (*EVERYTHING, LAPTOP.presence):
-        for _ in range(10):
+        for _ in range(30):
             with contextlib.suppress(AssertionError):
-                watcher.publish(topic, "", retain=True)
+                watcher.publish(topic, "", retain=True, timeout=1.0)
                 break
         else:
-            pytest.fail(f"the broker does not take {topic}")
+            pytest.fail(f"the broker does not accept {topic}")
 
 
 @pytest.fixture

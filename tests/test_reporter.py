@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from claude_usage_mqtt.reporter import announcement, loop
+from claude_usage_mqtt.errors import SettingsError
+from claude_usage_mqtt.reporter import announcement, loop, publishing
 from claude_usage_mqtt.reporter import answer as answering
 from claude_usage_mqtt.reporter.answer import MAX_WORKERS
 from claude_usage_mqtt.service import liveness
@@ -29,6 +30,7 @@ from parts.endpoint import Endpoint
 from parts.hostile import PAYLOADS
 from parts.reporter import LAPTOP, ask, is_online, running_reporter
 from parts.service import BASE, HEALTH, STATUS, Clock, Running, ServiceProcess, Start
+from parts.waiting import REASONABLE
 from parts.watcher import Message, Watcher
 
 CANARY = "sk-ant-oat01-canary-7d1f"
@@ -321,13 +323,20 @@ def test_it_announces_itself_when_the_service_comes_online(report: Report, watch
 
 
 def test_a_second_reporter_of_the_same_name_is_refused(
-    report: Report, start: Start, watcher: Watcher, home: Path
+    report: Report,
+    running_broker: Broker,
+    endpoint: Endpoint,
+    watcher: Watcher,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Two machines of one name would answer twice; the second ends with a message, and the first stays online."""
     with report():
-        with start(home, "report", MACHINE_NAME="laptop") as second:
-            assert second.process.wait(30) == 2
-        assert "MACHINE_NAME" in second.log.text
+        monkeypatch.setattr(publishing, "NAME_CHECK", REASONABLE)  # the first one's answer ends it
+        with running_reporter(running_broker.port, endpoint.url, home) as second:
+            second.thread.join(REASONABLE)
+        assert isinstance(second.error, SettingsError)
+        assert "MACHINE_NAME" in str(second.error)
         watcher.settle()
         assert json.loads(watcher.retained()[LAPTOP.presence])["online"] is True
 

@@ -159,13 +159,15 @@ class Watcher(Server):
 
     # -- what it publishes
 
-    def publish(self, topic: str, payload: str | bytes = "", *, retain: bool = False, qos: int = 1) -> None:
+    def publish(
+        self, topic: str, payload: str | bytes = "", *, retain: bool = False, qos: int = 1, timeout: float = REASONABLE
+    ) -> None:
         """Publish, and wait until the broker has accepted it."""
         assert self._client is not None, "the watcher is not started"
         mid = self._client.publish(topic, payload, qos=qos, retain=retain).mid
         with self._changed:
-            if not self._changed.wait_for(lambda: mid in self._acknowledged, REASONABLE):
-                raise AssertionError(f"no PUBACK for {topic} in {REASONABLE} s")
+            if not self._changed.wait_for(lambda: mid in self._acknowledged, timeout):
+                raise AssertionError(f"no PUBACK for {topic} in {timeout} s")
             self._acknowledged.remove(mid)
 
     # -- inside
