@@ -16,6 +16,7 @@ from claude_usage_mqtt import cli
 from claude_usage_mqtt.service import liveness
 from claude_usage_mqtt.service.liveness import BEAT_EVERY, STUCK_AFTER, Liveness, check
 from parts.credentials import write_credentials
+from parts.process import END_TIMEOUT
 from parts.service import ServiceProcess
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signs of life of other users and processes are POSIX")
@@ -278,7 +279,7 @@ def test_the_service_notifies_systemd_though_no_broker_is_there(
         while (said := systemd.recv(100)) == b"WATCHDOG=1":
             pass
         assert said == b"STOPPING=1"
-        assert service.stop() == 0
+        assert service.process.wait(END_TIMEOUT) == 0
     assert check()[0] == 1
 
 

@@ -15,6 +15,7 @@ from claude_usage_mqtt.service.account import AccountState
 from claude_usage_mqtt.sources import reporter as source
 from claude_usage_mqtt.sources import reporter_machines
 from claude_usage_mqtt.sources.credentials.file import CredentialsFile
+from claude_usage_mqtt.sources.credentials.watch import LoginWatch
 from claude_usage_mqtt.topics import ReporterTopics
 from claude_usage_mqtt.usage.reading import OAUTH, REPORTER
 from parts.broker import Broker, Mosquitto, needs_mosquitto
@@ -194,9 +195,10 @@ def test_a_login_of_somebody_else_is_rejected(house: House, tmp_path: Path, watc
 
 
 def test_a_login_that_changes_between_announcement_and_answer_is_rejected(
-    house: House, tmp_path: Path, watcher: Watcher, endpoint: Endpoint
+    house: House, tmp_path: Path, watcher: Watcher, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The login that made the request decides, not the one that was announced."""
+    monkeypatch.setattr(LoginWatch, "look_now", lambda _: None)  # so that no announcement comes before the next ask
     with house() as (service, report):
         report("laptop")
         watcher.wait_topic(STATE, session_is(42))
