@@ -99,7 +99,7 @@ class House:
         self.policy.restore(memory, self.now, self.resets)
 
     def sees(self, reset: datetime, within: float = 90) -> bool:
-        """Return whether a request came a minute after a reset, and so many seconds after it at most."""
+        """Return whether a request came a minute after a reset, and at most this many seconds after it."""
         return any(60 <= (at - reset) / SECOND <= within for at in self.requests)
 
     def busiest_hour(self) -> int:

@@ -269,7 +269,7 @@ def test_no_damage_breaks_the_start(data: st.DataObject, has_memory: bool) -> No
     usage = make_account()
     restore(usage, memory, state, NOW)
     check(usage, NOW)
-    later = NOW + 8 * SESSION + WEEK  # when nothing can be in the future anymore
+    later = NOW + 8 * SESSION + WEEK  # when nothing can still be in the future
     for at in (later, later + timedelta(minutes=1)):
         take(usage, make_answer(at, 41, later + SESSION / 2), (75,))
     check(usage, later + timedelta(minutes=1))

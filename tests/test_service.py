@@ -92,7 +92,7 @@ def test_stopping_with_a_frozen_broker(start: Start, mosquitto: Mosquitto) -> No
 def _open_files(pid: int) -> set[str]:
     found = set()
     for entry in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(OSError):  # closed meanwhile
+        with contextlib.suppress(OSError):  # already closed
             found.add(str(entry.readlink()))
     return found
 

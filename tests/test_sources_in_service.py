@@ -59,7 +59,7 @@ def test_the_first_numbers_need_no_request(start: Start, home: Path, watcher: Wa
 def test_a_login_that_changes_before_the_first_poll(
     serve: Serve, home: Path, watcher: Watcher, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A restarted service that must wait, as its token was refused, notices a new one meanwhile, and uses it."""
+    """A restarted service that must wait after a refused token notices a new one in the meantime, and uses it."""
     monkeypatch.setattr(workers, "CHECK_EVERY", 0.05)
     endpoint.fault = rate_limited()
     with serve():

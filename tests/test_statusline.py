@@ -16,7 +16,7 @@ import pytest
 
 from claude_usage_mqtt.cli.statusline import countdown, line
 from claude_usage_mqtt.cli.statusline_cache import MAX_SESSIONS, PendingReading, cache_folder, note_session
-from claude_usage_mqtt.cli.statusline_publish import is_news, take_in
+from claude_usage_mqtt.cli.statusline_publish import is_new, take_in
 from claude_usage_mqtt.sources.rate_limits import MAX_MESSAGE, OLDEST, Limit, Mark, StatusLineMessage, parse_limits
 from claude_usage_mqtt.sources.status_line import parse_statusline
 from claude_usage_mqtt.usage.document import state_document
@@ -508,7 +508,7 @@ def test_the_process_ends_although_a_thread_does_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("new", "is_response", "age", "news"),
+    ("new", "is_response", "age", "expected"),
     [
         (limits(), False, 999.0, False),  # another session with the same numbers says nothing new
         (limits(), True, 999.0, True),  # a response confirms them
@@ -523,12 +523,12 @@ def test_the_process_ends_although_a_thread_does_not(tmp_path: Path) -> None:
         (limits(left=7865 + 2), False, 1.0, False),  # the reset jitters
     ],
 )
-def test_what_is_new(new: Any, is_response: bool, age: float, news: bool) -> None:  # noqa: FBT001
+def test_what_is_new(new: Any, is_response: bool, age: float, expected: bool) -> None:  # noqa: FBT001
     """Only new numbers, or a response that confirms them, are sent; several open sessions do not cause a storm."""
     known = handed_over(limits(now=NOW - timedelta(minutes=1), left=7865 + 60), NOW - timedelta(minutes=1))
-    assert is_news(handed_over(new, is_response=is_response), known, age) is news
-    assert is_news(handed_over(new, is_response=is_response), None, age)
-    assert not is_news(handed_over(limits(43), NOW - timedelta(minutes=2), is_response=True), known, 999)
+    assert is_new(handed_over(new, is_response=is_response), known, age) is expected
+    assert is_new(handed_over(new, is_response=is_response), None, age)
+    assert not is_new(handed_over(limits(43), NOW - timedelta(minutes=2), is_response=True), known, 999)
 
 
 def make_older(file: Path, seconds: float) -> None:

@@ -142,7 +142,7 @@ class FaultyProxy(Server):
         self._do(lambda: self._reset(rate=bytes_per_second))
 
     def cut_after(self, count: int) -> None:
-        """Forward exactly so many more bytes from clients, then close the connection they came from, once."""
+        """Forward exactly this many more bytes from clients, then close the connection they came from, once."""
         self._do(lambda: self._cut_after(count))
 
     def drop(self) -> None:

@@ -31,7 +31,7 @@ NEWS = ("_event", "_resets_at", "_limit_reached", "claude_blocked", "claude_bloc
 """Ends of the entities that only change with an event or a reset."""
 
 
-def news(windows: dict[str, Any]) -> list[tuple[Any, ...]]:
+def events_and_resets(windows: dict[str, Any]) -> list[tuple[Any, ...]]:
     """Return the part of the state that changes with an event or a reset."""
     return [
         (
@@ -69,7 +69,7 @@ def test_the_activity_log_is_about_events_and_resets(
                 pass_until(clock, due + dt.timedelta(seconds=1), watcher)
                 polls += 1
                 windows = watcher.json(STATE)["windows"]
-                if news(windows) != news(known):
+                if events_and_resets(windows) != events_and_resets(known):
                     projected = windows["seven_day"]["projected"]
                     home.wait_for(sensor__claude_weekly_projected="unknown" if projected is None else str(projected))
                     moments.append((at, dt.datetime.now(dt.UTC)))

@@ -125,11 +125,11 @@ def _print(text: str) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _run_other(command: str, data: bytes, meanwhile: Callable[[], None]) -> int:
+def _run_other(command: str, data: bytes, while_running: Callable[[], None]) -> int:
     """Run a shell command with `data` as its input and our output as its own; return its exit status.
 
     Claude Code ends us with SIGTERM when the next line is due: then the command ends too, with its children.
-    `meanwhile` is called while it runs.
+    `while_running` is called while it runs.
     """
     import signal  # noqa: PLC0415 - rarely needed
     import subprocess  # noqa: PLC0415
@@ -160,6 +160,6 @@ def _run_other(command: str, data: bytes, meanwhile: Callable[[], None]) -> int:
     with process:
         if ended_by is not None:
             end(ended_by, None)
-        meanwhile()
+        while_running()
         process.communicate(data)
     return process.returncode if process.returncode >= 0 else 128 - process.returncode

@@ -56,7 +56,7 @@ def take_in(pending: PendingReading, mark: Mark, limits: Mapping[str, Limit], no
         return False
     new, message = StatusLineMessage(read_at, dict(limits), is_response=is_response), pending.read()
     known = parse_message(message, now)
-    if now - read_at <= OLDEST and is_news(new, known, pending.age()):
+    if now - read_at <= OLDEST and is_new(new, known, pending.age()):
         return pending.write(new.encode())
     is_due = pending.age() >= (REPEAT_AFTER if pending.is_sent(message) else RETRY_AFTER)
     return known is not None and is_due and pending.write(message)  # again: its age starts over
@@ -81,7 +81,7 @@ def _start(pending: PendingReading) -> None:
     process.returncode = 0  # nobody waits for it, and Python need not warn about that
 
 
-def is_news(new: StatusLineMessage, known: StatusLineMessage | None, age: float) -> bool:
+def is_new(new: StatusLineMessage, known: StatusLineMessage | None, age: float) -> bool:
     """Whether numbers are worth a separate message after the `known` one, handed over `age` seconds ago.
 
     Each of several open sessions shows the numbers of its own last response. A lower number in the same window is new
@@ -92,13 +92,13 @@ def is_news(new: StatusLineMessage, known: StatusLineMessage | None, age: float)
     if new.at < known.at + SAME_READING:
         return False
     if any(
-        _is_news(limit, known.limits.get(key), is_response=bool(new.is_response)) for key, limit in new.limits.items()
+        _is_new(limit, known.limits.get(key), is_response=bool(new.is_response)) for key, limit in new.limits.items()
     ):
         return True
     return bool(new.is_response) and age >= CONFIRM_AFTER
 
 
-def _is_news(new: Limit, known: Limit | None, *, is_response: bool) -> bool:
+def _is_new(new: Limit, known: Limit | None, *, is_response: bool) -> bool:
     if known is None:
         return True
     if new.resets_at is None or known.resets_at is None:

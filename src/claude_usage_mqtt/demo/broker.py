@@ -135,7 +135,7 @@ def _replay_to_subscribers_only(broker: Any) -> None:
     """Keep retained messages from clients that did not subscribe to them.
 
     amqtt sends every client that connects whatever is retained for anybody's subscription, and it does so while
-    it walks through the subscriptions: another client that subscribes meanwhile ends the new client's session.
+    it walks through the subscriptions: another client that subscribes just then ends the new client's session.
     """
     replay = broker._publish_retained_messages_for_subscription  # noqa: SLF001 - amqtt has no public way
 

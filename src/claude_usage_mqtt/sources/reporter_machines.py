@@ -122,7 +122,7 @@ class Machine:
         return any(login.answered_at is not None for login in self.logins.values())
 
     def was_there(self, now: datetime, within: timedelta) -> bool:
-        """Whether it is online, or was lately."""
+        """Whether it is online, or was recently."""
         return self.away_since is None or now - self.away_since < within
 
     def status(self, login: MachineLogin, now: datetime, *, is_foreign: bool) -> str:

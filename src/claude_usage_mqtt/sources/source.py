@@ -112,7 +112,7 @@ class PolledSource(Source, Protocol):
         return None
 
     def poll(self, account: str, clock: Clock, *, may_retry: bool) -> PollResult:
-        """Ask once; with `may_retry` a second time if the login was renewed meanwhile. Bounded, never raises."""
+        """Ask once; with `may_retry` a second time if the login was renewed in between. Bounded, never raises."""
 
 
 def usable_login(source: PolledSource) -> Login | None:

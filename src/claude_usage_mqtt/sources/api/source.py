@@ -75,7 +75,7 @@ class ApiSource:
         return reading
 
     def poll(self, account: str, clock: Clock, *, may_retry: bool) -> PollResult:
-        """Ask once; with `may_retry` a second time if the token was renewed meanwhile. Never raises.
+        """Ask once; with `may_retry` a second time if the token was renewed in between. Never raises.
 
         If it has expired, Claude Code is asked; its answer is as good.
         """
