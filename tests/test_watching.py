@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from claude_usage_mqtt.clock import Clock, SystemClock
-from claude_usage_mqtt.errors import CredentialsNotFound, CredentialsUnreadable
+from claude_usage_mqtt.errors import NO_THREADS, CredentialsNotFound, CredentialsUnreadable
 from claude_usage_mqtt.reporter.logins import ReportedLogin
 from claude_usage_mqtt.service import workers
 from claude_usage_mqtt.service.workers import MAX_THREADS, Workers
@@ -237,6 +237,20 @@ def test_polls_that_hang_do_not_stop_the_others(monkeypatch: pytest.MonkeyPatch)
     eventually(lambda: worker_threads() - before <= MAX_THREADS)
     accounts.pool.stop()
     eventually(lambda: worker_threads() == before)
+
+
+def test_a_poll_waits_for_a_thread(caplog: pytest.LogCaptureFixture) -> None:
+    """If the system has no thread left for a while, the service goes on, logs why, and polls later."""
+    accounts, usual = Accounts(), threading.stack_size(2**48)  # more than there is
+    try:
+        accounts.poll("a", Place())
+        assert accounts.pool.hanging() == set()
+    finally:
+        threading.stack_size(usual)
+    assert caplog.messages == [NO_THREADS]
+    assert accounts.pool.hanging() == set()  # the loop's next turn
+    eventually(lambda: accounts.finished() == {"a"})
+    accounts.pool.stop()
 
 
 def test_a_thread_that_dies_ends_the_program(running_broker: Broker, endpoint: Endpoint, tmp_path: Path) -> None:

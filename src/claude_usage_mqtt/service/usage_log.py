@@ -74,7 +74,7 @@ class UsageLog:
         except OSError as error:
             reason = error.strerror or type(error).__name__
             self._outage.down(
-                reason, f"USAGE_LOG ({self._path}) cannot be written: {reason}; its lines are lost until then."
+                reason, f"USAGE_LOG ({self._path}) cannot be written: {reason}; its lines are lost until it can be."
             )
         else:
             self._outage.up(f"USAGE_LOG ({self._path}) is written again.")

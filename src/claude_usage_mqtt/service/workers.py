@@ -6,6 +6,7 @@ each request under way. A thread that ends with an unexpected error ends the pro
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -13,6 +14,8 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from claude_usage_mqtt.clock import Clock
+from claude_usage_mqtt.errors import NO_THREADS
+from claude_usage_mqtt.logs import Outage
 from claude_usage_mqtt.service.account import AccountState
 from claude_usage_mqtt.sources.credentials.watch import (
     CHECK_EVERY,
@@ -22,6 +25,8 @@ from claude_usage_mqtt.sources.credentials.watch import (
     WatchedLogin,
 )
 from claude_usage_mqtt.sources.source import PolledSource, PollResult
+
+log = logging.getLogger(__name__)
 
 WORKER_DEADLINE = 60.0
 """Real seconds after which a poll counts as hanging: a request is cut off at 20, a file on a dead mount is not."""
@@ -42,6 +47,7 @@ class Workers:
         self._waiting: deque[tuple[str, Callable[[], PollResult]]] = deque()
         self._began: dict[str, float] = {}  # when the poll of an account began
         self._hanging: set[str] = set()
+        self._outage = Outage(log)
         self._logins: LoginWatch[LoginChanged | CachedReading] = LoginWatch(clock.now, put, clock.to_real(CHECK_EVERY))
 
     def stop(self) -> None:
@@ -57,9 +63,15 @@ class Workers:
     def _begin(self) -> None:
         room = MAX_THREADS + min(len(self._hanging), MAX_HANGING)
         while self._waiting and len(self._began) < room:
-            account, poll = self._waiting.popleft()
+            account, poll = self._waiting[0]
+            try:
+                threading.Thread(target=self._work, args=(poll,), name="worker", daemon=True).start()
+            except RuntimeError:  # this passes if something else took too many: the loop's next turn tries again
+                self._outage.down("threads", NO_THREADS)
+                return
+            self._outage.up("Threads can be started again.")
+            self._waiting.popleft()
             self._began[account] = time.monotonic()
-            threading.Thread(target=self._work, args=(poll,), name="worker", daemon=True).start()
 
     def _work(self, poll: Callable[[], PollResult]) -> None:
         self._put(poll())

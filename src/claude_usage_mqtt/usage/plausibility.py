@@ -21,7 +21,7 @@ REFILL = 10.0
 """Points. A refill, a plan upgrade or a claimed reset drops far more; rounding and corrections drop less."""
 
 ABOUT_FULL = 95.0
-"""Percent. In a window whose beginning was not seen, this is such a 100 %, however high the last reading was."""
+"""Percent. In a window whose beginning was not seen, this counts as such a 100 %, however high the last reading was."""
 
 OLD_NUMBER = 50.0
 """Percent. The first response after a reset was seen with the old number under the new reset; a window that just

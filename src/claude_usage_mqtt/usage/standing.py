@@ -46,7 +46,7 @@ def standing(
     known = [window for window in existing if window.is_known(now, stale_after)]
     stopping = [window for window in known if stops_all_work(window.key)]
     used_up = [window for window in stopping if window.is_limit_reached]
-    # A window's absence from a response blocks nothing: entities of session and week are kept.
+    # A window that a response lacks is still expected; a blank one, of which only the entities are kept, is not.
     expected = {window.key for window in existing if not window.blank}.union(unusable)
     are_all_known = bool(stopping) and set(filter(stops_all_work, expected)) <= {window.key for window in stopping}
     covers = None if money is None and has_money else money is not None and money.covers

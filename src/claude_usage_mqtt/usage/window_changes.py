@@ -143,7 +143,7 @@ def _ended(known: WindowState, new: WindowState, drop: float) -> str | None:
     begun = None if new.resets_at is None or new.duration is None else new.resets_at - new.duration
     if known.resets_at is None:
         # No source said when it was due, but one that has not begun, or has begun since, is another one. If its use is
-        # no lower, it may be the same, first read by a machine with a slow clock, unless its whole length has passed.
+        # no lower, it may be the same, first read by a machine whose clock was behind, unless its length has passed.
         if new.resets_at is None and new.utilization > 0:
             return RESET_EARLY if drop >= REFILL else None
         is_same = drop <= 0 and (new.duration is None or new.read_at - known.read_at < new.duration)
