@@ -1,5 +1,6 @@
 """A connection for one job ends within its deadline, with the result or with the reason why there is none."""
 
+import errno
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -7,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from claude_usage_mqtt.errors import BrokerRefused, BrokerUnreachable
-from claude_usage_mqtt.mqtt.client import Message
+from claude_usage_mqtt.mqtt.client import Message, PlainSocket
 from claude_usage_mqtt.mqtt.options import BrokerOptions, Protocol
 from claude_usage_mqtt.mqtt.session import Session, publish_once
 from parts import broker
@@ -43,6 +44,16 @@ def test_auto_falls_back_to_the_older_protocol() -> None:
 
     with EmbeddedBroker(port=0) as embedded, Session(options(embedded.port), 1) as session:
         assert session.version == "3.1.1"
+
+
+def test_an_option_that_macos_refuses(running_broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the other side has closed already, macOS refuses options of the socket: that is not the error to report."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(PlainSocket, "setsockopt", refuse)
+    publish_once(options(running_broker.port), Message(topic="t/a", payload=b"1"))
 
 
 def test_retained_messages_are_collected(running_broker: Broker, watcher: Watcher) -> None:

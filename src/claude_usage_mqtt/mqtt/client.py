@@ -105,7 +105,8 @@ class Client(paho.Client):
     def _create_socket_connection(self) -> socket.socket:
         self._opened = opened = PlainSocket(fileno=super()._create_socket_connection().detach())
         # Otherwise a small packet waits for the acknowledgment of the one before it: that costs 40 ms, sometimes twice.
-        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with contextlib.suppress(OSError):  # macOS refuses it if the other side has closed the connection already
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return opened
 
     def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> ssl.SSLSocket:
