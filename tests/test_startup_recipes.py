@@ -85,11 +85,12 @@ def test_no_mark_is_left(kind: str, suffix: str) -> None:
 
 @pytest.mark.parametrize(("name", "command"), [("systemd", "run"), ("systemd-report", "report")])
 def test_a_unit_starts_its_command_and_does_not_repeat_a_mistake(name: str, command: str) -> None:
-    """A wrong setting ends the unit instead of restarting it every ten seconds."""
+    """A wrong setting ends the unit instead of restarting it every ten seconds; whoever stops it sees no failure."""
     service = unit(name)["Service"]
     assert service["ExecStart"] == [f"{started.quoted_for_systemd(str(started.program()))} {command}"]
     assert service["Restart"] == ["on-failure"]
     assert service["RestartPreventExitStatus"] == ["2"]
+    assert service["SuccessExitStatus"] == ["143"], "stopped while it still starts"
 
 
 def test_the_system_unit() -> None:
