@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from claude_usage_mqtt.usage import reading
-from claude_usage_mqtt.usage.reading import CLAUDE_CODE, OAUTH, REPORTER, STATUSLINE
+from claude_usage_mqtt.usage.reading import OAUTH, REPORTER, STATUSLINE
 
 AUTO = "auto"
 """The login on this machine if there is one, and whatever else is sent."""
@@ -11,9 +11,8 @@ AUTO = "auto"
 SOURCES = {name.replace("_", "-"): name for name in reading.SOURCES}
 """The sources as the settings name them."""
 
-
-LOCAL = frozenset({OAUTH, CLAUDE_CODE})
-"""The sources that use a login on this machine."""
+LOCAL = frozenset(SOURCES.values()) - {REPORTER, STATUSLINE}
+"""The sources that are polled on this machine."""
 
 
 def parse_source(text: str) -> str:

@@ -19,7 +19,7 @@ from claude_usage_mqtt.sources.reading_json import error_from_json, error_to_jso
 from claude_usage_mqtt.sources.source import Login
 from claude_usage_mqtt.topics import ACCOUNT_ID, encode
 from claude_usage_mqtt.untrusted import HASH, clean_text, json_object, matching, number
-from claude_usage_mqtt.usage.reading import CLAUDE_CODE, OAUTH, Reading
+from claude_usage_mqtt.usage.reading import OAUTH, SOURCES, Reading
 
 MAX_PRESENCE = 192 * 1024
 MAX_ANSWER = 64 * 1024
@@ -109,7 +109,7 @@ def parse_presence(payload: bytes) -> Presence | None:
         instance=matching(IDENTIFIER, document.get("instance")),
         accounts={
             account: AnnouncedLogin(
-                source=CLAUDE_CODE if section.get("source") == CLAUDE_CODE else OAUTH,
+                source=section["source"] if section.get("source") in SOURCES else OAUTH,
                 status=matching(ACCOUNT_ID, section.get("status")) or "unknown",
                 login=_parse_login(section),
             )
