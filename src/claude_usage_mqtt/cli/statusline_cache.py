@@ -126,15 +126,6 @@ def _forget_oldest(folder: Path) -> None:
             file.unlink()
 
 
-def _age(file: Path) -> float:
-    """Return seconds since a file was written; infinite if that is not known."""
-    try:
-        age = time.time() - file.stat().st_mtime
-    except OSError:
-        return float("inf")
-    return age if age >= 0 else float("inf")
-
-
 class PendingReading:
     """The message to publish for an account, and which process may do it."""
 
@@ -163,13 +154,18 @@ class PendingReading:
 
     def age(self) -> float:
         """Return seconds since the message was written; infinite if that is not known."""
-        return _age(self._file)
+        try:
+            age = time.time() - self._file.stat().st_mtime
+        except OSError:
+            return float("inf")
+        return age if age >= 0 else float("inf")
 
     def claim(self) -> bool:
         """Return whether this process may do it now; a claim older than any process can become is void."""
-        if _age(self._lock) > LIFE + 2:
-            self.release()
         try:
+            with contextlib.suppress(FileNotFoundError):  # if it is not there, another process may be making it
+                if not 0 <= time.time() - self._lock.stat().st_mtime <= LIFE + 2:
+                    self._lock.unlink()
             self._lock.touch(0o600, exist_ok=False)
         except OSError:
             return False
