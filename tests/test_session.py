@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from claude_usage_mqtt.errors import BrokerRefused, BrokerUnreachable
+from claude_usage_mqtt.mqtt import session as session_module
 from claude_usage_mqtt.mqtt.client import Message, PlainSocket
 from claude_usage_mqtt.mqtt.options import BrokerOptions, Protocol
 from claude_usage_mqtt.mqtt.session import Session, publish_once
@@ -155,6 +156,26 @@ def test_a_message_on_its_way_at_the_end_does_not_reset_the_connection() -> None
             said = [connection.recv(1024)]
             connection.sendall(b"\x30\x03\x00\x01t")  # PUBLISH
             connection.shutdown(socket.SHUT_WR)
+            return [*said, connection.recv(1024)]
+
+    with HeldPort() as port, port.listen() as listener, ThreadPoolExecutor() as pool:
+        said = pool.submit(broker)
+        with Session(options(port.number, protocol="3.1.1")):
+            pass
+        assert said.result() == [b"\xe0\x00", b""]  # DISCONNECT, and the connection's end
+
+
+def test_a_broker_that_waits_for_the_end_of_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that closes a connection only after us (Mosquitto does with WebSockets over TLS) delays no command."""
+    monkeypatch.setattr(session_module, "CLOSE_WITHIN", HUNG)
+
+    def broker() -> list[bytes]:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1024)
+            connection.sendall(b"\x20\x02\x00\x00")  # CONNACK
+            said = [connection.recv(1024)]
+            connection.settimeout(5.0)
             return [*said, connection.recv(1024)]
 
     with HeldPort() as port, port.listen() as listener, ThreadPoolExecutor() as pool:

@@ -151,10 +151,11 @@ def _read_to_the_end(connection: paho.SocketLike, patience: float) -> None:
     """Read until the broker has closed the connection, as it must after our DISCONNECT, for at most this many seconds.
 
     Closing a socket with something unread resets the connection. A broker (amqtt) may then lose the DISCONNECT, and
-    publish the last will.
+    publish the last will. Another one (Mosquitto with WebSockets over TLS) waits for our end before it closes.
     """
     ends = time.monotonic() + patience
     with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as rest:  # below any TLS
+        rest.shutdown(socket.SHUT_WR)
         while (remaining := ends - time.monotonic()) > 0:
             rest.settimeout(remaining)
             if not rest.recv(MAX_INCOMING):
