@@ -144,6 +144,14 @@ class PendingReading:
         """Replace the message, whole; return whether that was possible."""
         return write_file(self._file, message)
 
+    def touch(self) -> bool:
+        """Let the age start anew, whatever the message is by now; return whether that was possible."""
+        try:
+            os.utime(self._file)
+        except OSError:
+            return False
+        return True
+
     def note_sent(self, message: bytes) -> None:
         """Note that the broker has accepted a message."""
         write_file(self._sent, message)
