@@ -688,6 +688,34 @@ def test_one_at_a_time(tmp_path: Path) -> None:
     assert pending.claim()
 
 
+def test_a_lock_of_just_now_is_respected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process that claims it after we saw no lock keeps it."""
+    pending, look = PendingReading("default", tmp_path), Path.stat
+
+    def look_too_early(path: Path, **more: bool) -> os.stat_result:
+        try:
+            return look(path, **more)
+        except FileNotFoundError:
+            path.touch()
+            raise
+
+    monkeypatch.setattr(Path, "stat", look_too_early)
+    assert not pending.claim()
+
+
+def test_a_message_that_is_repeated_does_not_replace_a_newer_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another session may hand over its numbers while we decide that the last ones are due again."""
+    pending, newer = PendingReading("default", tmp_path), b"newer"
+    take_in(pending, Mark({}), parse_limits(limits(42)["rate_limits"], NOW, NOW), NOW)
+    long_ago = time.time() - 3600
+    os.utime(tmp_path / "statusline-default.json", (long_ago, long_ago))
+    monkeypatch.setattr(PendingReading, "is_sent", lambda it, _message: it.write(newer))
+    take_in(pending, Mark({}), parse_limits(limits(42)["rate_limits"], NOW, NOW), NOW)
+    assert pending.read() == newer
+
+
 def test_where_the_file_is() -> None:
     """The file is where each system keeps such files."""
     assert cache_folder({"XDG_CACHE_HOME": "/x"}, "linux") == Path("/x/claude-usage-mqtt")

@@ -126,15 +126,6 @@ def _forget_oldest(folder: Path) -> None:
             file.unlink()
 
 
-def _age(file: Path) -> float:
-    """Return seconds since a file was written; infinite if that is not known."""
-    try:
-        age = time.time() - file.stat().st_mtime
-    except OSError:
-        return float("inf")
-    return age if age >= 0 else float("inf")
-
-
 class PendingReading:
     """The message to publish for an account, and which process may do it."""
 
@@ -153,6 +144,14 @@ class PendingReading:
         """Replace the message, whole; return whether that was possible."""
         return write_file(self._file, message)
 
+    def touch(self) -> bool:
+        """Let the age start anew, whatever the message is by now; return whether that was possible."""
+        try:
+            os.utime(self._file)
+        except OSError:
+            return False
+        return True
+
     def note_sent(self, message: bytes) -> None:
         """Note that the broker has accepted a message."""
         write_file(self._sent, message)
@@ -163,13 +162,18 @@ class PendingReading:
 
     def age(self) -> float:
         """Return seconds since the message was written; infinite if that is not known."""
-        return _age(self._file)
+        try:
+            age = time.time() - self._file.stat().st_mtime
+        except OSError:
+            return float("inf")
+        return age if age >= 0 else float("inf")
 
     def claim(self) -> bool:
         """Return whether this process may do it now; a claim older than any process can become is void."""
-        if _age(self._lock) > LIFE + 2:
-            self.release()
         try:
+            with contextlib.suppress(FileNotFoundError):  # if it is not there, another process may be making it
+                if not 0 <= time.time() - self._lock.stat().st_mtime <= LIFE + 2:
+                    self._lock.unlink()
             self._lock.touch(0o600, exist_ok=False)
         except OSError:
             return False

@@ -59,7 +59,7 @@ def take_in(pending: PendingReading, mark: Mark, limits: Mapping[str, Limit], no
     if now - read_at <= OLDEST and is_new(new, known, pending.age()):
         return pending.write(new.encode())
     is_due = pending.age() >= (REPEAT_AFTER if pending.is_sent(message) else RETRY_AFTER)
-    return known is not None and is_due and pending.write(message)  # again: its age starts over
+    return known is not None and is_due and pending.touch()
 
 
 def _start(pending: PendingReading) -> None:
