@@ -431,8 +431,9 @@ def test_check_tries_the_log_of_the_numbers(home: Path, given: dict[str, Any]) -
         (good, "ok", f"{good} can be written"),
         (missing, "FAIL", f"the folder {missing.parent} does not exist"),
         (home, "FAIL", "is a folder"),
+        (home / ("x" * 300) / "usage.jsonl", "FAIL", "does not exist"),
     ):
-        result = call_command(home, "check", **given, USAGE_LOG=path)
+        result = call_command(home, "check", **given, USAGE_LOG=path, TZ="x" * 300)
         assert re.match(f"{verdict} +.*{re.escape(said)}", report(result)["usage_log"])
         assert result.returncode == (0 if verdict == "ok" else 2)
         assert not good.exists()

@@ -53,10 +53,11 @@ def _may_append(path: Path | None) -> str | None:
     if path is None:
         return None
     folder = path.parent
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - Path's raises on a mount that is gone
         raise SettingsError(f"USAGE_LOG ({path}) is a folder; name a file in it.")
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # noqa: PTH112 - as above
         raise SettingsError(f"USAGE_LOG ({path}) cannot be written: the folder {folder} does not exist; create it.")
-    if not (os.access(path, os.W_OK) if path.exists() else os.access(folder, os.W_OK | os.X_OK)):
+    is_there = os.path.exists(path)  # noqa: PTH110 - as above
+    if not (os.access(path, os.W_OK) if is_there else os.access(folder, os.W_OK | os.X_OK)):
         raise SettingsError(f"USAGE_LOG ({path}) may not be written by {current_user()}; allow that user to write it.")
     return f"{path} can be written"

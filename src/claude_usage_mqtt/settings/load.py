@@ -109,6 +109,10 @@ def _hints(outside: Mapping[str, str], file: Mapping[str, str]) -> Iterator[str]
 
 
 def _is_time_zone(name: str) -> bool:
-    return re.fullmatch(RULE, name) is not None or any(
-        Path(folder, name).is_file() for folder in (os.environ.get("TZDIR") or TIME_ZONES[0], *TIME_ZONES[1:])
+    return (
+        re.fullmatch(RULE, name) is not None
+        or any(
+            os.path.isfile(Path(folder, name))  # noqa: PTH113 - Path's raises for a name that is too long
+            for folder in (os.environ.get("TZDIR") or TIME_ZONES[0], *TIME_ZONES[1:])
+        )
     )
