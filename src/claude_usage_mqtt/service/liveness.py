@@ -204,12 +204,13 @@ class _Sign:
 def _signs(folders: list[str]) -> list[_Sign]:
     """Return the signs of life of this user's services in some folders."""
     paths: list[str] = []
+    prefix = f"{NAME}-{_user()}-"
     for folder in folders:
         try:
             names = os.listdir(folder)
         except OSError:
             continue
-        paths += [os.path.join(folder, name) for name in names if name.startswith(f"{NAME}-{_user()}-")]
+        paths += [os.path.join(folder, name) for name in names if name.startswith(prefix)]
     return [sign for sign in map(_sign, paths) if sign is not None]
 
 
