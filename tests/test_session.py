@@ -2,6 +2,7 @@
 
 import errno
 import socket
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -145,8 +146,8 @@ def test_after_a_loss_nothing_waits(mosquitto: Mosquitto) -> None:
             session.subscribe(["t"])
 
 
-def test_a_message_on_its_way_at_the_end_does_not_reset_the_connection() -> None:
-    """The broker reads our DISCONNECT whatever it has just sent: after a reset some publish the last will instead."""
+def assert_disconnects(then: Callable[[socket.socket], object]) -> None:
+    """End a session with a broker that does `then` after the DISCONNECT: the connection must end, with nothing more."""
 
     def broker() -> list[bytes]:
         connection, _ = listener.accept()
@@ -154,8 +155,7 @@ def test_a_message_on_its_way_at_the_end_does_not_reset_the_connection() -> None
             connection.recv(1024)
             connection.sendall(b"\x20\x02\x00\x00")  # CONNACK
             said = [connection.recv(1024)]
-            connection.sendall(b"\x30\x03\x00\x01t")  # PUBLISH
-            connection.shutdown(socket.SHUT_WR)
+            then(connection)
             return [*said, connection.recv(1024)]
 
     with HeldPort() as port, port.listen() as listener, ThreadPoolExecutor() as pool:
@@ -163,23 +163,19 @@ def test_a_message_on_its_way_at_the_end_does_not_reset_the_connection() -> None
         with Session(options(port.number, protocol="3.1.1")):
             pass
         assert said.result() == [b"\xe0\x00", b""]  # DISCONNECT, and the connection's end
+
+
+def test_a_message_on_its_way_at_the_end_does_not_reset_the_connection() -> None:
+    """The broker reads our DISCONNECT whatever it has just sent: after a reset some publish the last will instead."""
+
+    def publish_and_end(connection: socket.socket) -> None:
+        connection.sendall(b"\x30\x03\x00\x01t")  # PUBLISH
+        connection.shutdown(socket.SHUT_WR)
+
+    assert_disconnects(publish_and_end)
 
 
 def test_a_broker_that_waits_for_the_end_of_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that closes a connection only after us (Mosquitto does with WebSockets over TLS) delays no command."""
     monkeypatch.setattr(session_module, "CLOSE_WITHIN", HUNG)
-
-    def broker() -> list[bytes]:
-        connection, _ = listener.accept()
-        with connection:
-            connection.recv(1024)
-            connection.sendall(b"\x20\x02\x00\x00")  # CONNACK
-            said = [connection.recv(1024)]
-            connection.settimeout(5.0)
-            return [*said, connection.recv(1024)]
-
-    with HeldPort() as port, port.listen() as listener, ThreadPoolExecutor() as pool:
-        said = pool.submit(broker)
-        with Session(options(port.number, protocol="3.1.1")):
-            pass
-        assert said.result() == [b"\xe0\x00", b""]  # DISCONNECT, and the connection's end
+    assert_disconnects(lambda connection: connection.settimeout(5.0))
