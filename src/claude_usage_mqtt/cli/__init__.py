@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def handle_signals(handler: Callable[[int, FrameType | None], object]) -> None:
-    """Handle SIGTERM and Ctrl-C from now on; in the background of a shell, Ctrl-C stays ignored."""
+    """Handle SIGTERM and Ctrl-C from now on, even if a script that started us in its background has Ctrl-C ignored."""
     import signal  # noqa: PLC0415 - `healthcheck` and `statusline` do not wait for this
 
     for number in (signal.SIGINT, signal.SIGTERM):
